@@ -1,0 +1,50 @@
+"""etude: deep reinforcement learning from behaviour cloning to world models, in one small house.
+
+    run = etude.train(etude.DQN(), "CartPole-v1", steps=50_000, seeds=4)
+    run.evaluate()
+
+Names load on first use, so that `etude --help` and the workers of slow environments start without JAX.
+"""
+import importlib
+import os
+import sys
+import warnings
+
+_SCHEDULER = "--xla_cpu_enable_concurrency_optimized_scheduler=false"
+
+# Batched LAPACK calls wait for subtasks on the thread pool they occupy; with XLA's concurrent scheduler two of them
+# hang a machine of two cores for ever. Running thunks in order also makes loops over small networks 15 to 25 % faster.
+if _SCHEDULER.split("=")[0] not in os.environ.get("XLA_FLAGS", ""):
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_SCHEDULER}".strip()
+    if "jax" in sys.modules and sys.modules["jax"]._src.xla_bridge.backends_are_initialized():
+        warnings.warn(
+            f"JAX was already running when etude was imported, so {_SCHEDULER} does not apply: training is slower and "
+            f"may hang on machines of few cores. Import etude first, or set XLA_FLAGS={_SCHEDULER}.",
+            RuntimeWarning, stacklevel=2)
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "Transition": "experience",
+    "rollout": "rollout", "evaluate": "rollout",
+    "DQN": "algorithms.value.dqn",
+    "PPO": "algorithms.trust_region.ppo",
+    "Algorithm": "training", "progress": "training",
+    "make": "environments", "environments": "environments",
+    "train": "experiment", "load": "experiment", "resume": "experiment", "Run": "experiment",
+    "InvalidInput": "errors",
+}
+
+__all__ = [*_HOME, "__version__"]
+
+
+def __getattr__(name):
+    if name not in _HOME:
+        raise AttributeError(f"module 'etude' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"etude.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__():
+    return __all__

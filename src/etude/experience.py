@@ -1,0 +1,42 @@
+"""What an agent has lived through."""
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from etude.spaces import Spec
+from etude.struct import struct
+
+Array = jax.Array
+
+
+@struct
+class Transition:
+    """A step of experience; a rollout has leading axes [time, env].
+
+    Observation and action are trees of arrays in the shape of their spaces.
+    """
+    observation: Any
+    action: Any                # as the policy chose it, in [-1, 1] for bounded Box actions
+    reward: Array
+    next_observation: Any      # the true successor, never the next episode's first observation
+    terminated: Array          # the future is worth zero
+    truncated: Array           # the future was cut off: bootstrap from next_observation
+    memory: Any = ()           # the policy's own: recurrent state, warm-started plan, search weights
+
+    @property
+    def done(self) -> Array:
+        """The episode ended here, one way or the other: stops sums, never a bootstrap."""
+        return self.terminated | self.truncated
+
+
+def example(spec: Spec) -> Transition:
+    """One transition of zeros, without leading axes."""
+    observation = spec.observation.zeros()
+    flag = jnp.zeros((), bool)
+    return Transition(observation, spec.action.zeros(), jnp.zeros(()), observation, flag, flag)
+
+
+def merge_axes(tree: Any) -> Any:
+    """[time, env, ...] to [time * env, ...]."""
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), tree)

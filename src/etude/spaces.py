@@ -1,0 +1,180 @@
+"""What observations and actions look like: Gymnasium spaces to hashable specs and back, and action scaling.
+
+A policy acts in [-1, 1] wherever a Box is bounded, and counts every choice from 0. `to_environment` is the one place
+where that becomes what the environment was promised.
+"""
+import math
+from typing import Any
+
+import gymnasium
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from etude.errors import InvalidInput
+from etude.struct import static, struct
+
+Array = jax.Array
+
+
+@struct
+class Box:
+    """Real or integer arrays; `low` and `high` are one number, or one for each element in row-major order."""
+    shape: tuple[int, ...] = static()
+    dtype: str = static("float32")
+    low: float | tuple[float, ...] = static(-math.inf)
+    high: float | tuple[float, ...] = static(math.inf)
+
+    def zeros(self) -> Array:
+        return jnp.zeros(self.shape, jax.dtypes.canonicalize_dtype(self.dtype))
+
+    @property
+    def bounds(self) -> tuple[np.ndarray, np.ndarray]:
+        """(low, high), each of `shape`."""
+        return tuple(np.broadcast_to(np.asarray(bound, np.float32).reshape(-1 if np.ndim(bound) else ()), math.prod(self.shape))
+                     .reshape(self.shape) for bound in (self.low, self.high))
+
+    @property
+    def bounded(self) -> np.ndarray:
+        """Which elements have both bounds, of `shape`."""
+        return np.logical_and(*map(np.isfinite, self.bounds))
+
+
+@struct
+class Discrete:
+    """One of `n` choices; the environment counts them from `start`, we from 0."""
+    n: int = static()
+    start: int = static(0)
+    dtype: str = static("int64")
+
+    def zeros(self) -> Array:
+        return jnp.zeros((), jnp.int32)
+
+
+@struct
+class MultiDiscrete:
+    """One choice for each of several questions; `sizes` and `starts` in row-major order."""
+    sizes: tuple[int, ...] = static()
+    starts: tuple[int, ...] = static()
+    shape: tuple[int, ...] = static()
+    dtype: str = static("int64")
+
+    def zeros(self) -> Array:
+        return jnp.zeros(self.shape, jnp.int32)
+
+
+@struct
+class MultiBinary:
+    """An array of zeros and ones."""
+    shape: tuple[int, ...] = static()
+
+    def zeros(self) -> Array:
+        return jnp.zeros(self.shape, jnp.int8)
+
+
+@struct
+class Tree:
+    """A Dict (with names) or a Tuple (without) of spaces; its values are dicts or tuples of arrays."""
+    parts: tuple[Any, ...] = static()
+    names: tuple[str, ...] | None = static(None)
+
+    def zeros(self) -> Any:
+        return self.assemble([part.zeros() for part in self.parts])
+
+    def assemble(self, values) -> Any:
+        return tuple(values) if self.names is None else dict(zip(self.names, values, strict=True))
+
+    def split(self, value) -> list:
+        return list(value) if self.names is None else [value[name] for name in self.names]
+
+
+Space = Box | Discrete | MultiDiscrete | MultiBinary | Tree
+
+
+@struct
+class Spec:
+    """What an algorithm may know of an environment before it sees one."""
+    observation: Space = static()
+    action: Space = static()
+    num_envs: int = static(1)
+
+
+def from_gymnasium(space: gymnasium.Space, role: str = "observation") -> Space:
+    """The spec of a Gymnasium space.
+
+    Raises InvalidInput, naming `role` and the space, for those without a fixed-size array form (Text, Graph, ...).
+    """
+    kinds = gymnasium.spaces
+    match space:
+        case kinds.Box():
+            low, high = (_compact(bound) for bound in (space.low, space.high))
+            return Box(space.shape, space.dtype.name, low, high)
+        case kinds.Discrete():
+            return Discrete(int(space.n), int(space.start), space.dtype.name)
+        case kinds.MultiDiscrete():
+            sizes, starts = (tuple(np.ravel(x).tolist()) for x in (space.nvec, space.start))
+            return MultiDiscrete(sizes, starts, space.shape, space.dtype.name)
+        case kinds.MultiBinary():
+            return MultiBinary(space.shape)
+        case kinds.Dict() if role != "action":
+            names = tuple(sorted(space.spaces))         # the order in which JAX reads a dict
+            return Tree(tuple(from_gymnasium(space[name], f"{role}[{name!r}]") for name in names), names)
+        case kinds.Tuple() if role != "action":
+            return Tree(tuple(from_gymnasium(part, f"{role}[{i}]") for i, part in enumerate(space.spaces)))
+    offer = "Discrete, MultiDiscrete, MultiBinary and Box" + (", and Dict and Tuple of them" if role != "action" else "")
+    raise InvalidInput(f"the {role} space is {space}; {type(space).__name__} is not supported there. "
+                       f"Supported: {offer}. Wrap the environment to give one of these")
+
+
+def to_gymnasium(space: Space) -> gymnasium.Space:
+    """The Gymnasium space a spec describes."""
+    kinds = gymnasium.spaces
+    match space:
+        case Box():
+            dtype = np.dtype(space.dtype)
+            low, high = (np.broadcast_to(np.asarray(bound, dtype).reshape(space.shape if np.ndim(bound) else ()), space.shape)
+                         for bound in (space.low, space.high))
+            return kinds.Box(low, high, dtype=dtype.type)
+        case Discrete():
+            return kinds.Discrete(space.n, start=space.start, dtype=np.dtype(space.dtype).type)
+        case MultiDiscrete():
+            shaped = (np.asarray(x).reshape(space.shape) for x in (space.sizes, space.starts))
+            sizes, starts = shaped
+            return kinds.MultiDiscrete(sizes, dtype=np.dtype(space.dtype).type, start=starts)
+        case MultiBinary():
+            return kinds.MultiBinary(space.shape if len(space.shape) != 1 else space.shape[0])
+        case Tree():
+            parts = space.assemble([to_gymnasium(part) for part in space.parts])
+            return kinds.Tuple(parts) if space.names is None else kinds.Dict(parts)
+
+
+def to_environment(space: Space, action: Array) -> Array:
+    """The environment's action for the policy's, [..., *shape].
+
+    Bounded Box elements go from [-1, 1] to [low, high] and are clipped there; a single bound only clips; choices are
+    counted from the space's `start`.
+    """
+    match space:
+        case Box():
+            low, high = space.bounds
+            middle, half = (np.where(space.bounded, x, y) for x, y in (((low + high) / 2, 0.0), ((high - low) / 2, 1.0)))
+            action = jnp.clip(action * half.astype(np.float32) + middle.astype(np.float32), low, high)
+            return jnp.rint(action) if np.issubdtype(space.dtype, np.integer) else action
+        case Discrete(start=start):
+            return action + start
+        case MultiDiscrete():
+            return action + np.asarray(space.starts, np.int32).reshape(space.shape)
+    return action
+
+
+def leaves(space: Space, path: tuple = ()) -> list[tuple[tuple, Space]]:
+    """(path, space) of every array in a value of `space`, in the order of `jax.tree.leaves`."""
+    if not isinstance(space, Tree):
+        return [(path, space)]
+    keys = range(len(space.parts)) if space.names is None else space.names
+    return [leaf for key, part in zip(keys, space.parts, strict=True) for leaf in leaves(part, (*path, key))]
+
+
+def _compact(bound: np.ndarray) -> float | tuple[float, ...]:
+    values = np.asarray(bound, float).ravel()
+    return float(values[0]) if values.size and (values == values[0]).all() else tuple(values.tolist())
