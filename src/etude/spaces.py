@@ -167,6 +167,21 @@ def to_environment(space: Space, action: Array) -> Array:
     return action
 
 
+def native_dtype(space: Space) -> str | None:
+    """The dtype in which a Gymnasium environment takes actions of `space`; None for a plain Python integer."""
+    return None if isinstance(space, Discrete) else getattr(space, "dtype", "int8")
+
+
+def first_choice(space: Space) -> Any:
+    """The number (or numbers, of the space's shape) from which the environment counts choices; None where there are none."""
+    match space:
+        case Discrete(start=start):
+            return start or None
+        case MultiDiscrete(starts=starts, shape=shape):
+            return np.reshape(starts, shape) if any(starts) else None
+    return None
+
+
 def leaves(space: Space, path: tuple = ()) -> list[tuple[tuple, Space]]:
     """(path, space) of every array in a value of `space`, in the order of `jax.tree.leaves`."""
     if not isinstance(space, Tree):

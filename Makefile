@@ -1,0 +1,92 @@
+# Each target sets up what it needs, given Python and make. `make` alone lists them.
+
+PYTHON ?= $(or $(shell for p in python3 python3.13 python3.12 python3.11; do \
+                   $$p -c '$(SUITABLE)' 2>/dev/null && echo $$p && break; done),python3)
+SUITABLE = import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
+
+# What `make demo` trains. Gymnasium's LunarLander needs Box2D, which has no wheel for Linux on ARM.
+ifeq ($(shell uname -sm),Linux aarch64)
+DEMO ?= ppo CartPole-v1 --steps 500000 --video
+else
+DEMO ?= ppo LunarLander-v3 --steps 1000000 --video
+endif
+
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help demo test lint benchmark benchmark-learning lock clean
+
+help:  ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-20s %s\n", $$1, $$2 }' Makefile
+
+demo: .venv/.package  ## Train PPO to land on the moon, with curves and a video
+	@.venv/bin/etude train $(DEMO)
+
+test: lint  ## Lint, types, tests and coverage; ARGS="-k replay" passes on to pytest
+	@JAX_PLATFORMS=cpu .venv/bin/python -m pytest --cov --cov-report=term $(ARGS)
+
+lint: .venv/.dev .venv/.package  ## Lint and types alone
+	@.venv/bin/ruff check
+	@.venv/bin/mypy
+
+benchmark: .venv/.dev .venv/.package .venv-peers/.torch  ## Steps per second, against other libraries
+	@.venv/bin/python benchmarks/run.py $(ARGS)
+
+benchmark-learning: .venv/.dev .venv/.package  ## Returns over several seeds, against published ones
+	@.venv/bin/python benchmarks/learning.py $(ARGS)
+
+lock: .venv-lock/.uv  ## Compile the requirements anew; UPGRADE=1 takes the newest versions
+	@$(LOCK) pyproject.toml --group build --extra box2d --extra envpool --group dev -o requirements-dev.txt
+	@$(LOCK) pyproject.toml --group build --extra box2d -c requirements-dev.txt -o requirements.txt
+	@$(LOCK) benchmarks/requirements.in --override benchmarks/overrides.txt -c requirements.txt \
+	    -o benchmarks/requirements.txt
+
+clean:  ## Remove everything but the sources and runs/
+	@rm -rf .venv .venv-* build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis .coverage
+	@find src tests benchmarks -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
+
+
+# One set of versions for every Python and platform, with the hashes of all their files.
+LOCK = .venv-lock/bin/uv pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest \
+           --generate-hashes --no-emit-index-url --custom-compile-command "make lock" $(if $(UPGRADE),--upgrade)
+
+# The locks are complete, so pip has nothing to resolve.
+PIP = $(@D)/bin/python -m pip --disable-pip-version-check install --quiet
+LOCKED = $(PIP) --no-deps --require-hashes --requirement
+
+# Stamp files: a second call is instant, and a lock that changed is installed over what is there.
+.venv/.python .venv-peers/.python .venv-lock/.python:
+	@$(PYTHON) -c '$(SUITABLE)' 2>/dev/null || { echo "etude needs Python 3.11, 3.12 or 3.13; $(PYTHON) is" \
+	    "$$($(PYTHON) --version 2>&1). Name one: make PYTHON=/path/to/python3.12" >&2; exit 1; }
+	@echo "Creating $(@D) with $$($(PYTHON) --version)"
+	@$(PYTHON) -m venv --clear $(@D)
+	@touch $@
+
+.venv/.base: requirements.txt .venv/.python
+	@echo "Installing requirements.txt into .venv (a minute or so the first time)"
+	@$(LOCKED) requirements.txt
+	@touch $@
+
+.venv/.dev: requirements-dev.txt .venv/.python
+	@echo "Installing requirements-dev.txt into .venv (a few minutes the first time)"
+	@$(LOCKED) requirements-dev.txt
+	@touch $@ .venv/.base       # the longer lock holds the shorter one
+
+.venv/.package: pyproject.toml .venv/.python | .venv/.base
+	@echo "Installing etude itself"
+	@$(PIP) --no-deps --no-build-isolation --editable .
+	@touch $@
+
+.venv-peers/.locked: benchmarks/requirements.txt .venv-peers/.python
+	@echo "Installing the libraries to compare with into .venv-peers (a few minutes the first time)"
+	@$(LOCKED) benchmarks/requirements.txt
+	@touch $@
+
+.venv-peers/.torch: benchmarks/torch.txt .venv-peers/.locked
+	@$(PIP) --requirement benchmarks/torch.txt
+	@touch $@
+
+.venv-lock/.uv: .venv-lock/.python
+	@$(PIP) uv==0.13.9
+	@touch $@

@@ -1,0 +1,1 @@
+"""Value functions (lectures 7 and 8): the policy is the argmax."""

@@ -1,0 +1,95 @@
+"""Two links and one motor, step for step as Gymnasium's Acrobot-v1."""
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from etude.environments.classic.pendulum import wrap
+from etude.environments.protocol import Outcome
+from etude.spaces import Box, Discrete
+from etude.struct import static, struct
+
+Array = jax.Array
+
+
+@struct
+class Acrobot:
+    """Swing the tip of two hanging links above a line with a motor between them: torque −1, 0 or 1 (actions 0, 1, 2).
+
+    State [4]: the first link's angle from hanging and the second's relative to the first (rad, in [−π, π)), and their
+    rates (rad/s). Observation [6]: cosine and sine of the first angle, then of the second, and the rates. Reward −1 a
+    step, and 0 for the step that terminates: when −cos(first) − cos(first + second) is above `goal_height`.
+    Sutton, "Generalization in reinforcement learning: successful examples using sparse coarse coding", 1996, with the
+    equations of Sutton & Barto, "Reinforcement learning: an introduction", 1998, §11.3.
+    """
+    gravity: float = 9.8                                    # m/s²
+    length: float = 1.0                                     # m, of the first link
+    mass_1: float = 1.0                                     # kg
+    mass_2: float = 1.0                                     # kg
+    centre_1: float = 0.5                                   # m, from the first link's joint to its centre of mass
+    centre_2: float = 0.5                                   # m
+    inertia_1: float = 1.0                                  # kg m², about the centre of mass
+    inertia_2: float = 1.0                                  # kg m²
+    torque: float = 1.0                                     # N m, either way
+    time_step: float = 0.2                                  # s
+    goal_height: float = 1.0                                # of the tip above the joint, for links of length 1
+    start: float = 0.1                                      # each element of the first state is within ± this
+    max_rate_1: float = static(4 * math.pi)                 # rad/s
+    max_rate_2: float = static(9 * math.pi)                 # rad/s
+
+    @property
+    def observation_space(self) -> Box:
+        high = tuple(np.float32([1, 1, 1, 1, self.max_rate_1, self.max_rate_2]).tolist())
+        return Box((6,), low=tuple(-bound for bound in high), high=high)
+
+    @property
+    def action_space(self) -> Discrete:
+        return Discrete(3)
+
+    def derivative(self, state: Array, control: Array) -> Array:
+        """d state / dt [4] under a torque `control` [1] (N m) between the links."""
+        angle_1, angle_2 = state[:2]
+        rate_1, rate_2 = state[2:]
+        coupling = self.mass_2 * self.length * self.centre_2                    # kg m²
+        inertia_11 = (self.mass_1 * self.centre_1**2 + self.mass_2 * (self.length**2 + self.centre_2**2)
+                      + 2 * coupling * jnp.cos(angle_2) + self.inertia_1 + self.inertia_2)
+        inertia_22 = self.mass_2 * self.centre_2**2 + self.inertia_2
+        inertia_12 = inertia_22 + coupling * jnp.cos(angle_2)
+        weight_2 = self.mass_2 * self.centre_2 * self.gravity * jnp.sin(angle_1 + angle_2)
+        weight_1 = weight_2 + ((self.mass_1 * self.centre_1 + self.mass_2 * self.length)
+                               * self.gravity * jnp.sin(angle_1))
+        force_1 = weight_1 - coupling * jnp.sin(angle_2) * (rate_2**2 + 2 * rate_1 * rate_2)
+        force_2 = weight_2 + coupling * jnp.sin(angle_2) * rate_1**2
+        acceleration_2 = ((control[0] + inertia_12 / inertia_11 * force_1 - force_2)
+                          / (inertia_22 - inertia_12**2 / inertia_11))
+        acceleration_1 = -(inertia_12 * acceleration_2 + force_1) / inertia_11
+        return jnp.stack([rate_1, rate_2, acceleration_1, acceleration_2])
+
+    def dynamics(self, state: Array, control: Array) -> Array:
+        """The next state [4] under a torque `control` [1] (N m): one Runge-Kutta step (RK4), wrapped and clipped."""
+        h = self.time_step
+        slope_1 = self.derivative(state, control)
+        slope_2 = self.derivative(state + h / 2 * slope_1, control)
+        slope_3 = self.derivative(state + h / 2 * slope_2, control)
+        slope_4 = self.derivative(state + h * slope_3, control)
+        state = state + h / 6 * (slope_1 + 2 * slope_2 + 2 * slope_3 + slope_4)
+        rates = [jnp.clip(state[2], -self.max_rate_1, self.max_rate_1),
+                 jnp.clip(state[3], -self.max_rate_2, self.max_rate_2)]
+        return jnp.concatenate([wrap(state[:2]), jnp.stack(rates)])
+
+    def observe(self, state: Array) -> Array:
+        """[6], from the state [4]."""
+        cosines, sines = jnp.cos(state[:2]), jnp.sin(state[:2])
+        return jnp.stack([cosines[0], sines[0], cosines[1], sines[1], state[2], state[3]])
+
+    def reset(self, key: Array) -> tuple[Array, Array]:
+        state = jax.random.uniform(key, (4,), jnp.float32, -self.start, self.start)
+        return state, self.observe(state)
+
+    def step(self, state: Array, action: Array, key: Array) -> tuple[Array, Outcome]:
+        state = self.dynamics(state, self.torque * (action - 1)[None])
+        height = -jnp.cos(state[0]) - jnp.cos(state[0] + state[1])
+        terminated = height > self.goal_height
+        reward = jnp.where(terminated, jnp.float32(0), jnp.float32(-1))
+        return state, Outcome(self.observe(state), reward, terminated, jnp.bool_(False))

@@ -1,0 +1,70 @@
+"""The pendulum to be swung up, step for step as Gymnasium's Pendulum-v1."""
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from etude.environments.protocol import Outcome
+from etude.spaces import Box
+from etude.struct import static, struct
+
+Array = jax.Array
+
+
+@struct
+class Pendulum:
+    """Swing a rod up and hold it there, with a torque (action [1], N m) too weak to lift it at once.
+
+    State [2]: the angle from upright (rad, not wrapped) and its rate (rad/s). Observation [3]: the cosine and the sine
+    of the angle, and the rate. Reward −(angle² + 0.1 rate² + 0.001 torque²), of the state before the step, with the
+    angle wrapped to [−π, π). Never terminates.
+    The task of Doya, "Reinforcement learning in continuous time and space", 2000, with Gymnasium's constants.
+    """
+    gravity: float = 10.0                                   # m/s²
+    mass: float = 1.0                                       # kg
+    length: float = 1.0                                     # m, of a uniform rod
+    time_step: float = 0.05                                 # s
+    start_angle: float = math.pi                            # rad: the first angle is within ± this
+    start_rate: float = 1.0                                 # rad/s: and its rate within ± this
+    max_rate: float = static(8.0)                           # rad/s
+    max_torque: float = static(2.0)                         # N m
+
+    @property
+    def observation_space(self) -> Box:
+        high = (1.0, 1.0, float(np.float32(self.max_rate)))
+        return Box((3,), low=tuple(-bound for bound in high), high=high)
+
+    @property
+    def action_space(self) -> Box:
+        bound = float(np.float32(self.max_torque))
+        return Box((1,), low=-bound, high=bound)
+
+    def dynamics(self, state: Array, control: Array) -> Array:
+        """The next state [2] under a torque `control` [1] (N m), not clipped here: one step of semi-implicit Euler."""
+        angle, rate = state
+        acceleration = 1.5 * self.gravity / self.length * jnp.sin(angle) + 3 * control[0] / (self.mass * self.length**2)
+        rate = jnp.clip(rate + self.time_step * acceleration, -self.max_rate, self.max_rate)
+        return jnp.stack([angle + self.time_step * rate, rate])
+
+    def observe(self, state: Array) -> Array:
+        """[3], from the state [2]."""
+        angle, rate = state
+        return jnp.stack([jnp.cos(angle), jnp.sin(angle), rate])
+
+    def reset(self, key: Array) -> tuple[Array, Array]:
+        angle, rate = jax.random.uniform(key, (2,), jnp.float32, -1, 1)
+        state = jnp.stack([self.start_angle * angle, self.start_rate * rate])
+        return state, self.observe(state)
+
+    def step(self, state: Array, action: Array, key: Array) -> tuple[Array, Outcome]:
+        angle, rate = state
+        torque = jnp.clip(action, -self.max_torque, self.max_torque)
+        cost = wrap(angle)**2 + 0.1 * rate**2 + 0.001 * torque[0]**2
+        state = self.dynamics(state, torque)
+        return state, Outcome(self.observe(state), -cost, jnp.bool_(False), jnp.bool_(False))
+
+
+def wrap(angle: Array) -> Array:
+    """The same angle in [−π, π) (rad); its derivative is 1."""
+    return (angle + math.pi) % (2 * math.pi) - math.pi

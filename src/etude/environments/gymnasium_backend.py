@@ -1,0 +1,89 @@
+"""Any Gymnasium environment, stepped by a callback from inside the compiled loop."""
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import gymnasium
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import io_callback
+
+from etude import spaces
+from etude.environments.copies import Copies, Layout
+from etude.environments.protocol import Outcome
+from etude.environments.workers import Workers
+from etude.spaces import Spec, from_gymnasium, to_environment
+
+Array = jax.Array
+
+
+class Gymnasium:
+    """Copies of a Gymnasium environment in this process, or shared out over `workers` processes when it is slow.
+
+    The state lives in the simulators; ours is a counter that orders the calls. An exception inside a step is kept in
+    `failure`, because what comes out of a compiled loop is JAX's own; setting `cancelled` stops the loop at its next step.
+    """
+    pure = False
+
+    def __init__(self, make: Callable[[], gymnasium.Env], num_envs: int, workers: int = 0):
+        probe = make()
+        self.spec = Spec(from_gymnasium(probe.observation_space), from_gymnasium(probe.action_space, "action"), num_envs)
+        probe.close()
+        self.layout = layout_of(self.spec)
+        self.copies = Workers(make, num_envs, self.layout, workers) if workers else Copies(make, num_envs, self.layout)
+        self.rows = jax.ShapeDtypeStruct((num_envs, self.layout.dtype.itemsize), jnp.uint8)
+        self.failure: BaseException | None = None
+        self.cancelled = threading.Event()
+
+    def reset(self, key: Array) -> tuple[Array, Any]:
+        rows = io_callback(self._reset, self.rows, jax.random.bits(key))
+        return jnp.int32(0), self._unpack(rows)[0]
+
+    def step(self, state: Array, action: Any, key: Array) -> tuple[Array, Any, Outcome]:
+        # the callback takes the counter so that calls keep their order, whatever becomes of their results
+        rows = io_callback(self._step, self.rows, state, to_environment(self.spec.action, action))
+        return state + 1, *self._unpack(rows)
+
+    def close(self) -> None:
+        self.copies.close()
+
+    def _reset(self, seed):
+        return self._guard(self.copies.reset, int(seed))
+
+    def _step(self, state, action):
+        return self._guard(self.copies.step, np.asarray(action))
+
+    def _guard(self, call, argument):
+        try:
+            if self.cancelled.is_set():
+                raise KeyboardInterrupt
+            return call(argument)
+        except BaseException as error:
+            self.failure = error
+            raise
+
+    def _unpack(self, rows: Array) -> tuple[Any, Outcome]:
+        """The observation to act on and the outcome, from the bytes of `rows`."""
+        fields = {name: from_bytes(rows, *self.layout.dtype.fields[name][:2]) for name in self.layout.dtype.names}
+        structure = jax.tree.structure(self.spec.observation.zeros())
+        observation, successor = (
+            jax.tree.unflatten(structure, [fields[f"{part}{i}"] for i in range(len(self.layout.leaves))])
+            for part in ("observation", "successor"))
+        return observation, Outcome(successor, fields["reward"], fields["terminated"] != 0, fields["truncated"] != 0)
+
+
+def layout_of(spec: Spec) -> Layout:
+    """The rows in which copies of this spec tell their steps."""
+    zeros = zip(spaces.leaves(spec.observation), jax.tree.leaves(spec.observation.zeros()), strict=True)
+    action = spec.action.zeros()
+    return Layout([(path, zero.dtype.name, zero.shape, spaces.first_choice(leaf)) for (path, leaf), zero in zeros],
+                  (action.dtype.name, action.shape, spaces.native_dtype(spec.action)))
+
+
+def from_bytes(rows: Array, dtype: np.dtype, start: int) -> Array:
+    """The field of `dtype` (a scalar or a subarray) that begins at byte `start` of rows [env, bytes], as [env, *shape]."""
+    part = rows[:, start : start + dtype.itemsize].reshape(len(rows), *dtype.shape, dtype.base.itemsize)
+    if dtype.base == np.bool_:
+        return part[..., 0] != 0
+    return jax.lax.bitcast_convert_type(part if dtype.base.itemsize > 1 else part[..., 0], dtype.base)

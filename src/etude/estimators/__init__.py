@@ -1,0 +1,1 @@
+"""Pure functions over time: returns and advantages, errors and losses, running moments."""

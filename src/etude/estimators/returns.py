@@ -1,0 +1,70 @@
+"""Returns and advantages of a stretch of experience.
+
+Arrays are [time, ...]. `terminated` stops value; `done` (terminated or truncated) stops sums. `next_value` is the value of
+the true successor, so a stretch may hold the ends of many episodes, and its own last step bootstraps.
+"""
+import jax
+import jax.numpy as jnp
+
+Array = jax.Array
+
+
+def discounted_returns(reward: Array, next_value: Array, terminated: Array, done: Array, discount: float | Array) -> Array:
+    """Discounted sums of reward to the end of the episode, or of the stretch, bootstrapped where it was cut off.
+
+        Gₜ = rₜ + γ Gₜ₊₁ inside an episode,   Gₜ = rₜ + γ (1 - terminatedₜ) V(sₜ₊₁) at its last step
+    """
+    def backward(later, step):
+        reward, next_value, terminated, done = step
+        later = reward + discount * jnp.where(done, ~terminated * next_value, later)
+        return later, later
+    return jax.lax.scan(backward, next_value[-1], (reward, next_value, terminated, done), reverse=True)[1]
+
+
+def n_step_returns(reward: Array, next_value: Array, terminated: Array, done: Array, discount: float | Array, n: int) -> Array:
+    """Sums of at most `n` rewards, then the value of the state reached (Sutton & Barto, 2018, eq. 7.1).
+
+        Gₜ = rₜ + γ rₜ₊₁ + ... + γᵏ⁻¹ rₜ₊ₖ₋₁ + γᵏ (1 - terminatedₜ₊ₖ₋₁) V(sₜ₊ₖ)
+
+    k is n, or fewer where the episode or the stretch ends first.
+    """
+    one = reward + discount * ~terminated * next_value                    # k = 1
+    returns = one
+    for _ in range(n - 1):                                                # from k to k + 1
+        later = jnp.concatenate([returns[1:], next_value[-1:]])
+        last = done.at[-1].set(True)
+        returns = jnp.where(last, one, reward + discount * later)
+    return returns
+
+
+def gae(reward: Array, value: Array, next_value: Array, terminated: Array, done: Array, discount: float | Array,
+        decay: float | Array) -> Array:
+    """Generalised advantage estimates (Schulman et al., 2016, eq. 16).
+
+        δₜ = rₜ + γ (1 - terminatedₜ) V(sₜ₊₁) - V(sₜ)
+        Aₜ = δₜ + γ λ (1 - doneₜ) Aₜ₊₁
+
+    λ = `decay`: 0 trusts the value function, 1 the sampled return.
+    """
+    error = reward + discount * ~terminated * next_value - value
+
+    def backward(advantage, step):
+        error, done = step
+        advantage = error + discount * decay * ~done * advantage
+        return advantage, advantage
+    return jax.lax.scan(backward, jnp.zeros_like(error[0]), (error, done), reverse=True)[1]
+
+
+def running_returns(reward: Array, done: Array, discount: float | Array, start: Array) -> tuple[Array, Array]:
+    """Discounted sums of the rewards so far in the episode, and the sum to carry into the next stretch.
+
+        Rₜ = rₜ + γ (1 - doneₜ₋₁) Rₜ₋₁
+
+    The spread of these is what reward normalisation divides by (Engstrom et al., 2020).
+    """
+    def forward(carry, step):
+        reward, done = step
+        total = carry + reward
+        return discount * ~done * total, total
+    end, totals = jax.lax.scan(forward, start, (reward, done))
+    return totals, end

@@ -1,0 +1,147 @@
+"""Networks as callable pytrees: Equinox layers, applied over any leading axes.
+
+    observation tree [..., *shape]  --Encoder-->  features [..., n]  --MLP-->  [..., outputs]
+"""
+import math
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from etude import spaces
+from etude.spaces import Space
+from etude.struct import static, struct
+
+Array = jax.Array
+Activation = Literal["relu", "tanh", "silu", "gelu", "elu"]
+
+
+@struct
+class MLP:
+    """[..., inputs] to [..., outputs]; the activation stands between layers, not after the last."""
+    layers: tuple[eqx.nn.Linear, ...]
+    activation: Activation = static("relu")
+
+    def __call__(self, x: Array) -> Array:
+        for layer in self.layers[:-1]:
+            x = getattr(jax.nn, self.activation)(affine(layer, x))
+        return affine(self.layers[-1], x)
+
+
+@struct
+class CNN:
+    """Images [..., height, width, channel] or [..., channel, height, width], uint8 or real, to features [..., n]."""
+    layers: tuple[eqx.nn.Conv2d, ...]
+    shape: tuple[int, ...] = static()
+
+    def __call__(self, image: Array) -> Array:
+        leading = image.shape[: image.ndim - len(self.shape)]
+        x = channels_first(image.reshape(-1, *self.shape), self.shape)
+        x = x.astype(jnp.float32) / (255 if image.dtype == jnp.uint8 else 1)
+        for layer in self.layers:
+            x = jax.nn.relu(jax.vmap(layer)(x))
+        return x.reshape(*leading, -1)
+
+
+@struct
+class Encoder:
+    """An observation tree to one vector of features, [..., n]: images by a CNN, choices one-hot, the rest flattened."""
+    images: tuple[CNN | None, ...]        # one for each leaf of the space
+    space: Space = static()
+
+    def __call__(self, observation: Any) -> Array:
+        parts = zip(spaces.leaves(self.space), jax.tree.leaves(observation), self.images, strict=True)
+        features = [cnn(x) if cnn else flat(leaf, x) for (_, leaf), x, cnn in parts]
+        return features[0] if len(features) == 1 else jnp.concatenate(features, -1)
+
+
+@struct
+class Network:
+    """observation tree [..., *shape] to [..., outputs]."""
+    encoder: Encoder
+    head: MLP
+
+    def __call__(self, observation: Any) -> Array:
+        return self.head(self.encoder(observation))
+
+
+def network(key: Array, space: Space, hidden: Sequence[int], outputs: int, activation: Activation = "relu",
+            final_scale: float | None = None) -> Network:
+    """A network from observations of `space` to `outputs` numbers, with `hidden` units a layer.
+
+    With `final_scale`, weights are orthogonal with gain √2, and `final_scale` in the last layer, biases zero (Saxe et al.,
+    2014; the custom of policy gradients); without, Equinox's uniform ±1/√inputs.
+    """
+    key_encoder, key_head = jax.random.split(key)
+    built = encoder(key_encoder, space)
+    features = jax.eval_shape(built, space.zeros()).shape[-1]
+    return Network(built, mlp(key_head, (features, *hidden, outputs), activation, final_scale))
+
+
+def mlp(key: Array, sizes: Sequence[int], activation: Activation = "relu", final_scale: float | None = None) -> MLP:
+    """Fully connected layers of these sizes, inputs first; initialised as `network` says."""
+    keys = jax.random.split(key, len(sizes) - 1)
+    layers = tuple(eqx.nn.Linear(n, m, key=key) for n, m, key in zip(sizes[:-1], sizes[1:], keys, strict=True))
+    if final_scale is not None:
+        scales = [math.sqrt(2)] * (len(layers) - 1) + [final_scale]
+        layers = tuple(orthogonal(layer, scale, key) for layer, scale, key in zip(layers, scales, keys, strict=True))
+    return MLP(layers, activation)
+
+
+def encoder(key: Array, space: Space) -> Encoder:
+    """The encoder for observations of `space`."""
+    leaves = [leaf for _, leaf in spaces.leaves(space)]
+    keys = jax.random.split(key, len(leaves))
+    return Encoder(tuple(cnn(key, leaf.shape) if is_image(leaf) else None for key, leaf in zip(keys, leaves, strict=True)), space)
+
+
+def cnn(key: Array, shape: tuple[int, ...]) -> CNN:
+    """Convolutions for images of `shape`: those of Mnih et al. (2015) from 36 pixels up, two of 3×3 below."""
+    channels, *size = jax.eval_shape(lambda x: channels_first(x, shape), jnp.zeros((1, *shape))).shape[1:]
+    plan = [(32, 8, 4), (64, 4, 2), (64, 3, 1)] if min(size) >= 36 else [(16, 3, 1), (32, 3, 1)]
+    inputs = (channels, *(filters for filters, _, _ in plan))
+    keys = jax.random.split(key, len(plan))
+    return CNN(tuple(eqx.nn.Conv2d(n, filters, min(kernel, *size), stride, padding="VALID" if min(size) >= 36 else "SAME", key=key)
+                     for n, (filters, kernel, stride), key in zip(inputs, plan, keys, strict=False)), shape)
+
+
+def affine(layer: eqx.nn.Linear, x: Array) -> Array:
+    """The layer over any leading axes: [..., inputs] to [..., outputs]."""
+    return x @ layer.weight.T + layer.bias
+
+
+def orthogonal(layer: eqx.nn.Linear, scale: float, key: Array) -> eqx.nn.Linear:
+    weight = jax.nn.initializers.orthogonal(scale)(key, layer.weight.shape)
+    return eqx.tree_at(lambda layer: (layer.weight, layer.bias), layer, (weight, jnp.zeros_like(layer.bias)))
+
+
+def flat(space: Space, x: Array) -> Array:
+    """A leaf without picture, [..., *shape], as features [..., n]."""
+    match space:
+        case spaces.Discrete(n=n):
+            return jax.nn.one_hot(x, n)
+        case spaces.MultiDiscrete(sizes=sizes, shape=shape):
+            choices = x.reshape(*x.shape[: x.ndim - len(shape)], len(sizes))
+            return jnp.concatenate([jax.nn.one_hot(choices[..., i], n) for i, n in enumerate(sizes)], -1)
+    features = x.reshape(*x.shape[: x.ndim - len(space.shape)], -1)
+    return features.astype(jnp.float32) / (255 if x.dtype == jnp.uint8 else 1)
+
+
+def is_image(space: Space) -> bool:
+    """A uint8 Box of two axes (grey), three (channels first or last) or four (a stack of those)."""
+    return isinstance(space, spaces.Box) and space.dtype == "uint8" and len(space.shape) in (2, 3, 4)
+
+
+def channels_first(x: Array, shape: tuple[int, ...]) -> Array:
+    """Images [n, *shape] as [n, channel, height, width]; the shortest outer axis is taken for the channels."""
+    match len(shape):
+        case 2:
+            return x[:, None]
+        case 3:
+            return x if shape[0] <= shape[2] else x.transpose(0, 3, 1, 2)
+    stacked = x if shape[1] <= shape[3] else x.transpose(0, 1, 4, 2, 3)          # [n, stack, channel, height, width]
+    return stacked.reshape(stacked.shape[0], -1, *stacked.shape[3:])
+
+

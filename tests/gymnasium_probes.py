@@ -1,0 +1,45 @@
+"""The Counter and TimeLimited probes as Gymnasium environments in plain NumPy, for tests of what hosts such environments."""
+import gymnasium
+import numpy as np
+
+
+class Counter(gymnasium.Env):
+    """The observation is the number of steps taken; terminates after `length` of them, reward 1 a step."""
+
+    def __init__(self, length: int = 10):
+        self.length = length
+        self.observation_space = gymnasium.spaces.Box(0, length, (1,), np.float32)
+        self.action_space = gymnasium.spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.count = 0
+        return self._observe(), {}
+
+    def step(self, action):
+        self.count += 1
+        return self._observe(), 1.0, self.count >= self.length, False, {}
+
+    def _observe(self):
+        return np.array([self.count], np.float32)
+
+
+class TimeLimited(gymnasium.Env):
+    """Reward 1 a step for ever, under a constant observation; only a time limit ends it."""
+    observation_space = gymnasium.spaces.Box(-1, 1, (1,), np.float32)
+    action_space = gymnasium.spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action):
+        return np.zeros(1, np.float32), 1.0, False, False, {}
+
+
+def register() -> None:
+    """Make "etude-probes/Counter-v0" (ten steps) and "etude-probes/TimeLimited-v0" (cut off after five) known by name."""
+    for name, probe, limit in (("Counter", Counter, None), ("TimeLimited", TimeLimited, 5)):
+        identifier = f"etude-probes/{name}-v0"
+        if identifier not in gymnasium.registry:
+            gymnasium.register(identifier, f"{__name__}:{probe.__name__}", max_episode_steps=limit)
