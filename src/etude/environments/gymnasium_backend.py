@@ -25,6 +25,7 @@ class Gymnasium:
     `failure`, because what comes out of a compiled loop is JAX's own; setting `cancelled` stops the loop at its next step.
     """
     pure = False
+    reseeds = True
 
     def __init__(self, make: Callable[[], gymnasium.Env], num_envs: int, workers: int = 0):
         probe = make()

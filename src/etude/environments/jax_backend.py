@@ -15,6 +15,7 @@ Array = jax.Array
 class Jax:
     """Many copies of an environment written in JAX."""
     pure = True
+    reseeds = True
 
     def __init__(self, environment: JaxEnvironment, num_envs: int):
         self.environment = environment

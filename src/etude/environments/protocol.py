@@ -5,8 +5,9 @@
 
 Both run inside a compiled loop, whatever the environment is made of, and act on `spec.num_envs` copies at once. `step`
 restarts the copies whose episode is over: the observation it returns is the one to act on next, while
-`Outcome.next_observation` is the true successor. `reset` is a fresh start: everything after it follows from its key, the
-actions and the keys of the steps. Nothing else in the library knows what kind of environment it has.
+`Outcome.next_observation` is the true successor. Where an
+environment `reseeds`, `reset` is a fresh start: all that follows is determined by its key, the actions and the keys of the
+steps. Nothing else in the library knows what kind of environment it has.
 """
 from typing import Any, Protocol
 
@@ -31,6 +32,7 @@ class Environment(Protocol):
     """Many copies at once, inside a compiled loop."""
     spec: Spec
     pure: bool       # its state is a value: it can be saved, and many seeds can share one program
+    reseeds: bool    # a reset with the same key starts the same play again
 
     def reset(self, key: Array) -> tuple[Any, Any]: ...
 

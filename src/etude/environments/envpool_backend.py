@@ -1,0 +1,86 @@
+"""EnvPool's environments, stepped in C++ from inside the compiled loop (Weng et al., 2022)."""
+import importlib.util
+from typing import Any
+
+import gymnasium
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import io_callback
+
+from etude import spaces
+from etude.environments.protocol import Outcome
+from etude.errors import InvalidInput
+from etude.spaces import Spec, from_gymnasium, to_environment
+
+Array = jax.Array
+
+
+class EnvPool:
+    """Copies of an EnvPool environment; its XLA handle is the environment state.
+
+    EnvPool seeds its generators once, when the pool is made, so `reset` restarts play without repeating it: a run resumed
+    here goes on soundly, yet not bit for bit.
+    """
+    pure = False
+    reseeds = False
+
+    def __init__(self, name: str, num_envs: int, seed: int = 0, num_threads: int | None = None):
+        import envpool                                              # an extra
+        self.pool = envpool.make(name, env_type="gymnasium", num_envs=num_envs, seed=seed, num_threads=num_threads or min(num_envs, 2))
+        self.spec = Spec(from_gymnasium(self.pool.observation_space), from_gymnasium(self.pool.action_space, "action"), num_envs)
+        if wide := [leaf.dtype for leaf in (*dict(spaces.leaves(self.spec.observation)).values(), self.spec.action)
+                    if getattr(leaf, "dtype", "") == "float64"]:
+            raise InvalidInput(f"{name} on EnvPool speaks {wide[0]}, which does not cross into a float32 program; "
+                               "choose --backend gymnasium")
+        self.handle, _, _, self.xla_step = self.pool.xla()
+        zeros = self.spec.observation.zeros()
+        self.batch = jax.tree.map(lambda x: jax.ShapeDtypeStruct((num_envs, *x.shape), x.dtype), zeros)
+
+    def reset(self, key: Array) -> tuple[Array, Any]:
+        everyone = np.ones(self.spec.num_envs, bool)
+        return jnp.asarray(self.handle), io_callback(self._restart, self.batch, everyone, jax.tree.map(
+            lambda x: jnp.zeros(x.shape, x.dtype), self.batch), key_data(key))
+
+    def step(self, handle: Array, action: Any, key: Array) -> tuple[Array, Any, Outcome]:
+        handle, (successor, reward, terminated, truncated, _) = self.xla_step(handle, self._native(action))
+        successor = jax.tree.map(lambda x, like: x.astype(like.dtype), successor, self.batch)
+        done = terminated | truncated
+        observation = jax.lax.cond(
+            done.any(), lambda: io_callback(self._restart, self.batch, done, successor, key_data(key)), lambda: successor)
+        return handle, observation, Outcome(successor, reward.astype(jnp.float32), terminated, truncated)
+
+    def close(self) -> None:
+        self.pool.close()
+
+    def _native(self, action):
+        action = to_environment(self.spec.action, action)
+        return action if isinstance(self.spec.action, spaces.Box) else action.astype(jnp.int32)
+
+    def _restart(self, done, observation, _):
+        rows = np.flatnonzero(np.asarray(done)).astype(np.int32)
+        first, _ = self.pool.reset(rows)
+
+        def put(old, new):
+            old = np.array(old)
+            old[rows] = new
+            return old
+        return jax.tree.map(put, observation, first)
+
+
+def key_data(key: Array) -> Array:
+    """The key's words: an argument that keeps a callback from being taken for a repeat of another."""
+    return jax.random.key_data(key)
+
+
+def lists(name: str) -> bool:
+    """Whether EnvPool is installed and has this environment with float32, integer or image spaces."""
+    if importlib.util.find_spec("envpool") is None:
+        return False
+    import envpool
+    if name not in envpool.list_all_envs():
+        return False
+    spec = envpool.make_spec(name)
+    boxes = [space for space in (spec.gymnasium_observation_space, spec.gymnasium_action_space)
+             if isinstance(space, gymnasium.spaces.Box)]
+    return all(space.dtype != np.float64 for space in boxes)

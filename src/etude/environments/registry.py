@@ -1,0 +1,119 @@
+"""From an environment's name to copies of it on a backend, or to one clear word on why not."""
+import difflib
+import importlib
+import importlib.util
+import warnings
+from functools import partial
+from typing import Any, Literal
+
+import gymnasium
+
+from etude.environments import envpool_backend
+from etude.environments.classic import PORTS
+from etude.environments.envpool_backend import EnvPool
+from etude.environments.gymnasium_backend import Gymnasium
+from etude.environments.jax_backend import Jax
+from etude.environments.protocol import Environment
+from etude.errors import InvalidInput
+
+Backend = Literal["auto", "jax", "envpool", "gymnasium"]
+EXTRAS = {"box2d": "box2d", "mujoco": "mujoco", "ale_py": "atari"}        # a word in the entry point -> extra of etude
+
+
+def make(name: str, num_envs: int = 1, backend: Backend = "auto", *, seed: int = 0, workers: int = 0,
+         options: dict[str, Any] | None = None) -> Environment:
+    """Copies of the environment called `name`.
+
+    `backend` "auto" takes a JAX port, then EnvPool where it is installed, then Gymnasium. `options` are keyword
+    arguments of `gymnasium.make`, and `workers` processes to step slow environments in; both mean Gymnasium.
+
+    Raises InvalidInput for names, backends and spaces that cannot be had.
+    """
+    chosen = choose_backend(name, backend, bool(options or workers))
+    if num_envs < 1:
+        raise InvalidInput(f"num_envs is {num_envs}; it must be at least 1")
+    if chosen == "jax":
+        return Jax(PORTS[name](), num_envs)
+    if chosen == "envpool":
+        return EnvPool(name, num_envs, seed)
+    return Gymnasium(maker(name, options), num_envs, workers)
+
+
+def choose_backend(name: str, backend: Backend, gymnasium_only: bool = False) -> Literal["jax", "envpool", "gymnasium"]:
+    """The backend that `make` takes.
+
+    Raises InvalidInput when the one asked for does not have the environment.
+    """
+    match backend:
+        case "jax" if name not in PORTS:
+            raise InvalidInput(f"{name!r} has no JAX port; those that have are {', '.join(PORTS)}. Choose --backend auto")
+        case "envpool" if importlib.util.find_spec("envpool") is None:
+            raise InvalidInput('EnvPool is not installed: pip install "etude[envpool]"')
+        case "envpool" if not envpool_backend.lists(name):
+            raise InvalidInput(f"EnvPool has no float32 environment {name!r}; choose --backend auto")
+        case "jax" | "envpool" if gymnasium_only:
+            raise InvalidInput(f"environment options and workers need --backend gymnasium, not {backend}")
+        case "auto" if gymnasium_only:
+            return "gymnasium"
+        case "auto":
+            return "jax" if name in PORTS else "envpool" if envpool_backend.lists(name) else "gymnasium"
+        case "jax" | "envpool" | "gymnasium":
+            return backend
+    raise InvalidInput(f"backend is {backend!r}; choose one of auto, jax, envpool, gymnasium")
+
+
+def maker(name: str, options: dict[str, Any] | None = None, render_mode: str | None = None) -> partial[gymnasium.Env]:
+    """A function that makes the Gymnasium environment called `name`, tried once.
+
+    Raises InvalidInput, with what would do, when it cannot be made.
+    """
+    rendering = {} if render_mode is None else {"render_mode": render_mode}
+    make = partial(gymnasium.make, name, disable_env_checker=True, **rendering, **(options or {}))
+    register_plugins(name)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")                 # Gymnasium's word on newer versions: ours is the exception below
+        try:
+            make().close()
+        except Exception as error:
+            raise InvalidInput(explain(name, options, error)) from error
+    return make
+
+
+def explain(name: str, options: dict[str, Any] | None, error: Exception) -> str:
+    """Why the environment cannot be made, and what would do."""
+    bare = name.split(":")[-1]
+    known = gymnasium.registry.get(bare)
+    newest = newest_version(bare)
+    retired = known is not None and newest != bare and isinstance(error, ImportError)
+    if isinstance(error, gymnasium.error.DeprecatedEnv) or retired:
+        return f"environment {name!r} is retired; use {newest}"
+    if ":" in name and isinstance(error, ImportError):
+        return f"environment {name!r}: the module {name.split(':')[0]!r} cannot be imported ({error}); install it, or mend its name"
+    if isinstance(error, gymnasium.error.NamespaceNotFound) and name.startswith("ALE/"):
+        return f'environment {name!r} needs Atari: pip install "etude[atari]"'
+    if isinstance(error, gymnasium.error.UnregisteredEnv):
+        near = difflib.get_close_matches(bare.lower(), {i.lower(): i for i in gymnasium.registry}, n=3, cutoff=0.5)
+        names = [i for low in near for i in gymnasium.registry if i.lower() == low]
+        hint = f"did you mean {' or '.join(dict.fromkeys([*([newest] if newest else []), *names]))}? " if names or newest else ""
+        return f"no environment is called {name!r}; {hint}`etude environments` lists them, and yours is module:Name"
+    if isinstance(error, (gymnasium.error.DependencyNotInstalled, ImportError)):
+        extra = next((extra for word, extra in EXTRAS.items() if known and word in str(known.entry_point)), None)
+        return f"environment {name!r} needs what is not installed: " + (f'pip install "etude[{extra}]"' if extra else str(error))
+    given = f" with options {options}" if options else ""
+    return f"environment {name!r} cannot be made{given}: {type(error).__name__}: {error}"
+
+
+def newest_version(name: str) -> str | None:
+    """The id of the newest registered version of an environment, whatever version `name` asks for."""
+    try:
+        namespace, base, _ = gymnasium.envs.registration.parse_env_id(name)
+    except gymnasium.error.Error:
+        return None
+    versions = [spec for spec in gymnasium.registry.values() if (spec.namespace, spec.name) == (namespace, base)]
+    return max(versions, key=lambda spec: spec.version or 0).id if versions else None
+
+
+def register_plugins(name: str) -> None:
+    """Atari's ids are in Gymnasium's registry once its package is imported."""
+    if name.startswith("ALE/") and importlib.util.find_spec("ale_py"):
+        gymnasium.register_envs(importlib.import_module("ale_py"))
