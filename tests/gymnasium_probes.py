@@ -1,4 +1,4 @@
-"""The Counter and TimeLimited probes as Gymnasium environments in plain NumPy, for tests of what hosts such environments."""
+"""The Counter and TimeLimited probes as Gymnasium environments in plain NumPy, to test what hosts such environments."""
 import gymnasium
 import numpy as np
 
@@ -38,7 +38,7 @@ class TimeLimited(gymnasium.Env):
 
 
 def register() -> None:
-    """Make "etude-probes/Counter-v0" (ten steps) and "etude-probes/TimeLimited-v0" (cut off after five) known by name."""
+    """Give Gymnasium "etude-probes/Counter-v0" (ten steps) and "etude-probes/TimeLimited-v0" (cut off after five)."""
     for name, probe, limit in (("Counter", Counter, None), ("TimeLimited", TimeLimited, 5)):
         identifier = f"etude-probes/{name}-v0"
         if identifier not in gymnasium.registry:

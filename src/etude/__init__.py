@@ -30,8 +30,9 @@ _HOME = {
     "DQN": "algorithms.value.dqn",
     "PPO": "algorithms.trust_region.ppo",
     "Algorithm": "training", "progress": "training",
-    "make": "environments", "environments": "environments",
-    "train": "experiment", "load": "experiment", "resume": "experiment", "Run": "experiment",
+    "make": "environments",
+    "train": "experiment.run", "load": "experiment.run", "resume": "experiment.run", "Run": "experiment.run",
+    "preset": "experiment.presets",
     "InvalidInput": "errors",
 }
 

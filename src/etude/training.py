@@ -130,7 +130,7 @@ def progress(algorithm: Algorithm, environment: Environment, key: Array, steps: 
     while done < total:
         stop = min(done + chunk, total, done - done % row_every + row_every)
         clock = time.perf_counter()
-        training = call(run, environment, training, key, done, stop)
+        training = call(environment, run, training, key, done, stop)
         metrics = summarise(jax.device_get(training.tally))
         seconds = time.perf_counter() - clock
         chunk = max(1, min(int(chunk_seconds * (stop - done) / seconds), 4 * chunk))
@@ -153,10 +153,10 @@ def compile_chunk(algorithm: Algorithm, environment: Environment, training: Trai
     return jax.jit(run, donate_argnums=0).lower(training, key, 0, 1).compile()
 
 
-def call(run, environment: Environment, training: Training, key: Array, start: int, stop: int) -> Training:
-    """Run a chunk; what an environment raised inside it comes out as it was raised."""
+def call(environment: Environment, function, *arguments) -> Any:
+    """The result of a compiled function; what an environment raised inside it comes out as it was raised."""
     try:
-        return jax.block_until_ready(run(training, key, start, stop))
+        return jax.block_until_ready(function(*arguments))
     except jax.errors.JaxRuntimeError:
         if failure := getattr(environment, "failure", None):
             raise failure from None

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.stats
+
 from etude.environments.classic import PORTS, CartPole
 from etude.environments.jax_backend import Timed
 from etude.spaces import Box, from_gymnasium
@@ -66,7 +67,7 @@ def state_precision(name):
 
 
 def random_pairs(name, count, seed=0):
-    """States [count, state] that float32 holds exactly, and actions, the continuous ones also from outside their bounds."""
+    """States [count, state] and actions, continuous ones also from outside their bounds, that float32 holds exactly."""
     rng = np.random.default_rng(seed)
     low, high = STATES[name][:2]
     states = rng.uniform(low, high, (count, len(low))).astype(np.float32)
@@ -126,10 +127,12 @@ def test_physics_are_those_of_gymnasium(name):
         assert hasattr(env, attribute)
         setattr(env, attribute, value)
     states, actions = random_pairs(name, STEPS)
+    states = states.astype(float)
+    actions = actions.astype(float) if actions.dtype == np.float32 else actions
     state, _, reward, terminated = gymnasium_steps(env, states, actions)
     with jax.enable_x64(True):
         port = PORTS[name](**parameters).environment
-        new, outcome = jax.tree.map(np.asarray, port_steps(port, jnp.asarray(states, jnp.float64), jnp.asarray(actions)))
+        new, outcome = jax.tree.map(np.asarray, port_steps(port, jnp.asarray(states), jnp.asarray(actions)))
     tolerance = state_precision(name)
     np.testing.assert_allclose(new, state, rtol=tolerance, atol=tolerance)
     np.testing.assert_array_equal(outcome.terminated, terminated)
@@ -150,7 +153,7 @@ def test_the_left_wall_stops_the_car_and_the_right_one_does_not(name):
 def pump(name):
     """Push the way it moves."""
     if name == "MountainCarContinuous-v0":
-        return lambda state, rng: np.float32([1 if state[1] >= 0 else -1])
+        return lambda state, rng: np.array([1.0 if state[1] >= 0 else -1.0])
     rate = 2 if name == "Acrobot-v1" else 1
     return lambda state, rng: (2 if state[rate] <= 0 else 0) if name == "Acrobot-v1" else (2 if state[rate] >= 0 else 0)
 
@@ -158,7 +161,7 @@ def pump(name):
 def chance(name):
     space = gymnasium.make(name).action_space
     if isinstance(space, gymnasium.spaces.Box):
-        return lambda state, rng: rng.uniform(space.low, space.high).astype(np.float32)
+        return lambda state, rng: rng.uniform(space.low, space.high)
     return lambda state, rng: rng.integers(space.n)
 
 
@@ -174,7 +177,7 @@ def balance(name):
     ("MountainCarContinuous-v0", chance, "truncated"), ("MountainCarContinuous-v0", pump, "terminated"),
 ])
 def test_whole_episodes_are_those_of_gymnasium(name, policy, end):
-    """From every state of an episode, since an open loop of an unstable system would drift: the errors cannot add up."""
+    """From every state of an episode, since errors add up in the open loop of an unstable system."""
     env, choose = gymnasium.make(name, disable_env_checker=True), policy(name)
     for seed in range(3):
         rng = np.random.default_rng(seed)

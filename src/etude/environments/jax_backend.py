@@ -32,6 +32,9 @@ class Jax:
         state, observation = jax.tree.map(choose, self.reset(key_reset), (state, outcome.next_observation))
         return state, observation, outcome
 
+    def close(self) -> None:
+        """There is nothing to let go of."""
+
 
 @struct
 class Timed:

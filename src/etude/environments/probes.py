@@ -49,7 +49,7 @@ class ValueFromObservation:
 
 @struct
 class Discounting:
-    """Two steps, the observation is the time, the second step pays 1: V(0) = discount, V(1) = 1. Tests bootstrapping."""
+    """Two steps, the observation is the time, the second pays 1: V(0) = discount, V(1) = 1. Tests bootstrapping."""
     action_space: Discrete | Box = static(DISCRETE)
     observation_space = Box((1,), low=0.0, high=2.0)
 

@@ -38,6 +38,8 @@ class Environment(Protocol):
 
     def step(self, state: Any, action: Any, key: Array) -> tuple[Any, Any, Outcome]: ...
 
+    def close(self) -> None: ...
+
 
 class JaxEnvironment(Protocol):
     """One copy of an environment written in JAX; `Jax` makes many of it."""

@@ -34,9 +34,8 @@ def make(name: str, num_envs: int = 1, backend: Backend = "auto", *, seed: int =
         raise InvalidInput(f"num_envs is {num_envs}; it must be at least 1")
     if chosen == "jax":
         return Jax(PORTS[name](), num_envs)
-    if chosen == "envpool":
-        return EnvPool(name, num_envs, seed)
-    return Gymnasium(maker(name, options), num_envs, workers)
+    build = maker(name, options)              # also for EnvPool, which keeps ids that Gymnasium, the judge, has retired
+    return EnvPool(name, num_envs, seed) if chosen == "envpool" else Gymnasium(build, num_envs, workers)
 
 
 def choose_backend(name: str, backend: Backend, gymnasium_only: bool = False) -> Literal["jax", "envpool", "gymnasium"]:
@@ -68,11 +67,12 @@ def maker(name: str, options: dict[str, Any] | None = None, render_mode: str | N
     Raises InvalidInput, with what would do, when it cannot be made.
     """
     rendering = {} if render_mode is None else {"render_mode": render_mode}
-    make = partial(gymnasium.make, name, disable_env_checker=True, **rendering, **(options or {}))
     register_plugins(name)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")                 # Gymnasium's word on newer versions: ours is the exception below
         try:
+            spec = gymnasium.spec(name)                 # what it holds is all that another process needs
+            make = partial(gymnasium.make, spec, disable_env_checker=True, **rendering, **(options or {}))
             make().close()
         except Exception as error:
             raise InvalidInput(explain(name, options, error)) from error
@@ -117,3 +117,26 @@ def register_plugins(name: str) -> None:
     """Atari's ids are in Gymnasium's registry once its package is imported."""
     if name.startswith("ALE/") and importlib.util.find_spec("ale_py"):
         gymnasium.register_envs(importlib.import_module("ale_py"))
+
+
+def listing(part: str = "") -> list[tuple[str, list[str], str, str]]:
+    """(id, backends, observation space, action space) of every environment whose id contains `part`, whatever the case.
+
+    The spaces are read off the environment itself, so they are given for at most ten matches; "" elsewhere, and where
+    something it needs is not installed.
+    """
+    register_plugins("ALE/")
+    names = sorted(name for name in gymnasium.registry if part.lower() in name.lower())
+    rows = []
+    for name in names:
+        backends = [*(["jax"] if name in PORTS else []), *(["envpool"] if envpool_backend.lists(name) else []), "gymnasium"]
+        spaces = ("", "")
+        if len(names) <= 10:
+            try:
+                environment = maker(name)()
+                spaces = str(environment.observation_space), str(environment.action_space)
+                environment.close()
+            except InvalidInput as error:
+                spaces = str(error), ""
+        rows.append((name, backends, *spaces))
+    return rows

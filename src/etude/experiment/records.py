@@ -39,11 +39,12 @@ class Records:
         """Write one row; the first one of a file fixes its columns.
 
         Columns of the file that the row lacks, and values None, become empty cells. Raises InvalidInput for a column the
-        file does not have, for a row without `step` and for what is no number.
+        file does not have, for a row without a whole `step` and for what is no number.
         """
         cells = {name: _cell(name, value) for name, value in row.items()}
-        if not cells.get("step"):
-            raise InvalidInput(f"a row of {self.path} has no step; give the environment step it belongs to")
+        if not cells.get("step", "").isdigit():
+            raise InvalidInput(f"a row of {self.path} has the step {row.get('step')!r}; give the environment step it belongs "
+                               "to, a whole number")
         if not self._columns:
             for name in row:
                 _check_name(name)
@@ -134,5 +135,5 @@ def _cell(name, value):
 
 
 def _check_name(name):
-    if not name or any(character in name for character in ',"\r\n'):
+    if not isinstance(name, str) or not name or any(character in name for character in ',"\r\n'):
         raise InvalidInput(f"{name!r} cannot name a column; use a name without commas, quotes and line breaks")

@@ -14,6 +14,7 @@ import numpy as np
 from etude.errors import InvalidInput
 
 RESAMPLES = 10_000
+BAND_RESAMPLES = 1_000         # for each point of a curve, where the eye is the judge
 _BATCH = 500                   # resamples in memory at a time
 
 
@@ -65,6 +66,29 @@ def summarise(returns: Sequence, seed: int = 0) -> dict:
     return {"mean": float(scores.mean()), "std": float(units.std(ddof=1)) if units.size > 1 else 0.0,
             "iqm": iqm(scores), "ci95": list(interval(rows, seed=seed)),
             "per_seed": scores.tolist(), "returns": [row.tolist() for row in rows]}
+
+
+def band(curves, confidence: float = 0.95, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """IQM over seeds and its bootstrap interval, point by point: `curves` [seed, row] to three arrays [row].
+
+    NaN stands for a seed that has no value there; the others speak for it. The IQM is NaN where no seed has a value, the
+    interval where fewer than two have.
+    """
+    curves = np.asarray(curves, float)
+    middle, low, high = np.full((3, curves.shape[1]), math.nan)
+    present = np.isfinite(curves)
+    tail = 50 * (1 - confidence)
+    for count in np.unique(present.sum(0)):
+        if not count:
+            continue
+        rows = np.flatnonzero(present.sum(0) == count)
+        resampled = np.random.default_rng(seed).integers(count, size=(BAND_RESAMPLES, count))
+        for row in rows:
+            values = curves[present[:, row], row]
+            middle[row] = _trimmed(values, -1)
+            if count > 1:
+                low[row], high[row] = np.percentile(_trimmed(values[resampled], -1), [tail, 100 - tail])
+    return middle, low, high
 
 
 def _rows(returns):

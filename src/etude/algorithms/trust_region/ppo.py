@@ -1,6 +1,6 @@
 """Proximal policy optimisation (Schulman et al., 2017)."""
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -74,6 +74,8 @@ class PPO:
     rollout_length: int = static(128, at_least=1)         # environment steps of each copy between updates
     batch_size: int = static(256, at_least=1)             # samples a gradient step
     epochs: int = static(4, at_least=1)                   # passes over each rollout
+
+    default_num_envs: ClassVar[int] = 8
 
     def optimizer(self, steps: Array) -> optax.GradientTransformation:
         rate = self.learning_rate * remaining(steps, self.learning_rate_decay)

@@ -1,5 +1,5 @@
 """Deep Q-learning (Mnih et al., 2015) with double targets (van Hasselt et al., 2016)."""
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -48,6 +48,8 @@ class DQN:
     rollout_length: int = static(4, at_least=1)           # environment steps of each copy between updates
     gradient_steps: int = static(4, at_least=1)           # in each update
     target_interval: int = static(500, at_least=1)        # gradient steps between moves of the target
+
+    default_num_envs: ClassVar[int] = 1
 
     def check(self) -> None:
         if self.batch_size > self.capacity:

@@ -1,0 +1,1 @@
+"""Runs: training that is recorded, saved, resumed, judged and shown."""

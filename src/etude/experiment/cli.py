@@ -1,0 +1,294 @@
+"""The command line.
+
+    etude train ALGORITHM ENVIRONMENT [--steps N] [--seeds N] [every hyperparameter]
+    etude resume RUN [--steps N]      etude evaluate RUN [--episodes N]      etude watch RUN
+    etude environments [FILTER]       etude algorithms
+"""
+import dataclasses
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from etude import errors
+
+HELP = """usage: etude COMMAND [...]
+
+Deep reinforcement learning: train an agent, resume it, judge it, watch it.
+
+  train ALGORITHM ENVIRONMENT   train an agent; leaves a run directory
+  resume RUN                    go on with a run, or further with --steps
+  evaluate RUN                  judge a run's agents on the Gymnasium environment
+  watch RUN                     show its agent in a window
+  environments [FILTER]         list environments, with their backends and presets
+  algorithms                    list algorithms
+
+`etude train ppo LunarLander-v3` trains PPO with its preset; `etude train ppo LunarLander-v3 --help` lists every
+hyperparameter with its default. `etude COMMAND --help` says more of each command.
+"""
+
+
+@dataclasses.dataclass
+class Train:
+    """Train an agent, and leave a run directory with its metrics, checkpoints, learning curve and evaluation."""
+    algorithm: tyro.conf.Positional[str]
+    """name of the algorithm: see `etude algorithms`"""
+    environment: tyro.conf.Positional[str]
+    """a Gymnasium id, or module:Name to import the module that registers it"""
+    steps: int = 100_000
+    """environment steps of each seed, never overshot"""
+    seeds: int = 1
+    """how many agents to train"""
+    seed: int = 0
+    """of the first; the others count on from it"""
+    backend: Literal["auto", "jax", "envpool", "gymnasium"] = "auto"
+    """what it trains on: auto takes jax, then envpool where installed, then gymnasium. It is always judged on gymnasium"""
+    num_envs: int = 1
+    """copies of the environment that each seed steps at once"""
+    workers: int = 0
+    """processes that share out the copies, for slow gymnasium environments; 0: all in one process"""
+    options: tyro.conf.UseAppendAction[list[str]] = dataclasses.field(default_factory=list)
+    """NAME=VALUE, a keyword argument of gymnasium.make with its value in JSON; may be repeated"""
+    out: str | None = None
+    """the run directory; default runs/ALGORITHM-ENVIRONMENT-TIME"""
+    checkpoint_interval: int | None = None
+    """environment steps between checkpoints; default a tenth of the budget"""
+    evaluation_episodes: int = 100
+    """episodes of each seed in the evaluation at the end"""
+    video: bool = False
+    """record an episode at the end"""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The entry point: runs a command and exits with its status (2 for what cannot be done as asked)."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(HELP, end="")
+        sys.exit(0 if arguments else 2)
+    if arguments[0] in ("-V", "--version"):
+        import etude
+        print(f"etude {etude.__version__}")
+        sys.exit(0)
+    commands = {"train": train, "resume": resume, "evaluate": evaluate, "watch": watch, "environments": environments,
+                "algorithms": algorithms}
+    if arguments[0] not in commands:
+        fail(f"no command is called {arguments[0]!r}; there are {', '.join(commands)}")
+    sys.exit(guarded(commands[arguments[0]], arguments[1:]))
+
+
+def guarded(command, arguments: list[str]) -> int:
+    """Run a command; what the user can mend is one message and status 2, what failed while training another and status 1."""
+    from etude.experiment.interrupt import Interrupted
+    try:
+        command(arguments)
+    except errors.InvalidInput as error:
+        fail(str(error))
+    except (errors.EnvironmentFault, errors.Diverged) as error:
+        if cause := error.__cause__:
+            import traceback
+            traceback.print_exception(cause)
+        print(f"etude: {error}", file=sys.stderr)
+        return 1
+    except Interrupted as stopped:
+        print(f"\netude: {stopped}", file=sys.stderr)
+        return 128 + (stopped.signal if hasattr(stopped, "signal") else signal.SIGINT)
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    except BrokenPipeError:                                 # the reader of a pipe has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+
+
+def fail(message: str) -> None:
+    print(f"etude: {message}", file=sys.stderr)
+    sys.exit(2)
+
+
+def train(arguments: list[str]) -> None:
+    """`etude train`: the flags are those of Train and of the algorithm; their defaults are the preset's."""
+    from etude import algorithms
+    name, environment = named(arguments)
+    if name is None:
+        tyro.cli(Train, prog="etude train", args=arguments)
+        fail(f"name an algorithm and an environment: etude train ALGORITHM ENVIRONMENT; there are {', '.join(algorithms.ALGORITHMS)}")
+    cls = algorithms.algorithm_class(name)
+    enable_cache()
+    from etude.experiment.presets import preset
+    from etude.experiment.run import carry_on, create, settle
+    from etude.experiment.display import display_for
+    known = preset(name, environment) if environment else None
+    algorithm = known.algorithm if known else cls()
+    options = Train(name, environment or "", num_envs=known.num_envs if known else cls.default_num_envs,
+                    **({"steps": known.steps} if known else {}))
+    command = dataclasses.make_dataclass("Command", [("run", Train), ("algorithm", cls)])
+    command.__doc__ = f"{Train.__doc__}\n\n{name}: {cls.__doc__}" + (f"\n\nDefaults are the preset for {environment}." if known else "")
+    asked = tyro.cli(command, prog="etude train", args=arguments, default=command(options, algorithm),
+                     config=(tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes))
+    chosen = asked.run
+    settings = settle(asked.algorithm, chosen.environment, steps=chosen.steps, seeds=chosen.seeds, seed=chosen.seed,
+                      backend=chosen.backend, num_envs=chosen.num_envs, workers=chosen.workers, options=parsed(chosen.options),
+                      checkpoint_interval=chosen.checkpoint_interval, evaluation_episodes=chosen.evaluation_episodes)
+    run = create(settings, chosen.out)
+    carry_on(run, display_for(run, True), chosen.video)
+
+
+def resume(arguments: list[str]) -> None:
+    """`etude resume`"""
+    @dataclasses.dataclass
+    class Resume:
+        """Go on with a run from its newest checkpoint."""
+        run: tyro.conf.Positional[Path]
+        """the run directory"""
+        steps: int | None = None
+        """a larger budget of environment steps for each seed, to go on further than first asked"""
+        environment: str | None = None
+        """the run's environment, where its name is module:Name: a module is never imported because a file says so"""
+        video: bool = False
+        """record an episode at the end"""
+    asked = tyro.cli(Resume, prog="etude resume", args=arguments)
+    enable_cache()
+    from etude.experiment.run import resume
+    resume(asked.run, asked.steps, environment=asked.environment, video=asked.video)
+
+
+def evaluate(arguments: list[str]) -> None:
+    """`etude evaluate`"""
+    @dataclasses.dataclass
+    class Evaluate:
+        """Judge a run's agents on the Gymnasium environment; writes evaluation.json into the run directory."""
+        run: tyro.conf.Positional[Path]
+        """the run directory"""
+        episodes: int | None = None
+        """of each seed; default what the run was asked for"""
+        stochastic: bool = False
+        """sample the policy as in training, instead of its mode"""
+        seed: int | None = None
+        """of the episodes"""
+        environment: str | None = None
+        """the run's environment, where its name is module:Name"""
+        video: bool = False
+        """record an episode"""
+    asked = tyro.cli(Evaluate, prog="etude evaluate", args=arguments)
+    enable_cache()
+    from rich.console import Console
+    from rich.table import Table
+
+    from etude.experiment import files
+    from etude.experiment.display import Silent, evaluation_rows
+    from etude.experiment.run import load
+    run, display = load(asked.run, environment=asked.environment), Silent()
+    evaluation = run.evaluate(asked.episodes, explore=asked.stochastic, seed=asked.seed, warn=display.warn)
+    files.write_json(run.directory / "evaluation.json", evaluation)
+    table = Table(title=run.name, title_justify="left", show_header=False)
+    for row in evaluation_rows(evaluation):
+        table.add_row(*row)
+    console = Console(highlight=False)
+    console.print(table)
+    console.print(f"written {run.directory / 'evaluation.json'}", soft_wrap=True)
+    if asked.video:
+        from etude.experiment.video import record
+        for path in record(run, run.directory / "video", explore=asked.stochastic):
+            console.print(f"video   {path}", soft_wrap=True)
+
+
+def watch(arguments: list[str]) -> None:
+    """`etude watch`"""
+    @dataclasses.dataclass
+    class Watch:
+        """Show a run's agent in a window."""
+        run: tyro.conf.Positional[Path]
+        """the run directory"""
+        episodes: int = 5
+        """to play"""
+        stochastic: bool = False
+        """sample the policy as in training, instead of its mode"""
+        seed: int = 0
+        """of the episodes"""
+        environment: str | None = None
+        """the run's environment, where its name is module:Name"""
+    asked = tyro.cli(Watch, prog="etude watch", args=arguments)
+    enable_cache()
+    from etude.experiment.run import load
+    from etude.experiment.video import watch
+    for i, total in enumerate(watch(load(asked.run, environment=asked.environment), asked.episodes, asked.seed, asked.stochastic), 1):
+        print(f"episode {i}: return {total:.1f}", flush=True)
+
+
+def environments(arguments: list[str]) -> None:
+    """`etude environments`"""
+    @dataclasses.dataclass
+    class Environments:
+        """List the environments, with the backends that have them and the algorithms that have a preset."""
+        filter: tyro.conf.Positional[str] = ""
+        """part of the id; a single match also shows its spaces"""
+    asked = tyro.cli(Environments, prog="etude environments", args=arguments)
+    from rich.console import Console
+    from rich.table import Table
+
+    from etude.environments.registry import listing
+    from etude.experiment.presets import PRESETS
+    rows = listing(asked.filter)
+    if not rows:
+        fail(f"no environment's id contains {asked.filter!r}; `etude environments` lists all")
+    table = Table("environment", "backends", "presets", "observation", "action")
+    for name, backends, observation, action in rows:
+        table.add_row(name, " ".join(backends), " ".join(algorithm for algorithm, known in PRESETS if known == name), observation, action)
+    Console().print(table)
+
+
+def algorithms(arguments: list[str]) -> None:
+    """`etude algorithms`"""
+    @dataclasses.dataclass
+    class Algorithms:
+        """List the algorithms."""
+    tyro.cli(Algorithms, prog="etude algorithms", args=arguments)
+    from etude.algorithms import ALGORITHMS
+    for name, (_, _, line) in ALGORITHMS.items():
+        print(f"{name:6} {line}")
+
+
+def named(arguments: list[str]) -> tuple[str | None, str | None]:
+    """The algorithm and environment among the arguments: the first known algorithm and the word after it, or the first two words.
+
+    They are needed before the flags can be read, since the algorithm says which flags there are, and the two their defaults.
+    """
+    from etude.algorithms import ALGORITHMS
+    words = [i for i, word in enumerate(arguments) if not word.startswith("-")]
+    start = next((i for i in words if arguments[i] in ALGORITHMS), words[0] if words and words[0] == 0 else None)
+    if start is None:
+        return None, None
+    after = arguments[start + 1] if start + 1 in words else None
+    return arguments[start], after
+
+
+def parsed(options: list[str]) -> dict[str, Any]:
+    """NAME=VALUE pairs as keyword arguments; a value that is no JSON is a string."""
+    values = {}
+    for option in options:
+        name, separator, value = option.partition("=")
+        if not separator or not name.isidentifier():
+            raise errors.InvalidInput(f"--options {option!r} is not NAME=VALUE")
+        try:
+            values[name] = json.loads(value)
+        except json.JSONDecodeError:
+            values[name] = value
+    return values
+
+
+def enable_cache() -> None:
+    """Keep compiled programs in the user's cache directory, so that the next start is quicker."""
+    import etude                                            # sets XLA's flags before JAX starts
+    import jax
+    import platformdirs
+    assert etude
+    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        jax.config.update("jax_compilation_cache_dir", str(Path(platformdirs.user_cache_dir("etude")) / "compiled"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+
+
+if __name__ == "__main__":
+    main()

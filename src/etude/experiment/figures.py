@@ -1,0 +1,148 @@
+"""Figures of a run, drawn without a display and without matplotlib's global state."""
+import io
+import math
+from pathlib import Path
+
+import numpy as np
+
+from etude.experiment import files, statistics
+
+_INK, _FAINT, _GRID = "#1f2933", "#6b7785", "#e6e9ed"
+_BLUE, _EMBER = "#2563a8", "#c8553d"
+_INCHES, _DPI = (7.2, 4.2), 200
+_POINTS = 200                  # of a curve at most; more than the eye can part
+_ASIDE = 1.03                  # where the evaluation stands, in widths of the axes
+
+
+def learning_curve(path: Path, steps, returns, evaluation: dict | None = None, title: str = "",
+                   subtitle: str = "") -> None:
+    """Draw the training return by environment step, and the final evaluation at its end, to a PNG of 1440 x 840 pixels.
+
+    steps       [row], environment steps
+    returns     [seed, row], mean return of the training episodes that ended since the row before; NaN where none did
+    evaluation  what `statistics.summarise` gives, or None
+
+    Thin lines are seeds, the thick one their interquartile mean, the band its 95 % bootstrap interval. Above 200 rows,
+    neighbours are averaged. Between two values a seed's curve is straight, after its last one level.
+    """
+    from matplotlib.figure import Figure                    # takes half a second to import
+    steps, returns = _thinned(np.asarray(steps, float).reshape(-1), np.atleast_2d(np.asarray(returns, float)))
+    figure = Figure(figsize=_INCHES, dpi=_DPI, facecolor="white", layout="constrained")
+    figure.get_layout_engine().set(rect=(0.02, 0.02, 0.96, 0.80), w_pad=0, h_pad=0)
+    axes = figure.add_subplot()
+    _frame(axes)
+    axes.set_xlim(0, max(steps.max(initial=0.0), 1.0))
+    _draw_seeds(axes, steps, returns)
+    if evaluation is not None:
+        _draw_evaluation(axes, evaluation)
+    _caption(axes, title, subtitle)
+    for axis in (axes.xaxis, axes.yaxis):
+        _number(axis)
+    image = io.BytesIO()
+    figure.savefig(image, format="png", dpi=_DPI, metadata={"Software": None})
+    files.write_bytes(Path(path), image.getvalue())
+
+
+def _frame(axes):
+    for side in ("top", "right", "left"):
+        axes.spines[side].set_visible(False)
+    axes.spines["bottom"].set_color(_FAINT)
+    axes.grid(axis="y", color=_GRID, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.tick_params(color=_FAINT, labelcolor=_INK, labelsize=8.5, length=0, pad=6)
+    axes.tick_params(axis="x", length=3, pad=4)
+    axes.set_xlabel("environment steps", fontsize=9, color=_INK, labelpad=7)
+    axes.set_ylabel("return per episode (sum of rewards)", fontsize=9, color=_INK, labelpad=8)
+
+
+def _thinned(steps, returns):
+    """Average neighbouring rows until at most `_POINTS` are left; a group stands at its last step."""
+    size = math.ceil(steps.size / _POINTS)
+    if size <= 1:
+        return steps, returns
+    starts = np.arange(0, steps.size, size)
+    known = np.isfinite(returns)
+    counts = np.add.reduceat(known, starts, axis=1, dtype=int)
+    totals = np.add.reduceat(np.where(known, returns, 0.0), starts, axis=1)
+    means = np.divide(totals, counts, out=np.full(totals.shape, math.nan), where=counts > 0)
+    return steps[np.minimum(starts + size, steps.size) - 1], means
+
+
+def _draw_seeds(axes, steps, returns):
+    curves = np.array([_filled(steps, curve) for curve in returns]).reshape(len(returns), steps.size)
+    points = np.isfinite(curves).any(0).sum()
+    if not points:
+        axes.text(0.5, 0.5, "no episode ended in training", transform=axes.transAxes, ha="center", va="center", fontsize=9,
+                  color=_FAINT)
+        return
+    mark = {"marker": "o", "clip_on": False} if points == 1 else {}         # one point makes no line
+    middle, low, high = statistics.band(curves)
+    many = len(curves) > 1
+    axes.plot(steps, middle, color=_BLUE, linewidth=2.0, solid_capstyle="round", solid_joinstyle="round", zorder=3,
+              markersize=5.5, label=f"IQM of {len(curves)} seeds" if many else "training", **mark)
+    if many:
+        axes.fill_between(steps, low, high, color=_BLUE, alpha=0.18, linewidth=0, label="its 95 % interval")
+        for i, curve in enumerate(curves):
+            axes.plot(steps, curve, color=_BLUE, alpha=0.32, linewidth=0.7, markersize=3, label="" if i else "one seed", **mark)
+
+
+def _filled(steps, curve):
+    """Straight between the values a seed has, level after its last, NaN before its first."""
+    known = np.isfinite(curve)
+    return np.interp(steps, steps[known], curve[known], left=math.nan) if known.any() else np.full(steps.shape, math.nan)
+
+
+def _draw_evaluation(axes, evaluation):
+    """A point with its interval beside the axes, at the height of the data, with the numbers next to it."""
+    centre, (low, high) = float(evaluation["iqm"]), map(float, evaluation["ci95"])
+    if not math.isfinite(centre):
+        return
+    certain = math.isfinite(low) and math.isfinite(high)
+    if not certain:
+        low = high = centre
+    style = {"transform": axes.get_yaxis_transform(), "clip_on": False, "color": _EMBER}
+    if high > low:
+        axes.plot([_ASIDE, _ASIDE], [low, high], linewidth=1.4, marker="_", markersize=9, markeredgewidth=1.4, **style)
+    axes.plot([_ASIDE], [centre], linestyle="none", marker="o", markersize=5,
+              label="final evaluation, 95 % interval" if certain else "final evaluation", **style)
+    unit = 10 ** (math.floor(math.log10(max(abs(low), abs(high), 1e-9))) - 3)           # four digits
+    numbers = [thousands(round(value / unit) * unit) for value in (centre, low, high)]
+    beside = {"xycoords": style["transform"], "textcoords": "offset points", "va": "center", "annotation_clip": False}
+    axes.annotate(numbers[0], (_ASIDE, centre), xytext=(9, 0), fontsize=10, fontweight="bold", color=_EMBER, **beside)
+    if certain:
+        axes.annotate(f"{numbers[1]} to\n{numbers[2]}", (_ASIDE, centre), xytext=(9, -19), fontsize=7.5, color=_FAINT, **beside)
+
+
+def _caption(axes, title, subtitle):
+    """Title, subtitle and legend above the axes, flush with their left edge."""
+    above = {"xycoords": "axes fraction", "textcoords": "offset points", "va": "baseline", "annotation_clip": False,
+             "parse_math": False}
+    texts = [axes.annotate(title, (0, 1), xytext=(0, 33), fontsize=12.5, fontweight="bold", color=_INK, **above),
+             axes.annotate(subtitle, (1, 1), xytext=(0, 33), fontsize=9, color=_FAINT, ha="right", **above)]
+    for text in texts:
+        text.set_in_layout(False)
+    handles, labels = axes.get_legend_handles_labels()
+    if handles:
+        legend = axes.legend(handles, labels, loc="lower left", bbox_to_anchor=(0, 1.025), ncols=len(handles), frameon=False,
+                             fontsize=8.5, labelcolor=_INK, handlelength=1.5, columnspacing=1.8, borderpad=0,
+                             borderaxespad=0, handletextpad=0.6)
+        legend.set_in_layout(False)
+
+
+def _number(axis):
+    """Few round ticks with as many decimals as they need, thousands parted."""
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
+    axis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 2.5, 5, 10]))
+    decimals = max((len(f"{tick:.9f}".rstrip("0").partition(".")[2]) for tick in axis.get_majorticklocs()), default=0)
+    axis.set_major_formatter(FuncFormatter(lambda value, _: thousands(value, decimals)))
+
+
+def thousands(value: float, decimals: int | None = None) -> str:
+    """1234567.0 as 1,234,567 and 0.25 as itself, or with a fixed number of decimals; a true minus sign."""
+    if abs(value) >= 1e12:
+        text = f"{value:.4g}"
+    elif decimals is not None:
+        text = f"{value:,.{decimals}f}"
+    else:
+        text = f"{value:,.9f}".rstrip("0").rstrip(".")
+    return text.replace("-", "\N{MINUS SIGN}") if text.strip("-0.") else text.removeprefix("-")

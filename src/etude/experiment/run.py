@@ -1,0 +1,262 @@
+"""A run: a directory, what was asked for, and what came of it.
+
+    config.json  metrics.csv  summary.json  learning_curve.png  checkpoints/step_N/  video/
+"""
+import sys
+import time
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from etude.algorithms import name_of
+from etude.environments.gymnasium_backend import Gymnasium
+from etude.environments.registry import choose_backend, make, maker
+from etude.errors import InvalidInput
+from etude.experiment import figures, files, records, statistics
+from etude.experiment.display import Display, display_for
+from etude.experiment.interrupt import Interrupt
+from etude.experiment.part import Part, Update, build, parts_of, restore, train_part
+from etude.experiment.processes import train_parts
+from etude.experiment.settings import Settings, from_json, to_json
+from etude.rollout import evaluate
+from etude.training import call
+
+Array = jax.Array
+ROWS, CHECKPOINTS = 200, 10         # of a run, about
+
+
+class Run:
+    """A run directory. Make one with `train`, open one with `load`."""
+
+    def __init__(self, directory: Path, settings: Settings):
+        self.directory, self.settings = Path(directory), settings
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.directory)!r}: {self.name})"
+
+    @property
+    def name(self) -> str:
+        return f"{name_of(self.settings.algorithm)} on {self.settings.environment}"
+
+    @property
+    def parts(self) -> list[Part]:
+        return parts_of(self.settings, self.directory)
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """What summary.json says; raises InvalidInput before the run is complete."""
+        if not (path := self.directory / "summary.json").exists():
+            raise InvalidInput(f"{self.directory} is not complete; go on with: etude resume {self.directory}")
+        return files.read_json(path)
+
+    @property
+    def metrics(self) -> dict[str, np.ndarray]:
+        """The columns of metrics.csv, [row], NaN where nothing was measured; a row for each seed."""
+        tables = [records.read(part.directory / "metrics.csv") for part in self.parts]
+        return {name: np.concatenate([table[name] for table in tables]) for name in tables[0]}
+
+    def states(self, warn: Callable[[str], None] = lambda text: None) -> list[Any]:
+        """The algorithm's state for each seed, from the newest checkpoints."""
+        return [state for part in self.parts for state in self._states_of(part, warn)]
+
+    def _states_of(self, part, warn):
+        environment = build(self.settings, part)
+        training, _ = restore(self.settings, part, environment, warn)
+        environment.close()
+        if training is None:
+            raise InvalidInput(f"{part.directory} holds no checkpoint yet; train it with: etude resume {self.directory}")
+        if len(part.seeds) == 1:
+            return [training.state]
+        return [jax.tree.map(lambda x: x[i], training.state) for i in range(len(part.seeds))]
+
+    def evaluate(self, episodes: int | None = None, *, explore: bool = False, seed: int | None = None,
+                 warn: Callable[[str], None] = lambda text: None) -> dict[str, Any]:
+        """Judge every seed's policy over `episodes` whole episodes of the Gymnasium environment.
+
+        The policy is deterministic (its mode, the greedy action) unless `explore`. Returns episodes, deterministic, mean,
+        std, iqm, ci95 [low, high] of the IQM, per_seed [seed], returns [seed][episode].
+        """
+        episodes = episodes or self.settings.evaluation_episodes
+        if episodes < 1:
+            raise InvalidInput(f"episodes is {episodes}; it must be at least 1")
+        copies = max(n for n in range(1, 11) if episodes % n == 0)
+        environment = Gymnasium(maker(self.settings.environment, self.settings.options), copies)
+
+        @jax.jit
+        def judge(state, key):
+            def policy(observation, memory, key):
+                return self.settings.algorithm.act(state, observation, memory, key, explore=explore)
+            return evaluate(environment, policy, key, episodes)[0]
+        base = self.settings.seed if seed is None else seed
+        returns = [np.asarray(call(environment, judge, state, jax.random.fold_in(jax.random.key(base), i))).tolist()
+                   for i, state in enumerate(self.states(warn))]
+        environment.close()
+        return {"episodes": episodes, "deterministic": not explore, **statistics.summarise(returns)}
+
+    def finish(self, updates: list[Update], display: Display, began: float) -> None:
+        """Evaluate, then write summary.json and learning_curve.png; `began` is when the clock of the session started."""
+        display.note("evaluating on the Gymnasium environment")
+        evaluation = self.evaluate(warn=display.warn)
+        seconds, compiling = (sum(getattr(update, name) for update in updates) for name in ("seconds", "compile_seconds"))
+        settings = self.settings
+        steps = settings.iterations * settings.steps_per_iteration
+        spans = max(update.seconds for update in updates) if len(updates) > 1 else seconds
+        files.write_json(self.directory / "summary.json", {
+            "algorithm": name_of(settings.algorithm), "environment": settings.environment, "backend": settings.backend,
+            "seeds": settings.seeds, "steps": steps, "wall_seconds": time.perf_counter() - began, "train_seconds": seconds,
+            "compile_seconds": compiling, "train_steps_per_second": steps * settings.seeds / max(spans, 1e-9),
+            "evaluation": evaluation})
+        if len(self.parts) > 1:
+            self._merge_metrics()
+        self.draw(evaluation)
+
+    def draw(self, evaluation: dict[str, Any] | None) -> Path:
+        """Draw learning_curve.png."""
+        metrics, settings = self.metrics, self.settings
+        seeds = np.unique(metrics["seed"])
+        steps = metrics["step"][metrics["seed"] == seeds[0]]
+        curves = [metrics["episode_return"][metrics["seed"] == seed] for seed in seeds]
+        path = self.directory / "learning_curve.png"
+        plural = "s" if settings.seeds > 1 else ""
+        figures.learning_curve(path, steps, curves, evaluation, title=self.name,
+                               subtitle=f"{settings.seeds} seed{plural}, trained on the {settings.backend} backend")
+        return path
+
+    def _merge_metrics(self):
+        """One metrics.csv for seeds that trained in processes of their own."""
+        tables = [(part.directory / "metrics.csv").read_text().splitlines(keepends=True) for part in self.parts]
+        files.write_bytes(self.directory / "metrics.csv", "".join([tables[0][0], *(row for table in tables for row in table[1:])]).encode())
+
+
+def train(algorithm: Any, environment: str, *, steps: int, seeds: int = 1, seed: int = 0, backend: str = "auto",
+          num_envs: int | None = None, workers: int = 0, options: dict[str, Any] | None = None, out: str | Path | None = None,
+          checkpoint_interval: int | None = None, evaluation_episodes: int = 100, video: bool = False,
+          progress: bool = True) -> Run:
+    """Train an algorithm on an environment for `steps` steps of each seed, judge it on Gymnasium, and leave a run directory.
+
+    environment          a Gymnasium id, or module:Name to import the module that registers it
+    backend              auto, jax, envpool or gymnasium: what it trains on
+    num_envs             copies stepped at once by each seed; the algorithm's own default when None
+    workers, options     processes for a slow Gymnasium environment; keyword arguments of gymnasium.make
+    out                  the run directory, which must not hold anything; runs/<name>-<time> when None
+    checkpoint_interval  environment steps between checkpoints; a tenth of the budget when None
+
+    Raises InvalidInput for what cannot be done as asked, EnvironmentFault, Diverged, and Interrupted after Ctrl-C.
+    """
+    settings = settle(algorithm, environment, steps=steps, seeds=seeds, seed=seed, backend=backend, num_envs=num_envs, workers=workers,
+                      options=options, checkpoint_interval=checkpoint_interval, evaluation_episodes=evaluation_episodes)
+    run = create(settings, out)
+    return carry_on(run, display_for(run, progress), video)
+
+
+def settle(algorithm: Any, environment: str, *, steps: int, seeds: int = 1, seed: int = 0, backend: str = "auto",
+           num_envs: int | None = None, workers: int = 0, options: dict[str, Any] | None = None,
+           checkpoint_interval: int | None = None, evaluation_episodes: int = 100) -> Settings:
+    """The settings of a run, everything checked that can be without training; arguments as for `train`."""
+    num_envs = getattr(algorithm, "default_num_envs", 1) if num_envs is None else num_envs
+    backend = choose_backend(environment, backend, bool(options or workers))
+    settings = Settings(algorithm, environment, backend, steps, num_envs, seed, seeds, workers, options or {},
+                        evaluation_episodes=evaluation_episodes)
+    settings.check()
+    if checkpoint_interval is not None and checkpoint_interval < 1:
+        raise InvalidInput(f"checkpoint_interval is {checkpoint_interval}; it must be at least 1")
+    sample = make(environment, num_envs, backend, options=options)
+    jax.eval_shape(partial(algorithm.init, spec=sample.spec), jax.random.key(0))     # what the algorithm says of the spaces
+    sample.close()
+    rows = max(1, settings.iterations // ROWS)
+    wanted = settings.iterations / CHECKPOINTS if checkpoint_interval is None else checkpoint_interval / settings.steps_per_iteration
+    return Settings(**{**vars(settings), "row_every": rows, "checkpoint_every": max(1, round(wanted / rows)) * rows})
+
+
+def create(settings: Settings, out: str | Path | None = None) -> Run:
+    """A new run directory with its config.json.
+
+    Raises InvalidInput when there is something in it already.
+    """
+    if out is None:
+        stem = f"{name_of(settings.algorithm)}-{settings.environment.split(':')[-1].replace('/', '-')}-{datetime.now():%Y%m%d-%H%M%S}"
+        names = (f"{stem}{suffix}" for suffix in ("", *(f"-{i}" for i in range(2, 1000))))
+        out = next(path for name in names if not (path := Path("runs") / name).exists())
+    directory = Path(out)
+    if (directory / "config.json").exists():
+        raise InvalidInput(f"{directory} holds another run; give another --out, or go on with it: etude resume {directory}")
+    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        raise InvalidInput(f"{directory} exists and is not empty; give another --out")
+    directory.mkdir(parents=True, exist_ok=True)
+    files.write_json(directory / "config.json", to_json(settings))
+    return Run(directory, settings)
+
+
+def load(path: str | Path, algorithm: Any = None, environment: str | None = None) -> Run:
+    """Open a run directory; `algorithm` is an instance of its algorithm where that is your own.
+
+    An environment called module:Name is never imported on a file's word: say its name as `environment`, or import the
+    module first. Raises InvalidInput for what is no run.
+    """
+    directory = Path(path)
+    if not (directory / "config.json").is_file():
+        raise InvalidInput(f"{directory} is not a run: it has no config.json; a run is what `etude train` left its path of")
+    settings = from_json(files.read_json(directory / "config.json"), algorithm)
+    name = settings.environment
+    if environment is not None and environment != name:
+        raise InvalidInput(f"{directory} was trained on {name}, not on {environment}")
+    if ":" in name and environment is None:
+        if name.split(":")[0] not in sys.modules:
+            raise InvalidInput(f"{directory} was trained on {name}, whose module etude does not import because a file says so; "
+                               f"add --environment {name} (in Python environment={name!r})")
+    return Run(directory, settings)
+
+
+def resume(path: str | Path, steps: int | None = None, *, algorithm: Any = None, environment: str | None = None,
+           video: bool = False, progress: bool = True) -> Run:
+    """Go on with a run from its newest checkpoint, to its own budget or to a larger one of `steps`."""
+    run = load(path, algorithm, environment)
+    if steps is not None:
+        run = extend(run, steps)
+    elif (run.directory / "summary.json").exists():
+        raise InvalidInput(f"{run.directory} is complete at {run.summary['steps']:,} steps; give --steps to go on further")
+    return carry_on(run, display_for(run, progress), video)
+
+
+def extend(run: Run, steps: int) -> Run:
+    """The same run with a larger budget.
+
+    Raises InvalidInput when it is not larger.
+    """
+    before = run.settings
+    settings = Settings(**{**vars(before), "steps": steps})
+    settings.check()
+    complete = (run.directory / "summary.json").exists()
+    if settings.iterations < before.iterations or complete and settings.iterations == before.iterations:
+        raise InvalidInput(f"steps is {steps}; {run.directory} has a budget of {before.steps:,} already, so give more than that")
+    files.write_json(run.directory / "config.json", to_json(settings))
+    (run.directory / "summary.json").unlink(missing_ok=True)
+    return Run(run.directory, settings)
+
+
+def carry_on(run: Run, display: Display, video: bool = False) -> Run:
+    """Train to the end of the budget, evaluate and report."""
+    began, last = time.perf_counter(), {}
+    with display, Interrupt() as interrupt:
+        for update in updates_of(run, interrupt, display.warn):
+            last[update.seeds] = update
+            display.show(update)
+        run.finish(list(last.values()), display, began)
+        if video:
+            display.note("recording a video")
+            from etude.experiment.video import record
+            record(run, run.directory / "video")
+    display.report(run)
+    return run
+
+
+def updates_of(run: Run, interrupt: Interrupt, warn: Callable[[str], None]) -> Iterator[Update]:
+    """Train all parts, in this process when there is one."""
+    if len(run.parts) == 1:
+        return train_part(run.settings, run.parts[0], interrupt, warn)
+    return train_parts(run.settings, run.parts, interrupt, warn)

@@ -1,0 +1,133 @@
+"""What a run was asked to do, and its form in config.json."""
+import dataclasses
+import importlib.metadata
+import math
+import os
+import platform
+from typing import Any, get_args, get_origin, get_type_hints
+
+import jax
+
+import etude
+from etude.algorithms import ALGORITHMS, algorithm_class, name_of
+from etude.errors import InvalidInput
+from etude.experiment.files import Damaged
+from etude.struct import validate
+
+FORMAT = 1
+PACKAGES = ("jax", "jaxlib", "equinox", "optax", "gymnasium", "numpy", "envpool", "box2d")
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Everything that determines a run on one machine and one set of versions."""
+    algorithm: Any
+    environment: str
+    backend: str                       # the one taken: jax, envpool or gymnasium
+    steps: int                         # environment steps of each seed, at most
+    num_envs: int                      # copies that each seed steps at once
+    seed: int = 0                      # of the first seed; the others count on from it
+    seeds: int = 1
+    workers: int = 0                   # processes that share out the copies of a slow Gymnasium environment
+    options: dict[str, Any] = dataclasses.field(default_factory=dict)     # of gymnasium.make
+    row_every: int = 1                 # iterations in a row of metrics
+    checkpoint_every: int = 1          # iterations between checkpoints: a multiple of row_every
+    evaluation_episodes: int = 100     # of each seed, at the end
+
+    @property
+    def steps_per_iteration(self) -> int:
+        return self.algorithm.rollout_length * self.num_envs
+
+    @property
+    def iterations(self) -> int:
+        return self.steps // self.steps_per_iteration
+
+    def check(self) -> None:
+        """Raises InvalidInput naming the setting, its value and what would do."""
+        for name, least in (("steps", 1), ("num_envs", 1), ("seeds", 1), ("seed", 0), ("workers", 0), ("evaluation_episodes", 1)):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < least:
+                raise InvalidInput(f"{name} is {value}; it must be a whole number of at least {least}")
+        if self.seed + self.seeds > 2**32:                      # JAX's keys repeat from there on
+            raise InvalidInput(f"seed is {self.seed}; with {self.seeds} seeds it must stay below {2**32 - self.seeds + 1}")
+        validate(self.algorithm)
+        if self.iterations < 1:
+            raise InvalidInput(f"steps is {self.steps}, less than one iteration of {self.steps_per_iteration} "
+                               f"(rollout_length {self.algorithm.rollout_length} × num_envs {self.num_envs}); give at least that")
+
+
+def to_json(settings: Settings) -> dict[str, Any]:
+    """The content of config.json: the settings, and where they were carried out."""
+    plain = {field.name: getattr(settings, field.name) for field in dataclasses.fields(settings)}
+    plain["algorithm"] = name_of(settings.algorithm)
+    hyperparameters = {field.name: _plain(getattr(settings.algorithm, field.name)) for field in dataclasses.fields(settings.algorithm)}
+    return {"format": FORMAT, **plain, "hyperparameters": hyperparameters, "versions": versions(), "machine": machine()}
+
+
+def from_json(config: dict[str, Any], algorithm: Any = None) -> Settings:
+    """The settings in config.json; `algorithm` is an instance of the run's when it is not one of the package's own.
+
+    Raises Damaged when they are not what `to_json` writes.
+    """
+    try:
+        if config["format"] != FORMAT:
+            raise Damaged(f"config.json has format {config['format']}, and this etude reads {FORMAT}; use the version that wrote it")
+        if algorithm is None and config["algorithm"] not in ALGORITHMS:
+            raise InvalidInput(f"this run's algorithm {config['algorithm']!r} is not one of etude's; "
+                               "load it in Python with etude.load(path, algorithm=...)")
+        cls = type(algorithm) if algorithm is not None else algorithm_class(config["algorithm"])
+        hints = get_type_hints(cls)
+        names = {field.name for field in dataclasses.fields(cls)}
+        if set(config["hyperparameters"]) != names:
+            odd = sorted(set(config["hyperparameters"]) ^ names)
+            raise Damaged(f"config.json names other hyperparameters than {config['algorithm']} has: {', '.join(odd)}")
+        values = {name: _typed(name, value, hints[name]) for name, value in config["hyperparameters"].items()}
+        fields = {field.name: _typed(field.name, config[field.name], field.type)
+                  for field in dataclasses.fields(Settings) if field.name != "algorithm"}
+    except (KeyError, TypeError, AttributeError) as error:
+        raise Damaged(f"config.json is not that of a run: {type(error).__name__} {error}") from error
+    settings = Settings(cls(**values), **fields)
+    settings.check()
+    return settings
+
+
+def versions() -> dict[str, str]:
+    """Of the package, of Python and of what decides the numbers."""
+    found = {"etude": etude.__version__, "python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def machine() -> dict[str, Any]:
+    """Results on a CPU differ between one visible core and two."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return {"cores": cores, "device": jax.devices()[0].device_kind, "platform": platform.platform(), "processor": platform.machine()}
+
+
+def _plain(value):
+    """A hyperparameter as strict JSON has it: infinities are strings, arrays numbers."""
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, (bool, int, str)) or value is None:
+        return value
+    number = float(value)
+    return number if math.isfinite(number) else str(number)
+
+
+def _typed(name, value, hint):
+    """A value read from JSON as the type of its field."""
+    if get_origin(hint) is tuple and isinstance(value, list):
+        return tuple(_typed(name, item, get_args(hint)[0]) for item in value)
+    if hint is float and (type(value) in (int, float) or value in ("inf", "-inf")):
+        return float(value)
+    if hint in (int, bool, str) and type(value) is hint:
+        return value
+    if value in get_args(hint) and isinstance(value, str):
+        return value
+    if get_origin(hint) is dict and isinstance(value, dict):
+        return value
+    raise Damaged(f"config.json gives {name} as {value!r}, which is no {getattr(hint, '__name__', hint)}")

@@ -1,0 +1,77 @@
+"""A trained policy played before the eyes: to a file, or in a window."""
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from etude.environments.gymnasium_backend import Gymnasium
+from etude.environments.registry import maker
+from etude.errors import InvalidInput
+from etude.training import call
+
+
+def play(run: Any, render_mode: str, episodes: int, seed: int, explore: bool = False) -> Iterator[tuple[np.ndarray | None, float, bool]]:
+    """Steps of whole episodes by the first seed's policy: (picture, reward, whether the episode ended)."""
+    environment = Gymnasium(maker(run.settings.environment, run.settings.options, render_mode), 1)
+    simulator = environment.copies.simulators[0]
+    algorithm, state = run.settings.algorithm, run.states()[0]
+
+    @jax.jit
+    def step(play, observation, key):
+        key_act, key_step = jax.random.split(key)
+        action, _ = algorithm.act(state, observation, (), key_act, explore=explore)
+        play, observation, outcome = environment.step(play, action, key_step)
+        return play, observation, outcome.reward[0], (outcome.terminated | outcome.truncated)[0]
+    try:
+        key = jax.random.key(seed)
+        play, observation = environment.reset(key)
+        ended = time = 0
+        while ended < episodes:
+            picture = simulator.render() if render_mode == "rgb_array" else None
+            play, observation, reward, done = call(environment, step, play, observation, jax.random.fold_in(key, time))
+            ended, time = ended + bool(done), time + 1
+            yield picture, float(reward[()] if hasattr(reward, "shape") else reward), bool(done)
+    finally:
+        environment.close()
+
+
+def record(run: Any, directory: Path, episodes: int = 1, seed: int = 0, explore: bool = False) -> list[Path]:
+    """Record each episode to directory/episode_<n>.mp4; the paths."""
+    import imageio.v2 as imageio                                         # slow to import
+    frames_per_second = _frames_per_second(run)
+    directory.mkdir(parents=True, exist_ok=True)
+    paths, writer = [], None
+    try:
+        for picture, _, done in play(run, "rgb_array", episodes, seed, explore):
+            if picture is None:
+                raise InvalidInput(f"{run.settings.environment} draws no pictures")
+            if writer is None:
+                paths.append(directory / f"episode_{len(paths) + 1}.mp4")
+                writer = imageio.get_writer(paths[-1], fps=frames_per_second, macro_block_size=2)
+            writer.append_data(np.asarray(picture))
+            if done:
+                writer.close()
+                writer = None
+    finally:
+        if writer is not None:
+            writer.close()
+    return paths
+
+
+def watch(run: Any, episodes: int, seed: int, explore: bool = False) -> Iterator[float]:
+    """Show the policy in a window; the return of each episode as it ends."""
+    total = 0.0
+    for _, reward, done in play(run, "human", episodes, seed, explore):
+        total += reward
+        if done:
+            yield total
+            total = 0.0
+
+
+def _frames_per_second(run):
+    simulator = maker(run.settings.environment, run.settings.options, "rgb_array")()
+    rate = simulator.metadata.get("render_fps", 30)
+    simulator.close()
+    return rate
