@@ -19,8 +19,8 @@ help:  ## List the targets
 demo: .venv/.package  ## Train PPO to land on the moon, with curves and a video
 	@.venv/bin/etude train $(DEMO)
 
-test: lint  ## Lint, types, tests and coverage; ARGS="-k replay" passes on to pytest
-	@JAX_PLATFORMS=cpu .venv/bin/python -m pytest --cov --cov-report=term $(ARGS)
+test: lint  ## Lint, types, tests and coverage; ARGS="-k replay" for some tests alone
+	@JAX_PLATFORMS=cpu .venv/bin/python -m pytest $(or $(ARGS),--cov=etude --cov-report=term)
 
 lint: .venv/.dev .venv/.package  ## Lint and types alone
 	@.venv/bin/ruff check
@@ -54,7 +54,7 @@ LOCKED = $(PIP) --no-deps --require-hashes --requirement
 # Stamp files: a second call is instant, and a lock that changed is installed over what is there.
 .venv/.python .venv-peers/.python .venv-lock/.python:
 	@$(PYTHON) -c '$(SUITABLE)' 2>/dev/null || { echo "etude needs Python 3.11, 3.12 or 3.13; $(PYTHON) is" \
-	    "$$($(PYTHON) --version 2>&1). Name one: make PYTHON=/path/to/python3.12" >&2; exit 1; }
+	    "$$($(PYTHON) --version 2>/dev/null || echo missing). Name one: make PYTHON=/path/to/python3.12" >&2; exit 1; }
 	@echo "Creating $(@D) with $$($(PYTHON) --version)"
 	@$(PYTHON) -m venv --clear $(@D)
 	@touch $@

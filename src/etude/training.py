@@ -159,7 +159,7 @@ def call(environment: Environment, function, *arguments) -> Any:
         return jax.block_until_ready(function(*arguments))
     except jax.errors.JaxRuntimeError:
         if failure := getattr(environment, "failure", None):
-            raise failure from None
+            raise failure from failure.__cause__
         raise
 
 

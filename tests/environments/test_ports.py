@@ -39,8 +39,7 @@ PHYSICS = {
     "Acrobot-v1": (
         dict(LINK_LENGTH_1=1.2, LINK_MASS_1=0.8, LINK_MASS_2=1.3, LINK_COM_POS_1=0.4, LINK_COM_POS_2=0.6, LINK_MOI=1.1,
              AVAIL_TORQUE=[-2.0, 0.0, 2.0], dt=0.1),
-        dict(length=1.2, mass_1=0.8, mass_2=1.3, centre_1=0.4, centre_2=0.6, inertia_1=1.1, inertia_2=1.1, torque=2.0,
-             time_step=0.1)),
+        dict(length=1.2, mass_1=0.8, mass_2=1.3, centre_1=0.4, centre_2=0.6, inertia=1.1, torque=2.0, time_step=0.1)),
     "MountainCar-v0": (dict(force=0.0012, gravity=0.003, goal_velocity=0.01),
                        dict(power=0.0012, gravity=0.003, goal_velocity=0.01)),
     "MountainCarContinuous-v0": (dict(power=0.002, goal_velocity=0.02), dict(power=0.002, goal_velocity=0.02)),

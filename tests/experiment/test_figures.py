@@ -1,8 +1,8 @@
 """A learning curve is drawn, whatever is missing; its colours tell what is on it."""
 import math
+import subprocess
 import sys
 
-import matplotlib
 import numpy as np
 import pytest
 from PIL import Image
@@ -58,8 +58,8 @@ def test_a_single_row_is_a_point(tmp_path, seeds):
     assert has(draw(tmp_path, STEPS[:1], RETURNS[:seeds, :1]), BLUE)
 
 
-@pytest.mark.parametrize(("steps", "returns"), [(STEPS, np.full((2, 30), math.nan)), (STEPS[:1], [[math.nan]]), ([], [[], []]),
-                                                ([0], [[1.0]])])
+@pytest.mark.parametrize(("steps", "returns"), [(STEPS, np.full((2, 30), math.nan)), (STEPS[:1], [[math.nan]]),
+                                                ([], [[], []]), ([0], [[1.0]])])
 def test_next_to_nothing_still_gives_a_figure(tmp_path, steps, returns):
     pixels = draw(tmp_path, steps, returns, None, "Nothing yet")
     assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 20
@@ -80,10 +80,12 @@ def test_titles_are_plain_text(tmp_path):
 
 
 def test_no_global_state_of_matplotlib_is_touched(tmp_path):
-    before = dict(matplotlib.rcParams)
-    draw(tmp_path, STEPS, RETURNS, EVALUATION)
-    assert dict(matplotlib.rcParams) == before
-    assert "matplotlib.pyplot" not in sys.modules
+    program = ("import sys, matplotlib; from etude.experiment import figures; "
+               "rc = lambda: [(k, matplotlib.rcParams[k]) for k in matplotlib.rcParams if k != 'backend'];"
+               "before = rc();"
+               "figures.learning_curve(sys.argv[1], [1, 2], [[1, 2], [2, 3]], {'iqm': 2, 'ci95': [1, 3]}); "
+               "sys.exit('matplotlib.pyplot' in sys.modules or rc() != before)")
+    assert subprocess.run([sys.executable, "-c", program, str(tmp_path / "curve.png")]).returncode == 0
 
 
 def test_long_runs_are_thinned_to_means():
@@ -103,8 +105,8 @@ def test_curves_are_straight_between_values_and_level_after():
 
 
 @pytest.mark.parametrize(("value", "decimals", "text"), [
-    (1234567.0, None, "1,234,567"), (0.25, None, "0.25"), (-1500.5, None, "−1,500.5"), (0.0, None, "0"), (-0.0, None, "0"),
-    (-1e-12, None, "0"), (100.0, None, "100"), (0.5, 2, "0.50"), (-0.0, 1, "0.0"), (-20000, 0, "−20,000"),
-    (-1e300, 0, "−1e+300")])
+    (1234567.0, None, "1,234,567"), (0.25, None, "0.25"), (-1500.5, None, "−1,500.5"), (0.0, None, "0"),
+    (-0.0, None, "0"), (-1e-12, None, "0"), (100.0, None, "100"), (0.5, 2, "0.50"), (-0.0, 1, "0.0"),
+    (-20000, 0, "−20,000"), (-1e300, 0, "−1e+300")])
 def test_numbers_as_written(value, decimals, text):
     assert figures.thousands(value, decimals) == text

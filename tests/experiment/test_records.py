@@ -50,8 +50,8 @@ def test_every_float_round_trips(tmp_path_factory, values):
 
 def test_numbers_of_numpy_and_jax_are_exact(tmp_path):
     path = tmp_path / "metrics.csv"
-    row = {"step": jnp.int32(2**30), "a": np.float32(0.1), "b": jnp.float32(1 / 3), "c": jnp.bfloat16(0.1), "d": np.bool_(True),
-           "e": np.int64(2**53), "f": np.array(-0.0), "g": True, "h": jnp.array(math.nan)}
+    row = {"step": jnp.int32(2**30), "a": np.float32(0.1), "b": jnp.float32(1 / 3), "c": jnp.bfloat16(0.1),
+           "d": np.bool_(True), "e": np.int64(2**53), "f": np.array(-0.0), "g": True, "h": jnp.array(math.nan)}
     write(path, [row])
     table = records.read(path)
     for name, value in row.items():
@@ -116,7 +116,7 @@ def test_torn_at_any_byte_the_whole_rows_remain_and_the_run_goes_on(tmp_path):
     write(path, ROWS)
     data = path.read_bytes()
     for length in range(len(data) + 1):
-        for tail in (b"", b"\0\0\0"):                              # a file system may have grown the file before filling it
+        for tail in (b"", b"\0\0\0"):                              # some file systems grow a file before they fill it
             path.write_bytes(data[:length] + tail)
             whole = max(data[:length].count(b"\n") - 1, 0)
             if data[:length].count(b"\n"):
@@ -157,7 +157,8 @@ def test_an_empty_file_can_be_truncated(tmp_path):
 
 @pytest.mark.parametrize(("text", "named"), [
     ("step,a\n1,2\n3\n5,6\n", "line 3"), ("step,a\n1,x\n3,4\n", "line 2"), ("step,a\n1,2,3\n", "line 2"),
-    ("step,a\n,2\n", "line 2"), ("step,a\n\n", "line 2"), ("a,b\n1,2\n", "header"), ("step,step\n1,2\n", "header"), ("\n", "header")])
+    ("step,a\n,2\n", "line 2"), ("step,a\n\n", "line 2"), ("a,b\n1,2\n", "header"), ("step,step\n1,2\n", "header"),
+    ("\n", "header")])
 def test_damage_in_the_middle_is_told(tmp_path, text, named):
     path = tmp_path / "metrics.csv"
     path.write_text(text)

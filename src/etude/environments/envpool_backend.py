@@ -74,7 +74,10 @@ def key_data(key: Array) -> Array:
 
 
 def lists(name: str) -> bool:
-    """Whether EnvPool is installed and has this environment with float32, integer or image spaces."""
+    """Whether EnvPool is installed and has this environment with float32 or image spaces, or choices.
+
+    An array of integers stands there for what Gymnasium, the judge, shows as a Tuple of choices (Blackjack).
+    """
     if importlib.util.find_spec("envpool") is None:
         return False
     import envpool
@@ -83,4 +86,4 @@ def lists(name: str) -> bool:
     spec = envpool.make_spec(name)
     boxes = [space for space in (spec.gymnasium_observation_space, spec.gymnasium_action_space)
              if isinstance(space, gymnasium.spaces.Box)]
-    return all(space.dtype != np.float64 for space in boxes)
+    return all(space.dtype in (np.float32, np.uint8) for space in boxes)

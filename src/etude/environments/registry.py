@@ -55,7 +55,9 @@ def choose_backend(name: str, backend: Backend, gymnasium_only: bool = False) ->
         case "auto" if gymnasium_only:
             return "gymnasium"
         case "auto":
-            return "jax" if name in PORTS else "envpool" if envpool_backend.lists(name) else "gymnasium"
+            if name in PORTS:
+                return "jax"
+            return "envpool" if name in gymnasium.registry and envpool_backend.lists(name) else "gymnasium"
         case "jax" | "envpool" | "gymnasium":
             return backend
     raise InvalidInput(f"backend is {backend!r}; choose one of auto, jax, envpool, gymnasium")
@@ -71,7 +73,10 @@ def maker(name: str, options: dict[str, Any] | None = None, render_mode: str | N
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")                 # Gymnasium's word on newer versions: ours is the exception below
         try:
-            spec = gymnasium.spec(name)                 # what it holds is all that another process needs
+            module, _, identifier = name.rpartition(":")
+            if module:
+                importlib.import_module(module)
+            spec = gymnasium.spec(identifier)           # what it holds is all that another process needs
             make = partial(gymnasium.make, spec, disable_env_checker=True, **rendering, **(options or {}))
             make().close()
         except Exception as error:

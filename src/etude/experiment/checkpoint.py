@@ -4,9 +4,9 @@
                         facts.json              what the caller wants to know about it
                         manifest.json           the version of the format, size and SHA-256 of the other two
 
-A checkpoint is there as a whole or not at all. Reading takes nothing on trust: sizes and hashes are checked before anything
-is parsed, and the names, shapes and types of the arrays must be those of the tree they are asked to fill. Nothing in a file
-can name code. One process writes to a directory at a time.
+A checkpoint is there as a whole or not at all. Reading takes nothing on trust: sizes and hashes are checked before
+anything is parsed, and the names, shapes and types of the arrays must be those of the tree they are asked to fill.
+Nothing in a file can name code. One process writes to a directory at a time.
 """
 import hashlib
 import operator
@@ -40,9 +40,9 @@ _TYPES = {                               # NumPy's names of types to those of sa
 def save(directory: Path, step: int, tree: Any, facts: dict, keep: int = 2) -> Path:
     """Write `directory/step_{step}`, replacing one of that name, then remove all but the newest `keep` (at least 2).
 
-    At every instant a checkpoint written before can be read, should the machine stop there. Kept is always the one just
-    written. Weak types are not remembered. Raises InvalidInput for a leaf that is no array or of a type no checkpoint can
-    hold, for facts that are no JSON and for a negative step; OSError when the disk refuses.
+    At every instant a checkpoint written before can be read, should the machine stop there. The one just written is
+    always kept. Weak types are not remembered. Raises InvalidInput for a leaf that is no array or of a type no
+    checkpoint can hold, for facts that are no JSON and for a negative step; OSError when the disk refuses.
     """
     step = operator.index(step)
     target = Path(directory) / f"step_{step}"
@@ -161,8 +161,8 @@ def _read_arrays(path, wanted):
         with open(path, "rb") as file:
             length = int.from_bytes(file.read(8), "little")
         if length > min(HEADER_LIMIT, files.plain_size(path) - 8):
-            raise Damaged(f"{path} announces a header of {length} bytes where {HEADER_LIMIT} and its own size are the limit; "
-                          "take another checkpoint")
+            raise Damaged(f"{path} announces a header of {length} bytes where {HEADER_LIMIT} and its own size are the "
+                          "limit; take another checkpoint")
         with safe_open(path, framework="np") as tensors:
             _check_fit(path, tensors, wanted)
             return [_place(tensors.get_tensor(name)) for name in wanted]

@@ -95,7 +95,7 @@ def guarded(command, arguments: list[str]) -> int:
         return 1
     except Interrupted as stopped:
         print(f"\netude: {stopped}", file=sys.stderr)
-        return 128 + (stopped.signal if hasattr(stopped, "signal") else signal.SIGINT)
+        return 128 + stopped.signal
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     except BrokenPipeError:                                 # the reader of a pipe has seen enough
@@ -116,6 +116,8 @@ def train(arguments: list[str]) -> None:
         tyro.cli(Train, prog="etude train", args=arguments)
         fail(f"name an algorithm and an environment: etude train ALGORITHM ENVIRONMENT; there are {', '.join(algorithms.ALGORITHMS)}")
     cls = algorithms.algorithm_class(name)
+    if environment is None and not {"-h", "--help"} & set(arguments):
+        fail(f"name the environment after the algorithm: etude train {name} ENVIRONMENT; `etude environments` lists them")
     enable_cache()
     from etude.experiment.presets import preset
     from etude.experiment.run import carry_on, create, settle

@@ -1,7 +1,7 @@
 """Directories that appear whole, are replaced whole and vanish whole, whatever instant the machine stops at.
 
-A directory is filled under a name nobody reads, flushed to the disk, then renamed. What a crash leaves behind is known by
-its name and cleared away by the next write. One process writes to a directory at a time.
+A directory is filled under a name nobody reads, flushed to the disk, then renamed. What a crash leaves behind is known
+by its name and cleared away by the next write. One process writes to a directory at a time.
 """
 import contextlib
 import os

@@ -25,10 +25,11 @@ def learning_curve(path: Path, steps, returns, evaluation: dict | None = None, t
     Thin lines are seeds, the thick one their interquartile mean, the band its 95 % bootstrap interval. Above 200 rows,
     neighbours are averaged. Between two values a seed's curve is straight, after its last one level.
     """
-    from matplotlib.figure import Figure                    # takes half a second to import
+    from matplotlib.figure import Figure  # half a second to import, so only where it is needed
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
     steps, returns = _thinned(np.asarray(steps, float).reshape(-1), np.atleast_2d(np.asarray(returns, float)))
-    figure = Figure(figsize=_INCHES, dpi=_DPI, facecolor="white", layout="constrained")
-    figure.get_layout_engine().set(rect=(0.02, 0.02, 0.96, 0.80), w_pad=0, h_pad=0)
+    layout = ConstrainedLayoutEngine(rect=(0.02, 0.02, 0.96, 0.80), w_pad=0, h_pad=0)     # title and legend on top
+    figure = Figure(figsize=_INCHES, dpi=_DPI, facecolor="white", layout=layout)
     axes = figure.add_subplot()
     _frame(axes)
     axes.set_xlim(0, max(steps.max(initial=0.0), 1.0))
@@ -72,8 +73,8 @@ def _draw_seeds(axes, steps, returns):
     curves = np.array([_filled(steps, curve) for curve in returns]).reshape(len(returns), steps.size)
     points = np.isfinite(curves).any(0).sum()
     if not points:
-        axes.text(0.5, 0.5, "no episode ended in training", transform=axes.transAxes, ha="center", va="center", fontsize=9,
-                  color=_FAINT)
+        axes.text(0.5, 0.5, "no episode ended in training", transform=axes.transAxes, ha="center", va="center",
+                  fontsize=9, color=_FAINT)
         return
     mark = {"marker": "o", "clip_on": False} if points == 1 else {}         # one point makes no line
     middle, low, high = statistics.band(curves)
@@ -83,13 +84,16 @@ def _draw_seeds(axes, steps, returns):
     if many:
         axes.fill_between(steps, low, high, color=_BLUE, alpha=0.18, linewidth=0, label="its 95 % interval")
         for i, curve in enumerate(curves):
-            axes.plot(steps, curve, color=_BLUE, alpha=0.32, linewidth=0.7, markersize=3, label="" if i else "one seed", **mark)
+            axes.plot(steps, curve, color=_BLUE, alpha=0.32, linewidth=0.7, markersize=3,
+                      label="" if i else "one seed", **mark)
 
 
 def _filled(steps, curve):
     """Straight between the values a seed has, level after its last, NaN before its first."""
     known = np.isfinite(curve)
-    return np.interp(steps, steps[known], curve[known], left=math.nan) if known.any() else np.full(steps.shape, math.nan)
+    if not known.any():
+        return np.full(steps.shape, math.nan)
+    return np.interp(steps, steps[known], curve[known], left=math.nan)
 
 
 def _draw_evaluation(axes, evaluation):
@@ -110,7 +114,8 @@ def _draw_evaluation(axes, evaluation):
     beside = {"xycoords": style["transform"], "textcoords": "offset points", "va": "center", "annotation_clip": False}
     axes.annotate(numbers[0], (_ASIDE, centre), xytext=(9, 0), fontsize=10, fontweight="bold", color=_EMBER, **beside)
     if certain:
-        axes.annotate(f"{numbers[1]} to\n{numbers[2]}", (_ASIDE, centre), xytext=(9, -19), fontsize=7.5, color=_FAINT, **beside)
+        axes.annotate(f"{numbers[1]} to\n{numbers[2]}", (_ASIDE, centre), xytext=(9, -19), fontsize=7.5, color=_FAINT,
+                      **beside)
 
 
 def _caption(axes, title, subtitle):
@@ -123,9 +128,9 @@ def _caption(axes, title, subtitle):
         text.set_in_layout(False)
     handles, labels = axes.get_legend_handles_labels()
     if handles:
-        legend = axes.legend(handles, labels, loc="lower left", bbox_to_anchor=(0, 1.025), ncols=len(handles), frameon=False,
-                             fontsize=8.5, labelcolor=_INK, handlelength=1.5, columnspacing=1.8, borderpad=0,
-                             borderaxespad=0, handletextpad=0.6)
+        legend = axes.legend(handles, labels, loc="lower left", bbox_to_anchor=(0, 1.025), ncols=len(handles),
+                             frameon=False, fontsize=8.5, labelcolor=_INK, handlelength=1.5, columnspacing=1.8,
+                             borderpad=0, borderaxespad=0, handletextpad=0.6)
         legend.set_in_layout(False)
 
 

@@ -1,8 +1,8 @@
 """Files that survive a crash, and reading that trusts nobody.
 
-What is written is flushed to the disk before it gets its name, so after a crash a name stands for the old content or the
-new, never for half of it. What is read is a plain file below a size limit, and JSON without the leniencies of Python's
-parser. One process writes to a directory at a time.
+What is written is flushed to the disk before it gets its name, so after a crash a name stands for the old content or
+the new, never for half of it. What is read is a plain file below a size limit, and JSON without the leniencies of
+Python's parser. One process writes to a directory at a time.
 """
 import contextlib
 import json
@@ -91,7 +91,7 @@ def encode_json(data: Any) -> bytes:
     """
     encoded = (json.dumps(_plain(data, "the data", 0), indent=2, allow_nan=False) + "\n").encode()
     if len(encoded) > JSON_LIMIT:
-        raise InvalidInput(f"the data takes {len(encoded):,} bytes of JSON, the limit is {JSON_LIMIT:,}; write less of it")
+        raise InvalidInput(f"the data takes {len(encoded):,} bytes of JSON, the limit is {JSON_LIMIT:,}; write less")
     return encoded
 
 

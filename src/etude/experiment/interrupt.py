@@ -8,18 +8,22 @@ from typing import Any
 class Interrupted(Exception):
     """A run was asked to stop, and did."""
 
+    def __init__(self, message: str, number: int | None = None):
+        super().__init__(message)
+        self.signal = number or signal.SIGINT
+
 
 class Interrupt:
     """While it is entered, the first SIGINT or SIGTERM only sets `signal`; a second one acts as it always does.
 
     The main thread may wait inside a compiled chunk, where Python runs no signal handler, so a thread listens for it. A
-    chunk that has not come back `patience` seconds later is cancelled through the environment it waits for.
+    chunk that has not come back some seconds later is cancelled through the environment it waits for (`watch`).
     """
 
-    def __init__(self, patience: float = 5.0, ignore_ctrl_c: bool = False):
+    def __init__(self, ignore_ctrl_c: bool = False):
         self.signal: int | None = None
-        self.patience, self.ignore_ctrl_c = patience, ignore_ctrl_c
-        self.environment: Any = None
+        self.ignore_ctrl_c = ignore_ctrl_c
+        self.environment, self.patience = None, 5.0
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "Interrupt":
@@ -40,6 +44,12 @@ class Interrupt:
             self._restore()
             signal.set_wakeup_fd(self._wakeup)
             os.close(self._writer)                                      # ends the listening thread
+
+    def watch(self, environment: Any, patience: float = 5.0) -> None:
+        """Say which environment may be cancelled, and how many seconds after a signal."""
+        self.environment, self.patience = environment, patience
+        if self.signal is not None:
+            self._cancel()
 
     def _restore(self):
         for number, handler in self._before.items():

@@ -65,7 +65,7 @@ def train_part(settings: Settings, part: Part, interrupt: Interrupt, warn: Calla
             environment.close()
             environment = build(settings, part, facts["iterations"])
         resumed = in_play(training, environment, part.key, facts["iterations"]), facts["iterations"]
-    interrupt.environment = environment
+    interrupt.watch(environment)
     restart_every = settings.checkpoint_every if environment.reseeds and not environment.pure else 0
     seconds, compile_seconds = facts["seconds"], facts["compile_seconds"]
     reports = progress(settings.algorithm, environment, part.key, settings.steps, resumed=resumed, row_every=settings.row_every,

@@ -2,6 +2,7 @@
 import multiprocessing
 import os
 import signal
+import traceback
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import wait
 
@@ -59,7 +60,7 @@ def train_parts(settings: Settings, parts: list[Part], interrupt: Interrupt, war
     if failure is not None:
         raise failure
     if interrupt.signal:
-        raise Interrupted(f"stopped before step {settings.steps:,} of every seed, saved")
+        raise Interrupted("stopped before every seed was trained, all saved")
 
 
 def stop(running) -> None:
@@ -81,8 +82,5 @@ def run_part(pipe, settings: Settings, part: Part, core: int | None) -> None:
         except BrokenPipeError:
             return                                              # nobody is there to hear it
         except Exception as error:
-            if type(error).__name__ not in ERRORS:
-                import traceback
-                pipe.send(("RuntimeError", f"seed {part.seeds[0]}: {traceback.format_exc()}"))
-            else:
-                pipe.send((type(error).__name__, f"seed {part.seeds[0]}: {error}"))
+            text = str(error) if type(error).__name__ in ERRORS and not error.__cause__ else f"{error}\n{traceback.format_exc()}"
+            pipe.send((type(error).__name__, f"seed {part.seeds[0]}: {text}"))

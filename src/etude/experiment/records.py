@@ -1,7 +1,7 @@
 """metrics.csv: rows of numbers, appended as training goes, that a killed process cannot spoil.
 
-The first line names the columns, one of which is `step`. Floats are written as Python's shortest text that reads back as the
-same float, an empty cell is a value that was not there. A row counts once its line has ended.
+The first line names the columns, one of which is `step`. Floats are written as the shortest text that reads back as the
+same float; an empty cell is a value that was not there. A row counts once its line has ended.
 """
 import math
 import numbers
@@ -31,20 +31,20 @@ class Records:
         self._columns, lines = ([], []) if new else _lines(self.path)
         if not new and self.path.stat().st_size != sum(map(len, lines)):
             files.write_bytes(self.path, b"".join(lines))
-        self._file = open(self.path, "ab")
+        self._file = open(self.path, "ab")  # noqa: SIM115  open for as long as the records are
         if new:
             files.sync(self.path.parent)
 
     def append(self, row: dict) -> None:
         """Write one row; the first one of a file fixes its columns.
 
-        Columns of the file that the row lacks, and values None, become empty cells. Raises InvalidInput for a column the
-        file does not have, for a row without a whole `step` and for what is no number.
+        Columns of the file that the row lacks, and values None, become empty cells. Raises InvalidInput for a column
+        the file does not have, for a row without a whole `step` and for what is no number.
         """
         cells = {name: _cell(name, value) for name, value in row.items()}
         if not cells.get("step", "").isdigit():
-            raise InvalidInput(f"a row of {self.path} has the step {row.get('step')!r}; give the environment step it belongs "
-                               "to, a whole number")
+            raise InvalidInput(f"a row of {self.path} has the step {row.get('step')!r}; give the environment step it "
+                               "belongs to, a whole number")
         if not self._columns:
             for name in row:
                 _check_name(name)
@@ -52,8 +52,8 @@ class Records:
             self._columns = list(row)
         for name in row:
             if name not in self._columns:
-                raise InvalidInput(f"{self.path} has no column {name!r} but {', '.join(self._columns)}; name every column in "
-                                   "the first row, with None where there is no value yet")
+                raise InvalidInput(f"{self.path} has no column {name!r} but {', '.join(self._columns)}; name every "
+                                   "column in the first row, with None where there is no value yet")
         self._write([cells.get(name, "") for name in self._columns])
 
     def sync(self) -> None:
@@ -70,7 +70,7 @@ class Records:
             kept = [line for line in lines[1:] if float(line.split(b",")[place]) <= step]
             if len(kept) < len(lines) - 1:
                 files.write_bytes(self.path, b"".join([lines[0], *kept]))
-        self._file = open(self.path, "ab")
+        self._file = open(self.path, "ab")  # noqa: SIM115
 
     def close(self) -> None:
         """Put the rows on the disk and let go of the file."""

@@ -19,10 +19,11 @@ from etude.environments.registry import choose_backend, make, maker
 from etude.errors import InvalidInput
 from etude.experiment import figures, files, records, statistics
 from etude.experiment.display import Display, display_for
-from etude.experiment.interrupt import Interrupt
+from etude.experiment.interrupt import Interrupt, Interrupted
 from etude.experiment.part import Part, Update, build, parts_of, restore, train_part
 from etude.experiment.processes import train_parts
 from etude.experiment.settings import Settings, from_json, to_json
+from etude.experiment.video import record
 from etude.rollout import evaluate
 from etude.training import call
 
@@ -75,7 +76,7 @@ class Run:
         return [jax.tree.map(lambda x: x[i], training.state) for i in range(len(part.seeds))]
 
     def evaluate(self, episodes: int | None = None, *, explore: bool = False, seed: int | None = None,
-                 warn: Callable[[str], None] = lambda text: None) -> dict[str, Any]:
+                 warn: Callable[[str], None] = lambda text: None, interrupt: Interrupt | None = None) -> dict[str, Any]:
         """Judge every seed's policy over `episodes` whole episodes of the Gymnasium environment.
 
         The policy is deterministic (its mode, the greedy action) unless `explore`. Returns episodes, deterministic, mean,
@@ -86,6 +87,8 @@ class Run:
             raise InvalidInput(f"episodes is {episodes}; it must be at least 1")
         copies = max(n for n in range(1, 11) if episodes % n == 0)
         environment = Gymnasium(maker(self.settings.environment, self.settings.options), copies)
+        if interrupt is not None:
+            interrupt.watch(environment, patience=0)
 
         @jax.jit
         def judge(state, key):
@@ -98,10 +101,10 @@ class Run:
         environment.close()
         return {"episodes": episodes, "deterministic": not explore, **statistics.summarise(returns)}
 
-    def finish(self, updates: list[Update], display: Display, began: float) -> None:
+    def finish(self, updates: list[Update], display: Display, interrupt: Interrupt, began: float) -> None:
         """Evaluate, then write summary.json and learning_curve.png; `began` is when the clock of the session started."""
         display.note("evaluating on the Gymnasium environment")
-        evaluation = self.evaluate(warn=display.warn)
+        evaluation = self.evaluate(warn=display.warn, interrupt=interrupt)
         seconds, compiling = (sum(getattr(update, name) for update in updates) for name in ("seconds", "compile_seconds"))
         settings = self.settings
         steps = settings.iterations * settings.steps_per_iteration
@@ -242,15 +245,18 @@ def extend(run: Run, steps: int) -> Run:
 def carry_on(run: Run, display: Display, video: bool = False) -> Run:
     """Train to the end of the budget, evaluate and report."""
     began, last = time.perf_counter(), {}
-    with display, Interrupt() as interrupt:
-        for update in updates_of(run, interrupt, display.warn):
-            last[update.seeds] = update
-            display.show(update)
-        run.finish(list(last.values()), display, began)
-        if video:
-            display.note("recording a video")
-            from etude.experiment.video import record
-            record(run, run.directory / "video")
+    try:
+        with display, Interrupt() as interrupt:
+            for update in updates_of(run, interrupt, display.warn):
+                last[update.seeds] = update
+                display.show(update)
+            run.finish(list(last.values()), display, interrupt, began)
+            if video:
+                display.note("recording a video")
+                record(run, run.directory / "video")
+    except (Interrupted, KeyboardInterrupt) as stopped:
+        what = str(stopped) or "stopped before the evaluation; training is complete and saved"
+        raise Interrupted(f"{what}. Go on with: etude resume {run.directory}", interrupt.signal) from None
     display.report(run)
     return run
 

@@ -1,10 +1,10 @@
 """What a set of returns says, and how surely.
 
-The unit of evidence is the seed: its score is the mean return of its evaluation episodes, and the summary of several seeds
-is the interquartile mean (IQM) of their scores with a bootstrap interval over seeds, as in Agarwal et al. 2021, "Deep
-Reinforcement Learning at the Edge of the Statistical Precipice" (rliable; a single task is one stratum). Episodes are never
-pooled over seeds, which would pass off many episodes of few trainings as much evidence, and never trimmed within a seed,
-which would hide a policy's failures.
+The unit of evidence is the seed: its score is the mean return of its evaluation episodes, and the summary of several
+seeds is the interquartile mean (IQM) of their scores with a bootstrap interval over seeds, as in Agarwal et al. 2021,
+"Deep Reinforcement Learning at the Edge of the Statistical Precipice" (rliable; a single task is one stratum). Episodes
+are never pooled over seeds, which would pass off many episodes of few trainings as much evidence, and never trimmed
+within a seed, which would hide a policy's failures.
 """
 import math
 from collections.abc import Sequence
@@ -32,9 +32,10 @@ def iqm(values) -> float:
 def interval(scores: Sequence, confidence: float = 0.95, seed: int = 0) -> tuple[float, float]:
     """Percentile bootstrap interval of the IQM over seeds; `scores` are returns [seed][episode], rows of any length.
 
-    Seeds are resampled, each with its mean return. A single seed has only its episodes to resample: its interval is that of
-    their mean, and speaks of this one policy, not of the algorithm. The same `seed` gives the same interval. One value, or
-    all values equal, give that value twice; a return that is not finite gives NaN twice. Raises InvalidInput.
+    Seeds are resampled, each with its mean return. A single seed has only its episodes to resample: its interval is
+    that of their mean, and speaks of this one policy, not of the algorithm. The same `seed` gives the same interval.
+    One value, or all values equal, give that value twice; a return that is not finite gives NaN twice. Raises
+    InvalidInput for no seed, a seed without an episode and a confidence that does not lie between 0 and 1.
     """
     if not 0 < confidence < 1:
         raise InvalidInput(f"confidence is {confidence}; it must lie between 0 and 1, such as 0.95")
@@ -44,7 +45,7 @@ def interval(scores: Sequence, confidence: float = 0.95, seed: int = 0) -> tuple
         return math.nan, math.nan
     if np.all(units == units[0]):
         return float(units[0]), float(units[0])
-    from scipy.stats import bootstrap                       # takes over a second to import
+    from scipy.stats import bootstrap  # over a second to import, so only where it is needed
     found = bootstrap((units,), statistic, n_resamples=RESAMPLES, batch=_BATCH, vectorized=True, axis=-1,
                       confidence_level=confidence, method="percentile", rng=np.random.default_rng(seed))
     return float(found.confidence_interval.low), float(found.confidence_interval.high)
@@ -71,8 +72,8 @@ def summarise(returns: Sequence, seed: int = 0) -> dict:
 def band(curves, confidence: float = 0.95, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """IQM over seeds and its bootstrap interval, point by point: `curves` [seed, row] to three arrays [row].
 
-    NaN stands for a seed that has no value there; the others speak for it. The IQM is NaN where no seed has a value, the
-    interval where fewer than two have.
+    NaN stands for a seed that has no value there; the others speak for it. The IQM is NaN where no seed has a value,
+    the interval where fewer than two have.
     """
     curves = np.asarray(curves, float)
     middle, low, high = np.full((3, curves.shape[1]), math.nan)

@@ -29,8 +29,7 @@ class Acrobot:
     mass_2: float = 1.0                                     # kg
     centre_1: float = 0.5                                   # m, from the first link's joint to its centre of mass
     centre_2: float = 0.5                                   # m
-    inertia_1: float = 1.0                                  # kg m², about the centre of mass
-    inertia_2: float = 1.0                                  # kg m²
+    inertia: float = 1.0                                    # kg m², of each link about its centre of mass
     torque: float = 1.0                                     # N m, either way
     time_step: float = 0.2                                  # s
     goal_height: float = 1.0                                # of the tip above the joint, for links of length 1
@@ -53,8 +52,8 @@ class Acrobot:
         rate_1, rate_2 = state[2:]
         coupling = self.mass_2 * self.length * self.centre_2                    # kg m²
         inertia_11 = (self.mass_1 * self.centre_1**2 + self.mass_2 * (self.length**2 + self.centre_2**2)
-                      + 2 * coupling * jnp.cos(angle_2) + self.inertia_1 + self.inertia_2)
-        inertia_22 = self.mass_2 * self.centre_2**2 + self.inertia_2
+                      + 2 * coupling * jnp.cos(angle_2) + 2 * self.inertia)
+        inertia_22 = self.mass_2 * self.centre_2**2 + self.inertia
         inertia_12 = inertia_22 + coupling * jnp.cos(angle_2)
         weight_2 = self.mass_2 * self.centre_2 * self.gravity * jnp.sin(angle_1 + angle_2)
         weight_1 = weight_2 + ((self.mass_1 * self.centre_1 + self.mass_2 * self.length)

@@ -1,0 +1,79 @@
+"""What is measured: the work, the libraries that do it, and the ratios that etude is held to."""
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from report import CORES, HERE
+
+OURS, PEERS = (HERE.parent / venv / "bin" / "python" for venv in (".venv", ".venv-peers"))
+SCHEDULER = "--xla_cpu_enable_concurrency_optimized_scheduler=false"       # which etude sets for itself
+THREADS = {f"torch threads: {n}": {"OMP_NUM_THREADS": str(n)} for n in sorted({1, CORES})}
+FLAGS = {"XLA flags: none": {}, "XLA flags: etude's": {"XLA_FLAGS": SCHEDULER}}
+
+
+class Side(NamedTuple):
+    """A library on one kind of environment."""
+    label: str
+    python: Path
+    script: str
+    given: dict[str, Any]                       # settings of its own
+    variants: dict[str, dict[str, str]]         # environment variables; the faster variant is measured
+    compiled: bool = False              # environment and all: a step costs the same at any stage of learning
+
+
+class Bar(NamedTuple):
+    """How many times as fast as a peer etude is on a backend; without `least` the ratio is for information."""
+    ours: str
+    peer: str
+    least: float | None = None
+
+
+class Work(NamedTuple):
+    """The same work for all sides: an algorithm with its hyperparameters, by etude's names, on an environment."""
+    title: str
+    settings: dict[str, Any]
+    steps: int                          # of each measurement, so that all meet the same stages of learning
+    compiled_steps: int                 # of sides that are `compiled`, enough of them to time
+    sides: list[Side]
+    bars: list[Bar]
+
+
+SB3, SBX, REJAX = "Stable-Baselines3", "SBX", "rejax"
+PEER = {SB3: Side(SB3, PEERS, "peers/sb3.py", {"library": "stable_baselines3"}, THREADS),
+        SBX: Side(SBX, PEERS, "peers/sb3.py", {"library": "sbx"}, FLAGS),
+        REJAX: Side(REJAX, PEERS, "peers/rejax_ppo.py", {}, FLAGS, compiled=True)}
+
+
+def etude_on(*backends: str) -> list[Side]:
+    return [Side(backend, OURS, "ours.py", {"backend": backend}, {"": {}}, backend == "jax") for backend in backends]
+
+
+DQN = {"algorithm": "dqn", "environment": "CartPole-v1", "num_envs": 1, "hyperparameters": {
+    "hidden": [64, 64], "activation": "relu", "learning_rate": 1e-3, "discount": 0.99, "batch_size": 64,
+    "capacity": 100_000, "warmup_steps": 1_000, "rollout_length": 1, "gradient_steps": 1, "target_interval": 500,
+    "max_gradient_norm": 10.0, "initial_epsilon": 1.0, "final_epsilon": 0.05, "exploration_steps": 10_000.0,
+    "double": False, "loss": "huber"}}
+PPO = {"algorithm": "ppo", "environment": "CartPole-v1", "num_envs": 8, "hyperparameters": {
+    "hidden": [64, 64], "activation": "tanh", "learning_rate": 3e-4, "discount": 0.99, "gae_lambda": 0.95, "clip": 0.2,
+    "rollout_length": 128, "batch_size": 256, "epochs": 4, "normalize_advantage": True, "value_coefficient": 0.5,
+    "entropy_coefficient": 0.0, "max_gradient_norm": 0.5}}
+
+WORKS = {
+    "dqn-cartpole": Work(
+        "DQN on CartPole-v1: 1 copy, a gradient step for every environment step", DQN, 20_000, 150_000,
+        [PEER[SB3], PEER[SBX], *etude_on("gymnasium", "envpool", "jax")],
+        [Bar("gymnasium", SB3, 3.5), Bar("envpool", SB3, 8), Bar("jax", SB3, 12), Bar("gymnasium", SBX)]),
+    "ppo-cartpole": Work(
+        "PPO on CartPole-v1: 8 copies × 128 steps, 4 epochs of batches of 256", PPO, 200 * 1024, 3_000 * 1024,
+        [PEER[SB3], PEER[SBX], PEER[REJAX], *etude_on("gymnasium", "envpool", "jax")],
+        [Bar("gymnasium", SB3, 2.5), Bar("envpool", SB3, 6), Bar("jax", SB3, 14), Bar("jax", REJAX, 1.2),
+         Bar("gymnasium", SBX)]),
+    "ppo-lunarlander": Work(
+        "PPO on LunarLander-v3: the same settings", PPO | {"environment": "LunarLander-v3"}, 100 * 1024, 100 * 1024,
+        [PEER[SB3], PEER[SBX], *etude_on("gymnasium", "envpool")],
+        [Bar("gymnasium", SB3, 2), Bar("envpool", SB3, 4), Bar("gymnasium", SBX)]),
+}
+STARTS = {                              # seconds at most: cold, with nothing compiled kept; warm, with it
+    "jax": {"cold": 10, "warm": 4},
+    "gymnasium": {"cold": 10, "warm": 6},
+}
+HELP = 2                                # seconds at most for `etude --help`
