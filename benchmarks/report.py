@@ -14,21 +14,26 @@ from etude.experiment import files
 HERE = Path(__file__).resolve().parent
 RESULTS, RUNS = HERE / "results", HERE / "runs"
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+MINUTE = "%Y-%m-%d %H:%M"
 
 
 def now() -> str:
-    return f"{datetime.now():%Y-%m-%d %H:%M}"
+    return datetime.now().strftime(MINUTE)
 
 
 def machine() -> dict[str, Any]:
-    """What a figure was measured on, and how busy that was beforehand: `load` is the mean of the last minute."""
+    """What a figure was measured on."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         processor = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         processor = platform.processor() or platform.machine()
-    load = round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
-    return {"cores": CORES, "processor": processor, "platform": platform.platform(), "load": load}
+    return {"cores": CORES, "processor": processor, "platform": platform.platform()}
+
+
+def load() -> float:
+    """Processes at work on the machine, on average over the last minute."""
+    return round(os.getloadavg()[0], 2)
 
 
 def listed(versions: dict[str, str]) -> str:
@@ -36,7 +41,10 @@ def listed(versions: dict[str, str]) -> str:
 
 
 def show(console: Console, title: str, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    table = Table(*headings, title=title, title_justify="left")
+    """Print a table; lines fold where the terminal is narrow."""
+    table = Table(title=title, title_justify="left")
+    for heading in headings:
+        table.add_column(heading, overflow="fold")
     for row in rows:
         table.add_row(*row)
     console.print(table)

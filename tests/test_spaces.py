@@ -38,6 +38,9 @@ PAIRS = [
     (spaces.Box(-2, 2, (1,), np.float64), Box((1,), "float64", -2.0, 2.0)),
     (spaces.Box(0, 255, (4, 4, 3), np.uint8), Box((4, 4, 3), "uint8", 0.0, 255.0)),
     (spaces.Box(-5, 7, (2,), np.int32), Box((2,), "int32", -5.0, 7.0)),
+    (spaces.Box(0, 2**63 - 1, (2,), np.int64), Box((2,), "int64", 0, 2**63 - 1)),
+    (spaces.Box(-INF, INF, (2,), np.int64), Box((2,), "int64", -2**63, 2**63 - 1)),
+    (spaces.Box(0, 1, (2,), bool), Box((2,), "bool", 0, 1)),
     (spaces.Discrete(4), Discrete(4)),
     (spaces.Discrete(3, start=-1), Discrete(3, -1)),
     (spaces.Discrete(3, dtype=np.int32), Discrete(3, dtype="int32")),
@@ -164,6 +167,7 @@ def test_bounds_have_the_shape_of_the_box():
     assert Box((), low=0.0, high=1.0).bounds[0].shape == ()
 
 
+@pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("space, action, expected", [
     # bounded: [-1, 1] to [low, high], clipped there
     (Box((1,), low=-2.0, high=2.0), [[-1], [0], [0.5], [1], [7], [-7]], [[-2], [0], [1], [2], [2], [-2]]),
@@ -179,6 +183,7 @@ def test_bounds_have_the_shape_of_the_box():
      [[1, 0.5, 0.5], [-2, 0, -9]]),
     # no bound passes
     (Box((2,)), [[-30, 30]], [[-30, 30]]),
+    (Box((1,), low=-3.4e38, high=3.4e38), [[-1], [0], [1]], [[-3.4e38], [0], [3.4e38]]),
     # integers are rounded to the nearest
     (Box((1,), "int32", 0.0, 10.0), [[-1], [-0.5], [0.09], [1], [2]], [[0], [2], [5], [10], [10]]),
     (Box((1,), "uint8", 0.0, 255.0), [[-1], [1], [5]], [[0], [255], [255]]),

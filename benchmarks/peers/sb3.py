@@ -57,8 +57,9 @@ def ppo() -> dict:
 environment = make_vec_env(work["environment"], work["num_envs"], seed=work["seed"],
                            env_kwargs={"render_mode": None, "disable_env_checker": True})
 algorithm = getattr(importlib.import_module(work["library"]), work["algorithm"].upper())
+own = {"dqn": dqn, "ppo": ppo}[work["algorithm"]]()
 model = algorithm("MlpPolicy", environment, learning_rate=hyper["learning_rate"], gamma=hyper["discount"],
-                  batch_size=hyper["batch_size"], seed=work["seed"], device="cpu", **{"dqn": dqn, "ppo": ppo}[work["algorithm"]]())
+                  batch_size=hyper["batch_size"], seed=work["seed"], device="cpu", **own)
 clock = Clock()
 model.learn(work["steps"], callback=clock)
 packages = ("sbx-rl", "jax") if sbx else ("stable-baselines3", "torch")

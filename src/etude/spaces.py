@@ -157,8 +157,9 @@ def to_environment(space: Space, action: Array) -> Array:
     match space:
         case Box():
             low, high = space.bounds
-            middle, half = (np.where(space.bounded, x, y) for x, y in (((low + high) / 2, 0.0), ((high - low) / 2, 1.0)))
-            action = jnp.clip(action * half.astype(np.float32) + middle.astype(np.float32), low, high)
+            lowest, highest = (np.where(space.bounded, x, y) for x, y in ((low, np.float32(-1)), (high, np.float32(1))))
+            middle, half = lowest / 2 + highest / 2, highest / 2 - lowest / 2      # halved first: no sum overflows
+            action = jnp.clip(action * half + middle, low, high)
             return jnp.rint(action) if np.issubdtype(space.dtype, np.integer) else action
         case Discrete(start=start):
             return action + start
@@ -191,5 +192,5 @@ def leaves(space: Space, path: tuple = ()) -> list[tuple[tuple, Space]]:
 
 
 def _compact(bound: np.ndarray) -> float | tuple[float, ...]:
-    values = np.asarray(bound, float).ravel()
-    return float(values[0]) if values.size and (values == values[0]).all() else tuple(values.tolist())
+    values = np.ravel(bound).tolist()               # integers stay integers: floats cannot hold the bounds of int64
+    return values[0] if values and values.count(values[0]) == len(values) else tuple(values)

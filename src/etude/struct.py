@@ -22,7 +22,7 @@ def static(default: Any = dataclasses.MISSING, *, above: float | None = None, at
     return dataclasses.field(default=default, metadata={"static": True, "bounds": (above, at_least, at_most)})
 
 
-@dataclass_transform(frozen_default=True, field_specifiers=(traced, static, dataclasses.field))
+@dataclass_transform(frozen_default=True)
 def struct(cls):
     """Declare an immutable pytree: annotated fields are its children, `static` fields its structure."""
     return jax.tree_util.register_dataclass(dataclasses.dataclass(frozen=True)(cls))

@@ -116,7 +116,7 @@ class Echo:
 ])
 def test_an_environment_gets_actions_in_its_own_terms(space, action, expected):
     environment = Jax(Echo(space), 3)
-    state, observation = environment.reset(jax.random.key(0))
+    state, _ = environment.reset(jax.random.key(0))
     _, _, outcome = environment.step(state, jnp.asarray(action), jax.random.key(1))
     np.testing.assert_allclose(outcome.next_observation["action"], expected)
     np.testing.assert_array_equal(outcome.next_observation["action"], to_environment(space, jnp.asarray(action)))

@@ -224,7 +224,7 @@ def test_first_states_are_distributed_as_in_gymnasium(name):
 @every_port
 def test_dynamics_are_what_a_step_does_and_differentiable(name):
     """Jacobians in float64 against central differences, and `dynamics` from the state equals `step`'s state."""
-    states, actions = random_pairs(name, 50, seed=1)
+    states, _ = random_pairs(name, 50, seed=1)
     port = PORTS[name]().environment
     h = 1e-6
     with jax.enable_x64(True):

@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import tyro
 
@@ -119,9 +119,9 @@ def train(arguments: list[str]) -> None:
     if environment is None and not {"-h", "--help"} & set(arguments):
         fail(f"name the environment after the algorithm: etude train {name} ENVIRONMENT; `etude environments` lists them")
     enable_cache()
+    from etude.experiment.display import display_for
     from etude.experiment.presets import preset
     from etude.experiment.run import carry_on, create, settle
-    from etude.experiment.display import display_for
     known = preset(name, environment) if environment else None
     algorithm = known.algorithm if known else cls()
     options = Train(name, environment or "", num_envs=known.num_envs if known else cls.default_num_envs,
@@ -283,9 +283,10 @@ def parsed(options: list[str]) -> dict[str, Any]:
 
 def enable_cache() -> None:
     """Keep compiled programs in the user's cache directory, so that the next start is quicker."""
-    import etude                                            # sets XLA's flags before JAX starts
     import jax
     import platformdirs
+
+    import etude  # sets XLA's flags before JAX starts
     assert etude
     if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         jax.config.update("jax_compilation_cache_dir", str(Path(platformdirs.user_cache_dir("etude")) / "compiled"))

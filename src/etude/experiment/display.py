@@ -127,7 +127,7 @@ class Lines:
     def show(self, update: Update) -> None:
         standing, now = self.standing, time.perf_counter()
         standing.take(update)
-        if update.metrics and now - self.last >= LINE_SECONDS or standing.steps >= standing.total:
+        if (update.metrics and now - self.last >= LINE_SECONDS) or standing.steps >= standing.total:
             self.last = now
             self.note(f"{standing.steps:,}/{standing.total:,} steps · {standing.facts} · {_duration(standing.seconds_left)} left")
 

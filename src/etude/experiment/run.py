@@ -235,7 +235,7 @@ def extend(run: Run, steps: int) -> Run:
     settings = Settings(**{**vars(before), "steps": steps})
     settings.check()
     complete = (run.directory / "summary.json").exists()
-    if settings.iterations < before.iterations or complete and settings.iterations == before.iterations:
+    if settings.iterations < before.iterations or (complete and settings.iterations == before.iterations):
         raise InvalidInput(f"steps is {steps}; {run.directory} has a budget of {before.steps:,} already, so give more than that")
     files.write_json(run.directory / "config.json", to_json(settings))
     (run.directory / "summary.json").unlink(missing_ok=True)

@@ -39,7 +39,7 @@ def play(run: Any, render_mode: str, episodes: int, seed: int, explore: bool = F
 
 def record(run: Any, directory: Path, episodes: int = 1, seed: int = 0, explore: bool = False) -> list[Path]:
     """Record each episode to directory/episode_<n>.mp4; the paths."""
-    import imageio.v2 as imageio                                         # slow to import
+    import imageio.v2 as imageio  # slow to import
     frames_per_second = _frames_per_second(run)
     directory.mkdir(parents=True, exist_ok=True)
     paths, writer = [], None

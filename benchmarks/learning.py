@@ -1,0 +1,156 @@
+"""Returns of the presets over several seeds, judged on Gymnasium: `make benchmark-learning`.
+
+It may be stopped and started again: what is finished is reused, what is not is resumed.
+"""
+import argparse
+import hashlib
+import sys
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any, NamedTuple
+
+import report
+from report import RESULTS, RUNS
+from rich.console import Console
+
+import etude
+from etude.errors import Diverged, EnvironmentFault, InvalidInput
+
+HEADINGS = ["algorithm", "environment", "steps", "backend", "IQM", "95 % interval", "each seed", "bar", "met",
+            "published", "wall s", "measured"]
+NOTES = """# Learning
+
+Presets, trained on the backend named, then judged over 100 episodes of each seed on Gymnasium by the deterministic
+policy. A seed's score is its mean return; the IQM is that of the seeds' scores, and its interval a bootstrap over seeds.
+The steps are those of each seed, the wall time that of all seeds together, evaluation included; a row that was stopped
+and resumed has none. Published is what rl-baselines3-zoo (benchmark.md at 0088472) says of one run with the settings
+the presets are from, on LunarLander's version 2.
+"""
+RESUMED = "resumed.json"            # in a run that was, whose wall time is that of its last session alone
+console = Console(highlight=False)
+
+
+class Goal(NamedTuple):
+    """What the evaluation of several seeds is held to."""
+    text: str
+    met: Callable[[dict[str, Any]], bool]
+
+
+def iqm(least: float) -> Goal:
+    return Goal(f"IQM ≥ {least:g}", lambda evaluation: evaluation["iqm"] >= least)
+
+
+def most_seeds(least: float) -> Goal:
+    """In four of five seeds."""
+    return Goal(f"4 of 5 ≥ {least:g}", lambda evaluation: sum(score >= least for score in evaluation["per_seed"])
+                >= 0.8 * len(evaluation["per_seed"]))
+
+
+GOALS = {("dqn", "CartPole-v1"): most_seeds(475), ("ppo", "CartPole-v1"): iqm(490), ("ppo", "LunarLander-v3"): iqm(200),
+         ("ppo", "Pendulum-v1"): iqm(-200)}
+PUBLISHED = {
+    ("dqn", "CartPole-v1"): 500.0, ("dqn", "Acrobot-v1"): -76.6, ("dqn", "MountainCar-v0"): -100.8,
+    ("dqn", "LunarLander-v3"): 154.4, ("ppo", "CartPole-v1"): 500.0, ("ppo", "Acrobot-v1"): -73.5,
+    ("ppo", "MountainCar-v0"): -110.4, ("ppo", "MountainCarContinuous-v0"): 88.3, ("ppo", "Pendulum-v1"): -172.2,
+    ("ppo", "LunarLander-v3"): 242.1, ("ppo", "LunarLanderContinuous-v3"): 270.9}
+
+
+def main() -> None:
+    from etude.experiment.interrupt import Interrupted
+    from etude.experiment.presets import PRESETS
+    names = {f"{algorithm}-{environment}": (algorithm, environment) for algorithm, environment in [*GOALS, *PRESETS]}
+    asked = arguments(list(names))
+    chosen = asked.only or [name for name, row in names.items() if asked.all or row in GOALS]
+    directory = RUNS / "smoke" if asked.steps else RESULTS
+    sound = True
+    for name in chosen:
+        console.rule(name)
+        try:
+            row = measure(*names[name], asked.seeds, asked.steps)
+        except (InvalidInput, EnvironmentFault, Diverged) as error:
+            console.print(f"{name} failed: {error}", style="red", markup=False)
+            sound = False
+            continue
+        except Interrupted as stopped:
+            console.print(f"{name}: {stopped}; the same command goes on from there", markup=False)
+            sys.exit(130)
+        rows = report.earlier(directory, "learning") | {name: row}
+        report.write(directory, "learning", rows, page(rows))
+    rows = report.earlier(directory, "learning")
+    report.show(console, "Learning", HEADINGS, [cells(rows[name]) for name in rows if name in chosen])
+    console.print(f"in {directory / 'learning.md'} and learning.json", soft_wrap=True)
+    sys.exit(0 if sound else 1)
+
+
+def arguments(names: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", action="append", choices=names, help="train this; may be repeated")
+    parser.add_argument("--all", action="store_true", help="the presets without a bar too")
+    parser.add_argument("--seeds", type=int, default=5, help="agents of each row (default 5)")
+    parser.add_argument("--steps", type=int, help="of each seed, to see that all works; kept apart from the results")
+    return parser.parse_args()
+
+
+def measure(algorithm: str, environment: str, seeds: int, steps: int | None) -> dict[str, Any]:
+    """Train what is not trained yet, and say what came of it."""
+    from etude.experiment import files
+    from etude.experiment.run import settle
+    known = etude.preset(algorithm, environment)
+    settings = {"steps": steps or known.steps, "seeds": seeds, "num_envs": known.num_envs}
+    directory = RUNS / run_name(f"{algorithm}-{environment}", settle(known.algorithm, environment, **settings))
+    if (directory / "summary.json").exists():
+        console.print(f"measured already, in {directory.relative_to(RUNS.parent)}")
+        run = etude.load(directory)
+    elif (directory / "config.json").exists():
+        files.write_json(directory / RESUMED, {"resumed": report.now()})
+        run = etude.resume(directory)
+    else:
+        run = etude.train(known.algorithm, environment, out=directory, **settings)
+    return row_of(run, steps is None)
+
+
+def run_name(name: str, settings: Any) -> str:
+    """Of the run directory; other settings have another, so that what is reused is what is asked for."""
+    from etude.experiment import files
+    from etude.experiment.settings import to_json
+    plain = {key: value for key, value in to_json(settings).items() if key not in ("versions", "machine")}
+    return f"{name}-{settings.steps}x{settings.seeds}-{hashlib.sha256(files.encode_json(plain)).hexdigest()[:6]}"
+
+
+def row_of(run: Any, whole: bool) -> dict[str, Any]:
+    """What a finished run says; the bar is for `whole` budgets."""
+    from etude.algorithms import name_of
+    from etude.experiment import files
+    summary, config = run.summary, files.read_json(run.directory / "config.json")
+    evaluation = {key: value for key, value in summary["evaluation"].items() if key != "returns"}
+    row = name_of(run.settings.algorithm), run.settings.environment
+    goal = GOALS.get(row) if whole else None
+    finished = datetime.fromtimestamp((run.directory / "summary.json").stat().st_mtime)
+    return {"algorithm": row[0], "environment": row[1], "measured": finished.strftime(report.MINUTE),
+            "bar": goal and goal.text, "met": goal and goal.met(evaluation), "published": PUBLISHED.get(row),
+            "resumed": (run.directory / RESUMED).exists(), "evaluation": evaluation,
+            **{key: summary[key] for key in ("backend", "steps", "wall_seconds", "train_seconds", "compile_seconds")},
+            **{key: config[key] for key in ("num_envs", "hyperparameters", "versions", "machine")}}
+
+
+def cells(row: dict[str, Any]) -> list[str]:
+    evaluation = row["evaluation"]
+    middle, low, high = map(float, (evaluation["iqm"], *evaluation["ci95"]))
+    scores = ", ".join(f"{float(score):.1f}" for score in evaluation["per_seed"])
+    published = "–" if row["published"] is None else f"{row['published']:.1f}"
+    wall = "–" if row["resumed"] else f"{row['wall_seconds']:.0f}"
+    return [row["algorithm"], row["environment"], f"{row['steps']:,}", row["backend"], f"{middle:.1f}",
+            f"{low:.1f} to {high:.1f}", scores, row["bar"] or "–", {True: "yes", False: "no", None: "–"}[row["met"]],
+            published, wall, row["measured"]]
+
+
+def page(rows: dict[str, Any]) -> str:
+    """learning.md"""
+    table = report.markdown(HEADINGS, [cells(row) for row in rows.values()])
+    made = {f"* {row['measured'][:10]}, {row['machine']['cores']} cores: {report.listed(row['versions'])}\n"
+            for row in rows.values()}
+    return f"{NOTES}\n{table}\n{''.join(sorted(made))}"
+
+
+if __name__ == "__main__":
+    main()

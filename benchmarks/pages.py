@@ -1,0 +1,78 @@
+"""The figures of run.py as tables and as a page."""
+import statistics
+from typing import Any
+
+import report
+from works import WORKS, Bar
+
+SPEED = ["etude on", "steps/s (min–max)", "compile s", "beside", "steps/s (min–max)", "compile s", "ratio", "bar", "met"]
+START = ["from the command line", "seconds (min–max)", "bar", "met"]
+NOTES = """# Speed
+
+Environment steps a second, learning included, compiling and warm-up not: the median of the rounds. The README of this
+folder's parent says how they are measured; speed.json has every figure.
+"""
+
+
+def whole(sections: dict[str, Any]) -> str:
+    """speed.md"""
+    return NOTES + "".join(page(name, sections[name]) for name in [*WORKS, "start-up"] if name in sections)
+
+
+def page(name: str, section: dict[str, Any]) -> str:
+    title, headings, rows = table(name, section)
+    machine = section["machine"]
+    lines = [f"Measured {section['measured']} on {machine['processor']}, {machine['cores']} cores, load beforehand "
+             f"{section['load_before']}; rounds: {section['rounds']}.", ""]
+    for label, found in section.get("sides", {}).items():
+        tried = "; ".join(f"{variant}: {rate:,.0f} steps/s" for variant, rate in found["tried"].items())
+        chosen = f", with {found['variant']} (tried: {tried})" if tried else ""
+        lines += [f"* {label}{chosen}: {report.listed(found['versions'])}"] if "versions" in found else []
+    lines += [f"* {label} failed: {error}" for label, error in errors_of(section).items()]
+    if "settings" in section:
+        hyperparameters = section["settings"]["hyperparameters"]
+        lines.append("* settings: " + ", ".join(f"{key} {value}" for key, value in hyperparameters.items()))
+    return f"\n## {title}\n\n{report.markdown(headings, rows)}\n" + "".join(f"{line}\n" for line in lines)
+
+
+def table(name: str, section: dict[str, Any]) -> tuple[str, list[str], list[list[str]]]:
+    """(title, headings, rows) of a section."""
+    if name == "start-up":
+        return "Start-up", START, [start_row(label, start) for label, start in section["starts"].items()]
+    return WORKS[name].title, SPEED, [speed_row(bar, section["sides"]) for bar in WORKS[name].bars]
+
+
+def speed_row(bar: Bar, sides: dict[str, Any]) -> list[str]:
+    ours, peer = (sides.get(label, {}).get("measurements", []) for label in (bar.ours, bar.peer))
+    least = "–" if bar.least is None else f"≥ {bar.least:g}"
+    cells = [cell for label, found in ((bar.ours, ours), (bar.peer, peer))
+             for cell in (label, spread(column(found, "rate"), ",.0f"), middle(column(found, "compile_seconds")))]
+    if not (ours and peer):
+        return [*cells, "–", least, "not measured"]
+    ratio = statistics.median(column(ours, "rate")) / statistics.median(column(peer, "rate"))
+    return [*cells, f"{ratio:.2f}", least, "–" if bar.least is None else "yes" if ratio >= bar.least else "no"]
+
+
+def start_row(label: str, start: dict[str, Any]) -> list[str]:
+    seconds = [float(value) for value in start["seconds"]]
+    return [label, spread(seconds, ".1f"), f"≤ {start['bar']}", "yes" if statistics.median(seconds) <= start["bar"] else "no"]
+
+
+def errors_of(section: dict[str, Any]) -> dict[str, str]:
+    """What failed, and why."""
+    stopped = {label: "it ended before its first line of progress" for label, start in section.get("starts", {}).items()
+               if "nan" in map(str, start["seconds"])}
+    return stopped | {label: found["error"] for label, found in section.get("sides", {}).items() if "error" in found}
+
+
+def column(measurements: list[dict[str, Any]], name: str) -> list[float]:
+    return [measurement[name] for measurement in measurements if name in measurement]
+
+
+def spread(values: list[float], form: str) -> str:
+    """Median, least and most."""
+    return f"{statistics.median(values):{form}} ({min(values):{form}}–{max(values):{form}})" if values else "–"
+
+
+def middle(values: list[float]) -> str:
+    return f"{statistics.median(values):.1f}" if values else "–"

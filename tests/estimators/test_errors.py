@@ -1,0 +1,85 @@
+"""Targets and losses of value functions against their definitions, rlax and optax."""
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import rlax
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from etude.estimators import errors
+
+numbers = st.floats(-100, 100, width=32)
+q_values = arrays.arrays(np.float32, (3, 2, 4), elements=numbers)           # [time, env, action]
+quick = settings(deadline=None, max_examples=50)
+
+
+@quick
+@given(q_values, q_values)
+def test_one_network_chooses_and_the_other_judges(judge, chooser):
+    expected = [[judge[t, i, np.argmax(chooser[t, i])] for i in range(2)] for t in range(3)]
+    np.testing.assert_array_equal(errors.double_value(judge, jnp.asarray(chooser)), expected)
+
+
+@quick
+@given(q_values)
+def test_the_greedy_value_is_the_largest(q):
+    np.testing.assert_array_equal(errors.greedy_value(q), q.max(-1))
+
+
+@quick
+@given(q_values)
+def test_double_q_with_equal_networks_is_q(q):
+    """Also where actions tie."""
+    np.testing.assert_array_equal(errors.double_value(q, jnp.asarray(q)), errors.greedy_value(q))
+    tied = jnp.round(q / 50)
+    np.testing.assert_array_equal(errors.double_value(tied, tied), errors.greedy_value(tied))
+
+
+@quick
+@given(q_values, q_values, q_values, arrays.arrays(bool, (3, 2)), st.floats(0, 1, width=32))
+def test_rlax_agrees_on_the_errors_of_q_learning(q, target_q, chooser, terminated, discount):
+    rng = np.random.default_rng(0)
+    reward, action = rng.normal(size=(3, 2)).astype(np.float32), rng.integers(4, size=(3, 2))
+    value = np.take_along_axis(q, action[..., None], -1)[..., 0]
+    double, single = oracle(q, action, reward, (discount * ~terminated).astype(np.float32), target_q, chooser)
+    for error, future in ((double, errors.double_value(target_q, jnp.asarray(chooser))),
+                          (single, errors.greedy_value(target_q))):
+        target = errors.one_step_target(reward, future, terminated, discount)
+        np.testing.assert_allclose(target - value, error, rtol=1e-4, atol=1e-4)
+
+
+@jax.jit
+def oracle(q, action, reward, discounts, target_q, chooser):
+    each = lambda function: jax.vmap(jax.vmap(function))
+    return (each(rlax.double_q_learning)(q, action, reward, discounts, target_q, chooser),
+            each(rlax.q_learning)(q, action, reward, discounts, target_q))
+
+
+def test_a_target_by_hand():
+    target = errors.one_step_target(jnp.float32([1, 1]), jnp.float32([10, 10]), jnp.array([False, True]), 0.9)
+    np.testing.assert_allclose(target, [10, 1])
+
+
+@quick
+@given(arrays.arrays(np.float32, (5,), elements=numbers), st.floats(0.125, 10, width=32))
+def test_losses_are_those_of_optax_and_rlax(error, delta):
+    np.testing.assert_allclose(errors.squared(error), optax.l2_loss(error), rtol=1e-5)
+    np.testing.assert_allclose(errors.squared(error), rlax.l2_loss(error), rtol=1e-5)
+    for library in (optax.huber_loss(error, delta=delta), rlax.huber_loss(error, delta)):
+        np.testing.assert_allclose(errors.huber(error, delta), library, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("delta", [0.5, 1.0, 3.0])
+def test_the_slope_of_huber_is_the_error_clipped(delta):
+    error = jnp.linspace(-5, 5, 41)                                          # ±delta and 0 among them
+    slope = jax.vmap(jax.grad(lambda e: errors.huber(e, delta)))(error)
+    np.testing.assert_allclose(slope, jnp.clip(error, -delta, delta), atol=1e-6)
+    np.testing.assert_allclose(jax.vmap(jax.grad(errors.squared))(error), error, atol=1e-6)
+
+
+def test_huber_without_end_is_the_squared_loss():
+    error = jnp.linspace(-5, 5, 11)
+    np.testing.assert_allclose(errors.huber(error, 1e9), errors.squared(error), rtol=1e-6)

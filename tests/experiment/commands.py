@@ -1,0 +1,37 @@
+"""Running the command line in a process of its own, as a user does."""
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+
+def etude(*arguments: str, cwd: Path, **options) -> subprocess.CompletedProcess:
+    """The finished process of `etude *arguments`."""
+    return subprocess.run(command(arguments), cwd=cwd, capture_output=True, text=True, timeout=240, **options)
+
+
+def start(*arguments: str, cwd: Path) -> subprocess.Popen:
+    """The running process of `etude *arguments`."""
+    return subprocess.Popen(command(arguments), cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def command(arguments) -> list[str]:
+    return [sys.executable, "-m", "etude.experiment.cli", *map(str, arguments)]
+
+
+def until(condition, process: subprocess.Popen, seconds: float = 120) -> None:
+    """Wait until the condition holds while the process runs; fail when it ends first or takes too long."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, f"the process ended too early:\n{process.stdout.read()}"
+        assert time.monotonic() < deadline, "it took too long"
+        time.sleep(0.01)
+
+
+def kill(process: subprocess.Popen, number: int = signal.SIGKILL) -> str:
+    """Send a signal, wait for the end, return what the process said."""
+    os.kill(process.pid, number)
+    said, _ = process.communicate(timeout=60)
+    return said

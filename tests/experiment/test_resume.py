@@ -1,0 +1,145 @@
+"""A run that was killed and resumed is the run that never stopped, bit for bit."""
+import signal
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from etude.experiment import records
+
+sys.path.insert(0, str(Path(__file__).parent))
+from commands import etude, kill, start, until  # noqa: E402
+
+DQN = ("dqn", "CartPole-v1", "--rollout-length", "8", "--gradient-steps", "4", "--hidden", "16", "--batch-size", "16", "--capacity", "2000",
+       "--warmup-steps", "200")
+PPO = ("ppo", "CartPole-v1", "--rollout-length", "16", "--num-envs", "4", "--batch-size", "32", "--hidden", "16",
+       "--normalize-observation", "--normalize-reward")
+COMMON = ("--evaluation-episodes", "2")
+
+
+@pytest.mark.parametrize("backend", ["jax", "gymnasium"])
+@pytest.mark.parametrize("algorithm", [DQN, PPO], ids=["dqn", "ppo"])
+def test_killed_and_resumed_equals_uninterrupted(tmp_path, algorithm, backend):
+    steps = {"jax": 60_000, "gymnasium": 24_000}[backend]
+    asked = ("train", *algorithm, *COMMON, "--backend", backend, "--steps", steps)
+    assert etude(*asked, "--out", "whole", cwd=tmp_path).returncode == 0
+    process = start(*asked, "--out", "killed", cwd=tmp_path)
+    until(lambda: checkpoints(tmp_path / "killed"), process)
+    kill(process)
+    before = checkpoints(tmp_path / "killed")
+    assert before and max(before) < steps * 0.95, "it was to be killed on its way"
+    resumed = etude("resume", "killed", cwd=tmp_path)
+    assert resumed.returncode == 0, resumed.stderr
+    same(tmp_path / "whole", tmp_path / "killed")
+
+
+@pytest.mark.parametrize("backend", ["jax", "gymnasium"])
+def test_killed_before_its_first_checkpoint_begins_again(tmp_path, backend):
+    asked = ("train", *PPO, *COMMON, "--backend", backend, "--steps", 6_400)
+    assert etude(*asked, "--out", "whole", cwd=tmp_path).returncode == 0
+    process = start(*asked, "--out", "killed", cwd=tmp_path)
+    until((tmp_path / "killed/config.json").exists, process)
+    kill(process)
+    assert not checkpoints(tmp_path / "killed")
+    assert etude("resume", "killed", cwd=tmp_path).returncode == 0
+    same(tmp_path / "whole", tmp_path / "killed")
+
+
+def test_many_seeds_in_one_program_resume_exactly(tmp_path):
+    asked = ("train", *DQN, *COMMON, "--seeds", 2, "--steps", 30_000)
+    assert etude(*asked, "--out", "whole", cwd=tmp_path).returncode == 0
+    process = start(*asked, "--out", "killed", cwd=tmp_path)
+    until(lambda: checkpoints(tmp_path / "killed"), process)
+    kill(process)
+    assert etude("resume", "killed", cwd=tmp_path).returncode == 0
+    same(tmp_path / "whole", tmp_path / "killed")
+
+
+def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path):
+    process = start("train", *DQN, *COMMON, "--steps", 10_000_000, "--out", "run", cwd=tmp_path)
+    until(lambda: (tmp_path / "run/metrics.csv").exists(), process)
+    time.sleep(1)
+    began = time.monotonic()
+    said = kill(process, signal.SIGINT)
+    assert time.monotonic() - began < 10
+    assert process.returncode == 130
+    assert "saved" in said and "etude resume run" in said
+    (step,) = checkpoints(tmp_path / "run")
+    less = etude("resume", "run", "--steps", step, cwd=tmp_path)
+    assert less.returncode == 2 and "10,000,000" in less.stderr
+
+
+def test_a_slow_environment_is_left_within_ten_seconds(tmp_path):
+    """One rollout of it takes minutes: the chunk is cancelled, and the last checkpoint stands."""
+    (tmp_path / "slow.py").write_text(SLOW)
+    process = start("train", "ppo", "slow:Slow-v0", "--num-envs", 1, "--rollout-length", 512, "--batch-size", 64, "--steps", 1024,
+                    "--out", "run", cwd=tmp_path)
+    until((tmp_path / "stepping").exists, process)
+    began = time.monotonic()
+    said = kill(process, signal.SIGTERM)
+    assert time.monotonic() - began < 10
+    assert process.returncode == 143
+    assert "etude resume run" in said
+
+
+def test_seeds_over_processes_are_saved_by_ctrl_c_and_go_on(tmp_path):
+    asked = ("train", *PPO, *COMMON, "--backend", "gymnasium", "--seeds", 2, "--steps", 24_000)
+    assert etude(*asked, "--out", "whole", cwd=tmp_path).returncode == 0
+    process = start(*asked, "--out", "killed", cwd=tmp_path)
+    until(lambda: all(checkpoints(tmp_path / "killed" / seed) for seed in ("seed_0", "seed_1")), process)
+    kill(process)                                         # its children end by themselves
+    resumed = etude("resume", "killed", cwd=tmp_path)
+    assert resumed.returncode == 0, resumed.stderr
+    for seed in ("seed_0", "seed_1"):
+        same(tmp_path / "whole" / seed, tmp_path / "killed" / seed)
+
+
+def test_a_finished_run_goes_on_further(tmp_path):
+    assert etude("train", *DQN, *COMMON, "--steps", 4_000, "--out", "run", cwd=tmp_path).returncode == 0
+    again = etude("resume", "run", cwd=tmp_path)
+    assert again.returncode == 2 and "--steps" in again.stderr
+    assert etude("resume", "run", "--steps", 8_000, cwd=tmp_path).returncode == 0
+    steps = records.read(tmp_path / "run/metrics.csv")["step"]
+    assert steps[-1] == 8_000 and (np.diff(steps) > 0).all()
+
+
+def checkpoints(run: Path) -> list[int]:
+    return sorted(int(path.name[5:]) for path in run.glob("checkpoints/step_*"))
+
+
+def same(whole: Path, resumed: Path) -> None:
+    """The same metric rows and the same weights, bit for bit."""
+    assert (whole / "metrics.csv").read_bytes() == (resumed / "metrics.csv").read_bytes()
+    step = checkpoints(whole)[-1]
+    assert step == checkpoints(resumed)[-1]
+    ours, theirs = (load_file(run / f"checkpoints/step_{step}/arrays.safetensors") for run in (whole, resumed))
+    assert ours.keys() == theirs.keys()
+    for name, array in ours.items():
+        assert array.tobytes() == theirs[name].tobytes(), name
+
+
+SLOW = '''
+import time
+import gymnasium
+import numpy as np
+
+
+class Slow(gymnasium.Env):
+    observation_space = gymnasium.spaces.Box(-1, 1, (1,))
+    action_space = gymnasium.spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action):
+        open("stepping", "w").close()
+        time.sleep(0.5)
+        return np.zeros(1, np.float32), 0.0, False, False, {}
+
+
+gymnasium.register("Slow-v0", Slow)
+'''
