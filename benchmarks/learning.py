@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 import report
 from report import RESULTS, RUNS
-from rich.console import Console
 
 import etude
 from etude.errors import Diverged, EnvironmentFault, InvalidInput
@@ -21,13 +20,13 @@ HEADINGS = ["algorithm", "environment", "steps", "backend", "IQM", "95 % interva
 NOTES = """# Learning
 
 Presets, trained on the backend named, then judged over 100 episodes of each seed on Gymnasium by the deterministic
-policy. A seed's score is its mean return; the IQM is that of the seeds' scores, and its interval a bootstrap over seeds.
+policy. A seed's score is its mean return; the IQM is that of the seeds' scores, its interval a bootstrap over seeds.
 The steps are those of each seed, the wall time that of all seeds together, evaluation included; a row that was stopped
 and resumed has none. Published is what rl-baselines3-zoo (benchmark.md at 0088472) says of one run with the settings
 the presets are from, on LunarLander's version 2.
 """
 RESUMED = "resumed.json"            # in a run that was, whose wall time is that of its last session alone
-console = Console(highlight=False)
+console = report.console()
 
 
 class Goal(NamedTuple):

@@ -1,4 +1,4 @@
-"""etude on the work given as JSON; says how many steps its steady state took, and how long, as JSON."""
+"""etude on the work given as JSON; says how many steps its steady state took, and how long."""
 import json
 import sys
 import time

@@ -5,12 +5,13 @@ from typing import Any
 import report
 from works import WORKS, Bar
 
-SPEED = ["etude on", "steps/s (min–max)", "compile s", "beside", "steps/s (min–max)", "compile s", "ratio", "bar", "met"]
+SPEED = ["etude on", "steps/s (min–max)", "compile s", "beside", "steps/s (min–max)", "ratio", "bar", "met"]
 START = ["from the command line", "seconds (min–max)", "bar", "met"]
+MET = {True: "yes", False: "no", None: "–"}
 NOTES = """# Speed
 
-Environment steps a second, learning included, compiling and warm-up not: the median of the rounds. The README of this
-folder's parent says how they are measured; speed.json has every figure.
+Environment steps a second, learning included, compiling and warm-up not: the median of the rounds. The README of the
+folder above says how they are measured, and speed.json has every figure.
 """
 
 
@@ -24,38 +25,49 @@ def page(name: str, section: dict[str, Any]) -> str:
     machine = section["machine"]
     lines = [f"Measured {section['measured']} on {machine['processor']}, {machine['cores']} cores, load beforehand "
              f"{section['load_before']}; rounds: {section['rounds']}.", ""]
-    for label, found in section.get("sides", {}).items():
-        tried = "; ".join(f"{variant}: {rate:,.0f} steps/s" for variant, rate in found["tried"].items())
-        chosen = f", with {found['variant']} (tried: {tried})" if tried else ""
-        lines += [f"* {label}{chosen}: {report.listed(found['versions'])}"] if "versions" in found else []
-    lines += [f"* {label} failed: {error}" for label, error in errors_of(section).items()]
     if "settings" in section:
         hyperparameters = section["settings"]["hyperparameters"]
-        lines.append("* settings: " + ", ".join(f"{key} {value}" for key, value in hyperparameters.items()))
+        lines += [*sides_of(section["sides"]),
+                  "* settings: " + ", ".join(f"{key} {value}" for key, value in hyperparameters.items())]
+    lines += [f"* {label} failed: {error}" for label, error in errors_of(section).items()]
     return f"\n## {title}\n\n{report.markdown(headings, rows)}\n" + "".join(f"{line}\n" for line in lines)
+
+
+def sides_of(sides: dict[str, Any]) -> list[str]:
+    """A line on each peer: its variant, the seconds it compiled, its versions; and one on etude."""
+    lines = {}
+    for label, found in sides.items():
+        seconds = middle(column(found["measurements"], "compile_seconds"))
+        tried = ", ".join(f"{variant}: {rate:,.0f} steps/s" for variant, rate in found["tried"].items())
+        variant = f", {found['variant']} (tried {tried}), compiled in {seconds} s" if tried else ""
+        if "versions" in found:
+            lines.setdefault(f"{variant}: {report.listed(found['versions'])}", []).append(label)
+    return [f"* {', '.join(labels)}{text}" for text, labels in lines.items()]
 
 
 def table(name: str, section: dict[str, Any]) -> tuple[str, list[str], list[list[str]]]:
     """(title, headings, rows) of a section."""
+    judged = not section["quick"]
     if name == "start-up":
-        return "Start-up", START, [start_row(label, start) for label, start in section["starts"].items()]
-    return WORKS[name].title, SPEED, [speed_row(bar, section["sides"]) for bar in WORKS[name].bars]
+        return "Start-up", START, [start_row(label, start, judged) for label, start in section["starts"].items()]
+    return WORKS[name].title, SPEED, [speed_row(bar, section["sides"], judged) for bar in WORKS[name].bars]
 
 
-def speed_row(bar: Bar, sides: dict[str, Any]) -> list[str]:
+def speed_row(bar: Bar, sides: dict[str, Any], judged: bool) -> list[str]:
     ours, peer = (sides.get(label, {}).get("measurements", []) for label in (bar.ours, bar.peer))
     least = "–" if bar.least is None else f"≥ {bar.least:g}"
-    cells = [cell for label, found in ((bar.ours, ours), (bar.peer, peer))
-             for cell in (label, spread(column(found, "rate"), ",.0f"), middle(column(found, "compile_seconds")))]
+    cells = [bar.ours, spread(column(ours, "rate"), ",.0f"), middle(column(ours, "compile_seconds")),
+             bar.peer, spread(column(peer, "rate"), ",.0f")]
     if not (ours and peer):
         return [*cells, "–", least, "not measured"]
     ratio = statistics.median(column(ours, "rate")) / statistics.median(column(peer, "rate"))
-    return [*cells, f"{ratio:.2f}", least, "–" if bar.least is None else "yes" if ratio >= bar.least else "no"]
+    return [*cells, f"{ratio:.2f}", least, MET[None if bar.least is None or not judged else ratio >= bar.least]]
 
 
-def start_row(label: str, start: dict[str, Any]) -> list[str]:
+def start_row(label: str, start: dict[str, Any], judged: bool) -> list[str]:
     seconds = [float(value) for value in start["seconds"]]
-    return [label, spread(seconds, ".1f"), f"≤ {start['bar']}", "yes" if statistics.median(seconds) <= start["bar"] else "no"]
+    met = statistics.median(seconds) <= start["bar"] if judged else None
+    return [label, spread(seconds, ".1f"), f"≤ {start['bar']}", MET[met]]
 
 
 def errors_of(section: dict[str, Any]) -> dict[str, str]:

@@ -1,11 +1,13 @@
 """What both benchmarks share: the machine, tables, and results that are kept from one run to the next."""
 import os
 import platform
+import sys
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -40,9 +42,14 @@ def listed(versions: dict[str, str]) -> str:
     return ", ".join(f"{name} {version}" for name, version in versions.items())
 
 
+def console() -> Console:
+    """As wide as the terminal, and wide enough for the tables in a file."""
+    return Console(highlight=False, width=None if sys.stdout.isatty() else 160)
+
+
 def show(console: Console, title: str, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table; lines fold where the terminal is narrow."""
-    table = Table(title=title, title_justify="left")
+    """Print a table."""
+    table = Table(title=title, title_justify="left", box=box.SIMPLE)
     for heading in headings:
         table.add_column(heading, overflow="fold")
     for row in rows:

@@ -15,14 +15,13 @@ from typing import Any
 import pages
 import report
 from report import HERE, RESULTS, RUNS
-from rich.console import Console
 from works import HELP, OURS, STARTS, WORKS, Side, Work
 
 TIMEOUT = 1_800             # seconds for one measurement
 QUIET = 0.5                 # processes at work in the last minute, at most, before a measurement that counts
 TUNING = ("JAX_", "XLA_", "OMP_", "MKL_", "TORCH_")         # what the caller has set of these stays out
 ENVIRON = {name: value for name, value in os.environ.items() if not name.startswith(TUNING)}
-console = Console(highlight=False)
+console = report.console()
 
 
 class Failed(Exception):
@@ -37,7 +36,8 @@ def main() -> None:
         console.print(f"the machine is busy with something else: its load is {load}", style="yellow")
     for name in asked.only or [*WORKS, "start-up"]:
         console.rule(name)
-        facts = {"measured": report.now(), "machine": report.machine(), "load_before": load, "rounds": rounds}
+        facts = {"measured": report.now(), "machine": report.machine(), "load_before": load, "rounds": rounds,
+                 "quick": asked.quick}
         found = start_up(rounds) if name == "start-up" else at_work(WORKS[name], rounds, asked.quick)
         sections[name] = facts | found
         sound &= not pages.errors_of(sections[name])
@@ -145,10 +145,11 @@ def commands() -> Iterator[tuple[str, float, list[str], str]]:
 
 
 def until(sign: str, words: list[str], cache: str) -> float:
-    """Seconds until `etude` with these words prints a line with `sign` in it, where it is ended; NaN when it never does."""
+    """Seconds until `etude` with these words prints a line with `sign` in it, and is ended; NaN when it never does."""
     command, environ = [OURS.with_name("etude"), *words], ENVIRON | {"JAX_COMPILATION_CACHE_DIR": cache}
+    quiet = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
     clock = time.perf_counter()
-    with subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+    with subprocess.Popen(command, env=environ, text=True, **quiet) as process:
         seconds = next((time.perf_counter() - clock for line in process.stdout if sign in line), float("nan"))
         process.kill()
     return seconds

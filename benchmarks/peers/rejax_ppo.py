@@ -1,4 +1,4 @@
-"""rejax's PPO on the work given as JSON; says how many steps its training took, and how long, as JSON."""
+"""rejax's PPO on the work given as JSON; says how many steps its training took, and how long."""
 import json
 import sys
 import time

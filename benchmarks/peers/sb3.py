@@ -1,4 +1,4 @@
-"""Stable-Baselines3, or SBX, on the work given as JSON; says how many steps its steady state took as JSON."""
+"""Stable-Baselines3, or SBX, on the work given as JSON; says how many steps its steady state took, and how long."""
 import importlib
 import json
 import sys

@@ -3,7 +3,9 @@
 Each is a pytree with `sample(key)`, `mode()`, `log_prob(action)` and `entropy()`; leading axes are any, and the axes of
 one action are summed over, its parts being independent.
 """
+import functools
 import math
+import operator
 from typing import Any
 
 import jax
@@ -56,10 +58,10 @@ class MultiCategorical:
 
     def log_prob(self, action: Array) -> Array:
         choices = action.reshape(*self.logits.shape[:-1], len(self.sizes))
-        return sum(part.log_prob(choices[..., i]) for i, part in enumerate(self.parts))
+        return functools.reduce(operator.add, [part.log_prob(choices[..., i]) for i, part in enumerate(self.parts)])
 
     def entropy(self) -> Array:
-        return sum(part.entropy() for part in self.parts)
+        return functools.reduce(operator.add, [part.entropy() for part in self.parts])
 
     def _shaped(self, choices: list[Array]) -> Array:
         return jnp.stack(choices, -1).reshape(*self.logits.shape[:-1], *self.shape)

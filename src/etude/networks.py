@@ -103,18 +103,20 @@ def cnn(key: Array, shape: tuple[int, ...]) -> CNN:
     plan = [(32, 8, 4), (64, 4, 2), (64, 3, 1)] if min(size) >= 36 else [(16, 3, 1), (32, 3, 1)]
     inputs = (channels, *(filters for filters, _, _ in plan))
     keys = jax.random.split(key, len(plan))
-    return CNN(tuple(eqx.nn.Conv2d(n, filters, min(kernel, *size), stride, padding="VALID" if min(size) >= 36 else "SAME", key=key)
+    padding = "VALID" if min(size) >= 36 else "SAME"
+    return CNN(tuple(eqx.nn.Conv2d(n, filters, min(kernel, *size), stride, padding=padding, key=key)
                      for n, (filters, kernel, stride), key in zip(inputs, plan, keys, strict=False)), shape)
 
 
 def affine(layer: eqx.nn.Linear, x: Array) -> Array:
     """The layer over any leading axes: [..., inputs] to [..., outputs]."""
-    return x @ layer.weight.T + layer.bias
+    product = x @ layer.weight.T
+    return product if layer.bias is None else product + layer.bias
 
 
 def orthogonal(layer: eqx.nn.Linear, scale: float, key: Array) -> eqx.nn.Linear:
     weight = jax.nn.initializers.orthogonal(scale)(key, layer.weight.shape)
-    return eqx.tree_at(lambda layer: (layer.weight, layer.bias), layer, (weight, jnp.zeros_like(layer.bias)))
+    return eqx.tree_at(lambda layer: (layer.weight, layer.bias), layer, (weight, jnp.zeros(weight.shape[0])))
 
 
 def flat(space: Space, x: Array) -> Array:

@@ -31,8 +31,9 @@ class Box:
     @property
     def bounds(self) -> tuple[np.ndarray, np.ndarray]:
         """(low, high), each of `shape`."""
-        return tuple(np.broadcast_to(np.asarray(bound, np.float32).reshape(-1 if np.ndim(bound) else ()), math.prod(self.shape))
+        low, high = (np.broadcast_to(np.asarray(bound, np.float32).reshape(-1 if np.ndim(bound) else ()), math.prod(self.shape))
                      .reshape(self.shape) for bound in (self.low, self.high))
+        return low, high
 
     @property
     def bounded(self) -> np.ndarray:

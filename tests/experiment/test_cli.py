@@ -10,7 +10,7 @@ import pytest
 from etude.experiment import cli, records
 
 sys.path.insert(0, str(Path(__file__).parent))
-from commands import etude  # noqa: E402
+from commands import etude
 
 SMALL = ("--rollout-length", "16", "--num-envs", "4", "--batch-size", "32", "--hidden", "8")
 
@@ -19,7 +19,8 @@ SMALL = ("--rollout-length", "16", "--num-envs", "4", "--batch-size", "32", "--h
 def trained(tmp_path_factory):
     """A small finished run of two seeds, in a directory to work in."""
     directory = tmp_path_factory.mktemp("trained")
-    asked = ("train", "ppo", "CartPole-v1", *SMALL, "--steps", "3000", "--seeds", "2", "--out", "run", "--evaluation-episodes", "4", "--video")
+    asked = ("train", "ppo", "CartPole-v1", *SMALL, "--steps", "3000", "--seeds", "2", "--out", "run",
+             "--evaluation-episodes", "4", "--video")
     done = etude(*asked, cwd=directory)
     assert done.returncode == 0, done.stderr
     return directory, done.stdout
@@ -82,14 +83,16 @@ def test_an_output_directory_that_holds_something_is_refused(capsys, monkeypatch
     (tmp_path / "full").mkdir()
     (tmp_path / "full/thesis.tex").write_text("dear")
     for out, word in (("run", "another run"), ("full", "not empty")):
-        assert word in refused(capsys, monkeypatch, tmp_path, "train", "ppo", "CartPole-v1", *SMALL, "--steps", "3000", "--out", out)
+        asked = ("train", "ppo", "CartPole-v1", *SMALL, "--steps", "3000", "--out", out)
+        assert word in refused(capsys, monkeypatch, tmp_path, *asked)
 
 
 def test_a_run_leaves_what_it_should(trained):
     directory, said = trained
     run = directory / "run"
     summary = json.loads((run / "summary.json").read_text())
-    assert {"algorithm", "environment", "backend", "seeds", "steps", "wall_seconds", "compile_seconds", "train_steps_per_second"} <= summary.keys()
+    assert {"algorithm", "environment", "backend", "seeds", "steps", "wall_seconds", "compile_seconds",
+            "train_steps_per_second"} <= summary.keys()
     assert (summary["algorithm"], summary["environment"], summary["backend"], summary["seeds"], summary["steps"]) == (
         "ppo", "CartPole-v1", "jax", 2, 2944)
     evaluation = summary["evaluation"]
@@ -167,7 +170,8 @@ def test_help_names_every_hyperparameter_with_its_default(capsys):
 
 
 def test_lists(capsys):
-    for arguments, words in ((["algorithms"], ("dqn", "ppo")), (["environments", "CartPole"], ("CartPole-v1", "jax", "gymnasium"))):
+    for arguments, words in ((["algorithms"], ("dqn", "ppo")),
+                             (["environments", "CartPole"], ("CartPole-v1", "jax", "gymnasium"))):
         with pytest.raises(SystemExit) as exit:
             cli.main(arguments)
         assert exit.value.code == 0
@@ -214,8 +218,8 @@ gymnasium.register("Faulty-v0", Faulty)
     ("shape", ("(3,)", "(2,)", "copy 0", "step 600")), ("reward", ("no longer finite", "loss"))])
 def test_what_fails_while_training_is_named_and_the_checkpoint_kept(tmp_path, how, words):
     (tmp_path / "faulty.py").write_text(FAULTY)
-    done = etude("train", "ppo", "faulty:Faulty-v0", *SMALL, "--steps", "6400", "--options", f'how="{how}"', "--checkpoint-interval", "640",
-                 "--out", "run", cwd=tmp_path)
+    done = etude("train", "ppo", "faulty:Faulty-v0", *SMALL, "--steps", "6400", "--options", f'how="{how}"',
+                 "--checkpoint-interval", "640", "--out", "run", cwd=tmp_path)
     assert done.returncode == 1
     for word in words:
         assert word in done.stderr
@@ -224,8 +228,8 @@ def test_what_fails_while_training_is_named_and_the_checkpoint_kept(tmp_path, ho
 
 def test_options_reach_the_environment(tmp_path):
     (tmp_path / "faulty.py").write_text(FAULTY)
-    done = etude("train", "ppo", "faulty:Faulty-v0", *SMALL, "--steps", "640", "--options", "how=nothing", "--options", "when=3", "--out", "run",
-                 "--evaluation-episodes", "2", cwd=tmp_path)
+    done = etude("train", "ppo", "faulty:Faulty-v0", *SMALL, "--steps", "640", "--options", "how=nothing", "--options", "when=3",
+                 "--out", "run", "--evaluation-episodes", "2", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / "run/config.json").read_text())["options"] == {"how": "nothing", "when": 3}
     refused = etude("evaluate", "run", cwd=tmp_path)

@@ -26,6 +26,25 @@ def test_every_float_can_be_had_back_by_float(value):
     np.testing.assert_array_equal(back, value)
 
 
+def test_a_list_of_numbers_stands_on_one_line():
+    data = {"returns": [[1, -2.5e-30], [3.0]], "mixed": [1, "2,\n[\n3\n]"], "none": [], "flags": [True]}
+    assert files.encode_json(data).decode() == """{
+  "returns": [
+    [1, -2.5e-30],
+    [3.0]
+  ],
+  "mixed": [
+    1,
+    "2,\\n[\\n3\\n]"
+  ],
+  "none": [],
+  "flags": [
+    true
+  ]
+}
+"""
+
+
 def test_written_and_read(tmp_path):
     path = tmp_path / "config.json"
     for data in ({"lr": 3e-4}, {"lr": float("inf")}, [1, "two"]):

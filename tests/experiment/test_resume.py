@@ -11,10 +11,10 @@ from safetensors.numpy import load_file
 from etude.experiment import records
 
 sys.path.insert(0, str(Path(__file__).parent))
-from commands import etude, kill, start, until  # noqa: E402
+from commands import etude, kill, start, until
 
-DQN = ("dqn", "CartPole-v1", "--rollout-length", "8", "--gradient-steps", "4", "--hidden", "16", "--batch-size", "16", "--capacity", "2000",
-       "--warmup-steps", "200")
+DQN = ("dqn", "CartPole-v1", "--rollout-length", "8", "--gradient-steps", "4", "--hidden", "16", "--batch-size", "16",
+       "--capacity", "2000", "--warmup-steps", "200")
 PPO = ("ppo", "CartPole-v1", "--rollout-length", "16", "--num-envs", "4", "--batch-size", "32", "--hidden", "16",
        "--normalize-observation", "--normalize-reward")
 COMMON = ("--evaluation-episodes", "2")

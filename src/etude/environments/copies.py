@@ -19,12 +19,14 @@ class Layout:
     An action is (dtype in which it crosses, shape, dtype the environment takes, None for a plain Python integer).
     """
 
-    def __init__(self, leaves: Sequence[tuple[tuple, str, tuple[int, ...], Any]], action: tuple[str, tuple[int, ...], str | None]):
+    def __init__(self, leaves: Sequence[tuple[tuple, str, tuple[int, ...], Any]],
+                 action: tuple[str, tuple[int, ...], str | None]):
         self.leaves = list(leaves)
         self.action_dtype, self.action_shape, self.native_dtype = action
         fields = [(f"{part}{i}", dtype, shape) for part in ("observation", "successor")
                   for i, (_, dtype, shape, _) in enumerate(self.leaves)]
         self.dtype = np.dtype([*fields, ("reward", "f4"), ("terminated", "u1"), ("truncated", "u1")])
+        self.fields = {name: field[:2] for name, field in (self.dtype.fields or {}).items()}     # name: (dtype, first byte)
 
 
 class Copies:

@@ -27,7 +27,8 @@ class EnvPool:
 
     def __init__(self, name: str, num_envs: int, seed: int = 0, num_threads: int | None = None):
         import envpool  # an extra
-        self.pool = envpool.make(name, env_type="gymnasium", num_envs=num_envs, seed=seed, num_threads=num_threads or min(num_envs, 2))
+        num_threads = num_threads or min(num_envs, 2)
+        self.pool = envpool.make(name, env_type="gymnasium", num_envs=num_envs, seed=seed, num_threads=num_threads)
         self.spec = Spec(from_gymnasium(self.pool.observation_space), from_gymnasium(self.pool.action_space, "action"), num_envs)
         if wide := [leaf.dtype for leaf in (*dict(spaces.leaves(self.spec.observation)).values(), self.spec.action)
                     if getattr(leaf, "dtype", "") == "float64"]:

@@ -21,7 +21,7 @@ Array = jax.Array
 class Gymnasium:
     """Copies of a Gymnasium environment in this process, or shared out over `workers` processes when it is slow.
 
-    The state lives in the simulators; ours is a counter that orders the calls. An exception inside a step is kept in
+    The state lives in the simulators; ours counts the steps. An exception inside a step is kept in
     `failure`, because what comes out of a compiled loop is JAX's own; setting `cancelled` stops the loop at its next step.
     """
     pure = False
@@ -42,8 +42,7 @@ class Gymnasium:
         return jnp.int32(0), self._unpack(rows)[0]
 
     def step(self, state: Array, action: Any, key: Array) -> tuple[Array, Any, Outcome]:
-        # the callback takes the counter so that calls keep their order, whatever becomes of their results
-        rows = io_callback(self._step, self.rows, state, to_environment(self.spec.action, action))
+        rows = io_callback(self._step, self.rows, to_environment(self.spec.action, action))
         return state + 1, *self._unpack(rows)
 
     def close(self) -> None:
@@ -52,7 +51,7 @@ class Gymnasium:
     def _reset(self, seed):
         return self._guard(self.copies.reset, int(seed))
 
-    def _step(self, state, action):
+    def _step(self, action):
         return self._guard(self.copies.step, np.asarray(action))
 
     def _guard(self, call, argument):
@@ -66,7 +65,7 @@ class Gymnasium:
 
     def _unpack(self, rows: Array) -> tuple[Any, Outcome]:
         """The observation to act on and the outcome, from the bytes of `rows`."""
-        fields = {name: from_bytes(rows, *self.layout.dtype.fields[name][:2]) for name in self.layout.dtype.names}
+        fields = {name: from_bytes(rows, dtype, start) for name, (dtype, start) in self.layout.fields.items()}
         structure = jax.tree.structure(self.spec.observation.zeros())
         observation, successor = (
             jax.tree.unflatten(structure, [fields[f"{part}{i}"] for i in range(len(self.layout.leaves))])

@@ -68,7 +68,7 @@ def maker(name: str, options: dict[str, Any] | None = None, render_mode: str | N
 
     Raises InvalidInput, with what would do, when it cannot be made.
     """
-    rendering = {} if render_mode is None else {"render_mode": render_mode}
+    rendering: dict[str, Any] = {} if render_mode is None else {"render_mode": render_mode}
     register_plugins(name)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")                 # Gymnasium's word on newer versions: ours is the exception below
@@ -93,7 +93,8 @@ def explain(name: str, options: dict[str, Any] | None, error: Exception) -> str:
     if isinstance(error, gymnasium.error.DeprecatedEnv) or retired:
         return f"environment {name!r} is retired; use {newest}"
     if ":" in name and isinstance(error, ImportError):
-        return f"environment {name!r}: the module {name.split(':')[0]!r} cannot be imported ({error}); install it, or mend its name"
+        module = name.split(":")[0]
+        return f"environment {name!r}: the module {module!r} cannot be imported ({error}); install it, or mend its name"
     if isinstance(error, gymnasium.error.NamespaceNotFound) and name.startswith("ALE/"):
         return f'environment {name!r} needs Atari: pip install "etude[atari]"'
     if isinstance(error, gymnasium.error.UnregisteredEnv):

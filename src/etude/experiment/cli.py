@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 import tyro
 
@@ -103,7 +103,7 @@ def guarded(command, arguments: list[str]) -> int:
     return 0
 
 
-def fail(message: str) -> None:
+def fail(message: str) -> NoReturn:
     print(f"etude: {message}", file=sys.stderr)
     sys.exit(2)
 
@@ -114,7 +114,8 @@ def train(arguments: list[str]) -> None:
     name, environment = named(arguments)
     if name is None:
         tyro.cli(Train, prog="etude train", args=arguments)
-        fail(f"name an algorithm and an environment: etude train ALGORITHM ENVIRONMENT; there are {', '.join(algorithms.ALGORITHMS)}")
+        fail("name an algorithm and an environment: etude train ALGORITHM ENVIRONMENT; "
+             f"there are {', '.join(algorithms.ALGORITHMS)}")
     cls = algorithms.algorithm_class(name)
     if environment is None and not {"-h", "--help"} & set(arguments):
         fail(f"name the environment after the algorithm: etude train {name} ENVIRONMENT; `etude environments` lists them")
@@ -122,12 +123,13 @@ def train(arguments: list[str]) -> None:
     from etude.experiment.display import display_for
     from etude.experiment.presets import preset
     from etude.experiment.run import carry_on, create, settle
+    algorithm, options = cls(), Train(name, environment or "", num_envs=cls.default_num_envs)
     known = preset(name, environment) if environment else None
-    algorithm = known.algorithm if known else cls()
-    options = Train(name, environment or "", num_envs=known.num_envs if known else cls.default_num_envs,
-                    **({"steps": known.steps} if known else {}))
+    if known:
+        algorithm, options.num_envs, options.steps = known
     command = dataclasses.make_dataclass("Command", [("run", Train), ("algorithm", cls)])
-    command.__doc__ = f"{Train.__doc__}\n\n{name}: {cls.__doc__}" + (f"\n\nDefaults are the preset for {environment}." if known else "")
+    origin = f"\n\nDefaults are the preset for {environment}." if known else ""
+    command.__doc__ = f"{Train.__doc__}\n\n{name}: {cls.__doc__}{origin}"
     asked = tyro.cli(command, prog="etude train", args=arguments, default=command(options, algorithm),
                      config=(tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes))
     chosen = asked.run
@@ -216,7 +218,8 @@ def watch(arguments: list[str]) -> None:
     enable_cache()
     from etude.experiment.run import load
     from etude.experiment.video import watch
-    for i, total in enumerate(watch(load(asked.run, environment=asked.environment), asked.episodes, asked.seed, asked.stochastic), 1):
+    run = load(asked.run, environment=asked.environment)
+    for i, total in enumerate(watch(run, asked.episodes, asked.seed, asked.stochastic), 1):
         print(f"episode {i}: return {total:.1f}", flush=True)
 
 
@@ -238,7 +241,8 @@ def environments(arguments: list[str]) -> None:
         fail(f"no environment's id contains {asked.filter!r}; `etude environments` lists all")
     table = Table("environment", "backends", "presets", "observation", "action")
     for name, backends, observation, action in rows:
-        table.add_row(name, " ".join(backends), " ".join(algorithm for algorithm, known in PRESETS if known == name), observation, action)
+        presets = " ".join(algorithm for algorithm, known in PRESETS if known == name)
+        table.add_row(name, " ".join(backends), presets, observation, action)
     Console().print(table)
 
 

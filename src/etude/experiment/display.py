@@ -87,8 +87,8 @@ class Standing:
         """Environment steps a second of training, all seeds together."""
         rates = []
         for seeds, update in self.latest.items():
-            begun = self.first[seeds]
-            origin = begun if not begun.metrics else Update(seeds, 0, {}, False, 0.0, 0.0)      # a resumed part begins with news of nothing
+            begun = self.first[seeds]           # a resumed part begins with news of nothing
+            origin = begun if not begun.metrics else Update(seeds, 0, {}, False, 0.0, 0.0)
             if update.seconds > origin.seconds:
                 rates.append((update.steps - origin.steps) * len(seeds) / (update.seconds - origin.seconds))
         return sum(rates)
@@ -201,7 +201,8 @@ def headline(settings: Settings, directory: Path) -> list[str]:
 
 def places(run: Any) -> list[str]:
     """Where what came of a run lies."""
-    found = [("run", run.directory), ("curve", run.directory / "learning_curve.png"), *(("video", path) for path in sorted(run.directory.glob("video/*.mp4")))]
+    found = [("run", run.directory), ("curve", run.directory / "learning_curve.png"),
+             *(("video", path) for path in sorted(run.directory.glob("video/*.mp4")))]
     return [f"{what:7} {path}" for what, path in found]
 
 
@@ -210,7 +211,8 @@ def table_of(run: Any) -> Table:
     summary = run.summary
     table = Table(title=run.name, title_justify="left", show_header=False)
     rows = evaluation_rows(summary["evaluation"])
-    rows += [("steps of each seed", f"{summary['steps']:,}"), ("steps a second, all seeds", f"{summary['train_steps_per_second']:,.0f}"),
+    rows += [("steps of each seed", f"{summary['steps']:,}"),
+             ("steps a second, all seeds", f"{summary['train_steps_per_second']:,.0f}"),
              ("seconds, all / compiling", f"{summary['wall_seconds']:.1f} / {summary['compile_seconds']:.1f}")]
     for row in rows:
         table.add_row(*row)

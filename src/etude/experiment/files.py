@@ -8,6 +8,7 @@ import contextlib
 import json
 import math
 import os
+import re
 import stat
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from etude.errors import InvalidInput
 
 JSON_LIMIT = 64 * 2**20        # bytes
 DEPTH_LIMIT = 64               # levels of lists and objects in what is written
+_NUMBERS = re.compile(r"\[\n([-+.eE\d,\s]+)\]")     # an indented list of numbers: no string holds a bare line break
 
 
 class Damaged(InvalidInput):
@@ -84,12 +86,13 @@ def write_json(path: Path, data: Any) -> None:
 
 
 def encode_json(data: Any) -> bytes:
-    """Strict JSON. Numbers and arrays of numpy and JAX become numbers and lists.
+    """Strict JSON, indented, a list of numbers on one line. Numbers and arrays of numpy and JAX become numbers and lists.
 
     Non-finite floats become the strings "inf", "-inf" and "nan", which `float` takes; they are read back as strings.
     Raises InvalidInput, naming the place, for what JSON cannot hold.
     """
-    encoded = (json.dumps(_plain(data, "the data", 0), indent=2, allow_nan=False) + "\n").encode()
+    text = json.dumps(_plain(data, "the data", 0), indent=2, allow_nan=False)
+    encoded = (_NUMBERS.sub(lambda found: f"[{' '.join(found[1].split())}]", text) + "\n").encode()
     if len(encoded) > JSON_LIMIT:
         raise InvalidInput(f"the data takes {len(encoded):,} bytes of JSON, the limit is {JSON_LIMIT:,}; write less")
     return encoded

@@ -57,14 +57,8 @@ def train_part(settings: Settings, part: Part, interrupt: Interrupt, warn: Calla
     Raises Interrupted, after saving, when it was asked to stop.
     """
     part.directory.mkdir(parents=True, exist_ok=True)
-    environment = build(settings, part)
-    training, facts = restore(settings, part, environment, warn)
-    resumed = None
-    if training is not None:
-        if not environment.reseeds:                     # what it would play from its first seed, it has played already
-            environment.close()
-            environment = build(settings, part, facts["iterations"])
-        resumed = in_play(training, environment, part.key, facts["iterations"]), facts["iterations"]
+    environment, training, facts = take_up(settings, part, warn)
+    resumed = None if training is None else (training, facts["iterations"])
     interrupt.watch(environment)
     restart_every = settings.checkpoint_every if environment.reseeds and not environment.pure else 0
     seconds, compile_seconds = facts["seconds"], facts["compile_seconds"]
@@ -95,10 +89,23 @@ def train_part(settings: Settings, part: Part, interrupt: Interrupt, warn: Calla
         environment.close()
 
 
+def take_up(settings: Settings, part: Part, warn: Callable[[str], None]) -> tuple[Environment, Training | None, dict[str, Any]]:
+    """The environment, the training to go on with (None before the first checkpoint), and the facts of where it stands."""
+    environment = build(settings, part)
+    training, facts = restore(settings, part, environment, warn)
+    if training is None:
+        return environment, None, facts
+    if not environment.reseeds:                         # what it would play from its first seed, it has played already
+        environment.close()
+        environment = build(settings, part, facts["iterations"])
+    return environment, in_play(training, environment, part.key, facts["iterations"]), facts
+
+
 def build(settings: Settings, part: Part, iterations: int = 0) -> Environment:
     """The environment the part trains on; EnvPool's seed, given once, follows from the iterations done before."""
     seed = int(np.random.SeedSequence([part.seeds[0], iterations]).generate_state(1)[0] >> 1)
-    return make(settings.environment, settings.num_envs, settings.backend, seed=seed, workers=settings.workers, options=settings.options)
+    return make(settings.environment, settings.num_envs, settings.backend, seed=seed, workers=settings.workers,
+                options=settings.options)
 
 
 def template(settings: Settings, part: Part, environment: Environment) -> Training:
@@ -133,7 +140,9 @@ def in_play(training: Training, environment: Environment, key: jax.Array, iterat
     """The training with its play: saved with it, or started afresh as it was when the checkpoint was written."""
     if environment.pure:
         return training
-    return replace(training, stage=restart(environment, key, iterations - 1) if environment.reseeds else reset(environment, key))
+    if environment.reseeds:
+        return replace(training, stage=restart(environment, key, jnp.int32(iterations - 1)))
+    return replace(training, stage=reset(environment, key))
 
 
 def write_rows(records: Records, part: Part, steps: int, metrics: dict[str, list[float]]) -> None:

@@ -1,17 +1,25 @@
 """Seeds over processes: for environments that cannot share one program, each seed trains in a process of its own."""
 import multiprocessing
 import os
-import signal
 import traceback
-from collections.abc import Callable, Iterator
-from multiprocessing.connection import wait
+from collections.abc import Callable, Iterable, Iterator
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
+from typing import Any, NamedTuple
 
 from etude.errors import Diverged, EnvironmentFault, InvalidInput
 from etude.experiment.interrupt import Interrupt, Interrupted
 from etude.experiment.part import Part, Update, train_part
 from etude.experiment.settings import Settings
 
-ERRORS = {error.__name__: error for error in (InvalidInput, EnvironmentFault, Diverged, Interrupted)}
+ERRORS: dict[str, type[Exception]] = {error.__name__: error for error in (InvalidInput, EnvironmentFault, Diverged, Interrupted)}
+ENDED = "ended"                 # what is heard of a process that is gone, with its exit status
+
+
+class Seat(NamedTuple):
+    """A process and the core it is pinned to, None where it cannot be."""
+    process: SpawnProcess
+    core: int | None
 
 
 def train_parts(settings: Settings, parts: list[Part], interrupt: Interrupt, warn: Callable[[str], None]) -> Iterator[Update]:
@@ -19,41 +27,33 @@ def train_parts(settings: Settings, parts: list[Part], interrupt: Interrupt, war
 
     When one fails the others are asked to save and stop, and its error is raised here.
     """
-    context = multiprocessing.get_context("spawn")
-    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [None] * (os.cpu_count() or 1)
-    waiting, running, failure = list(reversed(parts)), {}, None
+    waiting, cores = list(reversed(parts)), usable_cores()
+    running: dict[Connection, Seat] = {}
+    asked: set[SpawnProcess] = set()
+    failure: Exception | None = None
     try:
         while waiting or running:
-            while waiting and cores and not interrupt.signal and failure is None:
-                core, part = cores.pop(0), waiting.pop()
-                ours, theirs = context.Pipe(duplex=False)
-                process = context.Process(target=run_part, args=(theirs, settings, part, core))
-                process.start()
-                theirs.close()
-                running[ours] = process, core
-            if (interrupt.signal or failure is not None) and waiting:
+            if interrupt.signal or failure is not None:
                 waiting.clear()
-            for pipe in wait(list(running), timeout=0.2):
-                process, core = running[pipe]
-                try:
-                    kind, news = pipe.recv()
-                except (EOFError, OSError):
-                    process.join()
-                    cores.append(core)
-                    del running[pipe]
-                    if process.exitcode and failure is None:
-                        failure = RuntimeError(f"the process of a seed died with exit status {process.exitcode}")
-                    continue
+                stop(running.values(), asked)
+            while waiting and cores:
+                core = cores.pop(0)
+                pipe, process = start(settings, waiting.pop(), core)
+                running[pipe] = Seat(process, core)
+            for pipe in ready(running):
+                kind, news = hear(pipe, running[pipe].process)
                 if kind == "update":
                     yield news
                 elif kind == "warning":
                     warn(news)
+                elif kind == ENDED:
+                    cores.append(running.pop(pipe).core)
+                    if news and failure is None:
+                        failure = RuntimeError(f"the process of a seed died with exit status {news}")
                 else:
                     failure = failure or ERRORS.get(kind, RuntimeError)(news)
-            if interrupt.signal or failure is not None:
-                stop(running)
     finally:
-        stop(running)
+        stop(running.values(), asked)
         for process, _ in running.values():
             process.join(timeout=10)
             process.kill()
@@ -63,15 +63,48 @@ def train_parts(settings: Settings, parts: list[Part], interrupt: Interrupt, war
         raise Interrupted("stopped before every seed was trained, all saved")
 
 
-def stop(running) -> None:
-    """Ask the processes, once each, to save and stop."""
-    for pipe, (process, core) in running.items():
-        if process.is_alive() and not getattr(process, "asked", False):
-            os.kill(process.pid, signal.SIGTERM)
-            process.asked = True
+def usable_cores() -> list[int | None]:
+    """The cores to pin processes to; as many None where the system does not pin."""
+    if hasattr(os, "sched_getaffinity"):
+        return [*sorted(os.sched_getaffinity(0))]
+    return [None] * (os.cpu_count() or 1)
 
 
-def run_part(pipe, settings: Settings, part: Part, core: int | None) -> None:
+def start(settings: Settings, part: Part, core: int | None) -> tuple[Connection, SpawnProcess]:
+    """A process that trains the part, and the pipe it tells of it through."""
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe(duplex=False)
+    process = context.Process(target=run_part, args=(theirs, settings, part, core))
+    process.start()
+    theirs.close()
+    return ours, process
+
+
+def ready(pipes: Iterable[Connection], seconds: float = 0.2) -> list[Connection]:
+    """Those pipes with something to hear, after waiting for it a moment."""
+    pipes = list(pipes)
+    found = wait(pipes, timeout=seconds)
+    return [pipe for pipe in pipes if pipe in found]
+
+
+def hear(pipe: Connection, process: SpawnProcess) -> tuple[str, Any]:
+    """The kind and the content of what a process tells next."""
+    try:
+        return pipe.recv()
+    except (EOFError, OSError):
+        process.join()
+        return ENDED, process.exitcode
+
+
+def stop(seats: Iterable[Seat], asked: set[SpawnProcess]) -> None:
+    """Ask the processes, once each, to save and stop; `asked` keeps those that were."""
+    for process, _ in seats:
+        if process.is_alive() and process not in asked:
+            process.terminate()                                 # SIGTERM, which `Interrupt` takes as a request
+            asked.add(process)
+
+
+def run_part(pipe: Connection, settings: Settings, part: Part, core: int | None) -> None:
     """The life of one process: train the part, tell of it."""
     if core is not None:
         os.sched_setaffinity(0, {core})

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from functools import partial
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import numpy as np
 
 from etude.algorithms import name_of
 from etude.environments.gymnasium_backend import Gymnasium
-from etude.environments.registry import choose_backend, make, maker
+from etude.environments.registry import Backend, choose_backend, make, maker
 from etude.errors import InvalidInput
 from etude.experiment import figures, files, records, statistics
 from etude.experiment.display import Display, display_for
@@ -73,7 +74,7 @@ class Run:
             raise InvalidInput(f"{part.directory} holds no checkpoint yet; train it with: etude resume {self.directory}")
         if len(part.seeds) == 1:
             return [training.state]
-        return [jax.tree.map(lambda x: x[i], training.state) for i in range(len(part.seeds))]
+        return [jax.tree.map(itemgetter(i), training.state) for i in range(len(part.seeds))]
 
     def evaluate(self, episodes: int | None = None, *, explore: bool = False, seed: int | None = None,
                  warn: Callable[[str], None] = lambda text: None, interrupt: Interrupt | None = None) -> dict[str, Any]:
@@ -133,10 +134,11 @@ class Run:
     def _merge_metrics(self):
         """One metrics.csv for seeds that trained in processes of their own."""
         tables = [(part.directory / "metrics.csv").read_text().splitlines(keepends=True) for part in self.parts]
-        files.write_bytes(self.directory / "metrics.csv", "".join([tables[0][0], *(row for table in tables for row in table[1:])]).encode())
+        merged = "".join([tables[0][0], *(row for table in tables for row in table[1:])])
+        files.write_bytes(self.directory / "metrics.csv", merged.encode())
 
 
-def train(algorithm: Any, environment: str, *, steps: int, seeds: int = 1, seed: int = 0, backend: str = "auto",
+def train(algorithm: Any, environment: str, *, steps: int, seeds: int = 1, seed: int = 0, backend: Backend = "auto",
           num_envs: int | None = None, workers: int = 0, options: dict[str, Any] | None = None, out: str | Path | None = None,
           checkpoint_interval: int | None = None, evaluation_episodes: int = 100, video: bool = False,
           progress: bool = True) -> Run:
@@ -151,13 +153,14 @@ def train(algorithm: Any, environment: str, *, steps: int, seeds: int = 1, seed:
 
     Raises InvalidInput for what cannot be done as asked, EnvironmentFault, Diverged, and Interrupted after Ctrl-C.
     """
-    settings = settle(algorithm, environment, steps=steps, seeds=seeds, seed=seed, backend=backend, num_envs=num_envs, workers=workers,
-                      options=options, checkpoint_interval=checkpoint_interval, evaluation_episodes=evaluation_episodes)
+    settings = settle(algorithm, environment, steps=steps, seeds=seeds, seed=seed, backend=backend, num_envs=num_envs,
+                      workers=workers, options=options, checkpoint_interval=checkpoint_interval,
+                      evaluation_episodes=evaluation_episodes)
     run = create(settings, out)
     return carry_on(run, display_for(run, progress), video)
 
 
-def settle(algorithm: Any, environment: str, *, steps: int, seeds: int = 1, seed: int = 0, backend: str = "auto",
+def settle(algorithm: Any, environment: str, *, steps: int, seeds: int = 1, seed: int = 0, backend: Backend = "auto",
            num_envs: int | None = None, workers: int = 0, options: dict[str, Any] | None = None,
            checkpoint_interval: int | None = None, evaluation_episodes: int = 100) -> Settings:
     """The settings of a run, everything checked that can be without training; arguments as for `train`."""
@@ -172,7 +175,9 @@ def settle(algorithm: Any, environment: str, *, steps: int, seeds: int = 1, seed
     jax.eval_shape(partial(algorithm.init, spec=sample.spec), jax.random.key(0))     # what the algorithm says of the spaces
     sample.close()
     rows = max(1, settings.iterations // ROWS)
-    wanted = settings.iterations / CHECKPOINTS if checkpoint_interval is None else checkpoint_interval / settings.steps_per_iteration
+    wanted = settings.iterations / CHECKPOINTS
+    if checkpoint_interval is not None:
+        wanted = checkpoint_interval / settings.steps_per_iteration
     return Settings(**{**vars(settings), "row_every": rows, "checkpoint_every": max(1, round(wanted / rows)) * rows})
 
 
@@ -182,7 +187,8 @@ def create(settings: Settings, out: str | Path | None = None) -> Run:
     Raises InvalidInput when there is something in it already.
     """
     if out is None:
-        stem = f"{name_of(settings.algorithm)}-{settings.environment.split(':')[-1].replace('/', '-')}-{datetime.now():%Y%m%d-%H%M%S}"
+        identifier = settings.environment.split(":")[-1].replace("/", "-")
+        stem = f"{name_of(settings.algorithm)}-{identifier}-{datetime.now():%Y%m%d-%H%M%S}"
         names = (f"{stem}{suffix}" for suffix in ("", *(f"-{i}" for i in range(2, 1000))))
         out = next(path for name in names if not (path := Path("runs") / name).exists())
     directory = Path(out)
@@ -208,10 +214,9 @@ def load(path: str | Path, algorithm: Any = None, environment: str | None = None
     name = settings.environment
     if environment is not None and environment != name:
         raise InvalidInput(f"{directory} was trained on {name}, not on {environment}")
-    if ":" in name and environment is None:
-        if name.split(":")[0] not in sys.modules:
-            raise InvalidInput(f"{directory} was trained on {name}, whose module etude does not import because a file says so; "
-                               f"add --environment {name} (in Python environment={name!r})")
+    if ":" in name and environment is None and name.split(":")[0] not in sys.modules:
+        raise InvalidInput(f"{directory} was trained on {name}, whose module etude does not import because a file says so; "
+                           f"add --environment {name} (in Python environment={name!r})")
     return Run(directory, settings)
 
 

@@ -44,7 +44,7 @@ class Settings:
 
     def check(self) -> None:
         """Raises InvalidInput naming the setting, its value and what would do."""
-        for name, least in (("steps", 1), ("num_envs", 1), ("seeds", 1), ("seed", 0), ("workers", 0), ("evaluation_episodes", 1)):
+        for name, least in {"steps": 1, "num_envs": 1, "seeds": 1, "seed": 0, "workers": 0, "evaluation_episodes": 1}.items():
             value = getattr(self, name)
             if not isinstance(value, int) or value < least:
                 raise InvalidInput(f"{name} is {value}; it must be a whole number of at least {least}")
@@ -60,7 +60,8 @@ def to_json(settings: Settings) -> dict[str, Any]:
     """The content of config.json: the settings, and where they were carried out."""
     plain = {field.name: getattr(settings, field.name) for field in dataclasses.fields(settings)}
     plain["algorithm"] = name_of(settings.algorithm)
-    hyperparameters = {field.name: _plain(getattr(settings.algorithm, field.name)) for field in dataclasses.fields(settings.algorithm)}
+    hyperparameters = {field.name: _plain(getattr(settings.algorithm, field.name))
+                       for field in dataclasses.fields(settings.algorithm)}
     return {"format": FORMAT, **plain, "hyperparameters": hyperparameters, "versions": versions(), "machine": machine()}
 
 
@@ -71,7 +72,8 @@ def from_json(config: dict[str, Any], algorithm: Any = None) -> Settings:
     """
     try:
         if config["format"] != FORMAT:
-            raise Damaged(f"config.json has format {config['format']}, and this etude reads {FORMAT}; use the version that wrote it")
+            raise Damaged(f"config.json has format {config['format']}, and this etude reads {FORMAT}; "
+                          "use the version that wrote it")
         if algorithm is None and config["algorithm"] not in ALGORITHMS:
             raise InvalidInput(f"this run's algorithm {config['algorithm']!r} is not one of etude's; "
                                "load it in Python with etude.load(path, algorithm=...)")
@@ -105,7 +107,8 @@ def versions() -> dict[str, str]:
 def machine() -> dict[str, Any]:
     """Results on a CPU differ between one visible core and two."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return {"cores": cores, "device": jax.devices()[0].device_kind, "platform": platform.platform(), "processor": platform.machine()}
+    return {"cores": cores, "device": jax.devices()[0].device_kind,
+            "platform": platform.platform(), "processor": platform.machine()}
 
 
 def _plain(value):

@@ -12,8 +12,8 @@ from etude.errors import InvalidInput
 from etude.training import call
 
 
-def play(run: Any, render_mode: str, episodes: int, seed: int, explore: bool = False) -> Iterator[tuple[np.ndarray | None, float, bool]]:
-    """Steps of whole episodes by the first seed's policy: (picture, reward, whether the episode ended)."""
+def play(run: Any, render_mode: str, episodes: int, seed: int, explore: bool = False) -> Iterator[tuple[Any, float, bool]]:
+    """Steps of whole episodes by the first seed's policy: (picture or None, reward, whether the episode ended)."""
     environment = Gymnasium(maker(run.settings.environment, run.settings.options, render_mode), 1)
     simulator = environment.copies.simulators[0]
     algorithm, state = run.settings.algorithm, run.states()[0]

@@ -39,7 +39,7 @@ class Acrobot:
 
     @property
     def observation_space(self) -> Box:
-        high = tuple(np.float32([1, 1, 1, 1, self.max_rate_1, self.max_rate_2]).tolist())
+        high = tuple(np.array([1, 1, 1, 1, self.max_rate_1, self.max_rate_2], np.float32).tolist())
         return Box((6,), low=tuple(-bound for bound in high), high=high)
 
     @property

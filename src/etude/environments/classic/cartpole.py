@@ -33,7 +33,7 @@ class CartPole:
     @property
     def observation_space(self) -> Box:
         # twice the limits, so that what ends an episode is still inside
-        high = tuple(np.float32([2 * self.max_position, np.inf, 2 * self.max_angle, np.inf]).tolist())
+        high = tuple(np.array([2 * self.max_position, np.inf, 2 * self.max_angle, np.inf], np.float32).tolist())
         return Box((4,), low=tuple(-bound for bound in high), high=high)
 
     @property

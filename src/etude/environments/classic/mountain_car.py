@@ -11,7 +11,7 @@ Array = jax.Array
 
 
 def _observation_space(car) -> Box:
-    low, high = np.float32([[car.min_position, -car.max_speed], [car.max_position, car.max_speed]]).tolist()
+    low, high = np.array([[car.min_position, -car.max_speed], [car.max_position, car.max_speed]], np.float32).tolist()
     return Box((2,), low=tuple(low), high=tuple(high))
 
 
