@@ -40,3 +40,16 @@ def example(spec: Spec) -> Transition:
 def merge_axes(tree: Any) -> Any:
     """[time, env, ...] to [time * env, ...]."""
     return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), tree)
+
+
+def shuffled(key: Array, n: int) -> Array:
+    """The numbers below n in random order, [n].
+
+    Random bits above, the number itself below, sorted as one word: six times faster on a CPU than `jax.random.permutation`.
+    Two numbers whose random bits agree (at 2^16 of them, one pair in 2^16) keep their order.
+    """
+    bits = (n - 1).bit_length()
+    if bits > 16:
+        return jax.random.permutation(key, n)
+    low = jnp.uint32(2**bits - 1)
+    return (jnp.sort(jax.random.bits(key, (n,)) & ~low | jnp.arange(n, dtype=jnp.uint32)) & low).astype(jnp.int32)

@@ -40,7 +40,8 @@ def reset(environment: Environment, key: Array, memory: Any = ()) -> Stage:
     return Stage(state, observation, memory, jnp.zeros(n), jnp.zeros(n, jnp.int32))
 
 
-def rollout(environment: Environment, policy: Policy, stage: Stage, key: Array, length: int) -> tuple[Stage, Transition, Episodes]:
+def rollout(environment: Environment, policy: Policy, stage: Stage, key: Array,
+            length: int) -> tuple[Stage, Transition, Episodes]:
     """Follow `policy` for `length` steps in every copy; the transitions are [time, env, ...]."""
     def step(stage, key):
         key_act, key_step = jax.random.split(key)

@@ -63,7 +63,7 @@ def iteration(algorithm: Algorithm, environment: Environment, training: Training
     With `restart_every`, all copies start afresh after that many iterations, and what was cut off counts as truncated:
     for environments whose state cannot be saved, so that a run resumed there is the run that never stopped.
     """
-    _, _, key_iterations, key_restarts = jax.random.split(key, 4)
+    key_iterations = jax.random.split(key, 4)[2]
     key_rollout, key_update = jax.random.split(jax.random.fold_in(key_iterations, index))
 
     def policy(observation, memory, key):
@@ -101,8 +101,8 @@ class Report(NamedTuple):
     compile_seconds: float              # that compiling took before the first chunk, else 0
 
 
-def progress(algorithm: Algorithm, environment: Environment, key: Array, steps: int, *, resumed: tuple[Training, int] | None = None,
-             row_every: int | None = None, restart_every: int = 0, chunk_seconds: float = 1.0) -> Iterator[Report]:
+def progress(algorithm: Algorithm, environment: Environment, key: Array, steps: int, *,
+             resumed: tuple[Training, int] | None = None, row_every: int | None = None, restart_every: int = 0, chunk_seconds: float = 1.0) -> Iterator[Report]:
     """Train for at most `steps` environment steps, in compiled chunks of about `chunk_seconds`; a Report after each.
 
     `key` is one key, or [seed] of them for many seeds in one program (JAX environments). The budget is never overshot: the
@@ -118,7 +118,8 @@ def progress(algorithm: Algorithm, environment: Environment, key: Array, steps: 
     total = steps // per_iteration
     if total < 1:
         raise InvalidInput(f"a budget of {steps} steps is less than one iteration of {per_iteration} "
-                           f"(rollout_length {algorithm.rollout_length} × num_envs {environment.spec.num_envs}); give at least that")
+                           f"(rollout_length {algorithm.rollout_length} × num_envs {environment.spec.num_envs}); "
+                           "give at least that")
     if key.ndim and not environment.pure:
         raise InvalidInput("only environments written in JAX train many seeds in one program; give this one a single key")
     row_every = row_every or max(1, total // 200)
@@ -187,7 +188,7 @@ def add(tally: Tally, episodes: Episodes, metrics: Metrics) -> Tally:
     return Tally(jax.tree.map(jnp.add, tally.episodes, episodes), tally.updates + updates, sums)
 
 
-def summarise(tally: Tally) -> dict[str, np.ndarray]:
+def summarise(tally: Tally) -> dict[str, Any]:
     """The means that a tally holds, NaN where there was nothing to average.
 
     Raises Diverged, naming the metric (and the seed), when one is not finite.

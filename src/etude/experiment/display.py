@@ -85,8 +85,10 @@ class Standing:
     @property
     def rate(self) -> float:
         """Environment steps a second of training, all seeds together."""
-        rates = []
+        rates, done = [], self.steps >= self.total
         for seeds, update in self.latest.items():
+            if update.steps * len(seeds) * self.settings.seeds >= self.total * len(seeds) and not done:
+                continue                                                # it trains no more
             begun = self.first[seeds]           # a resumed part begins with news of nothing
             origin = begun if not begun.metrics else Update(seeds, 0, {}, False, 0.0, 0.0)
             if update.seconds > origin.seconds:

@@ -11,7 +11,7 @@ import numpy as np
 
 from etude.environments import make
 from etude.environments.protocol import Environment
-from etude.errors import Diverged
+from etude.errors import Diverged, InvalidInput
 from etude.experiment import checkpoint
 from etude.experiment.interrupt import Interrupt, Interrupted
 from etude.experiment.records import Records
@@ -92,7 +92,11 @@ def train_part(settings: Settings, part: Part, interrupt: Interrupt, warn: Calla
 def take_up(settings: Settings, part: Part, warn: Callable[[str], None]) -> tuple[Environment, Training | None, dict[str, Any]]:
     """The environment, the training to go on with (None before the first checkpoint), and the facts of where it stands."""
     environment = build(settings, part)
-    training, facts = restore(settings, part, environment, warn)
+    try:
+        training, facts = restore(settings, part, environment, warn)
+    except InvalidInput:
+        environment.close()
+        raise
     if training is None:
         return environment, None, facts
     if not environment.reseeds:                         # what it would play from its first seed, it has played already

@@ -47,11 +47,13 @@ def train_parts(settings: Settings, parts: list[Part], interrupt: Interrupt, war
                 elif kind == "warning":
                     warn(news)
                 elif kind == ENDED:
-                    cores.append(running.pop(pipe).core)
-                    if news and failure is None:
+                    process, core = running.pop(pipe)
+                    cores.append(core)
+                    if news and process not in asked and failure is None:       # one asked as it started dies of it
                         failure = RuntimeError(f"the process of a seed died with exit status {news}")
                 else:
-                    failure = failure or ERRORS.get(kind, RuntimeError)(news)
+                    told = ERRORS.get(kind, RuntimeError)(news)
+                    failure = told if failure is None or isinstance(failure, Interrupted) else failure
     finally:
         stop(running.values(), asked)
         for process, _ in running.values():

@@ -5,6 +5,7 @@
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from datetime import datetime
 from functools import partial
 from operator import itemgetter
@@ -22,7 +23,7 @@ from etude.experiment import figures, files, records, statistics
 from etude.experiment.display import Display, display_for
 from etude.experiment.interrupt import Interrupt, Interrupted
 from etude.experiment.part import Part, Update, build, parts_of, restore, train_part
-from etude.experiment.processes import train_parts
+from etude.experiment.processes import train_parts, usable_cores
 from etude.experiment.settings import Settings, from_json, to_json
 from etude.experiment.video import record
 from etude.rollout import evaluate
@@ -67,9 +68,8 @@ class Run:
         return [state for part in self.parts for state in self._states_of(part, warn)]
 
     def _states_of(self, part, warn):
-        environment = build(self.settings, part)
-        training, _ = restore(self.settings, part, environment, warn)
-        environment.close()
+        with closing(build(self.settings, part)) as environment:
+            training, _ = restore(self.settings, part, environment, warn)
         if training is None:
             raise InvalidInput(f"{part.directory} holds no checkpoint yet; train it with: etude resume {self.directory}")
         if len(part.seeds) == 1:
@@ -97,9 +97,9 @@ class Run:
                 return self.settings.algorithm.act(state, observation, memory, key, explore=explore)
             return evaluate(environment, policy, key, episodes)[0]
         base = self.settings.seed if seed is None else seed
-        returns = [np.asarray(call(environment, judge, state, jax.random.fold_in(jax.random.key(base), i))).tolist()
-                   for i, state in enumerate(self.states(warn))]
-        environment.close()
+        with closing(environment):
+            returns = [np.asarray(call(environment, judge, state, jax.random.fold_in(jax.random.key(base), i))).tolist()
+                       for i, state in enumerate(self.states(warn))]
         return {"episodes": episodes, "deterministic": not explore, **statistics.summarise(returns)}
 
     def finish(self, updates: list[Update], display: Display, interrupt: Interrupt, began: float) -> None:
@@ -109,11 +109,11 @@ class Run:
         seconds, compiling = (sum(getattr(update, name) for update in updates) for name in ("seconds", "compile_seconds"))
         settings = self.settings
         steps = settings.iterations * settings.steps_per_iteration
-        spans = max(update.seconds for update in updates) if len(updates) > 1 else seconds
+        elapsed = seconds / min(len(self.parts), len(usable_cores()))              # so many programs train at a time
         files.write_json(self.directory / "summary.json", {
             "algorithm": name_of(settings.algorithm), "environment": settings.environment, "backend": settings.backend,
             "seeds": settings.seeds, "steps": steps, "wall_seconds": time.perf_counter() - began, "train_seconds": seconds,
-            "compile_seconds": compiling, "train_steps_per_second": steps * settings.seeds / max(spans, 1e-9),
+            "compile_seconds": compiling, "train_steps_per_second": steps * settings.seeds / max(elapsed, 1e-9),
             "evaluation": evaluation})
         if len(self.parts) > 1:
             self._merge_metrics()
@@ -249,9 +249,9 @@ def extend(run: Run, steps: int) -> Run:
 
 def carry_on(run: Run, display: Display, video: bool = False) -> Run:
     """Train to the end of the budget, evaluate and report."""
-    began, last = time.perf_counter(), {}
+    began, last, interrupt = time.perf_counter(), {}, Interrupt()
     try:
-        with display, Interrupt() as interrupt:
+        with interrupt, display:
             for update in updates_of(run, interrupt, display.warn):
                 last[update.seeds] = update
                 display.show(update)

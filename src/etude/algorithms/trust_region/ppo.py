@@ -11,12 +11,13 @@ from etude.distributions import Distribution
 from etude.errors import InvalidInput
 from etude.estimators import moments, returns
 from etude.estimators.moments import Moments
-from etude.experience import Transition, merge_axes
+from etude.experience import Transition, merge_axes, shuffled
 from etude.networks import Activation, Network, network
 from etude.spaces import Space, Spec
 from etude.struct import replace, static, struct, traced
 
 Array = jax.Array
+Learned = tuple["Policy", Network, optax.OptState]
 
 
 @struct
@@ -110,9 +111,9 @@ class PPO:
         learned = state.policy, state.value, state.optimizer
 
         def epoch(learned, key):
-            order = jax.random.permutation(key, batch.advantage.size)
+            order = shuffled(key, batch.advantage.size)
             order = order[: order.size // self.batch_size * self.batch_size].reshape(-1, self.batch_size)
-            return jax.lax.scan(lambda learned, rows: self.improve(*learned, jax.tree.map(lambda x: x[rows], batch), state.steps),
+            return jax.lax.scan(lambda learned, rows: self.improve(learned, jax.tree.map(lambda x: x[rows], batch), state.steps),
                                 learned, order)
         (policy, value, optimizer), metrics = jax.lax.scan(epoch, learned, jax.random.split(key, self.epochs))
         state = replace(state, policy=policy, value=value, optimizer=optimizer, steps=state.steps + batch.advantage.size)
@@ -139,8 +140,10 @@ class PPO:
         log_prob = state.policy(observation).log_prob(experience.action)
         return merge_axes(Batch(observation, experience.action, log_prob, value, advantage, advantage + value))
 
-    def improve(self, policy: Policy, value: Network, optimizer: optax.OptState, batch: Batch, steps: Array):
+    def improve(self, learned: Learned, batch: Batch, steps: Array) -> tuple[Learned, dict[str, Array]]:
         """One gradient step of policy and value on a batch."""
+        policy, value, optimizer = learned
+
         def loss(learned):
             policy, value = learned
             policy_loss, metrics = self.policy_loss(policy, batch, self.clip * remaining(steps, self.clip_decay))

@@ -16,6 +16,7 @@ from etude.spaces import Spec
 from etude.struct import replace, static, struct, traced
 
 Array = jax.Array
+Learned = tuple[Network, Network, optax.OptState, Array]            # q, target_q, optimizer, updates
 
 
 @struct
@@ -33,14 +34,14 @@ class DQN:
     """Deep Q-learning for discrete actions: ε-greedy play, a replay buffer, a target network."""
     learning_rate: float = traced(1e-3, above=0)          # Adam's step size
     discount: float = traced(0.99, at_least=0, at_most=1)  # γ, per environment step
-    target_rate: float = traced(1.0, above=0, at_most=1)  # share of the target's move towards q: 1 is a hard copy, less is Polyak's
-    initial_epsilon: float = traced(1.0, at_least=0, at_most=1)   # probability of a random action at the start (Mnih et al., 2015)
+    target_rate: float = traced(1.0, above=0, at_most=1)  # the target's share of the way to q: 1 copies it, less is Polyak's
+    initial_epsilon: float = traced(1.0, at_least=0, at_most=1)    # of a random action, at the start (Mnih et al., 2015)
     final_epsilon: float = traced(0.05, at_least=0, at_most=1)    # and from exploration_steps on
     exploration_steps: float = traced(10_000.0, above=0)  # environment steps over which epsilon falls linearly
     max_gradient_norm: float = traced(10.0, above=0)      # the gradient's global norm is clipped here; inf: never
     hidden: tuple[int, ...] = static((64, 64), at_least=1)  # units of each hidden layer
     activation: Activation = static("relu")               # between layers
-    double: bool = static(True)                           # q chooses the next action and the target judges it (van Hasselt et al., 2016)
+    double: bool = static(True)                           # q chooses the next action, the target judges it (van Hasselt et al., 2016)
     loss: Literal["huber", "squared"] = static("huber")   # of the Bellman error; Huber's slope is at most 1 (Mnih et al., 2015)
     batch_size: int = static(64, at_least=1)              # transitions a gradient step
     capacity: int = static(100_000, at_least=1)           # transitions the replay buffer holds
@@ -92,7 +93,7 @@ class DQN:
 
         def fit(learned):
             keys = jax.random.split(key, self.gradient_steps)
-            return jax.lax.scan(lambda learned, key: self.fit_q(*learned, replay.sample(ring, key, self.batch_size)),
+            return jax.lax.scan(lambda learned, key: self.fit_q(learned, replay.sample(ring, key, self.batch_size)),
                                 learned, keys, unroll=self.gradient_steps == 1)
 
         def wait(learned):
@@ -103,8 +104,9 @@ class DQN:
         state = replace(state, q=q, target_q=target_q, optimizer=optimizer, updates=updates)
         return state, {**jax.tree.map(jnp.mean, metrics), "updates": warm * self.gradient_steps}
 
-    def fit_q(self, q: Network, target_q: Network, optimizer: optax.OptState, updates: Array, batch: Transition):
+    def fit_q(self, learned: Learned, batch: Transition) -> tuple[Learned, dict[str, Array]]:
         """One gradient step on the Bellman error of `batch`; the greedy policy improves as q does."""
+        q, target_q, optimizer, updates = learned
         target = self.estimate_target(q, target_q, batch)
 
         def loss(q):
