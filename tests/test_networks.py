@@ -65,21 +65,27 @@ def sample(space, seed, *leading):
     return jax.tree.map(jnp.asarray, one(space))
 
 
+def filled(build):
+    """What `build` makes, with weights from NumPy: drawing them with JAX takes longer to compile than to test."""
+    rng = np.random.default_rng(0)
+    return jax.tree.map(lambda x: jnp.float32(rng.normal(0, 0.3, x.shape)), jax.eval_shape(build))
+
+
 @pytest.mark.parametrize("space", SPACES.values(), ids=SPACES)
 def test_every_observation_on_any_leading_axes(space):
     @jax.jit
-    def out(batch, other):
-        net = network(KEY, space, (5,), 4)
+    def out(net, batch, other):
         return net(batch), jax.vmap(jax.vmap(net))(batch), net(other)
     leading = (1, 1) if 84 in getattr(space, "shape", ()) else (2, 3)
-    together, alone, other = out(sample(space, 0, *leading), sample(space, 1, *leading))
+    net = filled(lambda: network(KEY, space, (5,), 4))
+    together, alone, other = out(net, sample(space, 0, *leading), sample(space, 1, *leading))
     assert together.shape == (*leading, 4) and together.dtype == jnp.float32 and jnp.isfinite(together).all()
     np.testing.assert_allclose(alone, together, rtol=1e-4, atol=1e-5)
     assert not np.allclose(together, other)                                         # it sees what it is shown
 
 
 def features_of(space, observation):
-    return networks.encoder(KEY, space)(jax.tree.map(jnp.asarray, observation))
+    return filled(lambda: networks.encoder(KEY, space))(jax.tree.map(jnp.asarray, observation))
 
 
 def test_choices_are_one_hot_and_numbers_flat():
@@ -114,35 +120,35 @@ def test_samples_of_gymnasium_fit():
     (Box((4, 3, 8, 9), "uint8", 0.0, 255.0), Box((4, 8, 9, 3), "uint8", 0.0, 255.0), (0, 2, 3, 1)),
 ], ids=["picture", "stack"])
 def test_channels_first_and_last_are_the_same_picture(first, last, axes):
-    one, other = networks.cnn(KEY, first.shape), networks.cnn(KEY, last.shape)
+    one, other = (filled(lambda box=box: networks.cnn(KEY, box.shape)) for box in (first, last))
     picture = sample(first, 0)
     np.testing.assert_array_equal(one(picture), other(picture.transpose(axes)))
 
 
 def test_a_grey_picture_has_one_channel_and_a_stack_one_for_each():
-    assert networks.cnn(KEY, (8, 9)).layers[0].in_channels == 1
-    assert networks.cnn(KEY, (8, 9, 3)).layers[0].in_channels == 3
-    assert networks.cnn(KEY, (4, 8, 9, 3)).layers[0].in_channels == 12
-    grey = sample(GREY, 0)
-    np.testing.assert_array_equal(networks.cnn(KEY, (8, 9))(grey), networks.cnn(KEY, (8, 9, 1))(grey[..., None]))
+    grey, one, colour, stack = (
+        filled(lambda shape=shape: networks.cnn(KEY, shape)) for shape in ((8, 9), (8, 9, 1), (8, 9, 3), (4, 8, 9, 3)))
+    assert [cnn.layers[0].in_channels for cnn in (grey, one, colour, stack)] == [1, 1, 3, 12]
+    picture = sample(GREY, 0)
+    np.testing.assert_array_equal(grey(picture), one(picture[..., None]))
 
 
 def test_large_pictures_get_the_convolutions_of_the_nature_paper():
-    cnn = networks.cnn(KEY, (4, 84, 84))
+    cnn = filled(lambda: networks.cnn(KEY, (4, 84, 84)))
     plan = [(layer.in_channels, layer.out_channels, layer.kernel_size, layer.stride) for layer in cnn.layers]
     assert plan == [(4, 32, (8, 8), (4, 4)), (32, 64, (4, 4), (2, 2)), (64, 64, (3, 3), (1, 1))]
     assert jax.eval_shape(cnn, jnp.zeros((2, 4, 84, 84), jnp.uint8)).shape == (2, 7 * 7 * 64)
 
 
 def test_bytes_of_a_picture_are_scaled_to_the_unit_interval():
-    cnn = networks.cnn(KEY, GREY.shape)
+    cnn = filled(lambda: networks.cnn(KEY, GREY.shape))
     picture = sample(GREY, 0)
     np.testing.assert_allclose(cnn(picture), cnn(picture.astype(jnp.float32) / 255), rtol=1e-5)
 
 
 def test_a_convolution_looks_where_it_should():
     """A change of one pixel reaches the features of its neighbourhood alone."""
-    cnn = networks.cnn(KEY, GREY.shape)
+    cnn = filled(lambda: networks.cnn(KEY, GREY.shape))
     picture = jnp.full(GREY.shape, 100, jnp.uint8)
     change = (cnn(picture) - cnn(picture.at[4, 4].set(200))).reshape(-1, *GREY.shape)
     rows, columns = np.nonzero(np.abs(change).sum(0))
@@ -157,7 +163,7 @@ ACTIVATIONS = {
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_an_mlp_is_its_layers_with_the_activation_between(activation):
-    net = mlp(KEY, (3, 5, 4, 2), activation)
+    net = filled(lambda: mlp(KEY, (3, 5, 4, 2), activation))
     x = np.random.default_rng(0).normal(size=(2, 7, 3))
     expected = x
     for i, layer in enumerate(net.layers):
@@ -167,7 +173,7 @@ def test_an_mlp_is_its_layers_with_the_activation_between(activation):
 
 
 def test_no_hidden_layer_is_a_linear_network():
-    net = network(KEY, Box((3,)), (), 2)
+    net = filled(lambda: network(KEY, Box((3,)), (), 2))
     a, b = jnp.float32([1, 2, 3]), jnp.float32([-1, 0, 5])
     np.testing.assert_allclose(net(a + b) + net(jnp.zeros(3)), net(a) + net(b), rtol=1e-5)
     assert len(net.head.layers) == 1
@@ -192,7 +198,7 @@ def test_without_a_scale_weights_are_uniform_over_one_over_the_root_of_inputs():
 @pytest.mark.parametrize("final_scale", [None, 0.01])
 def test_initialisations_in_one_vmap_are_those_of_their_keys(final_scale):
     def init(key):
-        return network(key, Tree((Box((3,)), GREY)), (4, 4), 2, final_scale=final_scale)
+        return network(key, Box((3,)), (4,), 2, final_scale=final_scale)
     keys = jax.random.split(KEY, 3)
     many, alone = jax.jit(jax.vmap(init))(keys), jax.jit(init)
     for i in range(3):
@@ -202,15 +208,17 @@ def test_initialisations_in_one_vmap_are_those_of_their_keys(final_scale):
 
 
 def test_layers_of_one_network_have_their_own_weights():
-    net = mlp(KEY, (4, 4, 4), final_scale=math.sqrt(2))
-    assert not np.allclose(net.layers[0].weight, net.layers[1].weight)
-    tree = networks.encoder(KEY, Tree((GREY, GREY)))
-    assert not np.allclose(tree.images[0].layers[0].weight, tree.images[1].layers[0].weight)
+    @jax.jit
+    def weights():
+        images = networks.encoder(KEY, Tree((GREY, GREY))).images
+        return [layer.weight for layer in mlp(KEY, (4, 4, 4)).layers], [cnn.layers[0].weight for cnn in images]
+    for one, other in weights():
+        assert not np.allclose(one, other)
 
 
 def test_a_network_is_a_pytree_of_arrays_alone():
     """So that plain `jax.grad`, `vmap` and optax work on it."""
-    net = network(KEY, NESTED, (4,), 2)
+    net = filled(lambda: network(KEY, NESTED, (4,), 2))
     assert all(eqx.is_array(leaf) for leaf in jax.tree.leaves(net))
     gradient = jax.jit(jax.grad(lambda net, x: net(x).sum()))(net, sample(NESTED, 0, 4))
     assert jax.tree.structure(gradient) == jax.tree.structure(net)

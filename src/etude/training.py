@@ -102,7 +102,8 @@ class Report(NamedTuple):
 
 
 def progress(algorithm: Algorithm, environment: Environment, key: Array, steps: int, *,
-             resumed: tuple[Training, int] | None = None, row_every: int | None = None, restart_every: int = 0, chunk_seconds: float = 1.0) -> Iterator[Report]:
+             resumed: tuple[Training, int] | None = None, row_every: int | None = None, restart_every: int = 0,
+             chunk_seconds: float = 1.0) -> Iterator[Report]:
     """Train for at most `steps` environment steps, in compiled chunks of about `chunk_seconds`; a Report after each.
 
     `key` is one key, or [seed] of them for many seeds in one program (JAX environments). The budget is never overshot: the
@@ -191,12 +192,14 @@ def add(tally: Tally, episodes: Episodes, metrics: Metrics) -> Tally:
 def summarise(tally: Tally) -> dict[str, Any]:
     """The means that a tally holds, NaN where there was nothing to average.
 
-    Raises Diverged, naming the metric (and the seed), when one is not finite.
+    Raises Diverged, naming the metrics (and the seeds), when some are not finite.
     """
-    for name, total in tally.metrics.items():
-        if not np.isfinite(total).all():
-            seeds = f" of seed {np.flatnonzero(~np.isfinite(total)).tolist()}" if np.ndim(total) else ""
-            raise Diverged(f"{name}{seeds} is no longer finite")
+    lost = {name: np.flatnonzero(~np.isfinite(total)) for name, total in tally.metrics.items() if not np.isfinite(total).all()}
+    if lost:
+        seeds = sorted({int(seed) for which in lost.values() for seed in which})
+        where = f" in the seeds numbered {seeds}" if np.ndim(tally.updates) else ""
+        raise Diverged(f"{', '.join(sorted(lost))} stopped being finite{where}; the last good checkpoint is kept. "
+                       "A smaller learning rate, or normalised rewards, may help")
     with np.errstate(divide="ignore", invalid="ignore"):
         episodes = tally.episodes
         return {"episodes": episodes.count,

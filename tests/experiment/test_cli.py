@@ -215,7 +215,7 @@ gymnasium.register("Faulty-v0", Faulty)
 
 @pytest.mark.parametrize(("how", "words"), [
     ("raise", ("the robot fell over", "copy 0", "step 600", "in step")), ("nan", ("NaN", "copy 0", "step 600")),
-    ("shape", ("(3,)", "(2,)", "copy 0", "step 600")), ("reward", ("no longer finite", "loss"))])
+    ("shape", ("(3,)", "(2,)", "copy 0", "step 600")), ("reward", ("finite", "value_loss", "checkpoint"))])
 def test_what_fails_while_training_is_named_and_the_checkpoint_kept(tmp_path, how, words):
     (tmp_path / "faulty.py").write_text(FAULTY)
     done = etude("train", "ppo", "faulty:Faulty-v0", *SMALL, "--steps", "6400", "--options", f'how="{how}"',

@@ -46,7 +46,6 @@ class Copies:
         """Start every copy afresh, each with a seed drawn from `seed` and its number; the rows as bytes [count, bytes]."""
         for i, simulator in enumerate(self.simulators):
             own = np.random.SeedSequence([seed, self.first + i]).generate_state(1)[0]
-            self.steps[i] = 0
             try:
                 first, _ = simulator.reset(seed=int(own))
                 self._write(self.observation, i, first)
@@ -88,7 +87,7 @@ class Copies:
 
     def _finished(self) -> np.ndarray:
         for name, values in self.real:
-            if math.isnan(values.sum()) and np.isnan(values).any():            # inf - inf alone is no fault
+            if values.size and math.isnan(values.min()):
                 i = int(np.argwhere(np.isnan(values))[0][0])
                 part = "reward" if name == "reward" else "observation"
                 raise self._fault(i, EnvironmentFault(f"its {part} is NaN"))
@@ -96,5 +95,5 @@ class Copies:
 
     def _fault(self, i: int, error: Exception) -> EnvironmentFault:
         what = error if isinstance(error, EnvironmentFault) else f"it raised {type(error).__name__}: {error}"
-        when = f"at its step {self.steps[i]}" if self.steps[i] else "at its reset"
+        when = f"at its step {self.steps[i]}" if self.steps[i] else "at its first reset"
         return EnvironmentFault(f"copy {self.first + i} of {self.name} failed {when}: {what}")

@@ -1,4 +1,5 @@
 """Any Gymnasium environment, stepped by a callback from inside the compiled loop."""
+import logging
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -16,6 +17,9 @@ from etude.environments.workers import Workers
 from etude.spaces import Spec, from_gymnasium, to_environment
 
 Array = jax.Array
+
+# JAX logs the traceback of what a callback raised; it is raised again where it can be caught, with the traceback it had.
+logging.getLogger("jax._src.callback").setLevel(logging.CRITICAL)
 
 
 class Gymnasium:

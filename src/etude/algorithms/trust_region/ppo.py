@@ -118,7 +118,8 @@ class PPO:
         (policy, value, optimizer), metrics = jax.lax.scan(epoch, learned, jax.random.split(key, self.epochs))
         state = replace(state, policy=policy, value=value, optimizer=optimizer, steps=state.steps + batch.advantage.size)
         if self.normalize_observation:          # last, so that the whole update saw what the policy saw
-            state = replace(state, observations=moments.update_observations(state.observations, merge_axes(experience.observation)))
+            seen = merge_axes(experience.observation)
+            state = replace(state, observations=moments.update_observations(state.observations, seen))
         return state, {**jax.tree.map(jnp.mean, metrics), "updates": jnp.int32(metrics["policy_loss"].size)}
 
     def scale_reward(self, state: PPOState, experience: Transition) -> tuple[PPOState, Array]:

@@ -41,7 +41,7 @@ class DQN:
     max_gradient_norm: float = traced(10.0, above=0)      # the gradient's global norm is clipped here; inf: never
     hidden: tuple[int, ...] = static((64, 64), at_least=1)  # units of each hidden layer
     activation: Activation = static("relu")               # between layers
-    double: bool = static(True)                           # q chooses the next action, the target judges it (van Hasselt et al., 2016)
+    double: bool = static(True)                           # q chooses the next action, the target judges it (van Hasselt, 2016)
     loss: Literal["huber", "squared"] = static("huber")   # of the Bellman error; Huber's slope is at most 1 (Mnih et al., 2015)
     batch_size: int = static(64, at_least=1)              # transitions a gradient step
     capacity: int = static(100_000, at_least=1)           # transitions the replay buffer holds
