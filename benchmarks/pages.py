@@ -37,11 +37,12 @@ def sides_of(sides: dict[str, Any]) -> list[str]:
     """A line on each peer: its variant, the seconds it compiled, its versions; and one on etude."""
     lines = {}
     for label, found in sides.items():
-        seconds = middle(column(found["measurements"], "compile_seconds"))
+        seconds = column(found["measurements"], "compile_seconds")
         tried = ", ".join(f"{variant}: {rate:,.0f} steps/s" for variant, rate in found["tried"].items())
-        variant = f", {found['variant']} (tried {tried}), compiled in {seconds} s" if tried else ""
+        variant = f", {found['variant']} (tried {tried})" if tried else ""
+        compiled = f", compiled in {middle(seconds)} s" if tried and seconds else ""
         if "versions" in found:
-            lines.setdefault(f"{variant}: {report.listed(found['versions'])}", []).append(label)
+            lines.setdefault(f"{variant}{compiled}: {report.listed(found['versions'])}", []).append(label)
     return [f"* {', '.join(labels)}{text}" for text, labels in lines.items()]
 
 

@@ -103,14 +103,14 @@ def test_probabilities_of_all_actions_sum_to_one_and_give_the_entropy(space):
 
 @every_finite_space
 def test_samples_come_as_often_as_they_should(space):
-    choice, count = head(space), 20_000
-    many = jax.tree.map(lambda x: jnp.broadcast_to(x, (count, *x.shape)), choice)
-    samples = np.asarray(jax.jit(type(choice).sample)(many, KEY)).reshape(count, 1, -1)
+    choice, rounds = head(space), 2_000
+    many = jax.tree.map(lambda x: jnp.broadcast_to(x, (2, 3, *x.shape)), choice)
+    samples = np.array([told(many, key)["sample"] for key in jax.random.split(KEY, rounds)]).reshape(6 * rounds, 1, -1)
     actions = actions_of(space)
     p = np.exp(np.asarray(log_probs(choice, actions), float))
     seen = (samples == actions.reshape(len(actions), -1)).all(-1).sum(0)
-    assert seen.sum() == count
-    assert scipy.stats.chisquare(seen, count * p / p.sum()).pvalue > 1e-4
+    assert seen.sum() == 6 * rounds
+    assert scipy.stats.chisquare(seen, 6 * rounds * p / p.sum()).pvalue > 1e-4
 
 
 def test_categorical_against_scipy():
@@ -159,27 +159,13 @@ def test_samples_of_a_normal_are_normal():
     np.testing.assert_allclose(-many.log_prob(samples).mean(), choice.entropy(), atol=0.03)          # Monte Carlo
 
 
-@pytest.mark.parametrize("space", [SPACES[name] for name in ("discrete", "multidiscrete", "multibinary", "box")], ids=str)
-def test_scores_have_mean_zero(space):
-    """E[∇ log π] = 0: the identity that policy gradients rest on."""
-    count, n = 5_000, num_parameters(space)
-    log_std = jnp.full(n, -0.2) if isinstance(space, Box) else ()
-
-    @jax.jit
-    def scores(parameters):
-        action = over(space, parameters, log_std).sample(KEY)
-        return jax.grad(lambda parameters: over(space, parameters, log_std).log_prob(action).sum())(parameters)
-    each = scores(jnp.broadcast_to(jnp.linspace(-0.5, 0.5, n), (count, n)))
-    assert each.any(0).all() and (abs(each.mean(0)) <= 5 * each.std(0) / math.sqrt(count)).all()
-
-
-@pytest.mark.parametrize("logit", [-1e3, 1e3])
-def test_saturated_logits_stay_finite(logit):
-    for choice, action in ((Categorical(jnp.float32([0, logit])), 1), (Bernoulli(jnp.float32([logit]), (1,)), [1])):
-        for number in (choice.entropy(), choice.log_prob(jnp.int32(action)),
-                       jax.grad(lambda choice: choice.entropy())(choice).logits):
-            assert jnp.isfinite(number).all()
-    assert Categorical(jnp.float32([0, logit])).entropy() == pytest.approx(0, abs=1e-6)
+@pytest.mark.parametrize("choice", [Categorical(jnp.float32([0, 1])), Bernoulli(jnp.float32([0, 1]), (2,))], ids=str)
+def test_saturated_logits_stay_finite(choice):
+    entropy = jax.jit(jax.value_and_grad(lambda choice: choice.entropy()))
+    for logit in (-1e3, 1e3):
+        value, slope = entropy(jax.tree.map(lambda x, logit=logit: x * logit, choice))
+        assert jnp.isfinite(value) and jnp.isfinite(slope.logits).all()
+        assert value == pytest.approx(0 if isinstance(choice, Categorical) else math.log(2), abs=1e-6)
 
 
 @every_space

@@ -179,13 +179,26 @@ def test_no_hidden_layer_is_a_linear_network():
     assert len(net.head.layers) == 1
 
 
+@jax.jit
+def initialised(key):
+    return network(key, Box((6,)), (8, 4), 3, final_scale=0.01)
+
+
 def test_weights_are_orthogonal_with_the_gain_of_their_layer():
-    net = network(KEY, Box((6,)), (8, 4), 3, final_scale=0.01)
-    for layer, gain in zip(net.head.layers, (math.sqrt(2), math.sqrt(2), 0.01), strict=True):
+    for layer, gain in zip(initialised(KEY).head.layers, (math.sqrt(2), math.sqrt(2), 0.01), strict=True):
         weight = np.asarray(layer.weight, float)
         gram = weight @ weight.T if weight.shape[0] <= weight.shape[1] else weight.T @ weight
         np.testing.assert_allclose(gram, gain**2 * np.eye(min(weight.shape)), atol=1e-5 * gain**2)
         assert not layer.bias.any()
+
+
+def test_initialisations_in_one_vmap_are_those_of_their_keys():
+    keys = jax.random.split(KEY, 3)
+    many = jax.jit(jax.vmap(initialised))(keys)
+    for i in range(3):
+        jax.tree.map(lambda x, y, i=i: np.testing.assert_allclose(x[i], y, atol=1e-5), many, initialised(keys[i]))
+    weights = many.head.layers[0].weight
+    assert not np.allclose(weights[0], weights[1])                                   # and each its own
 
 
 def test_without_a_scale_weights_are_uniform_over_one_over_the_root_of_inputs():
@@ -193,18 +206,6 @@ def test_without_a_scale_weights_are_uniform_over_one_over_the_root_of_inputs():
     for x in (layer.weight, layer.bias):
         assert abs(x).max() <= 0.1 and abs(x).max() > 0.099
         assert x.std() == pytest.approx(0.1 / math.sqrt(3), rel=0.05)
-
-
-@pytest.mark.parametrize("final_scale", [None, 0.01])
-def test_initialisations_in_one_vmap_are_those_of_their_keys(final_scale):
-    def init(key):
-        return network(key, Box((3,)), (4,), 2, final_scale=final_scale)
-    keys = jax.random.split(KEY, 3)
-    many, alone = jax.jit(jax.vmap(init))(keys), jax.jit(init)
-    for i in range(3):
-        jax.tree.map(lambda x, y, i=i: np.testing.assert_allclose(x[i], y, atol=1e-5), many, alone(keys[i]))
-    weights = many.head.layers[0].weight
-    assert not np.allclose(weights[0], weights[1])                                   # and each its own
 
 
 def test_layers_of_one_network_have_their_own_weights():

@@ -52,7 +52,9 @@ class Training:
 def begin(algorithm: Algorithm, environment: Environment, key: Array) -> Training:
     """Before the first iteration."""
     key_init, key_reset, _, _ = jax.random.split(key, 4)
-    state, stage = algorithm.init(key_init, environment.spec), reset(environment, key_reset)
+    # two programs, because one with a callback in it, as a reset may be, is not kept in JAX's cache
+    state = jax.jit(partial(algorithm.init, spec=environment.spec))(key_init)
+    stage = jax.jit(partial(reset, environment))(key_reset)
     return Training(state, stage, nothing(algorithm, environment, state, stage))
 
 
@@ -125,7 +127,7 @@ def progress(algorithm: Algorithm, environment: Environment, key: Array, steps: 
         raise InvalidInput("only environments written in JAX train many seeds in one program; give this one a single key")
     row_every = row_every or max(1, total // 200)
     clock = time.perf_counter()
-    training, done = resumed or (jax.jit(over_seeds(partial(begin, algorithm, environment), key))(key), 0)
+    training, done = resumed or (over_seeds(partial(begin, algorithm, environment), key)(key), 0)
     training = jax.tree.map(jnp.copy, training)          # no two leaves may share a buffer that is handed on
     run = compile_chunk(algorithm, environment, training, key, row_every, restart_every)
     compiling, chunk = time.perf_counter() - clock, 1

@@ -85,7 +85,7 @@ def test_a_slow_environment_is_left_within_ten_seconds(tmp_path):
     assert "etude resume run" in said
 
 
-def test_seeds_over_processes_are_saved_by_ctrl_c_and_go_on(tmp_path):
+def test_seeds_over_processes_resume_exactly(tmp_path):
     asked = ("train", *PPO, *COMMON, "--backend", "gymnasium", "--seeds", 2, "--steps", 24_000)
     assert etude(*asked, "--out", "whole", cwd=tmp_path).returncode == 0
     process = start(*asked, "--out", "killed", cwd=tmp_path)

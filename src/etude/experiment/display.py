@@ -80,14 +80,14 @@ class Standing:
 
     @property
     def total(self) -> int:
-        return self.settings.iterations * self.settings.steps_per_iteration * self.settings.seeds
+        return self.settings.trained_steps * self.settings.seeds
 
     @property
     def rate(self) -> float:
         """Environment steps a second of training, all seeds together."""
         rates, done = [], self.steps >= self.total
         for seeds, update in self.latest.items():
-            if update.steps * len(seeds) * self.settings.seeds >= self.total * len(seeds) and not done:
+            if update.steps >= self.settings.trained_steps and not done:
                 continue                                                # it trains no more
             begun = self.first[seeds]           # a resumed part begins with news of nothing
             origin = begun if not begun.metrics else Update(seeds, 0, {}, False, 0.0, 0.0)

@@ -49,7 +49,8 @@ def train_parts(settings: Settings, parts: list[Part], interrupt: Interrupt, war
                 elif kind == ENDED:
                     process, core = running.pop(pipe)
                     cores.append(core)
-                    if news and process not in asked and failure is None:       # one asked as it started dies of it
+                    asked_to = interrupt.signal or process in asked              # one asked as it started dies of it
+                    if news and not asked_to and failure is None:
                         failure = RuntimeError(f"the process of a seed died with exit status {news}")
                 else:
                     told = ERRORS.get(kind, RuntimeError)(news)

@@ -108,7 +108,7 @@ class Run:
         evaluation = self.evaluate(warn=display.warn, interrupt=interrupt)
         seconds, compiling = (sum(getattr(update, name) for update in updates) for name in ("seconds", "compile_seconds"))
         settings = self.settings
-        steps = settings.iterations * settings.steps_per_iteration
+        steps = settings.trained_steps
         elapsed = seconds / min(len(self.parts), len(usable_cores()))              # so many programs train at a time
         files.write_json(self.directory / "summary.json", {
             "algorithm": name_of(settings.algorithm), "environment": settings.environment, "backend": settings.backend,
@@ -260,7 +260,8 @@ def carry_on(run: Run, display: Display, video: bool = False) -> Run:
                 display.note("recording a video")
                 record(run, run.directory / "video")
     except (Interrupted, KeyboardInterrupt) as stopped:
-        what = str(stopped) or "stopped before the evaluation; training is complete and saved"
+        trained = len(last) == len(run.parts) and all(news.steps >= run.settings.trained_steps for news in last.values())
+        what = str(stopped) or f"stopped {'in the evaluation; training is complete and saved' if trained else 'before it began'}"
         raise Interrupted(f"{what}. Go on with: etude resume {run.directory}", interrupt.signal) from None
     display.report(run)
     return run

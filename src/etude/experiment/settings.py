@@ -42,6 +42,11 @@ class Settings:
     def iterations(self) -> int:
         return self.steps // self.steps_per_iteration
 
+    @property
+    def trained_steps(self) -> int:
+        """The environment steps of each seed that the budget amounts to: whole iterations."""
+        return self.iterations * self.steps_per_iteration
+
     def check(self) -> None:
         """Raises InvalidInput naming the setting, its value and what would do."""
         for name, least in {"steps": 1, "num_envs": 1, "seeds": 1, "seed": 0, "workers": 0, "evaluation_episodes": 1}.items():
