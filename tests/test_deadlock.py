@@ -5,25 +5,20 @@ import sys
 
 SOAK = """
 import etude
-from etude.networks import network
-from etude.spaces import Box
 import jax, jax.numpy as jnp
 
-space = Box((4,), "float32")
-many = jax.jit(jax.vmap(lambda key: network(key, space, (16, 16), 2, final_scale=0.01)))
+def draw(key):
+    return jax.random.normal(key, (16, 64, 64)) + 64 * jnp.eye(64)
 
-def round(key):
-    a, b = jax.random.split(key)
-    left, right = (jax.vmap(lambda k: jax.random.normal(k, (8, 8)) + 8 * jnp.eye(8))(jax.random.split(k, 8)) for k in (a, b))
-    return sum(jnp.linalg.solve(x, y).sum() + jnp.linalg.qr(x)[0].sum() for x, y in ((left, right), (right, left)))
-loop = jax.jit(lambda key: jax.lax.fori_loop(0, 20, lambda i, total: total + round(jax.random.fold_in(key, i)), 0.0))
+def round(key):                         # four batched QRs and two batched solves that do not wait for one another
+    keys = jax.random.split(key, 4)
+    factors = [jnp.linalg.qr(draw(key))[0].sum() for key in keys]
+    solutions = [jnp.linalg.solve(draw(key), draw(key)).sum() for key in keys[:2]]
+    return sum(factors) + sum(solutions)
 
-for i in range(100):
-    keys = jax.random.split(jax.random.key(i), 8)
-    pending = [many(keys), loop(keys[0]), many(keys), loop(keys[1])]      # dispatched together, waited for together
-    jax.block_until_ready(pending)
-print("through")
-"""
+loop = jax.jit(lambda key: jax.lax.fori_loop(0, 200, lambda i, total: total + round(jax.random.fold_in(key, i)), 0.0))
+print(jnp.isfinite(loop(jax.random.key(0))))
+"""                                     # with the concurrent scheduler, two cores hang within the first fifty rounds
 
 
 def test_soak_of_batched_qr_and_solve():
@@ -32,7 +27,7 @@ def test_soak_of_batched_qr_and_solve():
         done = subprocess.run([sys.executable, "-c", SOAK], capture_output=True, text=True, timeout=150, env=environment)
     except subprocess.TimeoutExpired:
         raise AssertionError("batched QR and solve did not come through: the thread pool is in a deadlock") from None
-    assert done.stdout.strip() == "through", done.stderr
+    assert done.stdout.strip() == "True", done.stderr
 
 
 def test_the_flag_is_set_before_jax_starts_and_missed_with_a_warning_after():

@@ -1,160 +1,232 @@
-"""Gymnasium inside the compiled loop: what crosses is what the simulators said, and what fails is named."""
+"""Simulators stepped by a callback: what they tell and are given crosses intact, and what goes wrong is named."""
+import itertools
 from functools import partial
 
 import gymnasium
-import gymnasium_probes
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from gymnasium_probes import Counter
+from gymnasium_spaces import ACTIONS, OBSERVATIONS, Faulty, Noise
 
 from etude.environments.gymnasium_backend import Gymnasium
-from etude.errors import EnvironmentFault
-from etude.rollout import reset, rollout
+from etude.errors import EnvironmentFault, InvalidInput
+from etude.spaces import Discrete, from_gymnasium
 from etude.training import call
 
-gymnasium_probes.register()
+KEY = jax.random.key(0)
 
 
-class Echo(gymnasium.Env):
-    """Its observation tells what action it was given, in every kind of space at once; `fail_at` names a step to fail in."""
-    observation_space = gymnasium.spaces.Dict({
-        "real": gymnasium.spaces.Box(-np.inf, np.inf, (2,), np.float64), "choice": gymnasium.spaces.Discrete(5, start=3),
-        "pair": gymnasium.spaces.Tuple((gymnasium.spaces.MultiBinary(3), gymnasium.spaces.MultiDiscrete([4, 6], start=[1, 2]))),
-        "picture": gymnasium.spaces.Box(0, 255, (2, 2, 3), np.uint8)})
-
-    def __init__(self, action_space, fail_at=0, how="raise"):
-        self.action_space, self.fail_at, self.how, self.time, self.seen = action_space, fail_at, how, 0, []
-
-    def reset(self, *, seed=None, options=None):
-        super().reset(seed=seed)
-        return self.observe(), {}
-
-    def observe(self):
-        t = self.time
-        return {"real": np.array([t, -t], np.float64), "choice": np.int64(3 + t % 5),
-                "pair": (np.array([t % 2, 0, 1], np.int8), np.array([1 + t % 4, 2 + t % 6])),
-                "picture": np.full((2, 2, 3), t % 256, np.uint8)}
-
-    def step(self, action):
-        self.time += 1
-        self.seen.append(action)
-        observation, reward = self.observe(), float(self.time)
-        if self.time == self.fail_at:
-            if self.how == "raise":
-                raise ZeroDivisionError("off the table")
-            if self.how == "nan reward":
-                reward = np.nan
-            if self.how == "nan observation":
-                observation["real"][1] = np.nan
-            if self.how == "shape":
-                observation["real"] = np.zeros((1, 2))
-        return observation, reward, self.time % 7 == 0, self.time % 5 == 0, {}
+def play(environment, actions, key=KEY):
+    """(observation acted on, outcome) [time, env] from a fresh start under `actions` [time, env, ...], in NumPy."""
+    def step(carry, action):
+        state, observation = carry
+        state, following, outcome = environment.step(state, action, KEY)
+        return (state, following), (observation, outcome)
+    return jax.tree.map(np.asarray, jax.jit(lambda: jax.lax.scan(step, environment.reset(key), actions)[1])())
 
 
-DISCRETE = gymnasium.spaces.Discrete(3, start=4)
+def random_actions(environment, steps, seed=0):
+    """As a policy would choose them, [time, env, ...]: choices from 0, numbers also from outside [-1, 1]."""
+    rng, shape = np.random.default_rng(seed), (steps, environment.spec.num_envs)
+    match environment.spec.action:
+        case Discrete(n=n):
+            return jnp.asarray(rng.integers(n, size=shape))
+    return jnp.asarray(rng.uniform(-1.5, 1.5, (*shape, *environment.spec.action.shape)).astype(np.float32))
 
 
-def follow(environment, policy, steps, key=0):
-    """The transitions [time, env, ...] of `steps` steps."""
-    def run(key):
-        key_reset, key_play = jax.random.split(key)
-        return rollout(environment, policy, reset(environment, key_reset), key_play, steps)[1]
-    return call(environment, jax.jit(run), jax.random.key(key))
+def test_every_successor_is_true():
+    """10^5 steps of copies whose episodes have different lengths."""
+    copies, steps = 50, 2000
+    lengths = 3 + np.arange(copies) % 11
+    makers = iter([Counter, *(partial(Counter, int(length)) for length in lengths)])
+    environment = Gymnasium(lambda: next(makers)(), copies)
+    observation, outcome = play(environment, jnp.zeros((steps, copies), jnp.int32))
+    assert observation.size == 10**5
+    assert (outcome.next_observation == observation + 1).all() and (outcome.reward == 1).all()
+    np.testing.assert_array_equal(outcome.terminated, outcome.next_observation[..., 0] == lengths)
+    assert not outcome.truncated.any()
+    ended = outcome.terminated[:-1]
+    assert (observation[0] == 0).all() and (observation[1:][ended] == 0).all()
+    np.testing.assert_array_equal(observation[1:][~ended], outcome.next_observation[:-1][~ended])
+    np.testing.assert_array_equal(outcome.terminated.sum(0), steps // lengths)
 
 
-def constant(action):
-    return lambda observation, memory, key: (action, memory)
+@pytest.mark.parametrize("name", ["CartPole-v1", "Pendulum-v1"])
+def test_play_is_that_of_gymnasium_by_hand(name):
+    """Step by step from the same seeds, over terminations, time limits and the random restarts after them."""
+    copies, steps = 3, 80
+    make = partial(gymnasium.make, name, max_episode_steps=15)
+    environment = Gymnasium(make, copies)
+    actions = random_actions(environment, steps)
+    observation, outcome = play(environment, actions)
+    scale = 1 if name == "CartPole-v1" else 2
+    for i in range(copies):
+        env = make()
+        first, _ = env.reset(seed=environment.copies.simulators[i].unwrapped.np_random_seed)
+        for t in range(steps):
+            np.testing.assert_array_equal(observation[t, i], first)
+            action = np.asarray(actions[t, i])
+            first, *told, _ = env.step(int(action) if scale == 1 else scale * np.clip(action, -1, 1))
+            np.testing.assert_array_equal(outcome.next_observation[t, i], first)
+            np.testing.assert_array_equal(
+                [outcome.reward[t, i], outcome.terminated[t, i], outcome.truncated[t, i]], np.float32(told))
+            if told[1] or told[2]:
+                first, _ = env.reset()
+    assert outcome.truncated.any() and (name != "CartPole-v1" or outcome.terminated.any())
 
 
-def test_no_stored_successor_is_another_episodes_first_observation():
-    environment = Gymnasium(partial(gymnasium.make, "etude-probes/Counter-v0", disable_env_checker=True), 50)
-    experience = follow(environment, constant(jnp.zeros(50, jnp.int32)), 2000)                 # 10^5 steps
-    observation, successor = (np.asarray(x).reshape(2000, 50) for x in (experience.observation, experience.next_observation))
-    assert (successor == observation + 1).all()
-    after = np.asarray(experience.done)[:-1]
-    assert after.sum() > 1000 and (observation[1:][after] == 0).all()
-    assert (observation[1:][~after] == successor[:-1][~after]).all()
+def test_a_reset_starts_the_same_play_again():
+    """Also after other play, and every copy has its own."""
+    environment = Gymnasium(Noise, 4)
+    actions = random_actions(environment, 30)
+    observation, outcome = play(environment, actions)
+    other, _ = play(environment, actions, jax.random.key(1))
+    again, repeated = play(environment, actions)
+    np.testing.assert_array_equal(observation, again)
+    jax.tree.map(np.testing.assert_array_equal, outcome, repeated)
+    assert (observation[0] != other[0]).all()
+    assert len(np.unique(observation[:, :, 0])) == 4 * 30
 
 
-def test_every_kind_of_observation_crosses_intact():
-    environment = Gymnasium(partial(Echo, DISCRETE), 3)
-    experience = follow(environment, constant(jnp.zeros(3, jnp.int32)), 30)
-    t = np.arange(30)[:, None] + np.zeros((1, 3), int)
-    for seen, t in ((experience.observation, t), (experience.next_observation, t + 1)):
-        assert seen["picture"].dtype == jnp.uint8
-        np.testing.assert_array_equal(seen["real"], np.stack([t, -t], -1))
-        np.testing.assert_array_equal(seen["choice"], t % 5)
-        np.testing.assert_array_equal(seen["pair"][0], np.stack([t % 2, 0 * t, 0 * t + 1], -1))
-        np.testing.assert_array_equal(seen["pair"][1], np.stack([t % 4, t % 6], -1))
-        np.testing.assert_array_equal(seen["picture"], np.broadcast_to((t % 256)[..., None, None, None], (30, 3, 2, 2, 3)))
-    np.testing.assert_array_equal(experience.reward, t)
-    np.testing.assert_array_equal(experience.terminated, t % 7 == 0)
-    np.testing.assert_array_equal(experience.truncated, t % 5 == 0)
+def flat(space, value):
+    """The leaves of an observation as the agent should see them: choices counted from 0, no 64-bit numbers."""
+    match space:
+        case gymnasium.spaces.Dict():
+            return [leaf for name in sorted(space) for leaf in flat(space[name], value[name])]
+        case gymnasium.spaces.Tuple():
+            return [leaf for part, own in zip(space, value, strict=True) for leaf in flat(part, own)]
+        case gymnasium.spaces.Discrete() | gymnasium.spaces.MultiDiscrete():
+            return [np.asarray(value - space.start, np.int32)]
+    narrow = {np.dtype("float64"): np.float32, np.dtype("int64"): np.int32}
+    return [np.asarray(value, narrow.get(space.dtype, space.dtype))]
 
 
-@pytest.mark.parametrize(("space", "chosen", "given"), [
-    (gymnasium.spaces.Discrete(3, start=4), 2, 6),
-    (gymnasium.spaces.Box(np.array([0.0, -4.0]), np.array([10.0, 4.0]), dtype=np.float64), [0.5, -0.5], [7.5, -2.0]),
-    (gymnasium.spaces.Box(0, 10, (2,), np.float32), [3.0, -3.0], [10.0, 0.0]),
-    (gymnasium.spaces.Box(-np.inf, np.inf, (2,), np.float32), [3.0, -3.0], [3.0, -3.0]),
-    (gymnasium.spaces.MultiDiscrete([3, 4], start=[1, 10]), [2, 0], [3, 10]),
-    (gymnasium.spaces.MultiBinary(2), [1, 0], [1, 0])])
-def test_actions_reach_the_simulator_in_its_own_terms(space, chosen, given):
-    environment = Gymnasium(partial(Echo, space), 2)
-    dtype = environment.spec.action.zeros().dtype
-    follow(environment, constant(jnp.broadcast_to(jnp.asarray(chosen, dtype), (2, *np.shape(chosen)))), 1)
-    for simulator in environment.copies.simulators:
-        (seen,) = simulator.seen
-        np.testing.assert_allclose(seen, given, rtol=1e-6)
-        assert space.contains(seen)
+@pytest.mark.parametrize("space", OBSERVATIONS.values(), ids=OBSERVATIONS)
+def test_observations_of_every_kind_cross_intact(space):
+    copies, steps = 2, 20
+    environment = Gymnasium(partial(Noise, space), copies)
+    assert environment.spec.observation == from_gymnasium(space)
+    observation, outcome = play(environment, random_actions(environment, steps))
+    seen, after = jax.tree.leaves(observation), jax.tree.leaves(outcome.next_observation)
+    assert jax.tree.structure(observation) == jax.tree.structure(environment.spec.observation.zeros())
+    for i, simulator in enumerate(environment.copies.simulators):
+        told = iter(simulator.told)
+        first = flat(space, next(told)[0])
+        for t in range(steps):
+            for given, expected in zip(seen, first, strict=True):
+                assert given.dtype == expected.dtype
+                np.testing.assert_array_equal(given[t, i], expected)
+            successor, reward, terminated, truncated = next(told)
+            for given, expected in zip(after, flat(space, successor), strict=True):
+                np.testing.assert_array_equal(given[t, i], expected)
+            assert outcome.reward[t, i] == np.float32(reward)
+            assert (outcome.terminated[t, i], outcome.truncated[t, i]) == (terminated, truncated)
+            first = flat(space, next(told)[0] if terminated or truncated else successor)
 
 
-def test_it_is_gymnasium_stepped_by_hand():
-    environment = Gymnasium(partial(gymnasium.make, "CartPole-v1", disable_env_checker=True), 2)
-
-    def policy(observation, memory, key):
-        return (observation[:, 2] > 0).astype(jnp.int32), memory
-    experience = follow(environment, policy, 300)
-    for i in range(2):
-        simulator = gymnasium.make("CartPole-v1")
-        simulator.reset()
-        simulator.unwrapped.state = np.asarray(experience.observation)[0, i].astype(np.float64)
-        observation, checked = simulator.unwrapped.state, 0
-        for t in range(300):
-            np.testing.assert_allclose(experience.observation[t, i], observation, atol=1e-4)
-            observation, reward, terminated, truncated, _ = simulator.step(int(experience.observation[t, i, 2] > 0))
-            np.testing.assert_allclose(experience.next_observation[t, i], observation, atol=1e-4)
-            assert (reward, terminated, truncated) == tuple(
-                np.asarray(x)[t, i] for x in (experience.reward, experience.terminated, experience.truncated))
-            checked += 1
-            if terminated or truncated:
-                break
-        assert checked > 20
-
-
-def test_a_reset_with_the_same_key_plays_the_same_again():
-    environment = Gymnasium(partial(gymnasium.make, "CartPole-v1", disable_env_checker=True), 3)
-
-    def policy(observation, memory, key):
-        return jax.random.randint(key, (3,), 0, 2), memory
-    first, again, other = (follow(environment, policy, 100, key) for key in (1, 1, 2))
-    assert all((np.asarray(a) == np.asarray(b)).all() for a, b in zip(jax.tree.leaves(first), jax.tree.leaves(again), strict=True))
-    assert (np.asarray(first.observation) != np.asarray(other.observation)).any()
-    starts = np.asarray(first.observation)[0]
-    assert len(np.unique(starts, axis=0)) == 3, "copies have seeds of their own"
+@pytest.mark.parametrize("kind, chosen, given", [
+    ("discrete", [[0, 2]], [-1, 1]),
+    ("multidiscrete", [[[[0, 0], [0, 0]], [[1, 2], [3, 1]]]], [[[0, 5], [-3, 0]], [[1, 7], [0, 1]]]),
+    ("multibinary", [[[[0, 1], [1, 0]], [[1, 1], [0, 0]]]], [[[0, 1], [1, 0]], [[1, 1], [0, 0]]]),
+    ("bounded", [[[-1, 0], [0.5, 9]]], [[-2, 5], [1, 10]]),
+    ("unbounded", [[[-30, 0], [0.5, 9]]], [[-30, 0], [0.5, 9]]),
+    ("float64", [[[0.5], [-7]]], [[1], [-2]]),
+    ("integers", [[[-1, 1], [0.09, -0.5]]], [[0, 10], [5, 2]]),
+])
+def test_actions_reach_the_simulator_in_its_own_terms(kind, chosen, given):
+    space = ACTIONS[kind]
+    environment = Gymnasium(partial(Noise, OBSERVATIONS["box"], space), 2)
+    play(environment, jnp.asarray(chosen, jnp.float32 if isinstance(space, gymnasium.spaces.Box) else jnp.int32))
+    for simulator, expected in zip(environment.copies.simulators, given, strict=True):
+        (action,) = simulator.given
+        if kind == "discrete":
+            assert type(action) is int and action == expected
+        else:
+            assert isinstance(action, np.ndarray) and action.dtype == space.dtype and action.shape == space.shape
+            np.testing.assert_array_equal(action, expected)
+        assert space.contains(action)
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize(("how", "words"), [
-    ("raise", ("ZeroDivisionError", "off the table")), ("nan reward", ("reward is NaN",)),
-    ("nan observation", ("observation is NaN",)), ("shape", ("(1, 2)", "(2,)", "real"))])
-def test_what_fails_names_the_copy_and_its_step(how, words, workers):
-    environment = Gymnasium(partial(Echo, DISCRETE, 11, how), 2, workers)
-    with pytest.raises(EnvironmentFault) as fault:
-        follow(environment, constant(jnp.zeros(2, jnp.int32)), 30)
-    for word in ("copy 0", "step 11", *words):
-        assert word in str(fault.value)
-    if how == "raise" and not workers:
-        assert isinstance(fault.value.__cause__, ZeroDivisionError)
+def of_three(bad):
+    """A maker of copies of which number 1 is `bad`; the first environment made tells what the spaces are."""
+    number = itertools.count()
+    return lambda: bad() if next(number) == 2 else Faulty(fault="no", at=-1)
+
+
+@pytest.mark.parametrize("fault, message, cause", [
+    ("raise", "it raised ZeroDivisionError: the simulator broke", ZeroDivisionError),
+    ("nan observation", "its observation is NaN", None),
+    ("nan reward", "its reward is NaN", None),
+    ("shape", r"its observation has shape \(3,\), and its space says \(2,\)", EnvironmentFault),
+    ("none", r"its observation has shape \(\), and its space says \(2,\)", EnvironmentFault),
+    ("bad reward", "it raised ValueError: could not convert string", ValueError),
+    ("too few", "it raised ValueError: not enough values", ValueError),
+])
+def test_what_goes_wrong_names_the_copy_and_its_step(fault, message, cause):
+    """Step 7 is in the second episode."""
+    environment = Gymnasium(of_three(partial(Faulty, fault, at=7)), 3)
+    with pytest.raises(EnvironmentFault, match=f"^copy 1 of Faulty failed at its step 7: {message}") as failure:
+        call(environment, lambda: play(environment, jnp.zeros((20, 3), jnp.int32)))
+    assert type(failure.value.__cause__) is (cause or type(None)) and failure.value.__suppress_context__
+    if cause is ZeroDivisionError:
+        assert failure.value.__cause__.__traceback__.tb_next is not None             # it says where in the simulator
+
+
+@pytest.mark.parametrize("fault, message", [("raise", "it raised ZeroDivisionError"), ("nan observation", "its observation")])
+def test_a_failing_reset_is_named(fault, message):
+    environment = Gymnasium(of_three(partial(Faulty, fault, at=0)), 3)
+    with pytest.raises(EnvironmentFault, match=f"^copy 1 of Faulty failed at its first reset: {message}"):
+        call(environment, jax.jit(environment.reset), KEY)
+
+
+def test_a_failing_restart_is_named():
+    """The reset that follows the end of an episode belongs to the step that ended it."""
+    environment = Gymnasium(of_three(partial(Faulty, "shape", at=5)), 3)
+    with pytest.raises(EnvironmentFault, match="^copy 1 of Faulty failed at its step 5: its observation has shape"):
+        call(environment, lambda: play(environment, jnp.zeros((20, 3), jnp.int32)))
+
+
+def test_infinities_are_no_fault():
+    environment = Gymnasium(partial(Faulty, "infinite", at=3), 1)
+    _, outcome = play(environment, jnp.zeros((4, 1), jnp.int32))
+    np.testing.assert_array_equal(outcome.next_observation[2, 0], [np.inf, -np.inf])
+
+
+def test_a_part_of_an_observation_is_named_by_its_path():
+    class Wrong(Noise):
+        def reset(self, **options):
+            value, info = super().reset(**options)
+            return {**value, "z": value["z"][:1]}, info
+    environment = Gymnasium(partial(Wrong, OBSERVATIONS["dict"]), 1)
+    with pytest.raises(EnvironmentFault, match=r"its observation\['z'\] has shape \(1,\), and its space says \(2,\)"):
+        call(environment, jax.jit(environment.reset), KEY)
+
+
+@pytest.mark.parametrize("role", ["observation", "action"])
+def test_unsupported_spaces_are_refused_by_name(role):
+    text = gymnasium.spaces.Text(5)
+    make = partial(Noise, **{f"{role}_space": text})
+    with pytest.raises(InvalidInput, match=rf"the {role} space is Text\(.*\); Text is not supported there"):
+        Gymnasium(make, 1)
+
+
+def test_an_environment_may_use_jax_itself():
+    class Own(Counter):
+        def step(self, action):
+            observation, reward, *rest = super().step(action)
+            return np.asarray(jnp.asarray(observation) + 0), float(jnp.float32(reward)), *rest
+    observation, outcome = play(Gymnasium(Own, 2), jnp.zeros((10, 2), jnp.int32))
+    assert (outcome.next_observation == observation + 1).all()
+
+
+def test_closing_closes_every_copy():
+    closed = []
+
+    class Closing(Counter):
+        def close(self):
+            closed.append(self)
+    environment = Gymnasium(Closing, 3)
     environment.close()
+    assert len(set(closed)) == 4                                                     # and the one that told its spaces

@@ -1,78 +1,167 @@
-"""From a name to an environment, or to one clear word on why not."""
+"""From a name to copies of an environment, or to one clear word on why not."""
 import importlib.util
+import sys
 
 import gymnasium
-import gymnasium_probes
+import jax
+import jax.numpy as jnp
 import pytest
 
+import etude
 from etude.environments import make, registry
-from etude.environments.envpool_backend import EnvPool
+from etude.environments.classic import PORTS
 from etude.environments.gymnasium_backend import Gymnasium
 from etude.environments.jax_backend import Jax
+from etude.environments.registry import choose_backend, listing, maker
 from etude.errors import InvalidInput
 
-gymnasium_probes.register()
+envpool_is_here = importlib.util.find_spec("envpool") is not None
+with_envpool = pytest.mark.skipif(not envpool_is_here, reason="EnvPool is an extra, without wheels for every platform")
 
 
-def test_auto_takes_jax_then_envpool_then_gymnasium(monkeypatch):
-    assert isinstance(make("CartPole-v1"), Jax)
-    pytest.importorskip("envpool", reason="EnvPool is an extra")
-    assert isinstance(make("LunarLander-v3", 2), EnvPool)
-    assert isinstance(make("etude-probes/Counter-v0", 2), Gymnasium)
-    absent = lambda name, find=importlib.util.find_spec: None if name == "envpool" else find(name)
-    monkeypatch.setattr(importlib.util, "find_spec", absent)
-    assert isinstance(make("LunarLander-v3", 2), Gymnasium)
-    with pytest.raises(InvalidInput, match=r'pip install "etude\[envpool\]"'):
-        make("LunarLander-v3", 2, "envpool")
+def without(monkeypatch, module):
+    """As if `module` were not installed."""
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == module else find(name, *rest))
+    monkeypatch.setitem(sys.modules, module, None)
 
 
-def test_options_and_workers_mean_gymnasium():
-    environment = make("CartPole-v1", options={"max_episode_steps": 7})
+@pytest.mark.parametrize("name", PORTS)
+def test_auto_takes_the_port_first(name):
+    assert choose_backend(name, "auto") == "jax"
+    assert choose_backend(name, "auto", gymnasium_only=True) == "gymnasium"
+
+
+@with_envpool
+def test_auto_takes_envpool_next():
+    assert choose_backend("FrozenLake-v1", "auto") == "envpool"
+    assert choose_backend("FrozenLake-v1", "auto", gymnasium_only=True) == "gymnasium"
+    assert choose_backend("Blackjack-v1", "auto") == "gymnasium"
+    environment = make("FrozenLake-v1", 2)
+    assert type(environment).__name__ == "EnvPool" and environment.spec.num_envs == 2
+
+
+def test_auto_takes_gymnasium_last(monkeypatch):
+    assert choose_backend("etude-tests/Noise-v0", "auto") == "gymnasium"
+    without(monkeypatch, "envpool")
+    assert choose_backend("FrozenLake-v1", "auto") == "gymnasium"
+
+
+def test_what_is_asked_for_is_what_is_made():
+    assert isinstance(make("CartPole-v1", 3), Jax) and etude.make is make
+    for backend, kind in (("jax", Jax), ("gymnasium", Gymnasium)):
+        environment = make("CartPole-v1", 3, backend)
+        assert isinstance(environment, kind) and environment.spec.num_envs == 3
+    assert environment.spec == make("CartPole-v1", 3).spec                               # the port is a true stand-in
+
+
+def test_the_port_has_the_time_limit_of_the_registration():
+    for name, port in PORTS.items():
+        assert port().limit == gymnasium.spec(name).max_episode_steps
+
+
+def test_options_are_passed_on():
+    environment = make("Pendulum-v1", 2, options={"g": 3.5, "max_episode_steps": 4})
     assert isinstance(environment, Gymnasium)
-    assert environment.copies.simulators[0].spec.max_episode_steps == 7
-    with pytest.raises(InvalidInput, match="gymnasium"):
-        make("CartPole-v1", backend="jax", options={"render_mode": None})
+    assert [simulator.unwrapped.g for simulator in environment.copies.simulators] == [3.5, 3.5]
+    state, _ = environment.reset(jax.random.key(0))
+    for t in range(1, 5):
+        state, _, outcome = environment.step(state, jnp.zeros((2, 1)), jax.random.key(t))
+        assert (outcome.truncated == (t == 4)).all()
 
 
-@pytest.mark.parametrize(("name", "words"), [
-    ("LunarLander-v2", ["retired", "LunarLander-v3"]), ("HalfCheetah-v2", ["retired", "HalfCheetah-v5"]),
-    ("HalfCheetah-v3", ["retired", "HalfCheetah-v5"]), ("Taxi-v3", ["Taxi-v4"]), ("CartPole-v7", ["CartPole-v7", "CartPole-v1"]),
-    ("lunarlander", ["LunarLander-v3"]), ("Moonlander-v3", ["LunarLander-v3"]),
-    ("no_such_module:Env-v0", ["no_such_module", "cannot be imported"]), ("", ["cannot be made"])])
-def test_what_cannot_be_had_says_why_and_what_would_do(name, words):
-    with pytest.raises(InvalidInput) as refusal:
-        make(name, backend="gymnasium")
-    for word in words:
-        assert word in str(refusal.value)
+@pytest.mark.parametrize("asked, message", [
+    (dict(name="CartPole-v1", num_envs=0), "num_envs is 0; it must be at least 1"),
+    (dict(name="CartPole-v1", backend="torch"), "backend is 'torch'; choose one of auto, jax, envpool, gymnasium"),
+    (dict(name="LunarLander-v3", backend="jax"), "'LunarLander-v3' has no JAX port; those that have are CartPole-v1, Pend"),
+    (dict(name="CartPole-v1", backend="jax", options={"g": 1}), "options and workers need --backend gymnasium, not jax"),
+    (dict(name="CartPole-v1", backend="jax", workers=2), "options and workers need --backend gymnasium, not jax"),
+    (dict(name="CartPole-v1", options={"nonsense": 1}),
+     r"'CartPole-v1' cannot be made with options \{'nonsense': 1\}: TypeError: .*nonsense"),
+    # retired
+    (dict(name="LunarLander-v2"), "environment 'LunarLander-v2' is retired; use LunarLander-v3"),
+    (dict(name="FrozenLake-v0"), "environment 'FrozenLake-v0' is retired; use FrozenLake-v1"),
+    (dict(name="Ant-v2"), "environment 'Ant-v2' is retired; use Ant-v5"),
+    # near misses
+    (dict(name="Cartpole-v1"), "no environment is called 'Cartpole-v1'; did you mean CartPole-v1"),
+    (dict(name="cartpole"), "no environment is called 'cartpole'; did you mean CartPole-v1"),
+    (dict(name="CartPole"), "did you mean CartPole-v1"),
+    (dict(name="CartPole-v9"), "no environment is called 'CartPole-v9'; did you mean CartPole-v1"),
+    (dict(name="Pendulun-v1"), "did you mean Pendulum-v1"),
+    (dict(name="Xyzzy"), "no environment is called 'Xyzzy'; `etude environments` lists them, and yours is module:Name"),
+    (dict(name="a/b/c"), "environment 'a/b/c' cannot be made: .*Malformed"),
+    # a user's own
+    (dict(name="no_such_module:Thing-v0"), "the module 'no_such_module' cannot be imported .*install it, or mend its name"),
+    (dict(name="gymnasium_spaces:etude-tests/Nois-v0"), "did you mean etude-tests/Noise-v0"),
+], ids=lambda asked: "-".join(map(str, asked.values())) if isinstance(asked, dict) else "")
+def test_what_cannot_be_had_is_said_in_one_clear_word(asked, message):
+    with pytest.raises(InvalidInput, match=message):
+        make(**asked)
 
 
-@pytest.mark.parametrize(("word", "package", "name"), [("mujoco", "mujoco", "HalfCheetah-v5"), ("atari", "ale_py", "ALE/Pong-v5")])
-def test_a_missing_extra_is_named(word, package, name):
-    if importlib.util.find_spec(package):
-        pytest.skip(f"{package} is installed here, so it cannot be missed")
-    with pytest.raises(InvalidInput, match=rf'pip install "etude\[{word}\]"'):
+@pytest.mark.parametrize("module, name, message", [
+    ("mujoco", "Hopper-v5", r"'Hopper-v5' needs what is not installed: pip install \"etude\[mujoco\]\""),
+    ("Box2D", "BipedalWalker-v3", r"'BipedalWalker-v3' needs what is not installed: pip install \"etude\[box2d\]\""),
+    ("ale_py", "ALE/Pong-v5", r"'ALE/Pong-v5' needs Atari: pip install \"etude\[atari\]\""),
+])
+def test_a_missing_extra_is_named(monkeypatch, module, name, message):
+    without(monkeypatch, "envpool")
+    without(monkeypatch, module)
+    for part in [part for part in sys.modules if part.startswith(("gymnasium.envs.mujoco", "gymnasium.envs.box2d"))]:
+        monkeypatch.delitem(sys.modules, part)
+    if module == "ale_py":
+        monkeypatch.setattr(gymnasium.envs.registration, "registry", {
+            name: spec for name, spec in gymnasium.registry.items() if spec.namespace != "ALE"})
+    with pytest.raises(InvalidInput, match=message):
         make(name)
 
 
-def test_unsupported_spaces_are_refused_by_name():
-    class Talks(gymnasium.Env):
-        observation_space = gymnasium.spaces.Text(8)
-        action_space = gymnasium.spaces.Discrete(2)
-    with pytest.raises(InvalidInput, match="Text"):
-        Gymnasium(Talks, 1)
+def test_envpool_is_asked_for_and_missing(monkeypatch):
+    without(monkeypatch, "envpool")
+    with pytest.raises(InvalidInput, match=r'EnvPool is not installed: pip install "etude\[envpool\]"'):
+        make("CartPole-v1", backend="envpool")
 
 
-def test_backends_that_are_no_backends_and_copies_that_are_none():
-    with pytest.raises(InvalidInput, match="tpu"):
-        make("CartPole-v1", backend="tpu")
-    with pytest.raises(InvalidInput, match="num_envs is 0"):
-        make("CartPole-v1", 0)
-    with pytest.raises(InvalidInput, match="CartPole-v1"):
-        make("LunarLander-v3", backend="jax")
+@with_envpool
+@pytest.mark.parametrize("asked, message", [
+    (dict(name="etude-tests/Noise-v0"), "EnvPool has no float32 environment 'etude-tests/Noise-v0'; choose --backend auto"),
+    (dict(name="Blackjack-v1"), "EnvPool has no float32 environment 'Blackjack-v1'"),
+    (dict(name="CartPole-v1", workers=1), "options and workers need --backend gymnasium, not envpool"),
+])
+def test_envpool_is_asked_for_what_it_does_not_have(asked, message):
+    with pytest.raises(InvalidInput, match=message):
+        make(backend="envpool", **asked)
 
 
-def test_the_list_says_backends_and_spaces():
-    rows = {name: rest for name, *rest in registry.listing("cartpole")}
-    assert "jax" in rows["CartPole-v1"][0] and "gymnasium" in rows["CartPole-v1"][0]
-    assert "Discrete(2)" in rows["CartPole-v1"][2]
-    assert registry.listing("no such thing") == []
+def test_an_environment_of_a_users_own_module():
+    """module:Name imports the module, which registers the name."""
+    gymnasium.registry.pop("etude-tests/Noise-v0", None)
+    sys.modules.pop("gymnasium_spaces", None)
+    environment = make("gymnasium_spaces:etude-tests/Noise-v0", 2)
+    assert isinstance(environment, Gymnasium) and "etude-tests/Noise-v0" in gymnasium.registry
+    assert environment.copies.name == "etude-tests/Noise-v0"
+    environment.reset(jax.random.key(0))
+
+
+def test_the_judge_is_gymnasium_itself():
+    env = maker("CartPole-v1", render_mode="rgb_array")()
+    assert env.unwrapped.render_mode == "rgb_array" and env.spec.id == "CartPole-v1"
+    with pytest.raises(InvalidInput, match="cannot be made"):
+        maker("CartPole-v1", options={"nonsense": 1})
+
+
+def test_the_listing_names_backends_and_spaces():
+    rows = {name: rest for name, *rest in listing("cartpole-v1")}
+    backends, observation, action = rows["CartPole-v1"]
+    assert backends == ["jax", *(["envpool"] if envpool_is_here else []), "gymnasium"]
+    assert observation.startswith("Box(") and action == "Discrete(2)"
+    assert listing("no such name") == []
+    everything = listing()
+    assert len(everything) > 10 and [name for name, *_ in everything] == sorted(name for name, *_ in everything)
+    assert all(spaces == ["", ""] for _, _, *spaces in everything)
+
+
+def test_the_newest_version_is_found():
+    assert registry.newest_version("CartPole-v0") == "CartPole-v1"
+    assert registry.newest_version("CartPole") == "CartPole-v1"
+    assert registry.newest_version("Xyzzy-v0") is None and registry.newest_version("a/b/c") is None

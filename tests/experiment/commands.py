@@ -3,18 +3,26 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 
+CACHE = tempfile.TemporaryDirectory(prefix="etude-compiled-")     # of compiled programs, shared by the tests of one session
+
+
 def etude(*arguments: str, cwd: Path, **options) -> subprocess.CompletedProcess:
     """The finished process of `etude *arguments`."""
-    return subprocess.run(command(arguments), cwd=cwd, capture_output=True, text=True, timeout=240, **options)
+    return subprocess.run(command(arguments), cwd=cwd, capture_output=True, text=True, timeout=240, env=environment(), **options)
 
 
 def start(*arguments: str, cwd: Path) -> subprocess.Popen:
     """The running process of `etude *arguments`."""
-    return subprocess.Popen(command(arguments), cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return subprocess.Popen(command(arguments), cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment())
+
+
+def environment() -> dict[str, str]:
+    return os.environ | {"JAX_COMPILATION_CACHE_DIR": CACHE.name}
 
 
 def command(arguments) -> list[str]:

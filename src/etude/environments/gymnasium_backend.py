@@ -56,7 +56,7 @@ class Gymnasium:
         return self._guard(self.copies.reset, int(seed))
 
     def _step(self, action):
-        return self._guard(self.copies.step, np.asarray(action))
+        return self._guard(self.copies.step, np.asarray(action, self.layout.action_dtype))
 
     def _guard(self, call, argument):
         try:

@@ -97,7 +97,7 @@ def explain(name: str, options: dict[str, Any] | None, error: Exception) -> str:
         return f"environment {name!r}: the module {module!r} cannot be imported ({error}); install it, or mend its name"
     if isinstance(error, gymnasium.error.NamespaceNotFound) and name.startswith("ALE/"):
         return f'environment {name!r} needs Atari: pip install "etude[atari]"'
-    if isinstance(error, gymnasium.error.UnregisteredEnv):
+    if isinstance(error, gymnasium.error.UnregisteredEnv) or (known is None and newest):
         near = difflib.get_close_matches(bare.lower(), {i.lower(): i for i in gymnasium.registry}, n=3, cutoff=0.5)
         names = [i for low in near for i in gymnasium.registry if i.lower() == low]
         hint = f"did you mean {' or '.join(dict.fromkeys([*([newest] if newest else []), *names]))}? " if names or newest else ""

@@ -167,6 +167,7 @@ class Terminal:
         return self
 
     def __exit__(self, *exception: object) -> None:
+        self.doing = "stopped" if exception[0] else "done"
         self.live.stop()
 
     def show(self, update: Update) -> None:

@@ -24,7 +24,7 @@ from etude.experiment.display import Display, display_for
 from etude.experiment.interrupt import Interrupt, Interrupted
 from etude.experiment.part import Part, Update, build, parts_of, restore, train_part
 from etude.experiment.processes import train_parts, usable_cores
-from etude.experiment.settings import Settings, from_json, to_json
+from etude.experiment.settings import Settings, elsewhere, from_json, to_json
 from etude.experiment.video import record
 from etude.rollout import evaluate
 from etude.training import call
@@ -228,7 +228,10 @@ def resume(path: str | Path, steps: int | None = None, *, algorithm: Any = None,
         run = extend(run, steps)
     elif (run.directory / "summary.json").exists():
         raise InvalidInput(f"{run.directory} is complete at {run.summary['steps']:,} steps; give --steps to go on further")
-    return carry_on(run, display_for(run, progress), video)
+    display = display_for(run, progress)
+    if changed := elsewhere(files.read_json(run.directory / "config.json")):
+        display.warn(f"this run began elsewhere ({'; '.join(changed)}): it goes on, but not bit for bit as it would have there")
+    return carry_on(run, display, video)
 
 
 def extend(run: Run, steps: int) -> Run:

@@ -116,6 +116,13 @@ def machine() -> dict[str, Any]:
             "platform": platform.platform(), "processor": platform.machine()}
 
 
+def elsewhere(config: dict[str, Any]) -> list[str]:
+    """What differs between where a run began and here, and may change its last bits: versions, cores, device."""
+    then, now = ({**where.get("versions", {}), **{name: where.get("machine", {}).get(name) for name in ("cores", "device")}}
+                 for where in (config, {"versions": versions(), "machine": machine()}))
+    return [f"{name} {then.get(name)} is now {now.get(name)}" for name in now if then.get(name) != now.get(name)]
+
+
 def _plain(value):
     """A hyperparameter as strict JSON has it: infinities are strings, arrays numbers."""
     if isinstance(value, (list, tuple)):
