@@ -12,8 +12,8 @@ from etude.spaces import from_gymnasium
 
 pytest.importorskip("envpool", reason="EnvPool is an extra, without wheels for every platform")
 
-from etude.environments import envpool_backend  # noqa: E402
-from etude.environments.envpool_backend import EnvPool  # noqa: E402
+from etude.environments import envpool_backend
+from etude.environments.envpool_backend import EnvPool
 
 KEY = jax.random.key(0)
 

@@ -7,7 +7,6 @@ import tempfile
 import time
 from pathlib import Path
 
-
 CACHE = tempfile.TemporaryDirectory(prefix="etude-compiled-")     # of compiled programs, shared by the tests of one session
 
 
