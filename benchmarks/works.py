@@ -37,9 +37,8 @@ class Work(NamedTuple):
     bars: list[Bar]
 
 
-SB3, SBX, REJAX = "Stable-Baselines3", "SBX", "rejax"
-PEER = {SB3: Side(SB3, PEERS, "peers/sb3.py", {"library": "stable_baselines3"}, THREADS),
-        SBX: Side(SBX, PEERS, "peers/sb3.py", {"library": "sbx"}, FLAGS),
+SB3, REJAX = "Stable-Baselines3", "rejax"
+PEER = {SB3: Side(SB3, PEERS, "peers/sb3.py", {}, THREADS),
         REJAX: Side(REJAX, PEERS, "peers/rejax_ppo.py", {}, FLAGS, compiled=True)}
 
 
@@ -60,17 +59,16 @@ PPO = {"algorithm": "ppo", "environment": "CartPole-v1", "num_envs": 8, "hyperpa
 WORKS = {
     "dqn-cartpole": Work(
         "DQN on CartPole-v1: 1 copy, a gradient step for every environment step", DQN, 20_000, 150_000,
-        [PEER[SB3], PEER[SBX], *etude_on("gymnasium", "envpool", "jax")],
-        [Bar("gymnasium", SB3, 3.5), Bar("envpool", SB3, 8), Bar("jax", SB3, 12), Bar("gymnasium", SBX)]),
+        [PEER[SB3], *etude_on("gymnasium", "envpool", "jax")],
+        [Bar("gymnasium", SB3, 3.5), Bar("envpool", SB3, 8), Bar("jax", SB3, 12)]),
     "ppo-cartpole": Work(
         "PPO on CartPole-v1: 8 copies × 128 steps, 4 epochs of batches of 256", PPO, 200 * 1024, 3_000 * 1024,
-        [PEER[SB3], PEER[SBX], PEER[REJAX], *etude_on("gymnasium", "envpool", "jax")],
-        [Bar("gymnasium", SB3, 2.5), Bar("envpool", SB3, 6), Bar("jax", SB3, 14), Bar("jax", REJAX, 1.2),
-         Bar("gymnasium", SBX)]),
+        [PEER[SB3], PEER[REJAX], *etude_on("gymnasium", "envpool", "jax")],
+        [Bar("gymnasium", SB3, 2.5), Bar("envpool", SB3, 6), Bar("jax", SB3, 14), Bar("jax", REJAX, 1.2)]),
     "ppo-lunarlander": Work(
         "PPO on LunarLander-v3: the same settings", PPO | {"environment": "LunarLander-v3"}, 100 * 1024, 100 * 1024,
-        [PEER[SB3], PEER[SBX], *etude_on("gymnasium", "envpool")],
-        [Bar("gymnasium", SB3, 2), Bar("envpool", SB3, 4), Bar("gymnasium", SBX)]),
+        [PEER[SB3], *etude_on("gymnasium", "envpool")],
+        [Bar("gymnasium", SB3, 2), Bar("envpool", SB3, 4)]),
 }
 STARTS = {                              # seconds at most: cold, with nothing compiled kept; warm, with it
     "jax": {"cold": 10, "warm": 4},

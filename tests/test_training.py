@@ -62,6 +62,19 @@ def assert_equal(one, other):
     jax.tree.map(np.testing.assert_array_equal, one, other)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def programs_are_compiled_once(tmp_path_factory):
+    """`progress` compiles its program anew at every call, and many tests here call it with the same one."""
+    options = {"jax_compilation_cache_dir": str(tmp_path_factory.mktemp("programs")),
+               "jax_persistent_cache_min_compile_time_secs": 0, "jax_persistent_cache_min_entry_size_bytes": 0}
+    before = {name: getattr(jax.config, name) for name in options}
+    for name, value in options.items():
+        jax.config.update(name, value)
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+
+
 @pytest.fixture(scope="module")
 def uninterrupted():
     """16 iterations of 6 steps, in rows of 5."""

@@ -1,16 +1,17 @@
-"""Stable-Baselines3, or SBX, on the work given as JSON; says how many steps its steady state took, and how long."""
-import importlib
+"""Stable-Baselines3 on the work given as JSON; says how many steps its steady state took, and how long."""
 import json
 import sys
 import time
 from importlib.metadata import version
 
+import stable_baselines3
 import torch
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 
 work = json.loads(sys.argv[1])
-hyper, sbx = work["hyperparameters"], work["library"] == "sbx"
+hyper = work["hyperparameters"]
+activation = {"relu": torch.nn.ReLU, "tanh": torch.nn.Tanh}[hyper["activation"]]
 
 
 class Clock(BaseCallback):
@@ -28,21 +29,14 @@ class Clock(BaseCallback):
         self.stop = self.model.num_timesteps, time.perf_counter()
 
 
-def activation():
-    if sbx:
-        return getattr(importlib.import_module("flax.linen"), hyper["activation"])
-    return {"relu": torch.nn.ReLU, "tanh": torch.nn.Tanh}[hyper["activation"]]
-
-
 def dqn() -> dict:
-    clipping = {} if sbx else {"max_grad_norm": hyper["max_gradient_norm"]}         # SBX's DQN does not clip
-    return clipping | {
-        "buffer_size": hyper["capacity"], "learning_starts": hyper["warmup_steps"],
+    return {
+        "max_grad_norm": hyper["max_gradient_norm"], "buffer_size": hyper["capacity"], "learning_starts": hyper["warmup_steps"],
         "train_freq": hyper["rollout_length"], "gradient_steps": hyper["gradient_steps"],
         "target_update_interval": hyper["target_interval"], "exploration_initial_eps": hyper["initial_epsilon"],
         "exploration_final_eps": hyper["final_epsilon"],
         "exploration_fraction": min(1.0, hyper["exploration_steps"] / work["steps"]),
-        "policy_kwargs": {"net_arch": hyper["hidden"], "activation_fn": activation()}}
+        "policy_kwargs": {"net_arch": hyper["hidden"], "activation_fn": activation}}
 
 
 def ppo() -> dict:
@@ -51,17 +45,16 @@ def ppo() -> dict:
             "ent_coef": hyper["entropy_coefficient"], "vf_coef": hyper["value_coefficient"],
             "max_grad_norm": hyper["max_gradient_norm"],
             "policy_kwargs": {"net_arch": {"pi": hyper["hidden"], "vf": hyper["hidden"]},
-                              "activation_fn": activation()}}
+                              "activation_fn": activation}}
 
 
 environment = make_vec_env(work["environment"], work["num_envs"], seed=work["seed"],
                            env_kwargs={"render_mode": None, "disable_env_checker": True})
-algorithm = getattr(importlib.import_module(work["library"]), work["algorithm"].upper())
+algorithm = getattr(stable_baselines3, work["algorithm"].upper())
 own = {"dqn": dqn, "ppo": ppo}[work["algorithm"]]()
 model = algorithm("MlpPolicy", environment, learning_rate=hyper["learning_rate"], gamma=hyper["discount"],
                   batch_size=hyper["batch_size"], seed=work["seed"], device="cpu", **own)
 clock = Clock()
 model.learn(work["steps"], callback=clock)
-packages = ("sbx-rl", "jax") if sbx else ("stable-baselines3", "torch")
 print(json.dumps({"steps": clock.stop[0] - clock.start[0], "seconds": clock.stop[1] - clock.start[1],
-                  "versions": {name: version(name) for name in (*packages, "gymnasium", "numpy")}}))
+                  "versions": {name: version(name) for name in ("stable-baselines3", "torch", "gymnasium", "numpy")}}))

@@ -1,4 +1,5 @@
-"""PPO learns the values that are known, and each hyperparameter does what it says."""
+"""PPO: its losses against loops, rlax and the policy gradient, its schedules, and the values and policies it learns."""
+import math
 from functools import partial
 
 import gymnasium
@@ -6,189 +7,408 @@ import gymnasium_probes
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
+import rlax
+from filling import filled
+from probing import ACTION, BOTH, CONSTANT, DISCOUNTING, LIMITED, SEEN, learned, of
 
-from etude.algorithms.trust_region.ppo import PPO, Batch, remaining
+from etude import distributions
+from etude.algorithms.trust_region.ppo import PPO, Batch, Policy, PPOState, remaining
 from etude.environments import probes
 from etude.environments.gymnasium_backend import Gymnasium
-from etude.environments.jax_backend import Jax, TimeLimit
 from etude.errors import InvalidInput
-from etude.experience import merge_axes
-from etude.rollout import reset, rollout
-from etude.spaces import Box, Discrete, Spec
+from etude.estimators import moments
+from etude.experience import Transition, shuffled
+from etude.networks import network
+from etude.spaces import Box, Discrete, MultiBinary, Spec
 from etude.struct import replace
-from etude.training import progress, train
+from etude.training import train
 
-gymnasium_probes.register()
-SMALL = PPO(hidden=(16,), learning_rate=1e-2, discount=0.9, gae_lambda=0.9, rollout_length=16, batch_size=64, epochs=4)
-
-
-def learned(probe, algorithm=SMALL, iterations=150):
-    """The state after training on 8 copies of a probe."""
-    run = jax.jit(lambda key: train(algorithm, Jax(probe, 8), key, iterations)[0].state)
-    return run(jax.random.key(0))
-
-
-def lived(algorithm, probe=None, num_envs=8, key=0, length=None):
-    """A state before its first update, and a rollout by it."""
-    environment = Jax(probe or TimeLimit(probes.ObservationTimesAction(), 5), num_envs)
-    state = algorithm.init(jax.random.key(key), environment.spec)
-    policy = lambda observation, memory, key: algorithm.act(state, observation, memory, key, True)
-    stage = reset(environment, jax.random.key(1))
-    return state, rollout(environment, policy, stage, jax.random.key(2), length or algorithm.rollout_length)[1]
+KEY = jax.random.key(0)
+OBSERVATION = Box((3,))
+ACTIONS = {"discrete": Discrete(4), "box": Box((2,))}
+TIME, ENVS = 8, 3
+SMALL = PPO(hidden=(5,), rollout_length=TIME, batch_size=6, epochs=2, learning_rate=0.01, discount=0.9, gae_lambda=0.8)
+PLAIN = replace(SMALL, normalize_advantage=False)
+no_steps = jnp.int32(0)
 
 
-@pytest.mark.parametrize("action_space", [probes.DISCRETE, probes.CONTINUOUS], ids=["discrete", "continuous"])
-@pytest.mark.parametrize(("probe", "values"), [
-    (probes.ConstantValue, {0.0: 1}), (probes.ValueFromObservation, {-1.0: -1, 1.0: 1}), (probes.Discounting, {0.0: 0.9, 1.0: 1})])
-def test_probes_have_their_known_values(probe, values, action_space):
-    state = learned(probe(action_space=action_space))
-    for observation, expected in values.items():
-        np.testing.assert_allclose(state.value(jnp.full((1,), observation)), [expected], atol=0.1)
+def fresh(ppo, space=ACTIONS["discrete"], seed=0):
+    """The state before the first step."""
+    outputs = distributions.num_parameters(space)
+    log_std = jnp.linspace(-0.5, 0.2, outputs) if isinstance(space, Box) else jnp.zeros(0)
+    policy = Policy(filled(lambda: network(KEY, OBSERVATION, (5,), outputs), seed, 1.0), log_std, space)
+    value = filled(lambda: network(KEY, OBSERVATION, (5,), 1), seed + 1, 1.0)
+    return PPOState(policy, value, ppo.optimizer(no_steps).init((policy, value)), moments.of_observations(OBSERVATION),
+                    moments.init(()), jnp.zeros(ENVS), no_steps)
 
 
-@pytest.mark.parametrize("probe", [probes.ActionToReward, probes.ObservationTimesAction])
-def test_the_policy_learns_what_pays(probe):
-    discrete = learned(probe())
-    for observation in (-1.0, 1.0) if probe is probes.ObservationTimesAction else (0.0,):
-        best = int(observation >= 0)
-        assert jnp.exp(discrete.policy(jnp.full((1,), observation)).log_prob(jnp.int32(best))) > 0.9
-        np.testing.assert_allclose(discrete.value(jnp.full((1,), observation)), [1], atol=0.25)
-    continuous = learned(probe(action_space=probes.CONTINUOUS), iterations=300)
-    for observation in (-1.0, 1.0) if probe is probes.ObservationTimesAction else (0.0,):
-        target = probes.TARGET * (np.sign(observation) or 1)
-        np.testing.assert_allclose(continuous.policy(jnp.full((1,), observation)).mode(), [target], atol=0.15)
+def lived(state, seed=0):
+    """Experience [time, env] of the policy."""
+    rng = np.random.default_rng(seed)
+    observation, after = rng.normal(1, 2, size=(2, TIME, ENVS, 3)).astype(np.float32)
+    action = state.policy(observation).sample(jax.random.key(seed))
+    ends = rng.random((2, TIME, ENVS)) < 0.2
+    return Transition(observation, action, rng.normal(3, 2, size=(TIME, ENVS)).astype(np.float32), after, *ends)
 
 
-@pytest.mark.parametrize("backend", ["jax", "gymnasium"])
-def test_a_time_limit_is_no_death(backend):
-    """Reward 1 for ever, cut off after 5 steps: worth 1 / (1 - γ) = 5, and not 1 + γ + ... + γ⁴ = 3.4."""
-    algorithm = replace(SMALL, discount=0.8)
-    if backend == "jax":
-        state = learned(TimeLimit(probes.TimeLimited(), 5), algorithm, 200)
-    else:
-        environment = Gymnasium(partial(gymnasium.make, "etude-probes/TimeLimited-v0", disable_env_checker=True), 8)
-        for report in progress(algorithm, environment, jax.random.key(0), 200 * 128, chunk_seconds=10):
-            state = jax.tree.map(jnp.copy, report.training.state)
-    np.testing.assert_allclose(state.value(jnp.zeros(1)), [5], atol=0.4)
+@jax.jit
+def estimate(ppo, state, experience):
+    return ppo.estimate(state, experience)
 
 
-@pytest.mark.parametrize("action_space", [probes.DISCRETE, probes.CONTINUOUS], ids=["discrete", "continuous"])
-@pytest.mark.parametrize("normalize", [False, True])
-def test_the_ratio_is_exactly_one_before_the_first_update(action_space, normalize):
-    """Also where the batch is another size than the rollout, and for the statistics the policy acted with."""
-    algorithm = replace(SMALL, normalize_observation=normalize, batch_size=32)
-    state, experience = lived(algorithm, probes.ObservationTimesAction(action_space=action_space))
-    batch = algorithm.estimate(state, experience)
-    acted = state.policy(algorithm.normalised(state, experience.observation)).log_prob(experience.action)
-    np.testing.assert_array_equal(batch.log_prob, acted.ravel())
-    for rows in np.arange(128).reshape(-1, 32):
-        _, metrics = algorithm.policy_loss(state.policy, jax.tree.map(lambda x: x[rows], batch), algorithm.clip)
-        assert float(metrics["kl"]) == 0 and float(metrics["clipped"]) == 0
+@jax.jit
+def improve(ppo, learned, batch, steps):
+    return ppo.improve(learned, batch, steps)
 
 
-def test_the_first_gradient_is_the_policy_gradient():
-    state, experience = lived(SMALL)
-    batch = SMALL.estimate(state, experience)
-    advantage = (batch.advantage - batch.advantage.mean()) / (batch.advantage.std() + 1e-8)
-    surrogate = jax.grad(lambda policy: SMALL.policy_loss(policy, batch, 0.2)[0])(state.policy)
-    vanilla = jax.grad(lambda policy: -(policy(batch.observation).log_prob(batch.action) * advantage).mean())(state.policy)
-    for ours, theirs in zip(jax.tree.leaves(surrogate), jax.tree.leaves(vanilla), strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-6)
+@jax.jit
+def policy_loss(ppo, policy, batch, clip):
+    return ppo.policy_loss(policy, batch, clip)
 
 
-def test_the_clipped_objective_against_a_loop():
-    state, experience = lived(SMALL)
-    other = SMALL.init(jax.random.key(7), Spec(Box((1,)), Discrete(2), 8)).policy
-    batch = SMALL.estimate(state, experience)
-    batch = replace(batch, log_prob=batch.log_prob - 0.3 * jax.random.normal(jax.random.key(0), batch.log_prob.shape))
-    advantage = np.asarray((batch.advantage - batch.advantage.mean()) / (batch.advantage.std() + 1e-8))
-    ratio = np.exp(np.asarray(other(batch.observation).log_prob(batch.action) - batch.log_prob))
-    expected = [-min(r * a, min(max(r, 0.8), 1.2) * a) for r, a in zip(ratio, advantage, strict=True)]
-    loss, metrics = SMALL.policy_loss(other, batch, 0.2)
-    np.testing.assert_allclose(loss, np.mean(expected), rtol=1e-4, atol=1e-6)
-    np.testing.assert_allclose(metrics["clipped"], (np.abs(ratio - 1) > 0.2).mean(), atol=1e-6)
-    assert 0.05 < metrics["clipped"] < 0.95, "some are to be clipped, some not"
+@jax.jit
+def update(ppo, state, experience, key):
+    return ppo.update(state, experience, key)
 
 
-@pytest.mark.parametrize("clip", [0.1, np.inf])
-def test_value_clipping_against_a_loop(clip):
-    algorithm = replace(SMALL, value_clip=clip)
-    state, experience = lived(algorithm)
-    batch = algorithm.estimate(state, experience)
-    now = np.asarray(algorithm.init(jax.random.key(5), Spec(Box((1,)), Discrete(2), 8)).value(batch.observation)[..., 0])
+def learned_of(state):
+    return state.policy, state.value, state.optimizer
+
+
+def slow_forward(net, x):
+    """A network of one hidden layer in float64."""
+    first, second = net.head.layers
+    hidden = np.asarray(x, float) @ np.asarray(first.weight, float).T + np.asarray(first.bias, float)
+    hidden = np.maximum(hidden, 0) if net.head.activation == "relu" else np.tanh(hidden)
+    return hidden @ np.asarray(second.weight, float).T + np.asarray(second.bias, float)
+
+
+def slow_estimate(ppo, state, x):
+    """(advantage, target, log probability) [time, env] of discrete actions, by loops."""
+    value, after = (slow_forward(state.value, observation)[..., 0] for observation in (x.observation, x.next_observation))
+    logits = slow_forward(state.policy.network, x.observation)
+    advantage = np.zeros((TIME, ENVS))
+    for i in range(ENVS):
+        later = 0.0
+        for t in reversed(range(TIME)):
+            if x.terminated[t, i] or x.truncated[t, i]:
+                later = 0.0
+            future = 0.0 if x.terminated[t, i] else after[t, i]
+            later = x.reward[t, i] + ppo.discount * future - value[t, i] + ppo.discount * ppo.gae_lambda * later
+            advantage[t, i] = later
+    log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    return advantage, advantage + value, np.take_along_axis(log_p, np.asarray(x.action)[..., None], -1)[..., 0]
+
+
+def test_estimates_are_those_of_a_loop():
+    """A truncation bootstraps from the true successor; the sum of errors stops there all the same."""
+    state = fresh(PLAIN)
+    experience = lived(state)
+    assert experience.terminated.any() and (experience.truncated & ~experience.terminated).any()
+    batch = estimate(PLAIN, state, experience)
+    advantage, target, log_prob = slow_estimate(PLAIN, state, experience)
+    for ours, loop in ((batch.advantage, advantage), (batch.target, target), (batch.log_prob, log_prob)):
+        np.testing.assert_allclose(ours, loop.ravel(), rtol=1e-4, atol=1e-4)
+    np.testing.assert_array_equal(batch.observation, experience.observation.reshape(-1, 3))
+    np.testing.assert_array_equal(batch.action, experience.action.reshape(-1))
+
+
+@pytest.mark.parametrize("space", ACTIONS.values(), ids=ACTIONS)
+def test_before_its_first_update_the_ratio_is_one(space):
+    """Of a whole rollout to the last bit; products of fewer rows may be summed in another order, and round another way."""
+    state = fresh(PLAIN, space)
+    batch = estimate(PLAIN, state, lived(state))
+    loss, metrics = policy_loss(PLAIN, state.policy, batch, 0.0)             # a clip of 0 tells the smallest difference
+    assert metrics["kl"] == 0 and metrics["clipped"] == 0
+    assert loss == pytest.approx(-float(batch.advantage.mean()), rel=1e-5)
+    part = jax.tree.map(lambda x: x[jnp.int32([5, 2, 20, 11, 0, 3])], batch)
+    _, metrics = improve(PLAIN, learned_of(state), part, no_steps)
+    assert abs(metrics["kl"]) < 1e-7 and metrics["clipped"] == 0
+    assert metrics["policy_loss"] == pytest.approx(-float(part.advantage.mean()), rel=1e-5)
+
+
+@pytest.mark.parametrize("space", ACTIONS.values(), ids=ACTIONS)
+@pytest.mark.parametrize("ppo", [PLAIN, SMALL], ids=["plain", "normalised"])
+def test_the_first_gradient_is_the_policy_gradient(space, ppo):
+    """∇ -E[A log π] with the same advantages."""
+    state = fresh(ppo, space)
+    batch = estimate(ppo, state, lived(state))
+    advantage = batch.advantage
+    if ppo.normalize_advantage:
+        advantage = (advantage - advantage.mean()) / advantage.std()
+    ours = jax.jit(jax.grad(lambda policy: ppo.policy_loss(policy, batch, 0.2)[0]))(state.policy)
+    vanilla = jax.jit(jax.grad(lambda policy: -(policy(batch.observation).log_prob(batch.action) * advantage).mean()))(state.policy)
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-5), ours, vanilla)
+    assert all(np.abs(x).max() > 1e-3 for x in jax.tree.leaves(ours) if x.size)
+
+
+def test_the_clipped_loss_is_that_of_a_loop_and_of_rlax():
+    state, older = fresh(PLAIN), fresh(PLAIN, seed=7)
+    batch = estimate(PLAIN, state, lived(state))
+    ratios = np.exp(np.random.default_rng(0).normal(0, 0.4, TIME * ENVS))
+    batch = replace(batch, log_prob=batch.log_prob - jnp.log(ratios))
+    for clip in (0.1, 0.3):
+        loss, metrics = policy_loss(PLAIN, state.policy, batch, clip)
+        terms = []
+        for ratio, advantage in zip(ratios, np.asarray(batch.advantage, float), strict=True):
+            terms.append(min(ratio * advantage, min(max(ratio, 1 - clip), 1 + clip) * advantage))
+        assert loss == pytest.approx(-np.mean(terms), rel=1e-4)
+        assert loss == pytest.approx(float(rlax.clipped_surrogate_pg_loss(jnp.float32(ratios), batch.advantage, clip)), rel=1e-4)
+        assert metrics["clipped"] == pytest.approx((abs(ratios - 1) > clip).mean())
+        assert metrics["kl"] == pytest.approx((ratios - 1 - np.log(ratios)).mean(), rel=1e-4)
+    _, metrics = policy_loss(PLAIN, older.policy, batch, 0.2)
+    assert metrics["kl"] > 0
+
+
+def test_normalised_advantages_have_mean_0_and_std_1_in_each_batch():
+    """Their scale and offset then make no difference."""
+    state = fresh(SMALL)
+    batch = estimate(SMALL, state, lived(state))
+    batch = replace(batch, log_prob=batch.log_prob + 0.05)
+    other = replace(batch, advantage=7 * batch.advantage - 3)
+    (loss, _), (same, _) = policy_loss(SMALL, state.policy, batch, 0.2), policy_loss(SMALL, state.policy, other, 0.2)
+    assert loss == pytest.approx(float(same), abs=1e-5)
+    assert policy_loss(PLAIN, state.policy, batch, 0.2)[0] != pytest.approx(float(loss), rel=0.1)
+    alike = replace(batch, advantage=jnp.full_like(batch.advantage, 3.0))
+    assert policy_loss(SMALL, state.policy, alike, 0.2)[0] == pytest.approx(0, abs=1e-5)             # and no division by zero
+
+
+@pytest.mark.parametrize("clip", [0.2, math.inf])
+def test_the_value_loss_is_that_of_a_loop(clip):
+    state, rng = fresh(SMALL), np.random.default_rng(0)
+    observation = rng.normal(size=(40, 3)).astype(np.float32)
+    now = slow_forward(state.value, observation)[:, 0]
+    before, target = now + rng.normal(0, 0.5, 40), now + rng.normal(0, 1, 40)
+    batch = Batch(observation, None, None, jnp.float32(before), None, jnp.float32(target))
     terms = []
-    for v, old, target in zip(now, np.asarray(batch.value), np.asarray(batch.target), strict=True):
-        held = old + min(max(v - old, -clip), clip)
-        terms.append(max((target - v) ** 2, (target - held) ** 2))
-    loss = algorithm.value_loss(algorithm.init(jax.random.key(5), Spec(Box((1,)), Discrete(2), 8)).value, batch)
-    np.testing.assert_allclose(loss, np.mean(terms), rtol=1e-5)
+    for v, old, goal in zip(now, before, target, strict=True):
+        held = min(max(v, old - clip), old + clip)
+        terms.append(max((goal - v)**2, (goal - held)**2))
+    ppo = replace(SMALL, value_clip=clip)
+    loss, gradient = jax.value_and_grad(ppo.value_loss)(state.value, batch)
+    assert loss == pytest.approx(np.mean(terms), rel=1e-4)
+    assert all(jnp.isfinite(x).all() for x in jax.tree.leaves(gradient))
+    if clip == math.inf:
+        assert loss == pytest.approx(((target - now)**2).mean(), rel=1e-4)
 
 
-def test_the_entropy_bonus_keeps_the_policy_undecided():
-    def entropy(coefficient):
-        algorithm = replace(SMALL, entropy_coefficient=coefficient)
-        return float(learned(probes.ActionToReward(), algorithm, 60).policy(jnp.zeros(1)).entropy())
-    assert entropy(0.0) < 0.1 < 0.3 < entropy(2.0)
+@pytest.mark.parametrize("space", ACTIONS.values(), ids=ACTIONS)
+def test_the_entropy_bonus_raises_the_entropy(space):
+    state = fresh(PLAIN, space)
+    batch = estimate(PLAIN, state, lived(state))
+
+    @jax.jit
+    def entropies(ppo):
+        def step(learned, _):
+            learned, metrics = ppo.improve(learned, batch, no_steps)
+            return learned, metrics["entropy"]
+        return jax.lax.scan(step, learned_of(state), None, 20)[1]
+    none, some, much = (entropies(replace(PLAIN, entropy_coefficient=share)) for share in (0.0, 1.0, 30.0))
+    assert none[0] == some[0] == much[0]
+    assert none[-1] < some[-1] < much[-1] and much[-1] > much[0]
 
 
-def test_learning_rate_and_clip_fall_linearly_to_zero():
-    np.testing.assert_allclose([remaining(jnp.int32(s), 1000.0) for s in (0, 250, 1000, 5000)], [1, 0.75, 0, 0])
-    assert remaining(jnp.int32(10**9), jnp.inf) == 1
-    state, experience = lived(SMALL)
-    for decay, moves in ((64.0, False), (np.inf, True)):
-        late = replace(state, steps=jnp.int32(64))
-        after, _ = replace(SMALL, learning_rate_decay=decay).update(late, experience, jax.random.key(0))
-        moved = any((a != b).any() for a, b in zip(jax.tree.leaves(after.policy), jax.tree.leaves(state.policy), strict=True))
-        assert moved == moves
+def test_the_value_coefficient_weighs_the_value_beside_the_policy():
+    """Without it the value stays; with neither an advantage nor a bonus the policy does."""
+    ppo = replace(PLAIN, max_gradient_norm=math.inf)
+    state = fresh(ppo)
+    batch = estimate(ppo, state, lived(state))
+    (_, value, _), _ = improve(replace(ppo, value_coefficient=0.0), learned_of(state), batch, no_steps)
+    jax.tree.map(np.testing.assert_array_equal, value, state.value)
+    (policy, value, _), _ = improve(ppo, learned_of(state), replace(batch, advantage=jnp.zeros(TIME * ENVS)), no_steps)
+    jax.tree.map(np.testing.assert_array_equal, policy, state.policy)
+    assert (value.head.layers[0].weight != state.value.head.layers[0].weight).any()
 
 
-def test_observation_statistics_are_those_of_what_was_seen():
-    algorithm = replace(SMALL, normalize_observation=True)
-    state, experience = lived(algorithm, TimeLimit(probes.Counter(), 100), length=32)
-    after, _ = algorithm.update(state, experience, jax.random.key(0))
-    seen = np.asarray(merge_axes(experience.observation), np.float64)
-    (statistics,) = after.observations
-    np.testing.assert_allclose(statistics.mean, seen.mean(0), rtol=1e-5)
-    np.testing.assert_allclose(statistics.variance, seen.var(0), rtol=1e-5)
-    normal = algorithm.normalised(after, experience.observation)
-    np.testing.assert_allclose(np.mean(normal), 0, atol=1e-5)
-    np.testing.assert_allclose(np.std(normal), 1, atol=1e-3)
+def test_the_learning_rate_falls_linearly_to_zero():
+    """Adam's first step is as long as the rate."""
+    ppo = replace(PLAIN, learning_rate_decay=1000.0)
+    state = fresh(ppo)
+    batch = estimate(ppo, state, lived(state))
+    before = jax.tree.leaves((state.policy, state.value))
+
+    def longest(steps, ppo=ppo):
+        (policy, value, _), _ = improve(ppo, learned_of(state), batch, jnp.int32(steps))
+        return max(np.abs(a - b).max() for a, b in zip(jax.tree.leaves((policy, value)), before, strict=True) if a.size)
+    np.testing.assert_allclose([longest(steps) for steps in (0, 250, 900, 1000, 5000)],
+                               [0.01, 0.0075, 0.001, 0, 0], rtol=0.02, atol=1e-7)
+    assert longest(10**9, PLAIN) == pytest.approx(0.01, rel=0.02)                                # no decay: never
 
 
-def test_rewards_are_divided_by_the_spread_of_the_discounted_return():
-    algorithm = replace(SMALL, normalize_reward=True)
-    state, experience = lived(algorithm, TimeLimit(probes.TimeLimited(), 5))
-    running, sums = np.zeros(8), []
-    for reward, done in zip(np.asarray(experience.reward), np.asarray(experience.done), strict=True):
-        running = running + reward
-        sums.append(running.copy())
-        running = 0.9 * running * ~done
-    after, reward = algorithm.scale_reward(state, experience)
-    np.testing.assert_allclose(after.returns.variance, np.var(sums), rtol=1e-4)
-    np.testing.assert_allclose(reward, np.asarray(experience.reward) / np.std(sums), rtol=1e-4)
-    np.testing.assert_allclose(after.running_return, running, rtol=1e-5)
-    unchanged, same = SMALL.scale_reward(state, experience)
-    assert unchanged is state and same is experience.reward
+def test_the_clip_falls_linearly_to_zero():
+    ppo = replace(PLAIN, clip=0.4, clip_decay=1000.0)
+    state = fresh(ppo)
+    batch = estimate(ppo, state, lived(state))
+    ratios = np.linspace(0.613, 1.391, TIME * ENVS)
+    batch = replace(batch, log_prob=batch.log_prob - jnp.log(ratios))
+    for steps, clip in ((0, 0.4), (250, 0.3), (500, 0.2), (900, 0.04), (1000, 0), (9999, 0)):
+        _, metrics = improve(ppo, learned_of(state), batch, jnp.int32(steps))
+        assert metrics["clipped"] == pytest.approx((abs(ratios - 1) > clip).mean()), steps
 
 
-def test_the_gradient_is_clipped_by_its_global_norm():
-    state, experience = lived(SMALL)
-    transform = replace(SMALL, max_gradient_norm=0.1).optimizer(jnp.int32(0))
-    gradient = jax.tree.map(lambda x: 3 * jnp.ones_like(x), (state.policy, state.value))
-    _, memory = transform.update(gradient, transform.init((state.policy, state.value)))
-    first_moment = jax.tree.leaves(memory[1][0].mu)                     # (1 - .9) times what Adam was given
-    np.testing.assert_allclose(np.sqrt(sum((np.asarray(x) ** 2).sum() for x in first_moment)), 0.1 * 0.1, rtol=1e-4)
+def test_what_remains():
+    np.testing.assert_allclose([remaining(jnp.int32(steps), 200.0) for steps in (0, 50, 200, 10**9)], [1, 0.75, 0, 0])
+    assert remaining(jnp.int32(2**31 - 1), math.inf) == 1
 
 
-def test_every_sample_is_used_once_an_epoch():
-    """The batches of an epoch are a partition of the rollout, whatever is left over of it."""
-    state, experience = lived(replace(SMALL, epochs=1))
-    _, metrics = replace(SMALL, epochs=3, batch_size=48).update(state, experience, jax.random.key(0))
-    assert int(metrics["updates"]) == 3 * (128 // 48)
-    assert set(Batch.__dataclass_fields__) == {"observation", "action", "log_prob", "value", "advantage", "target"}
+@pytest.mark.parametrize("limit", [0.01, 1e9])
+def test_the_gradient_is_clipped_by_its_global_norm(limit):
+    """That of policy and value together; Adam's first moment after one step is a tenth of the gradient it was given."""
+    ppo = replace(PLAIN, max_gradient_norm=limit, entropy_coefficient=0.1)
+    state = fresh(ppo)
+    batch = estimate(ppo, state, lived(state))
+
+    def loss(learned):
+        policy_loss, metrics = ppo.policy_loss(learned[0], batch, 0.2)
+        return policy_loss + 0.5 * ppo.value_loss(learned[1], batch) - 0.1 * metrics["entropy"]
+    gradient = jax.jit(jax.grad(loss))((state.policy, state.value))
+    norm = optax.tree.norm(gradient)
+    assert 0.01 < norm < 1e9
+    (_, _, optimizer), _ = improve(ppo, learned_of(state), batch, no_steps)
+    moment = next(part.mu for part in jax.tree.leaves(optimizer, is_leaf=lambda x: hasattr(x, "mu")) if hasattr(part, "mu"))
+    expected = jax.tree.map(lambda g: 0.1 * g * min(1, limit / norm), gradient)
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-8), moment, expected)
+
+
+@pytest.fixture(scope="module")
+def normalising():
+    """(PPO, states before and after each of three updates, the experience of each)."""
+    ppo = replace(SMALL, normalize_observation=True, normalize_reward=True)
+    states, lives = [fresh(ppo)], []
+    for seed in range(3):
+        lives.append(lived(states[-1], seed))
+        states.append(update(ppo, states[-1], lives[-1], jax.random.key(seed))[0])
+    return ppo, states, lives
+
+
+def test_the_state_holds_the_moments_of_all_observations(normalising):
+    _, states, lives = normalising
+    for i in range(1, 4):
+        seen = np.concatenate([x.observation for x in lives[:i]]).reshape(-1, 3).astype(float)
+        (held,) = states[i].observations
+        np.testing.assert_allclose(held.mean, seen.mean(0), rtol=1e-4)
+        np.testing.assert_allclose(held.variance, seen.var(0), rtol=1e-4)
+        assert held.count == i * TIME * ENVS == states[i].steps
+
+
+def test_the_policy_sees_observations_normalised_and_learns_from_what_it_saw(normalising):
+    ppo, states, lives = normalising
+    observation = lives[2].observation
+    seen = np.concatenate([x.observation for x in lives[:2]]).reshape(-1, 3).astype(float)
+    expected = ((observation - seen.mean(0)) / seen.std(0)).astype(np.float32)
+    action, _ = ppo.act(states[2], observation[0], (), KEY, explore=False)
+    np.testing.assert_array_equal(action, states[2].policy(expected[0]).mode())
+    batch = estimate(ppo, states[2], lives[2])
+    np.testing.assert_allclose(batch.observation, expected.reshape(-1, 3), atol=1e-3)
+    np.testing.assert_allclose(batch.value, states[2].value(expected).ravel(), rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(ppo.normalised(states[2], observation), expected, atol=1e-3)
+    assert SMALL.normalised(states[2], observation) is observation
+
+
+def test_rewards_are_divided_by_the_spread_of_discounted_sums(normalising):
+    """VecNormalize's sums, which stop where an episode does; their spread is that of all up to this rollout's end."""
+    ppo, states, lives = normalising
+    sums, carry = [], np.zeros(ENVS)
+    for i, x in enumerate(lives):
+        for t in range(TIME):
+            carry = carry * ppo.discount + x.reward[t]
+            sums.append(carry)
+            carry = np.where(x.terminated[t] | x.truncated[t], 0, carry)
+        _, reward = jax.jit(lambda ppo, state, x: ppo.scale_reward(state, x))(ppo, states[i], x)
+        np.testing.assert_allclose(reward, np.clip(x.reward / np.sqrt(np.var(sums) + 1e-8), -10, 10), rtol=1e-3)
+        assert states[i + 1].returns.variance == pytest.approx(np.var(sums), rel=1e-4)
+        np.testing.assert_allclose(states[i + 1].running_return, ppo.discount * carry, rtol=1e-4, atol=1e-5)
+    rare = replace(lives[0], reward=np.where(np.arange(TIME * ENVS).reshape(TIME, ENVS) == 4, 1e6, 0).astype(np.float32),
+                   terminated=np.ones((TIME, ENVS), bool))
+    _, reward = ppo.scale_reward(replace(states[0], returns=states[-1].returns), rare)
+    assert reward.max() < 10                                                   # it is part of the spread that divides it
+    settled = replace(states[0], returns=replace(states[-1].returns, count=jnp.int32(10**9)))
+    _, reward = ppo.scale_reward(settled, rare)
+    assert reward.max() == 10
+
+
+def test_without_normalisation_rewards_and_moments_stay():
+    state = fresh(SMALL)
+    experience = lived(state)
+    same, reward = SMALL.scale_reward(state, experience)
+    assert same is state and reward is experience.reward
+
+
+def test_an_update_is_epochs_of_minibatches_on_one_estimate():
+    """Each sample once an epoch, what is left over of the last batch not at all, in an order of the epoch's own."""
+    ppo = replace(PLAIN, batch_size=7)
+    state = fresh(ppo)
+    experience = lived(state)
+    after, metrics = update(ppo, state, experience, KEY)
+    assert metrics["updates"] == 2 * 3
+    batch, now, told = estimate(ppo, state, experience), learned_of(state), []
+    for key in jax.random.split(KEY, 2):
+        order = np.asarray(shuffled(key, TIME * ENVS))
+        assert sorted(order) == list(range(TIME * ENVS))
+        for rows in np.split(order[:21], 3):
+            now, one = improve(ppo, now, jax.tree.map(lambda x, rows=rows: x[rows], batch), no_steps)
+            told.append(one)
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-5), (after.policy, after.value), now[:2])
+    for name in ("policy_loss", "value_loss", "entropy", "kl", "clipped"):
+        assert metrics[name] == pytest.approx(np.mean([one[name] for one in told]), rel=1e-3, abs=1e-6)
+
+
+def test_the_spread_of_continuous_actions_starts_where_it_is_told():
+    ppo = replace(PLAIN, initial_std=0.3)
+    spec = Spec(OBSERVATION, Box((2,), low=-1.0, high=1.0), ENVS)
+    state = jax.jit(lambda: ppo.init(KEY, spec))()
+    observation = np.zeros((20_000, 3), np.float32)
+    act = jax.jit(PPO.act, static_argnames="explore")
+    sample, memory = act(ppo, state, observation, (), KEY, explore=True)
+    mode, _ = act(ppo, state, observation, (), KEY, explore=False)
+    np.testing.assert_allclose((sample - mode).std(0), 0.3, rtol=0.03)
+    assert (abs(mode) < 0.05).all() and memory == ()                     # a last layer of scale 0.01 starts in the middle
+    assert state.policy.log_std.shape == (2,)
+    discrete = jax.eval_shape(lambda: ppo.init(KEY, Spec(OBSERVATION, MultiBinary((2,)), ENVS)))
+    assert discrete.policy.log_std.shape == (0,)
 
 
 def test_a_batch_larger_than_the_rollout_is_refused():
-    with pytest.raises(InvalidInput, match="batch_size 64 is larger than a rollout of 32"):
-        replace(SMALL, batch_size=64, rollout_length=16).init(jax.random.key(0), Spec(Box((1,)), Discrete(2), 2))
+    with pytest.raises(InvalidInput, match=r"batch_size 25 is larger than a rollout of 24 samples \(rollout_length 8 × num_envs 3"):
+        replace(SMALL, batch_size=25).init(KEY, Spec(OBSERVATION, Discrete(2), ENVS))
+
+
+DISCOUNT = 0.8
+FOREVER = 1 / (1 - DISCOUNT)
+PROBED = PPO(learning_rate=1e-2, discount=DISCOUNT, hidden=(16,), rollout_length=16, batch_size=64, epochs=4)
+VALUES = {              # probe: {observation: value}; that of a continuous action's noise is learned away
+    CONSTANT: {0: 1}, SEEN: {-1: -1, 1: 1}, DISCOUNTING: {0: DISCOUNT, 1: 1}, LIMITED: {0: FOREVER},
+}
+trained = partial(learned, PROBED, num_envs=8, iterations=150)
+
+
+@pytest.mark.parametrize("action_space", [probes.DISCRETE, probes.CONTINUOUS], ids=["discrete", "continuous"])
+@pytest.mark.parametrize("probe", VALUES, ids=["constant", "seen", "discounting", "limited"])
+def test_values_are_learned(probe, action_space):
+    """The last is cut off after five steps and worth as much as if it never were."""
+    states, tally = trained(action_space=action_space)
+    assert all(np.isfinite(total).all() for total in tally.metrics.values())
+    for observation, value in VALUES[probe].items():
+        np.testing.assert_allclose(of(states, probe).value(jnp.float32([observation])), [value], atol=0.05 * max(1, value))
+
+
+@pytest.mark.parametrize("probe, wanted", [(ACTION, {0: 1}), (BOTH, {-1: -1, 1: 1})], ids=["action", "both"])
+def test_policies_follow_the_reward(probe, wanted):
+    """Discrete: action 1 where 1 is wanted, 0 where -1 is. Continuous: TARGET times it. Rewards, and so values, are known."""
+    discrete, continuous = (of(trained(action_space=space)[0], probe) for space in (probes.DISCRETE, probes.CONTINUOUS))
+    for observation, sign in wanted.items():
+        seen = jnp.float32([observation])
+        assert jax.nn.softmax(discrete.policy(seen).logits)[(sign + 1) // 2] > 0.98
+        assert discrete.value(seen)[0] == pytest.approx(1, abs=0.1)
+        assert continuous.policy(seen).mode()[0] == pytest.approx(probes.TARGET * sign, abs=0.1)
+        assert jnp.exp(continuous.policy.log_std[0]) < 0.3
+        assert continuous.value(seen)[0] == pytest.approx(0, abs=0.1)
+
+
+def test_a_time_limit_of_gymnasium_is_no_end():
+    gymnasium_probes.register()
+    environment = Gymnasium(lambda: gymnasium.make("etude-probes/TimeLimited-v0"), 8)
+    training, _ = jax.jit(lambda key: train(PROBED, environment, key, 100))(KEY)
+    assert training.state.value(jnp.zeros(1))[0] == pytest.approx(FOREVER, rel=0.05)

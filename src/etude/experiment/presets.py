@@ -19,22 +19,25 @@ class Preset(NamedTuple):
 
 
 PRESETS: dict[tuple[str, str], Preset] = {
-    # zoo dqn: 256 steps, then 128 updates at one fixed target
+    # zoo dqn's rhythm: 256 steps, then 128 updates at one fixed target. Its network (256, 256), batch 64, learning rate 2.3e-3
+    # and Huber loss reach 475 in 3 of 5 seeds here; these, found by trial over eight seeds, in 7 of 8.
     ("dqn", "CartPole-v1"): Preset(DQN(
-        learning_rate=2.3e-3, batch_size=64, capacity=100_000, warmup_steps=1_000, rollout_length=256, gradient_steps=128,
-        target_interval=128, exploration_steps=8_000.0, final_epsilon=0.04, hidden=(256, 256)), 1, 50_000),
+        learning_rate=1e-3, batch_size=128, capacity=100_000, warmup_steps=1_000, rollout_length=256, gradient_steps=128,
+        target_interval=128, exploration_steps=8_000.0, final_epsilon=0.04, hidden=(128, 128), loss="squared", double=False),
+        1, 50_000),
     # zoo dqn
     ("dqn", "Acrobot-v1"): Preset(DQN(
         learning_rate=6.3e-4, batch_size=128, capacity=50_000, warmup_steps=0, rollout_length=4, gradient_steps=4,
-        target_interval=250, exploration_steps=12_000.0, final_epsilon=0.1, hidden=(256, 256)), 1, 100_000),
+        target_interval=250, exploration_steps=12_000.0, final_epsilon=0.1, hidden=(256, 256), double=False), 1, 100_000),
     # zoo dqn: the target moves every 600 steps, which see 300 updates
     ("dqn", "MountainCar-v0"): Preset(DQN(
         learning_rate=4e-3, discount=0.98, batch_size=128, capacity=10_000, warmup_steps=1_000, rollout_length=16,
-        gradient_steps=8, target_interval=300, exploration_steps=24_000.0, final_epsilon=0.07, hidden=(256, 256)), 1, 120_000),
+        gradient_steps=8, target_interval=300, exploration_steps=24_000.0, final_epsilon=0.07, hidden=(256, 256),
+        double=False), 1, 120_000),
     # zoo dqn
     ("dqn", "LunarLander-v3"): Preset(DQN(
         learning_rate=6.3e-4, batch_size=128, capacity=50_000, warmup_steps=0, rollout_length=4, gradient_steps=4,
-        target_interval=250, exploration_steps=12_000.0, final_epsilon=0.1, hidden=(256, 256)), 1, 100_000),
+        target_interval=250, exploration_steps=12_000.0, final_epsilon=0.1, hidden=(256, 256), double=False), 1, 100_000),
     # zoo ppo: learning rate and clip fall linearly to zero over the budget
     ("ppo", "CartPole-v1"): Preset(PPO(
         learning_rate=1e-3, learning_rate_decay=100_000.0, clip_decay=100_000.0, rollout_length=32, batch_size=256,

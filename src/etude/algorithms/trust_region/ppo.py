@@ -13,6 +13,7 @@ from etude.estimators import moments, returns
 from etude.estimators.moments import Moments
 from etude.experience import Transition, merge_axes, shuffled
 from etude.networks import Activation, Network, network
+from etude.schedules import remaining
 from etude.spaces import Space, Spec
 from etude.struct import replace, static, struct, traced
 
@@ -173,8 +174,3 @@ class PPO:
         now = value(batch.observation)[..., 0]
         held = batch.value + jnp.clip(now - batch.value, -self.value_clip, self.value_clip)
         return jnp.maximum((batch.target - now) ** 2, (batch.target - held) ** 2).mean()
-
-
-def remaining(steps: Array, decay: float | Array) -> Array:
-    """What is left at `steps` of a linear fall from 1 to 0 over `decay` steps."""
-    return jnp.maximum(1 - steps / decay, 0)

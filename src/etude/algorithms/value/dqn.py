@@ -1,4 +1,5 @@
 """Deep Q-learning (Mnih et al., 2015) with double targets (van Hasselt et al., 2016)."""
+import math
 from typing import Any, ClassVar, Literal
 
 import jax
@@ -12,6 +13,7 @@ from etude.estimators import errors
 from etude.experience import Transition, example
 from etude.networks import Activation, Network, network
 from etude.replay import uniform as replay
+from etude.schedules import remaining
 from etude.spaces import Spec
 from etude.struct import replace, static, struct, traced
 
@@ -33,6 +35,7 @@ class DQNState:
 class DQN:
     """Deep Q-learning for discrete actions: ε-greedy play, a replay buffer, a target network."""
     learning_rate: float = traced(1e-3, above=0)          # Adam's step size
+    learning_rate_decay: float = traced(math.inf, above=0)  # environment steps over which it falls linearly to zero; inf: never
     discount: float = traced(0.99, at_least=0, at_most=1)  # γ, per environment step
     target_rate: float = traced(1.0, above=0, at_most=1)  # the target's share of the way to q: 1 copies it, less is Polyak's
     initial_epsilon: float = traced(1.0, at_least=0, at_most=1)    # of a random action, at the start (Mnih et al., 2015)
@@ -57,9 +60,9 @@ class DQN:
             raise InvalidInput(f"batch_size {self.batch_size} is larger than capacity {self.capacity}; "
                                "give a smaller batch or a larger buffer")
 
-    @property
-    def optimizer(self) -> optax.GradientTransformation:
-        return optax.chain(optax.clip_by_global_norm(self.max_gradient_norm), optax.adam(self.learning_rate))
+    def optimizer(self, steps: Array) -> optax.GradientTransformation:
+        rate = self.learning_rate * remaining(steps, self.learning_rate_decay)
+        return optax.chain(optax.clip_by_global_norm(self.max_gradient_norm), optax.adam(rate))
 
     def init(self, key: Array, spec: Spec) -> DQNState:
         if not isinstance(spec.action, spaces.Discrete):
@@ -70,7 +73,8 @@ class DQN:
                                f"(rollout_length {self.rollout_length} × num_envs {spec.num_envs}); give a larger buffer")
         q = network(key, spec.observation, self.hidden, spec.action.n, self.activation)
         ring = replay.init(example(spec), self.capacity, spec.num_envs, self.rollout_length)
-        return DQNState(q, q, self.optimizer.init(q), ring, jnp.int32(0), jnp.int32(0))
+        steps = jnp.int32(0)
+        return DQNState(q, q, self.optimizer(steps).init(q), ring, steps, steps)
 
     def act(self, state: DQNState, observation: Any, memory: Any, key: Array, explore: bool) -> tuple[Array, Any]:
         """The best action by q; when exploring, with probability ε one at random."""
@@ -84,8 +88,7 @@ class DQN:
         return jnp.where(wander, random, greedy), memory
 
     def epsilon(self, steps: Array) -> Array:
-        progress = jnp.minimum(steps / self.exploration_steps, 1)
-        return self.initial_epsilon + progress * (self.final_epsilon - self.initial_epsilon)
+        return self.final_epsilon + remaining(steps, self.exploration_steps) * (self.initial_epsilon - self.final_epsilon)
 
     def update(self, state: DQNState, experience: Transition, key: Array) -> tuple[DQNState, dict[str, Array]]:
         ring = replay.insert(state.replay, experience)
@@ -93,7 +96,7 @@ class DQN:
 
         def fit(learned):
             keys = jax.random.split(key, self.gradient_steps)
-            return jax.lax.scan(lambda learned, key: self.fit_q(learned, replay.sample(ring, key, self.batch_size)),
+            return jax.lax.scan(lambda learned, key: self.fit_q(learned, replay.sample(ring, key, self.batch_size), state.steps),
                                 learned, keys, unroll=self.gradient_steps == 1)
 
         def wait(learned):
@@ -104,7 +107,7 @@ class DQN:
         state = replace(state, q=q, target_q=target_q, optimizer=optimizer, updates=updates)
         return state, {**jax.tree.map(jnp.mean, metrics), "updates": warm * self.gradient_steps}
 
-    def fit_q(self, learned: Learned, batch: Transition) -> tuple[Learned, dict[str, Array]]:
+    def fit_q(self, learned: Learned, batch: Transition, steps: Array) -> tuple[Learned, dict[str, Array]]:
         """One gradient step on the Bellman error of `batch`; the greedy policy improves as q does."""
         q, target_q, optimizer, updates = learned
         target = self.estimate_target(q, target_q, batch)
@@ -113,7 +116,7 @@ class DQN:
             values = pick(q(batch.observation), batch.action)
             return getattr(errors, self.loss)(target - values).mean(), values.mean()
         (value, mean), gradient = jax.value_and_grad(loss, has_aux=True)(q)
-        step, optimizer = self.optimizer.update(gradient, optimizer)
+        step, optimizer = self.optimizer(steps).update(gradient, optimizer)
         q = optax.apply_updates(q, step)
         rate = jnp.where((updates + 1) % self.target_interval == 0, self.target_rate, 0)
         target_q = optax.incremental_update(q, target_q, rate)

@@ -1,0 +1,10 @@
+"""Hyperparameters that change as training goes on."""
+import jax
+import jax.numpy as jnp
+
+Array = jax.Array
+
+
+def remaining(steps: Array, decay: float | Array) -> Array:
+    """What is left at `steps` of a linear fall from 1 to 0 over `decay` steps; 1 for ever when that is infinite."""
+    return jnp.maximum(1 - steps / decay, 0)
