@@ -6,9 +6,9 @@ import gymnasium
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import io_callback
 
 from etude import spaces
+from etude.environments.host import host_call
 from etude.environments.protocol import Outcome
 from etude.errors import InvalidInput
 from etude.spaces import Spec, from_gymnasium, to_environment
@@ -39,16 +39,15 @@ class EnvPool:
         self.batch = jax.tree.map(lambda x: jax.ShapeDtypeStruct((num_envs, *x.shape), x.dtype), zeros)
 
     def reset(self, key: Array) -> tuple[Array, Any]:
-        everyone = np.ones(self.spec.num_envs, bool)
-        return jnp.asarray(self.handle), io_callback(self._restart, self.batch, everyone, jax.tree.map(
-            lambda x: jnp.zeros(x.shape, x.dtype), self.batch), key_data(key))
+        everyone, nothing = jnp.ones(self.spec.num_envs, bool), jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), self.batch)
+        return jnp.asarray(self.handle), host_call(self._restart, self.batch, everyone, nothing)
 
     def step(self, handle: Array, action: Any, key: Array) -> tuple[Array, Any, Outcome]:
         handle, (successor, reward, terminated, truncated, _) = self.xla_step(handle, self._native(action))
         successor = jax.tree.map(lambda x, like: x.astype(like.dtype), successor, self.batch)
         done = terminated | truncated
         observation = jax.lax.cond(
-            done.any(), lambda: io_callback(self._restart, self.batch, done, successor, key_data(key)), lambda: successor)
+            done.any(), lambda: host_call(self._restart, self.batch, done, successor), lambda: successor)
         return handle, observation, Outcome(successor, reward.astype(jnp.float32), terminated, truncated)
 
     def close(self) -> None:
@@ -58,8 +57,8 @@ class EnvPool:
         action = to_environment(self.spec.action, action)
         return action if isinstance(self.spec.action, spaces.Box) else action.astype(jnp.int32)
 
-    def _restart(self, done, observation, _):
-        rows = np.flatnonzero(np.asarray(done)).astype(np.int32)
+    def _restart(self, done, observation):
+        rows = np.flatnonzero(done).astype(np.int32)
         first, _ = self.pool.reset(rows)
 
         def put(old, new):
@@ -67,11 +66,6 @@ class EnvPool:
             old[rows] = new
             return old
         return jax.tree.map(put, observation, first)
-
-
-def key_data(key: Array) -> Array:
-    """The key's words: an argument that keeps a callback from being taken for a repeat of another."""
-    return jax.random.key_data(key)
 
 
 def lists(name: str) -> bool:

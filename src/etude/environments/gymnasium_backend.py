@@ -1,5 +1,4 @@
 """Any Gymnasium environment, stepped by a callback from inside the compiled loop."""
-import logging
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -8,18 +7,15 @@ import gymnasium
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import io_callback
 
 from etude import spaces
 from etude.environments.copies import Copies, Layout
+from etude.environments.host import host_call
 from etude.environments.protocol import Outcome
 from etude.environments.workers import Workers
 from etude.spaces import Spec, from_gymnasium, to_environment
 
 Array = jax.Array
-
-# JAX logs the traceback of what a callback raised; it is raised again where it can be caught, with the traceback it had.
-logging.getLogger("jax._src.callback").setLevel(logging.CRITICAL)
 
 
 class Gymnasium:
@@ -42,11 +38,11 @@ class Gymnasium:
         self.cancelled = threading.Event()
 
     def reset(self, key: Array) -> tuple[Array, Any]:
-        rows = io_callback(self._reset, self.rows, jax.random.bits(key))
+        rows = host_call(self._reset, self.rows, jax.random.bits(key))
         return jnp.int32(0), self._unpack(rows)[0]
 
     def step(self, state: Array, action: Any, key: Array) -> tuple[Array, Any, Outcome]:
-        rows = io_callback(self._step, self.rows, to_environment(self.spec.action, action))
+        rows = host_call(self._step, self.rows, to_environment(self.spec.action, action))
         return state + 1, *self._unpack(rows)
 
     def close(self) -> None:
