@@ -13,7 +13,7 @@ from etude.errors import EnvironmentFault
 
 
 class Layout:
-    """A row: the observation to act on next, the true successor, reward, terminated, truncated.
+    """A row: the observation to act on next, the true successor, reward, terminated, truncated, steps taken by the copy.
 
     Each leaf of the observation is (path into the value, dtype as JAX keeps it, shape, what its choices count from or None).
     An action is (dtype in which it crosses, shape, dtype the environment takes, None for a plain Python integer).
@@ -25,7 +25,7 @@ class Layout:
         self.action_dtype, self.action_shape, self.native_dtype = action
         fields = [(f"{part}{i}", dtype, shape) for part in ("observation", "successor")
                   for i, (_, dtype, shape, _) in enumerate(self.leaves)]
-        self.dtype = np.dtype([*fields, ("reward", "f4"), ("terminated", "u1"), ("truncated", "u1")])
+        self.dtype = np.dtype([*fields, ("reward", "f4"), ("terminated", "u1"), ("truncated", "u1"), ("steps", "i4")])
         self.fields = {name: field[:2] for name, field in (self.dtype.fields or {}).items()}     # name: (dtype, first byte)
 
 
@@ -91,6 +91,7 @@ class Copies:
                 i = int(np.argwhere(np.isnan(values))[0][0])
                 part = "reward" if name == "reward" else "observation"
                 raise self._fault(i, EnvironmentFault(f"its {part} is NaN"))
+        self.rows["steps"] = self.steps
         return self.rows.view(np.uint8).reshape(len(self.rows), -1).copy()
 
     def _fault(self, i: int, error: Exception) -> EnvironmentFault:

@@ -21,8 +21,9 @@ Array = jax.Array
 class Gymnasium:
     """Copies of a Gymnasium environment in this process, or shared out over `workers` processes when it is slow.
 
-    The state lives in the simulators; ours counts the steps. An exception inside a step is kept in
-    `failure`, because what comes out of a compiled loop is JAX's own; setting `cancelled` stops the loop at its next step.
+    The state lives in the simulators; ours is the steps they say they took, [env], so that it follows from every call. An
+    exception inside a step is kept in `failure`, because what comes out of a compiled loop is JAX's own; setting `cancelled`
+    stops the loop at its next step.
     """
     pure = False
     reseeds = True
@@ -39,11 +40,11 @@ class Gymnasium:
 
     def reset(self, key: Array) -> tuple[Array, Any]:
         rows = host_call(self._reset, self.rows, jax.random.bits(key))
-        return jnp.int32(0), self._unpack(rows)[0]
+        return self._steps(rows), self._unpack(rows)[0]
 
     def step(self, state: Array, action: Any, key: Array) -> tuple[Array, Any, Outcome]:
         rows = host_call(self._step, self.rows, to_environment(self.spec.action, action))
-        return state + 1, *self._unpack(rows)
+        return self._steps(rows), *self._unpack(rows)
 
     def close(self) -> None:
         self.copies.close()
@@ -62,6 +63,9 @@ class Gymnasium:
         except BaseException as error:
             self.failure = error
             raise
+
+    def _steps(self, rows: Array) -> Array:
+        return from_bytes(rows, *self.layout.fields["steps"])
 
     def _unpack(self, rows: Array) -> tuple[Any, Outcome]:
         """The observation to act on and the outcome, from the bytes of `rows`."""

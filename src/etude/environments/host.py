@@ -2,7 +2,8 @@
 
 `jax.experimental.io_callback` puts its arguments on a device and takes 50 µs for it; here a function gets the NumPy arrays
 that the compiled program holds, and gives NumPy arrays back. The call has a side effect as the compiler sees it: it is never
-left out, merged or moved out of a loop. It has no `vmap` and no derivative, and none would make sense.
+merged or moved out of a loop; only a call of whose results nothing is used may be left out, so let what must happen be part
+of a state that is carried on. It has no `vmap` and no derivative, and none would make sense.
 """
 from collections.abc import Callable
 from typing import Any
