@@ -54,7 +54,7 @@ every_module = pytest.mark.parametrize("module", MODULES)
 
 def floor_of(module):
     names = [".".join(module.split(".")[:n]) for n in range(1, module.count(".") + 2)]
-    assert module == "etude" or len(names) > 1 and names[1] in FLOORS, f"{module} has no floor: add it to FLOORS"
+    assert module == "etude" or (len(names) > 1 and names[1] in FLOORS), f"{module} has no floor: add it to FLOORS"
     return FLOORS[next(name for name in reversed(names) if name in FLOORS)]
 
 
@@ -266,7 +266,7 @@ def test_every_space_it_can_take_is_taken(name):
     algorithm, pairs = SMALL[name], 0
     for observation in OBSERVATIONS.values():
         for action in ACTIONS.values():
-            if not takes(name, action) or pairs and observation is not OBSERVATIONS["box"] and action is not ACTIONS["discrete"]:
+            if not takes(name, action) or (pairs and observation is not OBSERVATIONS["box"] and action is not ACTIONS["discrete"]):
                 continue
             environment = Gymnasium(partial(Noise, observation, action), 2)
             before = jax.eval_shape(partial(begin, algorithm, environment), KEYS[0])

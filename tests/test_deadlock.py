@@ -9,7 +9,7 @@ SCHEDULER = "--xla_cpu_enable_concurrency_optimized_scheduler=false"
 LIMIT = 300         # seconds; the rounds take two, and stop after 20 where other programs keep the cores busy
 
 # Two batched QR decompositions and two batched solves in one program, with nothing to wait for but the same threads.
-# On two cores and without the flag it hangs within these rounds: four times of four.
+# On two cores and without the flag it hangs within these rounds six times of eight.
 SOAK = """
 import time
 import etude

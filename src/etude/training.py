@@ -110,7 +110,7 @@ def progress(algorithm: Algorithm, environment: Environment, key: Array, steps: 
 
     `key` is one key, or [seed] of them for many seeds in one program (JAX environments). The budget is never overshot: the
     steps taken are the whole iterations that fit. Where chunks fall makes no difference to the result. `row_every` is
-    the number of iterations a row of metrics sums up (default: the budget in 200 rows); `resumed` is the training and the
+    the number of iterations a row of metrics sums up (default: the budget in 100 rows); `resumed` is the training and the
     number of iterations it has done, when it goes on from a checkpoint.
 
     Raises InvalidInput for hyperparameters out of bounds or a budget below one iteration, EnvironmentFault for an
@@ -125,7 +125,7 @@ def progress(algorithm: Algorithm, environment: Environment, key: Array, steps: 
                            "give at least that")
     if key.ndim and not environment.pure:
         raise InvalidInput("only environments written in JAX train many seeds in one program; give this one a single key")
-    row_every = row_every or max(1, total // 200)
+    row_every = row_every or max(1, total // 100)
     clock = time.perf_counter()
     training, done = resumed or (over_seeds(partial(begin, algorithm, environment), key)(key), 0)
     training = jax.tree.map(jnp.copy, training)          # no two leaves may share a buffer that is handed on

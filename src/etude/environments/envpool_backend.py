@@ -1,5 +1,6 @@
 """EnvPool's environments, stepped in C++ from inside the compiled loop (Weng et al., 2022)."""
 import importlib.util
+import os
 from typing import Any
 
 import gymnasium
@@ -27,7 +28,7 @@ class EnvPool:
 
     def __init__(self, name: str, num_envs: int, seed: int = 0, num_threads: int | None = None):
         import envpool  # an extra
-        num_threads = num_threads or min(num_envs, 2)
+        num_threads = num_threads or max(1, min(num_envs, (os.cpu_count() or 1) // 2))     # the learner wants a core too
         self.pool = envpool.make(name, env_type="gymnasium", num_envs=num_envs, seed=seed, num_threads=num_threads)
         self.spec = Spec(from_gymnasium(self.pool.observation_space), from_gymnasium(self.pool.action_space, "action"), num_envs)
         if wide := [leaf.dtype for leaf in (*dict(spaces.leaves(self.spec.observation)).values(), self.spec.action)

@@ -30,7 +30,7 @@ from etude.rollout import evaluate
 from etude.training import call
 
 Array = jax.Array
-ROWS, CHECKPOINTS = 200, 10         # of a run, about
+ROWS, CHECKPOINTS = 100, 10         # of a run, about
 
 
 class Run:

@@ -114,8 +114,8 @@ class PPO:
         def epoch(learned, key):
             order = shuffled(key, batch.advantage.size)
             order = order[: order.size // self.batch_size * self.batch_size].reshape(-1, self.batch_size)
-            return jax.lax.scan(lambda learned, rows: self.improve(learned, jax.tree.map(lambda x: x[rows], batch), state.steps),
-                                learned, order)
+            batches = jax.tree.map(lambda x: x[order], batch)                                # [batch, sample, ...]
+            return jax.lax.scan(lambda learned, batch: self.improve(learned, batch, state.steps), learned, batches)
         (policy, value, optimizer), metrics = jax.lax.scan(epoch, learned, jax.random.split(key, self.epochs))
         state = replace(state, policy=policy, value=value, optimizer=optimizer, steps=state.steps + batch.advantage.size)
         if self.normalize_observation:          # last, so that the whole update saw what the policy saw
