@@ -266,7 +266,8 @@ def test_every_space_it_can_take_is_taken(name):
     algorithm, pairs = SMALL[name], 0
     for observation in OBSERVATIONS.values():
         for action in ACTIONS.values():
-            if not takes(name, action) or (pairs and observation is not OBSERVATIONS["box"] and action is not ACTIONS["discrete"]):
+            unlike = observation is not OBSERVATIONS["box"] and action is not ACTIONS["discrete"]
+            if not takes(name, action) or (pairs and unlike):
                 continue
             environment = Gymnasium(partial(Noise, observation, action), 2)
             before = jax.eval_shape(partial(begin, algorithm, environment), KEYS[0])

@@ -273,7 +273,7 @@ class Breaks(GymnasiumCounter):
 
 def test_what_an_environment_raises_comes_out_as_it_was_raised():
     environment = Gymnasium(Breaks, 2)
-    with pytest.raises(EnvironmentFault, match="copy 0 of Breaks failed at its step 4: it raised ZeroDivisionError: the") as fault:
+    with pytest.raises(EnvironmentFault, match="copy 0 of Breaks failed at its step 4: it raised ZeroDivisionError") as fault:
         reports_of(environment=environment)
     assert isinstance(fault.value.__cause__, ZeroDivisionError)
     assert fault.value.__suppress_context__                          # nothing of JAX's machinery in the traceback

@@ -17,7 +17,8 @@ def etude(*arguments: str, cwd: Path, **options) -> subprocess.CompletedProcess:
 
 def start(*arguments: str, cwd: Path) -> subprocess.Popen:
     """The running process of `etude *arguments`."""
-    return subprocess.Popen(command(arguments), cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment())
+    return subprocess.Popen(command(arguments), cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                            env=environment())
 
 
 def environment() -> dict[str, str]:
