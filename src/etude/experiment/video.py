@@ -1,4 +1,5 @@
 """A trained policy played before the eyes: to a file, or in a window."""
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,8 @@ def record(run: Any, directory: Path, episodes: int = 1, seed: int = 0, explore:
     frames_per_second = _frames_per_second(run)
     directory.mkdir(parents=True, exist_ok=True)
     paths, writer = [], None
+    # the encoder is a program of its own, started without copying this process: what JAX warns of does not happen
+    warnings.filterwarnings("ignore", "os.fork", RuntimeWarning)
     try:
         for picture, _, done in play(run, "rgb_array", episodes, seed, explore):
             if picture is None:
