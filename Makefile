@@ -39,7 +39,7 @@ lock: .venv-lock/.uv  ## Compile the requirements anew; UPGRADE=1 takes the newe
 	    -o benchmarks/requirements.txt
 
 clean:  ## Remove everything but the sources and runs/
-	@rm -rf .venv .venv-* build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis .coverage
+	@rm -rf .venv .venv-* build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis .coverage .coverage.*
 	@find src tests benchmarks -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
 
 
