@@ -133,10 +133,10 @@ def test_envpool_is_asked_for_what_it_does_not_have(asked, message):
         make(backend="envpool", **asked)
 
 
-def test_an_environment_of_a_users_own_module():
-    """module:Name imports the module, which registers the name."""
-    gymnasium.registry.pop("etude-tests/Noise-v0", None)
-    sys.modules.pop("gymnasium_spaces", None)
+def test_an_environment_of_a_users_own_module(monkeypatch):
+    """module:Name imports the module, which registers the name; the module the other tests hold comes back afterwards."""
+    monkeypatch.delitem(gymnasium.registry, "etude-tests/Noise-v0", raising=False)
+    monkeypatch.delitem(sys.modules, "gymnasium_spaces", raising=False)
     environment = make("gymnasium_spaces:etude-tests/Noise-v0", 2)
     assert isinstance(environment, Gymnasium) and "etude-tests/Noise-v0" in gymnasium.registry
     assert environment.copies.name == "etude-tests/Noise-v0"
