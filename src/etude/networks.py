@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from etude import spaces
+from etude.linear import linear
 from etude.spaces import Space
 from etude.struct import static, struct
 
@@ -110,7 +111,7 @@ def cnn(key: Array, shape: tuple[int, ...]) -> CNN:
 
 def affine(layer: eqx.nn.Linear, x: Array) -> Array:
     """The layer over any leading axes: [..., inputs] to [..., outputs]."""
-    product = x @ layer.weight.T
+    product = linear(x, layer.weight)
     return product if layer.bias is None else product + layer.bias
 
 

@@ -28,8 +28,12 @@ class Jax:
         key_step, key_reset = jax.random.split(key)
         action = to_environment(self.spec.action, action)
         state, outcome = jax.vmap(self.environment.step)(state, action, jax.random.split(key_step, self.spec.num_envs))
-        choose = partial(where_done, outcome.terminated | outcome.truncated)
-        state, observation = jax.tree.map(choose, self.reset(key_reset), (state, outcome.next_observation))
+        done = outcome.terminated | outcome.truncated
+
+        def restart(now):
+            return jax.tree.map(partial(where_done, done), self.reset(key_reset), now)
+        # most steps end no episode, and are spared the making of first states
+        state, observation = jax.lax.cond(done.any(), restart, lambda now: now, (state, outcome.next_observation))
         return state, observation, outcome
 
     def close(self) -> None:
