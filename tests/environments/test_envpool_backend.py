@@ -13,7 +13,7 @@ from etude.spaces import from_gymnasium
 pytest.importorskip("envpool", reason="EnvPool is an extra, without wheels for every platform")
 
 from etude.environments import envpool_backend
-from etude.environments.envpool_backend import EnvPool
+from etude.environments.envpool_backend import EnvPool, threads_for
 
 KEY = jax.random.key(0)
 
@@ -139,3 +139,10 @@ def test_numbers_of_64_bits_are_refused():
     assert not envpool_backend.lists(name)
     with pytest.raises(InvalidInput, match=f"{name} on EnvPool speaks float64.*--backend gymnasium"):
         EnvPool(name, 1)
+
+
+def test_light_environments_leave_cores_to_the_learner(monkeypatch):
+    monkeypatch.setattr("os.cpu_count", lambda: 8)
+    assert (threads_for("CartPole-v1"), threads_for("LunarLander-v3")) == (4, 8)
+    monkeypatch.setattr("os.cpu_count", lambda: 1)
+    assert (threads_for("CartPole-v1"), threads_for("LunarLander-v3")) == (1, 1)

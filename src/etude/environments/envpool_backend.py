@@ -28,8 +28,8 @@ class EnvPool:
 
     def __init__(self, name: str, num_envs: int, seed: int = 0, num_threads: int | None = None):
         import envpool  # an extra
-        num_threads = num_threads or max(1, min(num_envs, (os.cpu_count() or 1) // 2))     # the learner wants a core too
-        self.pool = envpool.make(name, env_type="gymnasium", num_envs=num_envs, seed=seed, num_threads=num_threads)
+        threads = num_threads or min(num_envs, threads_for(name))
+        self.pool = envpool.make(name, env_type="gymnasium", num_envs=num_envs, seed=seed, num_threads=threads)
         self.spec = Spec(from_gymnasium(self.pool.observation_space), from_gymnasium(self.pool.action_space, "action"), num_envs)
         if wide := [leaf.dtype for leaf in (*dict(spaces.leaves(self.spec.observation)).values(), self.spec.action)
                     if getattr(leaf, "dtype", "") == "float64"]:
@@ -67,6 +67,15 @@ class EnvPool:
             old[rows] = new
             return old
         return jax.tree.map(put, observation, first)
+
+
+def threads_for(name: str) -> int:
+    """Threads that step a pool best: one a core, or half of that where a step is so light that they rob the learner."""
+    from envpool.registration import registry
+    family = registry.specs[name][0]                                # the module it lives in
+    light = family in ("envpool.classic_control", "envpool.toy_text")
+    cores = os.cpu_count() or 1
+    return max(1, cores // 2) if light else cores
 
 
 def lists(name: str) -> bool:
