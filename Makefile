@@ -9,6 +9,9 @@ DEMO ?= ppo $$(.venv/bin/python -c 'import Box2D' 2>/dev/null && echo LunarLande
             --steps 1000000 --video
 ARGS ?=
 
+# Compiling keeps one core busy, so two files of tests go side by side, in the order of the tree.
+WHOLE = --cov=etude --cov-report=term --numprocesses=2 --dist=loadfile --no-loadscope-reorder
+
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .PHONY: help demo test lint benchmark benchmark-learning lock clean
@@ -20,7 +23,7 @@ demo: .venv/.package  ## Train PPO to land on the moon, with curves and a video
 	@.venv/bin/etude train $(DEMO)
 
 test: lint  ## Lint, types, tests and coverage; ARGS="-k replay" for some tests alone
-	@JAX_PLATFORMS=cpu .venv/bin/python -m pytest $(or $(ARGS),--cov=etude --cov-report=term)
+	@JAX_PLATFORMS=cpu .venv/bin/python -m pytest $(or $(ARGS),$(WHOLE))
 
 lint: .venv/.dev .venv/.package  ## Lint and types alone
 	@.venv/bin/ruff check
