@@ -35,6 +35,14 @@ class Goal(NamedTuple):
     met: Callable[[dict[str, Any]], bool]
 
 
+class Row(NamedTuple):
+    """A preset, its budget unless `steps` says another, and what it is to reach."""
+    algorithm: str
+    environment: str
+    goal: Goal | None = None
+    steps: int | None = None
+
+
 def iqm(least: float) -> Goal:
     return Goal(f"IQM ≥ {least:g}", lambda evaluation: evaluation["iqm"] >= least)
 
@@ -45,8 +53,23 @@ def most_seeds(least: float) -> Goal:
                 >= 0.8 * len(evaluation["per_seed"]))
 
 
-GOALS = {("dqn", "CartPole-v1"): most_seeds(475), ("ppo", "CartPole-v1"): iqm(490), ("ppo", "LunarLander-v3"): iqm(200),
-         ("ppo", "Pendulum-v1"): iqm(-200)}
+def above(name: str) -> Goal:
+    """The interval above that of a row measured before."""
+    def met(evaluation):
+        other = report.earlier(RESULTS, "learning").get(name)
+        return other is not None and float(evaluation["ci95"][0]) > float(other["evaluation"]["ci95"][1])
+    return Goal(f"above {name}, intervals apart", met)
+
+
+HELD = [
+    Row("dqn", "CartPole-v1", most_seeds(475)), Row("dqn", "Acrobot-v1", iqm(-85)), Row("dqn", "MountainCar-v0", iqm(-115)),
+    Row("dqn", "LunarLander-v3", iqm(200)), Row("dqn", "LunarLander-v3", steps=150_000),
+    Row("rainbow", "LunarLander-v3", above("dqn-LunarLander-v3-150000")),
+    Row("sac", "Pendulum-v1", iqm(-160)), Row("td3", "Pendulum-v1", iqm(-160)), Row("ddpg", "Pendulum-v1", iqm(-160)),
+    Row("naf", "Pendulum-v1", iqm(-300)), Row("dqn", "Pendulum-v1", iqm(-200)), Row("sac", "MountainCarContinuous-v0", iqm(90)),
+    Row("sac", "HalfCheetah-v5", iqm(4500), steps=100_000), Row("td3", "InvertedPendulum-v5", iqm(990)),
+    Row("pqn", "CartPole-v1", iqm(490)),
+    Row("ppo", "CartPole-v1", iqm(490)), Row("ppo", "LunarLander-v3", iqm(200)), Row("ppo", "Pendulum-v1", iqm(-200))]
 PUBLISHED = {
     ("dqn", "CartPole-v1"): 500.0, ("dqn", "Acrobot-v1"): -76.6, ("dqn", "MountainCar-v0"): -100.8,
     ("dqn", "LunarLander-v3"): 154.4, ("ppo", "CartPole-v1"): 500.0, ("ppo", "Acrobot-v1"): -73.5,
@@ -54,18 +77,25 @@ PUBLISHED = {
     ("ppo", "LunarLander-v3"): 242.1, ("ppo", "LunarLanderContinuous-v3"): 270.9}
 
 
+def rows() -> dict[str, Row]:
+    """Every row by its name: those held to something, then the other presets."""
+    from etude.experiment.presets import PRESETS
+    known = {(row.algorithm, row.environment) for row in HELD}
+    every = [*HELD, *(Row(*pair) for pair in PRESETS if pair not in known)]
+    return {"-".join(map(str, filter(None, (row.algorithm, row.environment, row.steps)))): row for row in every}
+
+
 def main() -> None:
     from etude.experiment.interrupt import Interrupted
-    from etude.experiment.presets import PRESETS
-    names = {f"{algorithm}-{environment}": (algorithm, environment) for algorithm, environment in [*GOALS, *PRESETS]}
+    names = rows()
     asked = arguments(list(names))
-    chosen = asked.only or [name for name, row in names.items() if asked.all or row in GOALS]
+    chosen = asked.only or [name for name, row in names.items() if asked.all or row in HELD]
     directory = RUNS / "smoke" if asked.steps else RESULTS
     sound = True
     for name in chosen:
         console.rule(name)
         try:
-            row = measure(*names[name], asked.seeds, asked.steps)
+            found = measure(name, names[name], asked.seeds, asked.steps)
         except (InvalidInput, EnvironmentFault, Diverged) as error:
             console.print(f"{name} failed: {error}", style="red", markup=False)
             sound = False
@@ -73,10 +103,10 @@ def main() -> None:
         except Interrupted as stopped:
             console.print(f"{name}: {stopped}; the same command goes on from there", markup=False)
             sys.exit(130)
-        rows = report.earlier(directory, "learning") | {name: row}
-        report.write(directory, "learning", rows, page(rows))
-    rows = report.earlier(directory, "learning")
-    report.show(console, "Learning", HEADINGS, [cells(rows[name]) for name in rows if name in chosen])
+        measured = report.earlier(directory, "learning") | {name: found}
+        report.write(directory, "learning", measured, page(measured))
+    measured = report.earlier(directory, "learning")
+    report.show(console, "Learning", HEADINGS, [cells(measured[name]) for name in measured if name in chosen])
     console.print(f"in {directory / 'learning.md'} and learning.json", soft_wrap=True)
     sys.exit(0 if sound else 1)
 
@@ -90,13 +120,13 @@ def arguments(names: list[str]) -> argparse.Namespace:
     return parser.parse_args()
 
 
-def measure(algorithm: str, environment: str, seeds: int, steps: int | None) -> dict[str, Any]:
-    """Train what is not trained yet, and say what came of it."""
+def measure(name: str, row: Row, seeds: int, steps: int | None) -> dict[str, Any]:
+    """Train what is not trained yet, and say what came of it; `steps` is another budget, for which there is no goal."""
     from etude.experiment import files
     from etude.experiment.run import settle
-    known = etude.preset(algorithm, environment)
-    settings = {"steps": steps or known.steps, "seeds": seeds, "num_envs": known.num_envs}
-    directory = RUNS / run_name(f"{algorithm}-{environment}", settle(known.algorithm, environment, **settings))
+    known = etude.preset(row.algorithm, row.environment)
+    settings = {"steps": steps or row.steps or known.steps, "seeds": seeds, "num_envs": known.num_envs}
+    directory = RUNS / run_name(name, settle(known.algorithm, row.environment, **settings))
     if (directory / "summary.json").exists():
         console.print(f"measured already, in {directory.relative_to(RUNS.parent)}")
         run = etude.load(directory)
@@ -104,8 +134,8 @@ def measure(algorithm: str, environment: str, seeds: int, steps: int | None) -> 
         files.write_json(directory / RESUMED, {"resumed": report.now()})
         run = etude.resume(directory)
     else:
-        run = etude.train(known.algorithm, environment, out=directory, **settings)
-    return row_of(run, steps is None)
+        run = etude.train(known.algorithm, row.environment, out=directory, **settings)
+    return result(run, row, None if steps else row.goal)
 
 
 def run_name(name: str, settings: Any) -> str:
@@ -116,17 +146,14 @@ def run_name(name: str, settings: Any) -> str:
     return f"{name}-{settings.steps}x{settings.seeds}-{hashlib.sha256(files.encode_json(plain)).hexdigest()[:6]}"
 
 
-def row_of(run: Any, whole: bool) -> dict[str, Any]:
-    """What a finished run says; the bar is for `whole` budgets."""
-    from etude.algorithms import name_of
+def result(run: Any, row: Row, goal: Goal | None) -> dict[str, Any]:
+    """What a finished run says."""
     from etude.experiment import files
     summary, config = run.summary, files.read_json(run.directory / "config.json")
     evaluation = {key: value for key, value in summary["evaluation"].items() if key != "returns"}
-    row = name_of(run.settings.algorithm), run.settings.environment
-    goal = GOALS.get(row) if whole else None
     finished = datetime.fromtimestamp((run.directory / "summary.json").stat().st_mtime)
-    return {"algorithm": row[0], "environment": row[1], "measured": finished.strftime(report.MINUTE),
-            "bar": goal and goal.text, "met": goal and goal.met(evaluation), "published": PUBLISHED.get(row),
+    return {"algorithm": row.algorithm, "environment": row.environment, "measured": finished.strftime(report.MINUTE),
+            "bar": goal and goal.text, "met": goal and goal.met(evaluation), "published": PUBLISHED.get(row[:2]),
             "resumed": (run.directory / RESUMED).exists(), "evaluation": evaluation,
             **{key: summary[key] for key in ("backend", "steps", "wall_seconds", "train_seconds", "compile_seconds")},
             **{key: config[key] for key in ("num_envs", "hyperparameters", "versions", "machine")}}

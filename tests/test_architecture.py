@@ -16,15 +16,23 @@ from gymnasium_spaces import ACTIONS, OBSERVATIONS, Noise
 
 import etude
 from etude.algorithms import ALGORITHMS, algorithm_class, name_of
+from etude.algorithms.actor_critic.sac import SAC, OffPolicyActorCritic
 from etude.algorithms.trust_region.ppo import PPO
-from etude.algorithms.value.dqn import DQN
+from etude.algorithms.value.dqn import DQN, FittedQ, OnlineQ, Rainbow
+from etude.algorithms.value.naf import NAF
+from etude.algorithms.value.pqn import PQN
+from etude.algorithms.value.q_learning import SARSA, QLearning
+from etude.algorithms.value.td import TD
+from etude.algorithms.value.td3 import DDPG, TD3
 from etude.environments.gymnasium_backend import Gymnasium
 from etude.environments.jax_backend import Jax
-from etude.environments.probes import ObservationTimesAction
+from etude.environments.probes import CONTINUOUS, ObservationTimesAction
+from etude.environments.tabular import Tabular
 from etude.errors import InvalidInput
 from etude.rollout import reset, rollout
 from etude.spaces import Discrete, MultiBinary, MultiDiscrete, Spec, from_gymnasium
 from etude.struct import replace, struct
+from etude.tabular.mdp import random_mdp
 from etude.training import begin, compile_chunk, iteration, over_seeds
 
 SOURCE = Path(etude.__file__).parent
@@ -33,7 +41,8 @@ FILES = sorted(SOURCE.rglob("*.py"))
 # A module may import from its own floor and those above it in this list; the longest name that fits decides.
 FLOORS = {
     "etude": 0, "etude.errors": 0, "etude.struct": 0, "etude.spaces": 0,
-    "etude.schedules": 1, "etude.linear": 1, "etude.networks": 1, "etude.distributions": 1, "etude.estimators": 1,
+    "etude.schedules": 1, "etude.exploration": 1, "etude.linear": 1, "etude.networks": 1, "etude.noisy": 1, "etude.critics": 1,
+    "etude.distributions": 1, "etude.estimators": 1,
     "etude.tabular": 1, "etude.planning": 1,
     "etude.experience": 2, "etude.replay": 2, "etude.environments": 2,
     "etude.rollout": 3, "etude.models": 3,
@@ -134,26 +143,39 @@ def test_what_must_start_fast_starts_without_jax():
 
 # Promises of every algorithm
 
-SMALL = {
-    "dqn": DQN(hidden=(4,), batch_size=4, capacity=32, rollout_length=2, warmup_steps=4, gradient_steps=1, target_interval=2),
-    "ppo": PPO(hidden=(4,), batch_size=4, rollout_length=3, epochs=1, normalize_observation=True, normalize_reward=True),
+CHOICES, BOX, PROCESS = (Jax(environment, 2) for environment in (
+    ObservationTimesAction(), ObservationTimesAction(CONTINUOUS), Tabular(random_mdp(jax.random.key(0), 3, 2, end=0.3))))
+EVERY = set(ACTIONS)
+REPLAYED = {"hidden": (4,), "batch_size": 4, "capacity": 36, "rollout_length": 3, "warmup_steps": 4, "gradient_steps": 1}
+SMALL = {           # name: (algorithm, environment, the kinds of action it takes, of what it learns the first leaf)
+    "q-learning": (QLearning(rollout_length=2), PROCESS, {"discrete"}, "q"),
+    "td": (TD(rollout_length=2, trace_decay=0.5), PROCESS, {"discrete"}, "value"),
+    "dqn": (DQN(target_interval=2, **REPLAYED), CHOICES, {"discrete", "bounded", "float64", "integers"}, "q"),
+    "rainbow": (Rainbow(target_interval=2, atoms=5, **REPLAYED), CHOICES, {"discrete"}, "q"),
+    "pqn": (PQN(hidden=(4,), rollout_length=4, batch_size=4, epochs=1), CHOICES, {"discrete"}, "q"),
+    "naf": (NAF(**REPLAYED), BOX, {"bounded", "float64", "integers"}, "q"),
+    "td3": (TD3(**REPLAYED), BOX, {"bounded", "float64", "integers"}, "policy"),
+    "sac": (SAC(**REPLAYED), BOX, {"discrete", "bounded", "unbounded", "float64", "integers"}, "policy"),
+    "ppo": (PPO(hidden=(4,), batch_size=4, rollout_length=3, epochs=1, normalize_observation=True, normalize_reward=True),
+            CHOICES, EVERY, "policy"),
 }
+SETTINGS = {"sarsa": SARSA(), "online-q": OnlineQ(), "fitted-q": FittedQ(), "ddpg": DDPG(),      # of what is in SMALL
+            "off-policy-actor-critic": OffPolicyActorCritic()}
 every_algorithm = pytest.mark.parametrize("name", SMALL)
-ENVIRONMENT = Jax(ObservationTimesAction(), 2)
 KEYS = jax.random.split(jax.random.key(0), 2)
 
 
 def test_every_algorithm_of_the_table_is_tested_here():
-    assert set(SMALL) == set(ALGORITHMS)
-    for name, algorithm in SMALL.items():
+    assert set(SMALL) | set(SETTINGS) == set(ALGORITHMS)
+    for name, algorithm in {**{name: row[0] for name, row in SMALL.items()}, **SETTINGS}.items():
         assert algorithm_class(name) is type(algorithm) and name_of(algorithm) == name
         assert ALGORITHMS[name][2]
 
 
 def test_an_unknown_algorithm_is_refused_with_near_matches():
-    with pytest.raises(InvalidInput, match="no algorithm is called 'pop'; did you mean ppo"):
+    with pytest.raises(InvalidInput, match="no algorithm is called 'pop'; did you mean .*ppo"):
         algorithm_class("pop")
-    with pytest.raises(InvalidInput, match="no algorithm is called 'os.system'; .*there are dqn, ppo"):
+    with pytest.raises(InvalidInput, match="no algorithm is called 'os.system'; .*there are .*dqn, .*ppo"):
         algorithm_class("os.system")
     assert name_of(struct(type("Mine", (), {}))()) == "mine"
 
@@ -165,9 +187,10 @@ def programs():
 
     def of(name):
         if name not in made:
-            start = jax.jit(over_seeds(partial(begin, SMALL[name], ENVIRONMENT), KEYS))(KEYS)
+            algorithm, environment, _, _ = SMALL[name]
+            start = jax.jit(over_seeds(partial(begin, algorithm, environment), KEYS))(KEYS)
             one = jax.tree.map(lambda x: x[0], start)
-            compiled = [compile_chunk(SMALL[name], ENVIRONMENT, training, key, 100, 0)
+            compiled = [compile_chunk(algorithm, environment, training, key, 100, 0)
                         for training, key in ((one, KEYS[0]), (start, KEYS))]
             made[name] = (jax.device_get(start), *compiled)
         return made[name]
@@ -189,7 +212,7 @@ def test_compiled_is_what_it_computes_uncompiled(name, programs):
     before = jax.device_get(compiled)
     compiled = alone(compiled, KEYS[0], 3, 4)
     with jax.disable_jit():
-        plain = iteration(SMALL[name], ENVIRONMENT, jax.tree.map(jnp.asarray, before), KEYS[0], jnp.int32(3))
+        plain = iteration(*SMALL[name][:2], jax.tree.map(jnp.asarray, before), KEYS[0], jnp.int32(3))
     assert compiled.tally.updates > 0
     assert_close(jax.device_get(compiled), jax.device_get(plain))
 
@@ -207,10 +230,10 @@ def test_seeds_differ(name, programs):
     """In what they know at the start, in what they see and in what they learn."""
     start, _, together = programs(name)
     after = jax.device_get(together(jax.tree.map(jnp.asarray, start), KEYS, 0, 5))
-    networks = "q" if name == "dqn" else "policy"
-    for training in (start, after):
-        first, second = (jax.tree.leaves(getattr(seed_of(training, i).state, networks))[0] for i in range(2))
-        assert (first != second).all()
+    learned, tables = SMALL[name][3], SMALL[name][1] is PROCESS
+    for training in (after,) if tables else (start, after):                    # no chance is in a table's beginning
+        first, second = (jax.tree.leaves(getattr(seed_of(training, i).state, learned))[0] for i in range(2))
+        assert (first != second).any() if tables else (first != second).all()
     assert (after.tally.episodes.total_return[0] != after.tally.episodes.total_return[1]).all()
 
 
@@ -243,6 +266,9 @@ def assert_alike(one, other):
 
 @pytest.mark.parametrize("name, observation, action", [
     ("dqn", "nested", "discrete"),
+    ("dqn", "box", "bounded"),
+    ("sac", "nested", "unbounded"),
+    ("td3", "dict", "integers"),
     ("ppo", "nested", "multidiscrete"),
     ("ppo", "dict", "bounded"),
     ("ppo", "image", "multibinary"),
@@ -250,40 +276,38 @@ def assert_alike(one, other):
 def test_spaces_of_every_kind_are_played_on(name, observation, action):
     """Real simulators get actions of their spaces, and an update takes what they tell."""
     environment = Gymnasium(partial(Noise, OBSERVATIONS[observation], ACTIONS[action]), 2)
-    state, _, experience = played(SMALL[name], environment)
+    state, _, experience = played(SMALL[name][0], environment)
     for simulator in environment.copies.simulators:
         assert len(simulator.given) == 3 and all(simulator.action_space.contains(given) for given in simulator.given)
-    assert_alike(jax.eval_shape(SMALL[name].update, state, experience, KEYS[0])[0], state)
-
-
-def takes(name, action):
-    return name == "ppo" or isinstance(action, gymnasium.spaces.Discrete)
+    assert_alike(jax.eval_shape(SMALL[name][0].update, state, experience, KEYS[0])[0], state)
 
 
 @every_algorithm
 def test_every_space_it_can_take_is_taken(name):
     """Traced, not run: every shape and dtype of every kind of observation with every kind of action."""
-    algorithm, pairs = SMALL[name], 0
-    for observation in OBSERVATIONS.values():
-        for action in ACTIONS.values():
-            unlike = observation is not OBSERVATIONS["box"] and action is not ACTIONS["discrete"]
-            if not takes(name, action) or (pairs and unlike):
+    algorithm, usually, kinds, _ = SMALL[name]
+    pairs, usual = 0, next(kind for kind in ACTIONS if kind in kinds)
+    for seen, observation in OBSERVATIONS.items():
+        for kind, action in ACTIONS.items():
+            unlike = seen != "box" and kind != usual
+            if kind not in kinds or unlike or (usually is PROCESS and not isinstance(observation, gymnasium.spaces.Discrete)):
                 continue
             environment = Gymnasium(partial(Noise, observation, action), 2)
             before = jax.eval_shape(partial(begin, algorithm, environment), KEYS[0])
             after = jax.eval_shape(partial(iteration, algorithm, environment), before, KEYS[0], 0)
             assert_alike(before, after)
             pairs += 1
-    assert pairs == len(OBSERVATIONS) + (len(ACTIONS) - 1) * (name == "ppo")
+    assert pairs == (1 if usually is PROCESS else len(OBSERVATIONS) + len(kinds) - 1)
 
 
 @every_algorithm
 def test_what_it_cannot_take_is_refused_by_name(name):
-    for space in ACTIONS.values():
+    algorithm, _, taken, _ = SMALL[name]
+    for kind, space in ACTIONS.items():
         spec = Spec(from_gymnasium(OBSERVATIONS["box"]), from_gymnasium(space, "action"), 2)
-        if not takes(name, space):
-            with pytest.raises(InvalidInput, match=f"{name} chooses among discrete actions, and this environment's are"):
-                SMALL[name].init(KEYS[0], spec)
+        if kind not in taken:
+            with pytest.raises(InvalidInput, match="this environment's (are|actions)|for discrete actions"):
+                algorithm.init(KEYS[0], spec)
     kinds = {type(from_gymnasium(space, "action")) for space in ACTIONS.values()}
     assert {Discrete, MultiDiscrete, MultiBinary} < kinds
 
@@ -292,18 +316,22 @@ def test_what_it_cannot_take_is_refused_by_name(name):
 def test_envpool_is_one_kind_of_environment_among_others(name):
     pytest.importorskip("envpool", reason="EnvPool is an extra, without wheels for every platform")
     from etude.environments.envpool_backend import EnvPool
-    state, stage, experience = played(SMALL[name], EnvPool("CartPole-v1", 2))
-    assert (stage.episode_length == 3).all() and experience.observation.shape == (3, 2, 4)
-    assert_alike(jax.eval_shape(SMALL[name].update, state, experience, KEYS[0])[0], state)
+    algorithm, environment, taken, _ = SMALL[name]
+    simulator, shape = ("CartPole-v1", (4,)) if "discrete" in taken else ("Pendulum-v1", (3,))
+    if environment is PROCESS:
+        simulator, shape = "FrozenLake-v1", ()
+    state, stage, experience = played(algorithm, EnvPool(simulator, 2))
+    assert (stage.episode_length <= 3).all() and experience.observation.shape == (3, 2, *shape)
+    assert_alike(jax.eval_shape(algorithm.update, state, experience, KEYS[0])[0], state)
 
 
 @every_algorithm
 def test_hyperparameters_sweep_in_one_program(name):
     """Floats are traced: a vmap over the learning rate is a sweep."""
     def trained(rate):
-        algorithm = replace(SMALL[name], learning_rate=rate)
-        before = begin(algorithm, ENVIRONMENT, KEYS[0])
-        return iteration(algorithm, ENVIRONMENT, before, KEYS[0], 0)
+        algorithm, environment, _, _ = SMALL[name]
+        algorithm = replace(algorithm, learning_rate=rate)
+        return iteration(algorithm, environment, begin(algorithm, environment, KEYS[0]), KEYS[0], 0)
     shapes = jax.eval_shape(jax.vmap(trained), jnp.float32([1e-3, 1e-2, 1e-1]))
     assert all(leaf.shape[0] == 3 for leaf in jax.tree.leaves(shapes))
 

@@ -1,4 +1,5 @@
 """Policy heads against scipy, enumeration and frequencies."""
+import functools
 import itertools
 import math
 
@@ -10,10 +11,21 @@ import scipy.special
 import scipy.stats
 
 from etude import distributions
-from etude.distributions import Bernoulli, Categorical, MultiCategorical, Normal, num_parameters, over, pick
-from etude.spaces import Box, Discrete, MultiBinary, MultiDiscrete, to_gymnasium
+from etude.distributions import (
+    Bernoulli,
+    Categorical,
+    MultiCategorical,
+    Normal,
+    SquashedNormal,
+    num_parameters,
+    over,
+    pick,
+    squashed_over,
+)
+from etude.spaces import Box, Discrete, MultiBinary, MultiDiscrete, to_environment, to_gymnasium
 
 KEY = jax.random.key(0)
+quick = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})      # compiles in less time
 SPACES = {
     "discrete": Discrete(4, start=3),
     "multidiscrete": MultiDiscrete((2, 3), (0, 5), (2,)),
@@ -206,3 +218,124 @@ def test_pick():
     expected = [[values[i, j, action[i, j]] for j in range(3)] for i in range(2)]
     np.testing.assert_array_equal(pick(values, action), expected)
     assert distributions.pick(jnp.float32([5, 6]), jnp.int32(1)) == 6
+
+
+# The squashed normal
+
+WIDE = Box((1,), low=-3.0, high=7.0)
+MIXED = Box((2, 2), low=(-3.0, -math.inf, -1.0, 0.0), high=(7.0, math.inf, 1.0, math.inf))     # the 1st and 3rd have both bounds
+
+
+def mixed(*leading, seed=0):
+    mean, log_std = np.random.default_rng(seed).normal(0, 0.7, (2, *leading, 4)).astype(np.float32)
+    return squashed_over(MIXED, jnp.asarray(mean), jnp.asarray(log_std))
+
+
+def exact_log_prob(mean, log_std, u, squashed):
+    """In float64, element by element, of the action that u becomes."""
+    mean, log_std, u = (np.asarray(x, float) for x in (mean, log_std, u))
+    log_slope = -2 * np.logaddexp(u, -u) + 2 * math.log(2)                       # 1 - tanh² = 4 / (e^u + e^-u)²
+    return (scipy.stats.norm(mean, np.exp(log_std)).logpdf(u) - np.where(squashed, log_slope, 0)).sum(-1)
+
+
+@quick
+def environment_density(choice, actions):
+    """Of environment actions [sample, *shape] in WIDE."""
+    return jnp.exp(jax.vmap(lambda action: choice.environment_log_prob(WIDE, action))(actions))
+
+
+@pytest.mark.parametrize("mean, std", [(0.3, 0.6), (-0.5, 1.5), (2.0, 0.2)])           # in the middle, at both ends, near one
+def test_a_squashed_density_is_one_over_its_box_and_that_of_its_samples(mean, std):
+    choice = squashed_over(WIDE, jnp.float32([mean]), jnp.log(jnp.float32([std])))
+    edges = np.linspace(-3, 7, 100_001)
+    density = np.asarray(environment_density(choice, jnp.float32((edges[:-1] + edges[1:]) / 2)[:, None]), float)
+    mass = density * (10 / 100_000)
+    assert mass.sum() == pytest.approx(1, abs=1e-3)
+    n = 50_000
+    many = squashed_over(WIDE, jnp.full((n, 1), mean), jnp.log(jnp.float32([std])))
+    samples = to_environment(WIDE, many.sample(KEY))
+    bins = np.flatnonzero(np.diff(np.floor(np.cumsum(mass) * 20).clip(0, 19))) + 1      # 20 bins of about the same mass
+    seen = np.histogram(samples, np.concatenate([[-3], edges[bins], [7]]))[0]
+    expected = np.array([part.sum() for part in np.split(mass, bins)])
+    assert seen.sum() == n and len(seen) == 20
+    assert scipy.stats.chisquare(seen, n * expected / expected.sum()).pvalue > 1e-4
+
+
+def test_a_mixed_box_is_squashed_where_it_has_both_bounds():
+    choice = mixed(5)
+    squashed = np.array([True, False, True, False])
+    assert choice.squashed == tuple(squashed)
+    np.testing.assert_allclose(choice.mode().reshape(5, 4), np.where(squashed, np.tanh(choice.mean), choice.mean), rtol=1e-6)
+    action = choice.sample(KEY)
+    assert action.shape == (5, 2, 2)
+    flat = np.asarray(action, float).reshape(5, 4)
+    assert (abs(flat[:, squashed]) < 1).all() and (abs(flat[:, ~squashed]) > 1).any()
+    u = np.where(squashed, np.arctanh(np.where(squashed, flat, 0)), flat)
+    expected = exact_log_prob(choice.mean, choice.log_std, u, squashed)
+    np.testing.assert_allclose(choice.log_prob(action), expected, rtol=1e-4)
+    halves = math.log(5) + math.log(1)                                           # of the first, from -3 to 7, and the third
+    told = choice.environment_log_prob(MIXED, to_environment(MIXED, action))
+    whole = flat[:, 3] >= 0                                                      # the fourth is clipped at 0
+    assert 0 < whole.sum() < 5
+    np.testing.assert_allclose(told[whole], expected[whole] - halves, rtol=1e-4)
+
+
+def test_a_normal_is_a_squashed_normal_of_which_nothing_is_squashed():
+    plain = head(Box((2, 3)), 4)
+    choice = squashed_over(Box((2, 3)), plain.mean, plain.log_std)
+    np.testing.assert_array_equal(choice.sample(KEY), plain.sample(KEY))
+    np.testing.assert_array_equal(choice.log_prob(3 * plain.mode()), plain.log_prob(3 * plain.mode()))
+    np.testing.assert_array_equal(choice.mode(), plain.mode())
+
+
+@quick
+def judged(choice, key):
+    """Samples with their log π, what is said of their actions, and gradients: of both through the action and with it held, and
+    of what is said of the action, likewise."""
+    noise, squashed = jax.random.normal(key, choice.mean.shape), np.array(choice.squashed)
+    pair = choice.sample_and_log_prob(key)
+
+    def through(choice):
+        u = choice.mean + jnp.exp(choice.log_std) * noise
+        return choice.log_prob(jnp.where(squashed, jnp.tanh(u), u)).sum()
+
+    def told(choice, part, reparameterised):
+        return choice.sample_and_log_prob(key, reparameterised)[part].sum()
+    slopes = [jax.grad(told)(choice, part, way) for part in (0, 1) for way in (True, False)]
+    expected = jax.grad(through)(choice), jax.grad(lambda choice: choice.log_prob(pair[0]).sum())(choice)
+    return pair, choice.log_prob(pair[0]), slopes, expected
+
+
+def test_a_sample_is_judged_as_its_action_would_be():
+    """In value; and in gradient, through the action or with the action held."""
+    choice = mixed(6)
+    (action, log_prob), of_action, (moved, stayed, along, score), expected = judged(choice, KEY)
+    np.testing.assert_allclose(action, choice.sample(KEY), rtol=1e-6)
+    np.testing.assert_allclose(log_prob, of_action, rtol=1e-4, atol=1e-4)
+    for ours, theirs in zip((along, score), expected, strict=True):
+        np.testing.assert_allclose(ours.mean, theirs.mean, rtol=1e-3, atol=2e-3)
+        np.testing.assert_allclose(ours.log_std, theirs.log_std, rtol=1e-3, atol=2e-3)
+    assert (abs(along.mean - score.mean) > 0.01).any() and (moved.mean != 0).all() and not stayed.mean.any()
+
+
+def test_a_squashed_density_is_exact_however_near_the_bound():
+    """At |u| = 20 the action is ±1 to the last bit."""
+    choice = mixed(6)
+    mean = np.random.default_rng(0).permutation(np.repeat([-20, -8, 0, 8, 20, 20], 4)).reshape(6, 4).astype(np.float32)
+    choice = SquashedNormal(jnp.asarray(mean), choice.log_std, (2, 2), choice.squashed)
+    u = mean + np.exp(np.asarray(choice.log_std, float)) * np.asarray(jax.random.normal(KEY, (6, 4)), float)
+    (action, log_prob), *others = judged(choice, KEY)
+    squashed = np.array(choice.squashed)
+    flat = abs(np.asarray(action).reshape(6, 4))[:, squashed]
+    assert (flat[abs(mean[:, squashed]) == 20] == 1).all() and (flat[mean[:, squashed] == 0] < 1).all()
+    np.testing.assert_allclose(log_prob, exact_log_prob(mean, choice.log_std, u, squashed), rtol=1e-4, atol=1e-4)
+    assert all(jnp.isfinite(x).all() for x in jax.tree.leaves(others))
+
+
+def test_actions_at_the_bounds_are_judged_as_the_nearest_inside():
+    choice = SquashedNormal(jnp.zeros(1), jnp.zeros(1), (1,))
+    value, slope = quick(jax.vmap(jax.value_and_grad(choice.log_prob)))(jnp.float32([[-1], [1], [2**-24 - 1], [1 - 2**-24]]))
+    assert jnp.isfinite(value).all() and jnp.isfinite(slope).all()
+    np.testing.assert_array_equal(value[:2], value[2:])
+    inside = np.arctanh(1 - 2.0**-24)
+    np.testing.assert_allclose(value, exact_log_prob(0, 0, [[inside]], True)[0], rtol=1e-5)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from etude.experience import Transition, example, merge_axes, shuffled
+from etude.experience import Transition, example, merge_axes, minibatches, shuffled
 from etude.spaces import Box, Discrete, MultiBinary, Spec, Tree
 
 
@@ -43,3 +43,12 @@ def test_every_order_is_as_likely():
     orders = np.asarray(jax.jit(jax.vmap(lambda key: shuffled(key, 3)))(jax.random.split(jax.random.key(0), 12_000)))
     seen = np.unique(orders @ [9, 3, 1], return_counts=True)[1]
     assert len(seen) == 6 and scipy.stats.chisquare(seen).pvalue > 1e-4
+
+
+def test_minibatches_hold_every_sample_at_most_once_with_its_parts_together():
+    samples = {"a": jnp.arange(10), "b": 2 * jnp.arange(10)[:, None]}
+    batches = minibatches(jax.random.key(0), samples, 3)
+    assert batches["a"].shape == (3, 3) and batches["b"].shape == (3, 3, 1)
+    np.testing.assert_array_equal(2 * batches["a"], batches["b"][..., 0])
+    drawn = np.asarray(batches["a"]).ravel()
+    assert len(set(drawn)) == 9 and set(drawn) < set(range(10))

@@ -224,3 +224,32 @@ def test_a_network_is_a_pytree_of_arrays_alone():
     gradient = jax.jit(jax.grad(lambda net, x: net(x).sum()))(net, sample(NESTED, 0, 4))
     assert jax.tree.structure(gradient) == jax.tree.structure(net)
     assert all(jnp.isfinite(leaf).all() and leaf.any() for leaf in jax.tree.leaves(gradient))
+
+
+def test_layer_norm_makes_what_enters_an_activation_mean_zero_and_variance_one():
+    net = mlp(KEY, (3, 6, 5, 2), layer_norm=True)
+    x = np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32)
+    expected = x.astype(float)
+    for layer in net.layers[:-1]:
+        expected = expected @ np.asarray(layer.weight, float).T + np.asarray(layer.bias)
+        expected = (expected - expected.mean(-1, keepdims=True)) / np.sqrt(expected.var(-1, keepdims=True) + 1e-5)
+        expected = np.maximum(expected, 0)
+    expected = expected @ np.asarray(net.layers[-1].weight, float).T + np.asarray(net.layers[-1].bias)
+    np.testing.assert_allclose(net(x), expected, rtol=1e-4, atol=1e-5)
+    library = jax.vmap(net.norms[0])(x @ net.layers[0].weight.T)
+    np.testing.assert_allclose(networks.normalised(net.norms[0], x @ net.layers[0].weight.T), library, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("hidden", [(6,), (7, 6)])
+def test_dueling_values_are_the_states_plus_what_an_action_is_above_their_mean(hidden):
+    net = networks.dueling(KEY, Box((3,)), hidden, actions=4, atoms=2)
+    x = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
+    outputs = net(x)
+    assert outputs.shape == (5, 8)
+    head = net.head
+    features = jax.nn.relu(head.trunk(x)) if head.trunk else x
+    assert (head.trunk is None) == (len(hidden) == 1)
+    outputs, advantage = outputs.reshape(5, 4, 2), head.advantage(features).reshape(5, 4, 2)
+    np.testing.assert_allclose(outputs.mean(1), head.value(features), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(outputs - outputs.mean(1, keepdims=True), advantage - advantage.mean(1, keepdims=True), atol=1e-5)
+    np.testing.assert_array_equal(net(x[0]).shape, (8,))

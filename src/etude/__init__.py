@@ -27,12 +27,17 @@ __version__ = "0.1.0"
 _HOME = {
     "Transition": "experience",
     "rollout": "rollout", "evaluate": "rollout",
-    "DQN": "algorithms.value.dqn",
+    "QLearning": "algorithms.value.q_learning", "SARSA": "algorithms.value.q_learning", "TD": "algorithms.value.td",
+    "DQN": "algorithms.value.dqn", "OnlineQ": "algorithms.value.dqn", "FittedQ": "algorithms.value.dqn",
+    "Rainbow": "algorithms.value.dqn", "fitted_q_iteration": "algorithms.value.fitted_q",
+    "PQN": "algorithms.value.pqn", "NAF": "algorithms.value.naf",
+    "DDPG": "algorithms.value.td3", "TD3": "algorithms.value.td3",
+    "OffPolicyActorCritic": "algorithms.actor_critic.sac", "SAC": "algorithms.actor_critic.sac",
     "PPO": "algorithms.trust_region.ppo",
     "Algorithm": "training", "progress": "training",
     "make": "environments",
     "train": "experiment.run", "load": "experiment.run", "resume": "experiment.run", "Run": "experiment.run",
-    "preset": "experiment.presets",
+    "preset": "experiment.presets", "overestimation": "experiment.overestimation",
     "InvalidInput": "errors",
 }
 

@@ -1,7 +1,7 @@
 """What a policy's network puts over its actions.
 
-Each is a pytree with `sample(key)`, `mode()`, `log_prob(action)` and `entropy()`; leading axes are any, and the axes of
-one action are summed over, its parts being independent.
+Each is a pytree with `sample(key)`, `mode()`, `log_prob(action)` and, but for the squashed normal, `entropy()`; leading axes
+are any, and the axes of one action are summed over, its parts being independent.
 """
 import functools
 import math
@@ -10,9 +10,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from etude import spaces
-from etude.spaces import Space
+from etude.spaces import Box, Space
 from etude.struct import static, struct
 
 Array = jax.Array
@@ -116,6 +117,63 @@ class Normal:
         return action.reshape(*self.mean.shape[:-1], *self.shape)
 
 
+@struct
+class SquashedNormal:
+    """Normals u of which the policy plays tanh(u), or u itself where `squashed` is false (Haarnoja et al., 2018, appendix C).
+
+        log π(a) = log N(u) - Σ log(1 - tanh²(u)),   a = tanh(u)
+
+    Parameters and shapes are those of Normal. It has no entropy in closed form: the mean of -log_prob over samples estimates it.
+    """
+    mean: Array
+    log_std: Array
+    shape: tuple[int, ...] = static()
+    squashed: bool | tuple[bool, ...] = static(True)       # of all elements, or of each
+
+    def sample(self, key: Array) -> Array:
+        return self._action(self._draw(key))
+
+    def mode(self) -> Array:
+        """The action of the mean, as is customary: where it is squashed, the density may be highest elsewhere."""
+        return self._action(self.mean)
+
+    def log_prob(self, action: Array) -> Array:
+        """Of actions [..., *shape]; one that rounding has put on ±1 counts as the nearest number inside."""
+        limit = 1 - float(jnp.finfo(self.mean.dtype).epsneg)
+        action = action.reshape(self.mean.shape)
+        inverse = jnp.arctanh(jnp.clip(action, -limit, limit))
+        return self._log_prob(jnp.where(np.asarray(self.squashed), inverse, action))
+
+    def sample_and_log_prob(self, key: Array, reparameterised: bool = True) -> tuple[Array, Array]:
+        """An action and its log-probability, from u without inverting, hence exact however near ±1 the action is.
+
+        Their gradients go through the action too; when not `reparameterised` it is a constant, and that of log π the score.
+        """
+        u = self._draw(key)
+        u = u if reparameterised else jax.lax.stop_gradient(u)
+        return self._action(u), self._log_prob(u)
+
+    def environment_log_prob(self, space: Box, action: Array) -> Array:
+        """The log-density of the environment's actions [..., *shape] in `space`: what `spaces.to_environment` makes of ours.
+
+        It is log π(a) - Σ log(half-width) over the squashed elements. Where a single bound clips, or integers are rounded,
+        there is no density; this is that of the action before.
+        """
+        low, high = (np.where(space.bounded, bound, unit) for bound, unit in zip(space.bounds, (-1, 1), strict=True))
+        middle, half = low / 2 + high / 2, high / 2 - low / 2
+        return self.log_prob((action - middle) / half) - np.log(half).sum()
+
+    def _draw(self, key: Array) -> Array:
+        return self.mean + jnp.exp(self.log_std) * jax.random.normal(key, self.mean.shape)
+
+    def _action(self, u: Array) -> Array:
+        return jnp.where(np.asarray(self.squashed), jnp.tanh(u), u).reshape(*self.mean.shape[:-1], *self.shape)
+
+    def _log_prob(self, u: Array) -> Array:
+        log_slope = 2 * (math.log(2) - u - jax.nn.softplus(-2 * u))               # log(1 - tanh²(u)), finite for any u
+        return Normal(self.mean, self.log_std, u.shape[-1:]).log_prob(u) - (np.asarray(self.squashed) * log_slope).sum(-1)
+
+
 Distribution = Categorical | MultiCategorical | Bernoulli | Normal
 
 
@@ -142,6 +200,14 @@ def over(space: Space, parameters: Array, log_std: Any = ()) -> Distribution:
         case spaces.MultiBinary(shape=shape):
             return Bernoulli(parameters, shape)
     return Normal(parameters, log_std, space.shape)
+
+
+def squashed_over(space: Box, mean: Array, log_std: Array) -> SquashedNormal:
+    """The distribution over actions of `space`, mean and log_std [..., elements]: squashed where it has both bounds.
+
+    So the policy acts in (-1, 1) there, and elsewhere as it is, by a plain normal.
+    """
+    return SquashedNormal(mean, log_std, space.shape, tuple(space.bounded.ravel().tolist()))
 
 
 def pick(values: Array, action: Array) -> Array:

@@ -42,6 +42,13 @@ def merge_axes(tree: Any) -> Any:
     return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), tree)
 
 
+def minibatches(key: Array, samples: Any, batch_size: int) -> Any:
+    """Samples [sample, ...] in random order as [batch, batch_size, ...]; what is over a whole number of batches is left out."""
+    order = shuffled(key, jax.tree.leaves(samples)[0].shape[0])
+    order = order[: order.size // batch_size * batch_size].reshape(-1, batch_size)
+    return jax.tree.map(lambda x: x[order], samples)
+
+
 def shuffled(key: Array, n: int) -> Array:
     """The numbers below n in random order, [n].
 

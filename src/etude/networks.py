@@ -23,12 +23,34 @@ Activation = Literal["relu", "tanh", "silu", "gelu", "elu"]
 class MLP:
     """[..., inputs] to [..., outputs]; the activation stands between layers, not after the last."""
     layers: tuple[eqx.nn.Linear, ...]
+    norms: tuple[eqx.nn.LayerNorm | None, ...]   # before each activation
     activation: Activation = static("relu")
 
     def __call__(self, x: Array) -> Array:
-        for layer in self.layers[:-1]:
-            x = getattr(jax.nn, self.activation)(affine(layer, x))
+        for layer, norm in zip(self.layers[:-1], self.norms, strict=True):
+            x = affine(layer, x)
+            x = getattr(jax.nn, self.activation)(normalised(norm, x) if norm else x)
         return affine(self.layers[-1], x)
+
+
+@struct
+class Dueling:
+    """Features [..., n] to [..., action * atom]: the state's value and each action's advantage in streams of their own.
+
+        Q(s, a) = V(s) + A(s, a) - meanₐ A(s, a)        (Wang et al., 2016, eq. 9)
+    """
+    trunk: MLP | None          # the layers that both share, none when there is one layer only
+    value: MLP                 # [..., atom]
+    advantage: MLP             # [..., action * atom]
+    atoms: int = static()
+
+    def __call__(self, x: Array) -> Array:
+        if self.trunk:
+            x = getattr(jax.nn, self.trunk.activation)(self.trunk(x))
+        advantage = self.advantage(x)
+        advantage = advantage.reshape(*advantage.shape[:-1], -1, self.atoms)
+        outputs = self.value(x)[..., None, :] + advantage - advantage.mean(-2, keepdims=True)
+        return outputs.reshape(*outputs.shape[:-2], -1)
 
 
 @struct
@@ -62,33 +84,48 @@ class Encoder:
 class Network:
     """observation tree [..., *shape] to [..., outputs]."""
     encoder: Encoder
-    head: MLP
+    head: MLP | Dueling
 
     def __call__(self, observation: Any) -> Array:
         return self.head(self.encoder(observation))
 
 
 def network(key: Array, space: Space, hidden: Sequence[int], outputs: int, activation: Activation = "relu",
-            final_scale: float | None = None) -> Network:
+            final_scale: float | None = None, layer_norm: bool = False) -> Network:
     """A network from observations of `space` to `outputs` numbers, with `hidden` units a layer.
 
     With `final_scale`, weights are orthogonal with gain √2, and `final_scale` in the last layer, biases zero (Saxe et al.,
-    2014; the custom of policy gradients); without, Equinox's uniform ±1/√inputs.
+    2014; the custom of policy gradients); without, Equinox's uniform ±1/√inputs. With `layer_norm`, what enters an
+    activation has mean 0 and variance 1 over the layer's units (Ba et al., 2016).
     """
     key_encoder, key_head = jax.random.split(key)
     built = encoder(key_encoder, space)
     features = jax.eval_shape(built, space.zeros()).shape[-1]
-    return Network(built, mlp(key_head, (features, *hidden, outputs), activation, final_scale))
+    return Network(built, mlp(key_head, (features, *hidden, outputs), activation, final_scale, layer_norm))
 
 
-def mlp(key: Array, sizes: Sequence[int], activation: Activation = "relu", final_scale: float | None = None) -> MLP:
+def dueling(key: Array, space: Space, hidden: Sequence[int], actions: int, atoms: int = 1,
+            activation: Activation = "relu") -> Network:
+    """A network from observations of `space` to `actions` × `atoms` numbers, whose last hidden layer is one for each stream."""
+    key_encoder, key_trunk, key_value, key_advantage = jax.random.split(key, 4)
+    built = encoder(key_encoder, space)
+    features = jax.eval_shape(built, space.zeros()).shape[-1]
+    shared = (features, *hidden[:-1])
+    trunk = mlp(key_trunk, shared, activation) if len(shared) > 1 else None
+    value = mlp(key_value, (shared[-1], hidden[-1], atoms), activation)
+    advantage = mlp(key_advantage, (shared[-1], hidden[-1], actions * atoms), activation)
+    return Network(built, Dueling(trunk, value, advantage, atoms))
+
+
+def mlp(key: Array, sizes: Sequence[int], activation: Activation = "relu", final_scale: float | None = None,
+        layer_norm: bool = False) -> MLP:
     """Fully connected layers of these sizes, inputs first; initialised as `network` says."""
     keys = jax.random.split(key, len(sizes) - 1)
     layers = tuple(eqx.nn.Linear(n, m, key=key) for n, m, key in zip(sizes[:-1], sizes[1:], keys, strict=True))
     if final_scale is not None:
         scales = [math.sqrt(2)] * (len(layers) - 1) + [final_scale]
         layers = tuple(orthogonal(layer, scale, key) for layer, scale, key in zip(layers, scales, keys, strict=True))
-    return MLP(layers, activation)
+    return MLP(layers, tuple(eqx.nn.LayerNorm(n) if layer_norm else None for n in sizes[1:-1]), activation)
 
 
 def encoder(key: Array, space: Space) -> Encoder:
@@ -113,6 +150,11 @@ def affine(layer: eqx.nn.Linear, x: Array) -> Array:
     """The layer over any leading axes: [..., inputs] to [..., outputs]."""
     product = linear(x, layer.weight)
     return product if layer.bias is None else product + layer.bias
+
+
+def normalised(norm: eqx.nn.LayerNorm, x: Array) -> Array:
+    """The layer norm over any leading axes: [..., units], each to mean 0 and variance 1 over its units."""
+    return jax.vmap(norm)(x.reshape(-1, x.shape[-1])).reshape(x.shape)
 
 
 def orthogonal(layer: eqx.nn.Linear, scale: float, key: Array) -> eqx.nn.Linear:

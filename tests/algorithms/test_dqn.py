@@ -13,14 +13,16 @@ import rlax
 from filling import filled
 from probing import ACTION, BOTH, CONSTANT, DISCOUNTING, LIMITED, SEEN, learned, of
 
-from etude.algorithms.value.dqn import DQN, DQNState
+from etude.algorithms.value.action_values import Choices
+from etude.algorithms.value.dqn import DQN, Batch, DQNState
+from etude.algorithms.value.heads import Mean
 from etude.environments import probes
 from etude.environments.gymnasium_backend import Gymnasium
 from etude.errors import InvalidInput
 from etude.experience import Transition, example
 from etude.networks import network
 from etude.replay import uniform as replay
-from etude.spaces import Box, Discrete, Spec
+from etude.spaces import Box, Discrete, MultiBinary, Spec
 from etude.struct import replace, validate
 from etude.training import train
 
@@ -30,15 +32,18 @@ SMALL = DQN(hidden=(5,), batch_size=6, capacity=12, rollout_length=3, warmup_ste
             exploration_steps=100.0)
 
 
-def q_network(seed=0, hidden=(5,)):
-    return filled(lambda: network(KEY, SPEC.observation, hidden, SPEC.action.n), seed)
+def q_network(seed=0, loss="huber"):
+    return Choices(filled(lambda: network(KEY, SPEC.observation, (5,), SPEC.action.n), seed), Mean(loss), SPEC.action.n)
+
+
+def state_of(dqn, q, target_q):
+    """A state with these networks, before the first step."""
+    ring = replay.init(example(SPEC), dqn.capacity, SPEC.num_envs, dqn.rollout_length)
+    return DQNState(q, target_q, dqn.optimizer(jnp.int32(0)).init(q), ring, jnp.int32(0), jnp.int32(0))
 
 
 def fresh(dqn):
-    """The state before the first step."""
-    q = q_network()
-    ring = replay.init(example(SPEC), dqn.capacity, SPEC.num_envs, dqn.rollout_length)
-    return DQNState(q, q, dqn.optimizer(jnp.int32(0)).init(q), ring, jnp.int32(0), jnp.int32(0))
+    return state_of(dqn, q_network(), q_network())
 
 
 def transitions(seed, *leading, scale=1.0):
@@ -49,9 +54,15 @@ def transitions(seed, *leading, scale=1.0):
                       (scale * rng.normal(size=leading)).astype(np.float32), after, *ends)
 
 
+def one_step(dqn, transition):
+    """The batch of one-step targets."""
+    return Batch(transition, dqn.discount * ~jnp.asarray(transition.terminated), jnp.float32(1))
+
+
 @jax.jit
-def fit(dqn, learned, batch):
-    return dqn.fit_q(learned, batch, jnp.int32(0))
+def fit(dqn, state, transition):
+    state, _, metrics = dqn.fit_q(state, one_step(dqn, transition), KEY)
+    return state, metrics
 
 
 @jax.jit
@@ -63,7 +74,7 @@ class Slow:
     """One hidden layer, its gradient and Adam, written out in float64."""
 
     def __init__(self, q, target_q):
-        self.q, self.target_q = ([np.asarray(x, float) for layer in net.head.layers for x in (layer.weight, layer.bias)]
+        self.q, self.target_q = ([np.asarray(x, float) for layer in net.network.head.layers for x in (layer.weight, layer.bias)]
                                  for net in (q, target_q))
         self.first = [np.zeros_like(x) for x in self.q]
         self.second = [np.zeros_like(x) for x in self.q]
@@ -106,46 +117,46 @@ class Slow:
 
 
 def weights(net):
-    return [np.asarray(x) for layer in net.head.layers for x in (layer.weight, layer.bias)]
+    return [np.asarray(x) for layer in net.network.head.layers for x in (layer.weight, layer.bias)]
 
 
 @pytest.mark.parametrize("double, loss, rate", [(True, "huber", 1.0), (False, "squared", 0.1)])
 def test_updates_are_those_of_numpy(double, loss, rate):
     """Eight in a row, over moves of the target, errors on both sides of Huber's knee and clipped gradients."""
     dqn = replace(SMALL, double=double, loss=loss, target_rate=rate, max_gradient_norm=0.6, learning_rate=0.05, discount=0.9)
-    q, target_q = q_network(0), q_network(1)
-    slow, now = Slow(q, target_q), (q, target_q, dqn.optimizer(jnp.int32(0)).init(q), jnp.int32(0))
+    q, target_q = q_network(0, loss), q_network(1, loss)
+    slow, now = Slow(q, target_q), state_of(dqn, q, target_q)
     norms = []
     for i in range(8):
         batch = transitions(i, 6, scale=2.0)
         now, metrics = fit(dqn, now, batch)
-        loss, value, norm = slow.fit(dqn, batch)
+        told, value, norm = slow.fit(dqn, batch)
         norms.append(norm)
-        assert metrics["q_loss"] == pytest.approx(loss, rel=1e-4) and metrics["q_value"] == pytest.approx(value, abs=1e-5)
-        for ours, theirs in ((now[0], slow.q), (now[1], slow.target_q)):
+        assert metrics["q_loss"] == pytest.approx(told, rel=1e-4) and metrics["q_value"] == pytest.approx(value, abs=1e-5)
+        for ours, theirs in ((now.q, slow.q), (now.target_q, slow.target_q)):
             jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-4), weights(ours), theirs)
-        assert now[3] == i + 1
+        assert now.updates == i + 1
     assert min(norms) < 0.6 < max(norms)
 
 
 def test_a_hard_target_is_a_copy_every_so_often_and_untouched_between():
-    dqn, q, target_q = replace(SMALL, target_rate=1.0), q_network(0), q_network(1)
-    now = (q, target_q, dqn.optimizer(jnp.int32(0)).init(q), jnp.int32(0))
+    dqn = replace(SMALL, target_rate=1.0)
+    now = state_of(dqn, q_network(0), q_network(1))
     for i in range(1, 8):
-        before = now[1]
+        before = now.target_q
         now, _ = fit(dqn, now, transitions(i, 6))
-        jax.tree.map(np.testing.assert_array_equal, now[1], now[0] if i % 3 == 0 else before)     # to the last bit
-    assert (weights(now[0])[0] != weights(now[1])[0]).any()
+        jax.tree.map(np.testing.assert_array_equal, now.target_q, now.q if i % 3 == 0 else before)     # to the last bit
+    assert (weights(now.q)[0] != weights(now.target_q)[0]).any()
 
 
 def test_a_polyak_target_moves_its_share_of_the_way():
-    dqn, q, target_q = replace(SMALL, target_interval=1, target_rate=0.01), q_network(0), q_network(1)
-    now = (q, target_q, dqn.optimizer(jnp.int32(0)).init(q), jnp.int32(0))
+    dqn = replace(SMALL, target_interval=1, target_rate=0.01)
+    now = state_of(dqn, q_network(0), q_network(1))
     for i in range(3):
-        before = now[1]
+        before = now.target_q
         now, _ = fit(dqn, now, transitions(i, 6))
-        expected = jax.tree.map(lambda t, q: 0.99 * t + 0.01 * q, before, now[0])
-        jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-7), now[1], expected)
+        expected = jax.tree.map(lambda t, q: 0.99 * t + 0.01 * q, before, now.q)
+        jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-7), now.target_q, expected)
 
 
 @pytest.mark.parametrize("limit", [0.01, 1e9])
@@ -153,7 +164,7 @@ def test_the_gradient_is_clipped_by_its_global_norm(limit):
     """Adam's first moment after one step is a tenth of the gradient that it was given."""
     dqn, q = replace(SMALL, max_gradient_norm=limit), q_network(0)
     batch = transitions(0, 6)
-    target = dqn.estimate_target(q, q, batch)
+    target = dqn.estimate_target(q, q, one_step(dqn, batch), KEY)[:, 0]
 
     def loss(q):
         value = jnp.take_along_axis(q(batch.observation), batch.action[:, None], -1)[:, 0]
@@ -161,24 +172,18 @@ def test_the_gradient_is_clipped_by_its_global_norm(limit):
     gradient = jax.jit(jax.grad(loss))(q)
     norm = optax.tree.norm(gradient)
     assert 0.01 < norm < 1e9
-    (_, _, optimizer, _), _ = fit(dqn, (q, q, dqn.optimizer(jnp.int32(0)).init(q), jnp.int32(0)), batch)
-    moment = next(state.mu for state in jax.tree.leaves(optimizer, is_leaf=lambda x: hasattr(x, "mu")) if hasattr(state, "mu"))
+    state, _ = fit(dqn, state_of(dqn, q, q), batch)
+    moment = next(part.mu for part in jax.tree.leaves(state.optimizer, is_leaf=lambda x: hasattr(x, "mu")) if hasattr(part, "mu"))
     expected = jax.tree.map(lambda g: 0.1 * g * min(1, limit / norm), gradient)
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-9), moment, expected)
 
 
 def test_double_targets_with_equal_networks_are_plain_ones():
-    batch, q, other = transitions(0, 50), q_network(0), q_network(1)
+    batch, q, other = one_step(SMALL, transitions(0, 50)), q_network(0), q_network(1)
     double, single = replace(SMALL, double=True), replace(SMALL, double=False)
-    np.testing.assert_array_equal(double.estimate_target(q, q, batch), single.estimate_target(q, q, batch))
-    apart = double.estimate_target(q, other, batch), single.estimate_target(q, other, batch)
+    np.testing.assert_array_equal(double.estimate_target(q, q, batch, KEY), single.estimate_target(q, q, batch, KEY))
+    apart = double.estimate_target(q, other, batch, KEY), single.estimate_target(q, other, batch, KEY)
     assert (apart[0] <= apart[1]).all() and (apart[0] < apart[1]).any()              # the target's own choice is its best
-
-
-def test_epsilon_falls_linearly_and_stays():
-    dqn = replace(SMALL, initial_epsilon=0.8, final_epsilon=0.2, exploration_steps=1000.0)
-    told = [float(dqn.epsilon(jnp.int32(steps))) for steps in (0, 250, 500, 1000, 10**9)]
-    np.testing.assert_allclose(told, [0.8, 0.65, 0.5, 0.2, 0.2], rtol=1e-6)
 
 
 def test_play_is_random_as_often_as_epsilon_says():
@@ -216,11 +221,11 @@ def test_an_update_is_an_insert_and_gradient_steps_on_draws():
     after, metrics = update(SMALL, state, experience, KEY)
     ring = replay.insert(state.replay, experience)
     jax.tree.map(np.testing.assert_array_equal, after.replay, ring)
-    now, told = (state.q, state.target_q, state.optimizer, state.updates), []
+    now, told = state, []
     for key in jax.random.split(KEY, 2):
-        now, one = fit(SMALL, now, replay.sample(ring, key, 6))
+        now, one = fit(SMALL, now, replay.sample(ring, jax.random.split(key)[0], 6))
         told.append(one)
-    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), (after.q, after.target_q), now[:2])
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), (after.q, after.target_q), (now.q, now.target_q))
     for name in ("q_loss", "q_value"):
         assert metrics[name] == pytest.approx(np.mean([one[name] for one in told]), rel=1e-5)
 
@@ -233,9 +238,9 @@ def test_the_target_starts_as_a_copy_and_the_buffer_empty():
     assert jax.tree.map(jnp.shape, state.q) == jax.tree.map(jnp.shape, q_network())
 
 
-@pytest.mark.parametrize("space", [Box((1,), low=-1.0, high=1.0), Box((2,))], ids=str)
-def test_continuous_actions_are_refused(space):
-    with pytest.raises(InvalidInput, match=r"dqn chooses among discrete actions, and this environment's are Box\(.*; ppo takes"):
+@pytest.mark.parametrize("space", [Box((1,), low=0.0), Box((2,)), MultiBinary((2,))], ids=str)
+def test_actions_that_have_no_best_to_look_for_are_refused(space):
+    with pytest.raises(InvalidInput, match=r"dqn looks for the best of .*, and this environment's are .*; ppo takes"):
         SMALL.init(KEY, Spec(Box((3,)), space, 2))
 
 

@@ -83,3 +83,63 @@ def test_the_slope_of_huber_is_the_error_clipped(delta):
 def test_huber_without_end_is_the_squared_loss():
     error = jnp.linspace(-5, 5, 11)
     np.testing.assert_allclose(errors.huber(error, 1e9), errors.squared(error), rtol=1e-6)
+
+
+def probabilities(seed, *shape):
+    return np.random.default_rng(seed).dirichlet(np.ones(shape[-1]), shape[:-1]).astype(np.float32)
+
+
+@quick
+@given(arrays.arrays(np.float32, (3, 5), elements=st.floats(-20, 20, width=32, allow_subnormal=False)), st.integers(0, 99))
+def test_a_projection_shares_each_atom_between_its_neighbours(atoms, seed):
+    """Against the loop of the paper's algorithm 1, and rlax, inside the support, at its ends and beyond."""
+    support, p = np.linspace(-10, 10, 11, dtype=np.float32), probabilities(seed, 3, 5)
+    expected = np.zeros((3, 11))
+    for row in range(3):
+        for z, weight in zip(atoms[row], p[row], strict=True):
+            place = (min(max(float(z), -10), 10) + 10) / 2
+            low, high = int(np.floor(place)), int(np.ceil(place))
+            expected[row, low] += weight * (high - place if high > low else 1)
+            expected[row, high] += weight * (place - low)
+    projected = errors.categorical_projection(jnp.asarray(atoms), jnp.asarray(p), jnp.asarray(support))
+    np.testing.assert_allclose(projected, expected, atol=1e-5)
+    library = jax.vmap(lambda z, p: rlax.categorical_l2_project(z, p, jnp.asarray(support)))
+    order = np.argsort(atoms, -1)
+    sorted_atoms, sorted_p = (np.take_along_axis(x, order, -1) for x in (atoms, p))
+    if (np.diff(sorted_atoms) > 1e-3).all():                       # rlax asks for atoms in order, each once
+        np.testing.assert_allclose(library(sorted_atoms, sorted_p), expected, atol=1e-4)
+
+
+def test_a_projection_keeps_the_mean_inside_the_support_and_the_support_itself():
+    support, p = jnp.linspace(-2, 3, 21), jnp.asarray(probabilities(0, 4, 21))
+    np.testing.assert_allclose(errors.categorical_projection(support, p, support), p, atol=1e-6)
+    moved = 0.3 + 0.5 * support
+    np.testing.assert_allclose(errors.categorical_projection(moved, p, support) @ support, p @ moved, atol=1e-5)
+
+
+@quick
+@given(arrays.arrays(np.float32, (2, 4), elements=numbers), arrays.arrays(np.float32, (2, 3), elements=numbers),
+       st.floats(0.125, 5, width=32))
+def test_the_quantile_loss_is_that_of_the_paper_and_of_rlax(quantiles, targets, delta):
+    expected = np.zeros(2)
+    for row in range(2):
+        for i, quantile in enumerate(quantiles[row]):
+            for target in targets[row]:
+                u = float(target) - float(quantile)
+                huber = u**2 / 2 if abs(u) <= delta else delta * (abs(u) - delta / 2)
+                expected[row] += abs((2 * i + 1) / 8 - (u < 0)) * huber / delta / 3
+    found = errors.quantile_huber(jnp.asarray(quantiles), jnp.asarray(targets), delta)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+    level = (jnp.arange(4) + 0.5) / 4
+    library = [rlax.quantile_regression_loss(q, level, t, delta) for q, t in zip(quantiles, targets, strict=True)]
+    np.testing.assert_allclose(found * delta, library, rtol=1e-3, atol=1e-3)              # rlax leaves out the division by δ
+
+
+def test_quantile_regression_finds_the_quantiles():
+    """Of 0, 1, ..., 99, by gradient steps on the loss: of four, those at 1/8, 3/8, 5/8 and 7/8."""
+    samples = jnp.arange(100.0)
+
+    def step(quantiles, _):
+        return quantiles - 5.0 * jax.grad(lambda q: errors.quantile_huber(q, samples, 0.1))(quantiles), None
+    found, _ = jax.lax.scan(step, jnp.zeros(4), length=2000)
+    np.testing.assert_allclose(found, np.quantile(samples, [0.125, 0.375, 0.625, 0.875]), atol=1.0)

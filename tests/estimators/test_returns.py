@@ -15,6 +15,7 @@ from etude.estimators import returns
 gae = jax.jit(returns.gae)
 discounted_returns = jax.jit(returns.discounted_returns)
 n_step_returns = jax.jit(returns.n_step_returns, static_argnames="n")
+n_step = jax.jit(returns.n_step)
 running_returns = jax.jit(returns.running_returns)
 
 SHAPES = [(1,), (2,), (6,), (1, 1), (5, 3), (4, 2, 2)]
@@ -182,6 +183,45 @@ def test_one_step_bootstraps_at_once_and_many_never(x, discount):
                                discounted_returns(**without_value(x), discount=discount), **close)
 
 
+@quick
+@given(experiences(), shares)
+def test_a_fold_is_one_step_worth_as_much_as_all(x, discount):
+    """Its four parts against the loop, and together the first of the n-step returns."""
+    n, rest = len(x["reward"]), x["reward"].shape[1:]
+    after = {"value": x["next_value"], "index": np.arange(x["reward"].size * 2).reshape(*x["reward"].shape, 2)}
+    reward, reached, terminated, bootstrap = n_step(x["reward"], after, x["terminated"], x["done"], discount)
+    for index in np.ndindex(rest):
+        column = (slice(None), *index)
+        k = next((i + 1 for i in range(n) if x["done"][column][i]), n)
+        total = sum(discount**i * float(x["reward"][column][i]) for i in range(k))
+        np.testing.assert_allclose(reward[index], total, **close)
+        np.testing.assert_allclose(bootstrap[index], discount**k, rtol=1e-5, atol=1e-30)
+        assert terminated[index] == x["terminated"][column][k - 1]
+        assert reached["value"][index] == x["next_value"][column][k - 1]
+        np.testing.assert_array_equal(reached["index"][index], after["index"][column][k - 1])
+    target = reward + bootstrap * ~terminated * reached["value"]
+    np.testing.assert_allclose(target, n_step_returns(**without_value(x), discount=discount, n=n)[0], **close)
+
+
+@quick
+@given(experiences(), shares)
+def test_a_fold_of_one_step_is_that_step(x, discount):
+    one = {name: part[:1] for name, part in x.items()}
+    reward, after, terminated, bootstrap = n_step(one["reward"], one["next_value"], one["terminated"], one["done"], discount)
+    for ours, theirs in ((reward, one["reward"]), (after, one["next_value"]), (terminated, one["terminated"])):
+        np.testing.assert_array_equal(ours, theirs[0])
+    np.testing.assert_array_equal(bootstrap, np.full(reward.shape, discount, np.float32))
+
+
+def test_what_comes_after_the_end_of_a_fold_is_of_no_account():
+    """Not even when it is no number; and the discount may be swept and learned, zero included."""
+    nan, done = np.float32(np.nan), np.array([False, True, False])
+    fold = lambda discount: returns.n_step(np.array([1, 2, nan]), np.array([5, 6, nan]), done & False, done, discount)
+    np.testing.assert_allclose(fold(0.5), [2, 6, 0, 0.25])
+    np.testing.assert_allclose(jax.vmap(fold)(jnp.float32([0, 1]))[0], [1, 3])
+    assert jax.grad(lambda discount: fold(discount)[0])(0.0) == 2 and jax.grad(lambda discount: fold(discount)[3])(0.5) == 1
+
+
 def estimates(x):
     """Every estimate [time, ...] that looks ahead."""
     rest = without_value(x)
@@ -237,6 +277,8 @@ def test_rlax_agrees(reward, value, terminated, discount, decay, n):
     np.testing.assert_allclose(advantage + value[:-1], told["lambda"], **close)
     np.testing.assert_allclose(discounted_returns(**x, discount=discount), told["discounted"], **close)
     np.testing.assert_allclose(n_step_returns(**x, discount=discount, n=n), told["n-step"], **close)
+    folded, after, ended, bootstrap = n_step(reward[:n], value[1:][:n], terminated[:n], terminated[:n], discount)
+    np.testing.assert_allclose(folded + bootstrap * ~ended * after, told["n-step"][0], **close)
 
 
 @partial(jax.jit, static_argnames="n")

@@ -31,3 +31,29 @@ def huber(error: Array, delta: float | Array = 1.0) -> Array:
     """½ error² within `delta`, linear beyond, with the slopes meeting (Huber, 1964): the gradient is clipped to `delta`."""
     inside = jnp.minimum(jnp.abs(error), delta)
     return inside**2 / 2 + delta * (jnp.abs(error) - inside)
+
+
+def categorical_projection(atoms: Array, probabilities: Array, support: Array) -> Array:
+    """A distribution on `atoms` [..., atom] as one on the evenly spaced `support` [n], [..., n], of the same mean inside it.
+
+    Each atom, held within the support, shares its probability out to its two neighbours, the nearer one getting more
+    (Bellemare et al., 2017, eq. 7).
+    """
+    spacing = support[1] - support[0]
+    place = (jnp.clip(atoms, support[0], support[-1]) - support[0]) / spacing                 # counted in atoms of the support
+    share = jnp.maximum(1 - jnp.abs(place[..., None, :] - jnp.arange(support.size)[:, None]), 0)     # [..., n, atom]
+    return (share * probabilities[..., None, :]).sum(-1)
+
+
+def quantile_huber(quantiles: Array, targets: Array, delta: float | Array = 1.0) -> Array:
+    """How far `quantiles` [..., n] are from those of the samples `targets` [..., m], [...] (Dabney et al., 2018, eq. 10).
+
+        Σᵢ meanⱼ |τᵢ - 1(uᵢⱼ < 0)| huber(uᵢⱼ) / δ,   uᵢⱼ = targetⱼ - quantileᵢ,   τᵢ = (2i + 1) / 2n
+
+    The slope is τᵢ where the target lies above and τᵢ - 1 where it lies below.
+    """
+    n = quantiles.shape[-1]
+    level = (jnp.arange(n) + 0.5) / n
+    error = targets[..., None, :] - quantiles[..., None]                                       # [..., n, m]
+    weight = jnp.abs(level[:, None] - (jax.lax.stop_gradient(error) < 0))
+    return (weight * huber(error, delta) / delta).mean(-1).sum(-1)

@@ -3,6 +3,8 @@
 Arrays are [time, ...]. `terminated` stops value; `done` (terminated or truncated) stops sums. `next_value` is the value of
 the true successor, so a stretch may hold the ends of many episodes, and its own last step bootstraps.
 """
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -35,6 +37,28 @@ def n_step_returns(reward: Array, next_value: Array, terminated: Array, done: Ar
         last = done.at[-1].set(True)
         returns = jnp.where(last, one, reward + discount * later)
     return returns
+
+
+def n_step(reward: Array, after: Any, terminated: Array, done: Array,
+           discount: float | Array) -> tuple[Array, Any, Array, Array]:
+    """A stretch [n, ...] folded into one step (Sutton & Barto, 2018, eq. 7.1): its reward, after, terminated and discount.
+
+        r₀ + γ r₁ + ... + γᵏ⁻¹ rₖ₋₁,   afterₖ₋₁,   terminatedₖ₋₁,   γᵏ
+
+    k is n, or fewer where the episode ends first; what comes after that is of no account. `after` is a tree with leaves
+    [n, ...], the next observations or where to find them. That reward + discount (1 - terminated) V(after) is the first
+    of `n_step_returns`.
+    """
+    n = len(reward)
+    total, power, last = reward[-1], jnp.full_like(reward[-1], discount), jnp.full(reward.shape[1:], n - 1)
+    for i in reversed(range(n - 1)):
+        total = reward[i] + discount * jnp.where(done[i], 0, total)
+        power = discount * jnp.where(done[i], 1, power)
+        last = jnp.where(done[i], i, last)
+
+    def reached(x):
+        return jnp.take_along_axis(x, last.reshape(1, *last.shape, *(1,) * (x.ndim - last.ndim - 1)), 0)[0]
+    return total, jax.tree.map(reached, after), reached(terminated), power
 
 
 def gae(reward: Array, value: Array, next_value: Array, terminated: Array, done: Array, discount: float | Array,

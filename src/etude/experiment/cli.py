@@ -2,7 +2,7 @@
 
     etude train ALGORITHM ENVIRONMENT [--steps N] [--seeds N] [every hyperparameter]
     etude resume RUN [--steps N]      etude evaluate RUN [--episodes N]      etude watch RUN
-    etude environments [FILTER]       etude algorithms
+    etude environments [FILTER]       etude algorithms      etude overestimation ENVIRONMENT
 """
 import dataclasses
 import json
@@ -26,6 +26,7 @@ Deep reinforcement learning: train an agent, resume it, judge it, watch it.
   watch RUN                     show its agent in a window
   environments [FILTER]         list environments, with their backends and presets
   algorithms                    list algorithms
+  overestimation ENVIRONMENT    draw how far Q-learning's values are above the truth, single and double
 
 `etude train ppo LunarLander-v3` trains PPO with its preset; `etude train ppo LunarLander-v3 --help` lists every
 hyperparameter with its default. `etude COMMAND --help` says more of each command.
@@ -74,7 +75,7 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"etude {etude.__version__}")
         sys.exit(0)
     commands = {"train": train, "resume": resume, "evaluate": evaluate, "watch": watch, "environments": environments,
-                "algorithms": algorithms}
+                "algorithms": algorithms, "overestimation": overestimation}
     if arguments[0] not in commands:
         fail(f"no command is called {arguments[0]!r}; there are {', '.join(commands)}")
     sys.exit(guarded(commands[arguments[0]], arguments[1:]))
@@ -123,7 +124,7 @@ def train(arguments: list[str]) -> None:
     from etude.experiment.display import display_for
     from etude.experiment.presets import preset
     from etude.experiment.run import carry_on, create, settle
-    algorithm, options = cls(), Train(name, environment or "", num_envs=cls.default_num_envs)
+    algorithm, options = algorithms.setting(name)(), Train(name, environment or "", num_envs=cls.default_num_envs)
     known = preset(name, environment) if environment else None
     if known:
         algorithm, options.num_envs, options.steps = known
@@ -135,7 +136,8 @@ def train(arguments: list[str]) -> None:
     chosen = asked.run
     settings = settle(asked.algorithm, chosen.environment, steps=chosen.steps, seeds=chosen.seeds, seed=chosen.seed,
                       backend=chosen.backend, num_envs=chosen.num_envs, workers=chosen.workers, options=parsed(chosen.options),
-                      checkpoint_interval=chosen.checkpoint_interval, evaluation_episodes=chosen.evaluation_episodes)
+                      checkpoint_interval=chosen.checkpoint_interval, evaluation_episodes=chosen.evaluation_episodes,
+                      name=name)
     run = create(settings, chosen.out)
     carry_on(run, display_for(run, True), chosen.video)
 
@@ -254,7 +256,29 @@ def algorithms(arguments: list[str]) -> None:
     tyro.cli(Algorithms, prog="etude algorithms", args=arguments)
     from etude.algorithms import ALGORITHMS
     for name, (_, _, line) in ALGORITHMS.items():
-        print(f"{name:6} {line}")
+        print(f"{name:{max(map(len, ALGORITHMS))}} {line}")
+
+
+def overestimation(arguments: list[str]) -> None:
+    """`etude overestimation`"""
+    @dataclasses.dataclass
+    class Overestimation:
+        """Train deep Q-learning with single and with double targets, and draw its values beside the returns that followed."""
+        environment: tyro.conf.Positional[str]
+        """a Gymnasium id with discrete actions"""
+        steps: int | None = None
+        """environment steps of each seed; default the preset's"""
+        seeds: int = 3
+        """agents of each kind"""
+        out: str | None = None
+        """the directory to write to; default runs/overestimation-ENVIRONMENT"""
+    asked = tyro.cli(Overestimation, prog="etude overestimation", args=arguments)
+    enable_cache()
+    from etude.experiment.overestimation import overestimation
+    directory, found = overestimation(asked.environment, asked.steps, asked.seeds, asked.out)
+    for name in ("single", "double"):
+        print(f"{name}: estimates exceed returns by {found[name]['bias']:.2f} in the last quarter of training")
+    print(f"curve   {directory / 'overestimation.png'}")
 
 
 def named(arguments: list[str]) -> tuple[str | None, str | None]:

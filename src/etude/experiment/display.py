@@ -11,7 +11,6 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from etude.algorithms import name_of
 from etude.experiment.part import Update
 from etude.experiment.settings import Settings
 
@@ -198,7 +197,7 @@ def headline(settings: Settings, directory: Path) -> list[str]:
     """What is about to happen."""
     seeds = f"{settings.seeds} seeds" if settings.seeds > 1 else f"seed {settings.seed}"
     copies = f"{settings.num_envs} copies" if settings.num_envs > 1 else "1 copy"
-    return [f"{name_of(settings.algorithm)} on {settings.environment} · {settings.backend} backend · {copies} · {seeds} · "
+    return [f"{settings.name} on {settings.environment} · {settings.backend} backend · {copies} · {seeds} · "
             f"{settings.steps:,} steps{' each' if settings.seeds > 1 else ''}", f"run     {directory}"]
 
 

@@ -25,17 +25,46 @@ def learning_curve(path: Path, steps, returns, evaluation: dict | None = None, t
     Thin lines are seeds, the thick one their interquartile mean, the band its 95 % bootstrap interval. Above 200 rows,
     neighbours are averaged. Between two values a seed's curve is straight, after its last one level.
     """
-    from matplotlib.figure import Figure  # half a second to import, so only where it is needed
-    from matplotlib.layout_engine import ConstrainedLayoutEngine
     steps, returns = _thinned(np.asarray(steps, float).reshape(-1), np.atleast_2d(np.asarray(returns, float)))
-    layout = ConstrainedLayoutEngine(rect=(0.02, 0.02, 0.96, 0.80), w_pad=0, h_pad=0)     # title and legend on top
-    figure = Figure(figsize=_INCHES, dpi=_DPI, facecolor="white", layout=layout)
-    axes = figure.add_subplot()
-    _frame(axes)
-    axes.set_xlim(0, max(steps.max(initial=0.0), 1.0))
+    figure, axes = _page(steps, "return per episode (sum of rewards)")
     _draw_seeds(axes, steps, returns)
     if evaluation is not None:
         _draw_evaluation(axes, evaluation)
+    _finish(figure, axes, path, title, subtitle)
+
+
+def overestimation(path: Path, steps, curves: dict[str, tuple], title: str = "", subtitle: str = "") -> None:
+    """Draw what values are said to be beside what they are, by environment step, to a PNG of 1440 x 840 pixels.
+
+    steps    [point], environment steps
+    curves   name: (estimates [seed, point], discounted returns that followed [seed, point])
+
+    A thick line is the mean over seeds of the estimates, the dashed one of the same colour that of the returns; thin lines
+    are seeds.
+    """
+    steps = np.asarray(steps, float)
+    figure, axes = _page(steps, "value and discounted return of the greedy policy")
+    for (name, (estimates, returns)), colour in zip(curves.items(), (_EMBER, _BLUE), strict=False):
+        for curve in estimates if len(estimates) > 1 else ():
+            axes.plot(steps, curve, color=colour, alpha=0.32, linewidth=0.7)
+        axes.plot(steps, np.mean(estimates, 0), color=colour, linewidth=2.0, label=f"{name}: estimate", zorder=3)
+        axes.plot(steps, np.mean(returns, 0), color=colour, linewidth=1.6, linestyle=(0, (4, 2)), label="true return", zorder=3)
+    _finish(figure, axes, path, title, subtitle)
+
+
+def _page(steps, label):
+    """A figure and its axes, from zero to the last step."""
+    from matplotlib.figure import Figure  # half a second to import, so only where it is needed
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+    layout = ConstrainedLayoutEngine(rect=(0.02, 0.02, 0.96, 0.80), w_pad=0, h_pad=0)     # title and legend on top
+    figure = Figure(figsize=_INCHES, dpi=_DPI, facecolor="white", layout=layout)
+    axes = figure.add_subplot()
+    _frame(axes, label)
+    axes.set_xlim(0, max(steps.max(initial=0.0), 1.0))
+    return figure, axes
+
+
+def _finish(figure, axes, path, title, subtitle):
     _caption(axes, title, subtitle)
     for axis in (axes.xaxis, axes.yaxis):
         _number(axis)
@@ -44,7 +73,7 @@ def learning_curve(path: Path, steps, returns, evaluation: dict | None = None, t
     files.write_bytes(Path(path), image.getvalue())
 
 
-def _frame(axes):
+def _frame(axes, label):
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
     axes.spines["bottom"].set_color(_FAINT)
@@ -53,7 +82,7 @@ def _frame(axes):
     axes.tick_params(color=_FAINT, labelcolor=_INK, labelsize=8.5, length=0, pad=6)
     axes.tick_params(axis="x", length=3, pad=4)
     axes.set_xlabel("environment steps", fontsize=9, color=_INK, labelpad=7)
-    axes.set_ylabel("return per episode (sum of rewards)", fontsize=9, color=_INK, labelpad=8)
+    axes.set_ylabel(label, fontsize=9, color=_INK, labelpad=8)
 
 
 def _thinned(steps, returns):

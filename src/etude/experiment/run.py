@@ -44,7 +44,7 @@ class Run:
 
     @property
     def name(self) -> str:
-        return f"{name_of(self.settings.algorithm)} on {self.settings.environment}"
+        return f"{self.settings.name} on {self.settings.environment}"
 
     @property
     def parts(self) -> list[Part]:
@@ -111,7 +111,7 @@ class Run:
         steps = settings.trained_steps
         elapsed = seconds / min(len(self.parts), len(usable_cores()))              # so many programs train at a time
         files.write_json(self.directory / "summary.json", {
-            "algorithm": name_of(settings.algorithm), "environment": settings.environment, "backend": settings.backend,
+            "algorithm": settings.name, "environment": settings.environment, "backend": settings.backend,
             "seeds": settings.seeds, "steps": steps, "wall_seconds": time.perf_counter() - began, "train_seconds": seconds,
             "compile_seconds": compiling, "train_steps_per_second": steps * settings.seeds / max(elapsed, 1e-9),
             "evaluation": evaluation})
@@ -162,12 +162,15 @@ def train(algorithm: Any, environment: str, *, steps: int, seeds: int = 1, seed:
 
 def settle(algorithm: Any, environment: str, *, steps: int, seeds: int = 1, seed: int = 0, backend: Backend = "auto",
            num_envs: int | None = None, workers: int = 0, options: dict[str, Any] | None = None,
-           checkpoint_interval: int | None = None, evaluation_episodes: int = 100) -> Settings:
-    """The settings of a run, everything checked that can be without training; arguments as for `train`."""
+           checkpoint_interval: int | None = None, evaluation_episodes: int = 100, name: str | None = None) -> Settings:
+    """The settings of a run, everything checked that can be without training; arguments as for `train`.
+
+    `name` is what the algorithm was asked for by; when None, the one that says most of it.
+    """
     num_envs = getattr(algorithm, "default_num_envs", 1) if num_envs is None else num_envs
     backend = choose_backend(environment, backend, bool(options or workers))
-    settings = Settings(algorithm, environment, backend, steps, num_envs, seed, seeds, workers, options or {},
-                        evaluation_episodes=evaluation_episodes)
+    settings = Settings(name or name_of(algorithm), algorithm, environment, backend, steps, num_envs, seed, seeds, workers,
+                        options or {}, evaluation_episodes=evaluation_episodes)
     settings.check()
     if checkpoint_interval is not None and checkpoint_interval < 1:
         raise InvalidInput(f"checkpoint_interval is {checkpoint_interval}; it must be at least 1")
@@ -188,7 +191,7 @@ def create(settings: Settings, out: str | Path | None = None) -> Run:
     """
     if out is None:
         identifier = settings.environment.split(":")[-1].replace("/", "-")
-        stem = f"{name_of(settings.algorithm)}-{identifier}-{datetime.now():%Y%m%d-%H%M%S}"
+        stem = f"{settings.name}-{identifier}-{datetime.now():%Y%m%d-%H%M%S}"
         names = (f"{stem}{suffix}" for suffix in ("", *(f"-{i}" for i in range(2, 1000))))
         out = next(path for name in names if not (path := Path("runs") / name).exists())
     directory = Path(out)

@@ -9,7 +9,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 import jax
 
 import etude
-from etude.algorithms import ALGORITHMS, algorithm_class, name_of
+from etude.algorithms import ALGORITHMS, algorithm_class
 from etude.errors import InvalidInput
 from etude.experiment.files import Damaged
 from etude.struct import validate
@@ -21,6 +21,7 @@ PACKAGES = ("jax", "jaxlib", "equinox", "optax", "gymnasium", "numpy", "envpool"
 @dataclasses.dataclass(frozen=True)
 class Settings:
     """Everything that determines a run on one machine and one set of versions."""
+    name: str                          # the algorithm's, in the table or the user's own
     algorithm: Any
     environment: str
     backend: str                       # the one taken: jax, envpool or gymnasium
@@ -63,11 +64,12 @@ class Settings:
 
 def to_json(settings: Settings) -> dict[str, Any]:
     """The content of config.json: the settings, and where they were carried out."""
-    plain = {field.name: getattr(settings, field.name) for field in dataclasses.fields(settings)}
-    plain["algorithm"] = name_of(settings.algorithm)
+    plain = {field.name: getattr(settings, field.name) for field in dataclasses.fields(settings)
+             if field.name not in ("name", "algorithm")}
     hyperparameters = {field.name: _plain(getattr(settings.algorithm, field.name))
                        for field in dataclasses.fields(settings.algorithm)}
-    return {"format": FORMAT, **plain, "hyperparameters": hyperparameters, "versions": versions(), "machine": machine()}
+    return {"format": FORMAT, "algorithm": settings.name, **plain, "hyperparameters": hyperparameters, "versions": versions(),
+            "machine": machine()}
 
 
 def from_json(config: dict[str, Any], algorithm: Any = None) -> Settings:
@@ -90,10 +92,10 @@ def from_json(config: dict[str, Any], algorithm: Any = None) -> Settings:
             raise Damaged(f"config.json names other hyperparameters than {config['algorithm']} has: {', '.join(odd)}")
         values = {name: _typed(name, value, hints[name]) for name, value in config["hyperparameters"].items()}
         fields = {field.name: _typed(field.name, config[field.name], field.type)
-                  for field in dataclasses.fields(Settings) if field.name != "algorithm"}
+                  for field in dataclasses.fields(Settings) if field.name not in ("name", "algorithm")}
     except (KeyError, TypeError, AttributeError) as error:
         raise Damaged(f"config.json is not that of a run: {type(error).__name__} {error}") from error
-    settings = Settings(cls(**values), **fields)
+    settings = Settings(config["algorithm"], cls(**values), **fields)
     settings.check()
     return settings
 

@@ -11,7 +11,7 @@ from etude.distributions import Distribution
 from etude.errors import InvalidInput
 from etude.estimators import moments, returns
 from etude.estimators.moments import Moments
-from etude.experience import Transition, merge_axes, shuffled
+from etude.experience import Transition, merge_axes, minibatches
 from etude.networks import Activation, Network, network
 from etude.schedules import remaining
 from etude.spaces import Space, Spec
@@ -112,9 +112,7 @@ class PPO:
         learned = state.policy, state.value, state.optimizer
 
         def epoch(learned, key):
-            order = shuffled(key, batch.advantage.size)
-            order = order[: order.size // self.batch_size * self.batch_size].reshape(-1, self.batch_size)
-            batches = jax.tree.map(lambda x: x[order], batch)                                # [batch, sample, ...]
+            batches = minibatches(key, batch, self.batch_size)                               # [batch, sample, ...]
             return jax.lax.scan(lambda learned, batch: self.improve(learned, batch, state.steps), learned, batches)
         (policy, value, optimizer), metrics = jax.lax.scan(epoch, learned, jax.random.split(key, self.epochs))
         state = replace(state, policy=policy, value=value, optimizer=optimizer, steps=state.steps + batch.advantage.size)

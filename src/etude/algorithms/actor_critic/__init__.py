@@ -1,0 +1,1 @@
+"""A policy and a critic that judges it (lecture 6)."""

@@ -1,0 +1,111 @@
+"""How far the values that Q-learning learns are above the truth, with single and with double targets.
+
+The maximum over noisy estimates is too large on average (Thrun & Schwartz, 1993), and bootstrapping from it hands that on;
+double targets were made against it (van Hasselt et al., 2016, figure 3, whose measurement this is).
+"""
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from etude.algorithms.value.dqn import DQN
+from etude.environments import make
+from etude.environments.protocol import Environment
+from etude.errors import InvalidInput
+from etude.experiment import figures, files
+from etude.experiment.presets import preset
+from etude.rollout import reset, rollout
+from etude.struct import replace
+from etude.training import Algorithm, call, progress
+
+Array = jax.Array
+POINTS = 20                    # of a curve
+COPIES = 16                    # environments in which the greedy policy is judged
+NEGLIGIBLE = 0.01              # what is left of a reward once it is discounted beyond the horizon
+
+
+class Curve(NamedTuple):
+    """What values are said to be, and what they are, along training."""
+    steps: np.ndarray          # [point], environment steps
+    estimates: np.ndarray      # [seed, point]: mean Q(s, a) along the greedy policy's way
+    returns: np.ndarray        # [seed, point]: mean discounted return from there
+
+
+def overestimation(environment: str, steps: int | None = None, seeds: int = 3, out: str | Path | None = None,
+                   algorithm: DQN | None = None) -> tuple[Path, dict[str, Any]]:
+    """Train single and double deep Q-learning and compare their values with the returns that followed.
+
+    Settings are `algorithm`'s, or the preset's, or the defaults. Writes overestimation.png and overestimation.json into the
+    directory `out` and returns it and what the latter says: for "single" and "double", steps [point], estimates and returns
+    [seed][point], and bias, the mean over seeds of estimate minus return in the last quarter of training.
+
+    Raises InvalidInput for what cannot be trained as asked and for a directory that holds a measurement already.
+    """
+    if seeds < 1:
+        raise InvalidInput(f"seeds is {seeds}; it must be at least 1")
+    known = preset("dqn", environment)
+    base = algorithm or (cast(DQN, known.algorithm) if known else DQN())
+    budget = steps or (known.steps if known else 50_000)
+    directory = Path(out) if out is not None else Path("runs") / f"overestimation-{environment.split(':')[-1].replace('/', '-')}"
+    if (directory / "overestimation.json").exists():
+        raise InvalidInput(f"{directory} holds a measurement already; give another --out")
+    curves = {name: measure(replace(base, double=name == "double"), environment, budget, seeds) for name in ("single", "double")}
+    found = {name: {"steps": curve.steps.tolist(), "estimates": curve.estimates.tolist(), "returns": curve.returns.tolist(),
+                    "bias": bias(curve)} for name, curve in curves.items()}
+    directory.mkdir(parents=True, exist_ok=True)
+    files.write_json(directory / "overestimation.json", {"environment": environment, "budget": budget, "seeds": seeds, **found})
+    figures.overestimation(directory / "overestimation.png", curves["single"].steps,
+                           {name: (curve.estimates, curve.returns) for name, curve in curves.items()},
+                           title=f"What dqn says and what is true, {environment}", subtitle=f"{seeds} seed{'s' * (seeds > 1)}")
+    return directory, found
+
+
+def bias(curve: Curve) -> float:
+    late = len(curve.steps) * 3 // 4
+    return float(np.nanmean(curve.estimates[:, late:] - curve.returns[:, late:]))
+
+
+def measure(algorithm: DQN, name: str, steps: int, seeds: int) -> Curve:
+    """The curve of one setting, its seeds one after another."""
+    copies = algorithm.default_num_envs
+    training, judging = make(name, copies), make(name, COPIES, seed=seeds)
+    every = max(1, steps // (algorithm.rollout_length * copies) // POINTS)
+    judge = jax.jit(partial(compare, algorithm, judging))
+    rows = []
+    for seed in range(seeds):
+        for report in progress(cast(Algorithm, algorithm), training, jax.random.key(seed), steps, row_every=every):
+            if report.row_complete:
+                told = call(judging, judge, report.training.state, jax.random.key(report.steps))
+                rows.append((seed, report.steps, *map(float, told)))
+    training.close()
+    judging.close()
+    taken = sorted({row[1] for row in rows})
+    estimates, returns = (np.array([[row[i] for row in rows if row[0] == seed] for seed in range(seeds)]) for i in (2, 3))
+    return Curve(np.array(taken), estimates, returns)
+
+
+def compare(algorithm: DQN, environment: Environment, state: Any, key: Array) -> tuple[Array, Array]:
+    """(mean Q(s, a), mean discounted return) over the steps of greedy play whose whole return was seen; NaN if none was."""
+    horizon = int(np.ceil(np.log(NEGLIGIBLE) / np.log(min(float(algorithm.discount), 0.995)))) if algorithm.discount > 0 else 1
+    key_reset, key_play = jax.random.split(key)
+
+    def policy(observation, memory, key):
+        return algorithm.act(state, observation, memory, key, explore=False)
+    _, experience, _ = rollout(environment, policy, reset(environment, key_reset), key_play, 3 * horizon)
+    q = state.q
+    estimates = q.head.mean(q.at(experience.observation, experience.action))
+
+    def backward(later, step):
+        reward, terminated, done = step
+        total, left = later
+        total = reward + algorithm.discount * jnp.where(done, 0, total)
+        left = jnp.where(terminated, horizon, jnp.where(done, 1, jnp.minimum(left + 1, horizon)))
+        return (total, left), (total, left)
+    nothing = jnp.zeros(environment.spec.num_envs), jnp.zeros(environment.spec.num_envs, jnp.int32)
+    way = experience.reward, experience.terminated, experience.done
+    _, (returns, left) = jax.lax.scan(backward, nothing, way, reverse=True)
+    seen = left >= horizon                                      # to the end, or for as long as rewards count
+    return jnp.where(seen, estimates, 0).sum() / seen.sum(), jnp.where(seen, returns, 0).sum() / seen.sum()

@@ -1,0 +1,51 @@
+"""Networks that explore by themselves: weights with learned noise (Fortunato et al., 2018)."""
+import math
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from etude.struct import replace, struct
+
+Array = jax.Array
+
+
+@struct
+class NoisyLinear:
+    """A layer whose every weight has a mean and a learned spread; applied as it is, it takes the means.
+
+        w = μ + σ ε,   ε[out, in] = f(ε_out) f(ε_in),   f(x) = sgn(x) √|x|        (eqs. 9 to 11)
+    """
+    weight: Array              # μ, [outputs, inputs]
+    bias: Array                # μ, [outputs]
+    weight_spread: Array       # σ
+    bias_spread: Array
+
+
+def made_noisy(network: Any, spread: float | Array) -> Any:
+    """The network with a NoisyLinear in place of every linear layer, σ = `spread` / √inputs at the start."""
+    def noisy(layer: eqx.nn.Linear) -> NoisyLinear:
+        start = spread / math.sqrt(layer.weight.shape[1])
+        bias = jnp.zeros(layer.weight.shape[0]) if layer.bias is None else layer.bias
+        return NoisyLinear(layer.weight, bias, jnp.full_like(layer.weight, start), jnp.full_like(bias, start))
+    return _each(eqx.nn.Linear, noisy, network)
+
+
+def perturbed(network: Any, key: Array) -> Any:
+    """The network with its noise drawn once, for everything that is put to it; without noisy layers, the network itself."""
+    keys = (jax.random.fold_in(key, i) for i in range(len(jax.tree.leaves(network))))
+
+    def draw(layer: NoisyLinear) -> NoisyLinear:
+        outputs, inputs = layer.weight.shape
+        noise = jax.random.normal(next(keys), (outputs + inputs,))
+        noise = jnp.sign(noise) * jnp.sqrt(jnp.abs(noise))
+        out, into = noise[:outputs], noise[outputs:]
+        return replace(layer, weight=layer.weight + layer.weight_spread * out[:, None] * into,
+                       bias=layer.bias + layer.bias_spread * out)
+    return _each(NoisyLinear, draw, network)
+
+
+def _each(kind: type, change: Any, network: Any) -> Any:
+    """The network with every layer of a kind changed."""
+    return jax.tree.map(lambda x: change(x) if isinstance(x, kind) else x, network, is_leaf=lambda x: isinstance(x, kind))

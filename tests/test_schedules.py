@@ -1,0 +1,17 @@
+"""Schedules at their corners."""
+import jax.numpy as jnp
+import numpy as np
+
+from etude.schedules import falling, remaining
+
+
+def test_what_remains_falls_linearly_to_zero_and_stays():
+    told = [float(remaining(jnp.int32(steps), 1000.0)) for steps in (0, 250, 1000, 10**9)]
+    np.testing.assert_allclose(told, [1, 0.75, 0, 0], rtol=1e-6)
+    assert remaining(jnp.int32(10**9), jnp.inf) == 1
+
+
+def test_a_fall_goes_from_one_value_to_another_and_stays():
+    told = [float(falling(jnp.int32(steps), 0.8, 0.2, 1000.0)) for steps in (0, 250, 500, 1000, 10**9)]
+    np.testing.assert_allclose(told, [0.8, 0.65, 0.5, 0.2, 0.2], rtol=1e-6)
+    np.testing.assert_allclose(falling(jnp.int32(500), 0.4, 1.0, 1000.0), 0.7, rtol=1e-6)      # which may be a rise
