@@ -12,7 +12,7 @@ def main() -> None:
     from etude.experiment.settings import versions
     work = json.loads(sys.argv[1])
     given = work["hyperparameters"]
-    algorithm = {"dqn": etude.DQN, "ppo": etude.PPO}[work["algorithm"]](**given | {"hidden": tuple(given["hidden"])})
+    algorithm = getattr(etude, work["algorithm"].upper())(**given | {"hidden": tuple(given["hidden"])})
     environment = etude.make(work["environment"], work["num_envs"], work["backend"], seed=work["seed"])
     start, compiling = None, 0.0
     for report in etude.progress(algorithm, environment, jax.random.key(work["seed"]), work["steps"]):

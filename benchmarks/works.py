@@ -37,9 +37,10 @@ class Work(NamedTuple):
     bars: list[Bar]
 
 
-SB3, REJAX = "Stable-Baselines3", "rejax"
+SB3, REJAX, SBX = "Stable-Baselines3", "rejax", "SBX"
 PEER = {SB3: Side(SB3, PEERS, "peers/sb3.py", {}, THREADS),
-        REJAX: Side(REJAX, PEERS, "peers/rejax_ppo.py", {}, FLAGS, compiled=True)}
+        REJAX: Side(REJAX, PEERS, "peers/rejax_ppo.py", {}, FLAGS, compiled=True),
+        SBX: Side(SBX, PEERS, "peers/sbx.py", {}, FLAGS)}
 
 
 def etude_on(*backends: str) -> list[Side]:
@@ -55,6 +56,11 @@ PPO = {"algorithm": "ppo", "environment": "CartPole-v1", "num_envs": 8, "hyperpa
     "hidden": [64, 64], "activation": "tanh", "learning_rate": 3e-4, "discount": 0.99, "gae_lambda": 0.95, "clip": 0.2,
     "rollout_length": 128, "batch_size": 256, "epochs": 4, "normalize_advantage": True, "value_coefficient": 0.5,
     "entropy_coefficient": 0.0, "max_gradient_norm": 0.5}}
+SAC = {"algorithm": "sac", "environment": "Pendulum-v1", "num_envs": 1, "hyperparameters": {
+    "hidden": [256, 256], "activation": "relu", "learning_rate": 3e-4, "discount": 0.99, "batch_size": 256,
+    "capacity": 100_000, "warmup_steps": 100, "rollout_length": 1, "gradient_steps": 1, "target_rate": 0.005}}
+TD3 = {"algorithm": "td3", "environment": "Pendulum-v1", "num_envs": 1, "hyperparameters": SAC["hyperparameters"] | {
+    "learning_rate": 1e-3, "policy_interval": 2, "target_noise": 0.2, "target_noise_clip": 0.5, "exploration_noise": 0.1}}
 
 WORKS = {
     "dqn-cartpole": Work(
@@ -69,6 +75,14 @@ WORKS = {
         "PPO on LunarLander-v3: the same settings", PPO | {"environment": "LunarLander-v3"}, 100 * 1024, 100 * 1024,
         [PEER[SB3], *etude_on("gymnasium", "envpool")],
         [Bar("gymnasium", SB3, 2), Bar("envpool", SB3, 4)]),
+    "sac-pendulum": Work(
+        "SAC on Pendulum-v1: a gradient step for every environment step, 2 × 256, batches of 256", SAC, 4_000, 6_000,
+        [PEER[SB3], PEER[SBX], *etude_on("gymnasium", "jax")],
+        [Bar("gymnasium", SB3, 2.2), Bar("gymnasium", SBX, 1.35), Bar("jax", SB3, 2.5)]),
+    "td3-pendulum": Work(
+        "TD3 on Pendulum-v1: the same settings, the policy moving every second step", TD3, 4_000, 6_000,
+        [PEER[SB3], PEER[SBX], *etude_on("gymnasium", "jax")],
+        [Bar("gymnasium", SB3, 2.2), Bar("gymnasium", SBX, 1.35), Bar("jax", SB3, 2.5)]),
 }
 STARTS = {                              # seconds at most: cold, with nothing compiled kept; warm, with it
     "jax": {"cold": 10, "warm": 4},

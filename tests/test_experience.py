@@ -21,6 +21,8 @@ def test_an_example_has_the_shapes_of_the_spec_and_no_leading_axes():
     seen = {"eye": ((2, 2), "uint8"), "room": ((), "int32")}
     assert told == Transition(seen, ((4,), "int8"), ((), "float32"), seen, ((), "bool"), ((), "bool"))
     assert not any(x.any() for x in jax.tree.leaves(one))
+    box = example(Spec(Box((1,)), Box((2,), "int32", 0.0, 10.0)))
+    assert (box.action.shape, box.action.dtype) == ((2,), "float32")            # in [-1, 1], which integers are too coarse for
 
 
 def test_merged_axes_keep_time_before_copies():

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from etude.exploration import epsilon_greedy, wander
+from etude.exploration import epsilon_greedy, wander, with_noise
 
 KEY = jax.random.key(0)
 
@@ -20,3 +20,13 @@ def test_whole_rows_wander():
     action, other = jnp.zeros((5_000, 2, 3)), jnp.ones((5_000, 2, 3))
     rows = np.asarray(wander(KEY, other, action, 0.3)).reshape(5_000, -1)
     assert (rows == rows[:, :1]).all() and rows.mean() == pytest.approx(0.3, abs=0.02)
+
+
+def test_noise_has_its_spread_stays_inside_and_gives_way_to_uniform_play():
+    action = jnp.full((20_000, 1), 0.2)
+    noisy = np.asarray(with_noise(action, 0.1, False, KEY))
+    assert noisy.mean() == pytest.approx(0.2, abs=0.005) and noisy.std() == pytest.approx(0.1, rel=0.03)
+    wide = np.asarray(with_noise(action, 5.0, False, KEY))
+    assert (np.abs(wide) <= 1).all() and (np.abs(wide) == 1).mean() > 0.7
+    uniform = np.asarray(with_noise(action, 0.1, True, KEY))
+    np.testing.assert_allclose(np.histogram(uniform, 10, (-1, 1))[0] / 20_000, 0.1, atol=0.01)

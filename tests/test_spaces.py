@@ -1,4 +1,6 @@
 """Specs against the Gymnasium spaces they stand for."""
+import math
+
 import gymnasium
 import jax
 import jax.numpy as jnp
@@ -22,6 +24,7 @@ from etude.spaces import (
     native_dtype,
     to_environment,
     to_gymnasium,
+    unit_box,
 )
 
 INF = float("inf")
@@ -223,3 +226,11 @@ def test_specs_of_registered_environments():
     spec = Spec(from_gymnasium(env.observation_space), from_gymnasium(env.action_space, "action"), 8)
     assert spec.observation.shape == (4,) and spec.action == Discrete(2)
     assert to_gymnasium(spec.observation) == env.observation_space
+
+
+def test_a_unit_box_is_what_a_bounded_policy_gives():
+    assert unit_box(Box((2, 1), "int32", 0.0, 10.0), "td3") == Box((2, 1), low=-1.0, high=1.0)
+    with pytest.raises(InvalidInput, match=r"td3 takes continuous actions, and this environment's are Discrete"):
+        unit_box(Discrete(3), "td3")
+    with pytest.raises(InvalidInput, match=r"naf acts within bounds, .* without: action\[1\] in \[0.0, inf\]"):
+        unit_box(Box((2,), low=(0.0, 0.0), high=(1.0, math.inf)), "naf")

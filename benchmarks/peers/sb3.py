@@ -4,14 +4,13 @@ import sys
 import time
 from importlib.metadata import version
 
-import stable_baselines3
-import torch
+import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.noise import NormalActionNoise
 
 work = json.loads(sys.argv[1])
 hyper = work["hyperparameters"]
-activation = {"relu": torch.nn.ReLU, "tanh": torch.nn.Tanh}[hyper["activation"]]
 
 
 class Clock(BaseCallback):
@@ -30,31 +29,51 @@ class Clock(BaseCallback):
 
 
 def dqn() -> dict:
-    return {
-        "max_grad_norm": hyper["max_gradient_norm"], "buffer_size": hyper["capacity"], "learning_starts": hyper["warmup_steps"],
-        "train_freq": hyper["rollout_length"], "gradient_steps": hyper["gradient_steps"],
+    return replayed() | {
+        "max_grad_norm": hyper["max_gradient_norm"],
         "target_update_interval": hyper["target_interval"], "exploration_initial_eps": hyper["initial_epsilon"],
         "exploration_final_eps": hyper["final_epsilon"],
-        "exploration_fraction": min(1.0, hyper["exploration_steps"] / work["steps"]),
-        "policy_kwargs": {"net_arch": hyper["hidden"], "activation_fn": activation}}
+        "exploration_fraction": min(1.0, hyper["exploration_steps"] / work["steps"])}
 
 
 def ppo() -> dict:
     return {"n_steps": hyper["rollout_length"], "n_epochs": hyper["epochs"], "gae_lambda": hyper["gae_lambda"],
             "clip_range": hyper["clip"], "normalize_advantage": hyper["normalize_advantage"],
             "ent_coef": hyper["entropy_coefficient"], "vf_coef": hyper["value_coefficient"],
-            "max_grad_norm": hyper["max_gradient_norm"],
-            "policy_kwargs": {"net_arch": {"pi": hyper["hidden"], "vf": hyper["hidden"]},
-                              "activation_fn": activation}}
+            "max_grad_norm": hyper["max_gradient_norm"]}
 
 
-environment = make_vec_env(work["environment"], work["num_envs"], seed=work["seed"],
-                           env_kwargs={"render_mode": None, "disable_env_checker": True})
-algorithm = getattr(stable_baselines3, work["algorithm"].upper())
-own = {"dqn": dqn, "ppo": ppo}[work["algorithm"]]()
-model = algorithm("MlpPolicy", environment, learning_rate=hyper["learning_rate"], gamma=hyper["discount"],
-                  batch_size=hyper["batch_size"], seed=work["seed"], device="cpu", **own)
-clock = Clock()
-model.learn(work["steps"], callback=clock)
-print(json.dumps({"steps": clock.stop[0] - clock.start[0], "seconds": clock.stop[1] - clock.start[1],
-                  "versions": {name: version(name) for name in ("stable-baselines3", "torch", "gymnasium", "numpy")}}))
+def sac() -> dict:
+    return replayed() | {"tau": hyper["target_rate"], "ent_coef": "auto"}
+
+
+def td3() -> dict:
+    return replayed() | {"tau": hyper["target_rate"], "policy_delay": hyper["policy_interval"],
+                         "target_policy_noise": hyper["target_noise"], "target_noise_clip": hyper["target_noise_clip"],
+                         "action_noise": NormalActionNoise(np.zeros(1), hyper["exploration_noise"] * np.ones(1))}
+
+
+def replayed() -> dict:
+    return {"buffer_size": hyper["capacity"], "learning_starts": hyper["warmup_steps"], "train_freq": hyper["rollout_length"],
+            "gradient_steps": hyper["gradient_steps"]}
+
+
+def run(library, activations: dict, packages: tuple[str, ...]) -> None:
+    """Train the algorithm of that name in `library`, whose activations have these names, and print what it took."""
+    environment = make_vec_env(work["environment"], work["num_envs"], seed=work["seed"],
+                               env_kwargs={"render_mode": None, "disable_env_checker": True})
+    algorithm = getattr(library, work["algorithm"].upper())
+    own = {"dqn": dqn, "ppo": ppo, "sac": sac, "td3": td3}[work["algorithm"]]()
+    policy = {"net_arch": hyper["hidden"], "activation_fn": activations[hyper["activation"]]}
+    model = algorithm("MlpPolicy", environment, learning_rate=hyper["learning_rate"], gamma=hyper["discount"],
+                      batch_size=hyper["batch_size"], seed=work["seed"], policy_kwargs=policy, device="cpu", **own)
+    clock = Clock()
+    model.learn(work["steps"], callback=clock)
+    print(json.dumps({"steps": clock.stop[0] - clock.start[0], "seconds": clock.stop[1] - clock.start[1],
+                      "versions": {name: version(name) for name in packages}}))
+
+
+if __name__ == "__main__":
+    import stable_baselines3
+    import torch
+    run(stable_baselines3, {"relu": torch.nn.ReLU, "tanh": torch.nn.Tanh}, ("stable-baselines3", "torch", "gymnasium", "numpy"))

@@ -4,7 +4,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from etude.spaces import Spec
+from etude.spaces import Box, Spec
 from etude.struct import struct
 
 Array = jax.Array
@@ -31,10 +31,11 @@ class Transition:
 
 
 def example(spec: Spec) -> Transition:
-    """One transition of zeros, without leading axes."""
+    """One transition of zeros, without leading axes; what a policy chooses in a Box is real, whatever the Box's dtype."""
     observation = spec.observation.zeros()
     flag = jnp.zeros((), bool)
-    return Transition(observation, spec.action.zeros(), jnp.zeros(()), observation, flag, flag)
+    action = jnp.zeros(spec.action.shape) if isinstance(spec.action, Box) else spec.action.zeros()
+    return Transition(observation, action, jnp.zeros(()), observation, flag, flag)
 
 
 def merge_axes(tree: Any) -> Any:

@@ -169,6 +169,23 @@ def to_environment(space: Space, action: Array) -> Array:
     return action
 
 
+def unit_box(space: Space, name: str) -> Box:
+    """What a tanh policy gives for actions of `space`: real numbers in [-1, 1], whatever the Box's dtype and bounds.
+
+    Raises InvalidInput, naming the algorithm and the space or the elements, for actions that are not a bounded Box.
+    """
+    if not isinstance(space, Box):
+        raise InvalidInput(f"{name} takes continuous actions, and this environment's are {space}; "
+                           "dqn takes Discrete ones, ppo every kind")
+    if not space.bounded.all():
+        low, high = space.bounds
+        free = ", ".join(f"action{index} in [{low[tuple(index)]}, {high[tuple(index)]}]"
+                         for index in np.argwhere(~space.bounded).tolist())
+        raise InvalidInput(f"{name} acts within bounds, and this environment's actions have elements without: {free}. "
+                           "Wrap it in one whose Box is bounded, or take ppo, which needs no bounds")
+    return Box(space.shape, low=-1.0, high=1.0)
+
+
 def native_dtype(space: Space) -> str | None:
     """The dtype in which a Gymnasium environment takes actions of `space`; None for a plain Python integer."""
     return None if isinstance(space, Discrete) else getattr(space, "dtype", "int8")

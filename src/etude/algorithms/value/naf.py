@@ -7,10 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from etude import spaces
 from etude.algorithms.off_policy import check_batch, learn_from_replay
-from etude.algorithms.value.td3 import explored, unit_box
 from etude.estimators import errors
 from etude.experience import Transition, example
+from etude.exploration import with_noise
 from etude.networks import Activation, Network, network
 from etude.replay import uniform as replay
 from etude.schedules import falling
@@ -86,7 +87,7 @@ class NAF:
         return optax.chain(optax.clip_by_global_norm(self.max_gradient_norm), optax.adam(self.learning_rate))
 
     def init(self, key: Array, spec: Spec) -> NAFState:
-        spec = replace(spec, action=unit_box(spec, "naf"))
+        spec = replace(spec, action=spaces.unit_box(spec.action, "naf"))
         n = math.prod(spec.action.shape)
         q = QNetwork(network(key, spec.observation, self.hidden, 1 + n + n * (n + 1) // 2, self.activation), spec.action.shape)
         ring = replay.init(example(spec), self.capacity, spec.num_envs, self.rollout_length)
@@ -96,7 +97,7 @@ class NAF:
         """The best action by q; when exploring, with noise, and during the warm-up a uniform one instead."""
         action = state.q(observation).action                                    # [env, *shape]
         if explore:
-            action = explored(action, self.noise(state.steps), state.steps < self.warmup_steps, key)
+            action = with_noise(action, self.noise(state.steps), state.steps < self.warmup_steps, key)
         return action, memory
 
     def noise(self, steps: Array) -> Array:

@@ -4,18 +4,17 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
-from etude import critics
+from etude import critics, spaces
 from etude.algorithms.off_policy import check_batch, learn_from_replay
 from etude.critics import Critics, action_values
-from etude.errors import InvalidInput
 from etude.estimators import errors
 from etude.experience import Transition, example
+from etude.exploration import with_noise
 from etude.networks import Activation, Network, network
 from etude.replay import uniform as replay
-from etude.spaces import Box, Spec
+from etude.spaces import Spec
 from etude.struct import replace, static, struct, traced
 
 Array = jax.Array
@@ -75,7 +74,7 @@ class TD3:
         return optax.adam(self.learning_rate)
 
     def init(self, key: Array, spec: Spec) -> TD3State:
-        spec = replace(spec, action=unit_box(spec, "td3 (and ddpg, a setting of it)"))
+        spec = replace(spec, action=spaces.unit_box(spec.action, "td3 (and ddpg, a setting of it)"))
         key_policy, key_critics = jax.random.split(key)
         outputs = spec.action.bounded.size
         policy = Policy(network(key_policy, spec.observation, self.hidden, outputs, self.activation), spec.action.shape)
@@ -88,7 +87,7 @@ class TD3:
         """The policy's action; when exploring, with noise, and during the warm-up a uniform one instead."""
         action = state.policy(observation)                                      # [env, *shape]
         if explore:
-            action = explored(action, self.exploration_noise, state.steps < self.warmup_steps, key)
+            action = with_noise(action, self.exploration_noise, state.steps < self.warmup_steps, key)
         return action, memory
 
     def update(self, state: TD3State, experience: Transition, key: Array) -> tuple[TD3State, Metrics]:
@@ -147,28 +146,3 @@ class TD3:
 
 
 DDPG = functools.partial(TD3, critics=1, policy_interval=1, target_noise=0.0)
-
-
-def unit_box(spec: Spec, name: str) -> Box:
-    """What a tanh policy gives for the environment's actions: real numbers in [-1, 1], whatever the Box's dtype and bounds.
-
-    Raises InvalidInput, naming the algorithm and the space or the elements, for actions that are not a bounded Box.
-    """
-    space = spec.action
-    if not isinstance(space, Box):
-        raise InvalidInput(f"{name} takes continuous actions, and this environment's are {space}; "
-                           "dqn takes Discrete ones, ppo every kind")
-    if not space.bounded.all():
-        low, high = space.bounds
-        free = ", ".join(f"action{index} in [{low[tuple(index)]}, {high[tuple(index)]}]"
-                         for index in np.argwhere(~space.bounded).tolist())
-        raise InvalidInput(f"{name} acts within bounds, and this environment's actions have elements without: {free}. "
-                           "Wrap it in one whose Box is bounded, or take ppo, which needs no bounds")
-    return Box(space.shape, low=-1.0, high=1.0)
-
-
-def explored(action: Array, std: float | Array, anywhere: Array, key: Array) -> Array:
-    """The action with normal noise of this standard deviation, held within [-1, 1]; uniform there instead where `anywhere`."""
-    key_noise, key_uniform = jax.random.split(key)
-    noisy = jnp.clip(action + std * jax.random.normal(key_noise, action.shape), -1, 1)
-    return jnp.where(anywhere, jax.random.uniform(key_uniform, action.shape, minval=-1, maxval=1), noisy)
