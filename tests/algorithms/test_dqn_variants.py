@@ -85,8 +85,8 @@ def test_multi_step_values_are_learned_where_the_policy_makes_no_difference():
 
 def test_a_planner_finds_the_best_of_a_box():
     """The probes with numbers for actions: the action that is best, and what it is worth."""
-    dqn = DQN(learning_rate=1e-2, discount=0.8, hidden=(32,), batch_size=64, capacity=1024, warmup_steps=64, target_interval=20,
-              initial_epsilon=1.0, final_epsilon=1.0, samples=24, elites=4, iterations=3)
+    dqn = DQN(learning_rate=1e-2, discount=0.8, hidden=(32,), batch_size=32, capacity=1024, warmup_steps=64, target_interval=20,
+              initial_epsilon=1.0, final_epsilon=1.0, samples=16, elites=4, iterations=3)
     states, _ = learned(dqn, probes.CONTINUOUS, 4, 400)
 
     def best(which, observation):

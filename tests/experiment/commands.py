@@ -10,19 +10,22 @@ from pathlib import Path
 CACHE = tempfile.TemporaryDirectory(prefix="etude-compiled-")     # of compiled programs, shared by the tests of one session
 
 
-def etude(*arguments: str, cwd: Path, **options) -> subprocess.CompletedProcess:
+def etude(*arguments: str, cwd: Path, measured: bool = True, **options) -> subprocess.CompletedProcess:
     """The finished process of `etude *arguments`."""
-    return subprocess.run(command(arguments), cwd=cwd, capture_output=True, text=True, timeout=240, env=environment(), **options)
+    return subprocess.run(command(arguments), cwd=cwd, capture_output=True, text=True, timeout=240, env=environment(measured),
+                          **options)
 
 
-def start(*arguments: str, cwd: Path) -> subprocess.Popen:
+def start(*arguments: str, cwd: Path, measured: bool = True) -> subprocess.Popen:
     """The running process of `etude *arguments`."""
     return subprocess.Popen(command(arguments), cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                            env=environment())
+                            env=environment(measured))
 
 
-def environment() -> dict[str, str]:
-    return os.environ | {"JAX_COMPILATION_CACHE_DIR": CACHE.name}
+def environment(measured: bool) -> dict[str, str]:
+    """With a cache of compiled programs; unless `measured` without the measuring of coverage, which slows a process down."""
+    kept = {name: value for name, value in os.environ.items() if measured or not name.startswith("COVERAGE_")}
+    return kept | {"JAX_COMPILATION_CACHE_DIR": CACHE.name}
 
 
 def command(arguments) -> list[str]:
