@@ -27,7 +27,7 @@ COMMON = ("--evaluation-episodes", "2")
 @pytest.mark.parametrize("backend", ["jax", "gymnasium"])
 @pytest.mark.parametrize("algorithm", [DQN, PPO], ids=["dqn", "ppo"])
 def test_killed_and_resumed_equals_uninterrupted(tmp_path, algorithm, backend):
-    steps = {"jax": 60_000, "gymnasium": 24_000}[backend]
+    steps = {"jax": 30_000, "gymnasium": 12_000}[backend]
     asked = ("train", *algorithm, *COMMON, "--backend", backend, "--steps", steps)
     assert etude(*asked, "--out", "whole", cwd=tmp_path).returncode == 0
     process = start(*asked, "--out", "killed", cwd=tmp_path)
@@ -90,7 +90,7 @@ def test_a_slow_environment_is_left_within_ten_seconds(tmp_path):
 
 
 def test_seeds_over_processes_resume_exactly(tmp_path):
-    asked = ("train", *PPO, *COMMON, "--backend", "gymnasium", "--seeds", 2, "--steps", 24_000)
+    asked = ("train", *PPO, *COMMON, "--backend", "gymnasium", "--seeds", 2, "--steps", 12_000)
     assert etude(*asked, "--out", "whole", cwd=tmp_path).returncode == 0
     process = start(*asked, "--out", "killed", cwd=tmp_path)
     until(lambda: all(checkpoints(tmp_path / "killed" / seed) for seed in ("seed_0", "seed_1")), process)
