@@ -169,6 +169,20 @@ def to_environment(space: Space, action: Array) -> Array:
     return action
 
 
+def table(spec: Spec, name: str) -> tuple[int, int]:
+    """How many states and actions a table of their values has.
+
+    Raises InvalidInput, naming the algorithm and the space, where either is not Discrete.
+    """
+    if not isinstance(spec.action, Discrete):
+        raise InvalidInput(f"{name} chooses among discrete actions, and this environment's are {spec.action}; "
+                           "ppo takes every kind of action")
+    if not isinstance(spec.observation, Discrete):
+        raise InvalidInput(f"{name} keeps a value for each of so many states, and this environment's observations are "
+                           f"{spec.observation}; dqn and ppo take every kind of observation")
+    return spec.observation.n, spec.action.n
+
+
 def unit_box(space: Space, name: str) -> Box:
     """What a tanh policy gives for actions of `space`: real numbers in [-1, 1], whatever the Box's dtype and bounds.
 

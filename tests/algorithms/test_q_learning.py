@@ -313,7 +313,7 @@ def test_the_table_starts_as_asked():
 @pytest.mark.parametrize("observation, action, message", [
     (Discrete(3), Box((1,)), r"sarsa chooses among discrete actions, and this environment's are Box\(.*; ppo"),
     (Discrete(3), MultiDiscrete((2,), (0,), (1,)), r"sarsa chooses among discrete actions, and this environment's are MultiDis"),
-    (Box((2,)), Discrete(3), r"sarsa keeps a value for each of so many states, .* observations are Box\(.*; dqn takes every"),
+    (Box((2,)), Discrete(3), r"sarsa keeps a value for each of so many states, .* observations are Box\(.*; dqn and ppo"),
     (MultiDiscrete((2,), (0,), (1,)), Discrete(3), "observations are MultiDiscrete"),
 ])
 def test_spaces_that_are_no_table_are_refused(observation, action, message):

@@ -2,8 +2,6 @@
 import jax
 import jax.numpy as jnp
 
-from etude.distributions import pick
-
 Array = jax.Array
 
 
@@ -15,11 +13,6 @@ def one_step_target(reward: Array, next_value: Array, terminated: Array, discoun
 def greedy_value(q: Array) -> Array:
     """maxₐ Q(s, a), from q [..., action] (Watkins, 1989)."""
     return q.max(-1)
-
-
-def double_value(q_target: Array, q_online: Array) -> Array:
-    """Q_target(s, argmaxₐ Q_online(s, a)): one network chooses, the other judges (van Hasselt et al., 2016, eq. 4)."""
-    return pick(q_target, q_online.argmax(-1))
 
 
 def squared(error: Array) -> Array:

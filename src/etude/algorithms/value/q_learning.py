@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 
 from etude import spaces
-from etude.errors import InvalidInput
 from etude.estimators import errors
 from etude.experience import Transition, example
 from etude.exploration import epsilon_greedy
@@ -50,13 +49,8 @@ class QLearning:
 
     def init(self, key: Array, spec: Spec) -> QLearningState:
         """The table before the first step; no randomness is in it."""
-        if not isinstance(spec.action, spaces.Discrete):
-            raise InvalidInput(f"{self.target} chooses among discrete actions, and this environment's are {spec.action}; "
-                               "ppo takes every kind of action")
-        if not isinstance(spec.observation, spaces.Discrete):
-            raise InvalidInput(f"{self.target} keeps a value for each of so many states, and this environment's observations "
-                               f"are {spec.observation}; dqn takes every kind of observation")
-        q = jnp.full((spec.observation.n, spec.action.n), self.initial_value, jnp.float32)
+        states, actions = spaces.table(spec, self.target)
+        q = jnp.full((states, actions), self.initial_value, jnp.float32)
         none = jnp.zeros(spec.num_envs, bool)
         blank = jax.tree.map(lambda x: jnp.zeros((spec.num_envs, *x.shape), x.dtype), example(spec))
         return QLearningState(q, Waiting(blank, none) if self.target == "sarsa" else (), jnp.int32(0))

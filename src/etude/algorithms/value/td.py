@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 
 from etude import spaces
-from etude.errors import InvalidInput
 from etude.estimators import errors
 from etude.experience import Transition
 from etude.spaces import Spec
@@ -38,14 +37,9 @@ class TD:
 
     def init(self, key: Array, spec: Spec) -> TDState:
         """The table before the first step; no randomness is in it."""
-        if not isinstance(spec.action, spaces.Discrete):
-            raise InvalidInput(f"td chooses among discrete actions, and this environment's are {spec.action}; "
-                               "ppo takes every kind of action, and learns values too")
-        if not isinstance(spec.observation, spaces.Discrete):
-            raise InvalidInput(f"td keeps a value for each of so many states, and this environment's observations are "
-                               f"{spec.observation}; ppo takes every kind of observation, and learns values too")
-        value = jnp.full(spec.observation.n, self.initial_value, jnp.float32)
-        return TDState(value, jnp.zeros((spec.num_envs, spec.observation.n)), jnp.int32(0), spec.action.n)
+        states, actions = spaces.table(spec, "td")
+        value = jnp.full(states, self.initial_value, jnp.float32)
+        return TDState(value, jnp.zeros((spec.num_envs, states)), jnp.int32(0), actions)
 
     def act(self, state: TDState, observation: Array, memory: Any, key: Array, explore: bool) -> tuple[Array, Any]:
         """An action at random, exploring or not: that is the policy whose value is asked for."""
