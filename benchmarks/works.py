@@ -40,7 +40,7 @@ class Work(NamedTuple):
 SB3, REJAX, SBX = "Stable-Baselines3", "rejax", "SBX"
 PEER = {SB3: Side(SB3, PEERS, "peers/sb3.py", {}, THREADS),
         REJAX: Side(REJAX, PEERS, "peers/rejax_ppo.py", {}, FLAGS, compiled=True),
-        SBX: Side(SBX, PEERS, "peers/sbx.py", {}, FLAGS)}
+        SBX: Side(SBX, PEERS, "peers/sbx_agents.py", {}, FLAGS)}
 
 
 def etude_on(*backends: str) -> list[Side]:
