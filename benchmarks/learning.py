@@ -9,6 +9,7 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Any, NamedTuple
 
+import families
 import report
 from report import RESULTS, RUNS
 
@@ -86,6 +87,7 @@ def rows() -> dict[str, Row]:
 
 
 def main() -> None:
+    from etude.experiment import files
     from etude.experiment.interrupt import Interrupted
     names = rows()
     asked = arguments(list(names))
@@ -105,6 +107,7 @@ def main() -> None:
             sys.exit(130)
         measured = report.earlier(directory, "learning") | {name: found}
         report.write(directory, "learning", measured, page(measured))
+        files.write_bytes(directory / "families.md", families.page(measured).encode())
     measured = report.earlier(directory, "learning")
     report.show(console, "Learning", HEADINGS, [cells(measured[name]) for name in measured if name in chosen])
     console.print(f"in {directory / 'learning.md'} and learning.json", soft_wrap=True)
@@ -155,6 +158,7 @@ def result(run: Any, row: Row, goal: Goal | None) -> dict[str, Any]:
     return {"algorithm": row.algorithm, "environment": row.environment, "measured": finished.strftime(report.MINUTE),
             "bar": goal and goal.text, "met": goal and goal.met(evaluation), "published": PUBLISHED.get(row[:2]),
             "resumed": (run.directory / RESUMED).exists(), "evaluation": evaluation,
+            "reached": families.reached(run, summary["train_seconds"]),
             **{key: summary[key] for key in ("backend", "steps", "wall_seconds", "train_seconds", "compile_seconds")},
             **{key: config[key] for key in ("num_envs", "hyperparameters", "versions", "machine")}}
 
