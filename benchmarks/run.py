@@ -96,7 +96,8 @@ def warmup_of(work: Work) -> int:
 def attempt(work: Work, side: Side, found: dict[str, Any], steps: int, seed: int) -> None:
     """One measurement more in `found`, or its error; it counts from a tenth of the steps after warm-up on."""
     warmup, variant = warmup_of(work), found["variant"]
-    settings = work.settings | side.given | {"steps": steps, "skip": warmup + (steps - warmup) // 10, "seed": seed}
+    settings = work.settings | side.given | {"products": work.products, "steps": steps, "seed": seed,
+                                             "skip": warmup + (steps - warmup) // 10}
     try:
         measured = json.loads(output([side.python, HERE / side.script, json.dumps(settings)], side.variants[variant]))
     except Failed as failure:

@@ -35,12 +35,14 @@ class Work(NamedTuple):
     compiled_steps: int                 # of sides that are `compiled`, enough of them to time
     sides: list[Side]
     bars: list[Bar]
+    products: float = 0                 # large matrix products in an update, [batch, width] by [width, width]
 
 
-SB3, REJAX, SBX = "Stable-Baselines3", "rejax", "SBX"
+SB3, REJAX, SBX, LIMIT = "Stable-Baselines3", "rejax", "SBX", "its products alone"
 PEER = {SB3: Side(SB3, PEERS, "peers/sb3.py", {}, THREADS),
         REJAX: Side(REJAX, PEERS, "peers/rejax_ppo.py", {}, FLAGS, compiled=True),
-        SBX: Side(SBX, PEERS, "peers/sbx_agents.py", {}, FLAGS)}
+        SBX: Side(SBX, PEERS, "peers/sbx_agents.py", {}, FLAGS),
+        LIMIT: Side(LIMIT, OURS, "products.py", {}, {"": {}}, compiled=True)}
 
 
 def etude_on(*backends: str) -> list[Side]:
@@ -77,12 +79,16 @@ WORKS = {
         [Bar("gymnasium", SB3, 2), Bar("envpool", SB3, 4)]),
     "sac-pendulum": Work(
         "SAC on Pendulum-v1: a gradient step for every environment step, 2 × 256, batches of 256", SAC, 4_000, 6_000,
-        [PEER[SB3], PEER[SBX], *etude_on("gymnasium", "jax")],
-        [Bar("gymnasium", SB3, 2.2), Bar("gymnasium", SBX, 1.35), Bar("jax", SB3, 2.5)]),
+        [PEER[SB3], PEER[SBX], PEER[LIMIT], *etude_on("gymnasium", "jax")],
+        [Bar("gymnasium", SB3, 2.2), Bar("gymnasium", SBX, 1.35), Bar("jax", SB3, 2.5), Bar("jax", LIMIT)],
+        # critics: target, forward and backward by both, and at the policy's action; policy: target, forward, backward by both
+        products=2 * (1 + 3 + 2) + 1 + 3),
     "td3-pendulum": Work(
         "TD3 on Pendulum-v1: the same settings, the policy moving every second step", TD3, 4_000, 6_000,
-        [PEER[SB3], PEER[SBX], *etude_on("gymnasium", "jax")],
-        [Bar("gymnasium", SB3, 2.2), Bar("gymnasium", SBX, 1.35), Bar("jax", SB3, 2.5)]),
+        [PEER[SB3], PEER[SBX], PEER[LIMIT], *etude_on("gymnasium", "jax")],
+        [Bar("gymnasium", SB3, 2.2), Bar("gymnasium", SBX, 1.35), Bar("jax", SB3, 2.5), Bar("jax", LIMIT)],
+        # as of SAC, but every second step alone moves the policy, by one critic
+        products=2 * (1 + 3) + 1 + (3 + 2) / 2),
 }
 STARTS = {                              # seconds at most: cold, with nothing compiled kept; warm, with it
     "jax": {"cold": 10, "warm": 4},
