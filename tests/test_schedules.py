@@ -1,8 +1,9 @@
 """Schedules at their corners."""
+import jax
 import jax.numpy as jnp
 import numpy as np
 
-from etude.schedules import falling, remaining
+from etude.schedules import alike, falling, remaining
 
 
 def test_what_remains_falls_linearly_to_zero_and_stays():
@@ -15,3 +16,15 @@ def test_a_fall_goes_from_one_value_to_another_and_stays():
     told = [float(falling(jnp.int32(steps), 0.8, 0.2, 1000.0)) for steps in (0, 250, 500, 1000, 10**9)]
     np.testing.assert_allclose(told, [0.8, 0.65, 0.5, 0.2, 0.2], rtol=1e-6)
     np.testing.assert_allclose(falling(jnp.int32(500), 0.4, 1.0, 1000.0), 0.7, rtol=1e-6)      # which may be a rise
+
+
+def test_what_is_not_due_is_left_undone_for_all_seeds():
+    """Also under two vmaps, one inside the other, where a cond on a value for each member would be a select."""
+    def step(clock, x):
+        return jax.lax.cond(alike(clock) == 3, lambda x: 2 * x, lambda x: x, x)
+    clock, x = jnp.full((2, 4), 3), jnp.arange(8.0).reshape(2, 4)
+    many = jax.vmap(jax.vmap(step))
+    np.testing.assert_array_equal(many(clock, x), 2 * x)
+    np.testing.assert_array_equal(many(clock + 1, x), x)
+    program = str(jax.make_jaxpr(many)(clock, x))
+    assert "cond" in program and "select" not in program

@@ -1,6 +1,7 @@
-"""Hyperparameters that change as training goes on."""
+"""What changes as training goes on: hyperparameters, and what is due."""
 import jax
 import jax.numpy as jnp
+from jax.custom_batching import custom_vmap
 
 Array = jax.Array
 
@@ -13,3 +14,18 @@ def remaining(steps: Array, decay: float | Array) -> Array:
 def falling(steps: Array, initial: float | Array, final: float | Array, decay: float | Array) -> Array:
     """`initial` at the start, then linearly to `final` over `decay` steps, and that from there on."""
     return final + remaining(steps, decay) * (initial - final)
+
+
+@custom_vmap
+def alike(clock: Array) -> Array:
+    """`clock`, which is the same in all members of a `vmap`, as the one value it is.
+
+    Seeds in one program have all taken as many steps. A `lax.cond` on one value stays a branch there; on a value for each
+    seed both branches run, and what is not due is thrown away.
+    """
+    return clock
+
+
+@alike.def_vmap
+def _of_the_first(size: int, batched: list[bool], clock: Array) -> tuple[Array, bool]:
+    return alike(clock[0] if batched[0] else clock), False

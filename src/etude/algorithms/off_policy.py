@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from etude.errors import InvalidInput
 from etude.experience import Transition
 from etude.replay import uniform
+from etude.schedules import alike
 from etude.struct import replace
 
 Array = jax.Array
@@ -30,14 +31,15 @@ def learn_from_replay(algorithm: Any, state: Any, experience: Transition, key: A
 def learn(warm: Array, step: Step, state: Any, key: Array, gradient_steps: int) -> tuple[Any, Metrics]:
     """The state after so many steps, and the means of their metrics and "updates", how many there were: none until `warm`.
 
-    What a step does not change, as the replay buffer, is better left out of `state`: the branches copy what they return.
+    `warm` is the same in all seeds of a program. What a step does not change, as the replay buffer, is better left out of
+    `state`: the branches copy what they return.
     """
     def fit(state):
         return repeat(step, state, key, gradient_steps)
 
     def wait(state):
         return state, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(fit, state)[1])
-    state, metrics = jax.lax.cond(warm, fit, wait, state)
+    state, metrics = jax.lax.cond(alike(warm), fit, wait, state)
     return state, {**jax.tree.map(jnp.mean, metrics), "updates": warm * gradient_steps}
 
 

@@ -14,6 +14,7 @@ from etude.experience import Transition, example
 from etude.exploration import with_noise
 from etude.networks import Activation, Network, network
 from etude.replay import uniform as replay
+from etude.schedules import alike
 from etude.spaces import Spec
 from etude.struct import replace, static, struct, traced
 
@@ -102,7 +103,7 @@ class TD3:
 
         def move(state):
             return self.move_targets(self.improve_policy(state, batch))
-        due = state.updates % self.policy_interval == 0
+        due = alike(state.updates) % self.policy_interval == 0
         state = move(state) if self.policy_interval == 1 else jax.lax.cond(due, move, lambda state: state, state)
         return state, {**metrics, "policy_loss": state.policy_loss}
 
