@@ -320,6 +320,24 @@ def test_play_is_uniform_until_the_warmup_is_over_and_then_the_policys(kind):
         assert min(one.pvalue for one in fit) > 1e-4
 
 
+@every_kind
+def test_a_held_noise_is_that_of_every_step_until_the_update(kind):
+    """In warm-up and after it; two copies draw apart, and without it two steps do."""
+    observation, keys = jnp.zeros((2, 3)), jax.random.split(jax.random.key(5), 50)
+    for sac in (replace(SMALL, hold_noise=True, warmup_steps=warmup) for warmup in (0, 10**6)):
+        state = sac.init(KEY, spec_of(kind))
+        play = jax.jit(jax.vmap(lambda key, state, sac=sac: sac.act(state, observation, (), key, explore=True)[0], (0, None)))
+        held = [play(keys, state)]
+        for seed in range(20):
+            state = update(sac, state, transitions(kind, seed, 3, 2), keys[seed])[0]
+            held.append(play(keys[:1], state))
+        assert (held[0] == held[0][0]).all()
+        drawn = np.stack([actions[0] for actions in held])                               # [update, env, ...]
+        assert len(np.unique(drawn, axis=0)) > 5 and (drawn[:, 0] != drawn[:, 1]).any()
+    plain = jax.vmap(lambda key: SMALL.act(SMALL.init(KEY, spec_of(kind)), observation, (), key, explore=True)[0])(keys)
+    assert (plain != plain[0]).any()
+
+
 def test_nothing_is_learned_before_the_warmup_is_over():
     """It counts environment steps, six an update here: twelve are enough."""
     state = fresh(SMALL, "box")

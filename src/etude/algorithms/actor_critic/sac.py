@@ -46,6 +46,7 @@ class SACState:
     critic_optimizer: optax.OptState
     temperature_optimizer: optax.OptState
     replay: Any                # a replay.Replay; left out during gradient steps
+    held: Any                  # data of the key that exploration draws with until the next update; empty unless `hold_noise`
     steps: Array               # int32: environment steps taken
     updates: Array             # int32: gradient steps taken
 
@@ -62,6 +63,7 @@ class SAC:
     target_entropy_fraction: float = traced(0.5, above=0, at_most=1)  # of log n, of n choices; see adjust_temperature
     lowest_log_std: float = static(-20.0, at_most=HIGHEST_LOG_STD)  # of a Box policy, before it is squashed (SB3)
     learn_temperature: bool = static(True)                # so that the policy's entropy stays near its target
+    hold_noise: bool = static(False)                      # one draw for a whole rollout, which so goes somewhere; see act
     gradient: Literal["reparameterised", "score"] = static("reparameterised")   # the policy's; score: ∇log π Q of fresh actions
     critics: int = static(2, at_least=1)                  # the least of them counts; two are twins (Fujimoto et al., 2018)
     hidden: tuple[int, ...] = static((256, 256), at_least=1)  # units of each hidden layer, of policy and critics alike
@@ -94,21 +96,30 @@ class SAC:
         ring = replay.init(example(spec), self.capacity, spec.num_envs, self.rollout_length)
         steps = jnp.int32(0)
         adam = self.optimizer(steps).init
-        return SACState(policy, judges, judges, log_temperature, adam(policy), adam(judges), adam(log_temperature), ring, steps,
-                        steps)
+        return SACState(policy, judges, judges, log_temperature, adam(policy), adam(judges), adam(log_temperature), ring,
+                        self.hold(key), steps, steps)
 
     def act(self, state: SACState, observation: Any, memory: Any, key: Array, explore: bool) -> tuple[Array, Any]:
-        """The policy's mode; when exploring a sample of it, and until the warm-up is over any action at all."""
+        """The policy's mode; when exploring a sample of it, and until the warm-up is over any action at all.
+
+        With `hold_noise` the noise of a rollout is drawn once, for a policy whose noise is drawn anew each step mostly undoes
+        what it did the step before. So it is in state-dependent exploration (Raffin et al., 2021), here without a noise that
+        depends on the state.
+        """
         choice = state.policy(observation)
         mode = choice.mode()
         if not explore:
             return mode, memory
-        key_sample, key_random = jax.random.split(key)
+        key_sample, key_random = jax.random.split(jax.random.wrap_key_data(state.held) if self.hold_noise else key)
         random = state.policy.actions.random(key_random, mode.shape)
         return jnp.where(state.steps < self.warmup_steps, random, choice.sample(key_sample)), memory
 
     def update(self, state: SACState, experience: Transition, key: Array) -> tuple[SACState, Metrics]:
-        return learn_from_replay(self, state, experience, key)
+        return learn_from_replay(self, replace(state, held=self.hold(key)), experience, key)
+
+    def hold(self, key: Array) -> Any:
+        """What exploration will draw with until the next update."""
+        return jax.random.key_data(jax.random.fold_in(key, 1)) if self.hold_noise else ()
 
     def gradient_step(self, state: SACState, batch: Transition, key: Array) -> tuple[SACState, Metrics]:
         key_next, key_now = jax.random.split(key)

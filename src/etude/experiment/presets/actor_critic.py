@@ -11,10 +11,11 @@ PRESETS: Presets = {
     ("sac", "Pendulum-v1"): Preset(SAC(learning_rate=1e-3), 1, 20_000),
     # zoo sac's learning rate
     ("off-policy-actor-critic", "Pendulum-v1"): Preset(OffPolicyActorCritic(learning_rate=1e-3), 1, 20_000),
-    # zoo sac, whose state-dependent exploration is plain noise here
+    # zoo sac, whose state-dependent exploration is a held noise here
     ("sac", "MountainCarContinuous-v0"): Preset(SAC(
         capacity=50_000, batch_size=512, initial_temperature=0.1, learn_temperature=False, rollout_length=32, gradient_steps=32,
-        discount=0.9999, target_rate=0.01, warmup_steps=0, hidden=(64, 64)), 1, 50_000),
+        discount=0.9999, target_rate=0.01, warmup_steps=0, hidden=(64, 64), hold_noise=True),
+        1, 50_000),
     # zoo sac
     ("sac", "LunarLanderContinuous-v3"): Preset(SAC(
         learning_rate=7.3e-4, learning_rate_decay=500_000.0, capacity=500_000, target_rate=0.01, warmup_steps=10_000,
