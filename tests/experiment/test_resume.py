@@ -21,13 +21,14 @@ DQN = ("dqn", "CartPole-v1", "--rollout-length", "8", "--gradient-steps", "4", "
        "--capacity", "2000", "--warmup-steps", "200")
 PPO = ("ppo", "CartPole-v1", "--rollout-length", "16", "--num-envs", "4", "--batch-size", "32", "--hidden", "16",
        "--normalize-observation", "--normalize-reward")
+SAC = ("sac", "Pendulum-v1", *DQN[2:])
 COMMON = ("--evaluation-episodes", "2")
+KILLED = [(("rainbow", *DQN[1:]), "jax", 20_000), (SAC, "jax", 20_000), (PPO, "jax", 30_000), (DQN, "gymnasium", 12_000),
+          (PPO, "gymnasium", 12_000)]                      # and dqn in JAX with many seeds below
 
 
-@pytest.mark.parametrize("backend", ["jax", "gymnasium"])
-@pytest.mark.parametrize("algorithm", [DQN, PPO], ids=["dqn", "ppo"])
-def test_killed_and_resumed_equals_uninterrupted(tmp_path, algorithm, backend):
-    steps = {"jax": 30_000, "gymnasium": 12_000}[backend]
+@pytest.mark.parametrize(("algorithm", "backend", "steps"), KILLED, ids=[f"{words[0]}-{backend}" for words, backend, _ in KILLED])
+def test_killed_and_resumed_equals_uninterrupted(tmp_path, algorithm, backend, steps):
     asked = ("train", *algorithm, *COMMON, "--backend", backend, "--steps", steps)
     assert etude(*asked, "--out", "whole", cwd=tmp_path).returncode == 0
     process = start(*asked, "--out", "killed", cwd=tmp_path)
