@@ -24,8 +24,9 @@ PRESETS: Presets = {
     ("sac", "BipedalWalker-v3"): Preset(SAC(
         learning_rate=7.3e-4, capacity=300_000, discount=0.98, target_rate=0.02, rollout_length=64, gradient_steps=64,
         warmup_steps=10_000, hidden=(400, 300)), 1, 500_000),
+    # zoo sac, at Spinning Up's learning rate
+    ("sac", "HalfCheetah-v5"): Preset(SAC(learning_rate=1e-3, capacity=1_000_000, warmup_steps=10_000), 1, 1_000_000),
     # zoo sac
-    ("sac", "HalfCheetah-v5"): Preset(SAC(capacity=1_000_000, warmup_steps=10_000), 1, 1_000_000),
     ("sac", "Hopper-v5"): Preset(SAC(capacity=1_000_000, warmup_steps=10_000), 1, 1_000_000),
     ("sac", "InvertedPendulum-v5"): Preset(SAC(), 1, 50_000),
 }
