@@ -19,7 +19,7 @@ from etude.experiment import figures, files
 from etude.experiment.presets import preset
 from etude.rollout import reset, rollout
 from etude.struct import replace
-from etude.training import Algorithm, call, progress
+from etude.training import Algorithm, call, over_seeds, progress
 
 Array = jax.Array
 POINTS = 20                    # of a curve
@@ -69,22 +69,25 @@ def bias(curve: Curve) -> float:
 
 
 def measure(algorithm: DQN, name: str, steps: int, seeds: int) -> Curve:
-    """The curve of one setting, its seeds one after another."""
+    """The curve of one setting, its seeds in one program where the environment is written in JAX, else one after another."""
     copies = algorithm.default_num_envs
     training, judging = make(name, copies), make(name, COPIES, seed=seeds)
     every = max(1, steps // (algorithm.rollout_length * copies) // POINTS)
-    judge = jax.jit(partial(compare, algorithm, judging))
-    rows = []
-    for seed in range(seeds):
-        for report in progress(cast(Algorithm, algorithm), training, jax.random.key(seed), steps, row_every=every):
+    keys = jax.vmap(jax.random.key)(jnp.arange(seeds))
+    parts: list[Curve] = []
+    for key in [keys] if training.pure else keys:
+        judge = jax.jit(over_seeds(partial(compare, algorithm, judging), key))
+        points = []
+        for report in progress(cast(Algorithm, algorithm), training, key, steps, row_every=every):
             if report.row_complete:
-                told = call(judging, judge, report.training.state, jax.random.key(report.steps))
-                rows.append((seed, report.steps, *map(float, told)))
+                key_judge = over_seeds(partial(jax.random.fold_in, data=report.steps), key)(key)
+                told = call(judging, judge, report.training.state, key_judge)
+                points.append((report.steps, *map(np.atleast_1d, told)))
+        taken, estimates, returns = (np.array(column) for column in zip(*points, strict=True))
+        parts.append(Curve(taken, estimates.T, returns.T))
     training.close()
     judging.close()
-    taken = sorted({row[1] for row in rows})
-    estimates, returns = (np.array([[row[i] for row in rows if row[0] == seed] for seed in range(seeds)]) for i in (2, 3))
-    return Curve(np.array(taken), estimates, returns)
+    return Curve(parts[0].steps, *(np.concatenate([part[i] for part in parts]) for i in (1, 2)))
 
 
 def compare(algorithm: DQN, environment: Environment, state: Any, key: Array) -> tuple[Array, Array]:
