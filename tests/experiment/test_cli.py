@@ -113,6 +113,19 @@ def test_the_video_shows_the_episode(trained):
     assert len(frames) >= 8 and frames[0].ndim == 3 and (frames[0] != frames[-1]).any()
 
 
+def test_watch_opens_a_window_where_there_is_a_screen(trained, monkeypatch):
+    directory, _ = trained
+    for name in ("DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER"):
+        monkeypatch.delenv(name, raising=False)
+    if sys.platform.startswith("linux"):
+        refused = etude("watch", "run", cwd=directory)
+        assert refused.returncode == 2 and "no screen" in refused.stderr and "etude evaluate run --video" in refused.stderr
+    monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")                     # a screen that nobody sees
+    shown = etude("watch", "run", "--episodes", "2", cwd=directory)
+    assert shown.returncode == 0, shown.stderr
+    assert [line[:9] for line in shown.stdout.splitlines()] == ["episode 1", "episode 2"]
+
+
 def test_evaluate_judges_anew(trained):
     directory, _ = trained
     done = etude("evaluate", "run", "--episodes", "6", "--stochastic", cwd=directory)

@@ -1,4 +1,6 @@
 """A trained policy played before the eyes: to a file, or in a window."""
+import os
+import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +13,8 @@ from etude.environments.gymnasium_backend import Gymnasium
 from etude.environments.registry import maker
 from etude.errors import InvalidInput
 from etude.training import call
+
+SCREENS = ("DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER")      # one of them says where windows go, on Linux
 
 
 def play(run: Any, render_mode: str, episodes: int, seed: int, explore: bool = False) -> Iterator[tuple[Any, float, bool]]:
@@ -64,7 +68,10 @@ def record(run: Any, directory: Path, episodes: int = 1, seed: int = 0, explore:
 
 
 def watch(run: Any, episodes: int, seed: int, explore: bool = False) -> Iterator[float]:
-    """Show the policy in a window; the return of each episode as it ends."""
+    """Show the policy in a window; the return of each episode as it ends. Raises InvalidInput where there is no screen."""
+    if sys.platform.startswith("linux") and not any(map(os.environ.get, SCREENS)):
+        raise InvalidInput("there is no screen here to open a window on (DISPLAY is not set); make a video instead: "
+                           f"etude evaluate {run.directory} --video")
     total = 0.0
     for _, reward, done in play(run, "human", episodes, seed, explore):
         total += reward
