@@ -41,9 +41,9 @@ FILES = sorted(SOURCE.rglob("*.py"))
 # A module may import from its own floor and those above it in this list; the longest name that fits decides.
 FLOORS = {
     "etude": 0, "etude.errors": 0, "etude.struct": 0, "etude.spaces": 0,
-    "etude.schedules": 1, "etude.exploration": 1, "etude.linear": 1, "etude.networks": 1, "etude.noisy": 1, "etude.critics": 1,
-    "etude.distributions": 1, "etude.estimators": 1,
-    "etude.tabular": 1, "etude.planning": 1,
+    "etude.schedules": 1, "etude.exploration": 1, "etude.linear": 1, "etude.convolution": 1, "etude.networks": 1,
+    "etude.noisy": 1, "etude.critics": 1, "etude.distributions": 1, "etude.estimators": 1, "etude.tabular": 1,
+    "etude.planning": 1,
     "etude.experience": 2, "etude.replay": 2, "etude.environments": 2,
     "etude.rollout": 3, "etude.models": 3,
     "etude.algorithms": 4,

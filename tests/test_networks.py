@@ -150,8 +150,8 @@ def test_a_convolution_looks_where_it_should():
     """A change of one pixel reaches the features of its neighbourhood alone."""
     cnn = filled(lambda: networks.cnn(KEY, GREY.shape))
     picture = jnp.full(GREY.shape, 100, jnp.uint8)
-    change = (cnn(picture) - cnn(picture.at[4, 4].set(200))).reshape(-1, *GREY.shape)
-    rows, columns = np.nonzero(np.abs(change).sum(0))
+    change = (cnn(picture) - cnn(picture.at[4, 4].set(200))).reshape(*GREY.shape, -1)
+    rows, columns = np.nonzero(np.abs(change).sum(-1))
     assert rows.size and (abs(rows - 4) <= 2).all() and (abs(columns - 4) <= 2).all()      # two layers of 3×3
 
 

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from etude import spaces
+from etude.convolution import convolution
 from etude.linear import linear
 from etude.spaces import Space
 from etude.struct import static, struct
@@ -58,13 +59,14 @@ class CNN:
     """Images [..., height, width, channel] or [..., channel, height, width], uint8 or real, to features [..., n]."""
     layers: tuple[eqx.nn.Conv2d, ...]
     shape: tuple[int, ...] = static()
+    padding: Literal["VALID", "SAME"] = static()
 
     def __call__(self, image: Array) -> Array:
         leading = image.shape[: image.ndim - len(self.shape)]
-        x = channels_first(image.reshape(-1, *self.shape), self.shape)
+        x = channels_last(image.reshape(-1, *self.shape), self.shape)
         x = x.astype(jnp.float32) / (255 if image.dtype == jnp.uint8 else 1)
         for layer in self.layers:
-            x = jax.nn.relu(jax.vmap(layer)(x))
+            x = jax.nn.relu(convolution(x, layer.weight, layer.stride[0], self.padding) + layer.bias.ravel())
         return x.reshape(*leading, -1)
 
 
@@ -137,13 +139,13 @@ def encoder(key: Array, space: Space) -> Encoder:
 
 def cnn(key: Array, shape: tuple[int, ...]) -> CNN:
     """Convolutions for images of `shape`: those of Mnih et al. (2015) from 36 pixels up, two of 3×3 below."""
-    channels, *size = jax.eval_shape(lambda x: channels_first(x, shape), jnp.zeros((1, *shape))).shape[1:]
+    *size, channels = jax.eval_shape(lambda x: channels_last(x, shape), jnp.zeros((1, *shape))).shape[1:]
     plan = [(32, 8, 4), (64, 4, 2), (64, 3, 1)] if min(size) >= 36 else [(16, 3, 1), (32, 3, 1)]
     inputs = (channels, *(filters for filters, _, _ in plan))
     keys = jax.random.split(key, len(plan))
-    padding = "VALID" if min(size) >= 36 else "SAME"
-    return CNN(tuple(eqx.nn.Conv2d(n, filters, min(kernel, *size), stride, padding=padding, key=key)
-                     for n, (filters, kernel, stride), key in zip(inputs, plan, keys, strict=False)), shape)
+    layers = (eqx.nn.Conv2d(n, filters, min(kernel, *size), stride, key=key)
+              for n, (filters, kernel, stride), key in zip(inputs, plan, keys, strict=False))
+    return CNN(tuple(layers), shape, "VALID" if min(size) >= 36 else "SAME")
 
 
 def affine(layer: eqx.nn.Linear, x: Array) -> Array:
@@ -179,14 +181,12 @@ def is_image(space: Space) -> bool:
     return isinstance(space, spaces.Box) and space.dtype == "uint8" and len(space.shape) in (2, 3, 4)
 
 
-def channels_first(x: Array, shape: tuple[int, ...]) -> Array:
-    """Images [n, *shape] as [n, channel, height, width]; the shortest outer axis is taken for the channels."""
+def channels_last(x: Array, shape: tuple[int, ...]) -> Array:
+    """Images [n, *shape] as [n, height, width, channel]; the shortest outer axis is taken for the channels."""
     match len(shape):
         case 2:
-            return x[:, None]
+            return x[..., None]
         case 3:
-            return x if shape[0] <= shape[2] else x.transpose(0, 3, 1, 2)
-    stacked = x if shape[1] <= shape[3] else x.transpose(0, 1, 4, 2, 3)          # [n, stack, channel, height, width]
-    return stacked.reshape(stacked.shape[0], -1, *stacked.shape[3:])
-
-
+            return x.transpose(0, 2, 3, 1) if shape[0] <= shape[2] else x
+    stacked = x.transpose(0, 3, 4, 1, 2) if shape[1] <= shape[3] else x.transpose(0, 2, 3, 1, 4)     # [n, h, w, stack, channel]
+    return stacked.reshape(*stacked.shape[:3], -1)
