@@ -26,9 +26,9 @@ PRESETS: Presets = {
         learning_rate=4e-3, discount=0.98, batch_size=128, capacity=10_000, warmup_steps=1_000, rollout_length=16,
         gradient_steps=8, target_interval=300, exploration_steps=24_000.0, final_epsilon=0.07, hidden=(256, 256),
         double=False), 1, 120_000),
-    # zoo dqn, but for double targets and three times its 100,000 steps
+    # zoo dqn, but for double targets, three times its 100,000 steps, and a learning rate that falls, so that it ends at rest
     ("dqn", "LunarLander-v3"): Preset(DQN(
-        learning_rate=6.3e-4, batch_size=128, capacity=50_000, warmup_steps=0, rollout_length=4, gradient_steps=4,
+        learning_rate=6.3e-4, learning_rate_decay=300_000.0, batch_size=128, capacity=50_000, warmup_steps=0, rollout_length=4, gradient_steps=4,
         target_interval=250, exploration_steps=12_000.0, final_epsilon=0.1, hidden=(256, 256)), 1, 300_000),
     # found by trial: what CartPole has of Rainbow's
     ("rainbow", "CartPole-v1"): Preset(Rainbow(
