@@ -28,16 +28,16 @@ PRESETS: Presets = {
         double=False), 1, 120_000),
     # zoo dqn, but for double targets, three times its 100,000 steps, and a learning rate that falls, so that it ends at rest
     ("dqn", "LunarLander-v3"): Preset(DQN(
-        learning_rate=6.3e-4, learning_rate_decay=300_000.0, batch_size=128, capacity=50_000, warmup_steps=0, rollout_length=4, gradient_steps=4,
-        target_interval=250, exploration_steps=12_000.0, final_epsilon=0.1, hidden=(256, 256)), 1, 300_000),
+        learning_rate=6.3e-4, learning_rate_decay=300_000.0, batch_size=128, capacity=50_000, warmup_steps=0, rollout_length=4,
+        gradient_steps=4, target_interval=250, exploration_steps=12_000.0, final_epsilon=0.1, hidden=(256, 256)), 1, 300_000),
     # found by trial: what CartPole has of Rainbow's
     ("rainbow", "CartPole-v1"): Preset(Rainbow(
         learning_rate=5e-4, adam_epsilon=1.5e-4, lowest_return=0.0, highest_return=110.0, hidden=(128, 128), batch_size=64,
         importance_steps=50_000.0, target_interval=250), 1, 50_000),
     # the rhythm of zoo dqn, and of Rainbow Adam's epsilon; the atoms span the returns seen here
     ("rainbow", "LunarLander-v3"): Preset(Rainbow(
-        learning_rate=5e-4, adam_epsilon=1.5e-4, lowest_return=-200.0, highest_return=200.0, hidden=(256, 256), batch_size=128,
-        capacity=100_000, importance_steps=150_000.0, target_interval=250), 1, 150_000),
+        learning_rate=5e-4, learning_rate_decay=150_000.0, adam_epsilon=1.5e-4, lowest_return=-200.0, highest_return=200.0,
+        hidden=(256, 256), batch_size=128, capacity=100_000, importance_steps=150_000.0, target_interval=250), 1, 150_000),
     # found by trial: a planner for the maximum
     ("dqn", "Pendulum-v1"): Preset(DQN(
         learning_rate=1e-3, discount=0.98, batch_size=128, warmup_steps=500, rollout_length=1, gradient_steps=1,
