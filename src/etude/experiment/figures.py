@@ -151,8 +151,8 @@ def _caption(axes, title, subtitle):
     """Title, subtitle and legend above the axes, flush with their left edge."""
     above = {"xycoords": "axes fraction", "textcoords": "offset points", "va": "baseline", "annotation_clip": False,
              "parse_math": False}
-    texts = [axes.annotate(title, (0, 1), xytext=(0, 33), fontsize=12.5, fontweight="bold", color=_INK, **above),
-             axes.annotate(subtitle, (1, 1), xytext=(0, 33), fontsize=9, color=_FAINT, ha="right", **above)]
+    texts = [axes.annotate(title, (0, 1), xytext=(0, 38), fontsize=12.5, fontweight="bold", color=_INK, **above),
+             axes.annotate(subtitle, (0, 1), xytext=(0, 24), fontsize=9, color=_FAINT, **above)]
     for text in texts:
         text.set_in_layout(False)
     handles, labels = axes.get_legend_handles_labels()

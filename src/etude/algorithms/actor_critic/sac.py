@@ -63,7 +63,7 @@ class SAC:
     target_entropy_fraction: float = traced(0.5, above=0, at_most=1)  # of log n, of n choices; see adjust_temperature
     lowest_log_std: float = static(-20.0, at_most=HIGHEST_LOG_STD)  # of a Box policy, before it is squashed (SB3)
     learn_temperature: bool = static(True)                # so that the policy's entropy stays near its target
-    hold_noise: bool = static(False)                      # one draw for a whole rollout, which so goes somewhere; see act
+    hold_noise: bool = static(False)                      # one draw for a whole rollout, so that it leads somewhere (Raffin 2021)
     gradient: Literal["reparameterised", "score"] = static("reparameterised")   # the policy's; score: ∇log π Q of fresh actions
     critics: int = static(2, at_least=1)                  # the least of them counts; two are twins (Fujimoto et al., 2018)
     hidden: tuple[int, ...] = static((256, 256), at_least=1)  # units of each hidden layer, of policy and critics alike
