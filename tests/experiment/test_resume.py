@@ -21,9 +21,8 @@ DQN = ("dqn", "CartPole-v1", "--rollout-length", "8", "--gradient-steps", "4", "
        "--capacity", "2000", "--warmup-steps", "200")
 PPO = ("ppo", "CartPole-v1", "--rollout-length", "16", "--num-envs", "4", "--batch-size", "32", "--hidden", "16",
        "--normalize-observation", "--normalize-reward")
-SAC = ("sac", "Pendulum-v1", *DQN[2:])
 COMMON = ("--evaluation-episodes", "2")
-KILLED = [(("rainbow", *DQN[1:]), "jax", 20_000), (SAC, "jax", 20_000), (PPO, "jax", 30_000), (DQN, "gymnasium", 12_000)]
+KILLED = [(("rainbow", *DQN[1:]), "jax", 20_000), (PPO, "jax", 30_000), (DQN, "gymnasium", 12_000)]
 # and with many seeds below: dqn in one program on jax, ppo over processes on gymnasium
 
 
