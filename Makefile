@@ -9,8 +9,7 @@ DEMO ?= ppo $$(.venv/bin/python -c 'import Box2D' 2>/dev/null && echo LunarLande
             --steps 1000000 --video
 ARGS ?=
 
-# Compiling keeps one core busy, so two files of tests go side by side, in the order of the tree. Measuring coverage slows
-# tracing by a quarter: tests that train, of lines that others reach, are marked no_cover.
+# Compiling keeps one core busy, so two files of tests go side by side, in the order of the tree.
 WHOLE = --cov=etude --cov-report=term --numprocesses=2 --dist=loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help

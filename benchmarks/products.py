@@ -1,4 +1,4 @@
-"""The large matrix products of an update and nothing else, on the work given as JSON: the rate that no update can pass."""
+"""The large matrix products of an update and nothing else, on the work given as JSON; says what ours.py says."""
 import json
 import sys
 import time

@@ -205,7 +205,6 @@ def assert_close(one, other):
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5), one, other)
 
 
-@pytest.mark.no_cover
 @pytest.mark.parametrize("name", ["dqn", "ppo"])     # each operation is compiled: slow
 def test_compiled_is_what_it_computes_uncompiled(name, programs):
     start, alone, _ = programs(name)

@@ -265,7 +265,6 @@ EXPECTED = {            # probe: {observation: values of the two actions}
 }
 
 
-@pytest.mark.no_cover
 @pytest.mark.parametrize("probe", EXPECTED, ids=["constant", "seen", "discounting", "action", "both", "limited"])
 def test_values_are_learned(probe):
     """The last is cut off after five steps and worth as much as if it never were."""
@@ -276,7 +275,6 @@ def test_values_are_learned(probe):
         np.testing.assert_allclose(q(jnp.float32([observation])), values, atol=0.05 * max(1, abs(values[0])))
 
 
-@pytest.mark.no_cover
 def test_a_time_limit_of_gymnasium_is_no_end():
     gymnasium_probes.register()
     environment = Gymnasium(lambda: gymnasium.make("etude-probes/TimeLimited-v0"), 4)

@@ -57,7 +57,6 @@ def process():
     return Jax(Tabular(mdp), 8), np.asarray(q)
 
 
-@pytest.mark.no_cover
 @pytest.mark.parametrize("variant", [{}, *VARIANTS.values()], ids=["plain", *VARIANTS])
 def test_values_of_a_random_process_are_those_of_dynamic_programming(process, variant):
     environment, exact = process
@@ -72,7 +71,6 @@ def test_values_of_a_random_process_are_those_of_dynamic_programming(process, va
     assert np.isfinite(tally.metrics["q_loss"]).all()
 
 
-@pytest.mark.no_cover
 def test_multi_step_values_are_learned_where_the_policy_makes_no_difference():
     """Bootstrapping after three steps, past the ends of episodes and of the ring, the counts of a counter are exact."""
     dqn = DQN(learning_rate=1e-2, learning_rate_decay=16_000.0, discount=0.9, hidden=(32,), batch_size=64, capacity=800,
@@ -85,7 +83,6 @@ def test_multi_step_values_are_learned_where_the_policy_makes_no_difference():
     np.testing.assert_allclose(values, np.repeat(np.array(exact)[:, None], 2, 1), atol=0.15)
 
 
-@pytest.mark.no_cover
 def test_a_planner_finds_the_best_of_a_box():
     """The probes with numbers for actions: the action that is best, and what it is worth."""
     dqn = DQN(learning_rate=1e-2, discount=0.8, hidden=(32,), batch_size=32, capacity=1024, warmup_steps=64, target_interval=20,
@@ -149,7 +146,6 @@ def test_fitted_q_iteration_on_a_dataset_is_deep_q_learning_to_which_it_came_at_
     assert max(jax.tree.leaves(moved)) > 1e-4
 
 
-@pytest.mark.no_cover
 def test_fitted_q_iteration_finds_the_optimum_of_what_it_was_given():
     """Every transition of a process that knows no chance, once: a dataset that says all there is."""
     rng = np.random.default_rng(0)

@@ -47,7 +47,6 @@ def test_a_categorical_loss_is_cross_entropy_and_its_surprise_the_divergence():
     assert np.isfinite(kind.loss(of_action[:1], sure)[1]).all()                      # 0 log 0
 
 
-@pytest.mark.no_cover
 def test_distributions_are_learned_and_not_their_means_alone():
     """A return of 0 or 4, each half of the time, by gradient steps on samples."""
     rewards = jnp.float32([0.0, 4.0] * 8)

@@ -255,7 +255,6 @@ EXPECTED = {            # probe: {observation: the largest value}
 trained = partial(learned, PROBED, probes.CONTINUOUS, 4, 800)
 
 
-@pytest.mark.no_cover
 @pytest.mark.parametrize("probe", EXPECTED, ids=["constant", "seen", "discounting", "action", "both", "limited"])
 def test_values_are_learned(probe):
     """The last is cut off after five steps and worth as much as if it never were."""
@@ -265,7 +264,6 @@ def test_values_are_learned(probe):
         assert of(states, probe).q(jnp.float32([observation])).value == pytest.approx(value, abs=0.05 * max(1, value))
 
 
-@pytest.mark.no_cover
 @pytest.mark.parametrize("probe, wanted", [(ACTION, {0: 1}), (BOTH, {-1: -1, 1: 1})], ids=["action", "both"])
 def test_the_reward_is_learned_with_its_curvature(probe, wanted):
     """It is -(action - TARGET × what is wanted)², which NAF can say exactly: P is 2."""

@@ -385,7 +385,6 @@ VALUES = {              # probe: {observation: value}; that of a continuous acti
 trained = partial(learned, PROBED, num_envs=8, iterations=150)
 
 
-@pytest.mark.no_cover
 @pytest.mark.parametrize("action_space", [probes.DISCRETE, probes.CONTINUOUS], ids=["discrete", "continuous"])
 @pytest.mark.parametrize("probe", VALUES, ids=["constant", "seen", "discounting", "limited"])
 def test_values_are_learned(probe, action_space):
@@ -409,7 +408,6 @@ def test_policies_follow_the_reward(probe, wanted):
         assert continuous.value(seen)[0] == pytest.approx(0, abs=0.1)
 
 
-@pytest.mark.no_cover
 def test_a_time_limit_of_gymnasium_is_no_end():
     gymnasium_probes.register()
     environment = Gymnasium(lambda: gymnasium.make("etude-probes/TimeLimited-v0"), 8)

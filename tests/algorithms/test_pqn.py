@@ -288,7 +288,6 @@ def probed():
     return learned(PROBED, probes.DISCRETE, 8, 100)
 
 
-@pytest.mark.no_cover
 @pytest.mark.parametrize("probe", EXPECTED, ids=["constant", "seen", "discounting", "action", "both", "limited"])
 def test_values_are_learned(probed, probe):
     """The last is cut off after five steps and worth as much as if it never were."""
@@ -299,7 +298,6 @@ def test_values_are_learned(probed, probe):
         np.testing.assert_allclose(q(jnp.float32([observation])), values, atol=0.05 * max(1, abs(values[0])))
 
 
-@pytest.mark.no_cover
 def test_a_time_limit_of_gymnasium_is_no_end():
     gymnasium_probes.register()
     environment = Gymnasium(lambda: gymnasium.make("etude-probes/TimeLimited-v0"), 8)

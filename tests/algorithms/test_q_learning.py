@@ -182,7 +182,6 @@ def test_values_are_the_exact_ones_where_there_is_no_chance():
     np.testing.assert_allclose(q, jax.jit(q_iteration)(process, 0.9)[0], rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.no_cover
 @every_target
 def test_a_time_limit_is_no_end(target):
     """Reward 1 for ever, cut off every six steps: worth 1 / (1 - γ) everywhere, and 1 where the first step is the last."""

@@ -496,7 +496,6 @@ def trained():
     return states
 
 
-@pytest.mark.no_cover
 @every_setting
 def test_values_and_the_right_action_are_learned(trained, name):
     """Where there is nothing to choose, a temperature that is learned falls to nothing, so that the values are the plain ones.
@@ -518,7 +517,6 @@ def test_values_and_the_right_action_are_learned(trained, name):
         assert jnp.exp(idle.log_temperature) < 0.01 < jnp.exp(busy.log_temperature)
 
 
-@pytest.mark.no_cover
 def test_soft_values_of_discrete_actions_are_learned(trained):
     """With temperature 1 the policy is the softmax of the values, and log Σ exp Q what a state is worth."""
     states, even = trained("discrete", initial_temperature=1.0), math.log(2)

@@ -354,7 +354,6 @@ EXPECTED = {            # probe: {observation: value of the policy's action}
 every = pytest.mark.parametrize("name", PROBED)
 
 
-@pytest.mark.no_cover
 @every
 @pytest.mark.parametrize("probe", EXPECTED, ids=["constant", "seen", "discounting", "action", "both", "limited"])
 def test_values_are_learned(probe, name):

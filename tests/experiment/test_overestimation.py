@@ -56,7 +56,6 @@ class NoisyArms:
         return state, Outcome(state, jax.random.normal(key), jnp.bool_(False), jnp.bool_(False))
 
 
-@pytest.mark.no_cover
 def test_the_largest_of_noisy_estimates_is_too_large_and_double_targets_less_so():
     environment = Jax(TimeLimit(NoisyArms(), 50), 8)
     dqn = DQN(learning_rate=1e-2, discount=0.9, hidden=(32,), batch_size=64, capacity=4_000, warmup_steps=400, loss="squared",

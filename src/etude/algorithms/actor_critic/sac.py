@@ -89,7 +89,7 @@ class SAC:
     def init(self, key: Array, spec: Spec) -> SACState:
         actions = actions_of(spec.action, self.lowest_log_std)
         spec = replace(spec, action=actions.space)
-        key_policy, key_critics = jax.random.split(key)
+        key_policy, key_critics, key_held = jax.random.split(key, 3)
         policy = Policy(network(key_policy, spec.observation, self.hidden, actions.parameters, self.activation), actions)
         judges = actions.init_critics(key_critics, spec, self.hidden, self.activation, self.critics)
         log_temperature = jnp.log(jnp.float32(self.initial_temperature)) if self.learn_temperature else ()
@@ -97,7 +97,7 @@ class SAC:
         steps = jnp.int32(0)
         adam = self.optimizer(steps).init
         return SACState(policy, judges, judges, log_temperature, adam(policy), adam(judges), adam(log_temperature), ring,
-                        self.hold(key), steps, steps)
+                        jax.random.key_data(key_held) if self.hold_noise else (), steps, steps)
 
     def act(self, state: SACState, observation: Any, memory: Any, key: Array, explore: bool) -> tuple[Array, Any]:
         """The policy's mode; when exploring a sample of it, and until the warm-up is over any action at all.
@@ -115,11 +115,10 @@ class SAC:
         return jnp.where(state.steps < self.warmup_steps, random, choice.sample(key_sample)), memory
 
     def update(self, state: SACState, experience: Transition, key: Array) -> tuple[SACState, Metrics]:
-        return learn_from_replay(self, replace(state, held=self.hold(key)), experience, key)
-
-    def hold(self, key: Array) -> Any:
-        """What exploration will draw with until the next update."""
-        return jax.random.key_data(jax.random.fold_in(key, 1)) if self.hold_noise else ()
+        if self.hold_noise:
+            key, key_held = jax.random.split(key)
+            state = replace(state, held=jax.random.key_data(key_held))
+        return learn_from_replay(self, state, experience, key)
 
     def gradient_step(self, state: SACState, batch: Transition, key: Array) -> tuple[SACState, Metrics]:
         key_next, key_now = jax.random.split(key)
