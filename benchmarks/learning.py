@@ -15,6 +15,7 @@ from report import RESULTS, RUNS
 
 import etude
 from etude.errors import Diverged, EnvironmentFault, InvalidInput
+from etude.struct import replace
 
 HEADINGS = ["algorithm", "environment", "steps", "backend", "IQM", "95 % interval", "each seed", "bar", "met",
             "published", "wall s", "measured"]
@@ -37,11 +38,17 @@ class Goal(NamedTuple):
 
 
 class Row(NamedTuple):
-    """A preset, its budget unless `steps` says another, and what it is to reach."""
+    """A preset, what it is to reach, its budget unless `steps` says another, and a `setting` of it by name, with other fields."""
     algorithm: str
     environment: str
     goal: Goal | None = None
     steps: int | None = None
+    setting: str | None = None
+    fields: tuple[tuple[str, Any], ...] = ()
+
+    @property
+    def name(self) -> str:
+        return "-".join(map(str, filter(None, (self.algorithm, self.setting, self.environment, self.steps))))
 
 
 def iqm(least: float) -> Goal:
@@ -64,8 +71,10 @@ def above(name: str) -> Goal:
 
 HELD = [
     Row("dqn", "CartPole-v1", most_seeds(475)), Row("dqn", "Acrobot-v1", iqm(-85)), Row("dqn", "MountainCar-v0", iqm(-115)),
-    Row("dqn", "LunarLander-v3", iqm(200)), Row("dqn", "LunarLander-v3", steps=150_000),
-    Row("rainbow", "LunarLander-v3", above("dqn-LunarLander-v3-150000")),
+    Row("dqn", "LunarLander-v3", iqm(200)),
+    # what rainbow is held against: the same without what it adds, double targets too
+    Row("dqn", "LunarLander-v3", steps=150_000, setting="plain", fields=(("double", False), ("learning_rate_decay", 150_000.0))),
+    Row("rainbow", "LunarLander-v3", above("dqn-plain-LunarLander-v3-150000")),
     Row("sac", "Pendulum-v1", iqm(-160)), Row("td3", "Pendulum-v1", iqm(-160)), Row("ddpg", "Pendulum-v1", iqm(-160)),
     Row("naf", "Pendulum-v1", iqm(-300)), Row("dqn", "Pendulum-v1", iqm(-200)), Row("sac", "MountainCarContinuous-v0", iqm(90)),
     Row("sac", "HalfCheetah-v5", iqm(4500), steps=100_000), Row("td3", "InvertedPendulum-v5", iqm(990)),
@@ -83,7 +92,7 @@ def rows() -> dict[str, Row]:
     from etude.experiment.presets import PRESETS
     known = {(row.algorithm, row.environment) for row in HELD}
     every = [*HELD, *(Row(*pair) for pair in PRESETS if pair not in known)]
-    return {"-".join(map(str, filter(None, (row.algorithm, row.environment, row.steps)))): row for row in every}
+    return {row.name: row for row in every}
 
 
 def main() -> None:
@@ -128,8 +137,9 @@ def measure(name: str, row: Row, seeds: int, steps: int | None) -> dict[str, Any
     from etude.experiment import files
     from etude.experiment.run import settle
     known = etude.preset(row.algorithm, row.environment)
+    algorithm = replace(known.algorithm, **dict(row.fields))
     settings = {"steps": steps or row.steps or known.steps, "seeds": seeds, "num_envs": known.num_envs}
-    directory = RUNS / run_name(name, settle(known.algorithm, row.environment, **settings))
+    directory = RUNS / run_name(name, settle(algorithm, row.environment, **settings))
     if (directory / "summary.json").exists():
         console.print(f"measured already, in {directory.relative_to(RUNS.parent)}")
         run = etude.load(directory)
@@ -137,7 +147,7 @@ def measure(name: str, row: Row, seeds: int, steps: int | None) -> dict[str, Any
         files.write_json(directory / RESUMED, {"resumed": report.now()})
         run = etude.resume(directory)
     else:
-        run = etude.train(known.algorithm, row.environment, out=directory, **settings)
+        run = etude.train(algorithm, row.environment, out=directory, **settings)
     return result(run, row, None if steps else row.goal)
 
 
@@ -155,8 +165,8 @@ def result(run: Any, row: Row, goal: Goal | None) -> dict[str, Any]:
     summary, config = run.summary, files.read_json(run.directory / "config.json")
     evaluation = {key: value for key, value in summary["evaluation"].items() if key != "returns"}
     finished = datetime.fromtimestamp((run.directory / "summary.json").stat().st_mtime)
-    return {"algorithm": row.algorithm, "environment": row.environment, "measured": finished.strftime(report.MINUTE),
-            "bar": goal and goal.text, "met": goal and goal.met(evaluation), "published": PUBLISHED.get(row[:2]),
+    return {"algorithm": row.algorithm, "setting": row.setting, "environment": row.environment,
+            "measured": finished.strftime(report.MINUTE), "bar": goal and goal.text, "met": goal and goal.met(evaluation), "published": PUBLISHED.get(row[:2]),
             "resumed": (run.directory / RESUMED).exists(), "evaluation": evaluation,
             "reached": families.reached(run, summary["train_seconds"]),
             **{key: summary[key] for key in ("backend", "steps", "wall_seconds", "train_seconds", "compile_seconds")},
@@ -169,7 +179,8 @@ def cells(row: dict[str, Any]) -> list[str]:
     scores = ", ".join(f"{float(score):.1f}" for score in evaluation["per_seed"])
     published = "–" if row["published"] is None else f"{row['published']:.1f}"
     wall = "–" if row["resumed"] else f"{row['wall_seconds']:.0f}"
-    return [row["algorithm"], row["environment"], f"{row['steps']:,}", row["backend"], f"{middle:.1f}",
+    setting = f" ({row['setting']})" if row.get("setting") else ""
+    return [row["algorithm"] + setting, row["environment"], f"{row['steps']:,}", row["backend"], f"{middle:.1f}",
             f"{low:.1f} to {high:.1f}", scores, row["bar"] or "–", {True: "yes", False: "no", None: "–"}[row["met"]],
             published, wall, row["measured"]]
 
