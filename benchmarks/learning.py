@@ -166,7 +166,8 @@ def result(run: Any, row: Row, goal: Goal | None) -> dict[str, Any]:
     evaluation = {key: value for key, value in summary["evaluation"].items() if key != "returns"}
     finished = datetime.fromtimestamp((run.directory / "summary.json").stat().st_mtime)
     return {"algorithm": row.algorithm, "setting": row.setting, "environment": row.environment,
-            "measured": finished.strftime(report.MINUTE), "bar": goal and goal.text, "met": goal and goal.met(evaluation), "published": PUBLISHED.get(row[:2]),
+            "measured": finished.strftime(report.MINUTE), "bar": goal and goal.text, "met": goal and goal.met(evaluation),
+            "published": PUBLISHED.get(row[:2]),
             "resumed": (run.directory / RESUMED).exists(), "evaluation": evaluation,
             "reached": families.reached(run, summary["train_seconds"]),
             **{key: summary[key] for key in ("backend", "steps", "wall_seconds", "train_seconds", "compile_seconds")},
