@@ -42,7 +42,8 @@ FILES = sorted(SOURCE.rglob("*.py"))
 FLOORS = {
     "etude": 0, "etude.errors": 0, "etude.struct": 0, "etude.spaces": 0,
     "etude.schedules": 1, "etude.exploration": 1, "etude.linear": 1, "etude.convolution": 1, "etude.networks": 1,
-    "etude.noisy": 1, "etude.critics": 1, "etude.distributions": 1, "etude.estimators": 1, "etude.tabular": 1,
+    "etude.noisy": 1, "etude.recurrent": 1, "etude.policies": 1, "etude.second_order": 1, "etude.critics": 1,
+    "etude.distributions": 1, "etude.estimators": 1, "etude.tabular": 1,
     "etude.planning": 1,
     "etude.experience": 2, "etude.replay": 2, "etude.environments": 2,
     "etude.rollout": 3, "etude.models": 3,

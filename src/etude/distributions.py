@@ -1,7 +1,8 @@
 """What a policy's network puts over its actions.
 
-Each is a pytree with `sample(key)`, `mode()`, `log_prob(action)` and, but for the squashed normal, `entropy()`; leading axes
-are any, and the axes of one action are summed over, its parts being independent.
+Each is a pytree with `sample(key)`, `mode()`, `log_prob(action)` and, but for the squashed normal, `entropy()` and
+`kl(other)`, the divergence KL(self || other) from one of its kind, [...]; leading axes are any, and the axes of one action are
+summed over, its parts being independent.
 """
 import functools
 import math
@@ -14,9 +15,10 @@ import numpy as np
 
 from etude import spaces
 from etude.spaces import Box, Space
-from etude.struct import static, struct
+from etude.struct import replace, static, struct
 
 Array = jax.Array
+FORBIDDEN = -1e9               # the logit of a choice that is masked out: its probability is 0, and 0 log 0 is no NaN
 
 
 @struct
@@ -36,6 +38,10 @@ class Categorical:
     def entropy(self) -> Array:
         log_p = jax.nn.log_softmax(self.logits)
         return -(jnp.exp(log_p) * log_p).sum(-1)
+
+    def kl(self, other: "Categorical") -> Array:
+        log_p, log_q = jax.nn.log_softmax(self.logits), jax.nn.log_softmax(other.logits)
+        return (jnp.exp(log_p) * (log_p - log_q)).sum(-1)
 
 
 @struct
@@ -64,6 +70,9 @@ class MultiCategorical:
     def entropy(self) -> Array:
         return functools.reduce(operator.add, [part.entropy() for part in self.parts])
 
+    def kl(self, other: "MultiCategorical") -> Array:
+        return functools.reduce(operator.add, [p.kl(q) for p, q in zip(self.parts, other.parts, strict=True)])
+
     def _shaped(self, choices: list[Array]) -> Array:
         return jnp.stack(choices, -1).reshape(*self.logits.shape[:-1], *self.shape)
 
@@ -87,6 +96,11 @@ class Bernoulli:
     def entropy(self) -> Array:
         p = jax.nn.sigmoid(self.logits)
         return -(p * jax.nn.log_sigmoid(self.logits) + (1 - p) * jax.nn.log_sigmoid(-self.logits)).sum(-1)
+
+    def kl(self, other: "Bernoulli") -> Array:
+        on, off = (jax.nn.log_sigmoid(s * self.logits) - jax.nn.log_sigmoid(s * other.logits) for s in (1, -1))
+        p = jax.nn.sigmoid(self.logits)
+        return (p * on + (1 - p) * off).sum(-1)
 
     def _shaped(self, on: Array) -> Array:
         return on.astype(jnp.int8).reshape(*self.logits.shape[:-1], *self.shape)
@@ -113,8 +127,53 @@ class Normal:
     def entropy(self) -> Array:
         return (jnp.broadcast_to(self.log_std, self.mean.shape) + math.log(2 * math.pi * math.e) / 2).sum(-1)
 
+    def kl(self, other: Any) -> Array:
+        other = settled(other)
+        shift = (self.mean - other.mean) * jnp.exp(-other.log_std)
+        scale = self.log_std - other.log_std
+        return (jnp.exp(2 * scale) / 2 + shift**2 / 2 - 1 / 2 - scale).sum(-1)
+
     def _shaped(self, action: Array) -> Array:
         return action.reshape(*self.mean.shape[:-1], *self.shape)
+
+
+@struct
+class StateDependentNormal:
+    """Normals whose noise is a linear function of the state's features (generalised SDE; Raffin et al., 2021).
+
+        a = μ(s) + Eᵀ φ(s),   E[feature, n] ~ N(0, σ²),   so a ~ N(μ(s), Σ_f φ_f² σ_f²)
+
+    A key stands for an E: the same one in states alike makes the same noise. `sample` takes one, or one a leading index.
+    """
+    mean: Array                # [..., n]
+    features: Array            # φ, [..., feature]: constants
+    log_std: Array             # of E, [feature, n]
+    shape: tuple[int, ...] = static()
+
+    @property
+    def marginal(self) -> Normal:
+        """Of the action in its state, E being unknown."""
+        variance = self.features**2 @ jnp.exp(2 * self.log_std)
+        return Normal(self.mean, jnp.log(variance + 1e-6) / 2, self.shape)
+
+    def sample(self, key: Array) -> Array:
+        keys = key if key.ndim else jax.random.split(key, self.mean.shape[:-1])
+        draw = lambda key: jax.random.normal(key, self.log_std.shape)
+        noise = jax.vmap(draw)(keys.ravel()).reshape(*keys.shape, *self.log_std.shape)
+        action = self.mean + jnp.einsum("...f,...fn->...n", self.features, jnp.exp(self.log_std) * noise)
+        return action.reshape(*self.mean.shape[:-1], *self.shape)
+
+    def mode(self) -> Array:
+        return self.marginal.mode()
+
+    def log_prob(self, action: Array) -> Array:
+        return self.marginal.log_prob(action)
+
+    def entropy(self) -> Array:
+        return self.marginal.entropy()
+
+    def kl(self, other: Any) -> Array:
+        return self.marginal.kl(settled(other))
 
 
 @struct
@@ -174,7 +233,7 @@ class SquashedNormal:
         return Normal(self.mean, self.log_std, u.shape[-1:]).log_prob(u) - (np.asarray(self.squashed) * log_slope).sum(-1)
 
 
-Distribution = Categorical | MultiCategorical | Bernoulli | Normal
+Distribution = Categorical | MultiCategorical | Bernoulli | Normal | StateDependentNormal
 
 
 def num_parameters(space: Space) -> int:
@@ -208,6 +267,25 @@ def squashed_over(space: Box, mean: Array, log_std: Array) -> SquashedNormal:
     So the policy acts in (-1, 1) there, and elsewhere as it is, by a plain normal.
     """
     return SquashedNormal(mean, log_std, space.shape, tuple(space.bounded.ravel().tolist()))
+
+
+def masked(choice: Distribution, allowed: Array) -> Distribution:
+    """The same without the choices that are not `allowed`, [..., n] in the order of the logits.
+
+    Where none is, no action is right: the logits are NaN there, and so is whatever is made of them.
+    """
+    sizes = choice.sizes if isinstance(choice, MultiCategorical) else choice.logits.shape[-1:]
+    ends = np.cumsum(sizes)[:-1]
+    possible = jnp.stack([part.any(-1) for part in jnp.split(allowed, ends, -1)], -1).all(-1, keepdims=True)
+    logits = jnp.where(allowed, choice.logits, FORBIDDEN)
+    return replace(choice, logits=jnp.where(possible, logits, jnp.nan))
+
+
+def settled(choice: Distribution) -> Distribution:
+    """The same with every parameter in the leading axes of the choice, none in common: it can be cut and reordered."""
+    if isinstance(choice, StateDependentNormal):
+        return choice.marginal
+    return replace(choice, log_std=jnp.broadcast_to(choice.log_std, choice.mean.shape)) if isinstance(choice, Normal) else choice
 
 
 def pick(values: Array, action: Array) -> Array:

@@ -1,6 +1,8 @@
 """Networks as callable pytrees: Equinox layers, applied over any leading axes.
 
     observation tree [..., *shape]  --Encoder-->  features [..., n]  --MLP-->  [..., outputs]
+
+A Body is the same without its last layer, for what looks at the features in more than one way or needs a memory.
 """
 import math
 from collections.abc import Sequence
@@ -12,7 +14,8 @@ import jax.numpy as jnp
 
 from etude import spaces
 from etude.convolution import convolution
-from etude.linear import linear
+from etude.linear import affine
+from etude.recurrent import Core, Kind, Memory, blank, core, step, unroll
 from etude.spaces import Space
 from etude.struct import static, struct
 
@@ -92,6 +95,46 @@ class Network:
         return self.head(self.encoder(observation))
 
 
+@struct
+class Body:
+    """observation tree [..., *shape] to features [..., n]: an encoder, a memory where there is one, hidden layers."""
+    encoder: Encoder
+    core: Core | None
+    layers: tuple[eqx.nn.Linear, ...]
+    activation: Activation = static("tanh")
+
+    def __call__(self, observation: Any, memory: Memory = (), fresh: Array | None = None) -> tuple[Array, Memory]:
+        """The features, and the memory to go on with.
+
+        Without `fresh` this is one step, over any leading axes. With it, [time, n], the observations are stretches of time,
+        and so are the memories returned; `memory` [n, size] is that before the first, and forgotten where `fresh`.
+        """
+        x = self.encoder(observation)
+        if self.core:
+            memory = memory or blank(self.core, x.shape[:-1] if fresh is None else x.shape[1:-1])
+            memory = step(self.core, x, memory) if fresh is None else unroll(self.core, x, memory, fresh)
+            x = memory[0]
+        for layer in self.layers:
+            x = getattr(jax.nn, self.activation)(affine(layer, x))
+        return x, memory
+
+
+def body(key: Array, space: Space, hidden: Sequence[int], outputs: int, activation: Activation = "tanh",
+         final_scale: float = 1.0, recurrent: Kind = "none", memory_size: int = 64) -> tuple[Body, eqx.nn.Linear]:
+    """A body for observations of `space`, and the layer that makes `outputs` numbers of its features.
+
+    Weights are as `network` has them with `final_scale`; those of a recurrent layer, which has `memory_size` units and
+    stands before the hidden ones, are Equinox's.
+    """
+    key_network, key_core = jax.random.split(key) if recurrent != "none" else (key, key)
+    key_encoder, key_head = jax.random.split(key_network)
+    see = encoder(key_encoder, space)
+    features = jax.eval_shape(see, space.zeros()).shape[-1]
+    memory = core(key_core, recurrent, features, memory_size)
+    *layers, last = mlp(key_head, (memory_size if memory else features, *hidden, outputs), activation, final_scale).layers
+    return Body(see, memory, tuple(layers), activation), last
+
+
 def network(key: Array, space: Space, hidden: Sequence[int], outputs: int, activation: Activation = "relu",
             final_scale: float | None = None, layer_norm: bool = False) -> Network:
     """A network from observations of `space` to `outputs` numbers, with `hidden` units a layer.
@@ -146,12 +189,6 @@ def cnn(key: Array, shape: tuple[int, ...]) -> CNN:
     layers = (eqx.nn.Conv2d(n, filters, min(kernel, *size), stride, key=key)
               for n, (filters, kernel, stride), key in zip(inputs, plan, keys, strict=False))
     return CNN(tuple(layers), shape, "VALID" if min(size) >= 36 else "SAME")
-
-
-def affine(layer: eqx.nn.Linear, x: Array) -> Array:
-    """The layer over any leading axes: [..., inputs] to [..., outputs]."""
-    product = linear(x, layer.weight)
-    return product if layer.bias is None else product + layer.bias
 
 
 def normalised(norm: eqx.nn.LayerNorm, x: Array) -> Array:

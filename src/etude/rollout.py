@@ -40,6 +40,13 @@ def reset(environment: Environment, key: Array, memory: Any = ()) -> Stage:
     return Stage(state, observation, memory, jnp.zeros(n), jnp.zeros(n, jnp.int32))
 
 
+def blank(environment: Environment, policy: Policy) -> Any:
+    """A policy's memory at the start of an episode: zeros in the shape of what it notes when it is given none, ()."""
+    def noted(key):
+        return policy(environment.reset(key)[1], (), key)[1]
+    return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(noted, jax.random.key(0)))
+
+
 def rollout(environment: Environment, policy: Policy, stage: Stage, key: Array,
             length: int) -> tuple[Stage, Transition, Episodes]:
     """Follow `policy` for `length` steps in every copy; the transitions are [time, env, ...]."""

@@ -10,7 +10,7 @@ import numpy as np
 
 from etude.environments.protocol import Environment
 from etude.errors import Diverged, InvalidInput
-from etude.rollout import Episodes, Stage, reset, rollout
+from etude.rollout import Episodes, Policy, Stage, blank, reset, rollout
 from etude.spaces import Spec
 from etude.struct import replace, struct, validate
 
@@ -20,6 +20,9 @@ Metrics = dict[str, Array]
 
 class Algorithm(Protocol):
     """Hyperparameters and three verbs; observations, actions and memories are [env, ...], experience [time, env, ...].
+
+    `act` returns what the policy notes of the step, which it is given back at the next and finds in the experience. At the
+    start of an episode that is zeros, in the shape of what it notes when it is given ().
 
     `update` reports the means of its metrics over its gradient steps, and under "updates" how many it took; a metric of
     an update that took none is not counted.
@@ -54,8 +57,18 @@ def begin(algorithm: Algorithm, environment: Environment, key: Array) -> Trainin
     key_init, key_reset, _, _ = jax.random.split(key, 4)
     # two programs, because one with a callback in it, as a reset may be, is not kept in JAX's cache
     state = jax.jit(partial(algorithm.init, spec=environment.spec))(key_init)
-    stage = jax.jit(partial(reset, environment))(key_reset)
+    stage = jax.jit(partial(start, algorithm, environment))(state, key_reset)
     return Training(state, stage, nothing(algorithm, environment, state, stage))
+
+
+def exploring(algorithm: Algorithm, state: Any) -> Policy:
+    """The policy that an algorithm trains by."""
+    return lambda observation, memory, key: algorithm.act(state, observation, memory, key, explore=True)
+
+
+def start(algorithm: Algorithm, environment: Environment, state: Any, key: Array) -> Stage:
+    """The start of play, with nothing remembered."""
+    return reset(environment, key, blank(environment, exploring(algorithm, state)))
 
 
 def iteration(algorithm: Algorithm, environment: Environment, training: Training, key: Array, index: Array,
@@ -67,21 +80,19 @@ def iteration(algorithm: Algorithm, environment: Environment, training: Training
     """
     key_iterations = jax.random.split(key, 4)[2]
     key_rollout, key_update = jax.random.split(jax.random.fold_in(key_iterations, index))
-
-    def policy(observation, memory, key):
-        return algorithm.act(training.state, observation, memory, key, explore=True)
+    policy = exploring(algorithm, training.state)
     stage, experience, episodes = rollout(environment, policy, training.stage, key_rollout, algorithm.rollout_length)
     if restart_every:
         last = (index + 1) % restart_every == 0
         experience = replace(experience, truncated=experience.truncated.at[-1].set(experience.truncated[-1] | last))
-        stage = jax.lax.cond(last, lambda: restart(environment, key, index), lambda: stage)
+        stage = jax.lax.cond(last, lambda: restart(algorithm, environment, training.state, key, index), lambda: stage)
     state, metrics = algorithm.update(training.state, experience, key_update)
     return Training(state, stage, add(training.tally, episodes, metrics))
 
 
-def restart(environment: Environment, key: Array, index: Array) -> Stage:
+def restart(algorithm: Algorithm, environment: Environment, state: Any, key: Array, index: Array) -> Stage:
     """The fresh start that follows iteration `index`."""
-    return reset(environment, jax.random.fold_in(jax.random.split(key, 4)[3], index))
+    return start(algorithm, environment, state, jax.random.fold_in(jax.random.split(key, 4)[3], index))
 
 
 def train(algorithm: Algorithm, environment: Environment, key: Array, iterations: int) -> tuple[Training, Any]:
@@ -175,9 +186,7 @@ def over_seeds(function, key: Array):
 def nothing(algorithm: Algorithm, environment: Environment, state: Any, stage: Stage) -> Tally:
     """A tally of zeros with a place for every metric that `update` reports."""
     def metrics_of(state, stage, key):
-        def policy(observation, memory, key):
-            return algorithm.act(state, observation, memory, key, explore=True)
-        _, experience, _ = rollout(environment, policy, stage, key, algorithm.rollout_length)
+        _, experience, _ = rollout(environment, exploring(algorithm, state), stage, key, algorithm.rollout_length)
         return algorithm.update(state, experience, key)[1]
     shapes = jax.eval_shape(metrics_of, state, stage, jax.random.key(0))
     metrics = {name: jnp.zeros(()) for name in shapes if name != "updates"}

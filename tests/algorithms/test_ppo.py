@@ -14,13 +14,16 @@ from filling import filled
 from probing import ACTION, BOTH, CONSTANT, DISCOUNTING, LIMITED, SEEN, learned, of
 
 from etude import distributions
-from etude.algorithms.trust_region.ppo import PPO, Batch, Policy, PPOState, remaining
+from etude.algorithms import on_policy
+from etude.algorithms.on_policy import Batch, Learner
+from etude.algorithms.trust_region.ppo import PPO, PPOState, remaining
 from etude.environments import probes
 from etude.environments.gymnasium_backend import Gymnasium
 from etude.errors import InvalidInput
 from etude.estimators import moments
 from etude.experience import Transition, shuffled
-from etude.networks import network
+from etude.networks import body
+from etude.policies import Agent, Policy, Value
 from etude.spaces import Box, Discrete, MultiBinary, Spec
 from etude.struct import replace
 from etude.training import train
@@ -35,60 +38,69 @@ no_steps = jnp.int32(0)
 
 
 def fresh(ppo, space=ACTIONS["discrete"], seed=0):
-    """The state before the first step."""
+    """The learner before the first step."""
     outputs = distributions.num_parameters(space)
     log_std = jnp.linspace(-0.5, 0.2, outputs) if isinstance(space, Box) else jnp.zeros(0)
-    policy = Policy(filled(lambda: network(KEY, OBSERVATION, (5,), outputs), seed, 1.0), log_std, space)
-    value = filled(lambda: network(KEY, OBSERVATION, (5,), 1), seed + 1, 1.0)
-    return PPOState(policy, value, ppo.optimizer(no_steps).init((policy, value)), moments.of_observations(OBSERVATION),
-                    moments.init(()), jnp.zeros(ENVS), no_steps)
+    see, head = filled(lambda: body(KEY, OBSERVATION, (5,), outputs, "relu"), seed, 1.0)
+    agent = Agent(Policy(see, head, log_std, space, OBSERVATION),
+                  Value(*filled(lambda: body(KEY, OBSERVATION, (5,), 1, "relu"), seed + 1, 1.0)))
+    return Learner(agent, ppo.optimizer(no_steps).init(agent), moments.of_observations(OBSERVATION), moments.init(()),
+                   jnp.zeros(ENVS), no_steps)
 
 
 def lived(state, seed=0):
     """Experience [time, env] of the policy."""
     rng = np.random.default_rng(seed)
     observation, after = rng.normal(1, 2, size=(2, TIME, ENVS, 3)).astype(np.float32)
-    action = state.policy(observation).sample(jax.random.key(seed))
+    action = state.agent.policy(observation).sample(jax.random.key(seed))
     ends = rng.random((2, TIME, ENVS)) < 0.2
     return Transition(observation, action, rng.normal(3, 2, size=(TIME, ENVS)).astype(np.float32), after, *ends)
 
 
 @jax.jit
-def estimate(ppo, state, experience):
-    return ppo.estimate(state, experience)
+def estimate(ppo, learner, experience):
+    """A Batch of samples."""
+    return on_policy.arrange(ppo, experience, on_policy.estimate(ppo, learner, experience))
 
 
 @jax.jit
-def improve(ppo, learned, batch, steps):
-    return ppo.improve(learned, batch, steps)
+def improve(ppo, learner, batch):
+    return ppo.improve(learner, batch, 0.0)
 
 
 @jax.jit
-def policy_loss(ppo, policy, batch, clip):
-    return ppo.policy_loss(policy, batch, clip)
+def policy_loss(ppo, learner, batch, clip):
+    return replace(ppo, clip=clip).policy_loss(learner.agent.policy(batch.observation), batch, 0.0, no_steps)
 
 
 @jax.jit
-def update(ppo, state, experience, key):
-    return ppo.update(state, experience, key)
+def update(ppo, learner, experience, key):
+    """The learner after an update, and its metrics."""
+    state, metrics = ppo.update(PPOState(learner, jnp.float32(0)), experience, key)
+    return state.learner, metrics
 
 
-def learned_of(state):
-    return state.policy, state.value, state.optimizer
+@jax.jit
+def scale_reward(ppo, learner, experience):
+    learner, scaled = on_policy.scale_reward(ppo, learner, experience)
+    return learner, scaled.reward
 
 
-def slow_forward(net, x):
+def slow_forward(body, head, x):
     """A network of one hidden layer in float64."""
-    first, second = net.head.layers
+    (first,), second = body.layers, head
     hidden = np.asarray(x, float) @ np.asarray(first.weight, float).T + np.asarray(first.bias, float)
-    hidden = np.maximum(hidden, 0) if net.head.activation == "relu" else np.tanh(hidden)
-    return hidden @ np.asarray(second.weight, float).T + np.asarray(second.bias, float)
+    return np.maximum(hidden, 0) @ np.asarray(second.weight, float).T + np.asarray(second.bias, float)
+
+
+def value_of(learner):
+    return learner.agent.value.body, learner.agent.value.head
 
 
 def slow_estimate(ppo, state, x):
     """(advantage, target, log probability) [time, env] of discrete actions, by loops."""
-    value, after = (slow_forward(state.value, observation)[..., 0] for observation in (x.observation, x.next_observation))
-    logits = slow_forward(state.policy.network, x.observation)
+    value, after = (slow_forward(*value_of(state), observation)[..., 0] for observation in (x.observation, x.next_observation))
+    logits = slow_forward(state.agent.policy.body, state.agent.policy.head, x.observation)
     advantage = np.zeros((TIME, ENVS))
     for i in range(ENVS):
         later = 0.0
@@ -120,11 +132,11 @@ def test_before_its_first_update_the_ratio_is_one(space):
     """Of a whole rollout to the last bit; products of fewer rows may be summed in another order, and round another way."""
     state = fresh(PLAIN, space)
     batch = estimate(PLAIN, state, lived(state))
-    loss, metrics = policy_loss(PLAIN, state.policy, batch, 0.0)             # a clip of 0 tells the smallest difference
+    loss, metrics = policy_loss(PLAIN, state, batch, 0.0)             # a clip of 0 tells the smallest difference
     assert metrics["kl"] == 0 and metrics["clipped"] == 0
     assert loss == pytest.approx(-float(batch.advantage.mean()), rel=1e-5)
     part = jax.tree.map(lambda x: x[jnp.int32([5, 2, 20, 11, 0, 3])], batch)
-    _, metrics = improve(PLAIN, learned_of(state), part, no_steps)
+    _, metrics = improve(PLAIN, state, part)
     assert abs(metrics["kl"]) < 1e-7 and metrics["clipped"] == 0
     assert metrics["policy_loss"] == pytest.approx(-float(part.advantage.mean()), rel=1e-5)
 
@@ -138,9 +150,9 @@ def test_the_first_gradient_is_the_policy_gradient(space, ppo):
     advantage = batch.advantage
     if ppo.normalize_advantage:
         advantage = (advantage - advantage.mean()) / advantage.std()
-    ours = jax.jit(jax.grad(lambda policy: ppo.policy_loss(policy, batch, 0.2)[0]))(state.policy)
+    ours = jax.jit(jax.grad(lambda policy: ppo.policy_loss(policy(batch.observation), batch, 0.0, no_steps)[0]))
     loss = lambda policy: -(policy(batch.observation).log_prob(batch.action) * advantage).mean()
-    vanilla = jax.jit(jax.grad(loss))(state.policy)
+    ours, vanilla = ours(state.agent.policy), jax.jit(jax.grad(loss))(state.agent.policy)
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-5), ours, vanilla)
     assert all(np.abs(x).max() > 1e-3 for x in jax.tree.leaves(ours) if x.size)
 
@@ -151,7 +163,7 @@ def test_the_clipped_loss_is_that_of_a_loop_and_of_rlax():
     ratios = np.exp(np.random.default_rng(0).normal(0, 0.4, TIME * ENVS))
     batch = replace(batch, log_prob=batch.log_prob - jnp.log(ratios))
     for clip in (0.1, 0.3):
-        loss, metrics = policy_loss(PLAIN, state.policy, batch, clip)
+        loss, metrics = policy_loss(PLAIN, state, batch, clip)
         terms = []
         for ratio, advantage in zip(ratios, np.asarray(batch.advantage, float), strict=True):
             terms.append(min(ratio * advantage, min(max(ratio, 1 - clip), 1 + clip) * advantage))
@@ -159,7 +171,7 @@ def test_the_clipped_loss_is_that_of_a_loop_and_of_rlax():
         assert loss == pytest.approx(float(rlax.clipped_surrogate_pg_loss(jnp.float32(ratios), batch.advantage, clip)), rel=1e-4)
         assert metrics["clipped"] == pytest.approx((abs(ratios - 1) > clip).mean())
         assert metrics["kl"] == pytest.approx((ratios - 1 - np.log(ratios)).mean(), rel=1e-4)
-    _, metrics = policy_loss(PLAIN, older.policy, batch, 0.2)
+    _, metrics = policy_loss(PLAIN, older, batch, 0.2)
     assert metrics["kl"] > 0
 
 
@@ -169,26 +181,26 @@ def test_normalised_advantages_have_mean_0_and_std_1_in_each_batch():
     batch = estimate(SMALL, state, lived(state))
     batch = replace(batch, log_prob=batch.log_prob + 0.05)
     other = replace(batch, advantage=7 * batch.advantage - 3)
-    (loss, _), (same, _) = policy_loss(SMALL, state.policy, batch, 0.2), policy_loss(SMALL, state.policy, other, 0.2)
+    (loss, _), (same, _) = policy_loss(SMALL, state, batch, 0.2), policy_loss(SMALL, state, other, 0.2)
     assert loss == pytest.approx(float(same), abs=1e-5)
-    assert policy_loss(PLAIN, state.policy, batch, 0.2)[0] != pytest.approx(float(loss), rel=0.1)
+    assert policy_loss(PLAIN, state, batch, 0.2)[0] != pytest.approx(float(loss), rel=0.1)
     alike = replace(batch, advantage=jnp.full_like(batch.advantage, 3.0))
-    assert policy_loss(SMALL, state.policy, alike, 0.2)[0] == pytest.approx(0, abs=1e-5)             # and no division by zero
+    assert policy_loss(SMALL, state, alike, 0.2)[0] == pytest.approx(0, abs=1e-5)             # and no division by zero
 
 
 @pytest.mark.parametrize("clip", [0.2, math.inf])
 def test_the_value_loss_is_that_of_a_loop(clip):
     state, rng = fresh(SMALL), np.random.default_rng(0)
     observation = rng.normal(size=(40, 3)).astype(np.float32)
-    now = slow_forward(state.value, observation)[:, 0]
+    now = slow_forward(*value_of(state), observation)[:, 0]
     before, target = now + rng.normal(0, 0.5, 40), now + rng.normal(0, 1, 40)
-    batch = Batch(observation, None, None, jnp.float32(before), None, jnp.float32(target))
+    batch = Batch(observation, None, None, jnp.float32(before), None, jnp.float32(target), ())
     terms = []
     for v, old, goal in zip(now, before, target, strict=True):
         held = min(max(v, old - clip), old + clip)
         terms.append(max((goal - v)**2, (goal - held)**2))
     ppo = replace(SMALL, value_clip=clip)
-    loss, gradient = jax.value_and_grad(ppo.value_loss)(state.value, batch)
+    loss, gradient = jax.value_and_grad(lambda value: ppo.value_loss(value(observation), batch))(state.agent.value)
     assert loss == pytest.approx(np.mean(terms), rel=1e-4)
     assert all(jnp.isfinite(x).all() for x in jax.tree.leaves(gradient))
     if clip == math.inf:
@@ -202,10 +214,10 @@ def test_the_entropy_bonus_raises_the_entropy(space):
 
     @jax.jit
     def entropies(ppo):
-        def step(learned, _):
-            learned, metrics = ppo.improve(learned, batch, no_steps)
-            return learned, metrics["entropy"]
-        return jax.lax.scan(step, learned_of(state), None, 20)[1]
+        def step(learner, _):
+            learner, metrics = ppo.improve(learner, batch, 0.0)
+            return learner, metrics["entropy"]
+        return jax.lax.scan(step, state, None, 20)[1]
     none, some, much = (entropies(replace(PLAIN, entropy_coefficient=share)) for share in (0.0, 1.0, 30.0))
     assert none[0] == some[0] == much[0]
     assert none[-1] < some[-1] < much[-1] and much[-1] > much[0]
@@ -216,11 +228,11 @@ def test_the_value_coefficient_weighs_the_value_beside_the_policy():
     ppo = replace(PLAIN, max_gradient_norm=math.inf)
     state = fresh(ppo)
     batch = estimate(ppo, state, lived(state))
-    (_, value, _), _ = improve(replace(ppo, value_coefficient=0.0), learned_of(state), batch, no_steps)
-    jax.tree.map(np.testing.assert_array_equal, value, state.value)
-    (policy, value, _), _ = improve(ppo, learned_of(state), replace(batch, advantage=jnp.zeros(TIME * ENVS)), no_steps)
-    jax.tree.map(np.testing.assert_array_equal, policy, state.policy)
-    assert (value.head.layers[0].weight != state.value.head.layers[0].weight).any()
+    after, _ = improve(replace(ppo, value_coefficient=0.0), state, batch)
+    jax.tree.map(np.testing.assert_array_equal, after.agent.value, state.agent.value)
+    after, _ = improve(ppo, state, replace(batch, advantage=jnp.zeros(TIME * ENVS)))
+    jax.tree.map(np.testing.assert_array_equal, after.agent.policy, state.agent.policy)
+    assert (after.agent.value.head.weight != state.agent.value.head.weight).any()
 
 
 def test_the_learning_rate_falls_linearly_to_zero():
@@ -228,11 +240,11 @@ def test_the_learning_rate_falls_linearly_to_zero():
     ppo = replace(PLAIN, learning_rate_decay=1000.0)
     state = fresh(ppo)
     batch = estimate(ppo, state, lived(state))
-    before = jax.tree.leaves((state.policy, state.value))
+    before = jax.tree.leaves(state.agent)
 
     def longest(steps, ppo=ppo):
-        (policy, value, _), _ = improve(ppo, learned_of(state), batch, jnp.int32(steps))
-        return max(np.abs(a - b).max() for a, b in zip(jax.tree.leaves((policy, value)), before, strict=True) if a.size)
+        after, _ = improve(ppo, replace(state, steps=jnp.int32(steps)), batch)
+        return max(np.abs(a - b).max() for a, b in zip(jax.tree.leaves(after.agent), before, strict=True) if a.size)
     np.testing.assert_allclose([longest(steps) for steps in (0, 250, 900, 1000, 5000)],
                                [0.01, 0.0075, 0.001, 0, 0], rtol=0.02, atol=1e-7)
     assert longest(10**9, PLAIN) == pytest.approx(0.01, rel=0.02)                                # no decay: never
@@ -245,7 +257,7 @@ def test_the_clip_falls_linearly_to_zero():
     ratios = np.linspace(0.613, 1.391, TIME * ENVS)
     batch = replace(batch, log_prob=batch.log_prob - jnp.log(ratios))
     for steps, clip in ((0, 0.4), (250, 0.3), (500, 0.2), (900, 0.04), (1000, 0), (9999, 0)):
-        _, metrics = improve(ppo, learned_of(state), batch, jnp.int32(steps))
+        _, metrics = improve(ppo, replace(state, steps=jnp.int32(steps)), batch)
         assert metrics["clipped"] == pytest.approx((abs(ratios - 1) > clip).mean()), steps
 
 
@@ -261,14 +273,15 @@ def test_the_gradient_is_clipped_by_its_global_norm(limit):
     state = fresh(ppo)
     batch = estimate(ppo, state, lived(state))
 
-    def loss(learned):
-        policy_loss, metrics = ppo.policy_loss(learned[0], batch, 0.2)
-        return policy_loss + 0.5 * ppo.value_loss(learned[1], batch) - 0.1 * metrics["entropy"]
-    gradient = jax.jit(jax.grad(loss))((state.policy, state.value))
+    def loss(agent):
+        choice, value, _ = agent(batch.observation)
+        policy_loss, metrics = ppo.policy_loss(choice, batch, 0.0, no_steps)
+        return policy_loss + 0.5 * ppo.value_loss(value, batch) - 0.1 * metrics["entropy"]
+    gradient = jax.jit(jax.grad(loss))(state.agent)
     norm = optax.tree.norm(gradient)
     assert 0.01 < norm < 1e9
-    (_, _, optimizer), _ = improve(ppo, learned_of(state), batch, no_steps)
-    moment = next(part.mu for part in jax.tree.leaves(optimizer, is_leaf=lambda x: hasattr(x, "mu")) if hasattr(part, "mu"))
+    after, _ = improve(ppo, state, batch)
+    moment = next(part.mu for part in jax.tree.leaves(after.optimizer, is_leaf=lambda x: hasattr(x, "mu")) if hasattr(part, "mu"))
     expected = jax.tree.map(lambda g: 0.1 * g * min(1, limit / norm), gradient)
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-8), moment, expected)
 
@@ -299,13 +312,13 @@ def test_the_policy_sees_observations_normalised_and_learns_from_what_it_saw(nor
     observation = lives[2].observation
     seen = np.concatenate([x.observation for x in lives[:2]]).reshape(-1, 3).astype(float)
     expected = ((observation - seen.mean(0)) / seen.std(0)).astype(np.float32)
-    action, _ = ppo.act(states[2], observation[0], (), KEY, explore=False)
-    np.testing.assert_array_equal(action, states[2].policy(expected[0]).mode())
+    action, _ = on_policy.act(ppo, states[2], observation[0], (), KEY, explore=False)
+    np.testing.assert_array_equal(action, states[2].agent.policy(expected[0]).mode())
     batch = estimate(ppo, states[2], lives[2])
     np.testing.assert_allclose(batch.observation, expected.reshape(-1, 3), atol=1e-3)
-    np.testing.assert_allclose(batch.value, states[2].value(expected).ravel(), rtol=1e-3, atol=1e-3)
-    np.testing.assert_allclose(ppo.normalised(states[2], observation), expected, atol=1e-3)
-    assert SMALL.normalised(states[2], observation) is observation
+    np.testing.assert_allclose(batch.value, states[2].agent.value(expected).ravel(), rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(on_policy.normalised(ppo, states[2], observation), expected, atol=1e-3)
+    assert on_policy.normalised(SMALL, states[2], observation) is observation
 
 
 def test_rewards_are_divided_by_the_spread_of_discounted_sums(normalising):
@@ -317,24 +330,24 @@ def test_rewards_are_divided_by_the_spread_of_discounted_sums(normalising):
             carry = carry * ppo.discount + x.reward[t]
             sums.append(carry)
             carry = np.where(x.terminated[t] | x.truncated[t], 0, carry)
-        _, reward = jax.jit(lambda ppo, state, x: ppo.scale_reward(state, x))(ppo, states[i], x)
+        _, reward = scale_reward(ppo, states[i], x)
         np.testing.assert_allclose(reward, np.clip(x.reward / np.sqrt(np.var(sums) + 1e-8), -10, 10), rtol=1e-3)
         assert states[i + 1].returns.variance == pytest.approx(np.var(sums), rel=1e-4)
         np.testing.assert_allclose(states[i + 1].running_return, ppo.discount * carry, rtol=1e-4, atol=1e-5)
     rare = replace(lives[0], reward=np.where(np.arange(TIME * ENVS).reshape(TIME, ENVS) == 4, 1e6, 0).astype(np.float32),
                    terminated=np.ones((TIME, ENVS), bool))
-    _, reward = ppo.scale_reward(replace(states[0], returns=states[-1].returns), rare)
+    _, reward = scale_reward(ppo, replace(states[0], returns=states[-1].returns), rare)
     assert reward.max() < 10                                                   # it is part of the spread that divides it
     settled = replace(states[0], returns=replace(states[-1].returns, count=jnp.int32(10**9)))
-    _, reward = ppo.scale_reward(settled, rare)
+    _, reward = scale_reward(ppo, settled, rare)
     assert reward.max() == 10
 
 
 def test_without_normalisation_rewards_and_moments_stay():
     state = fresh(SMALL)
     experience = lived(state)
-    same, reward = SMALL.scale_reward(state, experience)
-    assert same is state and reward is experience.reward
+    same, scaled = on_policy.scale_reward(SMALL, state, experience)
+    assert same is state and scaled is experience
 
 
 def test_an_update_is_epochs_of_minibatches_on_one_estimate():
@@ -344,14 +357,14 @@ def test_an_update_is_epochs_of_minibatches_on_one_estimate():
     experience = lived(state)
     after, metrics = update(ppo, state, experience, KEY)
     assert metrics["updates"] == 2 * 3
-    batch, now, told = estimate(ppo, state, experience), learned_of(state), []
+    batch, now, told = estimate(ppo, state, experience), state, []
     for key in jax.random.split(KEY, 2):
         order = np.asarray(shuffled(key, TIME * ENVS))
         assert sorted(order) == list(range(TIME * ENVS))
         for rows in np.split(order[:21], 3):
-            now, one = improve(ppo, now, jax.tree.map(lambda x, rows=rows: x[rows], batch), no_steps)
+            now, one = improve(ppo, now, jax.tree.map(lambda x, rows=rows: x[rows], batch))
             told.append(one)
-    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-5), (after.policy, after.value), now[:2])
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-5), after.agent, now.agent)
     for name in ("policy_loss", "value_loss", "entropy", "kl", "clipped"):
         assert metrics[name] == pytest.approx(np.mean([one[name] for one in told]), rel=1e-3, abs=1e-6)
 
@@ -366,9 +379,9 @@ def test_the_spread_of_continuous_actions_starts_where_it_is_told():
     mode, _ = act(ppo, state, observation, (), KEY, explore=False)
     np.testing.assert_allclose((sample - mode).std(0), 0.3, rtol=0.03)
     assert (abs(mode) < 0.05).all() and memory == ()                     # a last layer of scale 0.01 starts in the middle
-    assert state.policy.log_std.shape == (2,)
+    assert state.learner.agent.policy.log_std.shape == (2,)
     discrete = jax.eval_shape(lambda: ppo.init(KEY, Spec(OBSERVATION, MultiBinary((2,)), ENVS)))
-    assert discrete.policy.log_std.shape == (0,)
+    assert discrete.learner.agent.policy.log_std.shape == (0,)
 
 
 def test_a_batch_larger_than_the_rollout_is_refused():
@@ -392,24 +405,26 @@ def test_values_are_learned(probe, action_space):
     states, tally = trained(action_space=action_space)
     assert all(np.isfinite(total).all() for total in tally.metrics.values())
     for observation, value in VALUES[probe].items():
-        np.testing.assert_allclose(of(states, probe).value(jnp.float32([observation])), [value], atol=0.05 * max(1, value))
+        ours = of(states, probe).learner.agent.value(jnp.float32([observation]))
+        np.testing.assert_allclose(ours, value, atol=0.05 * max(1, value))
 
 
 @pytest.mark.parametrize("probe, wanted", [(ACTION, {0: 1}), (BOTH, {-1: -1, 1: 1})], ids=["action", "both"])
 def test_policies_follow_the_reward(probe, wanted):
     """Discrete: action 1 where 1 is wanted, 0 where -1 is. Continuous: TARGET times it. Rewards, and so values, are known."""
-    discrete, continuous = (of(trained(action_space=space)[0], probe) for space in (probes.DISCRETE, probes.CONTINUOUS))
+    discrete, continuous = (of(trained(action_space=space)[0], probe).learner.agent
+                            for space in (probes.DISCRETE, probes.CONTINUOUS))
     for observation, sign in wanted.items():
         seen = jnp.float32([observation])
         assert jax.nn.softmax(discrete.policy(seen).logits)[(sign + 1) // 2] > 0.98
-        assert discrete.value(seen)[0] == pytest.approx(1, abs=0.1)
+        assert discrete.value(seen) == pytest.approx(1, abs=0.1)
         assert continuous.policy(seen).mode()[0] == pytest.approx(probes.TARGET * sign, abs=0.1)
         assert jnp.exp(continuous.policy.log_std[0]) < 0.3
-        assert continuous.value(seen)[0] == pytest.approx(0, abs=0.1)
+        assert continuous.value(seen) == pytest.approx(0, abs=0.1)
 
 
 def test_a_time_limit_of_gymnasium_is_no_end():
     gymnasium_probes.register()
     environment = Gymnasium(lambda: gymnasium.make("etude-probes/TimeLimited-v0"), 8)
     training, _ = jax.jit(lambda key: train(PROBED, environment, key, 100))(KEY)
-    assert training.state.value(jnp.zeros(1))[0] == pytest.approx(FOREVER, rel=0.05)
+    assert training.state.learner.agent.value(jnp.zeros(1)) == pytest.approx(FOREVER, rel=0.05)

@@ -23,8 +23,9 @@ def start(*arguments: str, cwd: Path, measured: bool = True) -> subprocess.Popen
 
 
 def environment(measured: bool) -> dict[str, str]:
-    """With a cache of compiled programs; unless `measured` without the measuring of coverage, which slows a process down."""
-    kept = {name: value for name, value in os.environ.items() if measured or not name.startswith("COVERAGE_")}
+    """A user's, with a cache of compiled programs; unless `measured` without the measuring of coverage, which slows it down."""
+    kept = {name: value for name, value in os.environ.items()
+            if name != "XLA_FLAGS" and (measured or not name.startswith("COVERAGE_"))}
     return kept | {"JAX_COMPILATION_CACHE_DIR": CACHE.name}
 
 

@@ -16,9 +16,8 @@ from etude.experiment import checkpoint
 from etude.experiment.interrupt import Interrupt, Interrupted
 from etude.experiment.records import Records
 from etude.experiment.settings import Settings
-from etude.rollout import reset
 from etude.struct import replace
-from etude.training import Training, begin, over_seeds, progress, restart
+from etude.training import Algorithm, Training, begin, over_seeds, progress, restart, start
 
 
 class Part(NamedTuple):
@@ -102,7 +101,7 @@ def take_up(settings: Settings, part: Part, warn: Callable[[str], None]) -> tupl
     if not environment.reseeds:                         # what it would play from its first seed, it has played already
         environment.close()
         environment = build(settings, part, facts["iterations"])
-    return environment, in_play(training, environment, part.key, facts["iterations"]), facts
+    return environment, in_play(settings.algorithm, training, environment, part.key, facts["iterations"]), facts
 
 
 def build(settings: Settings, part: Part, iterations: int = 0) -> Environment:
@@ -140,13 +139,13 @@ def restore(settings: Settings, part: Part, environment: Environment,
     return training, facts
 
 
-def in_play(training: Training, environment: Environment, key: jax.Array, iterations: int) -> Training:
+def in_play(algorithm: Algorithm, training: Training, environment: Environment, key: jax.Array, iterations: int) -> Training:
     """The training with its play: saved with it, or started afresh as it was when the checkpoint was written."""
     if environment.pure:
         return training
     if environment.reseeds:
-        return replace(training, stage=restart(environment, key, jnp.int32(iterations - 1)))
-    return replace(training, stage=reset(environment, key))
+        return replace(training, stage=restart(algorithm, environment, training.state, key, jnp.int32(iterations - 1)))
+    return replace(training, stage=start(algorithm, environment, training.state, key))
 
 
 def write_rows(records: Records, part: Part, steps: int, metrics: dict[str, list[float]]) -> None:

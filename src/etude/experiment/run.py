@@ -26,7 +26,7 @@ from etude.experiment.part import Part, Update, build, parts_of, restore, train_
 from etude.experiment.processes import train_parts, usable_cores
 from etude.experiment.settings import Settings, elsewhere, from_json, to_json
 from etude.experiment.video import record
-from etude.rollout import evaluate
+from etude.rollout import blank, evaluate
 from etude.training import call
 
 Array = jax.Array
@@ -95,7 +95,7 @@ class Run:
         def judge(state, key):
             def policy(observation, memory, key):
                 return self.settings.algorithm.act(state, observation, memory, key, explore=explore)
-            return evaluate(environment, policy, key, episodes)[0]
+            return evaluate(environment, policy, key, episodes, blank(environment, policy))[0]
         base = self.settings.seed if seed is None else seed
         with closing(environment):
             returns = [np.asarray(call(environment, judge, state, jax.random.fold_in(jax.random.key(base), i))).tolist()

@@ -12,6 +12,7 @@ import numpy as np
 from etude.environments.gymnasium_backend import Gymnasium
 from etude.environments.registry import maker
 from etude.errors import InvalidInput
+from etude.rollout import blank, reset, rollout
 from etude.training import call
 
 SCREENS = ("DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER")      # one of them says where windows go, on Linux
@@ -23,21 +24,22 @@ def play(run: Any, render_mode: str, episodes: int, seed: int, explore: bool = F
     simulator = environment.copies.simulators[0]
     algorithm, state = run.settings.algorithm, run.states()[0]
 
+    def policy(observation, memory, key):
+        return algorithm.act(state, observation, memory, key, explore=explore)
+
     @jax.jit
-    def step(play, observation, key):
-        key_act, key_step = jax.random.split(key)
-        action, _ = algorithm.act(state, observation, (), key_act, explore=explore)
-        play, observation, outcome = environment.step(play, action, key_step)
-        return play, observation, outcome.reward[0], (outcome.terminated | outcome.truncated)[0]
+    def step(stage, key):
+        stage, transition, _ = rollout(environment, policy, stage, key, 1)
+        return stage, transition.reward[0, 0], transition.done[0, 0]
     try:
         key = jax.random.key(seed)
-        play, observation = environment.reset(key)
+        stage = reset(environment, key, blank(environment, policy))
         ended = time = 0
         while ended < episodes:
             picture = simulator.render() if render_mode == "rgb_array" else None
-            play, observation, reward, done = call(environment, step, play, observation, jax.random.fold_in(key, time))
+            stage, reward, done = call(environment, step, stage, jax.random.fold_in(key, time))
             ended, time = ended + bool(done), time + 1
-            yield picture, float(reward[()] if hasattr(reward, "shape") else reward), bool(done)
+            yield picture, float(reward), bool(done)
     finally:
         environment.close()
 

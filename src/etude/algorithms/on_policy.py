@@ -1,0 +1,171 @@
+"""What algorithms that learn from their own latest experience have in common: how they act, and what they make of a rollout.
+
+    rollout  --scale_reward-->  --judge-->  Batch  --arrange-->  samples, or sequences where there is a memory
+
+The functions read an algorithm's hyperparameters by their names:
+
+    discount, initial_std, hidden, activation, rollout_length, batch_size, gae_lambda       as everywhere
+    shared                                  one body for policy and value
+    recurrent, memory_size                  a memory of so many units in each body
+    sequence_length                         environment steps through which it is trained
+    state_noise, noise_interval             noise that depends on the state, and the steps it is kept for; 0: an episode
+    normalize_observation, normalize_reward
+"""
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from etude.distributions import Distribution, settled
+from etude.errors import InvalidInput
+from etude.estimators import moments, returns
+from etude.estimators.moments import Moments
+from etude.experience import Transition, merge_axes, minibatches
+from etude.policies import BLANK, Agent, Memories, agent
+from etude.spaces import Spec
+from etude.struct import replace, struct
+
+Array = jax.Array
+
+
+@struct
+class Learner:
+    """What is learned, and how to scale what it sees."""
+    agent: Agent
+    optimizer: Any
+    observations: Any          # Moments of each real leaf of the observation, for normalisation
+    returns: Moments           # of the discounted sums of reward so far
+    running_return: Array      # [env]: that sum where play stands
+    steps: Array               # int32: environment steps taken
+
+
+@struct
+class Recall:
+    """What a policy notes of a step, [env, ...]."""
+    before: Memories           # with which it chose the action
+    after: Memories            # and goes on
+    noise: Any                 # uint32 [env, 2]: the key of its state-dependent noise, or ()
+    age: Array                 # int32: steps into the episode, this one included
+
+
+@struct
+class Batch:
+    """What the losses need of experience: [sample, ...], or [time, sequence, ...] where there is a memory."""
+    observation: Any
+    action: Any
+    log_prob: Array            # of the action, by the policy that chose it
+    value: Array               # of the observation, before this update
+    advantage: Array
+    target: Array              # of the value
+    choice: Any                # the distribution that it was drawn from
+    memory: Any = ()           # Memories before the first step of each sequence, [sequence, ...]
+    fresh: Any = None          # bool [time, sequence]: an episode begins, and what was before is forgotten
+
+    def seen_by(self, agent: Agent) -> tuple[Distribution, Array]:
+        """(distribution over actions, value) that an agent has for the observations."""
+        return agent(self.observation, self.memory or BLANK, self.fresh)[:2]
+
+
+def init(algorithm: Any, key: Array, spec: Spec) -> Learner:
+    """Before the first step, without an optimiser."""
+    length = algorithm.sequence_length
+    if remembers(algorithm) and algorithm.rollout_length % length:
+        raise InvalidInput(f"sequence_length {length} does not divide rollout_length {algorithm.rollout_length}, the steps that "
+                           "are lived between updates; give one that does")
+    built = agent(key, spec, algorithm.hidden, algorithm.activation, initial_std=algorithm.initial_std, shared=algorithm.shared,
+                  recurrent=algorithm.recurrent, memory_size=algorithm.memory_size, state_noise=algorithm.state_noise)
+    return Learner(built, (), moments.of_observations(spec.observation), moments.init(()), jnp.zeros(spec.num_envs), jnp.int32(0))
+
+
+def act(algorithm: Any, learner: Learner, observation: Any, memory: Any, key: Array, explore: bool) -> tuple[Any, Any]:
+    """A sample of the policy when exploring, its mode when not; and what it notes, () where there is nothing to remember."""
+    copies = jax.tree.leaves(observation)[0].shape[:1]
+    recalled = memory or Recall(learner.agent.blank(copies), learner.agent.blank(copies), jnp.zeros((*copies, 2), jnp.uint32),
+                                jnp.zeros(copies, jnp.int32))
+    choice, _, after = learner.agent(normalised(algorithm, learner, observation), recalled.after)
+    noise = recalled.noise
+    if algorithm.state_noise:
+        due = recalled.age % algorithm.noise_interval == 0 if algorithm.noise_interval else recalled.age == 0
+        noise = jnp.where(due[:, None], jax.random.key_data(jax.random.split(key, copies)), noise)
+        key = jax.random.wrap_key_data(noise)
+    action = choice.sample(key) if explore else choice.mode()
+    noted = Recall(recalled.after, after, noise, recalled.age + 1)
+    return action, noted if algorithm.state_noise or remembers(algorithm) else ()
+
+
+def remembers(algorithm: Any) -> bool:
+    return algorithm.recurrent != "none"
+
+
+def normalised(algorithm: Any, learner: Learner, observation: Any) -> Any:
+    return moments.normalise_observations(learner.observations, observation) if algorithm.normalize_observation else observation
+
+
+def scale_reward(algorithm: Any, learner: Learner, experience: Transition) -> tuple[Learner, Transition]:
+    """Experience [time, env] with its reward over the running standard deviation of the discounted return, if so wished."""
+    if not algorithm.normalize_reward:
+        return learner, experience
+    sums, running = returns.running_returns(experience.reward, experience.done, algorithm.discount, learner.running_return)
+    spread = moments.update(learner.returns, sums.ravel())
+    reward = jnp.clip(experience.reward * jax.lax.rsqrt(spread.variance + 1e-8), -10, 10)
+    return replace(learner, returns=spread, running_return=running), replace(experience, reward=reward)
+
+
+def judge(algorithm: Any, learner: Learner, experience: Transition) -> tuple[Batch, Array]:
+    """(a Batch [time, env] whose advantage and target are to be estimated, the value of the true successors [time, env])."""
+    observation, after = (normalised(algorithm, learner, x) for x in (experience.observation, experience.next_observation))
+    before, then = (experience.memory.before, experience.memory.after) if remembers(algorithm) else (BLANK, BLANK)
+    choice, value, _ = learner.agent(observation, before)
+    _, next_value, _ = learner.agent(after, then)
+    log_prob = choice.log_prob(experience.action)
+    return Batch(observation, experience.action, log_prob, value, jnp.zeros_like(value), value, settled(choice)), next_value
+
+
+def estimate(algorithm: Any, learner: Learner, experience: Transition) -> Batch:
+    """Generalised advantages and the value's targets of a rollout, [time, env], with λ = `algorithm.gae_lambda`."""
+    batch, next_value = judge(algorithm, learner, experience)
+    advantage = returns.gae(experience.reward, batch.value, next_value, experience.terminated, experience.done,
+                            algorithm.discount, algorithm.gae_lambda)
+    return replace(batch, advantage=advantage, target=advantage + batch.value)
+
+
+def arrange(algorithm: Any, experience: Transition, batch: Batch) -> Batch:
+    """A batch [time, env] as samples, [time * env, ...], or where there is a memory as sequences, [time, sequence, ...]."""
+    if not remembers(algorithm):
+        return merge_axes(batch)
+    length = algorithm.sequence_length
+
+    def cut(x):
+        chunks = jnp.moveaxis(x.reshape(-1, length, *x.shape[1:]), 0, 1)              # [time, chunk, env, ...]
+        return chunks.reshape(length, -1, *x.shape[2:])
+    begins = jnp.concatenate([jnp.zeros_like(experience.done[:1]), experience.done[:-1]])
+    memory = jax.tree.map(lambda x: cut(x)[0], experience.memory.before)              # zero where an episode begins
+    return replace(jax.tree.map(cut, replace(batch, fresh=begins)), memory=memory)
+
+
+def batches(algorithm: Any, key: Array, batch: Batch) -> Batch:
+    """What `arrange` made, in random order and with a leading [batch] of `algorithm.batch_size` steps each.
+
+    What is over a whole number of batches is left out. Raises InvalidInput for a batch that is no whole number of sequences.
+    """
+    if not remembers(algorithm):
+        return minibatches(key, batch, algorithm.batch_size)
+    if algorithm.batch_size % algorithm.sequence_length:
+        raise InvalidInput(f"batch_size {algorithm.batch_size} is no whole number of sequences of {algorithm.sequence_length} "
+                           "steps (sequence_length); give a multiple of it")
+    rows = jnp.arange(batch.fresh.shape[1])
+    order = minibatches(key, rows, algorithm.batch_size // algorithm.sequence_length)
+    chosen = jax.tree.map(lambda x: jnp.moveaxis(x[:, order], 1, 0), replace(batch, memory=()))
+    return replace(chosen, memory=jax.tree.map(lambda x: x[order], batch.memory))
+
+
+def lived(algorithm: Any, learner: Learner, experience: Transition) -> Learner:
+    """The learner once experience [time, env] is behind it.
+
+    The moments of observations come last, so that a whole update sees what the policy saw.
+    """
+    learner = replace(learner, steps=learner.steps + experience.reward.size)
+    if not algorithm.normalize_observation:
+        return learner
+    seen = merge_axes(experience.observation)
+    return replace(learner, observations=moments.update_observations(learner.observations, seen))
