@@ -34,9 +34,9 @@ class Policy:
     space: Space = static()
     seen: Space = static()     # what observations are like
 
-    def __call__(self, observation: Any) -> Distribution:
-        """Of one who remembers nothing."""
-        return self.choice(self.body(observation)[0], observation)
+    def __call__(self, observation: Any, memory: Memory = (), fresh: Array | None = None) -> Distribution:
+        """Arguments are those of a Body."""
+        return self.choice(self.body(observation, memory, fresh)[0], observation)
 
     def choice(self, features: Array, observation: Any) -> Distribution:
         parameters = affine(self.head, features)
@@ -53,10 +53,10 @@ class Value:
     body: Body | None
     head: eqx.nn.Linear
 
-    def __call__(self, observation: Any) -> Array:
-        """Of one who remembers nothing, and has a body."""
+    def __call__(self, observation: Any, memory: Memory = (), fresh: Array | None = None) -> Array:
+        """Of one that has a body, whose arguments these are."""
         assert self.body is not None
-        return self.judge(self.body(observation)[0])
+        return self.judge(self.body(observation, memory, fresh)[0])
 
     def judge(self, features: Array) -> Array:
         return affine(self.head, features)[..., 0]

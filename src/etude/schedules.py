@@ -29,3 +29,17 @@ def alike(clock: Array) -> Array:
 @alike.def_vmap
 def _of_the_first(size: int, batched: list[bool], clock: Array) -> tuple[Array, bool]:
     return alike(clock[0] if batched[0] else clock), False
+
+
+@custom_vmap
+def somewhere(due: Array) -> Array:
+    """`due`, or in a `vmap` whether it is so for any member, one value for all.
+
+    A `lax.cond` on it stays a branch: what is due for one seed is worked out for all, and chosen from by each one's own `due`.
+    """
+    return due
+
+
+@somewhere.def_vmap
+def _of_any(size: int, batched: list[bool], due: Array) -> tuple[Array, bool]:
+    return somewhere(due.any() if batched[0] else due), False

@@ -10,6 +10,7 @@ The functions read an algorithm's hyperparameters by their names:
     sequence_length                         environment steps through which it is trained
     state_noise, noise_interval             noise that depends on the state, and the steps it is kept for; 0: an episode
     normalize_observation, normalize_reward
+    discount_from                           where an algorithm has it: "start" needs the age of an episode
 """
 from typing import Any
 
@@ -21,7 +22,7 @@ from etude.errors import InvalidInput
 from etude.estimators import moments, returns
 from etude.estimators.moments import Moments
 from etude.experience import Transition, merge_axes, minibatches
-from etude.policies import BLANK, Agent, Memories, agent
+from etude.policies import BLANK, Agent, Memories, Policy, Value, agent
 from etude.spaces import Spec
 from etude.struct import replace, struct
 
@@ -65,13 +66,17 @@ class Batch:
         """(distribution over actions, value) that an agent has for the observations."""
         return agent(self.observation, self.memory or BLANK, self.fresh)[:2]
 
+    def chosen_by(self, policy: Policy) -> Distribution:
+        """What a policy by itself puts over actions."""
+        return policy(self.observation, (self.memory or BLANK)[0], self.fresh)
+
+    def judged_by(self, value: Value) -> Array:
+        """What a value function with a body of its own says."""
+        return value(self.observation, (self.memory or BLANK)[1], self.fresh)
+
 
 def init(algorithm: Any, key: Array, spec: Spec) -> Learner:
     """Before the first step, without an optimiser."""
-    length = algorithm.sequence_length
-    if remembers(algorithm) and algorithm.rollout_length % length:
-        raise InvalidInput(f"sequence_length {length} does not divide rollout_length {algorithm.rollout_length}, the steps that "
-                           "are lived between updates; give one that does")
     built = agent(key, spec, algorithm.hidden, algorithm.activation, initial_std=algorithm.initial_std, shared=algorithm.shared,
                   recurrent=algorithm.recurrent, memory_size=algorithm.memory_size, state_noise=algorithm.state_noise)
     return Learner(built, (), moments.of_observations(spec.observation), moments.init(()), jnp.zeros(spec.num_envs), jnp.int32(0))
@@ -90,7 +95,8 @@ def act(algorithm: Any, learner: Learner, observation: Any, memory: Any, key: Ar
         key = jax.random.wrap_key_data(noise)
     action = choice.sample(key) if explore else choice.mode()
     noted = Recall(recalled.after, after, noise, recalled.age + 1)
-    return action, noted if algorithm.state_noise or remembers(algorithm) else ()
+    counts = getattr(algorithm, "discount_from", "now") == "start"
+    return action, noted if counts or algorithm.state_noise or remembers(algorithm) else ()
 
 
 def remembers(algorithm: Any) -> bool:
@@ -129,6 +135,14 @@ def estimate(algorithm: Any, learner: Learner, experience: Transition) -> Batch:
     return replace(batch, advantage=advantage, target=advantage + batch.value)
 
 
+def in_sequence(algorithm: Any, experience: Transition, batch: Batch) -> Batch:
+    """A batch [time, env], each copy's rollout being one sequence where there is a memory."""
+    if not remembers(algorithm):
+        return batch
+    begins = jnp.concatenate([jnp.zeros_like(experience.done[:1]), experience.done[:-1]])
+    return replace(batch, fresh=begins, memory=jax.tree.map(lambda x: x[0], experience.memory.before))
+
+
 def arrange(algorithm: Any, experience: Transition, batch: Batch) -> Batch:
     """A batch [time, env] as samples, [time * env, ...], or where there is a memory as sequences, [time, sequence, ...]."""
     if not remembers(algorithm):
@@ -138,25 +152,36 @@ def arrange(algorithm: Any, experience: Transition, batch: Batch) -> Batch:
     def cut(x):
         chunks = jnp.moveaxis(x.reshape(-1, length, *x.shape[1:]), 0, 1)              # [time, chunk, env, ...]
         return chunks.reshape(length, -1, *x.shape[2:])
-    begins = jnp.concatenate([jnp.zeros_like(experience.done[:1]), experience.done[:-1]])
+    whole = replace(in_sequence(algorithm, experience, batch), memory=())
     memory = jax.tree.map(lambda x: cut(x)[0], experience.memory.before)              # zero where an episode begins
-    return replace(jax.tree.map(cut, replace(batch, fresh=begins)), memory=memory)
+    return replace(jax.tree.map(cut, whole), memory=memory)
 
 
 def batches(algorithm: Any, key: Array, batch: Batch) -> Batch:
     """What `arrange` made, in random order and with a leading [batch] of `algorithm.batch_size` steps each.
 
-    What is over a whole number of batches is left out. Raises InvalidInput for a batch that is no whole number of sequences.
+    What is over a whole number of batches is left out.
     """
     if not remembers(algorithm):
         return minibatches(key, batch, algorithm.batch_size)
-    if algorithm.batch_size % algorithm.sequence_length:
-        raise InvalidInput(f"batch_size {algorithm.batch_size} is no whole number of sequences of {algorithm.sequence_length} "
-                           "steps (sequence_length); give a multiple of it")
     rows = jnp.arange(batch.fresh.shape[1])
     order = minibatches(key, rows, algorithm.batch_size // algorithm.sequence_length)
     chosen = jax.tree.map(lambda x: jnp.moveaxis(x[:, order], 1, 0), replace(batch, memory=()))
     return replace(chosen, memory=jax.tree.map(lambda x: x[order], batch.memory))
+
+
+def check_batches(algorithm: Any, spec: Spec) -> None:
+    """Raises InvalidInput where a rollout does not hold a batch, or is no whole number of sequences, or a batch is not."""
+    samples, size = algorithm.rollout_length * spec.num_envs, algorithm.batch_size
+    if size > samples:
+        raise InvalidInput(f"batch_size {size} is larger than a rollout of {samples} samples (rollout_length "
+                           f"{algorithm.rollout_length} × num_envs {spec.num_envs}); give a smaller batch")
+    if not remembers(algorithm):
+        return
+    for name in ("rollout_length", "batch_size"):
+        if getattr(algorithm, name) % algorithm.sequence_length:
+            raise InvalidInput(f"{name} {getattr(algorithm, name)} is no whole number of sequences of sequence_length "
+                               f"{algorithm.sequence_length}; give a multiple of it, or another length")
 
 
 def lived(algorithm: Any, learner: Learner, experience: Transition) -> Learner:

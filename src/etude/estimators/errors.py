@@ -15,6 +15,15 @@ def greedy_value(q: Array) -> Array:
     return q.max(-1)
 
 
+def weighted_likelihood(log_prob: Array, weight: Array | float = 1.0) -> Array:
+    """- E[w log π(a|s)], weights being constants: maximum likelihood, of which each sample counts as much as it is worth.
+
+    With weight 1 it is the loss of behaviour cloning, cross entropy for choices and the squared error, up to the spread, for
+    a normal; with the return for a weight its gradient is REINFORCE's (notes, lecture 5).
+    """
+    return -(jax.lax.stop_gradient(weight) * log_prob).mean()
+
+
 def squared(error: Array) -> Array:
     """½ error²"""
     return error**2 / 2

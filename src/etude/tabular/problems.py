@@ -47,3 +47,25 @@ def random_walk(length: int = 5, left: float = 0.0, right: float = 1.0) -> MDP:
     terminates[state, action, reached] = after != reached
     reward[0, 0, 0], reward[-1, 1, -1] = left, right
     return mdp(transition, reward, terminates, np.arange(length) == length // 2)
+
+
+def stay_or_quit() -> MDP:
+    """Stay or quit (Berkeley's CS 285, 2023, homework 2): in the one state, action 0 quits, and 1 stays and pays 1.
+
+    Staying with probability θ, J = θ / (1 - θ) and dJ/dθ = 1 / (1 - θ)², with discount 1.
+    """
+    return mdp(np.ones((1, 2, 1)), [[[0], [1]]], [[[1], [0]]])
+
+
+def short_corridor() -> MDP:
+    """The short corridor (example 13.1): in the second of three states, which all look alike, left and right are swapped.
+
+    Action 0 goes left, 1 right; each step pays -1, and the one that leaves the third state to the right is the last, seen
+    as staying. Play starts in the first state. Going right with probability p, whatever the state, J = (2p - 4) / p(1 - p),
+    at most -11.657 for p = 2 - √2.
+    """
+    transition, terminates = np.zeros((2, 3, 2, 3))
+    for state, (left, right) in enumerate([(0, 1), (2, 0), (1, 2)]):
+        transition[state, 0, left] = transition[state, 1, right] = 1
+    terminates[2, 1, 2] = 1
+    return mdp(transition, -1, terminates, [1, 0, 0])

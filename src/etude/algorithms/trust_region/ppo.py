@@ -9,7 +9,6 @@ import optax
 
 from etude.algorithms import on_policy
 from etude.algorithms.on_policy import Batch, Learner
-from etude.errors import InvalidInput
 from etude.experience import Transition
 from etude.networks import Activation
 from etude.policies import Agent
@@ -70,10 +69,7 @@ class PPO:
         return optax.chain(optax.clip_by_global_norm(self.max_gradient_norm), optax.adam(rate, eps=1e-5))
 
     def init(self, key: Array, spec: Spec) -> PPOState:
-        samples = self.rollout_length * spec.num_envs
-        if self.batch_size > samples:
-            raise InvalidInput(f"batch_size {self.batch_size} is larger than a rollout of {samples} samples "
-                               f"(rollout_length {self.rollout_length} × num_envs {spec.num_envs}); give a smaller batch")
+        on_policy.check_batches(self, spec)
         learner = on_policy.init(self, key, spec)
         optimizer = self.optimizer(learner.steps).init(learner.agent)
         return PPOState(replace(learner, optimizer=optimizer), jnp.float32(self.initial_penalty))

@@ -1,0 +1,1 @@
+"""The gradient of the expected return itself (lecture 5)."""
