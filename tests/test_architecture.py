@@ -16,8 +16,11 @@ from gymnasium_spaces import ACTIONS, OBSERVATIONS, Noise
 
 import etude
 from etude.algorithms import ALGORITHMS, algorithm_class, name_of
+from etude.algorithms.actor_critic.actor_critic import A2C, ActorCritic
 from etude.algorithms.actor_critic.sac import SAC, OffPolicyActorCritic
-from etude.algorithms.trust_region.ppo import PPO
+from etude.algorithms.policy_gradient.reinforce import OffPolicyGradient, Reinforce
+from etude.algorithms.trust_region.ppo import PPO, DualGradient
+from etude.algorithms.trust_region.trpo import TRPO, NaturalGradient
 from etude.algorithms.value.dqn import DQN, FittedQ, OnlineQ, Rainbow
 from etude.algorithms.value.naf import NAF
 from etude.algorithms.value.pqn import PQN
@@ -29,7 +32,7 @@ from etude.environments.jax_backend import Jax
 from etude.environments.probes import CONTINUOUS, ObservationTimesAction
 from etude.environments.tabular import Tabular
 from etude.errors import InvalidInput
-from etude.rollout import reset, rollout
+from etude.rollout import blank, reset, rollout
 from etude.spaces import Discrete, MultiBinary, MultiDiscrete, Spec, from_gymnasium
 from etude.struct import replace, struct
 from etude.tabular.mdp import random_mdp
@@ -157,11 +160,17 @@ SMALL = {           # name: (algorithm, environment, the kinds of action it take
     "naf": (NAF(**REPLAYED), BOX, {"bounded", "float64", "integers"}, "q"),
     "td3": (TD3(**REPLAYED), BOX, {"bounded", "float64", "integers"}, "policy"),
     "sac": (SAC(**REPLAYED), BOX, {"discrete", "bounded", "unbounded", "float64", "integers"}, "policy"),
+    "reinforce": (Reinforce(hidden=(4,), batch_steps=2, capacity=12, rollout_length=3, value_steps=1), CHOICES, EVERY, "agent"),
+    "actor-critic": (ActorCritic(hidden=(4,), rollout_length=4, recurrent="gru", memory_size=4, normalize_observation=True,
+                                 value_steps=1, discount_from="start"), CHOICES, EVERY, "agent"),
+    "trpo": (TRPO(hidden=(4,), batch_size=4, rollout_length=4, recurrent="lstm", memory_size=4, sequence_length=2,
+                  conjugate_steps=2, value_epochs=1, normalize_reward=True), CHOICES, EVERY, "agent"),
     "ppo": (PPO(hidden=(4,), batch_size=4, rollout_length=3, epochs=1, normalize_observation=True, normalize_reward=True),
-            CHOICES, EVERY, "policy"),
+            CHOICES, EVERY, "agent"),
 }
 SETTINGS = {"sarsa": SARSA(), "online-q": OnlineQ(), "fitted-q": FittedQ(), "ddpg": DDPG(),      # of what is in SMALL
-            "off-policy-actor-critic": OffPolicyActorCritic()}
+            "off-policy-actor-critic": OffPolicyActorCritic(), "off-policy-gradient": OffPolicyGradient(), "a2c": A2C(),
+            "natural-gradient": NaturalGradient(), "dual-gradient": DualGradient()}
 every_algorithm = pytest.mark.parametrize("name", SMALL)
 KEYS = jax.random.split(jax.random.key(0), 2)
 
@@ -233,7 +242,7 @@ def test_seeds_differ(name, programs):
     after = jax.device_get(together(jax.tree.map(jnp.asarray, start), KEYS, 0, 5))
     learned, tables = SMALL[name][3], SMALL[name][1] is PROCESS
     for training in (after,) if tables else (start, after):                    # no chance is in a table's beginning
-        first, second = (jax.tree.leaves(getattr(seed_of(training, i).state, learned))[0] for i in range(2))
+        first, second = (jax.tree.leaves(part_of(seed_of(training, i).state, learned))[0] for i in range(2))
         assert (first != second).any() if tables else (first != second).all()
     assert (after.tally.episodes.total_return[0] != after.tally.episodes.total_return[1]).all()
 
@@ -249,6 +258,11 @@ def test_resumed_is_uninterrupted_bit_for_bit(name, programs):
         jax.tree.map(np.testing.assert_array_equal, rest, whole)
 
 
+def part_of(state, name):
+    """What an algorithm learns, wherever in its state it lies."""
+    return getattr(state, name) if hasattr(state, name) else getattr(state.learner, name)
+
+
 def played(algorithm, environment):
     """(state, stage, experience) of one rollout; weights of zero do, and take no time to draw."""
     state = jax.eval_shape(partial(algorithm.init, spec=environment.spec), KEYS[0])
@@ -256,7 +270,7 @@ def played(algorithm, environment):
 
     def run(key):
         policy = lambda observation, memory, key: algorithm.act(state, observation, memory, key, explore=True)
-        return state, *rollout(environment, policy, reset(environment, key), key, 3)[:2]
+        return state, *rollout(environment, policy, reset(environment, key, blank(environment, policy)), key, 3)[:2]
     return jax.jit(run)(KEYS[0])
 
 

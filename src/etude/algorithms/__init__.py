@@ -23,6 +23,18 @@ ALGORITHMS = {                              # name: (module, class or setting, t
     "off-policy-actor-critic": ("etude.algorithms.actor_critic.sac", "OffPolicyActorCritic",
                                 "a critic from replay, a policy gradient with actions drawn anew: Box or discrete actions"),
     "sac": ("etude.algorithms.actor_critic.sac", "SAC", "soft actor-critic: twin critics, learned temperature, Box or discrete"),
+    "reinforce": ("etude.algorithms.policy_gradient.reinforce", "Reinforce",
+                  "the policy gradient from whole episodes, with the baselines: every kind of action"),
+    "off-policy-gradient": ("etude.algorithms.policy_gradient.reinforce", "OffPolicyGradient",
+                            "reinforce with several steps on a batch, corrected by importance weights"),
+    "actor-critic": ("etude.algorithms.actor_critic.actor_critic", "ActorCritic",
+                     "the policy gradient with a learned value, batch or online: every kind of action"),
+    "a2c": ("etude.algorithms.actor_critic.actor_critic", "A2C", "actor-critic in many copies at once, a short rollout a step"),
+    "natural-gradient": ("etude.algorithms.trust_region.trpo", "NaturalGradient",
+                         "the policy gradient measured by divergence, in a step of closed form: every kind of action"),
+    "trpo": ("etude.algorithms.trust_region.trpo", "TRPO", "the same with a line search that keeps the divergence's limit"),
+    "dual-gradient": ("etude.algorithms.trust_region.ppo", "DualGradient",
+                      "ppo without a clip, a penalty on the divergence being learned by dual gradient ascent"),
     "ppo": ("etude.algorithms.trust_region.ppo", "PPO", "proximal policy optimisation: every kind of action"),
 }
 

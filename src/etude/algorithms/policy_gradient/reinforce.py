@@ -159,7 +159,8 @@ class Reinforce:
         batch, next_value = on_policy.judge(self, state.learner, lived.experience)
         batch = on_policy.in_sequence(self, lived.experience, batch)
         x, with_value = lived.experience, self.baseline == "value"
-        ahead = x.reward, next_value if with_value else jnp.zeros_like(next_value), x.terminated, x.done, self.discount
+        ahead: dict[str, Any] = {"reward": x.reward, "next_value": next_value if with_value else jnp.zeros_like(next_value),
+                                 "terminated": x.terminated, "done": x.done, "discount": self.discount}
         earned = self.weigh(jnp.zeros_like(batch.log_prob), ahead, lived)[1]
         baseline = self.estimate_baseline(state.learner.agent.policy, batch, lived, earned)
 
@@ -183,16 +184,16 @@ class Reinforce:
         metrics = jax.tree.map(jnp.mean, metrics)
         value = state.learner.agent.value
         if with_value:                                  # last, so that the baseline does not know what it was subtracted from
-            target = returns.discounted_returns(*ahead)
+            target = returns.discounted_returns(**ahead)
             value, of_value, metrics["value_loss"] = self.fit_value(value, of_value, batch, target, lived)
         agent = replace(state.learner.agent, policy=policy, value=value)
         learner = replace(state.learner, agent=agent, optimizer=(of_policy, of_value))
         return ReinforceState(learner, (), ended, ended, jnp.int32(0), state.learned + state.waiting), metrics
 
-    def weigh(self, log_ratio: Array, ahead: Any, lived: Lived) -> tuple[Array, Array]:
+    def weigh(self, log_ratio: Array, ahead: dict[str, Any], lived: Lived) -> tuple[Array, Array]:
         """(importance weight, return) of each step, [time, env]: those of the policy now, from what an earlier one did."""
         done, limit = lived.experience.done, self.weight_limit
-        later = returns.discounted_returns(*ahead)
+        later = returns.discounted_returns(**ahead)
         match self.correction:
             case "trajectory":
                 weight = corrections.trajectory_weight(log_ratio, done, limit)
@@ -200,7 +201,7 @@ class Reinforce:
                 weight = corrections.first_order_weight(log_ratio, limit)
             case _:
                 weight = corrections.per_decision_weight(log_ratio, done, limit)
-                later = corrections.per_decision_returns(log_ratio, *ahead, limit=limit)
+                later = corrections.per_decision_returns(log_ratio, **ahead, limit=limit)
         if self.causality:
             return weight, later
         begins = jnp.concatenate([jnp.ones_like(done[:1]), done[:-1]])
