@@ -16,13 +16,12 @@ from etude.errors import InvalidInput
 from etude.linear import affine
 from etude.networks import Activation, Body, body
 from etude.recurrent import Kind, Memory, blank
-from etude.spaces import Space, Spec, Tree
+from etude.spaces import MASK, Space, Spec, Tree
 from etude.struct import static, struct
 
 Array = jax.Array
 Memories = tuple[Memory, Memory]       # of the policy's body and of the value's, () each where there is none
 BLANK: Memories = ((), ())
-MASK = "action_mask"                   # the part of a Dict observation that says which choices there are
 
 
 @struct

@@ -15,6 +15,7 @@ from etude.errors import InvalidInput
 from etude.struct import static, struct
 
 Array = jax.Array
+MASK = "action_mask"           # the part of a Dict observation that says which choices there are
 
 
 @struct

@@ -13,7 +13,9 @@ from etude.environments.classic import PORTS
 from etude.environments.envpool_backend import EnvPool
 from etude.environments.gymnasium_backend import Gymnasium
 from etude.environments.jax_backend import Jax
+from etude.environments.masks import observed
 from etude.environments.protocol import Environment
+from etude.environments.stacked import Stacked
 from etude.errors import InvalidInput
 
 Backend = Literal["auto", "jax", "envpool", "gymnasium"]
@@ -21,21 +23,25 @@ EXTRAS = {"box2d": "box2d", "mujoco": "mujoco", "ale_py": "atari"}        # a wo
 
 
 def make(name: str, num_envs: int = 1, backend: Backend = "auto", *, seed: int = 0, workers: int = 0,
-         options: dict[str, Any] | None = None) -> Environment:
+         options: dict[str, Any] | None = None, frame_stack: int = 1, action_masks: bool = False) -> Environment:
     """Copies of the environment called `name`.
 
     `backend` "auto" takes a JAX port, then EnvPool where it is installed, then Gymnasium. `options` are keyword
-    arguments of `gymnasium.make`, and `workers` processes to step slow environments in; both mean Gymnasium.
+    arguments of `gymnasium.make`, and `workers` processes to step slow environments in; both mean Gymnasium, and so do
+    `action_masks`, by which `info["action_mask"]` becomes part of the observation. `frame_stack` is how many of the latest
+    observations are seen at once.
 
     Raises InvalidInput for names, backends and spaces that cannot be had.
     """
-    chosen = choose_backend(name, backend, bool(options or workers))
+    chosen = choose_backend(name, backend, bool(options or workers or action_masks))
     if num_envs < 1:
         raise InvalidInput(f"num_envs is {num_envs}; it must be at least 1")
     if chosen == "jax":
-        return Jax(PORTS[name](), num_envs)
-    build = maker(name, options)              # also for EnvPool, which keeps ids that Gymnasium, the judge, has retired
-    return EnvPool(name, num_envs, seed) if chosen == "envpool" else Gymnasium(build, num_envs, workers)
+        environment: Environment = Jax(PORTS[name](), num_envs)
+    else:
+        build = maker(name, options, action_masks=action_masks)   # for EnvPool too, which keeps ids that are retired
+        environment = EnvPool(name, num_envs, seed) if chosen == "envpool" else Gymnasium(build, num_envs, workers)
+    return environment if frame_stack == 1 else Stacked(environment, frame_stack)
 
 
 def choose_backend(name: str, backend: Backend, gymnasium_only: bool = False) -> Literal["jax", "envpool", "gymnasium"]:
@@ -51,7 +57,7 @@ def choose_backend(name: str, backend: Backend, gymnasium_only: bool = False) ->
         case "envpool" if not envpool_backend.lists(name):
             raise InvalidInput(f"EnvPool has no float32 environment {name!r}; choose --backend auto")
         case "jax" | "envpool" if gymnasium_only:
-            raise InvalidInput(f"environment options and workers need --backend gymnasium, not {backend}")
+            raise InvalidInput(f"environment options, workers and action masks need --backend gymnasium, not {backend}")
         case "auto" if gymnasium_only:
             return "gymnasium"
         case "auto":
@@ -63,8 +69,9 @@ def choose_backend(name: str, backend: Backend, gymnasium_only: bool = False) ->
     raise InvalidInput(f"backend is {backend!r}; choose one of auto, jax, envpool, gymnasium")
 
 
-def maker(name: str, options: dict[str, Any] | None = None, render_mode: str | None = None) -> partial[gymnasium.Env]:
-    """A function that makes the Gymnasium environment called `name`, tried once.
+def maker(name: str, options: dict[str, Any] | None = None, render_mode: str | None = None,
+          action_masks: bool = False) -> partial[gymnasium.Env]:
+    """A function that makes the Gymnasium environment called `name`, tried once; with its `action_masks` observed if so wished.
 
     Raises InvalidInput, with what would do, when it cannot be made.
     """
@@ -78,7 +85,11 @@ def maker(name: str, options: dict[str, Any] | None = None, render_mode: str | N
                 importlib.import_module(module)
             spec = gymnasium.spec(identifier)           # what it holds is all that another process needs
             make = partial(gymnasium.make, spec, disable_env_checker=True, **rendering, **(options or {}))
+            if action_masks:
+                make = partial(observed, make)
             make().close()
+        except InvalidInput:
+            raise
         except Exception as error:
             raise InvalidInput(explain(name, options, error)) from error
     return make

@@ -4,7 +4,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from etude.spaces import Box, Space, leaves
+from etude.spaces import MASK, Box, Space, leaves
 from etude.struct import struct
 
 Array = jax.Array
@@ -41,8 +41,9 @@ def normalise(moments: Moments, x: Array, limit: float = 10.0) -> Array:
 
 
 def of_observations(space: Space) -> tuple[Moments | None, ...]:
-    """For each leaf of an observation the moments to normalise it by; None for choices and images, which have their own scale."""
-    return tuple(init(leaf.shape) if isinstance(leaf, Box) and leaf.dtype != "uint8" else None for _, leaf in leaves(space))
+    """For each leaf of an observation the moments to normalise it by; None for choices, images and masks, which have a scale."""
+    return tuple(init(leaf.shape) if isinstance(leaf, Box) and leaf.dtype != "uint8" and path[-1:] != (MASK,) else None
+                 for path, leaf in leaves(space))
 
 
 def update_observations(each: tuple[Moments | None, ...], observation: Any) -> tuple[Moments | None, ...]:

@@ -54,6 +54,10 @@ class Train:
     """processes that share out the copies, for slow gymnasium environments; 0: all in one process"""
     options: tyro.conf.UseAppendAction[list[str]] = dataclasses.field(default_factory=list)
     """NAME=VALUE, a keyword argument of gymnasium.make with its value in JSON; may be repeated"""
+    frame_stack: int = 1
+    """latest observations that are seen at once"""
+    action_masks: bool = False
+    """heed info["action_mask"], which choices the environment allows"""
     out: str | None = None
     """the run directory; default runs/ALGORITHM-ENVIRONMENT-TIME"""
     checkpoint_interval: int | None = None
@@ -136,8 +140,8 @@ def train(arguments: list[str]) -> None:
     chosen = asked.run
     settings = settle(asked.algorithm, chosen.environment, steps=chosen.steps, seeds=chosen.seeds, seed=chosen.seed,
                       backend=chosen.backend, num_envs=chosen.num_envs, workers=chosen.workers, options=parsed(chosen.options),
-                      checkpoint_interval=chosen.checkpoint_interval, evaluation_episodes=chosen.evaluation_episodes,
-                      name=name)
+                      frame_stack=chosen.frame_stack, action_masks=chosen.action_masks,
+                      checkpoint_interval=chosen.checkpoint_interval, evaluation_episodes=chosen.evaluation_episodes, name=name)
     run = create(settings, chosen.out)
     carry_on(run, display_for(run, True), chosen.video)
 

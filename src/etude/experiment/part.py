@@ -108,7 +108,7 @@ def build(settings: Settings, part: Part, iterations: int = 0) -> Environment:
     """The environment the part trains on; EnvPool's seed, given once, follows from the iterations done before."""
     seed = int(np.random.SeedSequence([part.seeds[0], iterations]).generate_state(1)[0] >> 1)
     return make(settings.environment, settings.num_envs, settings.backend, seed=seed, workers=settings.workers,
-                options=settings.options)
+                **settings.view)
 
 
 def template(settings: Settings, part: Part, environment: Environment) -> Training:

@@ -16,8 +16,7 @@ import jax
 import numpy as np
 
 from etude.algorithms import name_of
-from etude.environments.gymnasium_backend import Gymnasium
-from etude.environments.registry import Backend, choose_backend, make, maker
+from etude.environments.registry import Backend, choose_backend, make
 from etude.errors import InvalidInput
 from etude.experiment import figures, files, records, statistics
 from etude.experiment.display import Display, display_for
@@ -87,7 +86,7 @@ class Run:
         if episodes < 1:
             raise InvalidInput(f"episodes is {episodes}; it must be at least 1")
         copies = max(n for n in range(1, 11) if episodes % n == 0)
-        environment = Gymnasium(maker(self.settings.environment, self.settings.options), copies)
+        environment = make(self.settings.environment, copies, "gymnasium", **self.settings.view)
         if interrupt is not None:
             interrupt.watch(environment, patience=0)
 
@@ -139,7 +138,8 @@ class Run:
 
 
 def train(algorithm: Any, environment: str, *, steps: int, seeds: int = 1, seed: int = 0, backend: Backend = "auto",
-          num_envs: int | None = None, workers: int = 0, options: dict[str, Any] | None = None, out: str | Path | None = None,
+          num_envs: int | None = None, workers: int = 0, options: dict[str, Any] | None = None, frame_stack: int = 1,
+          action_masks: bool = False, out: str | Path | None = None,
           checkpoint_interval: int | None = None, evaluation_episodes: int = 100, video: bool = False,
           progress: bool = True) -> Run:
     """Train an algorithm on an environment for `steps` steps of each seed, judge it on Gymnasium, and leave a run directory.
@@ -148,33 +148,36 @@ def train(algorithm: Any, environment: str, *, steps: int, seeds: int = 1, seed:
     backend              auto, jax, envpool or gymnasium: what it trains on
     num_envs             copies stepped at once by each seed; the algorithm's own default when None
     workers, options     processes for a slow Gymnasium environment; keyword arguments of gymnasium.make
+    frame_stack          the latest observations that are seen at once
+    action_masks         whether info["action_mask"] says which choices are allowed
     out                  the run directory, which must not hold anything; runs/<name>-<time> when None
     checkpoint_interval  environment steps between checkpoints; a tenth of the budget when None
 
     Raises InvalidInput for what cannot be done as asked, EnvironmentFault, Diverged, and Interrupted after Ctrl-C.
     """
     settings = settle(algorithm, environment, steps=steps, seeds=seeds, seed=seed, backend=backend, num_envs=num_envs,
-                      workers=workers, options=options, checkpoint_interval=checkpoint_interval,
-                      evaluation_episodes=evaluation_episodes)
+                      workers=workers, options=options, frame_stack=frame_stack, action_masks=action_masks,
+                      checkpoint_interval=checkpoint_interval, evaluation_episodes=evaluation_episodes)
     run = create(settings, out)
     return carry_on(run, display_for(run, progress), video)
 
 
 def settle(algorithm: Any, environment: str, *, steps: int, seeds: int = 1, seed: int = 0, backend: Backend = "auto",
-           num_envs: int | None = None, workers: int = 0, options: dict[str, Any] | None = None,
-           checkpoint_interval: int | None = None, evaluation_episodes: int = 100, name: str | None = None) -> Settings:
+           num_envs: int | None = None, workers: int = 0, options: dict[str, Any] | None = None, frame_stack: int = 1,
+           action_masks: bool = False, checkpoint_interval: int | None = None, evaluation_episodes: int = 100,
+           name: str | None = None) -> Settings:
     """The settings of a run, everything checked that can be without training; arguments as for `train`.
 
     `name` is what the algorithm was asked for by; when None, the one that says most of it.
     """
     num_envs = getattr(algorithm, "default_num_envs", 1) if num_envs is None else num_envs
-    backend = choose_backend(environment, backend, bool(options or workers))
+    backend = choose_backend(environment, backend, bool(options or workers or action_masks))
     settings = Settings(name or name_of(algorithm), algorithm, environment, backend, steps, num_envs, seed, seeds, workers,
-                        options or {}, evaluation_episodes=evaluation_episodes)
+                        options or {}, frame_stack, action_masks, evaluation_episodes=evaluation_episodes)
     settings.check()
     if checkpoint_interval is not None and checkpoint_interval < 1:
         raise InvalidInput(f"checkpoint_interval is {checkpoint_interval}; it must be at least 1")
-    sample = make(environment, num_envs, backend, options=options)
+    sample = make(environment, num_envs, backend, **settings.view)
     jax.eval_shape(partial(algorithm.init, spec=sample.spec), jax.random.key(0))     # what the algorithm says of the spaces
     sample.close()
     rows = max(1, settings.iterations // ROWS)

@@ -31,6 +31,8 @@ class Settings:
     seeds: int = 1
     workers: int = 0                   # processes that share out the copies of a slow Gymnasium environment
     options: dict[str, Any] = dataclasses.field(default_factory=dict)     # of gymnasium.make
+    frame_stack: int = 1               # the latest observations that are seen at once
+    action_masks: bool = False         # info["action_mask"] is part of the observation
     row_every: int = 1                 # iterations in a row of metrics
     checkpoint_every: int = 1          # iterations between checkpoints: a multiple of row_every
     evaluation_episodes: int = 100     # of each seed, at the end
@@ -48,9 +50,15 @@ class Settings:
         """The environment steps of each seed that the budget amounts to: whole iterations."""
         return self.iterations * self.steps_per_iteration
 
+    @property
+    def view(self) -> dict[str, Any]:
+        """How the environment is made and seen: keyword arguments of `environments.make`."""
+        return {"options": self.options, "frame_stack": self.frame_stack, "action_masks": self.action_masks}
+
     def check(self) -> None:
         """Raises InvalidInput naming the setting, its value and what would do."""
-        for name, least in {"steps": 1, "num_envs": 1, "seeds": 1, "seed": 0, "workers": 0, "evaluation_episodes": 1}.items():
+        for name, least in {"steps": 1, "num_envs": 1, "seeds": 1, "seed": 0, "workers": 0, "frame_stack": 1,
+                            "evaluation_episodes": 1}.items():
             value = getattr(self, name)
             if not isinstance(value, int) or value < least:
                 raise InvalidInput(f"{name} is {value}; it must be a whole number of at least {least}")

@@ -9,8 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from etude.environments.gymnasium_backend import Gymnasium
-from etude.environments.registry import maker
+from etude.environments.registry import make, maker
 from etude.errors import InvalidInput
 from etude.rollout import blank, reset, rollout
 from etude.training import call
@@ -20,7 +19,9 @@ SCREENS = ("DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER")      # one of them s
 
 def play(run: Any, render_mode: str, episodes: int, seed: int, explore: bool = False) -> Iterator[tuple[Any, float, bool]]:
     """Steps of whole episodes by the first seed's policy: (picture or None, reward, whether the episode ended)."""
-    environment = Gymnasium(maker(run.settings.environment, run.settings.options, render_mode), 1)
+    view = run.settings.view
+    view["options"] = {**view["options"], "render_mode": render_mode}
+    environment: Any = make(run.settings.environment, 1, "gymnasium", **view)
     simulator = environment.copies.simulators[0]
     algorithm, state = run.settings.algorithm, run.states()[0]
 

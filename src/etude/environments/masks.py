@@ -1,0 +1,56 @@
+"""Which choices are allowed, from where Gymnasium environments say it to where a policy sees it."""
+from collections.abc import Callable
+from typing import Any
+
+import gymnasium
+import numpy as np
+
+from etude.errors import EnvironmentFault, InvalidInput
+
+MASK = "action_mask"
+
+
+class MaskObserved(gymnasium.Wrapper):
+    """An environment whose `info["action_mask"]` is part of its observation, a Dict of "observation" and "action_mask".
+
+    Raises EnvironmentFault where there is no mask of the right size, or one that allows nothing in the midst of an episode.
+    """
+
+    def __init__(self, env: gymnasium.Env):
+        super().__init__(env)
+        self.choices = count(env.action_space)
+        mask = gymnasium.spaces.MultiBinary(self.choices)
+        self.observation_space = gymnasium.spaces.Dict({"observation": env.observation_space, MASK: mask})
+
+    def reset(self, **options: Any) -> tuple[Any, dict]:
+        observation, info = self.env.reset(**options)
+        return self._seen(observation, info, False), info
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict]:
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        return self._seen(observation, info, terminated or truncated), reward, terminated, truncated, info
+
+    def _seen(self, observation: Any, info: dict, over: bool) -> dict[str, Any]:
+        mask = np.asarray(info.get(MASK, ()), np.int8).ravel()
+        if mask.size != self.choices:
+            told = f"one of size {mask.size}" if MASK in info else "none"
+            raise EnvironmentFault(f"its info should hold an {MASK} of {self.choices} choices, and holds {told}")
+        if not (mask.any() or over):
+            raise EnvironmentFault(f"its {MASK} allows nothing")
+        return {"observation": observation, MASK: mask}
+
+
+def count(space: gymnasium.Space) -> int:
+    """How many choices there are to allow or not; raises InvalidInput where there are none."""
+    match space:
+        case gymnasium.spaces.Discrete():
+            return int(space.n)
+        case gymnasium.spaces.MultiDiscrete():
+            return int(space.nvec.sum())
+    raise InvalidInput(f"action masks are for Discrete and MultiDiscrete actions, and this environment's are {space}; "
+                       "leave --action-masks out")
+
+
+def observed(make: Callable[[], gymnasium.Env]) -> gymnasium.Env:
+    """An environment as `make` makes it, its masks observed."""
+    return MaskObserved(make())
