@@ -1,0 +1,46 @@
+"""The double integrator: a block pushed along a line without friction, to rest at the origin."""
+import jax
+import jax.numpy as jnp
+
+from etude.struct import static, struct
+
+Array = jax.Array
+
+
+@struct
+class DoubleIntegrator:
+    """State [2]: position (m) and velocity (m/s); control [1]: force (N).
+
+    The only problem here that is linear and quadratic, but for the bounds of its force.
+    """
+    mass: float = 1.0                                       # kg
+    effort: float = 0.1                                     # cost of a N² for a second
+    time_step: float = 0.1                                  # s
+    start: float = 2.0                                      # m, m/s: both are first within ± this
+    horizon: int = static(80)
+    low: tuple[float, ...] = static((-2.0,))                # N
+    high: tuple[float, ...] = static((2.0,))
+
+    def derivative(self, state: Array, control: Array) -> Array:
+        return jnp.stack([state[1], control[0] / self.mass])
+
+    def dynamics(self, state: Array, control: Array) -> Array:
+        """Exact for a force that is held."""
+        slope = self.derivative(state, control)
+        return state + self.time_step * slope + self.time_step**2 / 2 * jnp.stack([slope[1], jnp.zeros_like(slope[1])])
+
+    def running_cost(self, state: Array, control: Array) -> Array:
+        return state @ state + self.effort * control @ control
+
+    def cost(self, state: Array, control: Array, time: Array) -> Array:
+        return self.time_step * self.running_cost(state, control)
+
+    def final_cost(self, state: Array) -> Array:
+        return 10 * state @ state
+
+    def initial(self, key: Array) -> Array:
+        return jax.random.uniform(key, (2,), minval=-self.start, maxval=self.start)
+
+    def solved(self, states: Array) -> Array:
+        """At the end within 0.05 m and 0.05 m/s of rest at the origin."""
+        return (jnp.abs(states[-1]) < 0.05).all()

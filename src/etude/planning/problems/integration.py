@@ -1,0 +1,15 @@
+"""From dx/dt to the next state, the control held for the step."""
+from collections.abc import Callable
+
+import jax
+
+Array = jax.Array
+
+
+def runge_kutta(derivative: Callable[[Array, Array], Array], state: Array, control: Array, time_step: float | Array) -> Array:
+    """One step of the classical method of fourth order (Kutta, 1901), [n]."""
+    k1 = derivative(state, control)
+    k2 = derivative(state + time_step / 2 * k1, control)
+    k3 = derivative(state + time_step / 2 * k2, control)
+    k4 = derivative(state + time_step * k3, control)
+    return state + time_step / 6 * (k1 + 2 * k2 + 2 * k3 + k4)

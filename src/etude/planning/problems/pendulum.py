@@ -1,0 +1,60 @@
+"""The pendulum to be swung up with a torque too weak to lift it at once (Doya, 2000), with Gymnasium's constants."""
+import math
+
+import jax
+import jax.numpy as jnp
+
+from etude.struct import static, struct
+
+Array = jax.Array
+
+
+@struct
+class Pendulum:
+    """State [2]: the angle from upright (rad, not wrapped) and its rate (rad/s); control [1]: torque (N m).
+
+    The dynamics are those of Gymnasium's Pendulum-v1. Its cost has a cusp where the pendulum hangs; this one is smooth.
+    """
+    gravity: float = 10.0                                   # m/s²
+    mass: float = 1.0                                       # kg
+    length: float = 1.0                                     # m, of a uniform rod
+    time_step: float = 0.05                                 # s
+    effort: float = 0.05                                    # cost of a (N m)² for a second
+    start_angle: float = math.pi                            # rad: the first angle is within ± this
+    start_rate: float = 1.0                                 # rad/s: and its rate within ± this
+    max_rate: float = 8.0                                   # rad/s
+    horizon: int = static(100)
+    low: tuple[float, ...] = static((-2.0,))                # N m
+    high: tuple[float, ...] = static((2.0,))
+
+    def derivative(self, state: Array, control: Array) -> Array:
+        """The bound of the rate aside."""
+        angle, rate = state
+        acceleration = 1.5 * self.gravity / self.length * jnp.sin(angle) + 3 * control[0] / (self.mass * self.length**2)
+        return jnp.stack([rate, acceleration])
+
+    def dynamics(self, state: Array, control: Array) -> Array:
+        """One step of semi-implicit Euler."""
+        angle, rate = state
+        rate = jnp.clip(rate + self.time_step * self.derivative(state, control)[1], -self.max_rate, self.max_rate)
+        return jnp.stack([angle + self.time_step * rate, rate])
+
+    def running_cost(self, state: Array, control: Array) -> Array:
+        angle, rate = state
+        return 2 * (1 - jnp.cos(angle)) + 0.1 * rate**2 + self.effort * control @ control
+
+    def cost(self, state: Array, control: Array, time: Array) -> Array:
+        return self.time_step * self.running_cost(state, control)
+
+    def final_cost(self, state: Array) -> Array:
+        angle, rate = state
+        return 50 * (1 - jnp.cos(angle)) + 5 * rate**2
+
+    def initial(self, key: Array) -> Array:
+        angle, rate = jax.random.uniform(key, (2,), minval=-1, maxval=1)
+        return jnp.stack([self.start_angle * angle, self.start_rate * rate])
+
+    def solved(self, states: Array) -> Array:
+        """At the end within 0.1 rad and 0.5 rad/s of upright and still."""
+        angle, rate = states[-1]
+        return (jnp.cos(angle) > math.cos(0.1)) & (jnp.abs(rate) < 0.5)
