@@ -48,7 +48,7 @@ class Row(NamedTuple):
 
     @property
     def name(self) -> str:
-        return "-".join(map(str, filter(None, (self.algorithm, self.setting, self.environment, self.steps))))
+        return "-".join(map(str, filter(None, (self.algorithm, self.setting, self.environment.split("/")[-1], self.steps))))
 
 
 def iqm(least: float) -> Goal:
@@ -79,10 +79,18 @@ HELD = [
     Row("naf", "Pendulum-v1", iqm(-300)), Row("dqn", "Pendulum-v1", iqm(-200)), Row("sac", "MountainCarContinuous-v0", iqm(90)),
     Row("sac", "HalfCheetah-v5", iqm(4500), steps=100_000), Row("td3", "InvertedPendulum-v5", iqm(990)),
     Row("pqn", "CartPole-v1", iqm(490)),
+    Row("reinforce", "CartPole-v1", iqm(475)), Row("reinforce", "HalfCheetah-v5", iqm(300)),
+    Row("a2c", "CartPole-v1", iqm(490)), Row("a2c", "InvertedPendulum-v5", iqm(990)),
+    Row("actor-critic", "InvertedPendulum-v5", iqm(950)),
+    Row("trpo", "CartPole-v1", iqm(490)), Row("trpo", "LunarLanderContinuous-v3", iqm(220)),
+    Row("natural-gradient", "InvertedPendulum-v5", iqm(990)),
+    Row("ppo", "HalfCheetah-v5", iqm(1500)), Row("ppo", "Hopper-v5", iqm(2000)),
+    Row("ppo", "etude/CartPoleWithoutVelocity-v1", iqm(450)),
     Row("ppo", "CartPole-v1", iqm(490)), Row("ppo", "LunarLander-v3", iqm(200)), Row("ppo", "Pendulum-v1", iqm(-200))]
 PUBLISHED = {
     ("dqn", "CartPole-v1"): 500.0, ("dqn", "Acrobot-v1"): -76.6, ("dqn", "MountainCar-v0"): -100.8,
-    ("dqn", "LunarLander-v3"): 154.4, ("ppo", "CartPole-v1"): 500.0, ("ppo", "Acrobot-v1"): -73.5,
+    ("dqn", "LunarLander-v3"): 154.4, ("a2c", "CartPole-v1"): 500.0, ("trpo", "CartPole-v1"): 500.0,
+    ("trpo", "LunarLanderContinuous-v3"): 262.4, ("ppo", "CartPole-v1"): 500.0, ("ppo", "Acrobot-v1"): -73.5,
     ("ppo", "MountainCar-v0"): -110.4, ("ppo", "MountainCarContinuous-v0"): 88.3, ("ppo", "Pendulum-v1"): -172.2,
     ("ppo", "LunarLander-v3"): 242.1, ("ppo", "LunarLanderContinuous-v3"): 270.9}
 

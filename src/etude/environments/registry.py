@@ -131,7 +131,9 @@ def newest_version(name: str) -> str | None:
 
 
 def register_plugins(name: str) -> None:
-    """Atari's ids are in Gymnasium's registry once its package is imported."""
+    """Atari's ids, and our own, are in Gymnasium's registry once their package is imported."""
+    if name.startswith("etude/"):
+        importlib.import_module("etude.environments.partial")
     if name.startswith("ALE/") and importlib.util.find_spec("ale_py"):
         gymnasium.register_envs(importlib.import_module("ale_py"))
 
@@ -143,6 +145,7 @@ def listing(part: str = "") -> list[tuple[str, list[str], str, str]]:
     something it needs is not installed.
     """
     register_plugins("ALE/")
+    register_plugins("etude/")
     names = sorted(name for name in gymnasium.registry if part.lower() in name.lower())
     rows = []
     for name in names:

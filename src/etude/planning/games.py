@@ -92,7 +92,7 @@ class Solution:
 
 
 def index(board: Array) -> Array:
-    """The row of a board in a table of all: its cells are digits in base 3."""
+    """The row of a small board in a table of all: its cells are digits in base 3."""
     return ((board.ravel() + 1) * 3 ** jnp.arange(board.size)).sum()
 
 
@@ -155,11 +155,10 @@ def perfect(game: Game) -> Player:
 def one_ply(game: Game) -> Player:
     """A player that wins where one move wins, else stops the other from winning with their next, else moves at random."""
     def player(board, key):
-        wins, threats = (jax.vmap(lambda action, side=side: game.step(side, action, key).reward > 0)(jnp.arange(game.actions))
-                         for side in (board, -board))
-        legal = game.legal(board)
-        urgent = jnp.where((wins & legal).any(), wins, threats) & legal
-        return among(jnp.where(urgent.any(), urgent, legal), key)
+        winning = lambda side: jax.vmap(lambda action: game.step(side, action, key).reward > 0)(jnp.arange(game.actions))
+        wins, threats = winning(board), winning(-board)
+        urgent = jnp.where(wins.any(), wins, threats)
+        return among(jnp.where(urgent.any(), urgent, game.legal(board)), key)
     return player
 
 
@@ -181,7 +180,7 @@ def play(game: Game, first: Player, second: Player, key: Array, second_starts: A
         board, over, _ = standing
         action = player(board, key)
         step, legal = game.step(board, action, key), game.legal(board)[action]
-        moved = step.state, step.terminated | ~legal, side * jnp.where(legal, step.reward, -1)
+        moved = step.state, step.terminated | ~legal, side * step.reward
         waits |= over
         return jax.tree.map(lambda old, new: jnp.where(waits, old, new), standing, moved), jnp.where(waits, -1, action)
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
+from gymnasium.utils import EzPickle
 
 from etude.errors import InvalidInput
 from etude.planning.mcts import UCT
@@ -132,12 +133,14 @@ def pick(among: list[int], number: float) -> int:
 
 
 def copied(simulator: Simulator, rng: np.random.Generator) -> Any:
-    """The simulator again, with luck of its own."""
+    """The simulator again, where it stands, with luck of its own."""
+    remedy = "and tree search plays on with copies; most environments of plain Python can be copied, as CartPole-v1 can"
+    if isinstance(getattr(simulator, "unwrapped", simulator), EzPickle):
+        raise InvalidInput(f"a copy of {simulator} starts from scratch, not from where it stands (it is an EzPickle), {remedy}")
     try:
         twin = copy.deepcopy(simulator)
     except Exception as error:                      # whatever the simulator's own parts raise
-        raise InvalidInput(f"{simulator} cannot be copied ({error!r}), and tree search plays on with copies of it; "
-                           "environments of plain Python and NumPy can be, as CartPole-v1") from error
+        raise InvalidInput(f"{simulator} cannot be copied ({error!r}), {remedy}") from error
     bare = getattr(twin, "unwrapped", twin)
     if hasattr(bare, "np_random"):
         bare.np_random = np.random.default_rng(rng.integers(2**63))

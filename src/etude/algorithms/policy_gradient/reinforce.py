@@ -204,7 +204,8 @@ class Reinforce:
                 later = corrections.per_decision_returns(log_ratio, **ahead, limit=limit)
         if self.causality:
             return weight, later
-        begins = jnp.concatenate([jnp.ones_like(done[:1]), done[:-1]])
+        others = done | ~lived.counts                        # after these an episode begins, or what is left of one that was cut
+        begins = jnp.concatenate([jnp.ones_like(done[:1]), others[:-1]])
         return weight, lived.by_episode(jnp.where(begins, later, 0))[lived.episode]               # the return of the whole
 
     def estimate_baseline(self, policy: Policy, batch: Batch, lived: Lived, earned: Array) -> Array:
@@ -245,7 +246,8 @@ def recall(ring: Ring, begun: Array, ended: Array) -> Lived:
     lived = ring.inserted - rows + jnp.arange(rows)[:, None]                    # of all rows ever; negative: none was there
     lived, env = jnp.broadcast_arrays(lived, jnp.arange(copies))
     experience = rings.at(ring, Rows(lived % rows, env))
-    experience = replace(experience, truncated=experience.truncated.at[-1].set(True))              # what comes is not known
+    apart = (lived < 0) | (lived == ring.inserted - 1)                          # before the first; what comes is not known
+    experience = replace(experience, truncated=experience.truncated | apart)
     done = experience.done
     return Lived(experience, (lived >= begun) & (lived < ended), jnp.cumsum(done, 0) - done + rows * env)
 

@@ -7,12 +7,12 @@ Physics are floats of the pytree, so `vmap` can sweep them; what shapes a space 
 next to `reset` and `step`, whose actions are the environment's own. The fields' defaults are Gymnasium's.
 """
 from etude.environments.classic.acrobot import Acrobot
-from etude.environments.classic.cartpole import CartPole
+from etude.environments.classic.cartpole import CartPole, CartPoleWithoutVelocity
 from etude.environments.classic.mountain_car import ContinuousMountainCar, MountainCar
 from etude.environments.classic.pendulum import Pendulum
 from etude.environments.jax_backend import TimeLimit
 
-__all__ = ["PORTS", "Acrobot", "CartPole", "ContinuousMountainCar", "MountainCar", "Pendulum"]
+__all__ = ["PORTS", "Acrobot", "CartPole", "CartPoleWithoutVelocity", "ContinuousMountainCar", "MountainCar", "Pendulum"]
 
 
 def _limited(port, limit: int):
@@ -22,6 +22,7 @@ def _limited(port, limit: int):
 # Gymnasium id -> a function from the port's own parameters to the environment, with the time limit of its registration
 PORTS = {
     "CartPole-v1": _limited(CartPole, 500),
+    "etude/CartPoleWithoutVelocity-v1": _limited(CartPoleWithoutVelocity, 500),
     "Pendulum-v1": _limited(Pendulum, 200),
     "Acrobot-v1": _limited(Acrobot, 500),
     "MountainCar-v0": _limited(MountainCar, 200),

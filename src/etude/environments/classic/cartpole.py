@@ -7,7 +7,7 @@ import numpy as np
 
 from etude.environments.protocol import Outcome
 from etude.spaces import Box, Discrete
-from etude.struct import static, struct
+from etude.struct import replace, static, struct
 
 Array = jax.Array
 
@@ -61,3 +61,26 @@ class CartPole:
         state = self.dynamics(state, force[None])
         terminated = (jnp.abs(state[0]) > self.max_position) | (jnp.abs(state[2]) > self.max_angle)
         return state, Outcome(state, jnp.float32(1), terminated, jnp.bool_(False))
+
+
+@struct
+class CartPoleWithoutVelocity:
+    """The same, of which only the cart's position and the pole's angle are seen, [2]: `etude/CartPoleWithoutVelocity-v1`."""
+    cartpole: CartPole = CartPole()
+
+    @property
+    def observation_space(self) -> Box:
+        low, high = (tuple(bound[::2].tolist()) for bound in self.cartpole.observation_space.bounds)
+        return Box((2,), low=low, high=high)
+
+    @property
+    def action_space(self) -> Discrete:
+        return self.cartpole.action_space
+
+    def reset(self, key: Array) -> tuple[Array, Array]:
+        state, observation = self.cartpole.reset(key)
+        return state, observation[::2]
+
+    def step(self, state: Array, action: Array, key: Array) -> tuple[Array, Outcome]:
+        state, outcome = self.cartpole.step(state, action, key)
+        return state, replace(outcome, next_observation=outcome.next_observation[::2])

@@ -47,6 +47,10 @@ PRESETS: Presets = {
         learning_rate=3e-4, learning_rate_decay=1_000_000.0, normalize_observation=True, normalize_reward=True,
         rollout_length=256, batch_size=64, epochs=10), 8, 1_000_000)
        for environment in ("HalfCheetah-v5", "Hopper-v5", "Walker2d-v5", "InvertedPendulum-v5")},
+    # CartPole's rhythm with a memory in place of the velocities
+    ("ppo", "etude/CartPoleWithoutVelocity-v1"): Preset(PPO(
+        learning_rate=1e-3, learning_rate_decay=300_000.0, rollout_length=128, batch_size=256, sequence_length=32,
+        gae_lambda=0.9, discount=0.98, epochs=10, recurrent="gru", memory_size=64), 8, 300_000),
     # zoo trpo
     ("trpo", "CartPole-v1"): Preset(TRPO(
         rollout_length=512, batch_size=512, damping=1e-3, gae_lambda=0.98, value_epochs=20), 2, 100_000),
