@@ -12,14 +12,18 @@ import scipy.stats
 
 from etude import distributions
 from etude.distributions import (
+    FORBIDDEN,
     Bernoulli,
     Categorical,
     MultiCategorical,
     Normal,
     SquashedNormal,
+    StateDependentNormal,
+    masked,
     num_parameters,
     over,
     pick,
+    settled,
     squashed_over,
 )
 from etude.spaces import Box, Discrete, MultiBinary, MultiDiscrete, to_environment, to_gymnasium
@@ -339,3 +343,149 @@ def test_actions_at_the_bounds_are_judged_as_the_nearest_inside():
     np.testing.assert_array_equal(value[:2], value[2:])
     inside = np.arctanh(1 - 2.0**-24)
     np.testing.assert_allclose(value, exact_log_prob(0, 0, [[inside]], True)[0], rtol=1e-5)
+
+
+# Divergences
+
+@quick
+def divergences(p, q):
+    """KL from one to the other, and to itself; of normals also with the other's parameters written out for each row."""
+    return p.kl(q), p.kl(p), p.kl(settled(q))
+
+
+def pairs(space, seed):
+    return head(space, 2, seed=seed), head(space, 2, seed=seed + 1, scale=1.5)
+
+
+@every_finite_space
+def test_a_divergence_is_the_sum_over_all_actions(space):
+    p, q = pairs(space, 0)
+    kl, itself, _ = divergences(p, q)
+    np.testing.assert_allclose(itself, 0, atol=1e-6)
+    actions = actions_of(space)
+    for i in range(2):
+        log_p, log_q = (np.asarray(log_probs(over(space, x.logits[i]), actions), float) for x in (p, q))
+        assert kl[i] == pytest.approx((np.exp(log_p) * (log_p - log_q)).sum(), rel=1e-4, abs=1e-6)
+        assert kl[i] > 0.1
+
+
+@pytest.mark.parametrize("shape", [(), (3,), (2, 2)], ids=str)
+def test_a_divergence_of_normals_is_the_mean_of_scipys_log_ratio(shape):
+    """That ratio is a parabola, whose mean three nodes of Gauss and Hermite give exactly."""
+    p, q = pairs(Box(shape), 0)
+    kl, itself, settled_kl = divergences(p, q)
+    nodes, weights = np.polynomial.hermite_e.hermegauss(3)
+    mean, other = np.asarray(p.mean, float), np.asarray(q.mean, float)
+    std, other_std = (np.exp(np.asarray(x.log_std, float)) for x in (p, q))
+    x = mean + std * nodes[:, None, None]                                        # [node, row, n]
+    ratio = scipy.stats.norm(mean, std).logpdf(x) - scipy.stats.norm(other, other_std).logpdf(x)
+    expected = np.tensordot(weights / weights.sum(), ratio, 1).sum(-1)
+    np.testing.assert_allclose(kl, expected, rtol=1e-4)
+    np.testing.assert_allclose(settled_kl, kl, rtol=1e-6)
+    np.testing.assert_allclose(itself, 0, atol=1e-6)
+
+
+# The normal with state-dependent noise
+
+STATES, FEATURES = 3, 4
+
+
+def noisy(shape=(2,), seed=0):
+    """In three states."""
+    rng, n = np.random.default_rng(seed), math.prod(shape)
+    mean, features, log_std = (rng.normal(0, 0.6, size).astype(np.float32)
+                               for size in ((STATES, n), (STATES, FEATURES), (FEATURES, n)))
+    return StateDependentNormal(*map(jnp.asarray, (mean, features, log_std)), shape)
+
+
+def marginal_std(choice):
+    """Of the action, [state, n]: √(Σ_f φ_f² σ_f²)."""
+    features, std = np.asarray(choice.features, float), np.exp(np.asarray(choice.log_std, float))
+    return np.sqrt([[sum((row[f] * std[f, i]) ** 2 for f in range(FEATURES)) for i in range(std.shape[1])] for row in features])
+
+
+@quick
+def under(choice, keys):
+    """Samples [key, state, *shape], each key for all states; and those of each key when it is split among them."""
+    one_for_all = jax.vmap(lambda key: choice.sample(jnp.broadcast_to(key, STATES)))
+    return one_for_all(keys), jax.vmap(choice.sample)(keys)
+
+
+@pytest.mark.parametrize("shape", [(), (2,), (2, 2)], ids=str)
+def test_what_state_dependent_noise_makes_of_an_action_is_normal(shape):
+    choice, n = noisy(shape), math.prod(shape)
+    expected = scipy.stats.norm(np.asarray(choice.mean, float), marginal_std(choice))
+    says = told(choice, KEY)
+    sample = np.asarray(says["sample"], float)
+    assert sample.shape == (STATES, *shape)
+    np.testing.assert_allclose(says["log_prob"], expected.logpdf(sample.reshape(STATES, n)).sum(-1), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(says["entropy"], expected.entropy().sum(-1), rtol=1e-4, atol=1e-4)
+    np.testing.assert_array_equal(says["mode"].reshape(STATES, n), choice.mean)
+
+
+def test_samples_over_keys_have_the_moments_of_the_marginal():
+    """And states under one matrix of noise go together as their features do; under a matrix each, not at all."""
+    choice, rounds = noisy(), 10_000
+    together, apart = (np.asarray(x, float) - np.asarray(choice.mean, float)
+                       for x in under(choice, jax.random.split(KEY, rounds)))
+    std = marginal_std(choice)
+    for noise in (together, apart):
+        assert scipy.stats.kstest((noise / std).reshape(-1, 6)[:, 0], "norm").pvalue > 1e-4
+        np.testing.assert_allclose(noise.mean(0) / std, 0, atol=4 / math.sqrt(rounds))
+        np.testing.assert_allclose(noise.std(0), std, rtol=0.03)
+    features, sigma = np.asarray(choice.features, float), np.exp(np.asarray(choice.log_std, float))
+    for i in range(2):
+        covariance = features @ np.diag(sigma[:, i] ** 2) @ features.T
+        np.testing.assert_allclose(np.cov(together[..., i].T), covariance, atol=0.05 * covariance.max())
+        np.testing.assert_allclose(np.corrcoef(apart[..., i].T), np.eye(STATES), atol=0.04)
+    assert abs(np.corrcoef(together[:, 0].T)[0, 1]) < 0.04                       # nor do the parts of an action
+
+
+def test_one_key_is_one_matrix_of_noise():
+    """Linear in the features: those of the sum of two states are the sum of theirs; the same key again is the same noise."""
+    choice = noisy()
+    features = choice.features.at[2].set(choice.features[0] + 2 * choice.features[1])
+    choice = StateDependentNormal(choice.mean, features, choice.log_std, choice.shape)
+    keys = jax.random.split(KEY, 3)
+    together, apart = under(choice, keys)
+    noise = np.asarray(together - choice.mean, float)
+    np.testing.assert_allclose(noise[:, 2], noise[:, 0] + 2 * noise[:, 1], rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(under(choice, keys)[0], together)
+    assert (abs(noise[0] - noise[1]) > 1e-3).all()
+    assert not np.allclose(apart[:, 2] - choice.mean[2], apart[:, 0] - choice.mean[0] + 2 * (apart[:, 1] - choice.mean[1]))
+
+
+def test_a_settled_choice_can_be_cut_anywhere():
+    """Each row of a settled one says of an action what it said among the others."""
+    plain, spread, choices = head(Box((2,)), STATES), noisy(), head(FINITE["multidiscrete"], STATES)
+    assert settled(choices) is choices
+    for choice in (plain, spread):
+        flat = settled(choice)
+        assert isinstance(flat, Normal) and all(x.shape == (STATES, 2) for x in jax.tree.leaves(flat))
+        row = jax.tree.map(lambda x: x[jnp.array([2, 0])], flat)
+        action = np.float32([[0.3, -0.2]] * STATES)
+        np.testing.assert_allclose(row.log_prob(action[:2]), choice.log_prob(action)[jnp.array([2, 0])], rtol=1e-5)
+    np.testing.assert_allclose(jnp.exp(settled(spread).log_std), marginal_std(spread), rtol=1e-4)
+
+
+def test_a_divergence_with_state_dependent_noise_is_that_of_the_marginals():
+    """Also from one that was settled to one that is not, as after an update."""
+    p, q = noisy(), noisy(seed=1)
+    kl, itself, from_settled = divergences(p, q)
+    plain = [Normal(choice.mean, jnp.float32(np.log(marginal_std(choice))), (2,)) for choice in (p, q)]
+    np.testing.assert_allclose(kl, divergences(*plain)[0], rtol=1e-3)
+    np.testing.assert_allclose(from_settled, kl, rtol=1e-5)
+    np.testing.assert_allclose(settled(p).kl(q), kl, rtol=1e-5)
+    np.testing.assert_allclose(itself, 0, atol=1e-6)
+
+
+def test_a_masked_choice_is_that_of_what_is_left():
+    """As if the forbidden one had never been there; the divergence is over what is left, too."""
+    may = jnp.array([[True, True, False, True], [True] * 4])
+    p, q = pairs(Discrete(4), 0)
+    ours, theirs = masked(p, may), masked(q, may)
+    left = [Categorical(jnp.delete(x.logits[0], 2)) for x in (p, q)]
+    kl, itself, _ = divergences(ours, theirs)
+    assert kl[0] == pytest.approx(float(left[0].kl(left[1])), rel=1e-5) and itself[0] == 0
+    assert kl[1] == pytest.approx(float(p.kl(q)[1]), rel=1e-5)
+    assert ours.logits[0, 2] == FORBIDDEN and jnp.exp(ours.log_prob(jnp.int32([2, 2]))[0]) == 0

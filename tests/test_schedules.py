@@ -3,7 +3,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from etude.schedules import alike, falling, remaining
+from etude.schedules import alike, falling, remaining, somewhere
 
 
 def test_what_remains_falls_linearly_to_zero_and_stays():
@@ -28,3 +28,14 @@ def test_what_is_not_due_is_left_undone_for_all_seeds():
     np.testing.assert_array_equal(many(clock + 1, x), x)
     program = str(jax.make_jaxpr(many)(clock, x))
     assert "cond" in program and "select" not in program
+
+
+def test_what_is_due_for_one_seed_is_worked_out_for_all_and_for_none_when_it_is_not():
+    def step(due, x):
+        return jax.lax.cond(somewhere(due), lambda x: jnp.where(due, 2 * x, x), lambda x: x, x)
+    x, some = jnp.arange(8.0).reshape(2, 4), jnp.zeros((2, 4), bool).at[1, 2].set(True)
+    many = jax.vmap(jax.vmap(step))
+    np.testing.assert_array_equal(many(some, x), jnp.where(some, 2 * x, x))
+    np.testing.assert_array_equal(many(jnp.zeros_like(some), x), x)
+    assert "cond" in str(jax.make_jaxpr(many)(some, x))
+    np.testing.assert_array_equal(step(jnp.bool_(True), x), 2 * x)

@@ -41,6 +41,7 @@ _HOME = {
     "make": "environments",
     "train": "experiment.run", "load": "experiment.run", "resume": "experiment.run", "Run": "experiment.run",
     "preset": "experiment.presets", "overestimation": "experiment.overestimation",
+    "policy_gradient_variance": "experiment.variance",
     "InvalidInput": "errors",
 }
 

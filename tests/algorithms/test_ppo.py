@@ -10,15 +10,17 @@ import numpy as np
 import optax
 import pytest
 import rlax
+import scipy.special
 from filling import filled
 from probing import ACTION, BOTH, CONSTANT, DISCOUNTING, LIMITED, SEEN, learned, of
 
 from etude import distributions
 from etude.algorithms import on_policy
 from etude.algorithms.on_policy import Batch, Learner
-from etude.algorithms.trust_region.ppo import PPO, PPOState, remaining
+from etude.algorithms.trust_region.ppo import PPO, DualGradient, PPOState, remaining
 from etude.environments import probes
 from etude.environments.gymnasium_backend import Gymnasium
+from etude.environments.jax_backend import Jax
 from etude.errors import InvalidInput
 from etude.estimators import moments
 from etude.experience import Transition, shuffled
@@ -428,3 +430,127 @@ def test_a_time_limit_of_gymnasium_is_no_end():
     environment = Gymnasium(lambda: gymnasium.make("etude-probes/TimeLimited-v0"), 8)
     training, _ = jax.jit(lambda key: train(PROBED, environment, key, 100))(KEY)
     assert training.state.learner.agent.value(jnp.zeros(1)) == pytest.approx(FOREVER, rel=0.05)
+
+
+# Held by a divergence, and with one body
+
+SETTINGS = {"hidden": (5,), "rollout_length": TIME, "batch_size": 6, "epochs": 2, "learning_rate": 0.01,
+            "normalize_advantage": False}
+
+
+@jax.jit
+def dual_update(ppo, state, experience, key):
+    return ppo.update(state, experience, key)
+
+
+def divergence(before, after, observation):
+    """KL(before || after) of two learners' discrete policies, by enumeration: the mean over observations."""
+    logits = (slow_forward(learner.agent.policy.body, learner.agent.policy.head, observation) for learner in (before, after))
+    p, q = (scipy.special.softmax(x, -1) for x in logits)
+    return (p * np.log(p / q)).sum(-1).mean()
+
+
+def test_the_adaptive_penalty_doubles_and_halves():
+    """Above 1.5 times the divergence asked for and below the 1.5th part (Schulman et al., 2017, section 4); else it stays."""
+    ppo = replace(PLAIN, kl_penalty="adaptive")
+    before, after = fresh(ppo), fresh(ppo, seed=7)
+    batch = estimate(ppo, before, lived(before))
+    kl = divergence(before, after, batch.observation)
+    adjust = jax.jit(lambda target: replace(ppo, kl_target=target).adjust_penalty(jnp.float32(3), after.agent, batch))
+    told = [float(adjust(kl / ratio)) for ratio in (1.55, 1.45, 1.0, 0.69, 0.64)]
+    assert told == [6, 3, 3, 3, 1.5]
+    assert PLAIN.adjust_penalty(3.0, after.agent, batch) == 3
+
+
+@pytest.mark.parametrize("target", [1e-6, 0.5], ids=["exceeded", "kept"])
+def test_dual_ascent_moves_the_penalty_by_the_violation(target):
+    """β ← max(β + rate (KL - target), 0), with the divergence that the update has come to; each loss has the β before."""
+    ppo = DualGradient(**SETTINGS, kl_target=target, penalty_rate=4.0)
+    state = PPOState(fresh(ppo), jnp.float32(1))
+    experience = lived(state.learner)
+    after, metrics = dual_update(ppo, state, experience, KEY)
+    kl = divergence(state.learner, after.learner, experience.observation)
+    assert kl > 1e-3 and (kl > target) == (target < 0.1)
+    assert after.penalty == pytest.approx(max(1 + 4 * (kl - target), 0), rel=1e-3, abs=1e-6)
+    assert metrics["updates"] == 8
+    below = dual_update(ppo, replace(state, penalty=jnp.float32(0.01)), experience, KEY)[0].penalty
+    assert (below == 0) == (target > 0.1)
+
+
+def test_a_penalty_holds_the_policy_back():
+    ppo = DualGradient(**SETTINGS)
+    learner = fresh(ppo)
+    experience = lived(learner)
+    free, held = (dual_update(ppo, PPOState(learner, jnp.float32(beta)), experience, KEY)[0].learner for beta in (0, 100))
+    went, stayed = (divergence(learner, after, experience.observation) for after in (free, held))
+    assert stayed < went / 3
+
+
+def test_dual_gradient_is_ppo_without_a_clip():
+    ppo = DualGradient(penalty_rate=3.0)
+    assert ppo == PPO(clip=math.inf, kl_penalty="dual", penalty_rate=3.0)
+    assert DualGradient.func is PPO and ppo.kl_stop is False
+
+
+@pytest.mark.parametrize("space", ACTIONS.values(), ids=ACTIONS)
+def test_the_penaltys_gradient_is_zero_at_the_policy_before(space):
+    """The divergence is smallest there; elsewhere the loss is that without it and β times the divergence."""
+    ppo = replace(PLAIN, kl_penalty="adaptive")
+    state, other = fresh(ppo, space), fresh(ppo, space, seed=7)
+    batch = estimate(ppo, state, lived(state))
+
+    @jax.jit
+    def loss(policy, penalty):
+        judged = lambda policy: ppo.policy_loss(policy(batch.observation), batch, penalty, no_steps)[0]
+        return *jax.value_and_grad(judged)(policy), batch.choice.kl(policy(batch.observation)).mean()
+    (value, slope, kl), (same, alike, _) = (loss(state.agent.policy, penalty) for penalty in (0.0, 10.0))
+    assert kl == pytest.approx(0, abs=1e-6) and value == pytest.approx(float(same), abs=1e-5)
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-4), alike, slope)
+    (value, slope, kl), (more, unlike, _) = (loss(other.agent.policy, penalty) for penalty in (0.0, 10.0))
+    assert kl > 0.01 and more - value == pytest.approx(10 * float(kl), rel=1e-3)
+    assert not np.allclose(unlike.head.weight, slope.head.weight, atol=1e-2)
+
+
+def test_without_a_clip_the_whole_ratio_counts():
+    state = fresh(PLAIN)
+    batch = estimate(PLAIN, state, lived(state))
+    ratios = np.exp(np.random.default_rng(0).normal(0, 1, TIME * ENVS))
+    batch = replace(batch, log_prob=batch.log_prob - jnp.log(ratios))
+    loss, metrics = policy_loss(PLAIN, state, batch, math.inf)
+    assert loss == pytest.approx(-(ratios * np.asarray(batch.advantage, float)).mean(), rel=1e-4)
+    assert metrics["clipped"] == 0
+
+
+def test_no_more_steps_are_taken_once_the_policy_has_gone_too_far():
+    """Nor on a later batch that it is nearer on. The parameters are those after the last step; of metrics only its own count."""
+    ppo = replace(PLAIN, batch_size=7, learning_rate=0.1)
+    state = fresh(ppo)
+    experience = lived(state)
+    batch, nearer = estimate(ppo, state, experience), 0
+    parts = [jax.tree.map(lambda x, rows=rows: x[rows], batch) for key in jax.random.split(KEY, 2)
+             for rows in np.split(np.asarray(shuffled(key, TIME * ENVS))[:21], 3)]
+    for target in (0.005, 0.02, 0.04, 0.06):
+        after, metrics = update(replace(ppo, kl_stop=True, kl_target=target), state, experience, KEY)
+        now, told = state, []
+        while (step := improve(ppo, now, parts[len(told)]))[1]["kl"] <= 1.5 * target:
+            now, told = step[0], [*told, step[1]]
+        nearer += sum(improve(ppo, now, part)[1]["kl"] <= 1.5 * target for part in parts[len(told) :])
+        assert 1 <= metrics["updates"] == len(told) < 6
+        jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-5), after, replace(now, steps=after.steps))
+        for name in ("policy_loss", "value_loss", "kl"):
+            assert metrics[name] == pytest.approx(np.mean([one[name] for one in told]), rel=1e-3, abs=1e-6)
+    assert nearer and after.steps == TIME * ENVS
+    patient = replace(ppo, kl_stop=True, learning_rate=1e-4)
+    assert update(patient, state, experience, KEY)[1]["updates"] == 6
+
+
+def test_one_body_learns_values_and_a_policy():
+    """What to do depends on what is seen, and so must the features that both have."""
+    ppo = replace(PROBED, shared=True)
+    environment = Jax(probes.ObservationTimesAction(), 8)
+    training, _ = jax.jit(lambda key: train(ppo, environment, key, 100))(KEY)
+    agent = training.state.learner.agent
+    assert agent.value.body is None
+    choice, value, _ = agent(jnp.float32([[-1], [1]]))
+    assert (jax.nn.softmax(choice.logits)[jnp.arange(2), jnp.arange(2)] > 0.97).all()
+    np.testing.assert_allclose(value, 1, atol=0.1)

@@ -22,8 +22,8 @@ from etude.errors import InvalidInput
 from etude.estimators import moments, returns
 from etude.estimators.moments import Moments
 from etude.experience import Transition, merge_axes, minibatches
-from etude.policies import BLANK, MASK, Agent, Memories, Policy, Value, agent
-from etude.spaces import Spec, leaves
+from etude.policies import BLANK, Agent, Memories, Policy, Value, agent
+from etude.spaces import Spec
 from etude.struct import replace, struct
 
 Array = jax.Array
@@ -76,12 +76,10 @@ class Batch:
 
 
 def init(algorithm: Any, key: Array, spec: Spec) -> Learner:
-    """Before the first step, without an optimiser; a mask of choices is no number to be scaled."""
+    """Before the first step, without an optimiser."""
     built = agent(key, spec, algorithm.hidden, algorithm.activation, initial_std=algorithm.initial_std, shared=algorithm.shared,
                   recurrent=algorithm.recurrent, memory_size=algorithm.memory_size, state_noise=algorithm.state_noise)
-    scales = tuple(None if path == (MASK,) else scale for scale, (path, _) in
-                   zip(moments.of_observations(spec.observation), leaves(spec.observation), strict=True))
-    return Learner(built, (), scales, moments.init(()), jnp.zeros(spec.num_envs), jnp.int32(0))
+    return Learner(built, (), moments.of_observations(spec.observation), moments.init(()), jnp.zeros(spec.num_envs), jnp.int32(0))
 
 
 def act(algorithm: Any, learner: Learner, observation: Any, memory: Any, key: Array, explore: bool) -> tuple[Any, Any]:

@@ -2,7 +2,7 @@
 
     etude train ALGORITHM ENVIRONMENT [--steps N] [--seeds N] [every hyperparameter]
     etude resume RUN [--steps N]      etude evaluate RUN [--episodes N]      etude watch RUN
-    etude environments [FILTER]       etude algorithms      etude overestimation ENVIRONMENT
+    etude environments [FILTER]       etude algorithms      etude figure NAME
 """
 import dataclasses
 import json
@@ -26,7 +26,7 @@ Deep reinforcement learning: train an agent, resume it, judge it, watch it.
   watch RUN                     show its agent in a window
   environments [FILTER]         list environments, with their backends and presets
   algorithms                    list algorithms
-  overestimation ENVIRONMENT    draw how far Q-learning's values are above the truth, single and double
+  figure NAME                   measure a claim of the notes and draw it
 
 `etude train ppo LunarLander-v3` trains PPO with its preset; `etude train ppo LunarLander-v3 --help` lists every
 hyperparameter with its default. `etude COMMAND --help` says more of each command.
@@ -79,7 +79,7 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"etude {etude.__version__}")
         sys.exit(0)
     commands = {"train": train, "resume": resume, "evaluate": evaluate, "watch": watch, "environments": environments,
-                "algorithms": algorithms, "overestimation": overestimation}
+                "algorithms": algorithms, "figure": figure}
     if arguments[0] not in commands:
         fail(f"no command is called {arguments[0]!r}; there are {', '.join(commands)}")
     sys.exit(guarded(commands[arguments[0]], arguments[1:]))
@@ -263,8 +263,21 @@ def algorithms(arguments: list[str]) -> None:
         print(f"{name:{max(map(len, ALGORITHMS))}} {line}")
 
 
+def figure(arguments: list[str]) -> None:
+    """`etude figure`: a claim of the notes, measured and drawn."""
+    figures = {"overestimation": overestimation, "policy-gradient-variance": policy_gradient_variance}
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print("usage: etude figure NAME [...]\n\nMeasure a claim of the notes and draw it:\n")
+        for name, command in figures.items():
+            print(f"  {name:26}{(command.__doc__ or '').split(': ', 1)[1]}")
+        sys.exit(0 if arguments else 2)
+    if arguments[0] not in figures:
+        fail(f"no figure is called {arguments[0]!r}; there are {', '.join(figures)}")
+    figures[arguments[0]](arguments[1:])
+
+
 def overestimation(arguments: list[str]) -> None:
-    """`etude overestimation`"""
+    """`etude figure overestimation`: how far Q-learning's values are above the truth, with single and with double targets"""
     @dataclasses.dataclass
     class Overestimation:
         """Train deep Q-learning with single and with double targets, and draw its values beside the returns that followed."""
@@ -276,13 +289,33 @@ def overestimation(arguments: list[str]) -> None:
         """agents of each kind"""
         out: str | None = None
         """the directory to write to; default runs/overestimation-ENVIRONMENT"""
-    asked = tyro.cli(Overestimation, prog="etude overestimation", args=arguments)
+    asked = tyro.cli(Overestimation, prog="etude figure overestimation", args=arguments)
     enable_cache()
     from etude.experiment.overestimation import overestimation
     directory, found = overestimation(asked.environment, asked.steps, asked.seeds, asked.out)
     for name in ("single", "double"):
         print(f"{name}: estimates exceed returns by {found[name]['bias']:.2f} in the last quarter of training")
     print(f"curve   {directory / 'overestimation.png'}")
+
+
+def policy_gradient_variance(arguments: list[str]) -> None:
+    """`etude figure policy-gradient-variance`: how far the gradient's estimates spread, by what an action is weighed with"""
+    @dataclasses.dataclass
+    class Variance:
+        """Measure how far estimates of the policy gradient spread, from the whole return to the value baseline, and draw it."""
+        episodes: int = 20_000
+        """to measure it with"""
+        seed: int = 0
+        """of the decision process and of the episodes"""
+        out: str | None = None
+        """the directory to write to; default runs/policy_gradient_variance"""
+    asked = tyro.cli(Variance, prog="etude figure policy-gradient-variance", args=arguments)
+    enable_cache()
+    from etude.experiment.variance import policy_gradient_variance
+    directory, found = policy_gradient_variance(asked.episodes, asked.seed, asked.out)
+    for name, one in found.items():
+        print(f"{name:18} variance {one['variance']:10.2f}, error of the mean {one['error']:.2f} of what chance makes")
+    print(f"drawn   {directory / 'policy_gradient_variance.png'}")
 
 
 def named(arguments: list[str]) -> tuple[str | None, str | None]:

@@ -52,6 +52,17 @@ def overestimation(path: Path, steps, curves: dict[str, tuple], title: str = "",
     _finish(figure, axes, path, title, subtitle)
 
 
+def bars(path: Path, values: dict[str, float], label: str, title: str = "", subtitle: str = "") -> None:
+    """Draw a bar for each value under its name, with the number at its end, to a PNG of 1440 x 840 pixels."""
+    figure, axes = _page(np.zeros(1), label)
+    axes.set_xlim(-0.6, len(values) - 0.4)
+    drawn = axes.bar(range(len(values)), list(values.values()), width=0.6, color=_BLUE, zorder=2)
+    axes.bar_label(drawn, labels=[f"{value:,.0f}" if value >= 100 else f"{value:.3g}" for value in values.values()], padding=3, color=_INK, fontsize=9)
+    axes.set_xticks(range(len(values)), list(values), color=_INK)
+    axes.set_xlabel("")
+    _finish(figure, axes, path, title, subtitle, numbered=False)
+
+
 def _page(steps, label):
     """A figure and its axes, from zero to the last step."""
     from matplotlib.figure import Figure  # half a second to import, so only where it is needed
@@ -64,9 +75,10 @@ def _page(steps, label):
     return figure, axes
 
 
-def _finish(figure, axes, path, title, subtitle):
+def _finish(figure, axes, path, title, subtitle, numbered=True):
+    """Caption and save; the axis of steps is `numbered` unless it has names."""
     _caption(axes, title, subtitle)
-    for axis in (axes.xaxis, axes.yaxis):
+    for axis in (axes.xaxis, axes.yaxis)[not numbered :]:
         _number(axis)
     image = io.BytesIO()
     figure.savefig(image, format="png", dpi=_DPI, metadata={"Software": None})
