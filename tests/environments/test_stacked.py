@@ -1,7 +1,6 @@
 """Stacked observations: what is seen is the latest so many of one episode, whatever the environment is made of."""
 from functools import partial
 
-import gymnasium
 import jax
 import jax.numpy as jnp
 import numpy as np

@@ -112,6 +112,7 @@ def test_a_game_has_the_tree_of_plain_python():
         values = [mcts_python.action_value(GAME, child) if child else -np.inf for child in root.children]
         np.testing.assert_allclose(one.values, values, rtol=1e-4)
         assert one.visits.sum() == 250 and root.visits == 250
+    assert GAME.later == -1 and replace(ONE, discount=0.9).later == 0.9
 
 
 ONE = UCT(ACTIONS, 250, horizon=7, legal=lambda state: jnp.asarray(LEGAL)[state])

@@ -66,6 +66,16 @@ def test_what_cannot_be_copied_is_refused():
             raise TypeError("cannot pickle 'SwigPyObject' object")
     with pytest.raises(InvalidInput, match="cannot be copied .TypeError.*SwigPyObject"):
         search(UCT(actions=1), Bound(3), np.random.default_rng(0))
+
+    class Forgetful(Road, gymnasium.utils.EzPickle):
+        def __init__(self, limit):
+            gymnasium.utils.EzPickle.__init__(self, limit)
+            super().__init__(limit)
+    road = Forgetful(3)
+    road.step(0)
+    assert copy.deepcopy(road).left == 3 and road.left == 2             # as LunarLander-v3 does
+    with pytest.raises(InvalidInput, match="starts from scratch, not from where it stands"):
+        search(UCT(actions=1), road, np.random.default_rng(0))
     with pytest.raises(InvalidInput, match="simulations is 0"):
         search(UCT(actions=1, simulations=0), Road(3), np.random.default_rng(0))
 

@@ -57,7 +57,8 @@ def bars(path: Path, values: dict[str, float], label: str, title: str = "", subt
     figure, axes = _page(np.zeros(1), label)
     axes.set_xlim(-0.6, len(values) - 0.4)
     drawn = axes.bar(range(len(values)), list(values.values()), width=0.6, color=_BLUE, zorder=2)
-    axes.bar_label(drawn, labels=[f"{value:,.0f}" if value >= 100 else f"{value:.3g}" for value in values.values()], padding=3, color=_INK, fontsize=9)
+    labels = [f"{value:,.0f}" if value >= 100 else f"{value:.3g}" for value in values.values()]
+    axes.bar_label(drawn, labels=labels, padding=3, color=_INK, fontsize=9)
     axes.set_xticks(range(len(values)), list(values), color=_INK)
     axes.set_xlabel("")
     _finish(figure, axes, path, title, subtitle, numbered=False)

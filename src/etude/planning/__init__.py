@@ -1,1 +1,1 @@
-"""Finding the best of what can be tried: maximisers of a function in a box, with and without a model behind it."""
+"""Planning: maximisers in a box, optimal control with and without derivatives, and search in a tree."""

@@ -180,7 +180,7 @@ def play(game: Game, first: Player, second: Player, key: Array, second_starts: A
         board, over, _ = standing
         action = player(board, key)
         step, legal = game.step(board, action, key), game.legal(board)[action]
-        moved = step.state, step.terminated | ~legal, side * step.reward
+        moved = step.state, step.terminated | ~legal, side * jnp.where(legal, step.reward, -1)
         waits |= over
         return jax.tree.map(lambda old, new: jnp.where(waits, old, new), standing, moved), jnp.where(waits, -1, action)
 

@@ -87,9 +87,8 @@ class Path:
 
 
 def search(uct: UCT, model: Model, state: Any, key: Array) -> Search:
-    """What to do in `state`, the root, by `uct.simulations` simulations.
+    """What to do in `state`, the root, by `uct.simulations` simulations; `vmap` it over states or keys.
 
-    `vmap` it over states or keys; on a CPU about ten at a time, `jax.lax.map` with that batch_size, are fastest.
     Raises InvalidInput for settings out of bounds or at odds, and for a `legal` that is not of so many actions.
     """
     validate(uct)
