@@ -45,7 +45,7 @@ class Recall:
     """What a policy notes of a step, [env, ...]."""
     before: Memories           # with which it chose the action
     after: Memories            # and goes on
-    noise: Any                 # uint32 [env, 2]: the key of its state-dependent noise, or ()
+    noise: Array               # uint32 [env, 2]: the key of its state-dependent noise
     age: Array                 # int32: steps into the episode, this one included
 
 

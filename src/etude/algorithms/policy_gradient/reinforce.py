@@ -130,12 +130,12 @@ class Reinforce:
         enough = state.waiting >= self.batch_episodes if self.batch_episodes else steps >= self.batch_steps
         if self.baseline in ("average", "optimal"):
             enough &= state.waiting >= 2
-        full = state.ring.inserted - state.begun.min() > rings.length(state.ring) - self.rollout_length
-        due = (enough | full) & ((state.learned < self.max_episodes) | (self.max_episodes == 0))
+        full = state.ring.inserted - state.begun > rings.length(state.ring) - self.rollout_length            # [env]
+        due = (enough | full.any()) & ((state.learned < self.max_episodes) | (self.max_episodes == 0))
         ring, state = state.ring, replace(state, ring=())            # learning does not change it
 
         def learn(state):
-            after, metrics = self.learn(ring, state, full & ~enough)
+            after, metrics = self.learn(ring, state, full)
             return jax.tree.map(lambda new, old: jnp.where(due, new, old), after, state), metrics
 
         def wait(state):
@@ -153,7 +153,7 @@ class Reinforce:
                        waiting=state.waiting + done.sum())
 
     def learn(self, ring: Ring, state: ReinforceState, cut: Array) -> tuple[ReinforceState, Metrics]:
-        """Steps of the policy on whole episodes, then of the value; where `cut`, those that still go on count too."""
+        """Steps of the policy on whole episodes, then of the value; of copies that are `cut`, [env], what goes on counts too."""
         ended = jnp.where(cut, ring.inserted, state.ended)
         lived = recall(ring, state.begun, ended)
         batch, next_value = on_policy.judge(self, state.learner, lived.experience)
