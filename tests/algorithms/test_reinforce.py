@@ -163,11 +163,10 @@ def test_a_batch_is_due_when_there_is_enough(reinforce, ends):
             if life.done[now - ROLLOUT + t, env]:
                 ended[env], waiting = now - ROLLOUT + t + 1, waiting + 1
         enough = waiting >= reinforce.batch_episodes if reinforce.batch_episodes else (ended - begun).sum() >= 17
-        full = now - begun.min() + ROLLOUT > ROWS
-        due = (enough or full) and not (reinforce.max_episodes and learned >= reinforce.max_episodes)
+        full = now - begun + ROLLOUT > ROWS                                          # of each copy
+        due = (enough or full.any()) and not (reinforce.max_episodes and learned >= reinforce.max_episodes)
         if due:
-            if not enough:
-                ended, cuts = np.full(envs, now), cuts + 1
+            ended, cuts = np.where(full, now, ended), cuts + full.any()
             begun, learned, waiting = ended.copy(), learned + waiting, 0
         assert updates == due * reinforce.gradient_steps, i
         assert (ours, ours_waiting) == (learned, waiting)
