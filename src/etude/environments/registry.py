@@ -9,7 +9,7 @@ from typing import Any, Literal
 import gymnasium
 
 from etude.environments import envpool_backend
-from etude.environments.classic import PORTS
+from etude.environments.classic import PARTIAL, PORTS
 from etude.environments.envpool_backend import EnvPool
 from etude.environments.gymnasium_backend import Gymnasium
 from etude.environments.jax_backend import Jax
@@ -19,6 +19,7 @@ from etude.environments.stacked import Stacked
 from etude.errors import InvalidInput
 
 Backend = Literal["auto", "jax", "envpool", "gymnasium"]
+IN_JAX = {**PORTS, **PARTIAL}
 EXTRAS = {"box2d": "box2d", "mujoco": "mujoco", "ale_py": "atari"}        # a word in the entry point -> extra of etude
 
 
@@ -37,7 +38,7 @@ def make(name: str, num_envs: int = 1, backend: Backend = "auto", *, seed: int =
     if num_envs < 1:
         raise InvalidInput(f"num_envs is {num_envs}; it must be at least 1")
     if chosen == "jax":
-        environment: Environment = Jax(PORTS[name](), num_envs)
+        environment: Environment = Jax(IN_JAX[name](), num_envs)
     else:
         build = maker(name, options, action_masks=action_masks)   # for EnvPool too, which keeps ids that are retired
         environment = EnvPool(name, num_envs, seed) if chosen == "envpool" else Gymnasium(build, num_envs, workers)
@@ -50,8 +51,8 @@ def choose_backend(name: str, backend: Backend, gymnasium_only: bool = False) ->
     Raises InvalidInput when the one asked for does not have the environment.
     """
     match backend:
-        case "jax" if name not in PORTS:
-            raise InvalidInput(f"{name!r} has no JAX port; those that have are {', '.join(PORTS)}. Choose --backend auto")
+        case "jax" if name not in IN_JAX:
+            raise InvalidInput(f"{name!r} has no JAX port; those that have are {', '.join(IN_JAX)}. Choose --backend auto")
         case "envpool" if importlib.util.find_spec("envpool") is None:
             raise InvalidInput('EnvPool is not installed: pip install "etude[envpool]"')
         case "envpool" if not envpool_backend.lists(name):
@@ -61,7 +62,7 @@ def choose_backend(name: str, backend: Backend, gymnasium_only: bool = False) ->
         case "auto" if gymnasium_only:
             return "gymnasium"
         case "auto":
-            if name in PORTS:
+            if name in IN_JAX:
                 return "jax"
             return "envpool" if name in gymnasium.registry and envpool_backend.lists(name) else "gymnasium"
         case "jax" | "envpool" | "gymnasium":
@@ -149,7 +150,7 @@ def listing(part: str = "") -> list[tuple[str, list[str], str, str]]:
     names = sorted(name for name in gymnasium.registry if part.lower() in name.lower())
     rows = []
     for name in names:
-        backends = [*(["jax"] if name in PORTS else []), *(["envpool"] if envpool_backend.lists(name) else []), "gymnasium"]
+        backends = [*(["jax"] if name in IN_JAX else []), *(["envpool"] if envpool_backend.lists(name) else []), "gymnasium"]
         spaces = ("", "")
         if len(names) <= 10:
             try:
