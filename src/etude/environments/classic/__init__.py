@@ -12,7 +12,8 @@ from etude.environments.classic.mountain_car import ContinuousMountainCar, Mount
 from etude.environments.classic.pendulum import Pendulum
 from etude.environments.jax_backend import TimeLimit
 
-__all__ = ["PARTIAL", "PORTS", "Acrobot", "CartPole", "CartPoleWithoutVelocity", "ContinuousMountainCar", "MountainCar", "Pendulum"]
+__all__ = ["PARTIAL", "PORTS", "Acrobot", "CartPole", "CartPoleWithoutVelocity", "ContinuousMountainCar", "MountainCar",
+           "Pendulum"]
 
 
 def _limited(port, limit: int):
