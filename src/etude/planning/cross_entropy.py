@@ -31,8 +31,7 @@ def cross_entropy(score: Score, key: Array, mean: Array, std: float | Array, *, 
 
     Raises InvalidInput for more elites than samples.
     """
-    if not 1 <= elites <= samples:
-        raise InvalidInput(f"elites is {elites}; of {samples} samples there can be 1 to {samples} of them")
+    check_elites(samples, elites)
 
     def improve(search, key):
         noise = jax.random.normal(key, (samples, *mean.shape), mean.dtype)
@@ -49,3 +48,9 @@ def refit(search: Search, candidates: Array, values: Array, elites: int, smoothi
     mean = smoothing * search.mean + (1 - smoothing) * elite.mean(0)
     std = smoothing * search.std + (1 - smoothing) * elite.std(0)
     return replace(remembered(search, candidates, values), mean=mean, std=std)
+
+
+def check_elites(samples: int, elites: int) -> None:
+    """Raises InvalidInput for more elites than samples, or none."""
+    if not 1 <= elites <= samples:
+        raise InvalidInput(f"elites is {elites}; of {samples} samples there can be 1 to {samples} of them")

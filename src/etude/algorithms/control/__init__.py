@@ -1,0 +1,1 @@
+"""Planning as a policy (lecture 10)."""

@@ -1,0 +1,105 @@
+"""Model-predictive control: plan, do the first action, and plan again (notes, lecture 10)."""
+from typing import Any, ClassVar, Literal
+
+import jax
+import jax.numpy as jnp
+
+from etude import spaces
+from etude.environments.models import true_model
+from etude.errors import InvalidInput
+from etude.experience import Transition
+from etude.planning.cross_entropy import check_elites, cross_entropy
+from etude.planning.icem import icem, reused
+from etude.planning.mppi import mppi
+from etude.planning.plans import plan_score, shift
+from etude.planning.random_shooting import Score, random_shooting
+from etude.spaces import Spec
+from etude.struct import static, struct, traced
+
+Array = jax.Array
+
+
+@struct
+class Plans:
+    """Where the next search starts: in memory with a leading [env], and zeros, the middle of the box, in a new episode."""
+    mean: Array                # [horizon, *action]
+    kept: Array                # good plans to be judged again, [kept, horizon, *action]; only icem has any
+
+
+@struct
+class MPC:
+    """A planner on the true model of a classic environment as a policy; it learns nothing, and acts in a bounded Box."""
+    model: str = static("")                               # Gymnasium id of the classic environment that it plans on
+    planner: Literal["random_shooting", "cross_entropy", "icem", "mppi"] = static("cross_entropy")  # how it looks for a plan
+    horizon: int = static(25, at_least=1)                 # environment steps in a plan (25: Chua et al., 2018, on cart-pole)
+    samples: int = static(100, at_least=1)                # plans judged in an iteration; icem: in the first
+    iterations: int = static(4, at_least=1)               # of the search at every step; random shooting draws all at once
+    elites: int = static(10, at_least=1)                  # plans that the next iteration is fitted to (10: Pinneri et al., 2020)
+    discount: float = traced(1.0, at_least=0, at_most=1)  # γ, per environment step
+    std: float = traced(0.5, above=0)                     # of the first candidates, in the policy's [-1, 1] (0.5: Pinneri et al.)
+    smoothing: float = traced(0.1, at_least=0, at_most=1)  # share of the old mean and std that is kept (0.1: Pinneri et al.)
+    noise_exponent: float = traced(2.0, at_least=0)       # β: icem's and mppi's noise has power f^-β along time; 0: white
+    temperature: float = traced(1.0, above=0)             # of mppi, in units of the return: what is worse by so much counts 1/e
+    rollout_length: int = static(1, at_least=1)           # environment steps between updates, which do nothing
+
+    default_num_envs: ClassVar[int] = 1
+
+    def check(self) -> None:
+        if self.planner in ("cross_entropy", "icem"):
+            check_elites(self.samples, self.elites)
+
+    def init(self, key: Array, spec: Spec) -> tuple[()]:
+        """Nothing is learned, so there is no state.
+
+        Raises InvalidInput for actions that are not a bounded Box, and for an environment other than the model's.
+        """
+        spaces.unit_box(spec.action, "mpc")
+        port = true_model(self.model).port
+        if (spec.observation, spec.action) != (port.observation_space, port.action_space):
+            raise InvalidInput(f"model is {self.model!r}, whose spaces are not those of the environment to act in; "
+                               "mpc plans on the one it acts in")
+        return ()
+
+    def act(self, state: tuple[()], observation: Array, memory: Any, key: Array, explore: bool) -> tuple[Array, Plans]:
+        """The first action of a plan made from the rest of the last one, exploring or not; that rest is noted."""
+        start = memory if isinstance(memory, Plans) else self.fresh(len(observation))
+        return jax.vmap(self.plan)(observation, start, jax.random.split(key, len(observation)))
+
+    def fresh(self, num_envs: int) -> Plans:
+        """Nothing planned yet."""
+        plan = (self.horizon, *true_model(self.model).port.action_space.shape)
+        kept = reused(self.elites) if self.planner == "icem" else 0
+        return Plans(jnp.zeros((num_envs, *plan)), jnp.zeros((num_envs, kept, *plan)))
+
+    def plan(self, observation: Array, start: Plans, key: Array) -> tuple[Array, Plans]:
+        """One copy's action [*action], and where its next search starts."""
+        model = true_model(self.model)
+        key_search, key_model = jax.random.split(key)
+        score = plan_score(model, model.state_of(observation), key_model, discount=self.discount)
+        best, found = self.search(score, start, key_search)
+        return best[0], Plans(shift(found.mean), jax.vmap(shift)(found.kept))
+
+    def update(self, state: tuple[()], experience: Transition, key: Array) -> tuple[tuple[()], dict[str, Any]]:
+        """There is nothing to learn."""
+        return state, {"updates": 0}
+
+    def search(self, score: Score, start: Plans, key: Array) -> tuple[Array, Plans]:
+        """The plan to follow [horizon, *action], and what was found for the next search to start from.
+
+        Followed is the best plan seen, as the model is certain; of mppi it is the mean, which is what that method estimates.
+        Random shooting starts from nothing.
+        """
+        sizes: dict[str, Any] = {"samples": self.samples, "iterations": self.iterations}
+        match self.planner:
+            case "random_shooting":
+                best, _ = random_shooting(score, key, start.mean.shape, self.samples * self.iterations)
+                return best, Plans(best, start.kept)
+            case "cross_entropy":
+                found = cross_entropy(score, key, start.mean, self.std, **sizes, elites=self.elites, smoothing=self.smoothing)
+                return found.best, Plans(found.mean, start.kept)
+            case "icem":
+                found, kept = icem(score, key, start.mean, self.std, **sizes, elites=self.elites, exponent=self.noise_exponent,
+                                   smoothing=self.smoothing, kept=start.kept)
+                return found.best, Plans(found.mean, kept)
+        found = mppi(score, key, start.mean, self.std, **sizes, temperature=self.temperature, exponent=self.noise_exponent)
+        return found.mean, Plans(found.mean, start.kept)
