@@ -163,7 +163,7 @@ SMALL = {           # name: (algorithm, environment, the kinds of action it take
     "reinforce": (Reinforce(hidden=(4,), batch_steps=2, capacity=12, rollout_length=3, value_steps=1), CHOICES, EVERY, "agent"),
     "actor-critic": (ActorCritic(hidden=(4,), rollout_length=4, recurrent="gru", memory_size=4, normalize_observation=True,
                                  value_steps=1, discount_from="start"), CHOICES, EVERY, "agent"),
-    "trpo": (TRPO(hidden=(4,), batch_size=4, rollout_length=4, recurrent="lstm", memory_size=4, sequence_length=2,
+    "trpo": (TRPO(hidden=(4,), batch_size=3, rollout_length=3, recurrent="lstm", memory_size=4, sequence_length=3,
                   conjugate_steps=2, value_epochs=1, normalize_reward=True), CHOICES, EVERY, "agent"),
     "ppo": (PPO(hidden=(4,), batch_size=4, rollout_length=3, epochs=1, normalize_observation=True, normalize_reward=True),
             CHOICES, EVERY, "agent"),

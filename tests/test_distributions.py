@@ -323,7 +323,7 @@ def test_a_sample_is_judged_as_its_action_would_be():
 
 
 def test_a_squashed_density_is_exact_however_near_the_bound():
-    """At |u| = 20 the action is ±1 to the last bit."""
+    """At |u| = 20 the action is ±1, or as near to it as tanh is compiled to be."""
     choice = mixed(6)
     mean = np.random.default_rng(0).permutation(np.repeat([-20, -8, 0, 8, 20, 20], 4)).reshape(6, 4).astype(np.float32)
     choice = SquashedNormal(jnp.asarray(mean), choice.log_std, (2, 2), choice.squashed)
@@ -331,7 +331,7 @@ def test_a_squashed_density_is_exact_however_near_the_bound():
     (action, log_prob), *others = judged(choice, KEY)
     squashed = np.array(choice.squashed)
     flat = abs(np.asarray(action).reshape(6, 4))[:, squashed]
-    assert (flat[abs(mean[:, squashed]) == 20] == 1).all() and (flat[mean[:, squashed] == 0] < 1).all()
+    assert (flat[abs(mean[:, squashed]) == 20] > 1 - 3e-7).all() and (flat[mean[:, squashed] == 0] < 1).all()
     np.testing.assert_allclose(log_prob, exact_log_prob(mean, choice.log_std, u, squashed), rtol=1e-4, atol=1e-4)
     assert all(jnp.isfinite(x).all() for x in jax.tree.leaves(others))
 

@@ -248,7 +248,7 @@ def test_simulators_restart_so_that_going_on_is_never_having_stopped():
     part = next(report for report in reports_of(environment=Gymnasium(make, 2), chunk_seconds=TINY, **options)
                 if report.iterations == 8)
     environment = Gymnasium(make, 2)
-    resumed = replace(part.training, stage=restart(environment, KEY, 8 - 1))
+    resumed = replace(part.training, stage=restart(Walk(), environment, part.training.state, KEY, 8 - 1))
     np.testing.assert_array_equal(resumed.stage.observation, part.training.stage.observation)
     rest = reports_of(environment=environment, resumed=(resumed, 8), **options)
     assert_equal(rest[-1].training.state, whole[-1].training.state)
@@ -259,7 +259,8 @@ def test_simulators_restart_so_that_going_on_is_never_having_stopped():
 
 def test_a_restart_has_a_key_of_its_own():
     environment = Gymnasium(lambda: gymnasium.make("CartPole-v1"), 2)
-    starts = [restart(environment, KEY, index).observation for index in (3, 7, 3)]
+    state = Walk().init(KEY, environment.spec)
+    starts = [restart(Walk(), environment, state, KEY, index).observation for index in (3, 7, 3)]
     np.testing.assert_array_equal(starts[0], starts[2])
     assert (starts[0] != starts[1]).all()
 

@@ -74,8 +74,8 @@ def test_options_are_passed_on():
     (dict(name="CartPole-v1", num_envs=0), "num_envs is 0; it must be at least 1"),
     (dict(name="CartPole-v1", backend="torch"), "backend is 'torch'; choose one of auto, jax, envpool, gymnasium"),
     (dict(name="LunarLander-v3", backend="jax"), "'LunarLander-v3' has no JAX port; those that have are CartPole-v1, Pend"),
-    (dict(name="CartPole-v1", backend="jax", options={"g": 1}), "options and workers need --backend gymnasium, not jax"),
-    (dict(name="CartPole-v1", backend="jax", workers=2), "options and workers need --backend gymnasium, not jax"),
+    (dict(name="CartPole-v1", backend="jax", options={"g": 1}), "options, workers and action masks need --backend gymnasium, not jax"),
+    (dict(name="CartPole-v1", backend="jax", workers=2), "options, workers and action masks need --backend gymnasium, not jax"),
     (dict(name="CartPole-v1", options={"nonsense": 1}),
      r"'CartPole-v1' cannot be made with options \{'nonsense': 1\}: TypeError: .*nonsense"),
     # retired
@@ -126,7 +126,7 @@ def test_envpool_is_asked_for_and_missing(monkeypatch):
 @pytest.mark.parametrize("asked, message", [
     (dict(name="etude-tests/Noise-v0"), "EnvPool has no float32 environment 'etude-tests/Noise-v0'; choose --backend auto"),
     (dict(name="Blackjack-v1"), "EnvPool has no float32 environment 'Blackjack-v1'"),
-    (dict(name="CartPole-v1", workers=1), "options and workers need --backend gymnasium, not envpool"),
+    (dict(name="CartPole-v1", workers=1), "options, workers and action masks need --backend gymnasium, not envpool"),
 ])
 def test_envpool_is_asked_for_what_it_does_not_have(asked, message):
     with pytest.raises(InvalidInput, match=message):
