@@ -15,6 +15,7 @@ from etude.algorithms.actor_critic.control_variate import control_variate
 from etude.algorithms.on_policy import Batch, Learner
 from etude.errors import InvalidInput
 from etude.estimators import errors, returns
+from etude.estimators.baselines import action_dependent
 from etude.experience import Transition
 from etude.networks import Activation
 from etude.recurrent import Kind
@@ -151,14 +152,15 @@ class ActorCritic:
         if self.normalize_advantage:
             scale = 1 / (advantage.std() + 1e-8)
             advantage = scale * (advantage - advantage.mean())
-        if self.control_variate:
-            advantage -= scale * variate.advantage(batch.choice, batch.observation, batch.action)
 
         def loss(agent):
             choice, value = batch.seen_by(agent)
-            policy_loss = errors.weighted_likelihood(choice.log_prob(batch.action), weight * advantage)
+            log_prob = choice.log_prob(batch.action)
+            policy_loss = errors.weighted_likelihood(log_prob, weight * advantage)
             if self.control_variate:
-                policy_loss -= scale * (weight * variate.expected(choice, batch.observation, key)).mean()
+                baseline = scale * variate.advantage(batch.choice, batch.observation, batch.action)
+                expected = scale * variate.expected(choice, batch.observation, key)
+                policy_loss = -(weight * action_dependent(log_prob, advantage, baseline, expected)).mean()
             value_loss, entropy = ((batch.target - value) ** 2).mean(), choice.entropy().mean()
             total = policy_loss + self.value_coefficient * value_loss - self.entropy_coefficient * entropy
             return total, {"policy_loss": policy_loss, "value_loss": value_loss, "entropy": entropy}
