@@ -38,8 +38,9 @@ class Work(NamedTuple):
     products: float = 0                 # large matrix products in an update, [batch, width] by [width, width]
 
 
-SB3, REJAX, SBX, LIMIT = "Stable-Baselines3", "rejax", "SBX", "its products alone"
+SB3, CONTRIB, REJAX, SBX, LIMIT = "Stable-Baselines3", "sb3-contrib", "rejax", "SBX", "its products alone"
 PEER = {SB3: Side(SB3, PEERS, "peers/sb3.py", {}, THREADS),
+        CONTRIB: Side(CONTRIB, PEERS, "peers/sb3_contributed.py", {}, THREADS),
         REJAX: Side(REJAX, PEERS, "peers/rejax_ppo.py", {}, FLAGS, compiled=True),
         SBX: Side(SBX, PEERS, "peers/sbx_agents.py", {}, FLAGS),
         LIMIT: Side(LIMIT, OURS, "products.py", {}, {"": {}}, compiled=True)}
@@ -58,6 +59,15 @@ PPO = {"algorithm": "ppo", "environment": "CartPole-v1", "num_envs": 8, "hyperpa
     "hidden": [64, 64], "activation": "tanh", "learning_rate": 3e-4, "discount": 0.99, "gae_lambda": 0.95, "clip": 0.2,
     "rollout_length": 128, "batch_size": 256, "epochs": 4, "normalize_advantage": True, "value_coefficient": 0.5,
     "entropy_coefficient": 0.0, "max_gradient_norm": 0.5}}
+RECURRENT = PPO | {"hyperparameters": PPO["hyperparameters"] | {
+    "hidden": [64], "recurrent": "lstm", "memory_size": 64, "sequence_length": 128}}
+A2C = {"algorithm": "a2c", "environment": "CartPole-v1", "num_envs": 8, "hyperparameters": {
+    "hidden": [64, 64], "activation": "tanh", "learning_rate": 7e-4, "discount": 0.99, "gae_lambda": 1.0, "rollout_length": 5,
+    "normalize_advantage": False, "value_coefficient": 0.5, "entropy_coefficient": 0.0, "max_gradient_norm": 0.5}}
+TRPO = {"algorithm": "trpo", "environment": "CartPole-v1", "num_envs": 2, "hyperparameters": {
+    "hidden": [64, 64], "activation": "tanh", "learning_rate": 1e-3, "discount": 0.99, "gae_lambda": 0.95, "kl_limit": 0.01,
+    "damping": 0.1, "shrink": 0.8, "conjugate_steps": 15, "line_search_steps": 10, "fisher_interval": 1, "rollout_length": 1024,
+    "batch_size": 128, "value_epochs": 10, "normalize_advantage": True}}
 SAC = {"algorithm": "sac", "environment": "Pendulum-v1", "num_envs": 1, "hyperparameters": {
     "hidden": [256, 256], "activation": "relu", "learning_rate": 3e-4, "discount": 0.99, "batch_size": 256,
     "capacity": 100_000, "warmup_steps": 100, "rollout_length": 1, "gradient_steps": 1, "target_rate": 0.005}}
@@ -77,6 +87,17 @@ WORKS = {
         "PPO on LunarLander-v3: the same settings", PPO | {"environment": "LunarLander-v3"}, 100 * 1024, 100 * 1024,
         [PEER[SB3], *etude_on("gymnasium", "envpool")],
         [Bar("gymnasium", SB3, 2), Bar("envpool", SB3, 4)]),
+    "ppo-recurrent": Work(
+        "PPO with an LSTM of 64 on CartPole-v1: the same settings, trained through sequences of 128 steps", RECURRENT,
+        40 * 1024, 300 * 1024, [PEER[CONTRIB], *etude_on("gymnasium", "jax")],
+        [Bar("gymnasium", CONTRIB, 3), Bar("jax", CONTRIB)]),
+    "a2c-cartpole": Work(
+        "A2C on CartPole-v1: 8 copies × 5 steps", A2C, 100_000, 2_000_000, [PEER[SB3], *etude_on("gymnasium", "jax")],
+        [Bar("gymnasium", SB3, 4), Bar("jax", SB3, 20)]),
+    "trpo-cartpole": Work(
+        "TRPO on CartPole-v1: 2 copies × 1,024 steps, 15 conjugate steps, 10 epochs of the value", TRPO, 50 * 2048, 300 * 2048,
+        [PEER[CONTRIB], *etude_on("gymnasium", "jax")],
+        [Bar("gymnasium", CONTRIB, 2), Bar("jax", CONTRIB, 4)]),
     "sac-pendulum": Work(
         "SAC on Pendulum-v1: a gradient step for every environment step, 2 × 256, batches of 256", SAC, 4_000, 6_000,
         [PEER[SB3], PEER[SBX], PEER[LIMIT], *etude_on("gymnasium", "jax")],

@@ -18,6 +18,8 @@ import etude
 from etude.algorithms import ALGORITHMS, algorithm_class, name_of
 from etude.algorithms.actor_critic.actor_critic import A2C, ActorCritic
 from etude.algorithms.actor_critic.sac import SAC, OffPolicyActorCritic
+from etude.algorithms.control.mcts import MCTS
+from etude.algorithms.control.mpc import MPC
 from etude.algorithms.policy_gradient.reinforce import OffPolicyGradient, Reinforce
 from etude.algorithms.trust_region.ppo import PPO, DualGradient
 from etude.algorithms.trust_region.trpo import TRPO, NaturalGradient
@@ -27,6 +29,7 @@ from etude.algorithms.value.pqn import PQN
 from etude.algorithms.value.q_learning import SARSA, QLearning
 from etude.algorithms.value.td import TD
 from etude.algorithms.value.td3 import DDPG, TD3
+from etude.environments.classic import PORTS
 from etude.environments.gymnasium_backend import Gymnasium
 from etude.environments.jax_backend import Jax
 from etude.environments.probes import CONTINUOUS, ObservationTimesAction
@@ -151,7 +154,7 @@ CHOICES, BOX, PROCESS = (Jax(environment, 2) for environment in (
     ObservationTimesAction(), ObservationTimesAction(CONTINUOUS), Tabular(random_mdp(jax.random.key(0), 3, 2, end=0.3))))
 EVERY = set(ACTIONS)
 REPLAYED = {"hidden": (4,), "batch_size": 4, "capacity": 36, "rollout_length": 3, "warmup_steps": 4, "gradient_steps": 1}
-SMALL = {           # name: (algorithm, environment, the kinds of action it takes, of what it learns the first leaf)
+SMALL = {           # name: (algorithm, environment, the kinds of action it takes, of what it learns the first leaf or None)
     "q-learning": (QLearning(rollout_length=2), PROCESS, {"discrete"}, "q"),
     "td": (TD(rollout_length=2, trace_decay=0.5), PROCESS, {"discrete"}, "value"),
     "dqn": (DQN(target_interval=2, **REPLAYED), CHOICES, {"discrete", "bounded", "float64", "integers"}, "q"),
@@ -167,11 +170,15 @@ SMALL = {           # name: (algorithm, environment, the kinds of action it take
                   conjugate_steps=2, value_epochs=1, normalize_reward=True), CHOICES, EVERY, "agent"),
     "ppo": (PPO(hidden=(4,), batch_size=4, rollout_length=3, epochs=1, normalize_observation=True, normalize_reward=True),
             CHOICES, EVERY, "agent"),
+    "mpc": (MPC("Pendulum-v1", horizon=3, samples=4, iterations=2, elites=2), Jax(PORTS["Pendulum-v1"](), 2),
+            {"bounded", "float64", "integers"}, None),
+    "mcts": (MCTS("CartPole-v1", simulations=4, horizon=3), Jax(PORTS["CartPole-v1"](), 2), {"discrete"}, None),
 }
 SETTINGS = {"sarsa": SARSA(), "online-q": OnlineQ(), "fitted-q": FittedQ(), "ddpg": DDPG(),      # of what is in SMALL
             "off-policy-actor-critic": OffPolicyActorCritic(), "off-policy-gradient": OffPolicyGradient(), "a2c": A2C(),
             "natural-gradient": NaturalGradient(), "dual-gradient": DualGradient()}
 every_algorithm = pytest.mark.parametrize("name", SMALL)
+every_learner = pytest.mark.parametrize("name", [name for name, (*_, learned) in SMALL.items() if learned])
 KEYS = jax.random.split(jax.random.key(0), 2)
 
 
@@ -235,7 +242,7 @@ def test_many_seeds_in_one_program_are_each_seed_alone(name, programs):
         assert_close(seed_of(many, i), jax.device_get(alone(seed_of(start, i), KEYS[i], 0, 5)))
 
 
-@every_algorithm
+@every_learner
 def test_seeds_differ(name, programs):
     """In what they know at the start, in what they see and in what they learn."""
     start, _, together = programs(name)
@@ -297,7 +304,7 @@ def test_spaces_of_every_kind_are_played_on(name, observation, action):
     assert_alike(jax.eval_shape(SMALL[name][0].update, state, experience, KEYS[0])[0], state)
 
 
-@every_algorithm
+@every_learner
 def test_every_space_it_can_take_is_taken(name):
     """Traced, not run: every shape and dtype of every kind of observation with every kind of action."""
     algorithm, usually, kinds, _ = SMALL[name]
@@ -340,7 +347,7 @@ def test_envpool_is_one_kind_of_environment_among_others(name):
     assert_alike(jax.eval_shape(algorithm.update, state, experience, KEYS[0])[0], state)
 
 
-@every_algorithm
+@every_learner
 def test_hyperparameters_sweep_in_one_program(name):
     """Floats are traced: a vmap over the learning rate is a sweep."""
     def trained(rate):

@@ -37,9 +37,27 @@ def dqn() -> dict:
 
 
 def ppo() -> dict:
-    return {"n_steps": hyper["rollout_length"], "n_epochs": hyper["epochs"], "gae_lambda": hyper["gae_lambda"],
-            "clip_range": hyper["clip"], "normalize_advantage": hyper["normalize_advantage"],
-            "ent_coef": hyper["entropy_coefficient"], "vf_coef": hyper["value_coefficient"],
+    return lived() | weighed() | {"n_epochs": hyper["epochs"], "clip_range": hyper["clip"], "batch_size": hyper["batch_size"]}
+
+
+def a2c() -> dict:
+    return lived() | weighed()
+
+
+def trpo() -> dict:
+    return lived() | {"batch_size": hyper["batch_size"], "target_kl": hyper["kl_limit"], "cg_damping": hyper["damping"],
+                      "cg_max_steps": hyper["conjugate_steps"], "line_search_shrinking_factor": hyper["shrink"],
+                      "line_search_max_iter": hyper["line_search_steps"], "n_critic_updates": hyper["value_epochs"],
+                      "sub_sampling_factor": hyper["fisher_interval"]}
+
+
+def lived() -> dict:
+    return {"n_steps": hyper["rollout_length"], "gae_lambda": hyper["gae_lambda"],
+            "normalize_advantage": hyper["normalize_advantage"]}
+
+
+def weighed() -> dict:
+    return {"ent_coef": hyper["entropy_coefficient"], "vf_coef": hyper["value_coefficient"],
             "max_grad_norm": hyper["max_gradient_norm"]}
 
 
@@ -54,19 +72,22 @@ def td3() -> dict:
 
 
 def replayed() -> dict:
-    return {"buffer_size": hyper["capacity"], "learning_starts": hyper["warmup_steps"], "train_freq": hyper["rollout_length"],
-            "gradient_steps": hyper["gradient_steps"]}
+    return {"batch_size": hyper["batch_size"], "buffer_size": hyper["capacity"], "learning_starts": hyper["warmup_steps"],
+            "train_freq": hyper["rollout_length"], "gradient_steps": hyper["gradient_steps"]}
 
 
 def run(library, activations: dict, packages: tuple[str, ...]) -> None:
     """Train the algorithm of that name in `library`, whose activations have these names, and print what it took."""
     environment = make_vec_env(work["environment"], work["num_envs"], seed=work["seed"],
                                env_kwargs={"render_mode": None, "disable_env_checker": True})
-    algorithm = getattr(library, work["algorithm"].upper())
-    own = {"dqn": dqn, "ppo": ppo, "sac": sac, "td3": td3}[work["algorithm"]]()
+    algorithm, kind = getattr(library, work["algorithm"].upper(), None), "MlpPolicy"
+    own = {"a2c": a2c, "dqn": dqn, "ppo": ppo, "sac": sac, "td3": td3, "trpo": trpo}[work["algorithm"]]()
     policy = {"net_arch": hyper["hidden"], "activation_fn": activations[hyper["activation"]]}
-    model = algorithm("MlpPolicy", environment, learning_rate=hyper["learning_rate"], gamma=hyper["discount"],
-                      batch_size=hyper["batch_size"], seed=work["seed"], policy_kwargs=policy, device="cpu", **own)
+    if hyper.get("recurrent") == "lstm":
+        algorithm, kind = library.RecurrentPPO, "MlpLstmPolicy"
+        policy |= {"lstm_hidden_size": hyper["memory_size"]}
+    model = algorithm(kind, environment, learning_rate=hyper["learning_rate"], gamma=hyper["discount"], seed=work["seed"],
+                      policy_kwargs=policy, device="cpu", **own)
     clock = Clock()
     model.learn(work["steps"], callback=clock)
     print(json.dumps({"steps": clock.stop[0] - clock.start[0], "seconds": clock.stop[1] - clock.start[1],

@@ -33,7 +33,7 @@ _HOME = {
     "PQN": "algorithms.value.pqn", "NAF": "algorithms.value.naf",
     "DDPG": "algorithms.value.td3", "TD3": "algorithms.value.td3",
     "OffPolicyActorCritic": "algorithms.actor_critic.sac", "SAC": "algorithms.actor_critic.sac",
-    "MPC": "algorithms.control.mpc",
+    "MPC": "algorithms.control.mpc", "MCTS": "algorithms.control.mcts", "register_model": "environments.models",
     "Reinforce": "algorithms.policy_gradient.reinforce", "OffPolicyGradient": "algorithms.policy_gradient.reinforce",
     "ActorCritic": "algorithms.actor_critic.actor_critic", "A2C": "algorithms.actor_critic.actor_critic",
     "NaturalGradient": "algorithms.trust_region.trpo", "TRPO": "algorithms.trust_region.trpo",

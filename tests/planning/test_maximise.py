@@ -55,6 +55,6 @@ def test_the_best_action_of_a_network_is_that_of_a_grid(method):
 
 def test_sizes_that_do_not_fit_are_refused():
     with pytest.raises(InvalidInput, match="elites is 9; of 8 samples"):
-        maximise("cross_entropy", lambda x: x.sum(-1), KEYS[0], (2,), 8, 2, 9)
+        maximise("cem", lambda x: x.sum(-1), KEYS[0], (2,), 8, 2, 9)
     with pytest.raises(InvalidInput, match="samples is 1"):
         maximise("evolution", lambda x: x.sum(-1), KEYS[0], (2,), 1, 2, 1)

@@ -220,5 +220,5 @@ def test_bad_input():
         with pytest.raises(InvalidInput, match=message):
             search(replace(ONE, **wrong), Table(), jnp.int32(0), KEY)
     assert choices(Discrete(5)) == 5
-    with pytest.raises(InvalidInput, match="these are Box"):
+    with pytest.raises(InvalidInput, match="this environment's are Box"):
         choices(Box((2,)))

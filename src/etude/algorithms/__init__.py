@@ -36,6 +36,8 @@ ALGORITHMS = {                              # name: (module, class or setting, t
     "dual-gradient": ("etude.algorithms.trust_region.ppo", "DualGradient",
                       "ppo without a clip, a penalty on the divergence being learned by dual gradient ascent"),
     "ppo": ("etude.algorithms.trust_region.ppo", "PPO", "proximal policy optimisation: every kind of action"),
+    "mpc": ("etude.algorithms.control.mpc", "MPC", "a planner on the true model of its environment: a bounded Box"),
+    "mcts": ("etude.algorithms.control.mcts", "MCTS", "tree search on the true model of its environment: discrete actions"),
 }
 
 

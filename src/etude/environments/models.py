@@ -1,20 +1,29 @@
-"""The classic environments as models to plan on: their true dynamics, from the state that an observation tells."""
+"""Environments as models to plan on: their true dynamics, from the state that an observation tells."""
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
 
 from etude.environments.classic import PORTS
 from etude.errors import InvalidInput
+from etude.experience import example
 from etude.planning.model import Step
-from etude.spaces import to_environment
+from etude.spaces import Spec, to_environment
 from etude.struct import static, struct
 
 Array = jax.Array
 
 
-def itself(observation: Array) -> Array:
+class ObservedModel(Protocol):
+    """A model, and the state to plan from."""
+
+    def state_of(self, observation: Any) -> Any: ...
+
+    def step(self, state: Any, action: Array, key: Array) -> Step: ...
+
+
+def itself(observation: Any) -> Any:
     """The state, where it is what is observed."""
     return observation
 
@@ -38,25 +47,70 @@ STATE_OF: dict[str, Callable[[Array], Array]] = {
     "MountainCar-v0": itself,
     "MountainCarContinuous-v0": itself,
 }
+OWN: dict[str, ObservedModel] = {}                 # what `register_model` was given
 
 
 @struct
 class TrueModel:
-    """A port as a planner sees it: one state, actions as a policy chooses them, and no time limit."""
+    """An environment as a planner sees it: one state, actions as a policy chooses them, and no time limit."""
     port: Any
-    state_of: Callable[[Array], Array] = static()      # observation -> state
+    state_of: Callable[[Any], Any] = static()          # observation -> state
 
-    def step(self, state: Array, action: Array, key: Array) -> Step:
+    def step(self, state: Any, action: Array, key: Array) -> Step:
         """Where `action`, in [-1, 1] for a bounded Box and counted from 0 for choices, leads from `state`."""
         state, outcome = self.port.step(state, to_environment(self.port.action_space, action), key)
         return Step(state, outcome.reward, outcome.terminated)
 
 
-def true_model(environment: str) -> TrueModel:
-    """The model of the port with that Gymnasium id.
+@struct
+class OwnModel:
+    """A user's functions as a model."""
+    step: Callable[[Any, Array, Array], Step] = static()
+    state_of: Callable[[Any], Any] = static()
 
-    Raises InvalidInput where there is no port, or its observation does not tell the state.
+
+def register_model(environment: str, step: Callable[[Any, Array, Array], Step],
+                   state_of: Callable[[Any], Any] = itself) -> None:
+    """Plan on your own model of the environment with that id: `etude train mpc ID`, `etude train mcts ID`.
+
+    step      (state, action, key) -> etude.planning.model.Step, in JAX. Actions are as a policy chooses them: in [-1, 1] for
+              a bounded Box, and counted from 0 for Discrete. What chance there is comes from the key
+    state_of  (observation) -> state; the observation itself when left out
+
+    It goes before a model of etude's own. A module that registers an environment may register its model too.
     """
+    OWN[environment] = OwnModel(step, state_of)
+
+
+def true_model(environment: str) -> ObservedModel:
+    """The model of the environment with that id: a user's own, or the port's.
+
+    Raises InvalidInput where there is none.
+    """
+    if environment in OWN:
+        return OWN[environment]
     if environment not in STATE_OF:
-        raise InvalidInput(f"the true model of {environment!r} is not at hand; it is of {', '.join(STATE_OF)}")
+        raise InvalidInput(f"the true model of {environment!r} is not at hand; it is of {', '.join(STATE_OF)}. "
+                           "Give your own with etude.register_model")
     return TrueModel(PORTS[environment]().environment, STATE_OF[environment])
+
+
+def model_for(environment: str, spec: Spec) -> ObservedModel:
+    """The true model of `environment`, to act where observations and actions are those of `spec`.
+
+    Raises InvalidInput when its spaces are others, and when a step leads to another kind of state than it began in.
+    """
+    model = true_model(environment)
+    if isinstance(model, TrueModel):
+        if (spec.observation, spec.action) != (model.port.observation_space, model.port.action_space):
+            raise InvalidInput(f"model is {environment!r}, whose spaces are not those of the environment to act in; plan on the "
+                               "one to act in")
+        return model
+    kind = lambda tree: jax.tree.map(lambda x: (x.shape, x.dtype), tree)
+    seen = example(spec)
+    state = jax.eval_shape(model.state_of, seen.observation)
+    after = jax.eval_shape(model.step, state, seen.action, jax.random.key(0))
+    if not isinstance(after, Step) or kind(after.state) != kind(state):
+        raise InvalidInput(f"the model registered for {environment!r} steps from a state of {state} to {after}; make it a Step "
+                           "whose state is of the same kind")
+    return model

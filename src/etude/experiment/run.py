@@ -26,6 +26,7 @@ from etude.experiment.processes import train_parts, usable_cores
 from etude.experiment.settings import Settings, elsewhere, from_json, to_json
 from etude.experiment.video import record
 from etude.rollout import blank, evaluate
+from etude.struct import replace
 from etude.training import call
 
 Array = jax.Array
@@ -171,6 +172,8 @@ def settle(algorithm: Any, environment: str, *, steps: int, seeds: int = 1, seed
     `name` is what the algorithm was asked for by; when None, the one that says most of it.
     """
     num_envs = getattr(algorithm, "default_num_envs", 1) if num_envs is None else num_envs
+    if getattr(algorithm, "model", None) == "":                  # a planner that names no model plans on what it acts in
+        algorithm = replace(algorithm, model=environment.split(":")[-1])
     backend = choose_backend(environment, backend, bool(options or workers or action_masks))
     settings = Settings(name or name_of(algorithm), algorithm, environment, backend, steps, num_envs, seed, seeds, workers,
                         options or {}, frame_stack, action_masks, evaluation_episodes=evaluation_episodes)

@@ -9,7 +9,7 @@ from etude.planning.evolution import evolution
 from etude.planning.random_shooting import Score, random_shooting
 
 Array = jax.Array
-Method = Literal["random_shooting", "cross_entropy", "evolution"]
+Method = Literal["random_shooting", "cem", "evolution"]
 
 
 def maximise(method: Method, score: Score, key: Array, shape: tuple[int, ...], samples: int, iterations: int,
@@ -24,7 +24,7 @@ def maximise(method: Method, score: Score, key: Array, shape: tuple[int, ...], s
     Raises InvalidInput for more elites than samples, or, in evolution, fewer than two samples.
     """
     middle = jnp.zeros(shape)
-    if method == "cross_entropy":
+    if method == "cem":
         found = cross_entropy(score, key, middle, 1.0, samples=samples, elites=elites, iterations=iterations)
         return found.best, found.value
     if method == "evolution":

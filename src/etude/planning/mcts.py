@@ -107,8 +107,8 @@ def choices(space: Space) -> int:
     Raises InvalidInput, naming the space, for actions that are not Discrete.
     """
     if not isinstance(space, Discrete):
-        raise InvalidInput(f"tree search tries each of so many actions, and these are {space}; "
-                           "cross_entropy plans for actions in a Box")
+        raise InvalidInput(f"tree search tries each of so many actions, and this environment's are {space}; "
+                           "mpc plans for actions in a bounded Box")
     return space.n
 
 

@@ -5,8 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from etude import spaces
-from etude.environments.models import true_model
-from etude.errors import InvalidInput
+from etude.environments.models import model_for, true_model
 from etude.experience import Transition
 from etude.planning.cross_entropy import check_elites, cross_entropy
 from etude.planning.icem import icem, reused
@@ -28,9 +27,9 @@ class Plans:
 
 @struct
 class MPC:
-    """A planner on the true model of a classic environment as a policy; it learns nothing, and acts in a bounded Box."""
-    model: str = static("")                               # Gymnasium id of the classic environment that it plans on
-    planner: Literal["random_shooting", "cross_entropy", "icem", "mppi"] = static("cross_entropy")  # how it looks for a plan
+    """A planner on the true model of an environment as a policy; it learns nothing, and acts in a bounded Box."""
+    model: str = static("")                               # id of the environment it plans on; in a run, the one it acts in
+    planner: Literal["random_shooting", "cem", "icem", "mppi"] = static("cem")  # how it looks for a plan
     horizon: int = static(25, at_least=1)                 # environment steps in a plan (25: Chua et al., 2018, on cart-pole)
     samples: int = static(100, at_least=1)                # plans judged in an iteration; icem: in the first
     iterations: int = static(4, at_least=1)               # of the search at every step; random shooting draws all at once
@@ -45,33 +44,27 @@ class MPC:
     default_num_envs: ClassVar[int] = 1
 
     def check(self) -> None:
-        if self.planner in ("cross_entropy", "icem"):
+        if self.planner in ("cem", "icem"):
             check_elites(self.samples, self.elites)
 
-    def init(self, key: Array, spec: Spec) -> tuple[()]:
-        """Nothing is learned, so there is no state.
+    def init(self, key: Array, spec: Spec) -> Plans:
+        """Nothing is learned: the state is where the search starts in a new episode, with no leading [env].
 
         Raises InvalidInput for actions that are not a bounded Box, and for an environment other than the model's.
         """
-        spaces.unit_box(spec.action, "mpc")
-        port = true_model(self.model).port
-        if (spec.observation, spec.action) != (port.observation_space, port.action_space):
-            raise InvalidInput(f"model is {self.model!r}, whose spaces are not those of the environment to act in; "
-                               "mpc plans on the one it acts in")
-        return ()
-
-    def act(self, state: tuple[()], observation: Array, memory: Any, key: Array, explore: bool) -> tuple[Array, Plans]:
-        """The first action of a plan made from the rest of the last one, exploring or not; that rest is noted."""
-        start = memory if isinstance(memory, Plans) else self.fresh(len(observation))
-        return jax.vmap(self.plan)(observation, start, jax.random.split(key, len(observation)))
-
-    def fresh(self, num_envs: int) -> Plans:
-        """Nothing planned yet."""
-        plan = (self.horizon, *true_model(self.model).port.action_space.shape)
+        plan = (self.horizon, *spaces.unit_box(spec.action, "mpc").shape)
+        model_for(self.model, spec)
         kept = reused(self.elites) if self.planner == "icem" else 0
-        return Plans(jnp.zeros((num_envs, *plan)), jnp.zeros((num_envs, kept, *plan)))
+        return Plans(jnp.zeros(plan), jnp.zeros((kept, *plan)))
 
-    def plan(self, observation: Array, start: Plans, key: Array) -> tuple[Array, Plans]:
+    def act(self, state: Plans, observation: Any, memory: Any, key: Array, explore: bool) -> tuple[Array, Plans]:
+        """The first action of a plan made from the rest of the last one, exploring or not; that rest is noted."""
+        num_envs = len(jax.tree.leaves(observation)[0])
+        fresh = jax.tree.map(lambda x: jnp.broadcast_to(x, (num_envs, *x.shape)), state)
+        start = memory if isinstance(memory, Plans) else fresh
+        return jax.vmap(self.plan)(observation, start, jax.random.split(key, num_envs))
+
+    def plan(self, observation: Any, start: Plans, key: Array) -> tuple[Array, Plans]:
         """One copy's action [*action], and where its next search starts."""
         model = true_model(self.model)
         key_search, key_model = jax.random.split(key)
@@ -79,7 +72,7 @@ class MPC:
         best, found = self.search(score, start, key_search)
         return best[0], Plans(shift(found.mean), jax.vmap(shift)(found.kept))
 
-    def update(self, state: tuple[()], experience: Transition, key: Array) -> tuple[tuple[()], dict[str, Any]]:
+    def update(self, state: Plans, experience: Transition, key: Array) -> tuple[Plans, dict[str, Any]]:
         """There is nothing to learn."""
         return state, {"updates": 0}
 
@@ -94,7 +87,7 @@ class MPC:
             case "random_shooting":
                 best, _ = random_shooting(score, key, start.mean.shape, self.samples * self.iterations)
                 return best, Plans(best, start.kept)
-            case "cross_entropy":
+            case "cem":
                 found = cross_entropy(score, key, start.mean, self.std, **sizes, elites=self.elites, smoothing=self.smoothing)
                 return found.best, Plans(found.mean, start.kept)
             case "icem":

@@ -50,7 +50,7 @@ class Continuum:
     mlp: MLP                   # features and action, side by side -> [..., atom]
     head: Head = static()
     shape: tuple[int, ...] = static()      # of an action
-    method: Method = static("cross_entropy")
+    method: Method = static("cem")
     samples: int = static(64)
     iterations: int = static(4)
     elites: int = static(6)
