@@ -14,7 +14,7 @@ WHOLE = --cov=etude --cov-report=term --numprocesses=2 --dist=loadfile --no-load
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test lint benchmark benchmark-learning lock clean
+.PHONY: help demo test lint benchmark benchmark-planning benchmark-learning lock clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-20s %s\n", $$1, $$2 }' Makefile
@@ -31,6 +31,9 @@ lint: .venv/.dev .venv/.package  ## Lint and types alone
 
 benchmark: .venv/.dev .venv/.package .venv-peers/.torch  ## Steps per second, against other libraries
 	@.venv/bin/python benchmarks/run.py $(ARGS)
+
+benchmark-planning: .venv/.dev .venv/.package  ## What planners reach, and how long they take
+	@.venv/bin/python benchmarks/planning.py $(ARGS)
 
 benchmark-learning: .venv/.dev .venv/.package  ## Returns over several seeds, against published ones
 	@.venv/bin/python benchmarks/learning.py $(ARGS)

@@ -42,7 +42,8 @@ _HOME = {
     "make": "environments",
     "train": "experiment.run", "load": "experiment.run", "resume": "experiment.run", "Run": "experiment.run",
     "preset": "experiment.presets", "overestimation": "experiment.overestimation",
-    "policy_gradient_variance": "experiment.variance",
+    "policy_gradient_variance": "experiment.variance", "plan": "experiment.plan",
+    "open_loop": "experiment.open_loop",
     "InvalidInput": "errors",
 }
 

@@ -2,7 +2,7 @@
 
     etude train ALGORITHM ENVIRONMENT [--steps N] [--seeds N] [every hyperparameter]
     etude resume RUN [--steps N]      etude evaluate RUN [--episodes N]      etude watch RUN
-    etude environments [FILTER]       etude algorithms      etude figure NAME
+    etude environments [FILTER]       etude algorithms      etude plan PROBLEM      etude figure NAME
 """
 import dataclasses
 import json
@@ -26,6 +26,7 @@ Deep reinforcement learning: train an agent, resume it, judge it, watch it.
   watch RUN                     show its agent in a window
   environments [FILTER]         list environments, with their backends and presets
   algorithms                    list algorithms
+  plan PROBLEM                  plan on a small problem, and film it
   figure NAME                   measure a claim of the notes and draw it
 
 `etude train ppo LunarLander-v3` trains PPO with its preset; `etude train ppo LunarLander-v3 --help` lists every
@@ -79,7 +80,7 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"etude {etude.__version__}")
         sys.exit(0)
     commands = {"train": train, "resume": resume, "evaluate": evaluate, "watch": watch, "environments": environments,
-                "algorithms": algorithms, "figure": figure}
+                "algorithms": algorithms, "plan": plan, "figure": figure}
     if arguments[0] not in commands:
         fail(f"no command is called {arguments[0]!r}; there are {', '.join(commands)}")
     sys.exit(guarded(commands[arguments[0]], arguments[1:]))
@@ -263,9 +264,44 @@ def algorithms(arguments: list[str]) -> None:
         print(f"{name:{max(map(len, ALGORITHMS))}} {line}")
 
 
+def plan(arguments: list[str]) -> None:
+    """`etude plan`"""
+    @dataclasses.dataclass
+    class Plan:
+        """Plan on a small problem from a random start, and draw the path, the cost by iteration and the motion."""
+        problem: tyro.conf.Positional[str]
+        """double-integrator, pendulum, cart-pole, acrobot, quadrotor, car; tic-tac-toe or connect-four for tree search"""
+        planner: Literal["ilqr", "ddp", "multiple-shooting", "gradient-shooting", "collocation", "random-shooting", "cem", "icem",
+                         "mppi", "mcts"] | None = None
+        """default ilqr, and mcts for games"""
+        iterations: int | None = None
+        """of the planner, or simulations of mcts; default its own"""
+        samples: int = 500
+        """plans drawn in each iteration of the sampling planners"""
+        elites: int = 50
+        """of these, how many cem and icem refit to"""
+        seed: int = 0
+        """of the start and the search"""
+        video: bool = True
+        """film the motion"""
+        out: str | None = None
+        """the directory to write to; default runs/plan-PROBLEM-PLANNER"""
+    asked = tyro.cli(Plan, prog="etude plan", args=arguments)
+    enable_cache()
+    from etude.experiment.plan import plan
+    directory, found = plan(**vars(asked))
+    if "cost" in found:
+        print(f"cost    {found['cost']:.4g}; the goal is {'' if found['solved'] else 'not '}reached")
+    else:
+        print(f"action  {found['action']}, of {found['visits']} visits")
+    for path in sorted(directory.iterdir()):
+        print(f"{path.suffix[1:]:8}{path}")
+
+
 def figure(arguments: list[str]) -> None:
     """`etude figure`: a claim of the notes, measured and drawn."""
-    figures = {"overestimation": overestimation, "policy-gradient-variance": policy_gradient_variance}
+    figures = {"overestimation": overestimation, "policy-gradient-variance": policy_gradient_variance,
+               "open-loop": open_loop}
     if not arguments or arguments[0] in ("-h", "--help"):
         print("usage: etude figure NAME [...]\n\nMeasure a claim of the notes and draw it:\n")
         for name, command in figures.items():
@@ -316,6 +352,27 @@ def policy_gradient_variance(arguments: list[str]) -> None:
     for name, one in found.items():
         print(f"{name:18} variance {one['variance']:10.2f}, error of the mean {one['error']:.2f} of what chance makes")
     print(f"drawn   {directory / 'policy_gradient_variance.png'}")
+
+
+def open_loop(arguments: list[str]) -> None:
+    """`etude figure open-loop`: what a plan costs that is done as it is, with feedback, or made anew at every step"""
+    @dataclasses.dataclass
+    class OpenLoop:
+        """Balance a pole that is shaken, by a plan without looking and in two ways that look, and draw what it costs."""
+        runs: int = 32
+        """of each way at each strength of the shake"""
+        seed: int = 0
+        """of the shakes and the searches"""
+        out: str | None = None
+        """the directory to write to; default runs/open_loop"""
+    asked = tyro.cli(OpenLoop, prog="etude figure open-loop", args=arguments)
+    enable_cache()
+    from etude.experiment.open_loop import open_loop
+    directory, found = open_loop(asked.runs, asked.seed, asked.out)
+    for name, costs in found["costs"].items():
+        print(f"{name:18}", *(f"{sum(of_shake) / len(of_shake):8.1f}" for of_shake in costs))
+    print(f"{'shake (rad/s)':18}", *(f"{shake:8g}" for shake in found["shakes"]))
+    print(f"drawn   {directory / 'open_loop.png'}")
 
 
 def named(arguments: list[str]) -> tuple[str | None, str | None]:

@@ -2,14 +2,15 @@
 import io
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from etude.experiment import files, statistics
 
-_INK, _FAINT, _GRID = "#1f2933", "#6b7785", "#e6e9ed"
-_BLUE, _EMBER = "#2563a8", "#c8553d"
-_INCHES, _DPI = (7.2, 4.2), 200
+INK, FAINT, GRID = "#1f2933", "#6b7785", "#e6e9ed"
+BLUE, EMBER = "#2563a8", "#c8553d"
+_INCHES, DPI = (7.2, 4.2), 200
 _POINTS = 200                  # of a curve at most; more than the eye can part
 _ASIDE = 1.03                  # where the evaluation stands, in widths of the axes
 
@@ -44,7 +45,7 @@ def overestimation(path: Path, steps, curves: dict[str, tuple], title: str = "",
     """
     steps = np.asarray(steps, float)
     figure, axes = _page(steps, "value and discounted return of the greedy policy")
-    for (name, (estimates, returns)), colour in zip(curves.items(), (_EMBER, _BLUE), strict=False):
+    for (name, (estimates, returns)), colour in zip(curves.items(), (EMBER, BLUE), strict=False):
         for curve in estimates if len(estimates) > 1 else ():
             axes.plot(steps, curve, color=colour, alpha=0.32, linewidth=0.7)
         axes.plot(steps, np.mean(estimates, 0), color=colour, linewidth=2.0, label=f"{name}: estimate", zorder=3)
@@ -56,12 +57,26 @@ def bars(path: Path, values: dict[str, float], label: str, title: str = "", subt
     """Draw a bar for each value under its name, with the number at its end, to a PNG of 1440 x 840 pixels."""
     figure, axes = _page(np.zeros(1), label)
     axes.set_xlim(-0.6, len(values) - 0.4)
-    drawn = axes.bar(range(len(values)), list(values.values()), width=0.6, color=_BLUE, zorder=2)
+    drawn = axes.bar(range(len(values)), list(values.values()), width=0.6, color=BLUE, zorder=2)
     labels = [f"{value:,.0f}" if value >= 100 else f"{value:.3g}" for value in values.values()]
-    axes.bar_label(drawn, labels=labels, padding=3, color=_INK, fontsize=9)
-    axes.set_xticks(range(len(values)), list(values), color=_INK)
+    axes.bar_label(drawn, labels=labels, padding=3, color=INK, fontsize=9)
+    axes.set_xticks(range(len(values)), list(values), color=INK)
     axes.set_xlabel("")
     _finish(figure, axes, path, title, subtitle, numbered=False)
+
+
+def lines(path: Path, xs, curves: dict[str, Any], label: str, xlabel: str, title: str = "", subtitle: str = "") -> None:
+    """Draw the mean of each curve, [x, run], with its 95 % interval by the normal law, to a PNG of 1440 x 840 pixels."""
+    xs = np.asarray(xs, float)
+    figure, axes = _page(xs, label)
+    axes.set_xlabel(xlabel)
+    for (name, values), colour in zip(curves.items(), (EMBER, BLUE, INK), strict=False):
+        values = np.asarray(values, float)
+        middle, spread = values.mean(1), 1.96 * values.std(1, ddof=1) / math.sqrt(values.shape[1])
+        axes.plot(xs, middle, color=colour, linewidth=2, marker="o", markersize=4, label=name, zorder=3, clip_on=False)
+        axes.fill_between(xs, middle - spread, middle + spread, color=colour, alpha=0.16, linewidth=0)
+    axes.set_ylim(bottom=0)
+    _finish(figure, axes, path, title, subtitle)
 
 
 def _page(steps, label):
@@ -69,33 +84,33 @@ def _page(steps, label):
     from matplotlib.figure import Figure  # half a second to import, so only where it is needed
     from matplotlib.layout_engine import ConstrainedLayoutEngine
     layout = ConstrainedLayoutEngine(rect=(0.02, 0.02, 0.96, 0.80), w_pad=0, h_pad=0)     # title and legend on top
-    figure = Figure(figsize=_INCHES, dpi=_DPI, facecolor="white", layout=layout)
+    figure = Figure(figsize=_INCHES, dpi=DPI, facecolor="white", layout=layout)
     axes = figure.add_subplot()
-    _frame(axes, label)
-    axes.set_xlim(0, max(steps.max(initial=0.0), 1.0))
+    frame(axes, label)
+    axes.set_xlim(0, steps.max(initial=0.0) or 1.0)
     return figure, axes
 
 
 def _finish(figure, axes, path, title, subtitle, numbered=True):
     """Caption and save; the axis of steps is `numbered` unless it has names."""
-    _caption(axes, title, subtitle)
+    caption(axes, title, subtitle)
     for axis in (axes.xaxis, axes.yaxis)[not numbered :]:
         _number(axis)
     image = io.BytesIO()
-    figure.savefig(image, format="png", dpi=_DPI, metadata={"Software": None})
+    figure.savefig(image, format="png", dpi=DPI, metadata={"Software": None})
     files.write_bytes(Path(path), image.getvalue())
 
 
-def _frame(axes, label):
+def frame(axes, label):
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
-    axes.spines["bottom"].set_color(_FAINT)
-    axes.grid(axis="y", color=_GRID, linewidth=0.8)
+    axes.spines["bottom"].set_color(FAINT)
+    axes.grid(axis="y", color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
-    axes.tick_params(color=_FAINT, labelcolor=_INK, labelsize=8.5, length=0, pad=6)
+    axes.tick_params(color=FAINT, labelcolor=INK, labelsize=8.5, length=0, pad=6)
     axes.tick_params(axis="x", length=3, pad=4)
-    axes.set_xlabel("environment steps", fontsize=9, color=_INK, labelpad=7)
-    axes.set_ylabel(label, fontsize=9, color=_INK, labelpad=8)
+    axes.set_xlabel("environment steps", fontsize=9, color=INK, labelpad=7)
+    axes.set_ylabel(label, fontsize=9, color=INK, labelpad=8)
 
 
 def _thinned(steps, returns):
@@ -116,17 +131,17 @@ def _draw_seeds(axes, steps, returns):
     points = np.isfinite(curves).any(0).sum()
     if not points:
         axes.text(0.5, 0.5, "no episode ended in training", transform=axes.transAxes, ha="center", va="center",
-                  fontsize=9, color=_FAINT)
+                  fontsize=9, color=FAINT)
         return
     mark = {"marker": "o", "clip_on": False} if points == 1 else {}         # one point makes no line
     middle, low, high = statistics.band(curves)
     many = len(curves) > 1
-    axes.plot(steps, middle, color=_BLUE, linewidth=2.0, solid_capstyle="round", solid_joinstyle="round", zorder=3,
+    axes.plot(steps, middle, color=BLUE, linewidth=2.0, solid_capstyle="round", solid_joinstyle="round", zorder=3,
               markersize=5.5, label=f"IQM of {len(curves)} seeds" if many else "training", **mark)
     if many:
-        axes.fill_between(steps, low, high, color=_BLUE, alpha=0.18, linewidth=0, label="its 95 % interval")
+        axes.fill_between(steps, low, high, color=BLUE, alpha=0.18, linewidth=0, label="its 95 % interval")
         for i, curve in enumerate(curves):
-            axes.plot(steps, curve, color=_BLUE, alpha=0.32, linewidth=0.7, markersize=3,
+            axes.plot(steps, curve, color=BLUE, alpha=0.32, linewidth=0.7, markersize=3,
                       label="" if i else "one seed", **mark)
 
 
@@ -146,7 +161,7 @@ def _draw_evaluation(axes, evaluation):
     certain = math.isfinite(low) and math.isfinite(high)
     if not certain:
         low = high = centre
-    style = {"transform": axes.get_yaxis_transform(), "clip_on": False, "color": _EMBER}
+    style = {"transform": axes.get_yaxis_transform(), "clip_on": False, "color": EMBER}
     if high > low:
         axes.plot([_ASIDE, _ASIDE], [low, high], linewidth=1.4, marker="_", markersize=9, markeredgewidth=1.4, **style)
     axes.plot([_ASIDE], [centre], linestyle="none", marker="o", markersize=5,
@@ -154,24 +169,24 @@ def _draw_evaluation(axes, evaluation):
     unit = 10 ** (math.floor(math.log10(max(abs(low), abs(high), 1e-9))) - 3)           # four digits
     numbers = [thousands(round(value / unit) * unit) for value in (centre, low, high)]
     beside = {"xycoords": style["transform"], "textcoords": "offset points", "va": "center", "annotation_clip": False}
-    axes.annotate(numbers[0], (_ASIDE, centre), xytext=(9, 0), fontsize=10, fontweight="bold", color=_EMBER, **beside)
+    axes.annotate(numbers[0], (_ASIDE, centre), xytext=(9, 0), fontsize=10, fontweight="bold", color=EMBER, **beside)
     if certain:
-        axes.annotate(f"{numbers[1]} to\n{numbers[2]}", (_ASIDE, centre), xytext=(9, -19), fontsize=7.5, color=_FAINT,
+        axes.annotate(f"{numbers[1]} to\n{numbers[2]}", (_ASIDE, centre), xytext=(9, -19), fontsize=7.5, color=FAINT,
                       **beside)
 
 
-def _caption(axes, title, subtitle):
+def caption(axes, title, subtitle):
     """Title, subtitle and legend above the axes, flush with their left edge."""
     above = {"xycoords": "axes fraction", "textcoords": "offset points", "va": "baseline", "annotation_clip": False,
              "parse_math": False}
-    texts = [axes.annotate(title, (0, 1), xytext=(0, 38), fontsize=12.5, fontweight="bold", color=_INK, **above),
-             axes.annotate(subtitle, (0, 1), xytext=(0, 24), fontsize=9, color=_FAINT, **above)]
+    texts = [axes.annotate(title, (0, 1), xytext=(0, 38), fontsize=12.5, fontweight="bold", color=INK, **above),
+             axes.annotate(subtitle, (0, 1), xytext=(0, 24), fontsize=9, color=FAINT, **above)]
     for text in texts:
         text.set_in_layout(False)
     handles, labels = axes.get_legend_handles_labels()
     if handles:
         legend = axes.legend(handles, labels, loc="lower left", bbox_to_anchor=(0, 1.025), ncols=len(handles),
-                             frameon=False, fontsize=8.5, labelcolor=_INK, handlelength=1.5, columnspacing=1.8,
+                             frameon=False, fontsize=8.5, labelcolor=INK, handlelength=1.5, columnspacing=1.8,
                              borderpad=0, borderaxespad=0, handletextpad=0.6)
         legend.set_in_layout(False)
 

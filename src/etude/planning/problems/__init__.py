@@ -11,10 +11,11 @@ Each is a problem of optimal control (`etude.planning.model.Problem`) with, beyo
 
 so that one problem serves shooting, collocation and sampling. Units are SI: m, s, kg, N, rad.
 """
+from etude.planning.problems.acrobot import Acrobot
 from etude.planning.problems.car import Car
 from etude.planning.problems.cart_pole import CartPole
 from etude.planning.problems.double_integrator import DoubleIntegrator
 from etude.planning.problems.pendulum import Pendulum
 from etude.planning.problems.quadrotor import Quadrotor
 
-__all__ = ["Car", "CartPole", "DoubleIntegrator", "Pendulum", "Quadrotor"]
+__all__ = ["Acrobot", "Car", "CartPole", "DoubleIntegrator", "Pendulum", "Quadrotor"]
