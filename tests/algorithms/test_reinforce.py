@@ -186,7 +186,6 @@ BATCHES, LIFE = 2000, 24                          # one step in 30,000 outlives 
 PLAIN = Reinforce(hidden=(), capacity=2 * LIFE, rollout_length=LIFE, value_steps=1, batch_episodes=ENVS)
 SWITCHES = {(causality, baseline): replace(PLAIN, causality=causality, baseline=baseline)
             for causality in (False, True) for baseline in ("none", "average", "optimal", "value")}
-del SWITCHES[False, "optimal"], SWITCHES[False, "value"]
 
 
 @pytest.fixture(scope="module")

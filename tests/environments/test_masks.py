@@ -8,6 +8,7 @@ import pytest
 
 from etude.algorithms.trust_region.ppo import PPO
 from etude.environments import make
+from etude.environments.gymnasium_backend import Gymnasium
 from etude.environments.masks import MaskObserved, count
 from etude.errors import EnvironmentFault, InvalidInput
 from etude.spaces import Discrete, MultiBinary
@@ -48,7 +49,6 @@ def test_the_mask_is_part_of_what_is_seen():
 @pytest.mark.parametrize("masks, said", [
     ([None], "should hold an action_mask of 3 choices, and holds none"),
     ([[1, 1]], "of 3 choices, and holds one of size 2"),
-    ([[0, 0, 0], [1, 1, 1]], "allows nothing"),
 ])
 def test_a_mask_that_is_none_is_said_to_be(masks, said):
     with pytest.raises(EnvironmentFault, match=said):
@@ -84,3 +84,30 @@ def test_a_policy_in_training_takes_nothing_that_a_taxi_forbids():
     call(environment, run, jax.random.key(0))
     environment.close()
     assert len(taken) == 3 * 32 * 2 and all(taken)
+
+
+@pytest.mark.parametrize("actions, masks, whole", [
+    (gymnasium.spaces.Discrete(3), [[1, 0, 0], [0, 0, 0]], False),
+    (gymnasium.spaces.MultiDiscrete([2, 3]), [[1, 0, 1, 0, 0], [1, 1, 0, 0, 0]], False),
+    (gymnasium.spaces.MultiDiscrete([2, 3]), [[1, 0, 1, 0, 0], [0, 1, 0, 0, 1]], True),
+    (gymnasium.spaces.Box(-1, 1, (3,)), [[1, 0, 0], [0, 0, 0]], True),             # it is no mask of such actions
+])
+def test_where_a_mask_allows_nothing_the_copy_and_the_step_are_named(actions, masks, whole):
+    """Whether the mask comes from the info or is part of the observation, of each part of an action."""
+    class Seen(gymnasium.Env):
+        action_space = actions
+        observation_space = gymnasium.spaces.Dict({"action_mask": gymnasium.spaces.MultiBinary(len(masks[0]))})
+
+        def reset(self, *, seed=None, options=None):
+            return {"action_mask": np.array(masks[0], np.int8)}, {}
+
+        def step(self, action):
+            return {"action_mask": np.array(masks[1], np.int8)}, 0.0, False, False, {}
+    environment = Gymnasium(Seen, 2)
+    copies, action = environment.copies, np.zeros((2, *actions.shape), np.int32)
+    copies.reset(0)
+    if whole:
+        copies.step(action)
+    else:
+        with pytest.raises(EnvironmentFault, match="copy 0 of Seen failed at its step 1: its action_mask allows nothing"):
+            copies.step(action)

@@ -9,6 +9,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 
+from etude.environments.masks import MASK
 from etude.errors import EnvironmentFault
 
 
@@ -16,12 +17,15 @@ class Layout:
     """A row: the observation to act on next, the true successor, reward, terminated, truncated, steps taken by the copy.
 
     Each leaf of the observation is (path into the value, dtype as JAX keeps it, shape, what its choices count from or None).
-    An action is (dtype in which it crosses, shape, dtype the environment takes, None for a plain Python integer).
+    An action is (dtype in which it crosses, shape, dtype the environment takes, None for a plain Python integer); of Discrete
+    and MultiDiscrete actions `choices` says how many there are of each part.
     """
 
     def __init__(self, leaves: Sequence[tuple[tuple, str, tuple[int, ...], Any]],
-                 action: tuple[str, tuple[int, ...], str | None]):
+                 action: tuple[str, tuple[int, ...], str | None], choices: Sequence[int] = ()):
         self.leaves = list(leaves)
+        self.parts = np.cumsum(choices)[:-1]       # where the mask of one part of an action ends and the next begins
+        self.masks = [i for i, (path, *_) in enumerate(self.leaves) if path[-1:] == (MASK,) and choices]
         self.action_dtype, self.action_shape, self.native_dtype = action
         fields = [(f"{part}{i}", dtype, shape) for part in ("observation", "successor")
                   for i, (_, dtype, shape, _) in enumerate(self.leaves)]
@@ -84,6 +88,9 @@ class Copies:
                 where = "".join(f"[{key!r}]" for key in path)
                 raise EnvironmentFault(f"its observation{where} has shape {np.shape(part)}, and its space says {shape}")
             field[i] = part if start is None else part - start
+        for mask in self.layout.masks if fields is self.observation else ():
+            if not all(part.any() for part in np.split(self.observation[mask][i], self.layout.parts)):
+                raise EnvironmentFault(f"its {MASK} allows nothing, and play goes on")
 
     def _finished(self) -> np.ndarray:
         for name, values in self.real:

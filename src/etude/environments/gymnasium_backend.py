@@ -82,7 +82,17 @@ def layout_of(spec: Spec) -> Layout:
     zeros = zip(spaces.leaves(spec.observation), jax.tree.leaves(spec.observation.zeros()), strict=True)
     action = spec.action.zeros()
     return Layout([(path, zero.dtype.name, zero.shape, spaces.first_choice(leaf)) for (path, leaf), zero in zeros],
-                  (action.dtype.name, action.shape, spaces.native_dtype(spec.action)))
+                  (action.dtype.name, action.shape, spaces.native_dtype(spec.action)), choices_of(spec.action))
+
+
+def choices_of(space: spaces.Space) -> tuple[int, ...]:
+    """How many choices each part of an action has; () where actions are not choices."""
+    match space:
+        case spaces.Discrete():
+            return (space.n,)
+        case spaces.MultiDiscrete():
+            return space.sizes
+    return ()
 
 
 def from_bytes(rows: Array, dtype: np.dtype, start: int) -> Array:

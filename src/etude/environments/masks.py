@@ -13,7 +13,7 @@ MASK = "action_mask"
 class MaskObserved(gymnasium.Wrapper):
     """An environment whose `info["action_mask"]` is part of its observation, a Dict of "observation" and "action_mask".
 
-    Raises EnvironmentFault where there is no mask of the right size, or one that allows nothing in the midst of an episode.
+    Raises EnvironmentFault where there is no mask of the right size.
     """
 
     def __init__(self, env: gymnasium.Env):
@@ -24,19 +24,17 @@ class MaskObserved(gymnasium.Wrapper):
 
     def reset(self, **options: Any) -> tuple[Any, dict]:
         observation, info = self.env.reset(**options)
-        return self._seen(observation, info, False), info
+        return self._seen(observation, info), info
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict]:
         observation, reward, terminated, truncated, info = self.env.step(action)
-        return self._seen(observation, info, terminated or truncated), reward, terminated, truncated, info
+        return self._seen(observation, info), reward, terminated, truncated, info
 
-    def _seen(self, observation: Any, info: dict, over: bool) -> dict[str, Any]:
+    def _seen(self, observation: Any, info: dict) -> dict[str, Any]:
         mask = np.asarray(info.get(MASK, ()), np.int8).ravel()
         if mask.size != self.choices:
             told = f"one of size {mask.size}" if MASK in info else "none"
             raise EnvironmentFault(f"its info should hold an {MASK} of {self.choices} choices, and holds {told}")
-        if not (mask.any() or over):
-            raise EnvironmentFault(f"its {MASK} allows nothing")
         return {"observation": observation, MASK: mask}
 
 
