@@ -10,11 +10,13 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal
 
 import tyro
 
 from etude import errors
+from etude.experiment.cli_figures import figure, plan
+from etude.experiment.console import enable_cache, fail
 
 HELP = """usage: etude COMMAND [...]
 
@@ -107,11 +109,6 @@ def guarded(command, arguments: list[str]) -> int:
     except BrokenPipeError:                                 # the reader of a pipe has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
-
-
-def fail(message: str) -> NoReturn:
-    print(f"etude: {message}", file=sys.stderr)
-    sys.exit(2)
 
 
 def train(arguments: list[str]) -> None:
@@ -264,117 +261,6 @@ def algorithms(arguments: list[str]) -> None:
         print(f"{name:{max(map(len, ALGORITHMS))}} {line}")
 
 
-def plan(arguments: list[str]) -> None:
-    """`etude plan`"""
-    @dataclasses.dataclass
-    class Plan:
-        """Plan on a small problem from a random start, and draw the path, the cost by iteration and the motion."""
-        problem: tyro.conf.Positional[str]
-        """double-integrator, pendulum, cart-pole, acrobot, quadrotor, car; tic-tac-toe or connect-four for tree search"""
-        planner: Literal["ilqr", "ddp", "multiple-shooting", "gradient-shooting", "collocation", "random-shooting", "cem", "icem",
-                         "mppi", "mcts"] | None = None
-        """default ilqr, and mcts for games"""
-        iterations: int | None = None
-        """of the planner, or simulations of mcts; default its own"""
-        samples: int = 500
-        """plans drawn in each iteration of the sampling planners"""
-        elites: int = 50
-        """of these, how many cem and icem refit to"""
-        seed: int = 0
-        """of the start and the search"""
-        video: bool = True
-        """film the motion"""
-        out: str | None = None
-        """the directory to write to; default runs/plan-PROBLEM-PLANNER"""
-    asked = tyro.cli(Plan, prog="etude plan", args=arguments)
-    enable_cache()
-    from etude.experiment.plan import plan
-    directory, found = plan(**vars(asked))
-    if "cost" in found:
-        print(f"cost    {found['cost']:.4g}; the goal is {'' if found['solved'] else 'not '}reached")
-    else:
-        print(f"action  {found['action']}, of {found['visits']} visits")
-    for path in sorted(directory.iterdir()):
-        print(f"{path.suffix[1:]:8}{path}")
-
-
-def figure(arguments: list[str]) -> None:
-    """`etude figure`: a claim of the notes, measured and drawn."""
-    figures = {"overestimation": overestimation, "policy-gradient-variance": policy_gradient_variance,
-               "open-loop": open_loop}
-    if not arguments or arguments[0] in ("-h", "--help"):
-        print("usage: etude figure NAME [...]\n\nMeasure a claim of the notes and draw it:\n")
-        for name, command in figures.items():
-            print(f"  {name:26}{(command.__doc__ or '').split(': ', 1)[1]}")
-        sys.exit(0 if arguments else 2)
-    if arguments[0] not in figures:
-        fail(f"no figure is called {arguments[0]!r}; there are {', '.join(figures)}")
-    figures[arguments[0]](arguments[1:])
-
-
-def overestimation(arguments: list[str]) -> None:
-    """`etude figure overestimation`: how far Q-learning's values are above the truth, with single and with double targets"""
-    @dataclasses.dataclass
-    class Overestimation:
-        """Train deep Q-learning with single and with double targets, and draw its values beside the returns that followed."""
-        environment: tyro.conf.Positional[str]
-        """a Gymnasium id with discrete actions"""
-        steps: int | None = None
-        """environment steps of each seed; default the preset's"""
-        seeds: int = 3
-        """agents of each kind"""
-        out: str | None = None
-        """the directory to write to; default runs/overestimation-ENVIRONMENT"""
-    asked = tyro.cli(Overestimation, prog="etude figure overestimation", args=arguments)
-    enable_cache()
-    from etude.experiment.overestimation import overestimation
-    directory, found = overestimation(asked.environment, asked.steps, asked.seeds, asked.out)
-    for name in ("single", "double"):
-        print(f"{name}: estimates exceed returns by {found[name]['bias']:.2f} in the last quarter of training")
-    print(f"curve   {directory / 'overestimation.png'}")
-
-
-def policy_gradient_variance(arguments: list[str]) -> None:
-    """`etude figure policy-gradient-variance`: how far the gradient's estimates spread, by what an action is weighed with"""
-    @dataclasses.dataclass
-    class Variance:
-        """Measure how far estimates of the policy gradient spread, from the whole return to the value baseline, and draw it."""
-        episodes: int = 20_000
-        """to measure it with"""
-        seed: int = 0
-        """of the decision process and of the episodes"""
-        out: str | None = None
-        """the directory to write to; default runs/policy_gradient_variance"""
-    asked = tyro.cli(Variance, prog="etude figure policy-gradient-variance", args=arguments)
-    enable_cache()
-    from etude.experiment.variance import policy_gradient_variance
-    directory, found = policy_gradient_variance(asked.episodes, asked.seed, asked.out)
-    for name, one in found.items():
-        print(f"{name:18} variance {one['variance']:10.2f}, error of the mean {one['error']:.2f} of what chance makes")
-    print(f"drawn   {directory / 'policy_gradient_variance.png'}")
-
-
-def open_loop(arguments: list[str]) -> None:
-    """`etude figure open-loop`: what a plan costs that is done as it is, with feedback, or made anew at every step"""
-    @dataclasses.dataclass
-    class OpenLoop:
-        """Balance a pole that is shaken, by a plan without looking and in two ways that look, and draw what it costs."""
-        runs: int = 32
-        """of each way at each strength of the shake"""
-        seed: int = 0
-        """of the shakes and the searches"""
-        out: str | None = None
-        """the directory to write to; default runs/open_loop"""
-    asked = tyro.cli(OpenLoop, prog="etude figure open-loop", args=arguments)
-    enable_cache()
-    from etude.experiment.open_loop import open_loop
-    directory, found = open_loop(asked.runs, asked.seed, asked.out)
-    for name, costs in found["costs"].items():
-        print(f"{name:18}", *(f"{sum(of_shake) / len(of_shake):8.1f}" for of_shake in costs))
-    print(f"{'shake (rad/s)':18}", *(f"{shake:8g}" for shake in found["shakes"]))
-    print(f"drawn   {directory / 'open_loop.png'}")
-
-
 def named(arguments: list[str]) -> tuple[str | None, str | None]:
     """The algorithm and environment among the arguments: the first known algorithm and the word after it, or the first two words.
 
@@ -401,18 +287,6 @@ def parsed(options: list[str]) -> dict[str, Any]:
         except json.JSONDecodeError:
             values[name] = value
     return values
-
-
-def enable_cache() -> None:
-    """Keep compiled programs in the user's cache directory, so that the next start is quicker."""
-    import jax
-    import platformdirs
-
-    import etude  # sets XLA's flags before JAX starts
-    assert etude
-    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-        jax.config.update("jax_compilation_cache_dir", str(Path(platformdirs.user_cache_dir("etude")) / "compiled"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
 if __name__ == "__main__":
