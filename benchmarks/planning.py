@@ -4,7 +4,6 @@ The pendulum's optimum is found by dynamic programming on a grid, and then playe
 """
 import argparse
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from functools import partial
@@ -22,7 +21,7 @@ from etude.environments import make
 from etude.environments.classic.acrobot import Acrobot
 from etude.environments.classic.pendulum import Pendulum
 from etude.environments.models import true_model
-from etude.experiment.plan import PROBLEMS
+from etude.experiment.plan import PROBLEMS, doing_nothing
 from etude.planning.cross_entropy import cross_entropy
 from etude.planning.ilqr import ilqr
 from etude.planning.model import Control
@@ -58,7 +57,6 @@ def main() -> None:
     report.write(directory, "planning", found, NOTES + "\n" + report.markdown(HEADINGS, cells) + "".join(lines))
     report.show(console, "Planning", HEADINGS, cells)
     console.print(f"in {directory / 'planning.md'} and planning.json", soft_wrap=True)
-    sys.exit(0)
 
 
 def row(what: str, value: float, text: str, bar: str = "–", met: bool | None = None) -> dict[str, Any]:
@@ -70,9 +68,8 @@ def solved(starts: int) -> list[dict[str, Any]]:
     """How many random starts of each problem are solved."""
     rows = []
     for name, problem in PROBLEMS.items():
-        guess = jnp.tile(problem.hover() if hasattr(problem, "hover") else jnp.zeros(len(problem.low)), (problem.horizon, 1))
-        run = jax.jit(jax.vmap(lambda key, problem=problem, guess=guess: problem.solved(
-            ilqr(problem, problem.initial(key), guess, iterations=200).states)))
+        run = jax.jit(jax.vmap(lambda key, problem=problem: problem.solved(
+            ilqr(problem, problem.initial(key), doing_nothing(problem), iterations=200).states)))
         count = int(run(jax.random.split(jax.random.key(0), starts)).sum())
         rows.append(row(f"{name}, solved by iLQR", count / starts, f"{count} of {starts}", "≥ 95 %", count >= 0.95 * starts))
     return rows

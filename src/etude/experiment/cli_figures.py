@@ -1,7 +1,6 @@
 """The commands that draw: `etude plan`, and `etude figure` with a function for each claim of the notes."""
 import dataclasses
 import sys
-from typing import Literal
 
 import tyro
 
@@ -10,13 +9,14 @@ from etude.experiment.console import enable_cache, fail
 
 def plan(arguments: list[str]) -> None:
     """`etude plan`"""
+    from etude.experiment.plan import Planner, plan
+
     @dataclasses.dataclass
     class Plan:
         """Plan on a small problem from a random start, and draw the path, the cost by iteration and the motion."""
         problem: tyro.conf.Positional[str]
         """double-integrator, pendulum, cart-pole, acrobot, quadrotor, car; tic-tac-toe or connect-four for tree search"""
-        planner: Literal["ilqr", "ddp", "multiple-shooting", "gradient-shooting", "collocation", "random-shooting", "cem", "icem",
-                         "mppi", "mcts"] | None = None
+        planner: Planner | None = None
         """default ilqr, and mcts for games"""
         iterations: int | None = None
         """of the planner, or simulations of mcts; default its own"""
@@ -32,7 +32,6 @@ def plan(arguments: list[str]) -> None:
         """the directory to write to; default runs/plan-PROBLEM-PLANNER"""
     asked = tyro.cli(Plan, prog="etude plan", args=arguments)
     enable_cache()
-    from etude.experiment.plan import plan
     directory, found = plan(**vars(asked))
     if "cost" in found:
         print(f"cost    {found['cost']:.4g}; the goal is {'' if found['solved'] else 'not '}reached")

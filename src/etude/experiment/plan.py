@@ -79,8 +79,7 @@ def solve(problem: Any, planner: Planner, iterations: int, samples: int, elites:
     """The path from a random first state, as float64 or float32 arrays of numpy."""
     key_start, key_search = jax.random.split(key)
     start = problem.initial(key_start)
-    rest = problem.hover() if hasattr(problem, "hover") else jnp.zeros(len(problem.low))
-    guess = jnp.tile(rest, (problem.horizon, 1))
+    guess = doing_nothing(problem)
     match planner:
         case "ilqr" | "ddp":
             made = ilqr(problem, start, guess, iterations=iterations, second_order=planner == "ddp")
@@ -93,12 +92,17 @@ def solve(problem: Any, planner: Planner, iterations: int, samples: int, elites:
             descent = gradient_shooting(problem, start, guess, optax.adam(0.1), iterations=iterations)
             found = Found(descent.states, descent.controls, descent.costs)
         case "collocation":
-            found = collocated(problem, start, rest, iterations)
+            found = collocated(problem, start, guess[0], iterations)
         case _:
             score = lambda plans: -jax.vmap(lambda controls: rollout(problem, start, controls)[1].sum())(plans)
             controls, costs = sampled(planner, score, guess, problem, iterations, samples, elites, key_search)
             found = Found(rollout(problem, start, controls)[0], controls, costs)
     return Found(*map(np.asarray, found))
+
+
+def doing_nothing(problem: Any) -> Array:
+    """The first guess, [horizon, m]: controls that cost nothing."""
+    return jnp.tile(problem.hover() if hasattr(problem, "hover") else jnp.zeros(len(problem.low)), (problem.horizon, 1))
 
 
 def collocated(problem: Any, start: Array, rest: Array, iterations: int) -> Found:

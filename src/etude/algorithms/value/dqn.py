@@ -81,7 +81,7 @@ class DQN:
     n_step: int = static(1, at_least=1)                   # rewards before the bootstrap (Sutton, 1988)
     exploration: Literal["epsilon", "boltzmann"] = static("epsilon")  # random at times, or each action by exp(Q / temperature)
     loss: Loss = static("huber")                          # of a mean's error; Huber's slope is at most 1 (Mnih et al., 2015)
-    maximiser: Method = static("cem")           # of Q over a Box of actions
+    maximiser: Method = static("cem")                     # of Q over a Box of actions
     samples: int = static(32, at_least=1)                 # candidates that it tries at a time
     iterations: int = static(3, at_least=1)               # times that it does
     elites: int = static(6, at_least=1)                   # candidates that cross entropy keeps each time
