@@ -10,7 +10,7 @@ DEMO ?= ppo $$(.venv/bin/python -c 'import Box2D' 2>/dev/null && echo LunarLande
 ARGS ?=
 
 # Compiling keeps one core busy, so two files of tests go side by side, in the order of the tree.
-WHOLE = --cov=etude --cov-report=term --numprocesses=2 --dist=loadfile --no-loadscope-reorder
+WHOLE = -m slipcover --json --out .coverage.json -m pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
@@ -23,7 +23,7 @@ demo: .venv/.package  ## Train PPO to land on the moon, with curves and a video
 	@.venv/bin/etude train $(DEMO)
 
 test: lint  ## Lint, types, tests and coverage; ARGS="-k replay" for some tests alone
-	@JAX_PLATFORMS=cpu .venv/bin/python -m pytest $(or $(ARGS),$(WHOLE))
+	@JAX_PLATFORMS=cpu .venv/bin/python $(if $(ARGS),-m pytest $(ARGS),$(WHOLE))
 
 lint: .venv/.dev .venv/.package  ## Lint and types alone
 	@.venv/bin/ruff check
@@ -32,7 +32,7 @@ lint: .venv/.dev .venv/.package  ## Lint and types alone
 benchmark: .venv/.dev .venv/.package .venv-peers/.torch  ## Steps per second, against other libraries
 	@.venv/bin/python benchmarks/run.py $(ARGS)
 
-benchmark-planning: .venv/.dev .venv/.package  ## What planners reach, and how long they take
+benchmark-planning: .venv/.dev .venv/.package .venv-peers/.torch  ## What planners reach, and their speed
 	@.venv/bin/python benchmarks/planning.py $(ARGS)
 
 benchmark-learning: .venv/.dev .venv/.package  ## Returns over several seeds, against published ones
@@ -45,7 +45,7 @@ lock: .venv-lock/.uv  ## Compile the requirements anew; UPGRADE=1 takes the newe
 	    -o benchmarks/requirements.txt
 
 clean:  ## Remove everything but the sources and runs/
-	@rm -rf .venv .venv-* build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis .coverage .coverage.*
+	@rm -rf .venv .venv-* build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis .coverage.json
 	@find src tests benchmarks -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
 
 

@@ -1,7 +1,29 @@
 """What tests compile runs for a moment, so it is compiled quickly and not well: in less than half the time."""
 import os
 
+import pytest
+from measuring import LEAST, merged
+
 QUICKLY = ("--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false "
            "--xla_cpu_parallel_codegen_split_count=1")
 
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {QUICKLY}".strip()       # before JAX starts
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session):
+    if (coverage := merged()) and coverage["summary"]["percent_covered"] < LEAST:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter):
+    """The lines covered, a row a file."""
+    if not (coverage := merged()):
+        return
+    terminalreporter.section("line coverage")
+    terminalreporter.line(f"{'file':56}{'lines':>7}{'missed':>8}{'covered':>9}")
+    for name, of in [*sorted(coverage["files"].items()), ("in all", coverage)]:
+        covered, missed, share = (of["summary"][key] for key in ("covered_lines", "missing_lines", "percent_covered"))
+        terminalreporter.line(f"{name:56}{covered + missed:7}{missed:8}{share:8.1f}%")
+    if share < LEAST:
+        terminalreporter.line(f"{share:.1f} % of the lines is too little: at least {LEAST} % it must be", red=True)

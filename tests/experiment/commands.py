@@ -2,35 +2,34 @@
 import os
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 
+import measuring
+
 CACHE = tempfile.TemporaryDirectory(prefix="etude-compiled-")     # of compiled programs, shared by the tests of one session
 
 
-def etude(*arguments: str, cwd: Path, measured: bool = True, **options) -> subprocess.CompletedProcess:
+def etude(*arguments: str, cwd: Path, **options) -> subprocess.CompletedProcess:
     """The finished process of `etude *arguments`."""
-    return subprocess.run(command(arguments), cwd=cwd, capture_output=True, text=True, timeout=240, env=environment(measured),
-                          **options)
+    return subprocess.run(command(arguments), cwd=cwd, capture_output=True, text=True, timeout=240, env=environment(), **options)
 
 
-def start(*arguments: str, cwd: Path, measured: bool = True) -> subprocess.Popen:
+def start(*arguments: str, cwd: Path) -> subprocess.Popen:
     """The running process of `etude *arguments`."""
     return subprocess.Popen(command(arguments), cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                            env=environment(measured))
+                            env=environment())
 
 
-def environment(measured: bool) -> dict[str, str]:
-    """A user's, with a cache of compiled programs; unless `measured` without the measuring of coverage, which slows it down."""
-    kept = {name: value for name, value in os.environ.items()
-            if name != "XLA_FLAGS" and (measured or not name.startswith("COVERAGE_"))}
+def environment() -> dict[str, str]:
+    """A user's, with a cache of compiled programs; where coverage is measured, those of the tests are not to be taken away."""
+    kept = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS" and not name.startswith("SLIPCOVER_")}
     return kept | {"JAX_COMPILATION_CACHE_DIR": CACHE.name}
 
 
 def command(arguments) -> list[str]:
-    return [sys.executable, "-m", "etude.experiment.cli", *map(str, arguments)]
+    return [*measuring.python(), "-m", "etude.experiment.cli", *map(str, arguments)]
 
 
 def until(condition, process: subprocess.Popen, seconds: float = 120) -> None:

@@ -2,7 +2,6 @@
 import signal
 import sys
 import time
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +11,7 @@ from safetensors.numpy import load_file
 from etude.experiment import records
 
 sys.path.insert(0, str(Path(__file__).parent))
-import commands
-from commands import kill, until
-
-etude, start = (partial(run, measured=False) for run in (commands.etude, commands.start))      # test_cli.py measures them
+from commands import etude, kill, start, until
 
 DQN = ("dqn", "CartPole-v1", "--rollout-length", "8", "--gradient-steps", "4", "--hidden", "16", "--batch-size", "16",
        "--capacity", "2000", "--warmup-steps", "200")
