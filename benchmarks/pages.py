@@ -1,11 +1,10 @@
-"""The figures of run.py as tables and as a page."""
+"""The figures of run.py as tables and as a page, and what pages of sides at the same work share."""
 import statistics
 from typing import Any
 
 import report
 from works import WORKS, Bar
 
-SPEED = ["etude on", "steps/s (min–max)", "compile s", "beside", "steps/s (min–max)", "ratio", "bar", "met"]
 START = ["from the command line", "seconds (min–max)", "bar", "met"]
 MET = {True: "yes", False: "no", None: "–"}
 NOTES = """# Speed
@@ -21,24 +20,28 @@ def whole(sections: dict[str, Any]) -> str:
 
 
 def page(name: str, section: dict[str, Any]) -> str:
-    title, headings, rows = table(name, section)
-    machine = section["machine"]
-    lines = [f"Measured {section['measured']} on {machine['processor']}, {machine['cores']} cores, load beforehand "
-             f"{section['load_before']}; rounds: {section['rounds']}.", ""]
+    lines = []
     if "settings" in section:
         hyperparameters = section["settings"]["hyperparameters"]
-        lines += [*sides_of(section["sides"]),
-                  "* settings: " + ", ".join(f"{key} {value}" for key, value in hyperparameters.items())]
+        lines = ["* settings: " + ", ".join(f"{key} {value}" for key, value in hyperparameters.items())]
+    return written(*table(name, section), section, "steps", lines)
+
+
+def written(title: str, headings: list[str], rows: list[list[str]], section: dict[str, Any], unit: str, more: list[str]) -> str:
+    """A section: its table, when and on what it was measured, its sides, `more` lines, and what failed."""
+    machine = section["machine"]
+    lines = [f"Measured {section['measured']} on {machine['processor']}, {machine['cores']} cores, load beforehand "
+             f"{section['load_before']}; rounds: {section['rounds']}.", "", *sides_of(section.get("sides", {}), unit), *more]
     lines += [f"* {label} failed: {error}" for label, error in errors_of(section).items()]
     return f"\n## {title}\n\n{report.markdown(headings, rows)}\n" + "".join(f"{line}\n" for line in lines)
 
 
-def sides_of(sides: dict[str, Any]) -> list[str]:
+def sides_of(sides: dict[str, Any], unit: str) -> list[str]:
     """A line on each peer: its variant, the seconds it compiled, its versions; and one on etude."""
     lines = {}
     for label, found in sides.items():
         seconds = column(found["measurements"], "compile_seconds")
-        tried = ", ".join(f"{variant}: {rate:,.0f} steps/s" for variant, rate in found["tried"].items())
+        tried = ", ".join(f"{variant}: {rate:,.0f} {unit}/s" for variant, rate in found["tried"].items())
         variant = f", {found['variant']} (tried {tried})" if tried else ""
         compiled = f", compiled in {middle(seconds)} s" if tried and seconds else ""
         if "versions" in found:
@@ -51,7 +54,15 @@ def table(name: str, section: dict[str, Any]) -> tuple[str, list[str], list[list
     judged = not section["quick"]
     if name == "start-up":
         return "Start-up", START, [start_row(label, start, judged) for label, start in section["starts"].items()]
-    return WORKS[name].title, SPEED, [speed_row(bar, section["sides"], judged) for bar in WORKS[name].bars]
+    return compared(WORKS[name].title, WORKS[name].bars, section["sides"], judged, "etude on", "steps")
+
+
+def compared(title: str, bars: list[Bar], sides: dict[str, Any], judged: bool, ours: str,
+             unit: str) -> tuple[str, list[str], list[list[str]]]:
+    """(title, headings, rows) of sides at the same work."""
+    rate = f"{unit}/s (min–max)"
+    headings = [ours, rate, "compile s", "beside", rate, "ratio", "bar", "met"]
+    return title, headings, [speed_row(bar, sides, judged) for bar in bars]
 
 
 def speed_row(bar: Bar, sides: dict[str, Any], judged: bool) -> list[str]:
@@ -60,7 +71,7 @@ def speed_row(bar: Bar, sides: dict[str, Any], judged: bool) -> list[str]:
     cells = [bar.ours, spread(column(ours, "rate"), ",.0f"), middle(column(ours, "compile_seconds")),
              bar.peer, spread(column(peer, "rate"), ",.0f")]
     if not (ours and peer):
-        return [*cells, "–", least, "not measured"]
+        return [*cells, "–", least, "not installed" if "absent" in sides.get(bar.peer, {}) else "not measured"]
     ratio = statistics.median(column(ours, "rate")) / statistics.median(column(peer, "rate"))
     return [*cells, f"{ratio:.2f}", least, MET[None if bar.least is None or not judged else ratio >= bar.least]]
 

@@ -1,4 +1,4 @@
-"""What both benchmarks share: the machine, tables, and results that are kept from one run to the next."""
+"""What the benchmarks share: the machine, tables, and results that are kept from one run to the next."""
 import os
 import platform
 import sys
@@ -17,6 +17,7 @@ HERE = Path(__file__).resolve().parent
 RESULTS, RUNS = HERE / "results", HERE / "runs"
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 MINUTE = "%Y-%m-%d %H:%M"
+QUIET = 0.5                 # processes at work in the last minute, at most
 
 
 def now() -> str:
@@ -36,6 +37,12 @@ def machine() -> dict[str, Any]:
 def load() -> float:
     """Processes at work on the machine, on average over the last minute."""
     return round(os.getloadavg()[0], 2)
+
+
+def warn_of(load: float, console: Console) -> None:
+    """Of a machine that is busy before a measurement that counts."""
+    if load > QUIET:
+        console.print(f"the machine is busy with something else: its load is {load}", style="yellow")
 
 
 def listed(versions: dict[str, str]) -> str:

@@ -1,10 +1,8 @@
 """Steps per second beside other libraries at the same work, and seconds to a start: `make benchmark`.
 
-Every measurement is a process of its own, and the sides take turns, so that what else the machine does falls on all.
+turns.py says how they are measured.
 """
 import argparse
-import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -14,26 +12,19 @@ from typing import Any
 
 import pages
 import report
-from report import HERE, RESULTS, RUNS
+from report import RESULTS, RUNS
+from turns import ENVIRON, turns
 from works import HELP, OURS, STARTS, WORKS, Side, Work
 
-TIMEOUT = 1_800             # seconds for one measurement
-QUIET = 0.5                 # processes at work in the last minute, at most, before a measurement that counts
-TUNING = ("JAX_", "XLA_", "OMP_", "MKL_", "TORCH_")         # what the caller has set of these stays out
-ENVIRON = {name: value for name, value in os.environ.items() if not name.startswith(TUNING)}
 console = report.console()
-
-
-class Failed(Exception):
-    """A measurement came to nothing."""
 
 
 def main() -> None:
     asked = arguments()
     rounds, directory = (1, RUNS / "quick") if asked.quick else (max(1, asked.rounds), RESULTS)
     sections, load, sound = report.earlier(directory, "speed"), report.load(), True
-    if not asked.quick and load > QUIET:
-        console.print(f"the machine is busy with something else: its load is {load}", style="yellow")
+    if not asked.quick:
+        report.warn_of(load, console)
     for name in asked.only or [*WORKS, "start-up"]:
         console.rule(name)
         facts = {"measured": report.now(), "machine": report.machine(), "load_before": load, "rounds": rounds,
@@ -56,28 +47,14 @@ def arguments() -> argparse.Namespace:
 
 
 def at_work(work: Work, rounds: int, quick: bool) -> dict[str, Any]:
-    """All sides of a work: first which variant of each is the faster, then the rounds, in turn."""
-    sides = {side.label: {"variant": next(iter(side.variants)), "tried": {}, "measurements": []} for side in work.sides}
-    for side in work.sides:
-        if len(side.variants) > 1:
-            choose(work, side, sides[side.label], quick)
-    for seed in range(1, rounds + 1):
-        for side in work.sides:
-            if "error" not in sides[side.label]:
-                attempt(work, side, sides[side.label], budget(work, side, quick), seed)
-    return {"settings": work.settings, "sides": sides}
-
-
-def choose(work: Work, side: Side, found: dict[str, Any], quick: bool) -> None:
-    """Try the variants of a side on a third of the steps, and take the fastest."""
-    warmup = warmup_of(work)
-    for variant in side.variants:
-        found["variant"] = variant
-        attempt(work, side, found, warmup + (budget(work, side, quick) - warmup) // 3, 0)
-        if "error" in found:
-            return
-        found["tried"][variant] = found["measurements"].pop()["rate"]
-    found["variant"] = max(found["tried"], key=found["tried"].get)
+    """All sides of a work, a trial being a third of the steps; a measurement counts from a tenth of them after warm-up on."""
+    def settings(side, trial):
+        warmup, steps = warmup_of(work), budget(work, side, quick)
+        if trial:
+            steps = warmup + (steps - warmup) // 3
+        return work.settings | side.given | {"products": work.products, "steps": steps,
+                                             "skip": warmup + (steps - warmup) // 10}
+    return {"settings": work.settings, "sides": turns(work.sides, rounds, settings, "steps")}
 
 
 def budget(work: Work, side: Side, quick: bool) -> int:
@@ -91,35 +68,6 @@ def budget(work: Work, side: Side, quick: bool) -> int:
 def warmup_of(work: Work) -> int:
     """Environment steps before the first gradient step."""
     return work.settings["hyperparameters"].get("warmup_steps", 0)
-
-
-def attempt(work: Work, side: Side, found: dict[str, Any], steps: int, seed: int) -> None:
-    """One measurement more in `found`, or its error; it counts from a tenth of the steps after warm-up on."""
-    warmup, variant = warmup_of(work), found["variant"]
-    settings = work.settings | side.given | {"products": work.products, "steps": steps, "seed": seed,
-                                             "skip": warmup + (steps - warmup) // 10}
-    try:
-        measured = json.loads(output([side.python, HERE / side.script, json.dumps(settings)], side.variants[variant]))
-    except Failed as failure:
-        found["error"] = str(failure)
-        console.print(f"{side.label:18} failed: {failure}", style="red", markup=False)
-        return
-    found["versions"] = measured.pop("versions")
-    rate = measured["steps"] / measured["seconds"]
-    found["measurements"].append(measured | {"rate": rate, "seed": seed})
-    console.print(f"{side.label:18} {rate:10,.0f} steps/s  {variant}")
-
-
-def output(command: list[Any], environ: dict[str, str]) -> str:
-    """The last line a process prints; raises Failed, with its last word, when it fails."""
-    try:
-        done = subprocess.run(command, env=ENVIRON | {"JAX_PLATFORMS": "cpu"} | environ, capture_output=True, text=True,
-                              timeout=TIMEOUT)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise Failed(f"{error}; `make benchmark` installs what it needs") from error
-    if done.returncode:
-        raise Failed((done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1])
-    return done.stdout.strip().splitlines()[-1]
 
 
 def start_up(rounds: int) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import numpy as np
 
 from etude.planning.lqr import Quadratic, action_value, gains, value_under
 from etude.planning.model import Problem
+from etude.planning.small import dot
 from etude.struct import replace, struct
 
 Array = jax.Array
@@ -70,9 +71,9 @@ def backward(model: Expansion, gaps: Array, regularisation: Array, bounds: Box) 
         F, curvature, C, c, gap, bounds = at
         now = action_value(F, gap, C, c, value)
         if curvature is not None:
-            now = replace(now, matrix=now.matrix + jnp.tensordot(value.vector + value.matrix @ gap, curvature, 1))
+            now = replace(now, matrix=now.matrix + dot(value.vector + dot(value.matrix, gap), curvature))
         K, k, definite = regularised(now, m, regularisation, bounds)
-        gradient = c + F.T @ costate
+        gradient = c + dot(F.T, costate)
         return (value_under(now, K, k), gradient[:-m]), (K, k, gradient[-m:], definite)
     end = Quadratic(model.V, model.v, jnp.zeros_like(model.v, shape=())), model.v
     steps = (model.F, model.curvature, model.C, model.c, gaps, bounds)

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from etude.errors import InvalidInput
 from etude.planning.ddp import Box, Policy, backward, box_of, expand, projected
 from etude.planning.model import Problem
+from etude.planning.small import dot
 from etude.struct import struct
 
 Array = jax.Array
@@ -191,7 +192,7 @@ def follow(problem: Problem, path: Path, policy: Policy, alpha: Array, box: Box)
 
     def step(x, at):
         planned, u, K, k, gap, time = at
-        u = u + alpha * k + K @ (x - planned)
+        u = u + alpha * k + dot(K, x - planned)
         u = jnp.clip(u, *box) if box else u
         return problem.dynamics(x, u) - gap, (x, u, problem.cost(x, u, time))
     steps = (path.states[:-1], path.controls, policy.K, policy.k, gaps, jnp.arange(len(path.controls)))

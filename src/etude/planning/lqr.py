@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from etude.errors import InvalidInput
+from etude.planning.small import dot, solved
 from etude.struct import struct
 
 Array = jax.Array
@@ -97,27 +98,25 @@ def backward(problem: LinearQuadratic) -> Regulator:
 def action_value(F: Array, f: Array, C: Array, c: Array, later: Quadratic, noise: Array | None = None) -> Quadratic:
     """What [x; u] costs now and `later`: Q = C + Fᵀ V F, q = c + Fᵀ (V f + v), and E[½ noiseᵀ V noise] = ½ tr(V Σ)."""
     V, v = later.matrix, later.vector
-    constant = later.constant + f @ (V @ f / 2 + v)
+    constant = later.constant + dot(f, dot(V, f) / 2 + v)
     if noise is not None:
         constant = constant + (V * noise).sum() / 2
-    return Quadratic(C + F.T @ V @ F, c + F.T @ (V @ f + v), constant)
+    return Quadratic(C + dot(F.T, V, F), c + dot(F.T, dot(V, f) + v), constant)
 
 
 def gains(now: Quadratic, n: int) -> tuple[Array, Array, Array]:
     """K = -Q_uu⁻¹ Q_ux [m, n] and k = -Q_uu⁻¹ q_u [m], and whether Q_uu is positive definite; NaN where it is not."""
-    Q, q = now.matrix, now.vector
-    factor = jnp.linalg.cholesky(Q[n:, n:])
-    solution = -jax.scipy.linalg.cho_solve((factor, True), jnp.column_stack([Q[n:, :n], q[n:]]))
-    return solution[:, :n], solution[:, n], jnp.isfinite(factor).all()
+    solution, definite = solved(now.matrix[n:, n:], -jnp.column_stack([now.matrix[n:, :n], now.vector[n:]]))
+    return solution[:, :n], solution[:, n], definite
 
 
 def value_under(now: Quadratic, K: Array, k: Array) -> Quadratic:
     """What x is worth when u = K x + k, be that the best or not."""
     n, Q, q = K.shape[1], now.matrix, now.vector
     Q_xx, Q_xu, Q_uu, q_x, q_u = Q[:n, :n], Q[:n, n:], Q[n:, n:], q[:n], q[n:]
-    V = Q_xx + Q_xu @ K + K.T @ Q_xu.T + K.T @ Q_uu @ K
-    v = q_x + Q_xu @ k + K.T @ (q_u + Q_uu @ k)
-    return Quadratic((V + V.T) / 2, v, now.constant + k @ (q_u + Q_uu @ k / 2))
+    V = Q_xx + dot(Q_xu, K) + dot(K.T, Q_xu.T) + dot(K.T, Q_uu, K)
+    v = q_x + dot(Q_xu, k) + dot(K.T, q_u + dot(Q_uu, k))
+    return Quadratic((V + V.T) / 2, v, now.constant + dot(k, q_u + dot(Q_uu, k) / 2))
 
 
 @jax.jit
