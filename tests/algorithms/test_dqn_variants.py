@@ -61,10 +61,10 @@ def process():
 def test_values_of_a_random_process_are_those_of_dynamic_programming(process, variant):
     environment, exact = process
     settings = {"initial_epsilon": 1.0, "final_epsilon": 1.0, **VARIANTS[variant]}
-    dqn = DQN(learning_rate=1e-2, learning_rate_decay=24_000.0, discount=0.8, hidden=(16,), batch_size=128, capacity=16_000,
+    dqn = DQN(learning_rate=1e-2, learning_rate_decay=16_000.0, discount=0.8, hidden=(16,), batch_size=64, capacity=16_000,
               warmup_steps=800, rollout_length=5, gradient_steps=4, target_interval=1, target_rate=0.05, loss="squared",
               **settings)
-    training, tally = jax.jit(lambda key: train(dqn, environment, key, 600))(KEY)
+    training, tally = jax.jit(lambda key: train(dqn, environment, key, 400))(KEY)
     found = training.state.q(jnp.arange(4))
     np.testing.assert_allclose(found, exact, atol=0.25)                 # of values that spread over several
     assert np.ptp(exact) > 1
@@ -87,7 +87,7 @@ def test_a_planner_finds_the_best_of_a_box():
     """The probes with numbers for actions: the action that is best, and what it is worth."""
     dqn = DQN(learning_rate=1e-2, discount=0.8, hidden=(32,), batch_size=32, capacity=1024, warmup_steps=64, target_interval=20,
               initial_epsilon=1.0, final_epsilon=1.0, samples=16, elites=4, iterations=3)
-    states, _ = learned(dqn, probes.CONTINUOUS, 4, 400)
+    states, _ = learned(dqn, probes.CONTINUOUS, 4, 250)
 
     def best(which, observation):
         state = of(states, which)

@@ -11,20 +11,22 @@ import measuring
 CACHE = tempfile.TemporaryDirectory(prefix="etude-compiled-")     # of compiled programs, shared by the tests of one session
 
 
-def etude(*arguments: str, cwd: Path, **options) -> subprocess.CompletedProcess:
-    """The finished process of `etude *arguments`."""
-    return subprocess.run(command(arguments), cwd=cwd, capture_output=True, text=True, timeout=240, env=environment(), **options)
+def etude(*arguments: str, cwd: Path, well: bool = False, **options) -> subprocess.CompletedProcess:
+    """The finished process of `etude *arguments`; what it runs is compiled quickly, or `well`, as for a user."""
+    return subprocess.run(command(arguments), cwd=cwd, capture_output=True, text=True, timeout=240, env=environment(well),
+                          **options)
 
 
 def start(*arguments: str, cwd: Path) -> subprocess.Popen:
     """The running process of `etude *arguments`."""
     return subprocess.Popen(command(arguments), cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                            env=environment())
+                            env=environment(well=False))
 
 
-def environment() -> dict[str, str]:
-    """A user's, with a cache of compiled programs; where coverage is measured, those of the tests are not to be taken away."""
-    kept = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS" and not name.startswith("SLIPCOVER_")}
+def environment(well: bool) -> dict[str, str]:
+    """With a cache of compiled programs, and without what would have the process take away the coverage of the tests."""
+    tests_own = ("SLIPCOVER_", "XLA_FLAGS") if well else ("SLIPCOVER_",)
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(tests_own)}
     return kept | {"JAX_COMPILATION_CACHE_DIR": CACHE.name}
 
 

@@ -21,7 +21,7 @@ def trained(tmp_path_factory):
     directory = tmp_path_factory.mktemp("trained")
     asked = ("train", "ppo", "CartPole-v1", *SMALL, "--steps", "3000", "--seeds", "2", "--out", "run",
              "--evaluation-episodes", "4", "--video")
-    done = etude(*asked, cwd=directory)
+    done = etude(*asked, cwd=directory, well=True)
     assert done.returncode == 0, done.stderr
     return directory, done.stdout
 
