@@ -17,7 +17,8 @@ from etude.rollout import blank, evaluate
 TORQUES, STEPS = 41, 200                                # that dynamic programming tries, and of an episode
 NEAR, PUBLISHED = "within 5 % of the optimum", -208     # what cross entropy is held to, and what random shooting is
 PLANNERS = {"cem, 100 × 25 × 4": {}, "icem, 100 × 25 × 4": {"planner": "icem"}, "mppi, 100 × 25 × 4": {"planner": "mppi"},
-            "icem, 500 × 40 × 10": {"planner": "icem", "samples": 500, "horizon": 40, "iterations": 10, "elites": 30, "std": 1.0},
+            "icem, 400 × 60 × 10": {"planner": "icem", "samples": 400, "horizon": 60, "iterations": 10, "elites": 30, "std": 1.0,
+                                    "noise_exponent": 3.0},
             "random shooting, 500 × 15": {"planner": "random_shooting", "samples": 500, "iterations": 1, "horizon": 15}}
 console = report.console()
 
