@@ -30,7 +30,8 @@ the presets are from, on LunarLander's version 2.
 """
 TRIED = {                           # of rows that miss their bar
     "rainbow-LunarLander-v3": "one seed of five learns to hover and never lands; at a discount of .995 two of four did",
-    "trpo-LunarLanderContinuous-v3": "it still learns at the end; a KL limit of .03 gave 208, .04 with a discount of .995 and λ .98 gave 181"}
+    "trpo-LunarLanderContinuous-v3":
+        "it still learns at the end; a KL limit of .03 gave 208, .04 with a discount of .995 and λ .98 gave 181"}
 RESUMED = "resumed.json"            # in a run that was, whose wall time is that of its last session alone
 console = report.console()
 
