@@ -12,15 +12,22 @@ os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {QUICKLY}".strip()
 
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session):
-    if (coverage := merged()) and coverage["summary"]["percent_covered"] < LEAST:
+    """Too little coverage is a failure, and so is a measurement that came to nothing."""
+    if "SLIPCOVER_ENABLED" not in os.environ or hasattr(session.config, "workerinput"):
+        return
+    coverage = merged()
+    if coverage is None or coverage["summary"]["percent_covered"] < LEAST:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 def pytest_terminal_summary(terminalreporter):
     """The lines covered, a row a file."""
-    if not (coverage := merged()):
+    if "SLIPCOVER_ENABLED" not in os.environ:
         return
     terminalreporter.section("line coverage")
+    if not (coverage := merged()):
+        terminalreporter.line("it was to be measured and was not", red=True)
+        return
     terminalreporter.line(f"{'file':56}{'lines':>7}{'missed':>8}{'covered':>9}")
     for name, of in [*sorted(coverage["files"].items()), ("in all", coverage)]:
         covered, missed, share = (of["summary"][key] for key in ("covered_lines", "missing_lines", "percent_covered"))

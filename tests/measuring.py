@@ -23,6 +23,6 @@ def python() -> list[str]:
 
 
 def merged() -> dict | None:
-    """The whole, once the last worker is done."""
-    path = (folder() or Path()) / "merged.json"
-    return json.loads(path.read_text()) if folder() and path.exists() else None
+    """The whole, once the last worker is done; None where nothing is measured, or is not yet merged."""
+    path = (folder() or SOURCE) / "merged.json"
+    return json.loads(path.read_text()) if path.exists() else None
