@@ -1,6 +1,8 @@
 """What tests compile runs for a moment, so it is compiled quickly and not well: in less than half the time."""
+import gc
 import os
 
+import jax
 import pytest
 from measuring import LEAST, merged
 
@@ -8,6 +10,19 @@ QUICKLY = ("--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=fal
            "--xla_cpu_parallel_codegen_split_count=1")
 
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {QUICKLY}".strip()       # before JAX starts
+
+
+def pytest_collection_finish():
+    """What imports made is there to stay: the garbage collector need not look through it again and again."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def forgotten():
+    """A file's compiled programs go with it: kept, they take gigabytes, and each later one takes twice as long to lower."""
+    yield
+    jax.clear_caches()
 
 
 @pytest.hookimpl(trylast=True)

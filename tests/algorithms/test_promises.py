@@ -154,15 +154,24 @@ def part_of(state, name):
     return getattr(state, name) if hasattr(state, name) else getattr(state.learner, name)
 
 
-def played(algorithm, environment):
-    """(state, stage, experience) of one rollout; weights of zero do, and take no time to draw."""
-    state = jax.eval_shape(partial(algorithm.init, spec=environment.spec), KEYS[0])
-    state = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), state)
+def played(algorithm, environment, state, key):
+    """(stage, experience) of one rollout."""
+    policy = lambda observation, memory, key: algorithm.act(state, observation, memory, key, explore=True)
+    return rollout(environment, policy, reset(environment, key, blank(environment, policy)), key, 3)[:2]
 
-    def run(key):
-        policy = lambda observation, memory, key: algorithm.act(state, observation, memory, key, explore=True)
-        return state, *rollout(environment, policy, reset(environment, key, blank(environment, policy)), key, 3)[:2]
-    return jax.jit(run)(KEYS[0])
+
+def improved(algorithm, environment, state, key):
+    """The state after an update from one rollout."""
+    return algorithm.update(state, played(algorithm, environment, state, key)[1], key)[0]
+
+
+def shape_of_state(algorithm, environment):
+    return jax.eval_shape(partial(algorithm.init, spec=environment.spec), KEYS[0])
+
+
+def blank_state(algorithm, environment):
+    """Weights of zero do to play, and take no time to draw."""
+    return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shape_of_state(algorithm, environment))
 
 
 def assert_alike(one, other):
@@ -182,26 +191,26 @@ def assert_alike(one, other):
 def test_spaces_of_every_kind_are_played_on(name, observation, action):
     """Real simulators get actions of their spaces, and an update takes what they tell."""
     environment = Gymnasium(partial(Noise, OBSERVATIONS[observation], ACTIONS[action]), 2)
-    state, _, experience = played(SMALL[name][0], environment)
+    algorithm = SMALL[name][0]
+    state = blank_state(algorithm, environment)
+    _, experience = jax.jit(partial(played, algorithm, environment))(state, KEYS[0])
     for simulator in environment.copies.simulators:
         assert len(simulator.given) == 3 and all(simulator.action_space.contains(given) for given in simulator.given)
-    assert_alike(jax.eval_shape(SMALL[name][0].update, state, experience, KEYS[0])[0], state)
+    assert_alike(jax.eval_shape(algorithm.update, state, experience, KEYS[0])[0], state)
 
 
 @every_learner
 def test_every_space_it_can_take_is_taken(name):
-    """Traced, not run: every kind of action, a picture, and an observation of which every kind is a part."""
+    """Traced, not run: every kind of action, and an observation of which every kind is a part."""
     algorithm, usually, kinds, _ = SMALL[name]
     if hasattr(algorithm, "recurrent"):
         algorithm = replace(algorithm, recurrent="none")                       # a memory sees features, whatever they are of
-    usual = next(kind for kind in ACTIONS if kind in kinds)
-    whole = gymnasium.spaces.Tuple(list(OBSERVATIONS.values()))
-    pairs = [*((OBSERVATIONS["box"], kind) for kind in sorted(kinds)), (OBSERVATIONS["image"], usual), (whole, usual)]
-    for observation, kind in [(OBSERVATIONS["discrete"], usual)] if usually is PROCESS else pairs:
+    usual, *others = [kind for kind in ACTIONS if kind in kinds]
+    seen = OBSERVATIONS["discrete"] if usually is PROCESS else gymnasium.spaces.Tuple(list(OBSERVATIONS.values()))
+    for observation, kind in [(seen, usual), *((OBSERVATIONS["box"], kind) for kind in others)]:
         environment = Gymnasium(partial(Noise, observation, ACTIONS[kind]), 2)
-        before = jax.eval_shape(partial(begin, algorithm, environment), KEYS[0])
-        after = jax.eval_shape(partial(iteration, algorithm, environment), before, KEYS[0], 0)
-        assert_alike(before, after)
+        before = shape_of_state(algorithm, environment)
+        assert_alike(before, jax.eval_shape(partial(improved, algorithm, environment), before, KEYS[0]))
 
 
 @every_algorithm
@@ -224,7 +233,9 @@ def test_envpool_is_one_kind_of_environment_among_others(name):
     simulator, shape = ("CartPole-v1", (4,)) if "discrete" in taken else ("Pendulum-v1", (3,))
     if environment is PROCESS:
         simulator, shape = "FrozenLake-v1", ()
-    state, stage, experience = played(algorithm, EnvPool(simulator, 2))
+    environment = EnvPool(simulator, 2)
+    state = blank_state(algorithm, environment)
+    stage, experience = jax.jit(partial(played, algorithm, environment))(state, KEYS[0])
     assert (stage.episode_length <= 3).all() and experience.observation.shape == (3, 2, *shape)
     assert_alike(jax.eval_shape(algorithm.update, state, experience, KEYS[0])[0], state)
 
@@ -232,9 +243,9 @@ def test_envpool_is_one_kind_of_environment_among_others(name):
 @every_learner
 def test_hyperparameters_sweep_in_one_program(name):
     """Floats are traced: a vmap over the learning rate is a sweep."""
-    def trained(rate):
-        algorithm, environment, _, _ = SMALL[name]
-        algorithm = replace(algorithm, learning_rate=rate)
-        return iteration(algorithm, environment, begin(algorithm, environment, KEYS[0]), KEYS[0], 0)
-    shapes = jax.eval_shape(jax.vmap(trained), jnp.float32([1e-3, 1e-2, 1e-1]))
+    algorithm, environment, _, _ = SMALL[name]
+
+    def trained(rate, state):
+        return improved(replace(algorithm, learning_rate=rate), environment, state, KEYS[0])
+    shapes = jax.eval_shape(jax.vmap(trained, (0, None)), jnp.float32([1e-3, 1e-2, 1e-1]), shape_of_state(algorithm, environment))
     assert all(leaf.shape[0] == 3 for leaf in jax.tree.leaves(shapes))

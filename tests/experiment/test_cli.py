@@ -7,10 +7,10 @@ from pathlib import Path
 import imageio.v2 as imageio
 import pytest
 
-from etude.experiment import cli, records
+from etude.experiment import records
 
 sys.path.insert(0, str(Path(__file__).parent))
-from commands import etude
+from commands import etude, here
 
 SMALL = ("--rollout-length", "16", "--num-envs", "4", "--batch-size", "32", "--hidden", "8")
 
@@ -26,17 +26,14 @@ def trained(tmp_path_factory):
     return directory, done.stdout
 
 
-def refused(capsys, monkeypatch, tmp_path, *arguments: str) -> str:
+def refused(directory, *arguments: str) -> str:
     """The one message with which the arguments are refused; nothing may be left in the directory."""
-    monkeypatch.chdir(tmp_path)
-    before = sorted(tmp_path.rglob("*"))
-    with pytest.raises(SystemExit) as exit:
-        cli.main(list(arguments))
-    said = capsys.readouterr()
-    assert exit.value.code == 2
-    assert "Traceback" not in said.err + said.out
-    assert sorted(tmp_path.rglob("*")) == before
-    return said.err + said.out
+    before = sorted(directory.rglob("*"))
+    done = here(*arguments, cwd=directory)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr + done.stdout
+    assert sorted(directory.rglob("*")) == before
+    return done.stderr + done.stdout
 
 
 @pytest.mark.parametrize(("arguments", "words"), [
@@ -71,20 +68,20 @@ def refused(capsys, monkeypatch, tmp_path, *arguments: str) -> str:
     ("dance", ("dance", "train")),
     ("environments NoSuchThing", ("NoSuchThing",)),
 ])
-def test_bad_input_is_one_message_and_status_2(capsys, monkeypatch, tmp_path, arguments, words):
-    message = refused(capsys, monkeypatch, tmp_path, *arguments.split())
+def test_bad_input_is_one_message_and_status_2(tmp_path, arguments, words):
+    message = refused(tmp_path, *arguments.split())
     for word in words:
         assert word in message
 
 
-def test_an_output_directory_that_holds_something_is_refused(capsys, monkeypatch, tmp_path, trained):
+def test_an_output_directory_that_holds_something_is_refused(tmp_path, trained):
     directory, _ = trained
     shutil.copytree(directory / "run", tmp_path / "run")
     (tmp_path / "full").mkdir()
     (tmp_path / "full/thesis.tex").write_text("dear")
     for out, word in (("run", "another run"), ("full", "not empty")):
         asked = ("train", "ppo", "CartPole-v1", *SMALL, "--steps", "3000", "--out", out)
-        assert word in refused(capsys, monkeypatch, tmp_path, *asked)
+        assert word in refused(tmp_path, *asked)
 
 
 def test_a_run_leaves_what_it_should(trained):
@@ -128,7 +125,7 @@ def test_watch_opens_a_window_where_there_is_a_screen(trained, monkeypatch):
 
 def test_evaluate_judges_anew(trained):
     directory, _ = trained
-    done = etude("evaluate", "run", "--episodes", "6", "--stochastic", cwd=directory)
+    done = here("evaluate", "run", "--episodes", "6", "--stochastic", cwd=directory)
     assert done.returncode == 0, done.stderr
     evaluation = json.loads((directory / "run/evaluation.json").read_text())
     assert evaluation["episodes"] == 6 and not evaluation["deterministic"]
@@ -141,11 +138,11 @@ def test_a_damaged_checkpoint_falls_back_and_says_so(trained, tmp_path):
     steps = sorted((tmp_path / "run/checkpoints").iterdir(), key=lambda path: int(path.name[5:]))
     arrays = steps[-1] / "arrays.safetensors"
     arrays.write_bytes(arrays.read_bytes()[:-1] + bytes([arrays.read_bytes()[-1] ^ 1]))
-    done = etude("evaluate", "run", "--episodes", "2", cwd=tmp_path)
+    done = here("evaluate", "run", "--episodes", "2", cwd=tmp_path)
     assert done.returncode == 0 and steps[-1].name in done.stderr
     for path in steps:
         (path / "manifest.json").write_text("{}")
-    done = etude("evaluate", "run", "--episodes", "2", cwd=tmp_path)
+    done = here("evaluate", "run", "--episodes", "2", cwd=tmp_path)
     assert done.returncode == 2 and "Traceback" not in done.stderr and "checkpoint" in done.stderr
 
 
@@ -155,7 +152,7 @@ def test_a_checkpoint_of_another_algorithm_is_refused(trained, tmp_path):
     config = json.loads((tmp_path / "run/config.json").read_text())
     config["hyperparameters"]["hidden"] = [8, 8]
     (tmp_path / "run/config.json").write_text(json.dumps(config))
-    done = etude("evaluate", "run", "--episodes", "2", cwd=tmp_path)
+    done = here("evaluate", "run", "--episodes", "2", cwd=tmp_path)
     assert done.returncode == 2 and "Traceback" not in done.stderr
 
 
@@ -163,32 +160,29 @@ def test_a_checkpoint_of_another_algorithm_is_refused(trained, tmp_path):
     ({"format": 99}, "format"), ({"algorithm": "os.system"}, "os.system"), ({"steps": "many"}, "steps"), ({"steps": -1}, "steps"),
     ({"hyperparameters": {"learning_rate": 1}}, "hyperparameters"), ({"environment": "this:That-v0"}, "--environment"),
     ({"num_envs": None}, "num_envs"), ({"backend": "rm -rf"}, "backend")])
-def test_a_config_that_was_tampered_with_is_refused(trained, tmp_path, capsys, monkeypatch, change, word):
+def test_a_config_that_was_tampered_with_is_refused(trained, tmp_path, change, word):
     directory, _ = trained
     shutil.copytree(directory / "run", tmp_path / "run")
     config = json.loads((tmp_path / "run/config.json").read_text())
     (tmp_path / "run/config.json").write_text(json.dumps(config | change))
-    assert word in refused(capsys, monkeypatch, tmp_path, "evaluate", "run", "--episodes", "2")
+    assert word in refused(tmp_path, "evaluate", "run", "--episodes", "2")
     assert "this" not in sys.modules
 
 
-def test_help_names_every_hyperparameter_with_its_default(capsys):
+def test_help_names_every_hyperparameter_with_its_default(tmp_path):
     for name, flags in (("dqn", ("--learning-rate", "--discount", "--hidden", "--batch-size", "--capacity", "--gradient-steps")),
                         ("ppo", ("--rollout-length", "--gae-lambda", "--clip", "--steps", "--seeds", "--num-envs"))):
-        with pytest.raises(SystemExit) as exit:
-            cli.main(["train", name, "CartPole-v1", "--help"])
-        said = capsys.readouterr().out
-        assert exit.value.code == 0
-        assert all(flag in said for flag in flags) and "default" in said
+        done = here("train", name, "CartPole-v1", "--help", cwd=tmp_path)
+        assert done.returncode == 0
+        assert all(flag in done.stdout for flag in flags) and "default" in done.stdout
 
 
-def test_lists(capsys):
+def test_lists(tmp_path):
     for arguments, words in ((["algorithms"], ("dqn", "ppo")),
                              (["environments", "CartPole"], ("CartPole-v1", "jax", "gymnasium"))):
-        with pytest.raises(SystemExit) as exit:
-            cli.main(arguments)
-        assert exit.value.code == 0
-        assert all(word in capsys.readouterr().out for word in words[:1])
+        done = here(*arguments, cwd=tmp_path)
+        assert done.returncode == 0
+        assert all(word in done.stdout for word in words)
 
 
 FAULTY = '''
@@ -231,7 +225,7 @@ gymnasium.register("Faulty-v0", Faulty)
     ("shape", ("(3,)", "(2,)", "copy 0", "step 600")), ("reward", ("finite", "value_loss", "checkpoint"))])
 def test_what_fails_while_training_is_named_and_the_checkpoint_kept(tmp_path, how, words):
     (tmp_path / "faulty.py").write_text(FAULTY)
-    done = etude("train", "ppo", "faulty:Faulty-v0", *SMALL, "--steps", "6400", "--options", f'how="{how}"',
+    done = here("train", "ppo", "faulty:Faulty-v0", *SMALL, "--steps", "6400", "--options", f'how="{how}"',
                  "--checkpoint-interval", "640", "--out", "run", cwd=tmp_path)
     assert done.returncode == 1
     for word in words:
@@ -241,10 +235,10 @@ def test_what_fails_while_training_is_named_and_the_checkpoint_kept(tmp_path, ho
 
 def test_options_reach_the_environment(tmp_path):
     (tmp_path / "faulty.py").write_text(FAULTY)
-    done = etude("train", "ppo", "faulty:Faulty-v0", *SMALL, "--steps", "640", "--options", "how=nothing", "--options", "when=3",
+    done = here("train", "ppo", "faulty:Faulty-v0", *SMALL, "--steps", "640", "--options", "how=nothing", "--options", "when=3",
                  "--out", "run", "--evaluation-episodes", "2", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / "run/config.json").read_text())["options"] == {"how": "nothing", "when": 3}
-    refused = etude("evaluate", "run", cwd=tmp_path)
+    refused = etude("evaluate", "run", cwd=tmp_path)                  # a process that has not imported it
     assert refused.returncode == 2 and "--environment faulty:Faulty-v0" in refused.stderr
-    assert etude("evaluate", "run", "--episodes", "2", "--environment", "faulty:Faulty-v0", cwd=tmp_path).returncode == 0
+    assert here("evaluate", "run", "--episodes", "2", "--environment", "faulty:Faulty-v0", cwd=tmp_path).returncode == 0

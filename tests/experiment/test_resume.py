@@ -11,7 +11,7 @@ from safetensors.numpy import load_file
 from etude.experiment import records
 
 sys.path.insert(0, str(Path(__file__).parent))
-from commands import etude, kill, start, until
+from commands import here, kill, start, until
 
 DQN = ("dqn", "CartPole-v1", "--rollout-length", "8", "--gradient-steps", "4", "--hidden", "16", "--batch-size", "16",
        "--capacity", "2000", "--warmup-steps", "200")
@@ -25,13 +25,13 @@ KILLED = [(PPO, "jax", 30_000), (DQN, "gymnasium", 12_000)]
 @pytest.mark.parametrize(("algorithm", "backend", "steps"), KILLED, ids=[f"{words[0]}-{backend}" for words, backend, _ in KILLED])
 def test_killed_and_resumed_equals_uninterrupted(tmp_path, algorithm, backend, steps):
     asked = ("train", *algorithm, *COMMON, "--backend", backend, "--steps", steps)
-    assert etude(*asked, "--out", "whole", cwd=tmp_path).returncode == 0
+    assert here(*asked, "--out", "whole", cwd=tmp_path).returncode == 0
     process = start(*asked, "--out", "killed", cwd=tmp_path)
     until(lambda: checkpoints(tmp_path / "killed"), process)
     kill(process)
     before = checkpoints(tmp_path / "killed")
     assert before and max(before) < steps * 0.95, "it was to be killed on its way"
-    resumed = etude("resume", "killed", cwd=tmp_path)
+    resumed = here("resume", "killed", cwd=tmp_path)
     assert resumed.returncode == 0, resumed.stderr
     same(tmp_path / "whole", tmp_path / "killed")
 
@@ -39,7 +39,7 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path, algorithm, backend, s
 def test_many_seeds_in_one_program_resume_exactly(tmp_path):
     """Killed twice: before there is a checkpoint, from where it begins again, and after one."""
     asked = ("train", *DQN, *COMMON, "--seeds", 2, "--steps", 30_000)
-    assert etude(*asked, "--out", "whole", cwd=tmp_path).returncode == 0
+    assert here(*asked, "--out", "whole", cwd=tmp_path).returncode == 0
     process = start(*asked, "--out", "killed", cwd=tmp_path)
     until((tmp_path / "killed/config.json").exists, process)
     kill(process)
@@ -47,7 +47,7 @@ def test_many_seeds_in_one_program_resume_exactly(tmp_path):
     process = start("resume", "killed", cwd=tmp_path)
     until(lambda: checkpoints(tmp_path / "killed"), process)
     kill(process)
-    assert etude("resume", "killed", cwd=tmp_path).returncode == 0
+    assert here("resume", "killed", cwd=tmp_path).returncode == 0
     same(tmp_path / "whole", tmp_path / "killed")
 
 
@@ -61,7 +61,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path):
     assert process.returncode == 130
     assert "saved" in said and "etude resume run" in said
     (step,) = checkpoints(tmp_path / "run")
-    less = etude("resume", "run", "--steps", step, cwd=tmp_path)
+    less = here("resume", "run", "--steps", step, cwd=tmp_path)
     assert less.returncode == 2 and "10,000,000" in less.stderr
 
 
@@ -79,22 +79,24 @@ def test_a_slow_environment_is_left_within_ten_seconds(tmp_path):
 
 
 def test_seeds_over_processes_resume_exactly(tmp_path):
-    asked = ("train", *PPO, *COMMON, "--backend", "gymnasium", "--seeds", 2, "--steps", 12_000)
-    assert etude(*asked, "--out", "whole", cwd=tmp_path).returncode == 0
-    process = start(*asked, "--out", "killed", cwd=tmp_path)
+    """And each is the seed alone."""
+    asked = ("train", *PPO, *COMMON, "--backend", "gymnasium", "--steps", 12_000)
+    for seed in (0, 1):
+        assert here(*asked, "--seed", seed, "--out", f"seed_{seed}", cwd=tmp_path).returncode == 0
+    process = start(*asked, "--seeds", 2, "--out", "killed", cwd=tmp_path)
     until(lambda: all(checkpoints(tmp_path / "killed" / seed) for seed in ("seed_0", "seed_1")), process)
     kill(process)                                         # its children end by themselves
-    resumed = etude("resume", "killed", cwd=tmp_path)
+    resumed = here("resume", "killed", cwd=tmp_path)
     assert resumed.returncode == 0, resumed.stderr
     for seed in ("seed_0", "seed_1"):
-        same(tmp_path / "whole" / seed, tmp_path / "killed" / seed)
+        same(tmp_path / seed, tmp_path / "killed" / seed)
 
 
 def test_a_finished_run_goes_on_further(tmp_path):
-    assert etude("train", *DQN, *COMMON, "--steps", 4_000, "--out", "run", cwd=tmp_path).returncode == 0
-    again = etude("resume", "run", cwd=tmp_path)
+    assert here("train", *DQN, *COMMON, "--steps", 4_000, "--out", "run", cwd=tmp_path).returncode == 0
+    again = here("resume", "run", cwd=tmp_path)
     assert again.returncode == 2 and "--steps" in again.stderr
-    assert etude("resume", "run", "--steps", 8_000, cwd=tmp_path).returncode == 0
+    assert here("resume", "run", "--steps", 8_000, cwd=tmp_path).returncode == 0
     steps = records.read(tmp_path / "run/metrics.csv")["step"]
     assert steps[-1] == 8_000 and (np.diff(steps) > 0).all()
 
