@@ -8,6 +8,7 @@ from measuring import LEAST, merged
 
 QUICKLY = ("--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false "
            "--xla_cpu_parallel_codegen_split_count=1")
+MANY = 200_000                      # Python objects beside those of imported modules
 
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {QUICKLY}".strip()       # before JAX starts
 
@@ -20,9 +21,14 @@ def pytest_collection_finish():
 
 @pytest.fixture(autouse=True, scope="module")
 def forgotten():
-    """A file's compiled programs go with it: kept, they take gigabytes, and each later one takes twice as long to lower."""
+    """Compiled programs are forgotten when many have gathered: some thousands make each later one take twice as long.
+
+    Not after every file, for all files share small ones. A program and its traces are some 400 objects.
+    """
     yield
-    jax.clear_caches()
+    if len(gc.get_objects()) > MANY:
+        jax.clear_caches()
+        gc.collect()
 
 
 @pytest.hookimpl(trylast=True)
