@@ -88,7 +88,7 @@ class PPO:
         go_on = jnp.bool_(True)
         (learner, _), metrics = jax.lax.scan(epoch, (learner, go_on), jax.random.split(key, self.epochs))
         penalty = self.adjust_penalty(state.penalty, learner.agent, batch)
-        taken = metrics.pop("taken")                                                                  # [epoch, batch]
+        taken = metrics.pop("taken", jnp.ones_like(metrics["kl"], bool))                              # [epoch, batch]
         means = jax.tree.map(lambda x: jnp.where(taken, x, 0).sum() / taken.sum(), metrics)
         return PPOState(on_policy.lived(self, learner, experience), penalty), {**means, "updates": taken.sum()}
 
@@ -97,7 +97,7 @@ class PPO:
         learner, go_on = carry
         improved, metrics = self.improve(learner, batch, penalty)
         if not self.kl_stop:
-            return (improved, go_on), {**metrics, "taken": go_on}
+            return (improved, go_on), metrics
         go_on &= metrics["kl"] <= TOO_FAR * self.kl_target           # it was measured before the step, which is not taken then
         learner = jax.tree.map(partial(jnp.where, go_on), improved, learner)
         return (learner, go_on), {**metrics, "taken": go_on}
