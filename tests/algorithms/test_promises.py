@@ -28,11 +28,11 @@ from etude.environments.jax_backend import Jax
 from etude.environments.probes import CONTINUOUS, ObservationTimesAction
 from etude.environments.tabular import Tabular
 from etude.errors import InvalidInput
-from etude.rollout import blank, reset, rollout
+from etude.rollout import rollout
 from etude.spaces import Discrete, MultiBinary, MultiDiscrete, Spec, from_gymnasium
 from etude.struct import replace, struct
 from etude.tabular.mdp import random_mdp
-from etude.training import begin, compile_chunk, iteration, over_seeds
+from etude.training import begin, compile_chunk, exploring, iteration, over_seeds, start
 
 CHOICES, BOX, PROCESS = (Jax(environment, 2) for environment in (
     ObservationTimesAction(), ObservationTimesAction(CONTINUOUS), Tabular(random_mdp(jax.random.key(0), 3, 2, end=0.3))))
@@ -89,11 +89,11 @@ def programs():
     def of(name):
         if name not in made:
             algorithm, environment, _, _ = SMALL[name]
-            start = jax.jit(over_seeds(partial(begin, algorithm, environment), KEYS))(KEYS)
-            one = jax.tree.map(lambda x: x[0], start)
+            both = jax.jit(over_seeds(partial(begin, algorithm, environment), KEYS))(KEYS)
+            one = jax.tree.map(lambda x: x[0], both)
             compiled = [compile_chunk(algorithm, environment, training, key, 100, 0)
-                        for training, key in ((one, KEYS[0]), (start, KEYS))]
-            made[name] = (jax.device_get(start), *compiled)
+                        for training, key in ((one, KEYS[0]), (both, KEYS))]
+            made[name] = (jax.device_get(both), *compiled)
         return made[name]
     return of
 
@@ -108,8 +108,8 @@ def assert_close(one, other):
 
 @pytest.mark.parametrize("name", ["dqn", "ppo"])     # each operation is compiled: slow
 def test_compiled_is_what_it_computes_uncompiled(name, programs):
-    start, alone, _ = programs(name)
-    compiled = alone(alone(seed_of(start, 0), KEYS[0], 0, 2), KEYS[0], 2, 3)
+    first, alone, _ = programs(name)
+    compiled = alone(alone(seed_of(first, 0), KEYS[0], 0, 2), KEYS[0], 2, 3)
     before = jax.device_get(compiled)
     compiled = alone(compiled, KEYS[0], 3, 4)
     with jax.disable_jit():
@@ -120,19 +120,19 @@ def test_compiled_is_what_it_computes_uncompiled(name, programs):
 
 @every_algorithm
 def test_many_seeds_in_one_program_are_each_seed_alone(name, programs):
-    start, alone, together = programs(name)
-    many = jax.device_get(together(jax.tree.map(jnp.asarray, start), KEYS, 0, 5))
+    first, alone, together = programs(name)
+    many = jax.device_get(together(jax.tree.map(jnp.asarray, first), KEYS, 0, 5))
     for i in range(2):
-        assert_close(seed_of(many, i), jax.device_get(alone(seed_of(start, i), KEYS[i], 0, 5)))
+        assert_close(seed_of(many, i), jax.device_get(alone(seed_of(first, i), KEYS[i], 0, 5)))
 
 
 @every_learner
 def test_seeds_differ(name, programs):
     """In what they know at the start, in what they see and in what they learn."""
-    start, _, together = programs(name)
-    after = jax.device_get(together(jax.tree.map(jnp.asarray, start), KEYS, 0, 5))
+    begun, _, together = programs(name)
+    after = jax.device_get(together(jax.tree.map(jnp.asarray, begun), KEYS, 0, 5))
     learned, tables = SMALL[name][3], SMALL[name][1] is PROCESS
-    for training in (after,) if tables else (start, after):                    # no chance is in a table's beginning
+    for training in (after,) if tables else (begun, after):                    # no chance is in a table's beginning
         first, second = (jax.tree.leaves(part_of(seed_of(training, i).state, learned))[0] for i in range(2))
         assert (first != second).any() if tables else (first != second).all()
     assert (after.tally.episodes.total_return[0] != after.tally.episodes.total_return[1]).all()
@@ -141,10 +141,10 @@ def test_seeds_differ(name, programs):
 @every_algorithm
 def test_resumed_is_uninterrupted_bit_for_bit(name, programs):
     """Through host memory, as through a checkpoint, after any iteration."""
-    start, alone, _ = programs(name)
-    whole = jax.device_get(alone(seed_of(start, 0), KEYS[0], 0, 7))
+    first, alone, _ = programs(name)
+    whole = jax.device_get(alone(seed_of(first, 0), KEYS[0], 0, 7))
     for stop in (1, 4):
-        part = jax.device_get(alone(seed_of(start, 0), KEYS[0], 0, stop))
+        part = jax.device_get(alone(seed_of(first, 0), KEYS[0], 0, stop))
         rest = jax.device_get(alone(jax.tree.map(jnp.asarray, part), KEYS[0], stop, 7))
         jax.tree.map(np.testing.assert_array_equal, rest, whole)
 
@@ -156,8 +156,7 @@ def part_of(state, name):
 
 def played(algorithm, environment, state, key):
     """(stage, experience) of one rollout."""
-    policy = lambda observation, memory, key: algorithm.act(state, observation, memory, key, explore=True)
-    return rollout(environment, policy, reset(environment, key, blank(environment, policy)), key, 3)[:2]
+    return rollout(environment, exploring(algorithm, state), start(algorithm, environment, state, key), key, 3)[:2]
 
 
 def improved(algorithm, environment, state, key):

@@ -85,7 +85,8 @@ def main(arguments: list[str] | None = None) -> None:
                 "algorithms": algorithms, "plan": plan, "figure": figure}
     if arguments[0] not in commands:
         fail(f"no command is called {arguments[0]!r}; there are {', '.join(commands)}")
-    sys.path.append("")                                     # module:Name may be a file beside the user, after what is installed
+    if any(":" in argument for argument in arguments):
+        sys.path.append("")                                 # a module:Name may be a file beside the user, after what is installed
     sys.exit(guarded(commands[arguments[0]], arguments[1:]))
 
 
