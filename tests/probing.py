@@ -5,7 +5,8 @@ import jax
 import jax.numpy as jnp
 
 from etude.environments import probes
-from etude.environments.jax_backend import Jax, TimeLimit
+from etude.environments.jax_backend import Jax
+from etude.environments.time_limit import TimeLimit
 from etude.spaces import Box, Discrete
 from etude.struct import static, struct
 from etude.training import train

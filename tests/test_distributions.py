@@ -10,7 +10,6 @@ import pytest
 import scipy.special
 import scipy.stats
 
-from etude import distributions
 from etude.distributions import (
     FORBIDDEN,
     Bernoulli,
@@ -22,11 +21,12 @@ from etude.distributions import (
     masked,
     num_parameters,
     over,
-    pick,
+    batched_index,
     settled,
     squashed_over,
 )
 from etude.spaces import Box, Discrete, MultiBinary, MultiDiscrete, to_environment, to_gymnasium
+from etude.trees import batched_index
 
 KEY = jax.random.key(0)
 quick = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})      # compiles in less time
@@ -220,8 +220,8 @@ def test_pick():
     values = jnp.arange(24.0).reshape(2, 3, 4)
     action = jnp.int32([[0, 3, 1], [2, 2, 0]])
     expected = [[values[i, j, action[i, j]] for j in range(3)] for i in range(2)]
-    np.testing.assert_array_equal(pick(values, action), expected)
-    assert distributions.pick(jnp.float32([5, 6]), jnp.int32(1)) == 6
+    np.testing.assert_array_equal(batched_index(values, action), expected)
+    assert batched_index(jnp.float32([5, 6]), jnp.int32(1)) == 6
 
 
 # The squashed normal

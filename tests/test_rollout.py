@@ -6,9 +6,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from etude.environments.jax_backend import Jax, TimeLimit
+from etude.environments.jax_backend import Jax
 from etude.environments.probes import Counter, TimeLimited
 from etude.environments.protocol import Outcome
+from etude.environments.time_limit import TimeLimit
 from etude.rollout import Stage, evaluate, reset, rollout
 from etude.spaces import Box, Discrete, Spec
 from etude.struct import struct

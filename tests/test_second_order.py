@@ -9,7 +9,8 @@ import pytest
 from jax.flatten_util import ravel_pytree
 
 from etude.networks import mlp
-from etude.second_order import add, backtracking, conjugate_gradient, dot, fisher_product, natural_step
+from etude.second_order import backtracking, conjugate_gradient, fisher_product, natural_step
+from etude.trees import tree_axpy, tree_vdot
 
 INPUTS = np.random.default_rng(0).normal(size=(5, 3))                      # [sample, input]
 NODES, WEIGHTS = np.polynomial.hermite_e.hermegauss(3)                     # exact for polynomials up to the fifth degree
@@ -81,7 +82,7 @@ def policy(request):
 
             def step(max_kl, iterations):
                 direction, size = natural_step(gradient, product, max_kl, iterations, 1e-10)
-                moved = add(params, size, direction)
+                moved = tree_axpy(params, size, direction)
                 return ravel_pytree(direction)[0], size, mean_kl(moved, old)
             return fisher, ravel_pytree(gradient)[0], products, jax.vmap(step)(MAX_KL, ITERATIONS)
         return vectors, *jax.device_get(told())
@@ -162,8 +163,8 @@ def test_no_gradient_is_no_step():
 
 def test_trees_are_vectors():
     x, y = {"a": jnp.arange(2.0), "b": [jnp.ones((2, 2))]}, {"a": jnp.ones(2), "b": [jnp.full((2, 2), 3.0)]}
-    assert dot(x, y) == 13
-    np.testing.assert_array_equal(add(x, 2.0, y)["a"], [2, 3])
+    assert tree_vdot(x, y) == 13
+    np.testing.assert_array_equal(tree_axpy(x, 2.0, y)["a"], [2, 3])
 
 
 PARAMS, STEP = {"a": np.float32([1, 2]), "b": np.float32(-3)}, {"a": np.float32([8, 0]), "b": np.float32(4)}

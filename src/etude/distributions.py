@@ -16,6 +16,7 @@ import numpy as np
 from etude import spaces
 from etude.spaces import Box, Space
 from etude.struct import replace, static, struct
+from etude.trees import batched_index
 
 Array = jax.Array
 FORBIDDEN = -1e9               # the logit of a choice that is masked out: its probability is 0, and 0 log 0 is no NaN
@@ -33,7 +34,7 @@ class Categorical:
         return self.logits.argmax(-1)
 
     def log_prob(self, action: Array) -> Array:
-        return pick(jax.nn.log_softmax(self.logits), action)
+        return batched_index(jax.nn.log_softmax(self.logits), action)
 
     def entropy(self) -> Array:
         log_p = jax.nn.log_softmax(self.logits)
@@ -286,8 +287,3 @@ def settled(choice: Distribution) -> Distribution:
     if isinstance(choice, StateDependentNormal):
         return choice.marginal
     return replace(choice, log_std=jnp.broadcast_to(choice.log_std, choice.mean.shape)) if isinstance(choice, Normal) else choice
-
-
-def pick(values: Array, action: Array) -> Array:
-    """values[..., action]: [..., n] and [...] to [...]."""
-    return jnp.take_along_axis(values, action[..., None], -1)[..., 0]

@@ -6,10 +6,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from etude.environments.jax_backend import where_done
 from etude.environments.protocol import Environment
 from etude.experience import Transition
 from etude.struct import replace, struct
+from etude.trees import where_done
 
 Array = jax.Array
 Policy = Callable[[Any, Any, Array], tuple[Any, Any]]        # observation, memory, key -> action, memory

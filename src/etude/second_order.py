@@ -5,12 +5,13 @@
 Parameters, gradients and steps are trees of one structure with real leaves. F is never written down: conjugate gradients
 ask for its products with vectors only (Schulman et al., 2015, appendix C).
 """
-import operator
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+
+from etude.trees import tree_axpy, tree_vdot
 
 Array = jax.Array
 Tree = Any
@@ -25,7 +26,7 @@ def fisher_product(kl: Callable[[Tree], Array], params: Tree, damping: float | A
     over reverse, one linearisation being shared by all of them.
     """
     _, hessian = jax.linearize(jax.grad(kl), params)
-    return lambda vector: add(hessian(vector), damping, vector)
+    return lambda vector: tree_axpy(hessian(vector), damping, vector)
 
 
 def conjugate_gradient(product: Product, b: Tree, iterations: int, tolerance: float | Array = 1e-5) -> Tree:
@@ -33,7 +34,7 @@ def conjugate_gradient(product: Product, b: Tree, iterations: int, tolerance: fl
 
     It stops when |b - A x| ≤ `tolerance` |b|, or after so many iterations, one product each.
     """
-    size = dot(b, b)
+    size = tree_vdot(b, b)
 
     def unsolved(state):
         i, _, _, _, left = state
@@ -42,11 +43,11 @@ def conjugate_gradient(product: Product, b: Tree, iterations: int, tolerance: fl
     def improve(state):
         i, x, residual, direction, left = state
         image = product(direction)
-        curvature = dot(direction, image)
+        curvature = tree_vdot(direction, image)
         length = jnp.where(curvature > 0, left / curvature, 0)           # rounding may leave none
-        x, residual = add(x, length, direction), add(residual, -length, image)
-        now = dot(residual, residual)
-        return i + 1, x, residual, add(residual, now / left, direction), now
+        x, residual = tree_axpy(x, length, direction), tree_axpy(residual, -length, image)
+        now = tree_vdot(residual, residual)
+        return i + 1, x, residual, tree_axpy(residual, now / left, direction), now
     start = 0, jax.tree.map(jnp.zeros_like, b), b, b, size
     return jax.lax.while_loop(unsolved, improve, start)[1]
 
@@ -62,7 +63,7 @@ def natural_step(gradient: Tree, product: Product, max_kl: float | Array, iterat
     zero where the gradient is.
     """
     direction = conjugate_gradient(product, gradient, iterations, tolerance)
-    slope = dot(gradient, direction)
+    slope = tree_vdot(gradient, direction)
     rises = slope > 0
     return direction, jnp.where(rises, jnp.sqrt(2 * max_kl / jnp.where(rises, slope, 1)), 0)
 
@@ -75,21 +76,11 @@ def backtracking(accept: Callable[[Tree], Array], params: Tree, step: Tree, shri
     """
     def search(state):
         tries, _ = state
-        return tries + 1, accept(add(params, shrink**tries, step))
+        return tries + 1, accept(tree_axpy(params, shrink**tries, step))
 
     def unsettled(state):
         tries, accepted = state
         return (tries < attempts) & ~accepted
     tries, accepted = jax.lax.while_loop(unsettled, search, (jnp.int32(0), jnp.bool_(False)))
-    found = add(params, shrink ** (tries - 1), step)
+    found = tree_axpy(params, shrink ** (tries - 1), step)
     return jax.tree.map(lambda new, old: jnp.where(accepted, new, old), found, params), tries, accepted
-
-
-def dot(x: Tree, y: Tree) -> Array:
-    """The inner product of two trees."""
-    return jax.tree.reduce(operator.add, jax.tree.map(jnp.vdot, x, y))
-
-
-def add(x: Tree, scale: float | Array, y: Tree) -> Tree:
-    """x + scale y."""
-    return jax.tree.map(lambda x, y: x + scale * y, x, y)

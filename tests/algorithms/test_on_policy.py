@@ -12,8 +12,9 @@ from etude import policies
 from etude.algorithms import on_policy
 from etude.algorithms.actor_critic.actor_critic import ActorCritic
 from etude.algorithms.trust_region.ppo import PPO, PPOState
-from etude.environments.jax_backend import Jax, TimeLimit
+from etude.environments.jax_backend import Jax
 from etude.environments.protocol import Outcome
+from etude.environments.time_limit import TimeLimit
 from etude.errors import InvalidInput
 from etude.rollout import blank, evaluate, rollout
 from etude.spaces import Box, Discrete, Spec, Tree

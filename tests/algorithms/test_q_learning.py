@@ -9,8 +9,9 @@ import pytest
 
 from etude.algorithms.value.q_learning import SARSA, QLearning
 from etude.environments.gymnasium_backend import Gymnasium
-from etude.environments.jax_backend import Jax, TimeLimit
+from etude.environments.jax_backend import Jax
 from etude.environments.tabular import Tabular
+from etude.environments.time_limit import TimeLimit
 from etude.errors import InvalidInput
 from etude.experience import Transition
 from etude.spaces import Box, Discrete, MultiDiscrete, Spec

@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 
 from etude.algorithms.value.td import TD
-from etude.environments.jax_backend import Jax, TimeLimit
+from etude.environments.jax_backend import Jax
 from etude.environments.tabular import Tabular
+from etude.environments.time_limit import TimeLimit
 from etude.errors import InvalidInput
 from etude.estimators.returns import gae
 from etude.experience import Transition

@@ -7,11 +7,13 @@ import pytest
 from gymnasium_probes import Counter as GymnasiumCounter
 
 from etude.environments.classic import PORTS, CartPole
-from etude.environments.jax_backend import Jax, TimeLimit, where_done
+from etude.environments.jax_backend import Jax
 from etude.environments.probes import Counter, TimeLimited
 from etude.environments.protocol import Outcome
+from etude.environments.time_limit import TimeLimit
 from etude.spaces import Box, Discrete, MultiDiscrete, Tree, to_environment
 from etude.struct import static, struct
+from etude.trees import where_done
 
 
 def loop(environment, start, actions, key):

@@ -13,7 +13,7 @@ import pytest
 import scipy.stats
 
 from etude.environments.classic import PORTS, CartPole
-from etude.environments.jax_backend import Timed
+from etude.environments.time_limit import Timed
 from etude.spaces import Box, from_gymnasium
 
 BOUNDARY = 1e-5

@@ -8,8 +8,9 @@ from gymnasium.utils.env_checker import check_env
 from gymnasium_probes import register
 
 from etude.environments import probes
-from etude.environments.jax_backend import Jax, TimeLimit
+from etude.environments.jax_backend import Jax
 from etude.environments.probes import CONTINUOUS, DISCRETE, TARGET
+from etude.environments.time_limit import TimeLimit
 from etude.experience import Transition
 from etude.spaces import to_gymnasium
 

@@ -7,10 +7,11 @@ import pytest
 import scipy.stats
 
 from etude.environments.classic import CartPole
-from etude.environments.jax_backend import Jax, TimeLimit
+from etude.environments.jax_backend import Jax
 from etude.environments.probes import Counter
 from etude.environments.protocol import Outcome
 from etude.environments.tabular import Tabular, draw, from_environment
+from etude.environments.time_limit import TimeLimit
 from etude.errors import InvalidInput
 from etude.rollout import evaluate
 from etude.spaces import Discrete

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from etude.estimators import corrections, returns, traces
+from etude.estimators import corrections, returns
 from etude.tabular import evaluation
 from etude.tabular.mdp import mdp
 
@@ -98,7 +98,7 @@ def test_on_policy_vtrace_is_the_lambda_return(x, discount, decay, limit, other)
     np.testing.assert_allclose(ours["advantage"], advantage, **close)
 
 
-lambda_returns, gae = jax.jit(traces.lambda_returns), jax.jit(returns.gae)
+lambda_returns, gae = jax.jit(returns.lambda_returns), jax.jit(returns.gae)
 oracle = jax.jit(rlax.vtrace_td_error_and_advantage, static_argnames="stop_target_gradients")
 
 

@@ -10,8 +10,9 @@ from PIL import Image
 
 from etude.algorithms.value.dqn import DQN
 from etude.environments import probes
-from etude.environments.jax_backend import Jax, TimeLimit
+from etude.environments.jax_backend import Jax
 from etude.environments.protocol import Outcome
+from etude.environments.time_limit import TimeLimit
 from etude.errors import InvalidInput
 from etude.experiment.overestimation import compare, overestimation
 from etude.spaces import Box, Discrete

@@ -3,11 +3,10 @@ from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from etude.environments.protocol import JaxEnvironment, Outcome
 from etude.spaces import Spec, to_environment
-from etude.struct import replace, static, struct
+from etude.trees import where_done
 
 Array = jax.Array
 
@@ -38,39 +37,3 @@ class Jax:
 
     def close(self) -> None:
         """There is nothing to let go of."""
-
-
-@struct
-class Timed:
-    """A state and the number of steps taken from the start of its episode."""
-    state: Any
-    time: Array
-
-
-@struct
-class TimeLimit:
-    """Truncates an episode after `limit` steps, as Gymnasium's wrapper of that name does."""
-    environment: Any
-    limit: int = static()
-
-    @property
-    def observation_space(self):
-        return self.environment.observation_space
-
-    @property
-    def action_space(self):
-        return self.environment.action_space
-
-    def reset(self, key: Array) -> tuple[Timed, Any]:
-        state, observation = self.environment.reset(key)
-        return Timed(state, jnp.int32(0)), observation
-
-    def step(self, timed: Timed, action: Any, key: Array) -> tuple[Timed, Outcome]:
-        state, outcome = self.environment.step(timed.state, action, key)
-        time = timed.time + 1
-        return Timed(state, time), replace(outcome, truncated=outcome.truncated | (time >= self.limit))
-
-
-def where_done(done: Array, new: Array, old: Array) -> Array:
-    """`new` in the rows that are done, `old` elsewhere; leaves are [env, ...]."""
-    return jnp.where(done.reshape(done.shape + (1,) * (new.ndim - done.ndim)), new, old)

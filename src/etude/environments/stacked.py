@@ -4,11 +4,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from etude.environments.jax_backend import where_done
 from etude.environments.protocol import Environment, Outcome
 from etude.errors import InvalidInput
 from etude.spaces import MASK, Box, Space, Tree, leaves
 from etude.struct import replace, struct
+from etude.trees import where_done
 
 Array = jax.Array
 

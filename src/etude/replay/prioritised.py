@@ -10,10 +10,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from etude.distributions import pick
 from etude.replay import ring as rings
 from etude.replay.ring import Ring, Rows
 from etude.struct import replace, struct
+from etude.trees import batched_index
 
 Array = jax.Array
 CHILDREN = 16                  # the quickest of 2 to 1,024 for draws and updates of 32 on a CPU
@@ -86,8 +86,8 @@ def draw(replay: Replay, key: Array, batch_size: int, exponent: float | Array) -
         total = ends.max(-1)
         point = jnp.minimum(position, LARGEST) * total
         child = (ends > point[:, None]).argmax(-1)
-        priority = pick(children, child)
-        start = pick(ends, child) - priority
+        priority = batched_index(children, child)
+        start = batched_index(ends, child) - priority
         # float32 tells 2²⁴ positions of the node apart and fewer of the child: new random bits below those
         position = jnp.clip((point - start + bits * 2**-24 * total) / priority, 0, LARGEST)
         node = node * CHILDREN + child

@@ -11,11 +11,12 @@ import jax
 import optax
 
 from etude import spaces
-from etude.distributions import Distribution, pick
+from etude.distributions import Distribution
 from etude.errors import InvalidInput
 from etude.networks import Activation, Network, network
 from etude.spaces import Space, Spec, Tree
 from etude.struct import replace, static, struct
+from etude.trees import batched_index
 
 Array = jax.Array
 
@@ -29,7 +30,7 @@ class Variate:
 
     def value(self, observation: Any, action: Array) -> Array:
         if isinstance(self.space, spaces.Discrete):
-            return pick(self.critic(observation), action)
+            return batched_index(self.critic(observation), action)
         return self.critic((observation, action))[..., 0]
 
     def expected(self, choice: Distribution, observation: Any, key: Array) -> Array:

@@ -11,7 +11,7 @@ import optax
 from etude import spaces
 from etude.algorithms.off_policy import check_batch, learn_from_replay
 from etude.critics import Critics, action_values, critics
-from etude.distributions import Categorical, SquashedNormal, pick, squashed_over
+from etude.distributions import Categorical, SquashedNormal, squashed_over
 from etude.errors import InvalidInput
 from etude.estimators import errors
 from etude.experience import Transition, example
@@ -20,6 +20,7 @@ from etude.replay import uniform as replay
 from etude.schedules import remaining
 from etude.spaces import Box, Discrete, Spec
 from etude.struct import replace, static, struct, traced
+from etude.trees import batched_index
 
 Array = jax.Array
 Metrics = dict[str, Array]
@@ -226,7 +227,7 @@ class DiscreteActions:
 
     def values(self, critics: Critics, observation: Any, action: Array) -> Array:
         """Q(s, a) by each critic, [critic, ...]."""
-        return jnp.stack([pick(critic(observation), action) for critic in critics])
+        return jnp.stack([batched_index(critic(observation), action) for critic in critics])
 
     def prospects(self, choice: Any, critics: Critics, observation: Any, key: Array) -> Prospects:
         log_prob = jax.nn.log_softmax(choice.logits)

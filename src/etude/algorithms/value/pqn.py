@@ -7,15 +7,15 @@ import jax.numpy as jnp
 import optax
 
 from etude import spaces
-from etude.distributions import pick
 from etude.errors import InvalidInput
-from etude.estimators import errors, traces
+from etude.estimators import errors, returns
 from etude.experience import Transition, merge_axes, minibatches
 from etude.exploration import epsilon_greedy
 from etude.networks import Activation, Network, network
 from etude.schedules import falling, remaining
 from etude.spaces import Spec
 from etude.struct import replace, static, struct, traced
+from etude.trees import batched_index
 
 Array = jax.Array
 Learned = tuple[Network, optax.OptState]
@@ -97,7 +97,7 @@ class PQN:
     def estimate_target(self, q: Network, experience: Transition) -> Array:
         """λ-returns that bootstrap from the best action, by q as it is before the update, [time, env] (Gallici et al., 2024)."""
         best = errors.greedy_value(q(experience.next_observation))
-        return traces.lambda_returns(experience.reward, best, experience.terminated, experience.done, self.discount,
+        return returns.lambda_returns(experience.reward, best, experience.terminated, experience.done, self.discount,
                                      self.q_lambda)
 
     def fit_q(self, learned: Learned, batch: Batch, steps: Array) -> tuple[Learned, dict[str, Array]]:
@@ -105,7 +105,7 @@ class PQN:
         q, optimizer = learned
 
         def loss(q):
-            values = pick(q(batch.observation), batch.action)
+            values = batched_index(q(batch.observation), batch.action)
             return errors.squared(batch.target - values).mean(), values.mean()
         (value, mean), gradient = jax.value_and_grad(loss, has_aux=True)(q)
         step, optimizer = self.optimizer(steps).update(gradient, optimizer)

@@ -10,7 +10,7 @@ from etude.environments.classic.acrobot import Acrobot
 from etude.environments.classic.cartpole import CartPole, CartPoleWithoutVelocity
 from etude.environments.classic.mountain_car import ContinuousMountainCar, MountainCar
 from etude.environments.classic.pendulum import Pendulum
-from etude.environments.jax_backend import TimeLimit
+from etude.environments.time_limit import TimeLimit
 
 __all__ = ["PARTIAL", "PORTS", "Acrobot", "CartPole", "CartPoleWithoutVelocity", "ContinuousMountainCar", "MountainCar",
            "Pendulum"]

@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from etude.estimators import returns, traces
+from etude.estimators import returns
 
-lambda_returns = jax.jit(traces.lambda_returns)
+lambda_returns = jax.jit(returns.lambda_returns)
 discounted_returns = jax.jit(returns.discounted_returns)
 gae = jax.jit(returns.gae)
 oracle = jax.jit(rlax.lambda_returns)
@@ -112,13 +112,13 @@ def test_a_truncation_bootstraps_and_a_termination_does_not():
     never, at_last = jnp.bool_([False, False]), jnp.bool_([False, True])
     x = dict(reward=jnp.ones(2), next_value=jnp.float32([3, 5]), terminated=never, done=at_last)
     last = 1 + 0.9 * 5
-    np.testing.assert_allclose(traces.lambda_returns(**x, discount=0.9, decay=0.5), [1 + 0.9 * (1.5 + last / 2), last], rtol=1e-6)
+    np.testing.assert_allclose(returns.lambda_returns(**x, discount=0.9, decay=0.5), [1 + 0.9 * (1.5 + last / 2), last], rtol=1e-6)
     x["terminated"] = at_last
-    np.testing.assert_allclose(traces.lambda_returns(**x, discount=0.9, decay=0.5), [1 + 0.9 * (1.5 + 0.5), 1], rtol=1e-6)
+    np.testing.assert_allclose(returns.lambda_returns(**x, discount=0.9, decay=0.5), [1 + 0.9 * (1.5 + 0.5), 1], rtol=1e-6)
 
 
 def test_it_can_be_swept_in_discount_and_decay():
     x = dict(reward=jnp.ones(3), next_value=jnp.zeros(3), terminated=jnp.zeros(3, bool), done=jnp.zeros(3, bool))
-    swept = jax.vmap(lambda discount, decay: traces.lambda_returns(**x, discount=discount, decay=decay))(
+    swept = jax.vmap(lambda discount, decay: returns.lambda_returns(**x, discount=discount, decay=decay))(
         jnp.float32([0.5, 1]), jnp.float32([1, 0.5]))
     np.testing.assert_allclose(swept, [[1.75, 1.5, 1], [1.75, 1.5, 1]])
