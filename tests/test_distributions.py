@@ -21,7 +21,6 @@ from etude.distributions import (
     masked,
     num_parameters,
     over,
-    batched_index,
     settled,
     squashed_over,
 )

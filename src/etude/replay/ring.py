@@ -103,18 +103,18 @@ def insert(ring: Ring, rollout: Any) -> Ring:
 
 def set_aside(ring: Ring, rollout: Transition, pictures: Any) -> Aside:
     """Keep those of a rollout's successors, [rollout_length, env, ...], that will be no row's observation."""
-    aside, num_envs, places = ring.aside, copies(ring), ring.aside.owner.size
+    aside, envs, places = ring.aside, copies(ring), ring.aside.owner.size
     cut = rollout.truncated & ~rollout.terminated
     place = (aside.count + jnp.cumsum(cut).reshape(cut.shape)) % places
     taken = jnp.where(cut, place, places)                              # there is no such place: nothing is written
     time = ring.inserted + jnp.broadcast_to(jnp.arange(len(cut))[:, None], cut.shape)
 
     def keep(old, new):
-        old = old.at[(num_envs + taken).ravel()].set(new.reshape(-1, *new.shape[2:]), mode="drop")
+        old = old.at[(envs + taken).ravel()].set(new.reshape(-1, *new.shape[2:]), mode="drop")
         return jax.lax.dynamic_update_slice_in_dim(old, new[-1], 0, 0)
     lost = jnp.where(cut, aside.owner[place], -1).max()
     return Aside(jax.tree.map(keep, aside.pictures, pictures),
-                 jax.lax.dynamic_update_slice_in_dim(aside.place, num_envs + place, ring.inserted % length(ring), 0),
+                 jax.lax.dynamic_update_slice_in_dim(aside.place, envs + place, ring.inserted % length(ring), 0),
                  aside.owner.at[taken].set(time, mode="drop"), aside.count + cut.sum(), jnp.maximum(aside.oldest, lost + 1))
 
 
