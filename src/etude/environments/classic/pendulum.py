@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from etude.dynamics import pendulum
 from etude.environments.protocol import Outcome
 from etude.spaces import Box
 from etude.struct import static, struct
@@ -42,10 +43,9 @@ class Pendulum:
 
     def dynamics(self, state: Array, control: Array) -> Array:
         """The next state [2] under a torque `control` [1] (N m), not clipped here: one step of semi-implicit Euler."""
-        angle, rate = state
-        acceleration = 1.5 * self.gravity / self.length * jnp.sin(angle) + 3 * control[0] / (self.mass * self.length**2)
-        rate = jnp.clip(rate + self.time_step * acceleration, -self.max_rate, self.max_rate)
-        return jnp.stack([angle + self.time_step * rate, rate])
+        return pendulum.next_state(state, control, gravity=self.gravity, mass=self.mass,
+                                   length=self.length, time_step=self.time_step,
+                                   max_rate=self.max_rate)
 
     def observe(self, state: Array) -> Array:
         """[3], from the state [2]."""

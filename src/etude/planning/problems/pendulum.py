@@ -4,6 +4,7 @@ import math
 import jax
 import jax.numpy as jnp
 
+from etude.dynamics import pendulum
 from etude.struct import static, struct
 
 Array = jax.Array
@@ -29,15 +30,14 @@ class Pendulum:
 
     def derivative(self, state: Array, control: Array) -> Array:
         """The bound of the rate aside."""
-        angle, rate = state
-        acceleration = 1.5 * self.gravity / self.length * jnp.sin(angle) + 3 * control[0] / (self.mass * self.length**2)
-        return jnp.stack([rate, acceleration])
+        return pendulum.derivative(state, control, gravity=self.gravity, mass=self.mass,
+                                   length=self.length)
 
     def dynamics(self, state: Array, control: Array) -> Array:
         """One step of semi-implicit Euler."""
-        angle, rate = state
-        rate = jnp.clip(rate + self.time_step * self.derivative(state, control)[1], -self.max_rate, self.max_rate)
-        return jnp.stack([angle + self.time_step * rate, rate])
+        return pendulum.next_state(state, control, gravity=self.gravity, mass=self.mass,
+                                   length=self.length, time_step=self.time_step,
+                                   max_rate=self.max_rate)
 
     def running_cost(self, state: Array, control: Array) -> Array:
         angle, rate = state
