@@ -4,7 +4,7 @@ Each module has
 
     derivative(state, control, *, parameters) -> dx/dt [n]     of a state [n] under a control [m]
 
-and, where the system is defined in discrete time or all that use it discretize it alike,
+or, where the system is defined in discrete time or a step of it is exact,
 
     next_state(state, control, *, parameters) -> state [n]     a step later, the control held
 

@@ -26,5 +26,5 @@ def derivative(state: Array, control: Array, *, mass: Scalar) -> Array:
 def next_state(state: Array, control: Array, *, mass: Scalar, time_step: Scalar) -> Array:
     """The state [2] a step later."""
     slope = derivative(state, control, mass=mass)
-    curve = jnp.stack([slope[1], jnp.zeros_like(slope[1])])
-    return state + time_step * slope + time_step**2 / 2 * curve
+    return (state + time_step * slope
+            + time_step**2 / 2 * jnp.stack([slope[1], jnp.zeros_like(slope[1])]))

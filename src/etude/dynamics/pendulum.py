@@ -7,19 +7,15 @@
     g        gravity         m/s²
     m        mass            kg
     l        length          m        of the rod
-    h        time_step       s
-    ω        max_rate        rad/s    the rate is held within ± this
 
 The state [2] is (θ, θ̇). The rod's moment of inertia about its end is m l² / 3, so that
 
     θ̈ = 3 g / (2 l) sin θ + 3 τ / (m l²)
 
-and a step, of semi-implicit Euler, takes the new rate to the new angle:
-
-    θ̇ₜ₊₁ = clip(θ̇ₜ + h θ̈ₜ, −ω, ω),   θₜ₊₁ = θₜ + h θ̇ₜ₊₁
-
-The task of Doya, "Reinforcement learning in continuous time and space", 2000, with the rod and the
-step of gymnasium/envs/classic_control/pendulum.py.
+The task of Doya, "Reinforcement learning in continuous time and space", 2000, with the rod of
+gymnasium/envs/classic_control/pendulum.py. Its step, semi-implicit Euler with a bound on the rate,
+is written by each that takes it: one from `acceleration`, one from `derivative`, which in reverse
+mode add the parts of a gradient in another order.
 """
 import jax
 import jax.numpy as jnp
@@ -40,12 +36,3 @@ def derivative(state: Array, control: Array, *, gravity: Scalar, mass: Scalar,
     angle, rate = state
     change = acceleration(angle, control, gravity=gravity, mass=mass, length=length)
     return jnp.stack([rate, change])
-
-
-def next_state(state: Array, control: Array, *, gravity: Scalar, mass: Scalar, length: Scalar,
-               time_step: Scalar, max_rate: Scalar) -> Array:
-    """The state [2] a step of semi-implicit Euler later."""
-    angle, rate = state
-    change = acceleration(angle, control, gravity=gravity, mass=mass, length=length)
-    rate = jnp.clip(rate + time_step * change, -max_rate, max_rate)
-    return jnp.stack([angle + time_step * rate, rate])

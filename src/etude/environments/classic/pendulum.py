@@ -43,9 +43,11 @@ class Pendulum:
 
     def dynamics(self, state: Array, control: Array) -> Array:
         """The next state [2] under a torque `control` [1] (N m), not clipped here: one step of semi-implicit Euler."""
-        return pendulum.next_state(state, control, gravity=self.gravity, mass=self.mass,
-                                   length=self.length, time_step=self.time_step,
-                                   max_rate=self.max_rate)
+        angle, rate = state
+        acceleration = pendulum.acceleration(angle, control, gravity=self.gravity, mass=self.mass,
+                                             length=self.length)
+        rate = jnp.clip(rate + self.time_step * acceleration, -self.max_rate, self.max_rate)
+        return jnp.stack([angle + self.time_step * rate, rate])
 
     def observe(self, state: Array) -> Array:
         """[3], from the state [2]."""

@@ -35,9 +35,9 @@ class Pendulum:
 
     def dynamics(self, state: Array, control: Array) -> Array:
         """One step of semi-implicit Euler."""
-        return pendulum.next_state(state, control, gravity=self.gravity, mass=self.mass,
-                                   length=self.length, time_step=self.time_step,
-                                   max_rate=self.max_rate)
+        angle, rate = state
+        rate = jnp.clip(rate + self.time_step * self.derivative(state, control)[1], -self.max_rate, self.max_rate)
+        return jnp.stack([angle + self.time_step * rate, rate])
 
     def running_cost(self, state: Array, control: Array) -> Array:
         angle, rate = state
