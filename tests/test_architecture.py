@@ -15,7 +15,7 @@ FILES = sorted(SOURCE.rglob("*.py"))
 
 # A module may import from its own floor and those above it in this list; the longest name that fits decides.
 FLOORS = {
-    "etude": 0, "etude.errors": 0, "etude.struct": 0, "etude.spaces": 0, "etude.trees": 0,
+    "etude": 0, "etude.errors": 0, "etude.struct": 0, "etude.spaces": 0, "etude.dynamics": 0, "etude.trees": 0,
     "etude.schedules": 1, "etude.exploration": 1, "etude.linear": 1, "etude.convolution": 1, "etude.networks": 1,
     "etude.noisy": 1, "etude.recurrent": 1, "etude.policies": 1, "etude.second_order": 1, "etude.critics": 1,
     "etude.distributions": 1, "etude.estimators": 1, "etude.tabular": 1,

@@ -5,6 +5,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from etude.dynamics import acrobot
+from etude.dynamics.integration import runge_kutta
 from etude.environments.classic.pendulum import wrap
 from etude.environments.protocol import Outcome
 from etude.spaces import Box, Discrete
@@ -48,31 +50,13 @@ class Acrobot:
 
     def derivative(self, state: Array, control: Array) -> Array:
         """d state / dt [4] under a torque `control` [1] (N m) between the links."""
-        angle_1, angle_2 = state[:2]
-        rate_1, rate_2 = state[2:]
-        coupling = self.mass_2 * self.length * self.centre_2                    # kg m²
-        inertia_11 = (self.mass_1 * self.centre_1**2 + self.mass_2 * (self.length**2 + self.centre_2**2)
-                      + 2 * coupling * jnp.cos(angle_2) + 2 * self.inertia)
-        inertia_22 = self.mass_2 * self.centre_2**2 + self.inertia
-        inertia_12 = inertia_22 + coupling * jnp.cos(angle_2)
-        weight_2 = self.mass_2 * self.centre_2 * self.gravity * jnp.sin(angle_1 + angle_2)
-        weight_1 = weight_2 + ((self.mass_1 * self.centre_1 + self.mass_2 * self.length)
-                               * self.gravity * jnp.sin(angle_1))
-        force_1 = weight_1 - coupling * jnp.sin(angle_2) * (rate_2**2 + 2 * rate_1 * rate_2)
-        force_2 = weight_2 + coupling * jnp.sin(angle_2) * rate_1**2
-        acceleration_2 = ((control[0] + inertia_12 / inertia_11 * force_1 - force_2)
-                          / (inertia_22 - inertia_12**2 / inertia_11))
-        acceleration_1 = -(inertia_12 * acceleration_2 + force_1) / inertia_11
-        return jnp.stack([rate_1, rate_2, acceleration_1, acceleration_2])
+        return acrobot.derivative(state, control, gravity=self.gravity, length=self.length,
+                                  mass_1=self.mass_1, mass_2=self.mass_2, center_1=self.centre_1,
+                                  center_2=self.centre_2, inertia=self.inertia)
 
     def dynamics(self, state: Array, control: Array) -> Array:
         """The next state [4] under a torque `control` [1] (N m): one Runge-Kutta step (RK4), wrapped and clipped."""
-        h = self.time_step
-        slope_1 = self.derivative(state, control)
-        slope_2 = self.derivative(state + h / 2 * slope_1, control)
-        slope_3 = self.derivative(state + h / 2 * slope_2, control)
-        slope_4 = self.derivative(state + h * slope_3, control)
-        state = state + h / 6 * (slope_1 + 2 * slope_2 + 2 * slope_3 + slope_4)
+        state = runge_kutta(self.derivative, state, control, self.time_step)
         rates = [jnp.clip(state[2], -self.max_rate_1, self.max_rate_1),
                  jnp.clip(state[3], -self.max_rate_2, self.max_rate_2)]
         return jnp.concatenate([wrap(state[:2]), jnp.stack(rates)])

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from etude.dynamics import cart_pole
 from etude.environments.protocol import Outcome
 from etude.spaces import Box, Discrete
 from etude.struct import replace, static, struct
@@ -42,15 +43,9 @@ class CartPole:
 
     def dynamics(self, state: Array, control: Array) -> Array:
         """The next state [4] under a force `control` [1] (N) on the cart: one step of explicit Euler."""
-        velocity, angle, rate = state[1:]
-        sine, cosine = jnp.sin(angle), jnp.cos(angle)
-        mass = self.cart_mass + self.pole_mass
-        moment = self.pole_mass * self.half_length
-        drive = (control[0] + moment * rate**2 * sine) / mass
-        angular_acceleration = (self.gravity * sine - cosine * drive) / (
-            self.half_length * (4 / 3 - self.pole_mass * cosine**2 / mass))
-        acceleration = drive - moment * angular_acceleration * cosine / mass
-        return state + self.time_step * jnp.stack([velocity, acceleration, rate, angular_acceleration])
+        slope = cart_pole.derivative(state, control, gravity=self.gravity, cart_mass=self.cart_mass,
+                                     pole_mass=self.pole_mass, half_length=self.half_length)
+        return state + self.time_step * slope
 
     def reset(self, key: Array) -> tuple[Array, Array]:
         state = jax.random.uniform(key, (4,), jnp.float32, -self.start, self.start)

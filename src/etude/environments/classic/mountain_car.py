@@ -3,6 +3,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from etude.dynamics import mountain_car
 from etude.environments.protocol import Outcome
 from etude.spaces import Box, Discrete
 from etude.struct import static, struct
@@ -17,12 +18,9 @@ def _observation_space(car) -> Box:
 
 def _dynamics(car, state: Array, control: Array) -> Array:
     """The next state [2] under a push `control` [1] in [−1, 1], not clipped here; the left wall stops the car."""
-    position, velocity = state
-    velocity = velocity + car.power * control[0] - car.gravity * jnp.cos(3 * position)
-    velocity = jnp.clip(velocity, -car.max_speed, car.max_speed)
-    position = jnp.clip(position + velocity, car.min_position, car.max_position)
-    velocity = jnp.where((position <= car.min_position) & (velocity < 0), 0.0, velocity)
-    return jnp.stack([position, velocity])
+    return mountain_car.next_state(state, control, power=car.power, gravity=car.gravity,
+                                   min_position=car.min_position, max_position=car.max_position,
+                                   max_speed=car.max_speed)
 
 
 def _reset(car, key: Array) -> tuple[Array, Array]:

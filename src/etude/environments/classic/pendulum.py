@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from etude.dynamics import pendulum
 from etude.environments.protocol import Outcome
 from etude.spaces import Box
 from etude.struct import static, struct
@@ -43,7 +44,8 @@ class Pendulum:
     def dynamics(self, state: Array, control: Array) -> Array:
         """The next state [2] under a torque `control` [1] (N m), not clipped here: one step of semi-implicit Euler."""
         angle, rate = state
-        acceleration = 1.5 * self.gravity / self.length * jnp.sin(angle) + 3 * control[0] / (self.mass * self.length**2)
+        acceleration = pendulum.acceleration(angle, control, gravity=self.gravity, mass=self.mass,
+                                             length=self.length)
         rate = jnp.clip(rate + self.time_step * acceleration, -self.max_rate, self.max_rate)
         return jnp.stack([angle + self.time_step * rate, rate])
 

@@ -4,7 +4,8 @@ import math
 import jax
 import jax.numpy as jnp
 
-from etude.planning.problems.integration import runge_kutta
+from etude.dynamics import acrobot
+from etude.dynamics.integration import runge_kutta
 from etude.struct import static, struct
 
 Array = jax.Array
@@ -15,7 +16,7 @@ class Acrobot:
     """State [4]: the first link's angle from upright, the second's from the first (rad, not wrapped), and their rates (rad/s).
 
     Control [1]: the torque between the links (N m). Both links are alike: uniform but for their moment of inertia, as
-    Gymnasium's Acrobot-v1 has it. The manipulator's equation is M(θ) θ̈ + c(θ, θ̇) + g(θ) = (0, u).
+    Gymnasium's Acrobot-v1 has it.
     """
     gravity: float = 9.8                                    # m/s²
     mass: float = 1.0                                       # kg, of each link
@@ -29,20 +30,8 @@ class Acrobot:
     high: tuple[float, ...] = static((20.0,))
 
     def derivative(self, state: Array, control: Array) -> Array:
-        (first, second), (rate_1, rate_2) = state[:2], state[2:]
-        centre = self.length / 2
-        coupling = self.mass * self.length * centre                                                      # kg m²
-        inner = self.mass * centre**2 + self.inertia
-        across = inner + coupling * jnp.cos(second)
-        whole = self.mass * (2 * centre**2 + self.length**2) + 2 * coupling * jnp.cos(second) + 2 * self.inertia
-        weight_2 = -self.mass * self.gravity * centre * jnp.sin(first + second)
-        weight_1 = weight_2 - self.mass * self.gravity * (centre + self.length) * jnp.sin(first)
-        whirl = coupling * jnp.sin(second)
-        pull_1 = whirl * (rate_2**2 + 2 * rate_1 * rate_2) - weight_1
-        pull_2 = control[0] - whirl * rate_1**2 - weight_2
-        determinant = whole * inner - across**2
-        return jnp.stack([rate_1, rate_2, (inner * pull_1 - across * pull_2) / determinant,
-                          (whole * pull_2 - across * pull_1) / determinant])
+        return acrobot.derivative_from_upright(state, control, gravity=self.gravity, mass=self.mass,
+                                               length=self.length, inertia=self.inertia)
 
     def dynamics(self, state: Array, control: Array) -> Array:
         return runge_kutta(self.derivative, state, control, self.time_step)

@@ -2,7 +2,8 @@
 import jax
 import jax.numpy as jnp
 
-from etude.planning.problems.integration import runge_kutta
+from etude.dynamics import car
+from etude.dynamics.integration import runge_kutta
 from etude.planning.problems.obstacles import Obstacles, distance_to_nearest, penalty
 from etude.struct import static, struct
 
@@ -13,9 +14,7 @@ Array = jax.Array
 class Car:
     """State [4]: position of the rear axle (m), heading (rad, from the x axis) and speed (m/s).
 
-    Control [2]: acceleration (m/s²) and steering angle (rad). The wheels do not slip:
-
-        ẋ = v cos ψ,   ẏ = v sin ψ,   ψ̇ = v / l tan δ,   v̇ = a         (Rajamani, "Vehicle dynamics and control", 2012, §2.2)
+    Control [2]: acceleration (m/s²) and steering angle (rad).
     """
     wheelbase: float = 0.5                                  # m
     margin: float = 0.2                                     # m around an obstacle that costs already
@@ -27,10 +26,7 @@ class Car:
     high: tuple[float, ...] = static((2.0, 0.6))
 
     def derivative(self, state: Array, control: Array) -> Array:
-        heading, speed = state[2:]
-        acceleration, steering = control
-        return jnp.stack([speed * jnp.cos(heading), speed * jnp.sin(heading), speed / self.wheelbase * jnp.tan(steering),
-                          acceleration])
+        return car.derivative(state, control, wheelbase=self.wheelbase)
 
     def dynamics(self, state: Array, control: Array) -> Array:
         return runge_kutta(self.derivative, state, control, self.time_step)

@@ -4,7 +4,8 @@ import math
 import jax
 import jax.numpy as jnp
 
-from etude.planning.problems.integration import runge_kutta
+from etude.dynamics import cart_pole
+from etude.dynamics.integration import runge_kutta
 from etude.struct import static, struct
 
 Array = jax.Array
@@ -31,15 +32,8 @@ class CartPole:
     high: tuple[float, ...] = static((10.0,))
 
     def derivative(self, state: Array, control: Array) -> Array:
-        velocity, angle, rate = state[1:]
-        sine, cosine = jnp.sin(angle), jnp.cos(angle)
-        mass = self.cart_mass + self.pole_mass
-        moment = self.pole_mass * self.half_length
-        drive = (control[0] + moment * rate**2 * sine) / mass
-        angular_acceleration = (self.gravity * sine - cosine * drive) / (
-            self.half_length * (4 / 3 - self.pole_mass * cosine**2 / mass))
-        acceleration = drive - moment * angular_acceleration * cosine / mass
-        return jnp.stack([velocity, acceleration, rate, angular_acceleration])
+        return cart_pole.derivative(state, control, gravity=self.gravity, cart_mass=self.cart_mass,
+                                    pole_mass=self.pole_mass, half_length=self.half_length)
 
     def dynamics(self, state: Array, control: Array) -> Array:
         return runge_kutta(self.derivative, state, control, self.time_step)

@@ -2,6 +2,7 @@
 import jax
 import jax.numpy as jnp
 
+from etude.dynamics import double_integrator
 from etude.struct import static, struct
 
 Array = jax.Array
@@ -22,12 +23,12 @@ class DoubleIntegrator:
     high: tuple[float, ...] = static((2.0,))
 
     def derivative(self, state: Array, control: Array) -> Array:
-        return jnp.stack([state[1], control[0] / self.mass])
+        return double_integrator.derivative(state, control, mass=self.mass)
 
     def dynamics(self, state: Array, control: Array) -> Array:
         """Exact for a force that is held."""
-        slope = self.derivative(state, control)
-        return state + self.time_step * slope + self.time_step**2 / 2 * jnp.stack([slope[1], jnp.zeros_like(slope[1])])
+        return double_integrator.next_state(state, control, mass=self.mass,
+                                            time_step=self.time_step)
 
     def running_cost(self, state: Array, control: Array) -> Array:
         return state @ state + self.effort * control @ control

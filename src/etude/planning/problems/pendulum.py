@@ -4,6 +4,7 @@ import math
 import jax
 import jax.numpy as jnp
 
+from etude.dynamics import pendulum
 from etude.struct import static, struct
 
 Array = jax.Array
@@ -29,9 +30,8 @@ class Pendulum:
 
     def derivative(self, state: Array, control: Array) -> Array:
         """The bound of the rate aside."""
-        angle, rate = state
-        acceleration = 1.5 * self.gravity / self.length * jnp.sin(angle) + 3 * control[0] / (self.mass * self.length**2)
-        return jnp.stack([rate, acceleration])
+        return pendulum.derivative(state, control, gravity=self.gravity, mass=self.mass,
+                                   length=self.length)
 
     def dynamics(self, state: Array, control: Array) -> Array:
         """One step of semi-implicit Euler."""

@@ -2,7 +2,8 @@
 import jax
 import jax.numpy as jnp
 
-from etude.planning.problems.integration import runge_kutta
+from etude.dynamics import quadrotor
+from etude.dynamics.integration import runge_kutta
 from etude.planning.problems.obstacles import Obstacles, distance_to_nearest, penalty
 from etude.struct import static, struct
 
@@ -11,9 +12,9 @@ Array = jax.Array
 
 @struct
 class Quadrotor:
-    """State [6]: position (m, across and up), tilt (rad, to the left), and their rates; control [2]: thrust (N) right and left.
+    """State [6]: position (m, across and up), tilt (rad, to the left), and their rates.
 
-    The tilt turns the thrust: m ẍ = −(u₁ + u₂) sin θ, m z̈ = (u₁ + u₂) cos θ − m g, I θ̈ = r (u₁ − u₂).
+    Control [2]: thrust (N) of the right and the left rotor.
     """
     gravity: float = 9.81                                   # m/s²
     mass: float = 0.5                                       # kg
@@ -28,19 +29,15 @@ class Quadrotor:
     high: tuple[float, ...] = static((6.0, 6.0))
 
     def derivative(self, state: Array, control: Array) -> Array:
-        tilt, rates = state[2], state[3:]
-        right, left = control
-        lift = (right + left) / self.mass
-        accelerations = jnp.stack([-lift * jnp.sin(tilt), lift * jnp.cos(tilt) - self.gravity,
-                                   self.arm * (right - left) / self.inertia])
-        return jnp.concatenate([rates, accelerations])
+        return quadrotor.derivative(state, control, gravity=self.gravity, mass=self.mass,
+                                    inertia=self.inertia, arm=self.arm)
 
     def dynamics(self, state: Array, control: Array) -> Array:
         return runge_kutta(self.derivative, state, control, self.time_step)
 
     def hover(self) -> Array:
         """The thrusts [2] that hold it level where it is."""
-        return jnp.full(2, self.mass * self.gravity / 2)
+        return quadrotor.hover(gravity=self.gravity, mass=self.mass)
 
     def running_cost(self, state: Array, control: Array) -> Array:
         tilt, rates, beyond = state[2], state[3:], control - self.hover()

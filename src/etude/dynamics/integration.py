@@ -6,7 +6,8 @@ import jax
 Array = jax.Array
 
 
-def runge_kutta(derivative: Callable[[Array, Array], Array], state: Array, control: Array, time_step: float | Array) -> Array:
+def runge_kutta(derivative: Callable[[Array, Array], Array], state: Array, control: Array,
+                time_step: float | Array) -> Array:
     """One step of the classical method of fourth order (Kutta, 1901), [n]."""
     k1 = derivative(state, control)
     k2 = derivative(state + time_step / 2 * k1, control)
