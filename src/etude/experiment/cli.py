@@ -128,7 +128,7 @@ def train(arguments: list[str]) -> None:
     from etude.experiment.display import display_for
     from etude.experiment.presets import preset
     from etude.experiment.run import carry_on, create, settle
-    algorithm, options = algorithms.setting(name)(), Train(name, environment or "", num_envs=cls.default_num_envs)
+    algorithm, options = algorithms.algorithm_factory(name)(), Train(name, environment or "", num_envs=cls.default_num_envs)
     known = preset(name, environment) if environment else None
     if known:
         algorithm, options.num_envs, options.steps = known
