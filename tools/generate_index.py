@@ -1,4 +1,4 @@
-"""Generate the list of algorithms from the declarations that end their files: `make index`.
+"""Generate the list of algorithms from the declarations that end their files, and the page of hyperparameters: `make index`.
 
     python tools/generate_index.py            write what is out of date
     python tools/generate_index.py --check    name what is out of date, and exit with status 1
@@ -10,9 +10,11 @@ import textwrap
 from pathlib import Path
 
 from etude import algorithms
+from etude.experiment import aliases
 
 ROOT = Path(__file__).resolve().parent.parent
 INDEX = "src/etude/algorithms/_index.py"
+HYPERPARAMETERS = "docs/hyperparameters.md"
 
 # The order of the chapters, in which `etude algorithms` prints. Files that are not named here follow by name.
 ORDER = ("value.q_learning", "value.td", "value.dqn", "value.pqn", "value.naf", "value.td3", "actor_critic.sac",
@@ -55,7 +57,7 @@ def index_text(rows: dict[str, Row]) -> str:
 
 def contents() -> dict[str, str]:
     """What every generated file should contain, by its path below the root."""
-    return {INDEX: index_text(declarations())}
+    return {INDEX: index_text(declarations()), HYPERPARAMETERS: aliases.page()}
 
 
 def out_of_date(root: Path, wanted: dict[str, str]) -> list[str]:
