@@ -138,8 +138,9 @@ def test_every_declared_algorithm_is_a_public_name():
 
 
 def test_what_must_start_fast_starts_without_jax():
-    """The package, its errors and tables, and what the workers of slow environments run."""
+    """The package, its errors and tables, the command line, and what the workers of slow environments run."""
     code = ("import sys, etude, etude.errors, etude.algorithms, etude.environments.copies, etude.environments.workers; "
+            "import etude.experiment.cli; "
             "sys.exit('jax' in sys.modules)")
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 

@@ -1,8 +1,9 @@
-"""The names that hyperparameters and flags have in Stable-Baselines3 and CleanRL, and how values are converted.
+"""The names that hyperparameters and flags have in Stable-Baselines3 and CleanRL.
 
-One row of `ALIASES` is read by the help of `etude train`, by its answer to a flag that is named as elsewhere, and by
-`make index`, which writes the page of all of them.
+The help of `etude train` reads the table, and so do its answer to a flag that is named as elsewhere
+and `make index`, which writes a page of it.
 """
+
 import dataclasses
 from typing import Any, NamedTuple
 
@@ -10,118 +11,142 @@ from etude.algorithms import ALGORITHMS, algorithm_class, algorithm_factory
 
 
 class Alias(NamedTuple):
-    """A field of an algorithm or of the run, and its names elsewhere."""
+    """A field of an algorithm or of the run, and its names elsewhere, with spaces between them."""
+
     field: str
-    sb3: tuple[str, ...] = ()
-    cleanrl: tuple[str, ...] = ()
-    others: tuple[str, ...] = ()        # what people also type
-    algorithms: tuple[str, ...] = ()    # where the names mean this field; empty: wherever the field is
-    conversion: str = ""                # how the value differs; empty: it does not
+    sb3: str = ""
+    cleanrl: str = ""
+    others: str = ""            # what people also type
+    algorithms: str = ""        # where the names mean this field; empty: wherever the field is
+    conversion: str = ""        # how the value differs; empty: it does not
 
 
 RUN = (                                 # fields of the command, whatever the algorithm
-    Alias("algorithm", (), (), ("algo", "agent")),
-    Alias("environment", ("env",), ("env_id",), ("env_name", "gym_id", "task")),
-    Alias("steps", ("total_timesteps",), ("total_timesteps",),
-          ("timesteps", "n_timesteps", "num_timesteps", "total_steps", "max_steps"),
-          conversion="steps are those of each seed"),
-    Alias("num_envs", ("n_envs",), ("num_envs",), ("nb_envs", "n_env", "num_env", "vec_envs")),
-    Alias("seeds", (), (), ("num_seeds", "n_seeds")),
-    Alias("frame_stack", ("n_stack",), (), ("framestack", "num_stack", "stack_size")),
-    Alias("options", ("env_kwargs",), (), ("environment_kwargs",), conversion="NAME=VALUE, once for each argument"),
-    Alias("checkpoint_interval", ("save_freq",), (), ("checkpoint_freq", "save_interval"),
+    Alias("algorithm", others="algo agent"),
+    Alias("environment", sb3="env", cleanrl="env_id", others="env_name gym_id task"),
+    Alias("steps", sb3="total_timesteps", cleanrl="total_timesteps",
+          others="timesteps n_timesteps num_timesteps total_steps max_steps"),
+    Alias("num_envs", sb3="n_envs", cleanrl="num_envs", others="nb_envs n_env num_env vec_envs"),
+    Alias("seeds", others="num_seeds n_seeds"),
+    Alias("frame_stack", sb3="n_stack", others="framestack num_stack stack_size"),
+    Alias("options", sb3="env_kwargs", others="environment_kwargs",
+          conversion="NAME=VALUE, once for each argument"),
+    Alias("checkpoint_interval", sb3="save_freq", others="checkpoint_freq save_interval",
           conversion="SB3 counts steps of each copy, so multiply by num_envs"),
-    Alias("evaluation_episodes", ("n_eval_episodes",), (), ("eval_episodes", "num_eval_episodes")),
-    Alias("video", (), ("capture_video",), ("record_video",)),
-    Alias("out", ("log_path",), ("exp_name",), ("output", "output_dir", "log_dir", "logdir", "save_path", "log_folder")),
+    Alias("evaluation_episodes", sb3="n_eval_episodes", others="eval_episodes num_eval_episodes"),
+    Alias("video", cleanrl="capture_video", others="record_video"),
+    Alias("out", sb3="log_path", cleanrl="exp_name",
+          others="output output_dir log_dir logdir save_path log_folder"),
 )
 
 ALIASES = (
-    Alias("learning_rate", ("learning_rate",), ("learning_rate",), ("lr", "alpha", "step_size"),
-          ("q-learning", "td", "dqn", "pqn", "naf", "td3", "reinforce", "actor-critic", "trpo", "ppo")),
-    Alias("learning_rate", ("learning_rate",), ("policy_lr", "q_lr"), ("lr", "critic_lr", "actor_lr"), ("sac",),
-          "one rate for policy, critics and temperature"),
-    Alias("learning_rate_decay", (), ("anneal_lr",), ("linear_schedule",),
+    Alias("learning_rate", sb3="learning_rate", cleanrl="learning_rate",
+          others="lr alpha step_size",
+          algorithms="q-learning td dqn pqn naf td3 reinforce actor-critic trpo ppo"),
+    Alias("learning_rate", sb3="learning_rate", cleanrl="policy_lr q_lr",
+          others="lr critic_lr actor_lr", algorithms="sac",
+          conversion="one rate for policy, critics and temperature"),
+    Alias("learning_rate_decay", cleanrl="anneal_lr", others="linear_schedule",
           conversion="the steps over which the rate falls to zero; CleanRL's is that of --steps"),
-    Alias("value_learning_rate", (), (), ("vf_lr", "critic_lr", "value_lr")),
-    Alias("discount", ("gamma",), ("gamma",)),
-    Alias("target_rate", ("tau",), ("tau",), ("polyak",)),
-    Alias("target_interval", ("target_update_interval",), ("target_network_frequency",), ("target_update_freq",), ("dqn",),
-          "gradient steps: environment steps × gradient_steps / (rollout_length × num_envs)"),
-    Alias("batch_size", ("batch_size",), ("batch_size",), (), ("dqn", "naf", "td3", "sac")),
-    Alias("batch_size", ("batch_size",), ("minibatch_size",), ("mini_batch_size",), ("ppo", "pqn", "trpo")),
-    Alias("batch_size", (), ("num_minibatches",), ("nminibatches",), ("ppo", "pqn"),
-          "samples in a minibatch: num_envs × rollout_length / num_minibatches"),
-    Alias("capacity", ("buffer_size",), ("buffer_size",), ("replay_size", "memory_capacity"), ("dqn", "naf", "td3", "sac")),
-    Alias("warmup_steps", ("learning_starts",), ("learning_starts",), ("start_steps", "warmup")),
-    Alias("rollout_length", ("n_steps",), ("num_steps",), ("rollout_steps", "horizon_length"),
-          ("ppo", "pqn", "trpo", "actor-critic")),
-    Alias("rollout_length", ("train_freq",), ("train_frequency",), ("update_every",), ("dqn", "naf", "td3", "sac")),
-    Alias("gradient_steps", ("gradient_steps",), (), ("updates_per_step", "utd_ratio"), ("dqn", "naf", "td3", "sac"),
-          "a number of at least 1: SB3's -1 is rollout_length × num_envs"),
-    Alias("n_step", ("n_steps",), ("n_step",), ("multi_step",), ("dqn",)),
-    Alias("initial_epsilon", ("exploration_initial_eps",), ("start_e",), ("eps_start", "epsilon_start", "epsilon")),
-    Alias("final_epsilon", ("exploration_final_eps",), ("end_e",), ("eps_end", "epsilon_end")),
-    Alias("exploration_steps", ("exploration_fraction",), ("exploration_fraction",), ("eps_decay", "epsilon_decay"),
-          conversion="environment steps: the fraction × steps"),
-    Alias("max_gradient_norm", ("max_grad_norm",), ("max_grad_norm",), ("grad_clip", "gradient_clip")),
-    Alias("epochs", ("n_epochs",), ("update_epochs",), ("num_epochs", "noptepochs")),
-    Alias("gae_lambda", ("gae_lambda",), ("gae_lambda",), ("lam", "lambda")),
-    Alias("q_lambda", (), ("q_lambda",), ("lambda",)),
-    Alias("trace_decay", (), (), ("lambda", "td_lambda")),
-    Alias("clip", ("clip_range",), ("clip_coef",), ("clip_ratio", "eps_clip", "clip_param")),
-    Alias("value_clip", ("clip_range_vf",), (), ("vf_clip_param",)),
-    Alias("value_clip", (), ("clip_vloss",),
+    Alias("value_learning_rate", others="vf_lr critic_lr value_lr"),
+    Alias("discount", sb3="gamma", cleanrl="gamma"),
+    Alias("target_rate", sb3="tau", cleanrl="tau", others="polyak"),
+    Alias("target_interval", sb3="target_update_interval", cleanrl="target_network_frequency",
+          others="target_update_freq", algorithms="dqn",
+          conversion="gradient steps: theirs × gradient_steps / (rollout_length × num_envs)"),
+    Alias("batch_size", sb3="batch_size", cleanrl="batch_size", algorithms="dqn naf td3 sac"),
+    Alias("batch_size", sb3="batch_size", cleanrl="minibatch_size", others="mini_batch_size",
+          algorithms="ppo pqn trpo"),
+    Alias("batch_size", cleanrl="num_minibatches", others="nminibatches", algorithms="ppo pqn",
+          conversion="samples in a minibatch: num_envs × rollout_length / num_minibatches"),
+    Alias("capacity", sb3="buffer_size", cleanrl="buffer_size",
+          others="replay_size memory_capacity", algorithms="dqn naf td3 sac"),
+    Alias("warmup_steps", sb3="learning_starts", cleanrl="learning_starts",
+          others="start_steps warmup"),
+    Alias("rollout_length", sb3="n_steps", cleanrl="num_steps",
+          others="rollout_steps horizon_length", algorithms="ppo pqn trpo actor-critic"),
+    Alias("rollout_length", sb3="train_freq", cleanrl="train_frequency", others="update_every",
+          algorithms="dqn naf td3 sac"),
+    Alias("gradient_steps", sb3="gradient_steps", others="updates_per_step utd_ratio",
+          algorithms="dqn naf td3 sac",
+          conversion="a number of at least 1: SB3's -1 is rollout_length × num_envs"),
+    Alias("n_step", sb3="n_steps", cleanrl="n_step", others="multi_step", algorithms="dqn"),
+    Alias("initial_epsilon", sb3="exploration_initial_eps", cleanrl="start_e",
+          others="eps_start epsilon_start epsilon"),
+    Alias("final_epsilon", sb3="exploration_final_eps", cleanrl="end_e",
+          others="eps_end epsilon_end"),
+    Alias("exploration_steps", sb3="exploration_fraction", cleanrl="exploration_fraction",
+          others="eps_decay epsilon_decay", conversion="environment steps: the fraction × steps"),
+    Alias("max_gradient_norm", sb3="max_grad_norm", cleanrl="max_grad_norm",
+          others="grad_clip gradient_clip"),
+    Alias("epochs", sb3="n_epochs", cleanrl="update_epochs", others="num_epochs noptepochs"),
+    Alias("gae_lambda", sb3="gae_lambda", cleanrl="gae_lambda", others="lam lambda"),
+    Alias("q_lambda", cleanrl="q_lambda", others="lambda"),
+    Alias("trace_decay", others="lambda td_lambda"),
+    Alias("clip", sb3="clip_range", cleanrl="clip_coef", others="clip_ratio eps_clip clip_param"),
+    Alias("value_clip", sb3="clip_range_vf", others="vf_clip_param"),
+    Alias("value_clip", cleanrl="clip_vloss",
           conversion="a distance and no switch: that of clip as in CleanRL, or inf for none"),
-    Alias("value_coefficient", ("vf_coef",), ("vf_coef",), ("value_coef", "value_loss_coef"),
-          conversion="SB3's value as it is; half of CleanRL's, whose loss is half the squared error"),
-    Alias("entropy_coefficient", ("ent_coef",), ("ent_coef",), ("entropy_coef", "ent_weight")),
-    Alias("kl_target", ("target_kl",), ("target_kl",), (), ("ppo",),
-          "with --kl-stop; SB3's value as it is, CleanRL's divided by 1.5"),
-    Alias("kl_limit", ("target_kl",), (), ("max_kl", "delta")),
-    Alias("normalize_advantage", ("normalize_advantage",), ("norm_adv",), ("normalize_advantages",)),
-    Alias("normalize_observation", ("norm_obs",), (), ("normalize_observations", "normalize_obs", "obs_norm")),
-    Alias("normalize_reward", ("norm_reward",), (), ("normalize_rewards",)),
-    Alias("hidden", ("net_arch",), (), ("hidden_sizes", "hidden_size", "hidden_dim", "layers")),
-    Alias("activation", ("activation_fn",), (), ("act_fn",), conversion="a name: tanh or relu"),
-    Alias("initial_std", ("log_std_init",), (), ("log_std",), ("ppo", "trpo", "actor-critic", "reinforce"),
-          "the exponential of SB3's"),
-    Alias("state_noise", ("use_sde",), (), ("sde", "gsde")),
-    Alias("noise_interval", ("sde_sample_freq",), (), (), conversion="SB3's -1, once a rollout, is rollout_length"),
-    Alias("hold_noise", ("use_sde",), (), ("sde", "gsde"),
+    Alias("value_coefficient", sb3="vf_coef", cleanrl="vf_coef",
+          others="value_coef value_loss_coef",
+          conversion="SB3's value as it is; half of CleanRL's, whose loss is halved"),
+    Alias("entropy_coefficient", sb3="ent_coef", cleanrl="ent_coef",
+          others="entropy_coef ent_weight"),
+    Alias("kl_target", sb3="target_kl", cleanrl="target_kl", algorithms="ppo",
+          conversion="with --kl-stop; SB3's value as it is, CleanRL's divided by 1.5"),
+    Alias("kl_limit", sb3="target_kl", others="max_kl delta"),
+    Alias("normalize_advantage", sb3="normalize_advantage", cleanrl="norm_adv",
+          others="normalize_advantages"),
+    Alias("normalize_observation", sb3="norm_obs",
+          others="normalize_observations normalize_obs obs_norm"),
+    Alias("normalize_reward", sb3="norm_reward", others="normalize_rewards"),
+    Alias("hidden", sb3="net_arch", others="hidden_sizes hidden_size hidden_dim layers"),
+    Alias("activation", sb3="activation_fn", others="act_fn", conversion="a name: tanh or relu"),
+    Alias("initial_std", sb3="log_std_init", others="log_std",
+          algorithms="ppo trpo actor-critic reinforce", conversion="the exponential of SB3's"),
+    Alias("state_noise", sb3="use_sde", others="sde gsde"),
+    Alias("noise_interval", sb3="sde_sample_freq",
+          conversion="SB3's -1, once a rollout, is rollout_length"),
+    Alias("hold_noise", sb3="use_sde", others="sde gsde",
           conversion="the noise is kept for a rollout, and does not depend on the state"),
-    Alias("memory_size", ("lstm_hidden_size",), (), ("lstm_size",), conversion="with --recurrent lstm"),
-    Alias("optimizer_name", ("use_rms_prop",), (), ("optimizer",), conversion="adam or rmsprop"),
-    Alias("policy_interval", ("policy_delay",), ("policy_frequency",), ("policy_freq",)),
-    Alias("exploration_noise", ("action_noise",), ("exploration_noise",), ("expl_noise", "act_noise"),
+    Alias("memory_size", sb3="lstm_hidden_size", others="lstm_size",
+          conversion="with --recurrent lstm"),
+    Alias("optimizer_name", sb3="use_rms_prop", others="optimizer", conversion="adam or rmsprop"),
+    Alias("policy_interval", sb3="policy_delay", cleanrl="policy_frequency", others="policy_freq"),
+    Alias("exploration_noise", sb3="action_noise", cleanrl="exploration_noise",
+          others="expl_noise act_noise",
           conversion="the standard deviation of normal noise, in units of [-1, 1]"),
-    Alias("target_noise", ("target_policy_noise",), ("policy_noise",)),
-    Alias("target_noise_clip", ("target_noise_clip",), ("noise_clip",)),
-    Alias("critics", ("n_critics",), (), ("num_critics", "n_qs", "num_qs")),
-    Alias("initial_temperature", ("ent_coef",), ("alpha",), ("entropy_coef", "temperature"), ("sac",),
-          "a number fixes it with --no-learn-temperature; auto is --learn-temperature"),
-    Alias("learn_temperature", (), ("autotune",), ("auto_entropy", "automatic_entropy_tuning")),
-    Alias("target_entropy_per_element", ("target_entropy",), (), (),
+    Alias("target_noise", sb3="target_policy_noise", cleanrl="policy_noise"),
+    Alias("target_noise_clip", sb3="target_noise_clip", cleanrl="noise_clip"),
+    Alias("critics", sb3="n_critics", others="num_critics n_qs num_qs"),
+    Alias("initial_temperature", sb3="ent_coef", cleanrl="alpha", others="entropy_coef temperature",
+          algorithms="sac",
+          conversion="a number fixes it with --no-learn-temperature; auto is --learn-temperature"),
+    Alias("learn_temperature", cleanrl="autotune", others="auto_entropy automatic_entropy_tuning"),
+    Alias("target_entropy_per_element", sb3="target_entropy",
           conversion="SB3's value / elements of the action; auto is -1"),
-    Alias("target_entropy_fraction", (), ("target_entropy_scale",)),
-    Alias("atoms", ("n_quantiles",), ("n_atoms",), ("num_atoms", "num_quantiles")),
-    Alias("lowest_return", (), ("v_min",), ("vmin",)),
-    Alias("highest_return", (), ("v_max",), ("vmax",)),
-    Alias("double", (), (), ("double_q", "double_dqn")),
-    Alias("dueling", (), (), ("dueling_dqn",)),
-    Alias("prioritised", (), (), ("prioritized", "prioritized_replay", "per")),
-    Alias("priority_exponent", (), ("prioritized_replay_alpha",), ("per_alpha",)),
-    Alias("importance_exponent", (), ("prioritized_replay_beta",), ("per_beta",)),
-    Alias("damping", ("cg_damping",)),
-    Alias("conjugate_steps", ("cg_max_steps",), (), ("cg_iters",)),
-    Alias("shrink", ("line_search_shrinking_factor",), (), ("backtrack_coeff",)),
-    Alias("line_search_steps", ("line_search_max_iter",), (), ("backtrack_iters",)),
-    Alias("value_epochs", ("n_critic_updates",), (), ("train_v_iters", "vf_iters")),
-    Alias("fisher_interval", ("sub_sampling_factor",)),
+    Alias("target_entropy_fraction", cleanrl="target_entropy_scale"),
+    Alias("atoms", sb3="n_quantiles", cleanrl="n_atoms", others="num_atoms num_quantiles"),
+    Alias("lowest_return", cleanrl="v_min", others="vmin"),
+    Alias("highest_return", cleanrl="v_max", others="vmax"),
+    Alias("double", others="double_q double_dqn"),
+    Alias("dueling", others="dueling_dqn"),
+    Alias("prioritised", others="prioritized prioritized_replay per"),
+    Alias("priority_exponent", cleanrl="prioritized_replay_alpha", others="per_alpha"),
+    Alias("importance_exponent", cleanrl="prioritized_replay_beta", others="per_beta"),
+    Alias("damping", sb3="cg_damping"),
+    Alias("conjugate_steps", sb3="cg_max_steps", others="cg_iters"),
+    Alias("shrink", sb3="line_search_shrinking_factor", others="backtrack_coeff"),
+    Alias("line_search_steps", sb3="line_search_max_iter", others="backtrack_iters"),
+    Alias("value_epochs", sb3="n_critic_updates", others="train_v_iters vf_iters"),
+    Alias("fisher_interval", sb3="sub_sampling_factor"),
 )
 
+WORDS = ("algorithm", "environment")    # fields of the run that are given without a flag
+
 ABSENT = {                              # what has no counterpart, and why
-    "cuda": "JAX uses the device that it finds", "device": "JAX uses the device that it finds",
+    "cuda": "JAX uses the device that it finds",
+    "device": "JAX uses the device that it finds",
     "gpu": "JAX uses the device that it finds",
     "torch_deterministic": "a run repeats bit for bit on one machine",
     "track": "the run directory holds metrics.csv and the learning curve",
@@ -138,60 +163,40 @@ def normal(name: str) -> str:
 
 
 def names_of(alias: Alias) -> tuple[str, ...]:
-    return (*alias.sb3, *alias.cleanrl, *alias.others)
+    """All its names elsewhere."""
+    return tuple(f"{alias.sb3} {alias.cleanrl} {alias.others}".split())
 
 
 def holds(alias: Alias, cls: Any) -> bool:
     """Whether a row of ALIASES speaks of a field of this class of algorithms."""
-    return (alias.field in {field.name for field in dataclasses.fields(cls)}
-            and (not alias.algorithms or cls in map(algorithm_class, alias.algorithms)))
+    return alias.field in {field.name for field in dataclasses.fields(cls)} and (
+        not alias.algorithms or cls in map(algorithm_class, alias.algorithms.split())
+    )
 
 
 def rows_of(cls: Any) -> list[Alias]:
-    """The rows that hold for a class of algorithms and for the run; of the run's alone when it is None."""
+    """The rows that hold for the run and for a class of algorithms, unless it is None."""
     return [*RUN, *(alias for alias in ALIASES if cls is not None and holds(alias, cls))]
 
 
 def algorithms_with(field: str) -> list[str]:
-    """The names of the algorithms that have a hyperparameter, without variants, which have those of their class."""
-    return [name for name in ALGORITHMS if isinstance(algorithm_factory(name), type)
-            and field in {one.name for one in dataclasses.fields(algorithm_class(name))}]
+    """The names of the algorithms that have a hyperparameter, without variants of them."""
+    return [
+        name
+        for name in ALGORITHMS
+        if isinstance(algorithm_factory(name), type)
+        and field in {one.name for one in dataclasses.fields(algorithm_class(name))}
+    ]
 
 
 def elsewhere(field: str, rows: list[Alias]) -> str:
-    """The names of a field in the other libraries, for a line of help; empty where they are the same."""
-    sb3, cleanrl = ([name for row in rows if row.field == field for name in getattr(row, library) if name != field]
-                    for library in ("sb3", "cleanrl"))
+    """The names of a field in other libraries, as its help says them; empty where they are its own."""
+    own = [row for row in rows if row.field == field]
+    sb3 = [name for row in own for name in row.sb3.split() if name != field]
+    cleanrl = [name for row in own for name in row.cleanrl.split() if name != field]
     if sb3 and sb3 == cleanrl:
         return f"SB3 and CleanRL: {', '.join(sb3)}"
-    found = [f"{library}: {', '.join(names)}" for library, names in
-             (("SB3", sb3), ("CleanRL", [name.replace("_", "-") for name in cleanrl])) if names]
+    found = [f"SB3: {', '.join(sb3)}"] if sb3 else []
+    if cleanrl:
+        found.append(f"CleanRL: {', '.join(cleanrl).replace('_', '-')}")
     return "; ".join(found)
-
-
-def page() -> str:
-    """docs/hyperparameters.md."""
-    lines = ["# Hyperparameters by their names elsewhere", "",
-             "<!-- Generated by `make index` from src/etude/experiment/aliases.py: do not edit. -->", "",
-             "`etude train ppo CartPole-v1 --gamma 0.9` answers that `--gamma 0.9` is `--discount 0.9` here. This page lists",
-             "the names of [Stable-Baselines3](https://stable-baselines3.readthedocs.io) (with its contrib package) and",
-             "[CleanRL](https://docs.cleanrl.dev). A value is the same unless the last column says otherwise. A variant of an",
-             "algorithm, such as rainbow of dqn, has the hyperparameters of the algorithm.", "",
-             "## The run", "", *table(RUN, False), "",
-             "## Hyperparameters", "", *table(ALIASES, True), ""]
-    return "\n".join(lines)
-
-
-def table(rows: tuple[Alias, ...], by_algorithm: bool) -> list[str]:
-    """Rows of Markdown: the field, the algorithms that have it, its names and the conversion."""
-    def cell(names, flag=False):
-        return ", ".join(f"`{'--' + name.replace('_', '-') if flag else name}`" for name in names)
-    head = ["Here", *(["Algorithms"] if by_algorithm else []), "Stable-Baselines3", "CleanRL", "Value"]
-    lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
-    for row in rows:
-        if row.sb3 or row.cleanrl:
-            having = [name for name in algorithms_with(row.field) if holds(row, algorithm_class(name))] if by_algorithm else []
-            cells = [cell([row.field], True), *([", ".join(having)] if by_algorithm else []), cell(row.sb3),
-                     cell(row.cleanrl, True), row.conversion]
-            lines.append("| " + " | ".join(cells) + " |")
-    return lines

@@ -121,7 +121,7 @@ def train(arguments: list[str]) -> None:
     if name is None:
         if flags.HELP & set(arguments):
             tyro.cli(Train, prog="etude train", args=arguments)
-        flags.prepared_train(arguments, Train)
+        flags.words_of_train(arguments, Train)
         fail("name an algorithm and an environment: etude train ALGORITHM ENVIRONMENT; "
              f"there are {', '.join(algorithms.ALGORITHMS)}")
     cls = algorithms.algorithm_class(name)
@@ -132,17 +132,21 @@ def train(arguments: list[str]) -> None:
     from etude.experiment.display import display_for
     from etude.experiment.presets import preset
     from etude.experiment.run import carry_on, create, settle
-    algorithm, options = algorithms.algorithm_factory(name)(), Train(name, environment or "", num_envs=cls.default_num_envs)
+    algorithm = algorithms.algorithm_factory(name)()
+    options = Train(name, environment or "", num_envs=cls.default_num_envs)
     known = preset(name, environment) if environment else None
     if known:
         algorithm, options.num_envs, options.steps = known
     origin = f"\n\nDefaults are the preset for {environment}." if known else ""
-    chosen, algorithm = flags.parse_train(Train, cls, name, "etude train", arguments, (options, algorithm),
-                                          f"{Train.__doc__}\n\n{name}: {cls.__doc__}{origin}")
-    settings = settle(algorithm, chosen.environment, steps=chosen.steps, seeds=chosen.seeds, seed=chosen.seed,
-                      backend=chosen.backend, num_envs=chosen.num_envs, workers=chosen.workers, options=parsed(chosen.options),
-                      frame_stack=chosen.frame_stack, action_masks=chosen.action_masks,
-                      checkpoint_interval=chosen.checkpoint_interval, evaluation_episodes=chosen.evaluation_episodes, name=name)
+    chosen, algorithm = flags.parse_train(
+        Train, cls, name, "etude train", arguments, (options, algorithm),
+        description=f"{Train.__doc__}\n\n{name}: {cls.__doc__}{origin}")
+    settings = settle(
+        algorithm, chosen.environment, steps=chosen.steps, seeds=chosen.seeds, seed=chosen.seed,
+        backend=chosen.backend, num_envs=chosen.num_envs, workers=chosen.workers,
+        options=parsed(chosen.options), frame_stack=chosen.frame_stack,
+        action_masks=chosen.action_masks, checkpoint_interval=chosen.checkpoint_interval,
+        evaluation_episodes=chosen.evaluation_episodes, name=name)
     run = create(settings, chosen.out)
     carry_on(run, display_for(run, True), chosen.video)
 

@@ -1,6 +1,9 @@
-"""What is read of the command line before tyro reads it: flags that do not exist are answered in one message with those
-that were meant, and numbers are taken as people write them (1e5, 100_000, 64,64).
+"""What is read of the command line before tyro reads it.
+
+Flags that do not exist are answered in one message with those that were meant, and numbers are
+taken as people write them: 1e5, 100_000 and 64,64.
 """
+
 import dataclasses
 import difflib
 import functools
@@ -14,18 +17,30 @@ from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_ori
 import tyro
 
 from etude.algorithms import algorithm_class
-from etude.experiment.aliases import ABSENT, ALIASES, Alias, algorithms_with, elsewhere, holds, names_of, normal, rows_of
+from etude.experiment.aliases import (
+    ABSENT,
+    ALIASES,
+    WORDS,
+    Alias,
+    algorithms_with,
+    elsewhere,
+    holds,
+    names_of,
+    normal,
+    rows_of,
+)
 from etude.experiment.console import fail
 
 HELP = {"-h", "--help"}
-MAX_DIGITS = 18                         # of a whole number that is written with an exponent
+MAX_DIGITS = 18  # of a whole number that is written with an exponent
 
 
 class Token(NamedTuple):
     """A flag as it was typed, with the values that may belong to it."""
+
     text: str
     values: list[str]
-    equals: bool                        # --flag=value
+    equals: bool  # --flag=value
 
 
 class InvalidValue(Exception):
@@ -33,42 +48,89 @@ class InvalidValue(Exception):
 
 
 def parse(command: Any, prog: str, arguments: list[str]) -> Any:
-    """The arguments as an instance of a command's dataclass, by tyro; fails in one message at a flag it does not have."""
-    if not HELP & set(arguments):
+    """The arguments as an instance of a command's class; fails in one message at unknown flags."""
+    if not left_alone(arguments):
         arguments = prepared(arguments, hints_of(command), f"`{prog} --help` lists the flags")
-        needed = [field.name for field in dataclasses.fields(command) if field.default is dataclasses.MISSING
-                  and field.default_factory is dataclasses.MISSING]
+        needed = [
+            field.name
+            for field in dataclasses.fields(command)
+            if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+        ]
         if len(list(itertools.takewhile(lambda word: not is_flag(word), arguments))) < len(needed):
             fail(f"{prog} needs {' and '.join(map(str.upper, needed))}; `{prog} --help` says more")
     return tyro.cli(command, prog=prog, args=arguments)
 
 
-def parse_train(run: Any, cls: Any, name: str, prog: str, arguments: list[str], default: tuple[Any, Any],
-                description: str) -> tuple[Any, Any]:
+def parse_train(
+    run: Any,
+    cls: Any,
+    name: str,
+    prog: str,
+    arguments: list[str],
+    default: tuple[Any, Any],
+    description: str,
+) -> tuple[Any, Any]:
     """The run's options and the algorithm of class `cls`, with the names elsewhere in the help."""
     rows = rows_of(cls)
     shown_run, shown_algorithm = shown(run, rows), shown(cls, rows)
-    command: Any = dataclasses.make_dataclass("Command", [("run", shown_run), ("algorithm", shown_algorithm)])
+    command: Any = dataclasses.make_dataclass(
+        "Command", [("run", shown_run), ("algorithm", shown_algorithm)]
+    )
     command.__doc__ = description
-    asked = tyro.cli(command, prog=prog, args=prepared_train(arguments, run, cls, name),
-                     default=command(converted(default[0], shown_run), converted(default[1], shown_algorithm)),
-                     config=(tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes))
+    asked = tyro.cli(
+        command,
+        prog=prog,
+        args=prepared_train(arguments, run, cls, name),
+        default=command(converted(default[0], shown_run), converted(default[1], shown_algorithm)),
+        config=(tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes),
+    )
     return converted(asked.run, run), converted(asked.algorithm, cls)
 
 
-def prepared_train(arguments: list[str], run: Any, cls: Any = None, name: str = "ALGORITHM") -> list[str]:
-    """The arguments of `etude train` as tyro reads them; fails in one message at what is no flag of the algorithm."""
+def prepared_train(arguments: list[str], run: Any, cls: Any, name: str) -> list[str]:
+    """The arguments of `etude train` as tyro reads them; fails in one message at unknown flags."""
     if HELP & set(arguments):
-        return ["--help"]                               # alone, so that the usage has the words that were given too
-    hints = hints_of(run) | (hints_of(cls) if cls else {})
-    return prepared(arguments, hints, f"`etude train {name} ENVIRONMENT --help` lists every flag", cls, name)
+        return ["--help"]  # alone, so that the usage has the words that were given too
+    if left_alone(arguments):
+        return arguments
+    hints = hints_of(run) | hints_of(cls)
+    return prepared(
+        arguments, hints, f"`etude train {name} ENVIRONMENT --help` lists every flag", cls, name
+    )
 
 
-def prepared(arguments: list[str], hints: dict[str, Any], where: str, cls: Any = None, name: str | None = None) -> list[str]:
+def words_of_train(arguments: list[str], run: Any) -> None:
+    """Fails at flags that stand for the words of `etude train`, when no word is an algorithm."""
+    hints = hints_of(run)
+    known = {field: kind for field, kind in hints.items() if not positional(kind)}
+    found = [
+        answer(token, known, None, "ALGORITHM")
+        for token in tokens(arguments)
+        if any(
+            row.field in WORDS and normal(token.text) in (*names_of(row), row.field)
+            for row in rows_of(None)
+        )
+    ]
+    if found:
+        fail(joined([*found, "`etude train ALGORITHM ENVIRONMENT --help` lists every flag"]))
+
+
+def left_alone(arguments: list[str]) -> bool:
+    """Whether the arguments ask for help, or for what tyro writes for a shell."""
+    return bool(HELP & set(arguments)) or any(text.startswith("--tyro-") for text in arguments)
+
+
+def prepared(
+    arguments: list[str],
+    hints: dict[str, Any],
+    where: str,
+    cls: Any = None,
+    name: str | None = None,
+) -> list[str]:
     """The arguments as tyro reads them: the words, then the flags, with numbers in digits.
 
-    `hints` has the type of every field. Fails at flags that are unknown, with what they are called here, then at values
-    that their flags cannot take.
+    `hints` has the type of every field. Fails at flags that are unknown, with what they are called
+    here, and else at values that their flags cannot take.
     """
     known = {field: kind for field, kind in hints.items() if not positional(kind)}
     words: list[str] = []
@@ -79,8 +141,6 @@ def prepared(arguments: list[str], hints: dict[str, Any], where: str, cls: Any =
         field, negated = field_of(token.text, known)
         if not is_flag(token.text):
             words.append(token.text)
-        elif token.text.startswith("--tyro-"):
-            ready += [token.text, *token.values]
         elif field is None:
             unknown.append(answer(token, known, cls, name))
         else:
@@ -95,7 +155,7 @@ def prepared(arguments: list[str], hints: dict[str, Any], where: str, cls: Any =
         fail(joined([*unknown, where]))
     if invalid:
         fail(joined(invalid))
-    if extra := words[len(hints) - len(known):]:
+    if extra := words[len(hints) - len(known) :]:
         fail(f"{extra[0]!r} belongs to no flag; {where}")
     return [*words, *ready]
 
@@ -123,7 +183,12 @@ def tokens(arguments: list[str]) -> Iterator[Token]:
 
 def is_flag(text: str) -> bool:
     """A negative number is none."""
-    return len(text) > 1 and text.startswith("-") and number(text) is None and text.lower() not in ("-inf", "-nan")
+    return (
+        len(text) > 1
+        and text.startswith("-")
+        and number(text) is None
+        and text.lower() not in ("-inf", "-nan")
+    )
 
 
 def number(text: str) -> Decimal | None:
@@ -171,7 +236,9 @@ def read(token: Token, field: str, negated: bool, hint: Any) -> tuple[str, list[
         said = token.values[0].lower() if token.values else ""
         if said not in ("true", "false"):
             if token.equals:
-                raise InvalidValue(f"{flag} is {token.values[0]!r}; write {flag} or {dashed('no_' + field)}")
+                raise InvalidValue(
+                    f"{flag} is {token.values[0]!r}; write {flag} or {dashed('no_' + field)}"
+                )
             return (dashed("no_" + field) if negated else flag), [], 0
         return (flag if (said == "true") is not negated else dashed("no_" + field)), [], 1
     if not token.values and get_origin(kind) is not tuple:
@@ -198,7 +265,12 @@ def value(flag: str, text: str, kind: Any) -> str:
             raise InvalidValue(f"{flag} is {text!r}; it must be a number")
     elif kind is int:
         found = number(text)
-        if found is None or not found.is_finite() or found.adjusted() > MAX_DIGITS or found != found.to_integral_value():
+        if (
+            found is None
+            or not found.is_finite()
+            or found.adjusted() > MAX_DIGITS
+            or found != found.to_integral_value()
+        ):
             raise InvalidValue(f"{flag} is {text!r}; it must be a whole number")
         return str(int(found))
     return text
@@ -219,49 +291,52 @@ def dashed(field: str) -> str:
 def answer(token: Token, known: dict[str, Any], cls: Any, name: str | None) -> str:
     """What an unknown flag is called here, or which flags are nearest to it."""
     said = normal(token.text)
-    if name is not None:
-        for asked in (said, said.removeprefix("no_")):
-            for row in rows_of(cls):
-                if asked in names_of(row) or asked == row.field:
-                    return meant(token, row, asked != said, known, name)
-        if said in ABSENT:
-            return f"{token.text} has no counterpart: {ABSENT[said]}"
-        if cls is not None and (absent := missing(token, said, cls, name)):
-            return absent
-    aliases = {alias: row.field for row in (rows_of(cls) if name is not None else []) for alias in names_of(row)}
-    near = difflib.get_close_matches(said, [*known, *aliases], n=2, cutoff=0.6)
-    flags = list(dict.fromkeys(dashed(aliases.get(one, one)) for one in near if aliases.get(one, one) in known))
-    hint = f", did you mean {' or '.join(flags)}?" if flags else ""
+    rows = [row for row in rows_of(cls) if name or row.field in known]
+    for asked in (said, said.removeprefix("no_")):
+        for row in rows:
+            if asked in names_of(row) or asked == row.field:
+                return meant(token, row, asked != said, known, name)
+    if name and said in ABSENT:
+        return f"{token.text} has no counterpart: {ABSENT[said]}"
+    if name and cls and (absent := missing(token, said, cls, name)):
+        return absent
+    fields = {other: row.field for row in rows for other in names_of(row)}
+    fields |= {field: field for field in known}
+    near = difflib.get_close_matches(said, [*fields], n=2, cutoff=0.6)
+    meanings = dict.fromkeys(dashed(fields[one]) for one in near if fields[one] in known)
+    hint = f", did you mean {' or '.join(meanings)}?" if meanings else ""
     return f"no flag is called {token.text}{hint}"
 
 
-def meant(token: Token, row: Alias, negated: bool, known: dict[str, Any], name: str) -> str:
-    """That a flag is another one here, with the value that was given where it is the same in both."""
-    if row.field in ("algorithm", "environment"):
-        which = {"algorithm": "first", "environment": "second"}[row.field]
-        environment = token.values[0] if token.values and row.field == "environment" else "ENVIRONMENT"
-        algorithm = token.values[0] if token.values and row.field == "algorithm" else name
-        return f"{token.text} is no flag here: the {row.field} is the {which} word, as in `etude train {algorithm} {environment}`"
-    kind = plain(known[row.field])
-    ours = dashed(row.field)
+def meant(token: Token, row: Alias, negated: bool, known: dict[str, Any], name: str | None) -> str:
+    """That a flag is another one here, with the value that was given where it is the same here."""
+    if row.field not in known:
+        word = token.values[0] if token.values else row.field.upper()
+        place, example = (
+            ("first", f"{word} ENVIRONMENT")
+            if row.field == "algorithm"
+            else ("second", f"{name} {word}")
+        )
+        return (
+            f"{token.text} is no flag here: the {row.field} is the {place} word, "
+            f"as in `etude train {example}`"
+        )
+    kind, ours, carried = plain(known[row.field]), dashed(row.field), ""
+    given = token.values[:1]
     if kind is bool:
-        given = token.values[:1] if token.values and token.values[0].lower() in ("true", "false") else []
-        off = negated != (bool(given) and given[0].lower() == "false")
-        ours, after = dashed("no_" + row.field) if off else ours, ""
+        given = given if given and given[0].lower() in ("true", "false") else []
+        if negated != (bool(given) and given[0].lower() == "false"):
+            ours = dashed("no_" + row.field)
     else:
-        numeric = get_origin(kind) is tuple
-        given = token.values[:1]
-        for text in token.values[1:] if numeric else []:
-            if number(text) is None:
-                break
-            given.append(text)
-        after = " ".join(given)
+        if get_origin(kind) is tuple:
+            given += itertools.takewhile(lambda text: number(text) is not None, token.values[1:])
+        carried = " ".join(given) if not row.conversion else ""
     mark = "=" if token.equals else " "
-    theirs = token.text + (mark + " ".join(given) if given else "")
-    if row.conversion and kind is not bool:
-        carried = f"{mark}{after}" if after and row.field == "steps" else ""
-        return f"{theirs} is {ours}{carried} here ({row.conversion})"
-    return f"{theirs} is {ours}{mark + after if after else ''} here" + (f" ({row.conversion})" if row.conversion else "")
+    theirs, ours = (
+        flag + (mark + text if text else "")
+        for flag, text in ((token.text, " ".join(given)), (ours, carried))
+    )
+    return f"{theirs} is {ours} here" + (f" ({row.conversion})" if row.conversion else "")
 
 
 def missing(token: Token, said: str, cls: Any, name: str) -> str:
@@ -276,22 +351,32 @@ def missing(token: Token, said: str, cls: Any, name: str) -> str:
 
 
 def listed(names: list[str], most: int = 4) -> str:
-    names = names if len(names) <= most else [*names[:most - 1], "others"]
+    names = names if len(names) <= most else [*names[: most - 1], "others"]
     return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
 
 
 def shown(cls: Any, rows: list[Alias]) -> Any:
-    """A dataclass like another, in whose help the default of a field is followed by the field's names elsewhere.
+    """A dataclass like another, whose help has the names of a field elsewhere beside its default.
 
-    It has the other's name and module, where tyro looks for the comments that are the help of its fields.
+    It has the other's name and module, where tyro looks for the comments that are its fields' help.
     """
     annotations = {}
     for field, hint in hints_of(cls).items():
         if (names := elsewhere(field, rows)) and not positional(hint):
-            hint = Annotated[hint, tyro.conf.arg(help_behavior_hint=functools.partial(behavior, names=names))]
+            hint = Annotated[
+                hint, tyro.conf.arg(help_behavior_hint=functools.partial(behavior, names=names))
+            ]
         annotations[field] = hint
-    return type(cls.__name__, (cls,), {"__module__": cls.__module__, "__qualname__": cls.__qualname__, "__doc__": cls.__doc__,
-                                       "__annotations__": annotations})
+    return type(
+        cls.__name__,
+        (cls,),
+        {
+            "__module__": cls.__module__,
+            "__qualname__": cls.__qualname__,
+            "__doc__": cls.__doc__,
+            "__annotations__": annotations,
+        },
+    )
 
 
 def behavior(default: str, names: str) -> str:
@@ -301,4 +386,6 @@ def behavior(default: str, names: str) -> str:
 
 def converted(instance: Any, cls: Any) -> Any:
     """An instance of another class with the same fields."""
-    return cls(**{field.name: getattr(instance, field.name) for field in dataclasses.fields(instance)})
+    return cls(
+        **{field.name: getattr(instance, field.name) for field in dataclasses.fields(instance)}
+    )
