@@ -195,7 +195,8 @@ def test_help_has_the_names_elsewhere_and_names_its_words(tmp_path):
         "SB3: n_steps",
     ):
         assert names in said
-    assert "RUN" in here("resume", "--help", cwd=tmp_path).stdout
+    resume = here("resume", "--help", cwd=tmp_path).stdout
+    assert "RUN" in resume and "--steps INT" in resume and "None}" not in said + resume
 
 
 def test_every_row_speaks_of_a_field():

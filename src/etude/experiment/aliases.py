@@ -190,7 +190,7 @@ def algorithms_with(field: str) -> list[str]:
 
 
 def elsewhere(field: str, rows: list[Alias]) -> str:
-    """The names of a field in other libraries, as its help says them; empty where they are its own."""
+    """The names of a field in other libraries, for its help; empty where they are the same."""
     own = [row for row in rows if row.field == field]
     sb3 = [name for row in own for name in row.sb3.split() if name != field]
     cleanrl = [name for row in own for name in row.cleanrl.split() if name != field]

@@ -62,9 +62,9 @@ class Train:
     """latest observations that are seen at once"""
     action_masks: bool = False
     """heed info["action_mask"], which choices the environment allows"""
-    out: Annotated[str | None, tyro.conf.arg(metavar="DIRECTORY")] = None
+    out: str | None = None
     """the run directory; default runs/ALGORITHM-ENVIRONMENT-TIME"""
-    checkpoint_interval: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
+    checkpoint_interval: int | None = None
     """environment steps between checkpoints; default a tenth of the budget"""
     evaluation_episodes: int = 100
     """episodes of each seed in the evaluation at the end"""
@@ -120,7 +120,7 @@ def train(arguments: list[str]) -> None:
     name, environment = named(arguments)
     if name is None:
         if flags.HELP & set(arguments):
-            tyro.cli(Train, prog="etude train", args=arguments)
+            flags.parse(Train, "etude train", arguments)
         flags.words_of_train(arguments, Train)
         fail("name an algorithm and an environment: etude train ALGORITHM ENVIRONMENT; "
              f"there are {', '.join(algorithms.ALGORITHMS)}")
@@ -239,7 +239,7 @@ def environments(arguments: list[str]) -> None:
     @dataclasses.dataclass
     class Environments:
         """List the environments, with the backends that have them and the algorithms that have a preset."""
-        filter: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="FILTER")] = ""
+        filter: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="[FILTER]")] = ""
         """part of the id; a single match also shows its spaces"""
     asked = flags.parse(Environments, "etude environments", arguments)
     from rich.console import Console

@@ -32,6 +32,7 @@ from etude.experiment.aliases import (
 from etude.experiment.console import fail
 
 HELP = {"-h", "--help"}
+METAVARS = {int: "INT", float: "FLOAT", str: "STR"}  # of what may also be left out
 MAX_DIGITS = 18  # of a whole number that is written with an exponent
 
 
@@ -58,7 +59,7 @@ def parse(command: Any, prog: str, arguments: list[str]) -> Any:
         ]
         if len(list(itertools.takewhile(lambda word: not is_flag(word), arguments))) < len(needed):
             fail(f"{prog} needs {' and '.join(map(str.upper, needed))}; `{prog} --help` says more")
-    return tyro.cli(command, prog=prog, args=arguments)
+    return tyro.cli(shown(command, rows_of(None)), prog=prog, args=arguments)
 
 
 def parse_train(
@@ -362,11 +363,11 @@ def shown(cls: Any, rows: list[Alias]) -> Any:
     """
     annotations = {}
     for field, hint in hints_of(cls).items():
-        if (names := elsewhere(field, rows)) and not positional(hint):
-            hint = Annotated[
-                hint, tyro.conf.arg(help_behavior_hint=functools.partial(behavior, names=names))
-            ]
-        annotations[field] = hint
+        names = elsewhere(field, rows) if not positional(hint) else ""
+        after = functools.partial(behavior, names=names) if names else None
+        metavar = METAVARS.get(plain(hint)) if type(None) in get_args(hint) else None
+        noted = tyro.conf.arg(help_behavior_hint=after, metavar=metavar)
+        annotations[field] = Annotated[hint, noted] if names or metavar else hint
     return type(
         cls.__name__,
         (cls,),
