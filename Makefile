@@ -14,7 +14,7 @@ WHOLE = -m slipcover --json --out .coverage.json -m pytest --numprocesses=2 --di
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test lint benchmark benchmark-planning benchmark-learning lock clean
+.PHONY: help demo test lint index benchmark benchmark-planning benchmark-learning lock clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-20s %s\n", $$1, $$2 }' Makefile
@@ -28,6 +28,9 @@ test: lint  ## Lint, types, tests and coverage; ARGS="-k replay" for some tests 
 lint: .venv/.dev .venv/.package  ## Lint and types alone
 	@.venv/bin/ruff check
 	@.venv/bin/mypy
+
+index: .venv/.package  ## Generate the list of algorithms and the page of hyperparameters anew
+	@JAX_PLATFORMS=cpu .venv/bin/python tools/generate_index.py
 
 benchmark: .venv/.dev .venv/.package .venv-peers/.torch  ## Steps per second, against other libraries
 	@.venv/bin/python benchmarks/run.py $(ARGS)

@@ -6,9 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import generate_index
 import pytest
 
 import etude
+from etude.algorithms import ALGORITHMS
 
 SOURCE = Path(etude.__file__).parent
 FILES = sorted(SOURCE.rglob("*.py"))
@@ -22,7 +24,7 @@ FLOORS = {
     "etude.planning": 1,
     "etude.experience": 2, "etude.replay": 2, "etude.environments": 2,
     "etude.rollout": 3, "etude.models": 3,
-    "etude.algorithms": 4,
+    "etude.algorithms": 4, "etude.algorithms._index": 0,      # which is read without JAX
     "etude.training": 5,
     "etude.experiment": 6,
 }
@@ -110,9 +112,35 @@ def test_every_name_at_the_front_door_is_there():
         etude.Nonsense  # noqa: B018
 
 
+@pytest.fixture(scope="module")
+def generated():
+    """What the generated files should contain."""
+    return generate_index.contents()
+
+
+def test_generated_files_are_current(generated):
+    assert not generate_index.out_of_date(generate_index.ROOT, generated), "make index"
+
+
+def test_a_stale_row_is_found(generated, tmp_path):
+    path = generate_index.INDEX
+    (tmp_path / path).parent.mkdir(parents=True)
+    (tmp_path / path).write_text(generated[path].replace('"PPO"', '"DQN"'))
+    assert generate_index.out_of_date(tmp_path, {path: generated[path]}) == [path]
+    (tmp_path / path).write_text(generated[path])
+    assert not generate_index.out_of_date(tmp_path, {path: generated[path]})
+
+
+def test_every_declared_algorithm_is_a_public_name():
+    for module, attribute, summary in ALGORITHMS.values():
+        assert getattr(etude, attribute) is getattr(importlib.import_module(module), attribute)
+        assert summary.strip() and "\n" not in summary
+
+
 def test_what_must_start_fast_starts_without_jax():
-    """The package, its errors and tables, and what the workers of slow environments run."""
+    """The package, its errors and tables, the command line, and what the workers of slow environments run."""
     code = ("import sys, etude, etude.errors, etude.algorithms, etude.environments.copies, etude.environments.workers; "
+            "import etude.experiment.cli; "
             "sys.exit('jax' in sys.modules)")
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 

@@ -10,6 +10,8 @@ import os
 import sys
 import warnings
 
+from etude.algorithms._index import ALGORITHMS as _ALGORITHMS
+
 _SCHEDULER = "--xla_cpu_enable_concurrency_optimized_scheduler=false"
 
 # Batched LAPACK calls wait for subtasks on the thread pool they occupy; with XLA's concurrent scheduler two of them
@@ -25,19 +27,11 @@ if _SCHEDULER.split("=")[0] not in os.environ.get("XLA_FLAGS", ""):
 __version__ = "0.1.0"
 
 _HOME = {
+    **{attribute: module.removeprefix("etude.") for module, attribute, _ in _ALGORITHMS.values()},
     "Transition": "experience",
     "rollout": "rollout", "evaluate": "rollout",
-    "QLearning": "algorithms.value.q_learning", "SARSA": "algorithms.value.q_learning", "TD": "algorithms.value.td",
-    "DQN": "algorithms.value.dqn", "OnlineQ": "algorithms.value.dqn", "FittedQ": "algorithms.value.dqn",
-    "Rainbow": "algorithms.value.dqn", "fitted_q_iteration": "algorithms.value.fitted_q",
-    "PQN": "algorithms.value.pqn", "NAF": "algorithms.value.naf",
-    "DDPG": "algorithms.value.td3", "TD3": "algorithms.value.td3",
-    "OffPolicyActorCritic": "algorithms.actor_critic.sac", "SAC": "algorithms.actor_critic.sac",
-    "MPC": "algorithms.control.mpc", "MCTS": "algorithms.control.mcts", "register_model": "environments.models",
-    "Reinforce": "algorithms.policy_gradient.reinforce", "OffPolicyGradient": "algorithms.policy_gradient.reinforce",
-    "ActorCritic": "algorithms.actor_critic.actor_critic", "A2C": "algorithms.actor_critic.actor_critic",
-    "NaturalGradient": "algorithms.trust_region.trpo", "TRPO": "algorithms.trust_region.trpo",
-    "DualGradient": "algorithms.trust_region.ppo", "PPO": "algorithms.trust_region.ppo",
+    "fitted_q_iteration": "algorithms.value.fitted_q",
+    "register_model": "environments.models",
     "Algorithm": "training", "progress": "training",
     "make": "environments",
     "train": "experiment.run", "load": "experiment.run", "resume": "experiment.run", "Run": "experiment.run",

@@ -8,7 +8,7 @@ import optax
 import pytest
 from probing import ACTION, BOTH, CONSTANT, DISCOUNTING, LIMITED, SEEN, learned, of
 
-from etude.algorithms import name_of
+from etude.algorithms import registered_name
 from etude.algorithms.value.dqn import DQN, FittedQ, OnlineQ, Rainbow
 from etude.algorithms.value.fitted_q import fitted_q_iteration
 from etude.environments import probes
@@ -162,9 +162,9 @@ def test_fitted_q_iteration_finds_the_optimum_of_what_it_was_given():
 
 
 def test_the_names_are_settings():
-    assert name_of(DQN()) == "dqn" and name_of(Rainbow()) == "rainbow"
-    assert name_of(OnlineQ(learning_rate=1e-4)) == "online-q" and name_of(FittedQ(discount=0.5)) == "fitted-q"
-    assert name_of(Rainbow(noisy=False)) == "dqn"
+    assert registered_name(DQN()) == "dqn" and registered_name(Rainbow()) == "rainbow"
+    assert registered_name(OnlineQ(learning_rate=1e-4)) == "online-q" and registered_name(FittedQ(discount=0.5)) == "fitted-q"
+    assert registered_name(Rainbow(noisy=False)) == "dqn"
 
 
 # Play

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from gymnasium_spaces import ACTIONS, OBSERVATIONS, Noise
 
-from etude.algorithms import ALGORITHMS, algorithm_class, name_of
+from etude.algorithms import ALGORITHMS, algorithm_class, registered_name
 from etude.algorithms.actor_critic.actor_critic import A2C, ActorCritic
 from etude.algorithms.actor_critic.sac import SAC, OffPolicyActorCritic
 from etude.algorithms.control.mcts import MCTS
@@ -69,7 +69,7 @@ KEYS = jax.random.split(jax.random.key(0), 2)
 def test_every_algorithm_of_the_table_is_tested_here():
     assert set(SMALL) | set(SETTINGS) == set(ALGORITHMS)
     for name, algorithm in {**{name: row[0] for name, row in SMALL.items()}, **SETTINGS}.items():
-        assert algorithm_class(name) is type(algorithm) and name_of(algorithm) == name
+        assert algorithm_class(name) is type(algorithm) and registered_name(algorithm) == name
         assert ALGORITHMS[name][2]
 
 
@@ -78,7 +78,7 @@ def test_an_unknown_algorithm_is_refused_with_near_matches():
         algorithm_class("pop")
     with pytest.raises(InvalidInput, match="no algorithm is called 'os.system'; .*there are .*dqn, .*ppo"):
         algorithm_class("os.system")
-    assert name_of(struct(type("Mine", (), {}))()) == "mine"
+    assert registered_name(struct(type("Mine", (), {}))()) == "mine"
 
 
 @pytest.fixture(scope="module")

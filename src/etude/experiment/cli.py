@@ -10,11 +10,12 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
 from etude import errors
+from etude.experiment import flags
 from etude.experiment.cli_figures import figure, plan
 from etude.experiment.console import enable_cache, fail
 
@@ -39,9 +40,9 @@ hyperparameter with its default. `etude COMMAND --help` says more of each comman
 @dataclasses.dataclass
 class Train:
     """Train an agent, and leave a run directory with its metrics, checkpoints, learning curve and evaluation."""
-    algorithm: tyro.conf.Positional[str]
+    algorithm: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="ALGORITHM")]
     """name of the algorithm: see `etude algorithms`"""
-    environment: tyro.conf.Positional[str]
+    environment: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="ENVIRONMENT")]
     """a Gymnasium id, or module:Name to import the module that registers it"""
     steps: int = 100_000
     """environment steps of each seed, never overshot"""
@@ -118,30 +119,34 @@ def train(arguments: list[str]) -> None:
     from etude import algorithms
     name, environment = named(arguments)
     if name is None:
-        tyro.cli(Train, prog="etude train", args=arguments)
+        if flags.HELP & set(arguments):
+            flags.parse(Train, "etude train", arguments)
+        flags.words_of_train(arguments, Train)
         fail("name an algorithm and an environment: etude train ALGORITHM ENVIRONMENT; "
              f"there are {', '.join(algorithms.ALGORITHMS)}")
     cls = algorithms.algorithm_class(name)
-    if environment is None and not {"-h", "--help"} & set(arguments):
+    if environment is None and not flags.HELP & set(arguments):
+        flags.prepared_train(arguments, Train, cls, name)
         fail(f"name the environment after the algorithm: etude train {name} ENVIRONMENT; `etude environments` lists them")
     enable_cache()
     from etude.experiment.display import display_for
     from etude.experiment.presets import preset
     from etude.experiment.run import carry_on, create, settle
-    algorithm, options = algorithms.setting(name)(), Train(name, environment or "", num_envs=cls.default_num_envs)
+    algorithm = algorithms.algorithm_factory(name)()
+    options = Train(name, environment or "", num_envs=cls.default_num_envs)
     known = preset(name, environment) if environment else None
     if known:
         algorithm, options.num_envs, options.steps = known
-    command = dataclasses.make_dataclass("Command", [("run", Train), ("algorithm", cls)])
     origin = f"\n\nDefaults are the preset for {environment}." if known else ""
-    command.__doc__ = f"{Train.__doc__}\n\n{name}: {cls.__doc__}{origin}"
-    asked = tyro.cli(command, prog="etude train", args=arguments, default=command(options, algorithm),
-                     config=(tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes))
-    chosen = asked.run
-    settings = settle(asked.algorithm, chosen.environment, steps=chosen.steps, seeds=chosen.seeds, seed=chosen.seed,
-                      backend=chosen.backend, num_envs=chosen.num_envs, workers=chosen.workers, options=parsed(chosen.options),
-                      frame_stack=chosen.frame_stack, action_masks=chosen.action_masks,
-                      checkpoint_interval=chosen.checkpoint_interval, evaluation_episodes=chosen.evaluation_episodes, name=name)
+    chosen, algorithm = flags.parse_train(
+        Train, cls, name, "etude train", arguments, (options, algorithm),
+        description=f"{Train.__doc__}\n\n{name}: {cls.__doc__}{origin}")
+    settings = settle(
+        algorithm, chosen.environment, steps=chosen.steps, seeds=chosen.seeds, seed=chosen.seed,
+        backend=chosen.backend, num_envs=chosen.num_envs, workers=chosen.workers,
+        options=parsed(chosen.options), frame_stack=chosen.frame_stack,
+        action_masks=chosen.action_masks, checkpoint_interval=chosen.checkpoint_interval,
+        evaluation_episodes=chosen.evaluation_episodes, name=name)
     run = create(settings, chosen.out)
     carry_on(run, display_for(run, True), chosen.video)
 
@@ -151,7 +156,7 @@ def resume(arguments: list[str]) -> None:
     @dataclasses.dataclass
     class Resume:
         """Go on with a run from its newest checkpoint."""
-        run: tyro.conf.Positional[Path]
+        run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
         """the run directory"""
         steps: int | None = None
         """a larger budget of environment steps for each seed, to go on further than first asked"""
@@ -159,7 +164,7 @@ def resume(arguments: list[str]) -> None:
         """the run's environment, where its name is module:Name: a module is never imported because a file says so"""
         video: bool = False
         """record an episode at the end"""
-    asked = tyro.cli(Resume, prog="etude resume", args=arguments)
+    asked = flags.parse(Resume, "etude resume", arguments)
     enable_cache()
     from etude.experiment.run import resume
     resume(asked.run, asked.steps, environment=asked.environment, video=asked.video)
@@ -170,7 +175,7 @@ def evaluate(arguments: list[str]) -> None:
     @dataclasses.dataclass
     class Evaluate:
         """Judge a run's agents on the Gymnasium environment; writes evaluation.json into the run directory."""
-        run: tyro.conf.Positional[Path]
+        run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
         """the run directory"""
         episodes: int | None = None
         """of each seed; default what the run was asked for"""
@@ -182,7 +187,7 @@ def evaluate(arguments: list[str]) -> None:
         """the run's environment, where its name is module:Name"""
         video: bool = False
         """record an episode"""
-    asked = tyro.cli(Evaluate, prog="etude evaluate", args=arguments)
+    asked = flags.parse(Evaluate, "etude evaluate", arguments)
     enable_cache()
     from rich.console import Console
     from rich.table import Table
@@ -210,7 +215,7 @@ def watch(arguments: list[str]) -> None:
     @dataclasses.dataclass
     class Watch:
         """Show a run's agent in a window."""
-        run: tyro.conf.Positional[Path]
+        run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
         """the run directory"""
         episodes: int = 5
         """to play"""
@@ -220,7 +225,7 @@ def watch(arguments: list[str]) -> None:
         """of the episodes"""
         environment: str | None = None
         """the run's environment, where its name is module:Name"""
-    asked = tyro.cli(Watch, prog="etude watch", args=arguments)
+    asked = flags.parse(Watch, "etude watch", arguments)
     enable_cache()
     from etude.experiment.run import load
     from etude.experiment.video import watch
@@ -234,9 +239,9 @@ def environments(arguments: list[str]) -> None:
     @dataclasses.dataclass
     class Environments:
         """List the environments, with the backends that have them and the algorithms that have a preset."""
-        filter: tyro.conf.Positional[str] = ""
+        filter: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="[FILTER]")] = ""
         """part of the id; a single match also shows its spaces"""
-    asked = tyro.cli(Environments, prog="etude environments", args=arguments)
+    asked = flags.parse(Environments, "etude environments", arguments)
     from rich.console import Console
     from rich.table import Table
 
@@ -257,7 +262,7 @@ def algorithms(arguments: list[str]) -> None:
     @dataclasses.dataclass
     class Algorithms:
         """List the algorithms."""
-    tyro.cli(Algorithms, prog="etude algorithms", args=arguments)
+    flags.parse(Algorithms, "etude algorithms", arguments)
     from etude.algorithms import ALGORITHMS
     for name, (_, _, line) in ALGORITHMS.items():
         print(f"{name:{max(map(len, ALGORITHMS))}} {line}")

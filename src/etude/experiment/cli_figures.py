@@ -1,9 +1,11 @@
 """The commands that draw: `etude plan`, and `etude figure` with a function for each claim of the notes."""
 import dataclasses
 import sys
+from typing import Annotated
 
 import tyro
 
+from etude.experiment import flags
 from etude.experiment.console import enable_cache, fail
 
 
@@ -14,7 +16,7 @@ def plan(arguments: list[str]) -> None:
     @dataclasses.dataclass
     class Plan:
         """Plan on a small problem from a random start, and draw the path, the cost by iteration and the motion."""
-        problem: tyro.conf.Positional[str]
+        problem: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="PROBLEM")]
         """double-integrator, pendulum, cart-pole, acrobot, quadrotor, car; tic-tac-toe or connect-four for tree search"""
         planner: Planner | None = None
         """default ilqr, and mcts for games"""
@@ -30,7 +32,7 @@ def plan(arguments: list[str]) -> None:
         """film the motion"""
         out: str | None = None
         """the directory to write to; default runs/plan-PROBLEM-PLANNER"""
-    asked = tyro.cli(Plan, prog="etude plan", args=arguments)
+    asked = flags.parse(Plan, "etude plan", arguments)
     enable_cache()
     directory, found = plan(**vars(asked))
     if "cost" in found:
@@ -60,7 +62,7 @@ def overestimation(arguments: list[str]) -> None:
     @dataclasses.dataclass
     class Overestimation:
         """Train deep Q-learning with single and with double targets, and draw its values beside the returns that followed."""
-        environment: tyro.conf.Positional[str]
+        environment: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="ENVIRONMENT")]
         """a Gymnasium id with discrete actions"""
         steps: int | None = None
         """environment steps of each seed; default the preset's"""
@@ -68,7 +70,7 @@ def overestimation(arguments: list[str]) -> None:
         """agents of each kind"""
         out: str | None = None
         """the directory to write to; default runs/overestimation-ENVIRONMENT"""
-    asked = tyro.cli(Overestimation, prog="etude figure overestimation", args=arguments)
+    asked = flags.parse(Overestimation, "etude figure overestimation", arguments)
     enable_cache()
     from etude.experiment.overestimation import overestimation
     directory, found = overestimation(asked.environment, asked.steps, asked.seeds, asked.out)
@@ -88,7 +90,7 @@ def policy_gradient_variance(arguments: list[str]) -> None:
         """of the decision process and of the episodes"""
         out: str | None = None
         """the directory to write to; default runs/policy_gradient_variance"""
-    asked = tyro.cli(Variance, prog="etude figure policy-gradient-variance", args=arguments)
+    asked = flags.parse(Variance, "etude figure policy-gradient-variance", arguments)
     enable_cache()
     from etude.experiment.variance import policy_gradient_variance
     directory, found = policy_gradient_variance(asked.episodes, asked.seed, asked.out)
@@ -108,7 +110,7 @@ def open_loop(arguments: list[str]) -> None:
         """of the shakes and the searches"""
         out: str | None = None
         """the directory to write to; default runs/open_loop"""
-    asked = tyro.cli(OpenLoop, prog="etude figure open-loop", args=arguments)
+    asked = flags.parse(OpenLoop, "etude figure open-loop", arguments)
     enable_cache()
     from etude.experiment.open_loop import open_loop
     directory, found = open_loop(asked.runs, asked.seed, asked.out)

@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from etude.algorithms import name_of
+from etude.algorithms import registered_name
 from etude.environments.registry import Backend, choose_backend, make
 from etude.errors import InvalidInput
 from etude.experiment import figures, files, records, statistics
@@ -175,8 +175,8 @@ def settle(algorithm: Any, environment: str, *, steps: int, seeds: int = 1, seed
     if getattr(algorithm, "model", None) == "":                  # a planner that names no model plans on what it acts in
         algorithm = replace(algorithm, model=environment.split(":")[-1])
     backend = choose_backend(environment, backend, bool(options or workers or action_masks))
-    settings = Settings(name or name_of(algorithm), algorithm, environment, backend, steps, num_envs, seed, seeds, workers,
-                        options or {}, frame_stack, action_masks, evaluation_episodes=evaluation_episodes)
+    settings = Settings(name or registered_name(algorithm), algorithm, environment, backend, steps, num_envs, seed, seeds,
+                        workers, options or {}, frame_stack, action_masks, evaluation_episodes=evaluation_episodes)
     settings.check()
     if checkpoint_interval is not None and checkpoint_interval < 1:
         raise InvalidInput(f"checkpoint_interval is {checkpoint_interval}; it must be at least 1")

@@ -172,3 +172,11 @@ class ActorCritic:
 
 # Advantage actor-critic, synchronous, in many copies at once (Mnih et al., 2016), with the settings of Stable-Baselines3.
 A2C = partial(ActorCritic, learning_rate=7e-4, optimizer_name="rmsprop", gae_lambda=1.0, rollout_length=5)
+
+ALGORITHMS = {
+    "actor-critic": (
+        ActorCritic,
+        "policy gradient with a learned value function, batch or online: every kind of action",
+    ),
+    "a2c": (A2C, "advantage actor-critic: short rollouts of many environment copies"),
+}

@@ -294,3 +294,14 @@ def actions_of(space: spaces.Space, lowest_log_std: float) -> DiscreteActions | 
 # Nothing but the least standard deviation keeps its policy from certainty, where actions no longer differ and nothing is learned.
 OffPolicyActorCritic = functools.partial(SAC, critics=1, learn_temperature=False, initial_temperature=0.0, lowest_log_std=-2.0,
                                          gradient="score")
+
+ALGORITHMS = {
+    "off-policy-actor-critic": (
+        OffPolicyActorCritic,
+        "actor-critic from replay with a score-function gradient: Box or discrete actions",
+    ),
+    "sac": (
+        SAC,
+        "soft actor-critic with twin critics and a learned temperature: Box or discrete actions",
+    ),
+}

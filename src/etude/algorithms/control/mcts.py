@@ -51,3 +51,7 @@ class MCTS:
     def update(self, state: Array, experience: Transition, key: Array) -> tuple[Array, dict[str, Any]]:
         """There is nothing to learn."""
         return state, {"updates": 0}
+
+ALGORITHMS = {
+    "mcts": (MCTS, "Monte Carlo tree search with the environment's true model: discrete actions"),
+}

@@ -96,3 +96,7 @@ class MPC:
                 return found.best, Plans(found.mean, kept)
         found = mppi(score, key, start.mean, self.std, **sizes, temperature=self.temperature, exponent=self.noise_exponent)
         return found.mean, Plans(found.mean, start.kept)
+
+ALGORITHMS = {
+    "mpc": (MPC, "model-predictive control with the environment's true model: a bounded Box"),
+}

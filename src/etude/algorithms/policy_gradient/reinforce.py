@@ -265,3 +265,14 @@ def squared_scores(policy: Policy, batch: Batch) -> Array:
 
 # The gradient from what an earlier policy did, several steps on a batch (notes, lecture 5).
 OffPolicyGradient = partial(Reinforce, gradient_steps=10, weight_limit=2.0)
+
+ALGORITHMS = {
+    "reinforce": (
+        Reinforce,
+        "policy gradient from whole episodes, with a choice of baselines: every kind of action",
+    ),
+    "off-policy-gradient": (
+        OffPolicyGradient,
+        "REINFORCE with several gradient steps on each batch, corrected by importance weights",
+    ),
+}

@@ -149,3 +149,11 @@ class PPO:
 
 # Dual gradient descent on KL ≤ ε: the policy follows the Lagrangian, the multiplier its violation (notes, lecture 9).
 DualGradient = partial(PPO, clip=math.inf, kl_penalty="dual")
+
+ALGORITHMS = {
+    "dual-gradient": (
+        DualGradient,
+        "PPO without a clip; a penalty on the divergence is learned by dual gradient ascent",
+    ),
+    "ppo": (PPO, "proximal policy optimization: every kind of action"),
+}

@@ -126,3 +126,15 @@ class TRPO:
 
 # The step of the closed form, as it is (Kakade, 2001; notes, lecture 9).
 NaturalGradient = partial(TRPO, line_search_steps=0)
+
+ALGORITHMS = {
+    "natural-gradient": (
+        NaturalGradient,
+        "natural policy gradient: one closed-form step for each rollout; every kind of action",
+    ),
+    "trpo": (
+        TRPO,
+        "trust region policy optimization: the natural gradient with a line "
+        "search on the divergence",
+    ),
+}

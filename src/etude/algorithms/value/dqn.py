@@ -234,3 +234,17 @@ FittedQ = partial(DQN, double=False, rollout_length=500, gradient_steps=500, tar
 # All that was found to help, in one agent (Hessel et al., 2018).
 Rainbow = partial(DQN, double=True, dueling=True, noisy=True, prioritised=True, n_step=3, head="categorical", initial_epsilon=0.0,
                   final_epsilon=0.0)
+
+ALGORITHMS = {
+    "dqn": (DQN, "deep Q-learning: discrete actions, or a bounded Box with a sampling optimizer"),
+    "online-q": (OnlineQ, "DQN without replay: one gradient step on each environment step"),
+    "fitted-q": (
+        FittedQ,
+        "DQN as fitted Q iteration: hundreds of gradient steps for each target network",
+    ),
+    "rainbow": (
+        Rainbow,
+        "DQN with double, dueling, n-step, prioritized, noisy and categorical learning "
+        "(Hessel et al., 2018)",
+    ),
+}

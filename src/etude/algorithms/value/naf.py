@@ -135,3 +135,7 @@ def lower_triangle(entries: Array, n: int) -> Array:
     diagonal = rows == columns
     entries = jnp.where(diagonal, jnp.exp(jnp.where(diagonal, entries, 0)), entries)        # twice: a gradient never is inf · 0
     return jnp.zeros((*entries.shape[:-1], n, n)).at[..., rows, columns].set(entries)
+
+ALGORITHMS = {
+    "naf": (NAF, "normalized advantage functions: Q is quadratic in the action of a bounded Box"),
+}

@@ -110,3 +110,10 @@ class PQN:
         (value, mean), gradient = jax.value_and_grad(loss, has_aux=True)(q)
         step, optimizer = self.optimizer(steps).update(gradient, optimizer)
         return (optax.apply_updates(q, step), optimizer), {"q_loss": value, "q_value": mean}
+
+ALGORITHMS = {
+    "pqn": (
+        PQN,
+        "parallelized Q-learning: many environment copies, no replay and no target network",
+    ),
+}

@@ -115,3 +115,8 @@ def fit_q(q: Array, step: Transition, target: Array, ready: Array, rate: Array) 
 
 
 SARSA = functools.partial(QLearning, target="sarsa")
+
+ALGORITHMS = {
+    "q-learning": (QLearning, "Q-learning in a table: Discrete observations and actions"),
+    "sarsa": (SARSA, "SARSA, on-policy Q-learning, in a table: Discrete observations and actions"),
+}

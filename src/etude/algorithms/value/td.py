@@ -74,3 +74,7 @@ class TD:
         moved = value + rate * traces.max(0) * mean
         metrics = {"value_loss": errors.squared(error).mean(), "value": value[now.observation].mean()}
         return (moved, jnp.where(now.done[:, None], 0, traces)), metrics
+
+ALGORITHMS = {
+    "td": (TD, "TD(λ) in a table: the value of the uniformly random policy"),
+}

@@ -147,3 +147,8 @@ class TD3:
 
 
 DDPG = functools.partial(TD3, critics=1, policy_interval=1, target_noise=0.0)
+
+ALGORITHMS = {
+    "ddpg": (DDPG, "deep deterministic policy gradient: a bounded Box"),
+    "td3": (TD3, "DDPG with twin critics, target policy smoothing and delayed policy updates"),
+}
