@@ -1,13 +1,15 @@
-"""etude's tree search in plain Python, which makes the compiled one's tree node by node, at the work given as JSON."""
+"""etude's tree search in plain Python, which makes the compiled one's tree node by node, at the
+work given as JSON."""
+
 import json
 import sys
 
 import numpy as np
 import stopwatch
 
-from etude.experiment.settings import versions
-from etude.planning.mcts import UCT
-from etude.planning.mcts_python import search
+from etude.planning.tree.mcts import UCT
+from etude.planning.tree.mcts_python import search_simulator
+from etude.runs.settings import package_versions
 
 LINES = ((0, 1, 2), (3, 4, 5), (6, 7, 8), (0, 3, 6), (1, 4, 7), (2, 5, 8), (0, 4, 8), (2, 4, 6))
 
@@ -30,6 +32,9 @@ class Board:
 
 
 work = json.loads(sys.argv[1])
-uct, rng = UCT(9, work["simulations"], horizon=9, players=2, legal=Board.legal), np.random.default_rng(work["seed"])
-took = stopwatch.seconds(lambda: search(uct, Board([0] * 9), rng), work["budget"])
-print(json.dumps({"steps": work["simulations"], "seconds": took, "versions": versions()}))
+uct, rng = (
+    UCT(9, work["simulations"], horizon=9, players=2, legal=Board.legal),
+    np.random.default_rng(work["seed"]),
+)
+took = stopwatch.seconds(lambda: search_simulator(uct, Board([0] * 9), rng), work["budget"])
+print(json.dumps({"steps": work["simulations"], "seconds": took, "versions": package_versions()}))

@@ -1,8 +1,10 @@
-"""What the planners reach, how long they take, and how fast they are beside other libraries: `make benchmark-planning`.
+"""What the planners reach, how long they take, and how fast they are beside other libraries: `make
+benchmark-planning`.
 
-The pendulum's optimum is found by dynamic programming on a grid, and then played from the same starts as the planners play.
-turns.py says how libraries are compared.
+The pendulum's optimum is found by dynamic programming on a grid, and then played from the same
+starts as the planners play. turns.py says how libraries are compared.
 """
+
 import argparse
 import sys
 from typing import Any
@@ -19,13 +21,13 @@ from stopwatch import seconds
 from turns import turns
 
 import etude
-from etude.environments.models import true_model
-from etude.planning.cross_entropy import cross_entropy
-from etude.planning.ilqr import ilqr
-from etude.planning.model import Control
-from etude.planning.plans import plan_score
+from etude.models.true_models import true_model
+from etude.planning.plans import return_of_plans
+from etude.planning.protocol import ControlProblem
+from etude.planning.sampling.cem import cem
+from etude.planning.trajectory.ilqr import ilqr
 
-ALONE = ("reached", "time")             # parts without other libraries
+ALONE = ("reached", "time")  # parts without other libraries
 HEADINGS = ["what", "figure", "bar", "met", "measured"]
 NOTES = """# Planning
 
@@ -45,12 +47,24 @@ def main() -> None:
     load, sound = report.load(), True
     if not asked.quick:
         report.warn_of(load, console)
-    sections = {name: found for name, found in report.earlier(directory, "planning").items() if name in (*ALONE, *CONTESTS)}
+    sections = {
+        name: found
+        for name, found in report.earlier(directory, "planning").items()
+        if name in (*ALONE, *CONTESTS)
+    }
     for name in asked.only or [*ALONE, *CONTESTS]:
         console.rule(name)
-        facts = {"measured": report.now(), "machine": report.machine(), "load_before": load, "quick": asked.quick}
+        facts = {
+            "measured": report.now(),
+            "machine": report.machine(),
+            "load_before": load,
+            "quick": asked.quick,
+        }
         if name == "reached":
-            rows = [*solved(4 if asked.quick else 20), *pendulum(starts, 51 if asked.quick else 401)]
+            rows = [
+                *solved(4 if asked.quick else 20),
+                *pendulum(starts, 51 if asked.quick else 401),
+            ]
             found = {"random_starts": starts, "rows": rows}
         elif name == "time":
             found = {"rows": timed(0.2 if asked.quick else BUDGET)}
@@ -66,18 +80,35 @@ def main() -> None:
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", action="append", choices=[*ALONE, *CONTESTS], help="measure this; may be repeated")
+    parser.add_argument(
+        "--only", action="append", choices=[*ALONE, *CONTESTS], help="measure this; may be repeated"
+    )
     parser.add_argument("--starts", type=int, default=100, help="of Pendulum-v1 (default 100)")
-    parser.add_argument("--rounds", type=int, default=3, help="measurements beside other libraries (default 3)")
-    parser.add_argument("--quick", action="store_true", help="little of everything, to see that all works; kept apart")
+    parser.add_argument(
+        "--rounds", type=int, default=3, help="measurements beside other libraries (default 3)"
+    )
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="little of everything, to see that all works; kept apart",
+    )
     return parser.parse_args()
 
 
 def held(contest: Contest, rounds: int, quick: bool) -> dict[str, Any]:
     """All sides of a contest, a trial being a third of the time."""
+
     def settings(side, trial):
-        return contest.settings | side.given | {"budget": 0.2 if quick else BUDGET / 3 if trial else BUDGET}
-    return {"settings": contest.settings, "sides": turns(contest.sides, rounds, settings, contest.unit)}
+        return (
+            contest.settings
+            | side.given
+            | {"budget": 0.2 if quick else BUDGET / 3 if trial else BUDGET}
+        )
+
+    return {
+        "settings": contest.settings,
+        "sides": turns(contest.sides, rounds, settings, contest.unit),
+    }
 
 
 def timed(budget: float) -> list[dict[str, Any]]:
@@ -86,28 +117,59 @@ def timed(budget: float) -> list[dict[str, Any]]:
 
     @jax.jit
     def replan(mean, key):
-        score = plan_score(model, state, key)
-        return cross_entropy(score, key, mean, 0.5, samples=100, elites=10, iterations=4).mean
-    milliseconds = 1e3 * seconds(lambda: replan(jnp.zeros((25, 1)), jax.random.key(0)).block_until_ready(), budget)
-    rows = [row("a step of cem on Pendulum-v1, 100 samples × 25 steps × 4", milliseconds, f"{milliseconds:.2f} ms", "< 2 ms",
-                milliseconds < 2)]
+        score = return_of_plans(model, state, key)
+        return cem(score, key, mean, 0.5, samples=100, elites=10, iterations=4).mean
+
+    milliseconds = 1e3 * seconds(
+        lambda: replan(jnp.zeros((25, 1)), jax.random.key(0)).block_until_ready(), budget
+    )
+    rows = [
+        row(
+            "a step of cem on Pendulum-v1, 100 samples × 25 steps × 4",
+            milliseconds,
+            f"{milliseconds:.2f} ms",
+            "< 2 ms",
+            milliseconds < 2,
+        )
+    ]
     with jax.enable_x64(True):
-        acrobot = Control(problems.swing, lambda x, u, time: problems.cost(x, u), problems.final_cost)
-        run = lambda: ilqr(acrobot, jnp.zeros(4), jnp.zeros((problems.HORIZON, 1))).cost.block_until_ready()
+        acrobot = ControlProblem(
+            problems.swing, lambda x, u, time: problems.cost(x, u), problems.final_cost
+        )
+        run = lambda: ilqr(
+            acrobot, jnp.zeros(4), jnp.zeros((problems.HORIZON, 1))
+        ).cost.block_until_ready()
         milliseconds = 1e3 * seconds(run, budget)
         cost = float(run())
-    return [*rows, row("iLQR, the 50-step acrobot of trajax", milliseconds, f"{milliseconds:.1f} ms", "< 100 ms",
-                       milliseconds < 100), row("its cost", cost, f"{cost:.2f}", "< 51", cost < 51)]
+    return [
+        *rows,
+        row(
+            "iLQR, the 50-step acrobot of trajax",
+            milliseconds,
+            f"{milliseconds:.1f} ms",
+            "< 100 ms",
+            milliseconds < 100,
+        ),
+        row("its cost", cost, f"{cost:.2f}", "< 51", cost < 51),
+    ]
 
 
 def table(name: str, sections: dict[str, Any]) -> tuple[str, list[str], list[list[str]]]:
     """(title, headings, rows) of a section."""
     section = sections[name]
     if name in ALONE:
-        return name.capitalize(), HEADINGS, [[row["what"], row["figure"], row["bar"], pages.MET[row["met"]], section["measured"]]
-                                             for row in section["rows"]]
+        return (
+            name.capitalize(),
+            HEADINGS,
+            [
+                [row["what"], row["figure"], row["bar"], pages.MET[row["met"]], section["measured"]]
+                for row in section["rows"]
+            ],
+        )
     contest = CONTESTS[name]
-    return pages.compared(contest.title, contest.bars, section["sides"], not section["quick"], "planner", contest.unit)
+    return pages.compared(
+        contest.title, contest.bars, section["sides"], not section["quick"], "planner", contest.unit
+    )
 
 
 def page(sections: dict[str, Any]) -> str:
@@ -117,12 +179,23 @@ def page(sections: dict[str, Any]) -> str:
     parts = [NOTES, "\n", report.markdown(HEADINGS, rows), "\n"]
     for name in alone:
         machine = sections[name]["machine"]
-        parts.append(f"* {name}: on {machine['processor']}, {machine['cores']} cores, load beforehand "
-                     f"{sections[name]['load_before']}; etude {etude.__version__}, jax {jax.__version__}.\n")
+        parts.append(
+            f"* {name}: on {machine['processor']}, {machine['cores']} cores, load beforehand "
+            f"{sections[name]['load_before']}; etude {etude.__version__}, jax {jax.__version__}.\n"
+        )
     for name, contest in CONTESTS.items():
         if name in sections:
-            settings = ", ".join(f"{key} {value}" for key, value in contest.settings.items() if key != "planner")
-            parts.append(pages.written(*table(name, sections), sections[name], contest.unit, [f"* settings: {settings}"]))
+            settings = ", ".join(
+                f"{key} {value}" for key, value in contest.settings.items() if key != "planner"
+            )
+            parts.append(
+                pages.written(
+                    *table(name, sections),
+                    sections[name],
+                    contest.unit,
+                    [f"* settings: {settings}"],
+                )
+            )
     return "".join(parts)
 
 

@@ -1,14 +1,16 @@
-"""What planners are timed on, for etude and for the peers that are written in JAX too: theirs is the same to the letter."""
+"""What planners are timed on, for etude and for the peers that are written in JAX too: theirs is
+the same to the letter."""
+
 import jax
 import jax.numpy as jnp
 
 from etude.environments.classic.acrobot import Acrobot
-from etude.planning.games import TIC_TAC_TOE
+from etude.planning.tree.games import TIC_TAC_TOE
 
 GAME = TIC_TAC_TOE
-HORIZON = 50                                     # of the acrobot, which hangs and is to stand: an example of trajax's
+HORIZON = 50  # of the acrobot, which hangs and is to stand: an example of trajax's
 GOAL = (jnp.pi, 0.0, 0.0, 0.0)
-FORCE = 5.0                                      # of the acrobot's motor at most, where a planner needs a box
+FORCE = 5.0  # of the acrobot's motor at most, where a planner needs a box
 
 
 def boards(roots: int) -> jax.Array:

@@ -1,4 +1,6 @@
-"""What the benchmarks share: the machine, tables, and results that are kept from one run to the next."""
+"""What the benchmarks share: the machine, tables, and results that are kept from one run to the
+next."""
+
 import os
 import platform
 import sys
@@ -11,13 +13,13 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from etude.experiment import files
+from etude.storage import files
 
 HERE = Path(__file__).resolve().parent
 RESULTS, RUNS = HERE / "results", HERE / "runs"
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 MINUTE = "%Y-%m-%d %H:%M"
-QUIET = 0.5                 # processes at work in the last minute, at most
+QUIET = 0.5  # processes at work in the last minute, at most
 
 
 def now() -> str:
@@ -28,7 +30,9 @@ def machine() -> dict[str, Any]:
     """What a figure was measured on."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
-        processor = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+        processor = next(
+            line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")
+        )
     except (OSError, StopIteration):
         processor = platform.processor() or platform.machine()
     return {"cores": CORES, "processor": processor, "platform": platform.platform()}
@@ -42,7 +46,9 @@ def load() -> float:
 def warn_of(load: float, console: Console) -> None:
     """Of a machine that is busy before a measurement that counts."""
     if load > QUIET:
-        console.print(f"the machine is busy with something else: its load is {load}", style="yellow")
+        console.print(
+            f"the machine is busy with something else: its load is {load}", style="yellow"
+        )
 
 
 def listed(versions: dict[str, str]) -> str:
@@ -54,7 +60,9 @@ def console() -> Console:
     return Console(highlight=False, width=None if sys.stdout.isatty() else 160)
 
 
-def show(console: Console, title: str, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+def show(
+    console: Console, title: str, headings: Sequence[str], rows: Sequence[Sequence[str]]
+) -> None:
     """Print a table."""
     table = Table(title=title, title_justify="left", box=box.SIMPLE)
     for heading in headings:

@@ -1,7 +1,9 @@
-"""Steps per second beside other libraries at the same work, and seconds to a start: `make benchmark`.
+"""Steps per second beside other libraries at the same work, and seconds to a start: `make
+benchmark`.
 
 turns.py says how they are measured.
 """
+
 import argparse
 import subprocess
 import sys
@@ -27,9 +29,16 @@ def main() -> None:
         report.warn_of(load, console)
     for name in asked.only or [*WORKS, "start-up"]:
         console.rule(name)
-        facts = {"measured": report.now(), "machine": report.machine(), "load_before": load, "rounds": rounds,
-                 "quick": asked.quick}
-        found = start_up(rounds) if name == "start-up" else at_work(WORKS[name], rounds, asked.quick)
+        facts = {
+            "measured": report.now(),
+            "machine": report.machine(),
+            "load_before": load,
+            "rounds": rounds,
+            "quick": asked.quick,
+        }
+        found = (
+            start_up(rounds) if name == "start-up" else at_work(WORKS[name], rounds, asked.quick)
+        )
         sections[name] = facts | found
         sound &= not pages.errors_of(sections[name])
         report.write(directory, "speed", sections, pages.whole(sections))
@@ -40,20 +49,35 @@ def main() -> None:
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", action="append", choices=[*WORKS, "start-up"], help="measure this; may be repeated")
-    parser.add_argument("--rounds", type=int, default=3, help="measurements of each side (default 3)")
-    parser.add_argument("--quick", action="store_true", help="a few steps, to see that all works; kept apart")
+    parser.add_argument(
+        "--only",
+        action="append",
+        choices=[*WORKS, "start-up"],
+        help="measure this; may be repeated",
+    )
+    parser.add_argument(
+        "--rounds", type=int, default=3, help="measurements of each side (default 3)"
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="a few steps, to see that all works; kept apart"
+    )
     return parser.parse_args()
 
 
 def at_work(work: Work, rounds: int, quick: bool) -> dict[str, Any]:
-    """All sides of a work, a trial being a third of the steps; a measurement counts from a tenth of them after warm-up on."""
+    """All sides of a work, a trial being a third of the steps; a measurement counts from a tenth of
+    them after warm-up on."""
+
     def settings(side, trial):
         warmup, steps = warmup_of(work), budget(work, side, quick)
         if trial:
             steps = warmup + (steps - warmup) // 3
-        return work.settings | side.given | {"products": work.products, "steps": steps,
-                                             "skip": warmup + (steps - warmup) // 10}
+        return (
+            work.settings
+            | side.given
+            | {"products": work.products, "steps": steps, "skip": warmup + (steps - warmup) // 10}
+        )
+
     return {"settings": work.settings, "sides": turns(work.sides, rounds, settings, "steps")}
 
 
@@ -78,28 +102,41 @@ def start_up(rounds: int) -> dict[str, Any]:
         with tempfile.TemporaryDirectory() as folder:
             starts["etude --help"]["seconds"].append(until("usage:", ["--help"], folder))
             for i, (label, _, words, cache) in enumerate(commands()):
-                seconds = until("steps/s", [*words, "--out", f"{folder}/run-{i}"], f"{folder}/{cache}")
+                seconds = until(
+                    "steps/s", [*words, "--out", f"{folder}/run-{i}"], f"{folder}/{cache}"
+                )
                 starts[label]["seconds"].append(seconds)
                 console.print(f"{label:42} {seconds:5.1f} s")
     return {"starts": starts}
 
 
 def commands() -> Iterator[tuple[str, float, list[str], str]]:
-    """What is started: (label, seconds at most, arguments, its cache of compiled programs, empty when it is cold)."""
+    """What is started: (label, seconds at most, arguments, its cache of compiled programs, empty
+    when it is cold)."""
     for algorithm in ("dqn", "ppo"):
         for backend, bars in STARTS.items():
             for state, bar in bars.items():
-                yield (f"train {algorithm} CartPole-v1, {backend}, {state}", bar,
-                       ["train", algorithm, "CartPole-v1", "--backend", backend], f"{algorithm}-{backend}")
+                yield (
+                    f"train {algorithm} CartPole-v1, {backend}, {state}",
+                    bar,
+                    ["train", algorithm, "CartPole-v1", "--backend", backend],
+                    f"{algorithm}-{backend}",
+                )
 
 
 def until(sign: str, words: list[str], cache: str) -> float:
-    """Seconds until `etude` with these words prints a line with `sign` in it, and is ended; NaN when it never does."""
-    command, environ = [OURS.with_name("etude"), *words], ENVIRON | {"JAX_COMPILATION_CACHE_DIR": cache}
+    """Seconds until `etude` with these words prints a line with `sign` in it, and is ended; NaN
+    when it never does."""
+    command, environ = (
+        [OURS.with_name("etude"), *words],
+        ENVIRON | {"JAX_COMPILATION_CACHE_DIR": cache},
+    )
     quiet = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
     clock = time.perf_counter()
     with subprocess.Popen(command, env=environ, text=True, **quiet) as process:
-        seconds = next((time.perf_counter() - clock for line in process.stdout if sign in line), float("nan"))
+        seconds = next(
+            (time.perf_counter() - clock for line in process.stdout if sign in line), float("nan")
+        )
         process.kill()
     return seconds
 

@@ -1,5 +1,6 @@
-"""Sides at the same work: every measurement is a process of its own, and they take turns, so that what else the machine does
-falls on all."""
+"""Sides at the same work: every measurement is a process of its own, and they take turns, so that
+what else the machine does falls on all."""
+
 import json
 import os
 import subprocess
@@ -10,8 +11,8 @@ import report
 from report import HERE
 from works import Side
 
-TIMEOUT = 1_800             # seconds for one measurement
-TUNING = ("JAX_", "XLA_", "OMP_", "MKL_", "TORCH_")         # what the caller has set of these stays out
+TIMEOUT = 1_800  # seconds for one measurement
+TUNING = ("JAX_", "XLA_", "OMP_", "MKL_", "TORCH_")  # what the caller has set of these stays out
 ENVIRON = {name: value for name, value in os.environ.items() if not name.startswith(TUNING)}
 console = report.console()
 
@@ -20,12 +21,19 @@ class Failed(Exception):
     """A measurement came to nothing."""
 
 
-def turns(sides: list[Side], rounds: int, settings: Callable[[Side, bool], dict[str, Any]], unit: str) -> dict[str, Any]:
-    """What each side measures, by label: first which of its variants is the fastest, then the rounds, in turn.
+def turns(
+    sides: list[Side], rounds: int, settings: Callable[[Side, bool], dict[str, Any]], unit: str
+) -> dict[str, Any]:
+    """What each side measures, by label: first which of its variants is the fastest, then the
+    rounds, in turn.
 
-    `settings` is what a side is told, of a trial or not, beside a seed. It answers with steps, of `unit`, and their seconds.
+    `settings` is what a side is told, of a trial or not, beside a seed. It answers with steps, of
+    `unit`, and their seconds.
     """
-    found = {side.label: {"variant": next(iter(side.variants)), "tried": {}, "measurements": []} for side in sides}
+    found = {
+        side.label: {"variant": next(iter(side.variants)), "tried": {}, "measurements": []}
+        for side in sides
+    }
     for side in sides:
         if len(side.variants) > 1:
             choose(side, found[side.label], settings(side, True) | {"seed": 0}, unit)
@@ -56,7 +64,9 @@ def attempt(side: Side, found: dict[str, Any], settings: dict[str, Any], unit: s
     """One measurement more in `found`, or why there is none."""
     variant = found["variant"]
     try:
-        measured = json.loads(output([side.python, HERE / side.script, json.dumps(settings)], side.variants[variant]))
+        measured = json.loads(
+            output([side.python, HERE / side.script, json.dumps(settings)], side.variants[variant])
+        )
     except Failed as failure:
         found["error"] = str(failure)
         console.print(f"{side.label:18} failed: {failure}", style="red", markup=False)
@@ -74,8 +84,13 @@ def attempt(side: Side, found: dict[str, Any], settings: dict[str, Any], unit: s
 def output(command: list[Any], environ: dict[str, str]) -> str:
     """The last line a process prints; raises Failed, with its last word, when it fails."""
     try:
-        done = subprocess.run(command, env=ENVIRON | {"JAX_PLATFORMS": "cpu"} | environ, capture_output=True, text=True,
-                              timeout=TIMEOUT)
+        done = subprocess.run(
+            command,
+            env=ENVIRON | {"JAX_PLATFORMS": "cpu"} | environ,
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT,
+        )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise Failed(f"{error}; make installs what it needs, as `make benchmark`") from error
     if done.returncode:

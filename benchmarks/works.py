@@ -1,118 +1,278 @@
 """What is measured: the work, the libraries that do it, and the ratios that etude is held to."""
+
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from report import CORES, HERE
 
 OURS, PEERS = (HERE.parent / venv / "bin" / "python" for venv in (".venv", ".venv-peers"))
-SCHEDULER = "--xla_cpu_enable_concurrency_optimized_scheduler=false"       # which etude sets for itself
+SCHEDULER = "--xla_cpu_enable_concurrency_optimized_scheduler=false"  # which etude sets for itself
 THREADS = {f"torch threads: {n}": {"OMP_NUM_THREADS": str(n)} for n in sorted({1, CORES})}
 FLAGS = {"XLA flags: none": {}, "XLA flags: etude's": {"XLA_FLAGS": SCHEDULER}}
 
 
 class Side(NamedTuple):
     """A library on one kind of environment."""
+
     label: str
     python: Path
     script: str
-    given: dict[str, Any]                       # settings of its own
-    variants: dict[str, dict[str, str]]         # environment variables; the faster variant is measured
-    compiled: bool = False              # environment and all: a step costs the same at any stage of learning
+    given: dict[str, Any]  # settings of its own
+    variants: dict[str, dict[str, str]]  # environment variables; the faster variant is measured
+    compiled: bool = False  # environment and all: a step costs the same at any stage of learning
 
 
 class Bar(NamedTuple):
-    """How many times as fast as a peer etude is on a backend; without `least` the ratio is for information."""
+    """How many times as fast as a peer etude is on a backend; without `least` the ratio is for
+    information."""
+
     ours: str
     peer: str
     least: float | None = None
 
 
 class Work(NamedTuple):
-    """The same work for all sides: an algorithm with its hyperparameters, by etude's names, on an environment."""
+    """The same work for all sides: an algorithm with its hyperparameters, by etude's names, on an
+    environment."""
+
     title: str
     settings: dict[str, Any]
-    steps: int                          # of each measurement, so that all meet the same stages of learning
-    compiled_steps: int                 # of sides that are `compiled`, enough of them to time
+    steps: int  # of each measurement, so that all meet the same stages of learning
+    compiled_steps: int  # of sides that are `compiled`, enough of them to time
     sides: list[Side]
     bars: list[Bar]
-    products: float = 0                 # large matrix products in an update, [batch, width] by [width, width]
+    products: float = 0  # large matrix products in an update, [batch, width] by [width, width]
 
 
-SB3, CONTRIB, REJAX, SBX, LIMIT = "Stable-Baselines3", "sb3-contrib", "rejax", "SBX", "its products alone"
-PEER = {SB3: Side(SB3, PEERS, "peers/sb3.py", {}, THREADS),
-        CONTRIB: Side(CONTRIB, PEERS, "peers/sb3_contributed.py", {}, THREADS),
-        REJAX: Side(REJAX, PEERS, "peers/rejax_ppo.py", {}, FLAGS, compiled=True),
-        SBX: Side(SBX, PEERS, "peers/sbx_agents.py", {}, FLAGS),
-        LIMIT: Side(LIMIT, OURS, "products.py", {}, {"": {}}, compiled=True)}
+SB3, CONTRIB, REJAX, SBX, LIMIT = (
+    "Stable-Baselines3",
+    "sb3-contrib",
+    "rejax",
+    "SBX",
+    "its products alone",
+)
+PEER = {
+    SB3: Side(SB3, PEERS, "peers/sb3.py", {}, THREADS),
+    CONTRIB: Side(CONTRIB, PEERS, "peers/sb3_contributed.py", {}, THREADS),
+    REJAX: Side(REJAX, PEERS, "peers/rejax_ppo.py", {}, FLAGS, compiled=True),
+    SBX: Side(SBX, PEERS, "peers/sbx_agents.py", {}, FLAGS),
+    LIMIT: Side(LIMIT, OURS, "products.py", {}, {"": {}}, compiled=True),
+}
 
 
 def etude_on(*backends: str) -> list[Side]:
-    return [Side(backend, OURS, "ours.py", {"backend": backend}, {"": {}}, backend == "jax") for backend in backends]
+    return [
+        Side(backend, OURS, "ours.py", {"backend": backend}, {"": {}}, backend == "jax")
+        for backend in backends
+    ]
 
 
-DQN = {"algorithm": "dqn", "environment": "CartPole-v1", "num_envs": 1, "hyperparameters": {
-    "hidden": [64, 64], "activation": "relu", "learning_rate": 1e-3, "discount": 0.99, "batch_size": 64,
-    "capacity": 100_000, "warmup_steps": 1_000, "rollout_length": 1, "gradient_steps": 1, "target_interval": 500,
-    "max_gradient_norm": 10.0, "initial_epsilon": 1.0, "final_epsilon": 0.05, "exploration_steps": 10_000.0,
-    "double": False, "loss": "huber"}}
-PPO = {"algorithm": "ppo", "environment": "CartPole-v1", "num_envs": 8, "hyperparameters": {
-    "hidden": [64, 64], "activation": "tanh", "learning_rate": 3e-4, "discount": 0.99, "gae_lambda": 0.95, "clip": 0.2,
-    "rollout_length": 128, "batch_size": 256, "epochs": 4, "normalize_advantage": True, "value_coefficient": 0.5,
-    "entropy_coefficient": 0.0, "max_gradient_norm": 0.5}}
-RECURRENT = PPO | {"hyperparameters": PPO["hyperparameters"] | {
-    "hidden": [64], "recurrent": "lstm", "memory_size": 64, "sequence_length": 128}}
-A2C = {"algorithm": "a2c", "environment": "CartPole-v1", "num_envs": 8, "hyperparameters": {
-    "hidden": [64, 64], "activation": "tanh", "learning_rate": 7e-4, "discount": 0.99, "gae_lambda": 1.0, "rollout_length": 5,
-    "normalize_advantage": False, "value_coefficient": 0.5, "entropy_coefficient": 0.0, "max_gradient_norm": 0.5}}
-TRPO = {"algorithm": "trpo", "environment": "CartPole-v1", "num_envs": 2, "hyperparameters": {
-    "hidden": [64, 64], "activation": "tanh", "learning_rate": 1e-3, "discount": 0.99, "gae_lambda": 0.95, "kl_limit": 0.01,
-    "damping": 0.1, "shrink": 0.8, "conjugate_steps": 15, "line_search_steps": 10, "fisher_interval": 1, "rollout_length": 1024,
-    "batch_size": 128, "value_epochs": 10, "normalize_advantage": True}}
-SAC = {"algorithm": "sac", "environment": "Pendulum-v1", "num_envs": 1, "hyperparameters": {
-    "hidden": [256, 256], "activation": "relu", "learning_rate": 3e-4, "discount": 0.99, "batch_size": 256,
-    "capacity": 100_000, "warmup_steps": 100, "rollout_length": 1, "gradient_steps": 1, "target_rate": 0.005}}
-TD3 = {"algorithm": "td3", "environment": "Pendulum-v1", "num_envs": 1, "hyperparameters": SAC["hyperparameters"] | {
-    "learning_rate": 1e-3, "policy_interval": 2, "target_noise": 0.2, "target_noise_clip": 0.5, "exploration_noise": 0.1}}
+DQN = {
+    "algorithm": "dqn",
+    "environment": "CartPole-v1",
+    "num_envs": 1,
+    "hyperparameters": {
+        "hidden": [64, 64],
+        "activation": "relu",
+        "learning_rate": 1e-3,
+        "discount": 0.99,
+        "batch_size": 64,
+        "capacity": 100_000,
+        "warmup_steps": 1_000,
+        "rollout_length": 1,
+        "gradient_steps": 1,
+        "target_interval": 500,
+        "max_gradient_norm": 10.0,
+        "initial_epsilon": 1.0,
+        "final_epsilon": 0.05,
+        "exploration_steps": 10_000.0,
+        "double": False,
+        "loss": "huber",
+    },
+}
+PPO = {
+    "algorithm": "ppo",
+    "environment": "CartPole-v1",
+    "num_envs": 8,
+    "hyperparameters": {
+        "hidden": [64, 64],
+        "activation": "tanh",
+        "learning_rate": 3e-4,
+        "discount": 0.99,
+        "gae_lambda": 0.95,
+        "clip": 0.2,
+        "rollout_length": 128,
+        "batch_size": 256,
+        "epochs": 4,
+        "normalize_advantage": True,
+        "value_coefficient": 0.5,
+        "entropy_coefficient": 0.0,
+        "max_gradient_norm": 0.5,
+    },
+}
+RECURRENT = PPO | {
+    "hyperparameters": PPO["hyperparameters"]
+    | {"hidden": [64], "recurrent": "lstm", "memory_size": 64, "sequence_length": 128}
+}
+A2C = {
+    "algorithm": "a2c",
+    "environment": "CartPole-v1",
+    "num_envs": 8,
+    "hyperparameters": {
+        "hidden": [64, 64],
+        "activation": "tanh",
+        "learning_rate": 7e-4,
+        "discount": 0.99,
+        "gae_lambda": 1.0,
+        "rollout_length": 5,
+        "normalize_advantage": False,
+        "value_coefficient": 0.5,
+        "entropy_coefficient": 0.0,
+        "max_gradient_norm": 0.5,
+    },
+}
+TRPO = {
+    "algorithm": "trpo",
+    "environment": "CartPole-v1",
+    "num_envs": 2,
+    "hyperparameters": {
+        "hidden": [64, 64],
+        "activation": "tanh",
+        "learning_rate": 1e-3,
+        "discount": 0.99,
+        "gae_lambda": 0.95,
+        "kl_limit": 0.01,
+        "damping": 0.1,
+        "shrink": 0.8,
+        "conjugate_steps": 15,
+        "line_search_steps": 10,
+        "fisher_interval": 1,
+        "rollout_length": 1024,
+        "batch_size": 128,
+        "value_epochs": 10,
+        "normalize_advantage": True,
+    },
+}
+SAC = {
+    "algorithm": "sac",
+    "environment": "Pendulum-v1",
+    "num_envs": 1,
+    "hyperparameters": {
+        "hidden": [256, 256],
+        "activation": "relu",
+        "learning_rate": 3e-4,
+        "discount": 0.99,
+        "batch_size": 256,
+        "capacity": 100_000,
+        "warmup_steps": 100,
+        "rollout_length": 1,
+        "gradient_steps": 1,
+        "target_rate": 0.005,
+    },
+}
+TD3 = {
+    "algorithm": "td3",
+    "environment": "Pendulum-v1",
+    "num_envs": 1,
+    "hyperparameters": SAC["hyperparameters"]
+    | {
+        "learning_rate": 1e-3,
+        "policy_interval": 2,
+        "target_noise": 0.2,
+        "target_noise_clip": 0.5,
+        "exploration_noise": 0.1,
+    },
+}
 
 WORKS = {
     "dqn-cartpole": Work(
-        "DQN on CartPole-v1: 1 copy, a gradient step for every environment step", DQN, 20_000, 150_000,
+        "DQN on CartPole-v1: 1 copy, a gradient step for every environment step",
+        DQN,
+        20_000,
+        150_000,
         [PEER[SB3], *etude_on("gymnasium", "envpool", "jax")],
-        [Bar("gymnasium", SB3, 3.5), Bar("envpool", SB3, 8), Bar("jax", SB3, 12)]),
+        [Bar("gymnasium", SB3, 3.5), Bar("envpool", SB3, 8), Bar("jax", SB3, 12)],
+    ),
     "ppo-cartpole": Work(
-        "PPO on CartPole-v1: 8 copies × 128 steps, 4 epochs of batches of 256", PPO, 200 * 1024, 3_000 * 1024,
+        "PPO on CartPole-v1: 8 copies × 128 steps, 4 epochs of batches of 256",
+        PPO,
+        200 * 1024,
+        3_000 * 1024,
         [PEER[SB3], PEER[REJAX], *etude_on("gymnasium", "envpool", "jax")],
-        [Bar("gymnasium", SB3, 2.5), Bar("envpool", SB3, 6), Bar("jax", SB3, 14), Bar("jax", REJAX, 1.2)]),
+        [
+            Bar("gymnasium", SB3, 2.5),
+            Bar("envpool", SB3, 6),
+            Bar("jax", SB3, 14),
+            Bar("jax", REJAX, 1.2),
+        ],
+    ),
     "ppo-lunarlander": Work(
-        "PPO on LunarLander-v3: the same settings", PPO | {"environment": "LunarLander-v3"}, 100 * 1024, 100 * 1024,
+        "PPO on LunarLander-v3: the same settings",
+        PPO | {"environment": "LunarLander-v3"},
+        100 * 1024,
+        100 * 1024,
         [PEER[SB3], *etude_on("gymnasium", "envpool")],
-        [Bar("gymnasium", SB3, 2), Bar("envpool", SB3, 4)]),
+        [Bar("gymnasium", SB3, 2), Bar("envpool", SB3, 4)],
+    ),
     "ppo-recurrent": Work(
-        "PPO with an LSTM of 64 on CartPole-v1: the same settings, trained through sequences of 128 steps", RECURRENT,
-        40 * 1024, 300 * 1024, [PEER[CONTRIB], *etude_on("gymnasium", "jax")],
-        [Bar("gymnasium", CONTRIB, 3), Bar("jax", CONTRIB)]),
-    "a2c-cartpole": Work(
-        "A2C on CartPole-v1: 8 copies × 5 steps", A2C, 100_000, 2_000_000, [PEER[SB3], *etude_on("gymnasium", "jax")],
-        [Bar("gymnasium", SB3, 4), Bar("jax", SB3, 20)]),
-    "trpo-cartpole": Work(
-        "TRPO on CartPole-v1: 2 copies × 1,024 steps, 15 conjugate steps, 10 epochs of the value", TRPO, 50 * 2048, 300 * 2048,
+        "PPO with an LSTM of 64 on CartPole-v1: the same settings, trained through sequences of "
+        "128 steps",
+        RECURRENT,
+        40 * 1024,
+        300 * 1024,
         [PEER[CONTRIB], *etude_on("gymnasium", "jax")],
-        [Bar("gymnasium", CONTRIB, 2), Bar("jax", CONTRIB, 4)]),
+        [Bar("gymnasium", CONTRIB, 3), Bar("jax", CONTRIB)],
+    ),
+    "a2c-cartpole": Work(
+        "A2C on CartPole-v1: 8 copies × 5 steps",
+        A2C,
+        100_000,
+        2_000_000,
+        [PEER[SB3], *etude_on("gymnasium", "jax")],
+        [Bar("gymnasium", SB3, 4), Bar("jax", SB3, 20)],
+    ),
+    "trpo-cartpole": Work(
+        "TRPO on CartPole-v1: 2 copies × 1,024 steps, 15 conjugate steps, 10 epochs of the value",
+        TRPO,
+        50 * 2048,
+        300 * 2048,
+        [PEER[CONTRIB], *etude_on("gymnasium", "jax")],
+        [Bar("gymnasium", CONTRIB, 2), Bar("jax", CONTRIB, 4)],
+    ),
     "sac-pendulum": Work(
-        "SAC on Pendulum-v1: a gradient step for every environment step, 2 × 256, batches of 256", SAC, 4_000, 6_000,
+        "SAC on Pendulum-v1: a gradient step for every environment step, 2 × 256, batches of 256",
+        SAC,
+        4_000,
+        6_000,
         [PEER[SB3], PEER[SBX], PEER[LIMIT], *etude_on("gymnasium", "jax")],
-        [Bar("gymnasium", SB3, 2.2), Bar("gymnasium", SBX, 1.35), Bar("jax", SB3, 2.5), Bar("jax", LIMIT)],
-        # critics: target, forward and backward by both, and at the policy's action; policy: target, forward, backward by both
-        products=2 * (1 + 3 + 2) + 1 + 3),
+        [
+            Bar("gymnasium", SB3, 2.2),
+            Bar("gymnasium", SBX, 1.35),
+            Bar("jax", SB3, 2.5),
+            Bar("jax", LIMIT),
+        ],
+        # critics: target, forward and backward by both, and at the policy's action; policy: target,
+        # forward, backward by both
+        products=2 * (1 + 3 + 2) + 1 + 3,
+    ),
     "td3-pendulum": Work(
-        "TD3 on Pendulum-v1: the same settings, the policy moving every second step", TD3, 4_000, 6_000,
+        "TD3 on Pendulum-v1: the same settings, the policy moving every second step",
+        TD3,
+        4_000,
+        6_000,
         [PEER[SB3], PEER[SBX], PEER[LIMIT], *etude_on("gymnasium", "jax")],
-        [Bar("gymnasium", SB3, 2.2), Bar("gymnasium", SBX, 1.35), Bar("jax", SB3, 2.5), Bar("jax", LIMIT)],
+        [
+            Bar("gymnasium", SB3, 2.2),
+            Bar("gymnasium", SBX, 1.35),
+            Bar("jax", SB3, 2.5),
+            Bar("jax", LIMIT),
+        ],
         # as of SAC, but every second step alone moves the policy, by one critic
-        products=2 * (1 + 3) + 1 + (3 + 2) / 2),
+        products=2 * (1 + 3) + 1 + (3 + 2) / 2,
+    ),
 }
-STARTS = {                              # seconds at most: cold, with nothing compiled kept; warm, with it
+STARTS = {  # seconds at most: cold, with nothing compiled kept; warm, with it
     "jax": {"cold": 10, "warm": 4},
     "gymnasium": {"cold": 10, "warm": 6},
 }
-HELP = 2                                # seconds at most for `etude --help`
+HELP = 2  # seconds at most for `etude --help`

@@ -1,4 +1,6 @@
-"""What tests compile runs for a moment, so it is compiled quickly and not well: in less than half the time."""
+"""What tests compile runs for a moment, so it is compiled quickly and not well: in less than half
+the time."""
+
 import gc
 import os
 
@@ -6,24 +8,30 @@ import jax
 import pytest
 from measuring import LEAST, merged
 
-QUICKLY = ("--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false "
-           "--xla_cpu_parallel_codegen_split_count=1")
-MANY = 200_000                      # Python objects beside those of imported modules
+QUICKLY = (
+    "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false "
+    "--xla_cpu_parallel_codegen_split_count=1"
+)
+MANY = 200_000  # Python objects beside those of imported modules
 
-os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {QUICKLY}".strip()       # before JAX starts
+# before JAX starts
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {QUICKLY}".strip()
 
 
 def pytest_collection_finish():
-    """What imports made is there to stay: the garbage collector need not look through it again and again."""
+    """What imports made is there to stay: the garbage collector need not look through it again and
+    again."""
     gc.collect()
     gc.freeze()
 
 
 @pytest.fixture(autouse=True, scope="module")
 def forgotten():
-    """Compiled programs are forgotten when many have gathered: some thousands make each later one take twice as long.
+    """Compiled programs are forgotten when many have gathered: some thousands make each later one
+    take twice as long.
 
-    Not after every file, for all files share small ones. A program and its traces are some 400 objects.
+    Not after every file, for all files share small ones. A program and its traces are some 400
+    objects.
     """
     yield
     if len(gc.get_objects()) > MANY:
@@ -51,7 +59,11 @@ def pytest_terminal_summary(terminalreporter):
         return
     terminalreporter.line(f"{'file':56}{'lines':>7}{'missed':>8}{'covered':>9}")
     for name, of in [*sorted(coverage["files"].items()), ("in all", coverage)]:
-        covered, missed, share = (of["summary"][key] for key in ("covered_lines", "missing_lines", "percent_covered"))
+        covered, missed, share = (
+            of["summary"][key] for key in ("covered_lines", "missing_lines", "percent_covered")
+        )
         terminalreporter.line(f"{name:56}{covered + missed:7}{missed:8}{share:8.1f}%")
     if share < LEAST:
-        terminalreporter.line(f"{share:.1f} % of the lines is too little: at least {LEAST} % it must be", red=True)
+        terminalreporter.line(
+            f"{share:.1f} % of the lines is too little: at least {LEAST} % it must be", red=True
+        )

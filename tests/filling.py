@@ -1,10 +1,15 @@
-"""Networks with weights from NumPy: drawing them with JAX takes longer to compile than most tests to run."""
+"""Networks with weights from NumPy: drawing them with JAX takes longer to compile than most tests
+to run."""
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 
 def filled(build, seed=0, scale=0.3):
-    """The pytree of float32 arrays that `build` would make, with normal numbers of standard deviation `scale`."""
+    """The pytree of float32 arrays that `build` would make, with normal numbers of standard
+    deviation `scale`."""
     rng = np.random.default_rng(seed)
-    return jax.tree.map(lambda x: jnp.asarray(rng.normal(0, scale, x.shape), jnp.float32), jax.eval_shape(build))
+    return jax.tree.map(
+        lambda x: jnp.asarray(rng.normal(0, scale, x.shape), jnp.float32), jax.eval_shape(build)
+    )

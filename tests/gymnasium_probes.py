@@ -1,10 +1,13 @@
-"""The Counter and TimeLimited probes as Gymnasium environments in plain NumPy, to test what hosts such environments."""
+"""The Counter and TimeLimited probes as Gymnasium environments in plain NumPy, to test what hosts
+such environments."""
+
 import gymnasium
 import numpy as np
 
 
 class Counter(gymnasium.Env):
-    """The observation is the number of steps taken; terminates after `length` of them, reward 1 a step."""
+    """The observation is the number of steps taken; terminates after `length` of them, reward 1 a
+    step."""
 
     def __init__(self, length: int = 10):
         self.length = length
@@ -26,6 +29,7 @@ class Counter(gymnasium.Env):
 
 class TimeLimited(gymnasium.Env):
     """Reward 1 a step for ever, under a constant observation; only a time limit ends it."""
+
     observation_space = gymnasium.spaces.Box(-1, 1, (1,), np.float32)
     action_space = gymnasium.spaces.Discrete(2)
 
@@ -38,7 +42,8 @@ class TimeLimited(gymnasium.Env):
 
 
 def register() -> None:
-    """Give Gymnasium "etude-probes/Counter-v0" (ten steps) and "etude-probes/TimeLimited-v0" (cut off after five)."""
+    """Give Gymnasium "etude-probes/Counter-v0" (ten steps) and "etude-probes/TimeLimited-v0" (cut
+    off after five)."""
     for name, probe, limit in (("Counter", Counter, None), ("TimeLimited", TimeLimited, 5)):
         identifier = f"etude-probes/{name}-v0"
         if identifier not in gymnasium.registry:

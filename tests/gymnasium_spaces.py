@@ -2,6 +2,7 @@
 
 Importing this module registers "etude-tests/Noise-v0", as a user's own module would.
 """
+
 import copy
 import sys
 
@@ -19,7 +20,12 @@ OBSERVATIONS = {
     "multidiscrete": MultiDiscrete([[2, 3], [4, 5]], start=[[0, 7], [-1, 2]]),
     "multibinary": MultiBinary((2, 3)),
     "dict": Dict(z=Box(-1, 1, (2,)), a=Discrete(3, start=1), image=Box(0, 255, (4, 4), np.uint8)),
-    "nested": Tuple((MultiBinary(2), Dict(b=Discrete(4, start=9), a=Tuple((Box(-1, 1, (2, 1)), MultiDiscrete([3, 4])))))),
+    "nested": Tuple(
+        (
+            MultiBinary(2),
+            Dict(b=Discrete(4, start=9), a=Tuple((Box(-1, 1, (2, 1)), MultiDiscrete([3, 4])))),
+        )
+    ),
 }
 ACTIONS = {
     "discrete": Discrete(3, start=-1),
@@ -33,16 +39,19 @@ ACTIONS = {
 
 
 class Noise(gymnasium.Env):
-    """Observes samples of its space, never two alike for long; keeps what it told and what it was given.
+    """Observes samples of its space, never two alike for long; keeps what it told and what it was
+    given.
 
     Episodes end at random, about one step in eight, by termination or truncation.
     """
 
     def __init__(self, observation_space=OBSERVATIONS["box"], action_space=ACTIONS["discrete"]):
-        self.observation_space = copy.deepcopy(observation_space)              # each copy has its own randomness
+        # each copy has its own randomness
+        self.observation_space = copy.deepcopy(observation_space)
         self.action_space = copy.deepcopy(action_space)
-        self.given = []                    # actions
-        self.told = []                     # (observation, reward, terminated, truncated); the reward of a reset is None
+        self.given = []  # actions
+        # (observation, reward, terminated, truncated); the reward of a reset is None
+        self.told = []
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
@@ -54,7 +63,9 @@ class Noise(gymnasium.Env):
     def step(self, action):
         self.given.append(action)
         ends = self.np_random.random(2) < 1 / 16
-        self.told.append((self.observation_space.sample(), self.np_random.normal(), bool(ends[0]), bool(ends[1])))
+        self.told.append(
+            (self.observation_space.sample(), self.np_random.normal(), bool(ends[0]), bool(ends[1]))
+        )
         return *self.told[-1], {}
 
 
@@ -74,7 +85,9 @@ class Echo(gymnasium.Env):
 
 
 class Faulty(gymnasium.Env):
-    """Does what it should until step `at` of its life (0: its first reset), and then what `fault` says."""
+    """Does what it should until step `at` of its life (0: its first reset), and then what `fault`
+    says."""
+
     observation_space = Box(-np.inf, np.inf, (2,))
     action_space = Discrete(2)
 
@@ -92,7 +105,13 @@ class Faulty(gymnasium.Env):
             return np.zeros(2, np.float32), "much", False, False, {}
         if fails and self.fault == "too few":
             return np.zeros(2, np.float32), 0.0, False
-        return self._observe(), np.nan if fails and self.fault == "nan reward" else 1.0, self.life % 5 == 0, False, {}
+        return (
+            self._observe(),
+            np.nan if fails and self.fault == "nan reward" else 1.0,
+            self.life % 5 == 0,
+            False,
+            {},
+        )
 
     def _observe(self):
         if self.life != self.at:
@@ -113,6 +132,7 @@ class Faulty(gymnasium.Env):
 
 class Unmakeable(gymnasium.Env):
     """Has spaces, and cannot be made."""
+
     observation_space = Box(-1, 1, (1,))
     action_space = Discrete(2)
 
@@ -122,6 +142,7 @@ class Unmakeable(gymnasium.Env):
 
 class Modules(gymnasium.Env):
     """Observes whether its process has imported JAX."""
+
     observation_space = Box(0, 1, (1,))
     action_space = Discrete(2)
 

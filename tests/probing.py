@@ -1,25 +1,34 @@
-"""All probes as one environment, so that one program, `vmap`ped over their numbers, trains on every one of them."""
+"""All probes as one environment, so that one program, `vmap`ped over their numbers, trains on every
+one of them."""
+
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 
 from etude.environments import probes
-from etude.environments.jax_backend import Jax
-from etude.environments.time_limit import TimeLimit
+from etude.environments.backends.jax_envs import JaxEnvs
+from etude.environments.wrappers.time_limit import TimeLimit
 from etude.spaces import Box, Discrete
 from etude.struct import static, struct
-from etude.training import train
+from etude.training import pure_train
 
-KINDS = [probes.ConstantValue, probes.ValueFromObservation, probes.Discounting, probes.ActionToReward,
-         probes.ObservationTimesAction, probes.TimeLimited]
+KINDS = [
+    probes.ConstantValue,
+    probes.ValueFromObservation,
+    probes.Discounting,
+    probes.ActionToReward,
+    probes.ObservationTimesAction,
+    probes.TimeLimited,
+]
 CONSTANT, SEEN, DISCOUNTING, ACTION, BOTH, LIMITED = range(len(KINDS))
-LIMIT = 5                               # steps after which an episode is cut off; all but one kind end by themselves before
+LIMIT = 5  # steps after which an episode is cut off; all but one kind end by themselves before
 
 
 @struct
 class Chosen:
     """The probe with number `which`; the observation is one number for all of them."""
+
     which: jax.Array
     action_space: Discrete | Box = static(probes.DISCRETE)
     observation_space = Box((1,))
@@ -34,11 +43,14 @@ class Chosen:
 
 @partial(jax.jit, static_argnames=("action_space", "num_envs", "iterations"))
 def learned(algorithm, action_space, num_envs, iterations):
-    """The algorithm's states after training on every probe, with a leading [probe], and each one's last metrics."""
+    """The algorithm's states after training on every probe, with a leading [probe], and each one's
+    last metrics."""
+
     def one(which, key):
-        environment = Jax(TimeLimit(Chosen(which, action_space), LIMIT), num_envs)
-        training, tallies = train(algorithm, environment, key, iterations)
+        environment = JaxEnvs(TimeLimit(Chosen(which, action_space), LIMIT), num_envs)
+        training, tallies = pure_train(algorithm, environment, key, iterations)
         return training.state, jax.tree.map(lambda x: x[-1], tallies)
+
     return jax.vmap(one)(jnp.arange(len(KINDS)), jax.random.split(jax.random.key(0), len(KINDS)))
 
 

@@ -1,4 +1,5 @@
 """What holds the parts together: imports point one way, files and names stay where they belong."""
+
 import ast
 import graphlib
 import importlib
@@ -15,16 +16,36 @@ from etude.algorithms import ALGORITHMS
 SOURCE = Path(etude.__file__).parent
 FILES = sorted(SOURCE.rglob("*.py"))
 
-# A module may import from its own floor and those above it in this list; the longest name that fits decides.
+# A module may import from its own floor and those above it in this list; the longest name that fits
+# decides.
 FLOORS = {
-    "etude": 0, "etude.errors": 0, "etude.struct": 0, "etude.spaces": 0, "etude.dynamics": 0, "etude.trees": 0,
-    "etude.schedules": 1, "etude.exploration": 1, "etude.linear": 1, "etude.convolution": 1, "etude.networks": 1,
-    "etude.noisy": 1, "etude.recurrent": 1, "etude.policies": 1, "etude.second_order": 1, "etude.critics": 1,
-    "etude.distributions": 1, "etude.estimators": 1, "etude.tabular": 1,
+    "etude": 0,
+    "etude.errors": 0,
+    "etude.struct": 0,
+    "etude.spaces": 0,
+    "etude.dynamics": 0,
+    "etude.trees": 0,
+    "etude.optim.schedules": 1,
+    "etude.algorithms.common.exploration": 1,
+    "etude.nn.linear": 1,
+    "etude.nn.convolution": 1,
+    "etude.nn.networks": 1,
+    "etude.nn.noisy": 1,
+    "etude.nn.recurrent": 1,
+    "etude.nn.policies": 1,
+    "etude.optim.natural_gradient": 1,
+    "etude.nn.critics": 1,
+    "etude.nn.distributions": 1,
+    "etude.estimators": 1,
+    "etude.tabular": 1,
     "etude.planning": 1,
-    "etude.experience": 2, "etude.replay": 2, "etude.environments": 2,
-    "etude.rollout": 3, "etude.models": 3,
-    "etude.algorithms": 4, "etude.algorithms._index": 0,      # which is read without JAX
+    "etude.data.transition": 2,
+    "etude.data.replay": 2,
+    "etude.environments": 2,
+    "etude.rollout": 3,
+    "etude.models": 3,
+    "etude.algorithms": 4,
+    "etude.algorithms._index": 0,  # which is read without JAX
     "etude.training": 5,
     "etude.experiment": 6,
 }
@@ -41,7 +62,9 @@ every_module = pytest.mark.parametrize("module", MODULES)
 
 def floor_of(module):
     names = [".".join(module.split(".")[:n]) for n in range(1, module.count(".") + 2)]
-    assert module == "etude" or (len(names) > 1 and names[1] in FLOORS), f"{module} has no floor: add it to FLOORS"
+    assert module == "etude" or (len(names) > 1 and names[1] in FLOORS), (
+        f"{module} has no floor: add it to FLOORS"
+    )
     return FLOORS[next(name for name in reversed(names) if name in FLOORS)]
 
 
@@ -70,7 +93,9 @@ def calls_of(module):
 def test_imports_point_to_the_same_floor_or_above(module):
     for imported in imports_of(module):
         assert imported in MODULES, f"{module} imports {imported}, which does not exist"
-        assert floor_of(imported) <= floor_of(module), f"{module} imports {imported}, from a floor below its own"
+        assert floor_of(imported) <= floor_of(module), (
+            f"{module} imports {imported}, from a floor below its own"
+        )
 
 
 def test_no_imports_go_round():
@@ -81,10 +106,23 @@ def test_no_imports_go_round():
 @every_module
 def test_only_the_experiment_prints_and_opens_files(module):
     if floor_of(module) < 6:
-        found = [f"{name} on line {line}" for name, line in calls_of(module) if name in ("print", "open", "input")]
+        found = [
+            f"{name} on line {line}"
+            for name, line in calls_of(module)
+            if name in ("print", "open", "input")
+        ]
         assert not found, f"{module}: {found}"
         used = {name.split(".")[0] for name in outside_imports(module)}
-        assert not used & {"rich", "tyro", "matplotlib", "safetensors", "json", "pathlib", "shutil", "tempfile"}, module
+        assert not used & {
+            "rich",
+            "tyro",
+            "matplotlib",
+            "safetensors",
+            "json",
+            "pathlib",
+            "shutil",
+            "tempfile",
+        }, module
 
 
 def outside_imports(module):
@@ -97,10 +135,23 @@ def outside_imports(module):
 
 @every_module
 def test_nothing_in_a_file_can_name_code(module):
-    forbidden = {"pickle", "cPickle", "dill", "cloudpickle", "marshal", "shelve", "joblib", "jsonpickle"}
+    forbidden = {
+        "pickle",
+        "cPickle",
+        "dill",
+        "cloudpickle",
+        "marshal",
+        "shelve",
+        "joblib",
+        "jsonpickle",
+    }
     assert not {name.split(".")[0] for name in outside_imports(module)} & forbidden
-    assert not [name for name, _ in calls_of(module) if name in ("eval", "exec", "compile", "__import__")]
-    attributes = {node.attr for node in ast.walk(MODULES[module]) if isinstance(node, ast.Attribute)}
+    assert not [
+        name for name, _ in calls_of(module) if name in ("eval", "exec", "compile", "__import__")
+    ]
+    attributes = {
+        node.attr for node in ast.walk(MODULES[module]) if isinstance(node, ast.Attribute)
+    }
     assert not attributes & {"loads_pickle", "load_pickle", "allow_pickle"}
 
 
@@ -138,10 +189,14 @@ def test_every_declared_algorithm_is_a_public_name():
 
 
 def test_what_must_start_fast_starts_without_jax():
-    """The package, its errors and tables, the command line, and what the workers of slow environments run."""
-    code = ("import sys, etude, etude.errors, etude.algorithms, etude.environments.copies, etude.environments.workers; "
-            "import etude.experiment.cli; "
-            "sys.exit('jax' in sys.modules)")
+    """The package, its errors and tables, the command line, and what the workers of slow
+    environments run."""
+    code = (
+        "import sys, etude, etude.errors, etude.algorithms, "
+        "etude.environments.backends.in_process, etude.environments.backends.worker_processes; "
+        "import etude.cli.main; "
+        "sys.exit('jax' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

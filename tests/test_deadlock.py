@@ -1,4 +1,6 @@
-"""Batched linear algebra on few cores: the flag that keeps it from hanging, set the way users get it."""
+"""Batched linear algebra on few cores: the flag that keeps it from hanging, set the way users get
+it."""
+
 import os
 import subprocess
 import sys
@@ -6,15 +8,17 @@ import sys
 import pytest
 
 SCHEDULER = "--xla_cpu_enable_concurrency_optimized_scheduler=false"
-LIMIT = 300         # seconds; the rounds take two, and stop after 20 where other programs keep the cores busy
+# seconds; the rounds take two, and stop after 20 where other programs keep the cores busy
+LIMIT = 300
 
-# Two batched QR decompositions and two batched solves in one program, with nothing to wait for but the same threads.
-# On two cores and without the flag it hangs within these rounds six times of eight.
+# Two batched QR decompositions and two batched solves in one program, with nothing to wait for but
+# the same threads. On two cores and without the flag it hangs within these rounds six times of
+# eight.
 SOAK = """
 import time
 import etude
 import jax, jax.numpy as jnp
-from etude.networks import mlp
+from etude.nn.networks import mlp
 
 @jax.jit
 def both(keys, matrices):
@@ -32,18 +36,28 @@ print("done")
 
 
 def python(code, **environment):
-    """The finished process of a Python that runs `code` in a fresh environment of ours, without XLA_FLAGS unless given."""
+    """The finished process of a Python that runs `code` in a fresh environment of ours, without
+    XLA_FLAGS unless given."""
     inherited = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
-    return subprocess.run([sys.executable, "-c", code], env={**inherited, "JAX_PLATFORMS": "cpu", **environment},
-                          capture_output=True, text=True, timeout=LIMIT, check=False)
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        env={**inherited, "JAX_PLATFORMS": "cpu", **environment},
+        capture_output=True,
+        text=True,
+        timeout=LIMIT,
+        check=False,
+    )
 
 
 def test_batched_decompositions_and_solves_do_not_hang():
     try:
         process = python(SOAK)
     except subprocess.TimeoutExpired:
-        pytest.fail(f"rounds of batched QR and solve did not end within {LIMIT} s: LAPACK calls wait for the thread pool "
-                    f"they occupy. Does JAX {SCHEDULER.split('=')[0]} no longer keep them apart?")
+        pytest.fail(
+            f"rounds of batched QR and solve did not end within {LIMIT} s: LAPACK calls wait for "
+            "the thread pool "
+            f"they occupy. Does JAX {SCHEDULER.split('=')[0]} no longer keep them apart?"
+        )
     assert process.returncode == 0 and process.stdout.strip() == "done", process.stderr
 
 
@@ -55,18 +69,27 @@ def test_importing_sets_the_flag_and_keeps_those_that_are_there():
 
 def test_a_users_own_choice_of_the_flag_stays():
     own = SCHEDULER.replace("false", "true")
-    assert python("import etude, os; print(os.environ['XLA_FLAGS'])", XLA_FLAGS=own).stdout.strip() == own
+    assert (
+        python("import etude, os; print(os.environ['XLA_FLAGS'])", XLA_FLAGS=own).stdout.strip()
+        == own
+    )
 
 
-@pytest.mark.parametrize("before, warns", [
-    ("import jax; jax.numpy.zeros(1)", True),
-    ("import jax", False),                                  # imported is not started
-    ("", False),
-], ids=["started", "imported", "first"])
+@pytest.mark.parametrize(
+    "before, warns",
+    [
+        ("import jax; jax.numpy.zeros(1)", True),
+        ("import jax", False),  # imported is not started
+        ("", False),
+    ],
+    ids=["started", "imported", "first"],
+)
 def test_importing_after_jax_has_started_warns(before, warns):
     process = python(f"{before}\nimport etude")
     assert process.returncode == 0
-    assert ("RuntimeWarning: JAX was already running when etude was imported" in process.stderr) == warns
+    assert (
+        "RuntimeWarning: JAX was already running when etude was imported" in process.stderr
+    ) == warns
     assert not warns or f"set XLA_FLAGS={SCHEDULER}" in process.stderr
 
 

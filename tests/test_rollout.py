@@ -1,4 +1,5 @@
 """Following a policy and judging it, on copies whose episodes have known lengths and rewards."""
+
 from functools import partial
 
 import jax
@@ -6,31 +7,33 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from etude.environments.jax_backend import Jax
+from etude.environments.backends.jax_envs import JaxEnvs
 from etude.environments.probes import Counter, TimeLimited
-from etude.environments.protocol import Outcome
-from etude.environments.time_limit import TimeLimit
-from etude.rollout import Stage, evaluate, reset, rollout
-from etude.spaces import Box, Discrete, Spec
+from etude.environments.protocol import StepResult
+from etude.environments.wrappers.time_limit import TimeLimit
+from etude.rollout import RolloutState, evaluate, init_rollout_state, rollout
+from etude.spaces import Box, Discrete, EnvironmentSpec
 from etude.struct import struct
 
 
 @struct
 class Clock:
-    episode: jax.Array         # int32 [env]: episodes ended
-    time: jax.Array            # int32 [env]: steps taken in this one
+    episode: jax.Array  # int32 [env]: episodes ended
+    time: jax.Array  # int32 [env]: steps taken in this one
 
 
 class Scripted:
-    """Copy i plays episodes of i + 1 steps; each step of its episode k pays 10 k + i. Every other episode is truncated.
+    """Copy i plays episodes of i + 1 steps; each step of its episode k pays 10 k + i. Every other
+    episode is truncated.
 
     The observation is [copy, episode, time].
     """
-    pure = True
-    reseeds = True
+
+    functional = True
+    deterministic_reset = True
 
     def __init__(self, num_envs):
-        self.spec = Spec(Box((3,)), Discrete(2), num_envs)
+        self.spec = EnvironmentSpec(Box((3,)), Discrete(2), num_envs)
 
     def reset(self, key):
         zeros = jnp.zeros(self.spec.num_envs, jnp.int32)
@@ -38,15 +41,21 @@ class Scripted:
 
     def step(self, state, action, key):
         number = jnp.arange(self.spec.num_envs)
-        reward = (10.0 * state.episode + number) * action                       # a wrong action pays nothing
+        reward = (10.0 * state.episode + number) * action  # a wrong action pays nothing
         moved = Clock(state.episode, state.time + 1)
         done = moved.time == number + 1
         after = Clock(state.episode + done, jnp.where(done, 0, moved.time))
         truncated = done & (state.episode % 2 == 1)
-        return after, self.observe(after), Outcome(self.observe(moved), reward, done & ~truncated, truncated)
+        return (
+            after,
+            self.observe(after),
+            StepResult(self.observe(moved), reward, done & ~truncated, truncated),
+        )
 
     def observe(self, state):
-        return jnp.stack([jnp.arange(self.spec.num_envs), state.episode, state.time], -1).astype(jnp.float32)
+        return jnp.stack([jnp.arange(self.spec.num_envs), state.episode, state.time], -1).astype(
+            jnp.float32
+        )
 
     def close(self):
         """There is nothing to let go of."""
@@ -58,9 +67,17 @@ def always_one(observation, memory, key):
 
 def play(environment, policy, length, memory=(), key=0):
     """(last stage, transitions, episodes) of one rollout from the start, in NumPy."""
+
     def run(key):
         key_reset, key_play = jax.random.split(key)
-        return rollout(environment, policy, reset(environment, key_reset, memory), key_play, length)
+        return rollout(
+            environment,
+            policy,
+            init_rollout_state(environment, key_reset, memory),
+            key_play,
+            length,
+        )
+
     return jax.tree.map(np.asarray, jax.jit(run)(jax.random.key(key)))
 
 
@@ -70,34 +87,47 @@ def test_evaluation_counts_the_first_episodes_of_every_copy():
     assert returns.shape == lengths.shape == (12,)
     np.testing.assert_array_equal(np.reshape(lengths, (4, 3)), [[i + 1] * 3 for i in range(4)])
     np.testing.assert_array_equal(
-        np.reshape(returns, (4, 3)), [[(10 * k + i) * (i + 1) for k in range(3)] for i in range(4)])
+        np.reshape(returns, (4, 3)), [[(10 * k + i) * (i + 1) for k in range(3)] for i in range(4)]
+    )
 
 
 def test_evaluation_of_one_episode_a_copy_and_of_whole_episodes_only():
-    _, lengths = jax.jit(lambda: evaluate(Jax(Counter(7), 5), always_one, jax.random.key(0), 5))()
+    _, lengths = jax.jit(
+        lambda: evaluate(JaxEnvs(Counter(7), 5), always_one, jax.random.key(0), 5)
+    )()
     np.testing.assert_array_equal(lengths, [7] * 5)
-    returns, lengths = jax.jit(lambda: evaluate(Jax(TimeLimit(TimeLimited(), 3), 2), always_one, jax.random.key(0), 4))()
-    np.testing.assert_array_equal(returns, [3] * 4)                          # a truncated episode is a whole one
+    returns, lengths = jax.jit(
+        lambda: evaluate(JaxEnvs(TimeLimit(TimeLimited(), 3), 2), always_one, jax.random.key(0), 4)
+    )()
+    np.testing.assert_array_equal(returns, [3] * 4)  # a truncated episode is a whole one
     assert lengths.dtype == jnp.int32
 
 
 def test_evaluation_gives_the_policy_its_memory():
-    """It pays only on every other step of an episode, counted in a memory that starts over with it."""
+    """It pays only on every other step of an episode, counted in a memory that starts over with
+    it."""
+
     def policy(observation, memory, key):
         return (memory % 2).astype(jnp.int32), memory + 1
-    returns, _ = jax.jit(lambda: evaluate(Scripted(4), policy, jax.random.key(0), 8, jnp.zeros(4)))()
+
+    returns, _ = jax.jit(
+        lambda: evaluate(Scripted(4), policy, jax.random.key(0), 8, jnp.zeros(4))
+    )()
     np.testing.assert_array_equal(
-        np.reshape(returns, (4, 2)), [[(10 * k + i) * ((i + 1) // 2) for k in range(2)] for i in range(4)])
+        np.reshape(returns, (4, 2)),
+        [[(10 * k + i) * ((i + 1) // 2) for k in range(2)] for i in range(4)],
+    )
 
 
 def test_evaluation_follows_from_its_key():
     def policy(observation, memory, key):
         return jax.random.randint(key, (observation.shape[0],), 0, 2), memory
+
     play = jax.jit(partial(evaluate, Scripted(3), policy, episodes=30))
     first, again, other = (play(jax.random.key(seed))[0] for seed in (0, 0, 1))
     np.testing.assert_array_equal(first, again)
     assert (first != other).any()
-    assert len(set(first[-10:].tolist())) > 3                                    # and steps have keys of their own
+    assert len(set(first[-10:].tolist())) > 3  # and steps have keys of their own
 
 
 def test_transitions_are_what_was_lived():
@@ -125,30 +155,49 @@ def test_episodes_sum_what_ended():
         for t in range(length):
             so_far, steps = so_far + experience.reward[t, i], steps + 1
             if experience.done[t, i]:
-                count, total_return, total_length = count + 1, total_return + so_far, total_length + steps
+                count, total_return, total_length = (
+                    count + 1,
+                    total_return + so_far,
+                    total_length + steps,
+                )
                 so_far = steps = 0
         assert (stage.episode_return[i], stage.episode_length[i]) == (so_far, steps)
-    assert (episodes.count, episodes.total_return, episodes.total_length) == (count, total_return, total_length)
+    assert (episodes.count, episodes.total_return, episodes.total_length) == (
+        count,
+        total_return,
+        total_length,
+    )
 
 
 def test_a_rollout_goes_on_where_the_last_one_stopped():
     environment = Scripted(3)
     _, whole, sums = play(environment, always_one, 11)
-    stage, parts, counts = reset(environment, jax.random.key(0)), [], []
+    stage, parts, counts = init_rollout_state(environment, jax.random.key(0)), [], []
     for length in (4, 1, 6):
-        stage, part, ended = jax.jit(lambda stage, length=length: rollout(
-            environment, always_one, stage, jax.random.key(7), length))(stage)
+        stage, part, ended = jax.jit(
+            lambda stage, length=length: rollout(
+                environment, always_one, stage, jax.random.key(7), length
+            )
+        )(stage)
         parts.append(part)
         counts.append(ended)
-    jax.tree.map(np.testing.assert_array_equal, jax.tree.map(lambda *x: np.concatenate(x), *parts), whole)
+    jax.tree.map(
+        np.testing.assert_array_equal, jax.tree.map(lambda *x: np.concatenate(x), *parts), whole
+    )
     jax.tree.map(np.testing.assert_array_equal, jax.tree.map(lambda *x: sum(x), *counts), sums)
 
 
 def test_memory_is_zero_at_the_start_of_an_episode():
-    """A transition keeps what the policy noted; the zeros of every shape are for the next episode."""
+    """A transition keeps what the policy noted; the zeros of every shape are for the next
+    episode."""
+
     def policy(observation, memory, key):
-        noted = {"steps": memory["steps"] + 1, "plan": memory["plan"] + memory["steps"][:, None] + 1}
+        noted = {
+            "steps": memory["steps"] + 1,
+            "plan": memory["plan"] + memory["steps"][:, None] + 1,
+        }
         return jnp.ones(observation.shape[0], jnp.int32), noted
+
     memory = {"steps": jnp.zeros(3, jnp.int32), "plan": jnp.zeros((3, 2))}
     stage, experience, _ = play(Scripted(3), policy, 11, memory)
     time = experience.observation[..., 2].astype(int)
@@ -162,14 +211,15 @@ def test_memory_is_zero_at_the_start_of_an_episode():
 def test_the_policy_and_every_step_have_keys_of_their_own(length):
     def policy(observation, memory, key):
         return jax.random.randint(key, (64,), 0, 1000), memory
-    action = play(Jax(Counter(), 64), policy, length)[1].action
+
+    action = play(JaxEnvs(Counter(), 64), policy, length)[1].action
     assert len(np.unique(action)) > 50 * length / 1.2
-    assert (action != play(Jax(Counter(), 64), policy, length, key=1)[1].action).any()
+    assert (action != play(JaxEnvs(Counter(), 64), policy, length, key=1)[1].action).any()
 
 
 def test_the_start_of_play():
-    stage = reset(Scripted(2), jax.random.key(0), memory=jnp.ones((2, 3)))
-    assert isinstance(stage, Stage)
+    stage = init_rollout_state(Scripted(2), jax.random.key(0), memory=jnp.ones((2, 3)))
+    assert isinstance(stage, RolloutState)
     assert not stage.episode_return.any() and not stage.episode_length.any()
     np.testing.assert_array_equal(stage.memory, np.ones((2, 3)))
     assert stage.episode_length.dtype == jnp.int32 and stage.episode_return.dtype == jnp.float32

@@ -1,4 +1,5 @@
 """Specs against the Gymnasium spaces they stand for."""
+
 import math
 
 import gymnasium
@@ -13,18 +14,18 @@ from hypothesis import strategies as st
 from etude.errors import InvalidInput
 from etude.spaces import (
     Box,
+    Composite,
     Discrete,
+    EnvironmentSpec,
     MultiBinary,
     MultiDiscrete,
-    Spec,
-    Tree,
-    first_choice,
-    from_gymnasium,
-    leaves,
-    native_dtype,
-    to_environment,
-    to_gymnasium,
-    unit_box,
+    action_offset,
+    gymnasium_dtype,
+    leaves_with_path,
+    normalized_action_space,
+    space_from_gymnasium,
+    space_to_gymnasium,
+    to_environment_action,
 )
 
 INF = float("inf")
@@ -35,32 +36,50 @@ PAIRS = [
     (spaces.Box(-1, 1, (0,)), Box((0,), "float32", (), ())),
     (spaces.Box(-INF, INF, (2, 2)), Box((2, 2))),
     (spaces.Box(0, INF, (2,)), Box((2,), low=0.0)),
-    (spaces.Box(np.float32([0, -INF]), np.float32([INF, 1])), Box((2,), "float32", (0.0, -INF), (INF, 1.0))),
-    (spaces.Box(np.float32([[1, 2], [3, 4]]), np.float32([[5, 6], [7, 8]])),
-     Box((2, 2), "float32", (1.0, 2.0, 3.0, 4.0), (5.0, 6.0, 7.0, 8.0))),
+    (
+        spaces.Box(np.float32([0, -INF]), np.float32([INF, 1])),
+        Box((2,), "float32", (0.0, -INF), (INF, 1.0)),
+    ),
+    (
+        spaces.Box(np.float32([[1, 2], [3, 4]]), np.float32([[5, 6], [7, 8]])),
+        Box((2, 2), "float32", (1.0, 2.0, 3.0, 4.0), (5.0, 6.0, 7.0, 8.0)),
+    ),
     (spaces.Box(-2, 2, (1,), np.float64), Box((1,), "float64", -2.0, 2.0)),
     (spaces.Box(0, 255, (4, 4, 3), np.uint8), Box((4, 4, 3), "uint8", 0.0, 255.0)),
     (spaces.Box(-5, 7, (2,), np.int32), Box((2,), "int32", -5.0, 7.0)),
     (spaces.Box(0, 2**63 - 1, (2,), np.int64), Box((2,), "int64", 0, 2**63 - 1)),
-    (spaces.Box(-INF, INF, (2,), np.int64), Box((2,), "int64", -2**63, 2**63 - 1)),
+    (spaces.Box(-INF, INF, (2,), np.int64), Box((2,), "int64", -(2**63), 2**63 - 1)),
     (spaces.Box(0, 1, (2,), bool), Box((2,), "bool", 0, 1)),
     (spaces.Discrete(4), Discrete(4)),
     (spaces.Discrete(3, start=-1), Discrete(3, -1)),
     (spaces.Discrete(3, dtype=np.int32), Discrete(3, dtype="int32")),
     (spaces.MultiDiscrete([2, 3]), MultiDiscrete((2, 3), (0, 0), (2,))),
-    (spaces.MultiDiscrete([[2, 3], [4, 5]], start=[[1, 0], [2, -1]]),
-     MultiDiscrete((2, 3, 4, 5), (1, 0, 2, -1), (2, 2))),
+    (
+        spaces.MultiDiscrete([[2, 3], [4, 5]], start=[[1, 0], [2, -1]]),
+        MultiDiscrete((2, 3, 4, 5), (1, 0, 2, -1), (2, 2)),
+    ),
     (spaces.MultiBinary(3), MultiBinary((3,))),
     (spaces.MultiBinary((2, 3)), MultiBinary((2, 3))),
-    (spaces.Tuple((spaces.Discrete(2), spaces.MultiBinary(2))), Tree((Discrete(2), MultiBinary((2,))))),
-    (spaces.Tuple(()), Tree(())),
-    (spaces.Dict(b=spaces.Discrete(2), a=spaces.Tuple((spaces.Discrete(3), spaces.Dict(z=spaces.Discrete(4))))),
-     Tree((Tree((Discrete(3), Tree((Discrete(4),), ("z",)))), Discrete(2)), ("a", "b"))),
+    (
+        spaces.Tuple((spaces.Discrete(2), spaces.MultiBinary(2))),
+        Composite((Discrete(2), MultiBinary((2,)))),
+    ),
+    (spaces.Tuple(()), Composite(())),
+    (
+        spaces.Dict(
+            b=spaces.Discrete(2),
+            a=spaces.Tuple((spaces.Discrete(3), spaces.Dict(z=spaces.Discrete(4)))),
+        ),
+        Composite(
+            (Composite((Discrete(3), Composite((Discrete(4),), ("z",)))), Discrete(2)), ("a", "b")
+        ),
+    ),
 ]
 
 
 def boxes():
     """Boxes of every kind of bound, per element."""
+
     @st.composite
     def box(draw):
         shape = draw(st.sampled_from([(), (1,), (3,), (2, 2)]))
@@ -68,7 +87,9 @@ def boxes():
         integer = np.issubdtype(dtype, np.integer)
         size = int(np.prod(shape))
         low = np.array(draw(st.lists(st.integers(0, 9), min_size=size, max_size=size)), dtype)
-        high = low + np.array(draw(st.lists(st.integers(1, 9), min_size=size, max_size=size)), dtype)
+        high = low + np.array(
+            draw(st.lists(st.integers(1, 9), min_size=size, max_size=size)), dtype
+        )
         if not integer:
             low[draw(st.lists(st.booleans(), min_size=size, max_size=size))] = -INF
             high[draw(st.lists(st.booleans(), min_size=size, max_size=size))] = INF
@@ -79,35 +100,47 @@ def boxes():
 
 leaf_spaces = st.one_of(
     boxes(),
-    st.builds(lambda n, start: spaces.Discrete(n, start=start), st.integers(1, 9), st.integers(-9, 9)),
-    st.builds(lambda sizes: spaces.MultiDiscrete(sizes), st.lists(st.integers(1, 9), min_size=1, max_size=4)),
+    st.builds(
+        lambda n, start: spaces.Discrete(n, start=start), st.integers(1, 9), st.integers(-9, 9)
+    ),
+    st.builds(
+        lambda sizes: spaces.MultiDiscrete(sizes),
+        st.lists(st.integers(1, 9), min_size=1, max_size=4),
+    ),
     st.builds(lambda shape: spaces.MultiBinary(shape), st.sampled_from([1, 4, (2, 3)])),
 )
-nested_spaces = st.recursive(leaf_spaces, lambda inner: st.one_of(
-    st.lists(inner, max_size=3).map(spaces.Tuple),
-    st.dictionaries(st.text("abz_", min_size=1, max_size=3), inner, max_size=3).map(spaces.Dict)), max_leaves=6)
+nested_spaces = st.recursive(
+    leaf_spaces,
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3).map(spaces.Tuple),
+        st.dictionaries(st.text("abz_", min_size=1, max_size=3), inner, max_size=3).map(
+            spaces.Dict
+        ),
+    ),
+    max_leaves=6,
+)
 
 
 @pytest.mark.parametrize("space, spec", PAIRS, ids=str)
 def test_specs_say_what_spaces_say(space, spec):
-    assert from_gymnasium(space) == spec
-    assert hash(from_gymnasium(space)) == hash(spec)
-    assert to_gymnasium(spec) == space
+    assert space_from_gymnasium(space) == spec
+    assert hash(space_from_gymnasium(space)) == hash(spec)
+    assert space_to_gymnasium(spec) == space
 
 
 @given(nested_spaces)
 def test_a_space_comes_back_from_its_spec(space):
-    spec = from_gymnasium(space)
-    assert to_gymnasium(spec) == space
-    assert from_gymnasium(to_gymnasium(spec)) == spec
-    assert {Spec(spec, Discrete(2), 3): "hashable"}
+    spec = space_from_gymnasium(space)
+    assert space_to_gymnasium(spec) == space
+    assert space_from_gymnasium(space_to_gymnasium(spec)) == spec
+    assert {EnvironmentSpec(spec, Discrete(2), 3): "hashable"}
 
 
 @settings(deadline=None)
 @given(nested_spaces)
 def test_leaves_are_in_the_order_of_jax(space):
-    spec, value = from_gymnasium(space), space.sample()
-    listed = leaves(spec)
+    spec, value = space_from_gymnasium(space), space.sample()
+    listed = leaves_with_path(spec)
     found = jax.tree.leaves(value)
     assert len(listed) == len(found)
     for (path, leaf), array in zip(listed, found, strict=True):
@@ -115,7 +148,7 @@ def test_leaves_are_in_the_order_of_jax(space):
         for key in path:
             part = part[key]
         assert part is array
-        assert to_gymnasium(leaf).contains(np.asarray(array))
+        assert space_to_gymnasium(leaf).contains(np.asarray(array))
     for (_, leaf), zeros in zip(listed, jax.tree.leaves(spec.zeros()), strict=True):
         assert zeros.shape == getattr(leaf, "shape", ())
 
@@ -123,8 +156,8 @@ def test_leaves_are_in_the_order_of_jax(space):
 @settings(deadline=None)
 @given(nested_spaces)
 def test_trees_split_what_they_assemble(space):
-    spec = from_gymnasium(space)
-    if isinstance(spec, Tree):
+    spec = space_from_gymnasium(space)
+    if isinstance(spec, Composite):
         parts = list(range(len(spec.parts)))
         assert spec.split(spec.assemble(parts)) == parts
 
@@ -136,29 +169,37 @@ def test_zeros_have_the_dtype_jax_keeps():
     assert MultiBinary((3,)).zeros().dtype == jnp.int8
 
 
-UNSUPPORTED = [spaces.Text(5), spaces.Sequence(spaces.Discrete(2)), spaces.Graph(spaces.Discrete(2), None)]
+UNSUPPORTED = [
+    spaces.Text(5),
+    spaces.Sequence(spaces.Discrete(2)),
+    spaces.Graph(spaces.Discrete(2), None),
+]
 
 
 @pytest.mark.parametrize("space", UNSUPPORTED, ids=lambda space: type(space).__name__)
 @pytest.mark.parametrize("role", ["observation", "action"])
 def test_what_has_no_array_form_is_refused_by_name(space, role):
     with pytest.raises(InvalidInput) as refusal:
-        from_gymnasium(space, role)
+        space_from_gymnasium(space, role)
     message = str(refusal.value)
-    assert message.startswith(f"the {role} space is {space}; {type(space).__name__} is not supported there.")
+    assert message.startswith(
+        f"the {role} space is {space}; {type(space).__name__} is not supported there."
+    )
     assert "Supported: Discrete, MultiDiscrete, MultiBinary and Box" in message
     assert ("Dict and Tuple" in message) == (role == "observation")
 
 
-@pytest.mark.parametrize("space", [spaces.Dict(a=spaces.Discrete(2)), spaces.Tuple((spaces.Discrete(2),))], ids=str)
+@pytest.mark.parametrize(
+    "space", [spaces.Dict(a=spaces.Discrete(2)), spaces.Tuple((spaces.Discrete(2),))], ids=str
+)
 def test_trees_of_actions_are_refused(space):
     with pytest.raises(InvalidInput, match="the action space is .* is not supported there"):
-        from_gymnasium(space, "action")
+        space_from_gymnasium(space, "action")
 
 
 def test_a_refusal_says_where_in_the_observation():
     with pytest.raises(InvalidInput, match=r"the observation\['camera'\]\[1\] space is Text"):
-        from_gymnasium(spaces.Dict(camera=spaces.Tuple((spaces.Discrete(2), spaces.Text(3)))))
+        space_from_gymnasium(spaces.Dict(camera=spaces.Tuple((spaces.Discrete(2), spaces.Text(3)))))
 
 
 def test_bounds_have_the_shape_of_the_box():
@@ -166,39 +207,65 @@ def test_bounds_have_the_shape_of_the_box():
     low, high = box.bounds
     np.testing.assert_array_equal(low, [[0, -INF], [2, 3]])
     np.testing.assert_array_equal(high, [[9, 9], [9, 9]])
-    np.testing.assert_array_equal(box.bounded, [[True, False], [True, True]])
+    np.testing.assert_array_equal(box.is_bounded, [[True, False], [True, True]])
     assert Box((), low=0.0, high=1.0).bounds[0].shape == ()
 
 
 @pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize("space, action, expected", [
-    # bounded: [-1, 1] to [low, high], clipped there
-    (Box((1,), low=-2.0, high=2.0), [[-1], [0], [0.5], [1], [7], [-7]], [[-2], [0], [1], [2], [2], [-2]]),
-    (Box((1,), low=0.0, high=10.0), [[-1], [0], [1], [3]], [[0], [5], [10], [10]]),
-    (Box((), low=1.0, high=3.0), [-1, 0, 1], [1, 2, 3]),
-    # each dimension has its own bounds, in row-major order
-    (Box((2,), low=(-1.0, 0.0), high=(1.0, 4.0)), [[0.5, 0.5], [-1, -1], [9, 9]], [[0.5, 3], [-1, 0], [1, 4]]),
-    (Box((2, 2), low=(0.0, 1.0, 2.0, 3.0), high=8.0), [[[-1, -1], [-1, -1]]], [[[0, 1], [2, 3]]]),
-    # one bound only clips
-    (Box((1,), low=0.0), [[-3], [0.5], [7]], [[0], [0.5], [7]]),
-    (Box((1,), high=1.0), [[-30], [0.5], [7]], [[-30], [0.5], [1]]),
-    (Box((3,), low=(-2.0, 0.0, -INF), high=(2.0, INF, INF)), [[0.5, 0.5, 0.5], [-9, -9, -9]],
-     [[1, 0.5, 0.5], [-2, 0, -9]]),
-    # no bound passes
-    (Box((2,)), [[-30, 30]], [[-30, 30]]),
-    (Box((1,), low=-3.4e38, high=3.4e38), [[-1], [0], [1]], [[-3.4e38], [0], [3.4e38]]),
-    # integers are rounded to the nearest
-    (Box((1,), "int32", 0.0, 10.0), [[-1], [-0.5], [0.09], [1], [2]], [[0], [2], [5], [10], [10]]),
-    (Box((1,), "uint8", 0.0, 255.0), [[-1], [1], [5]], [[0], [255], [255]]),
-    # choices are counted from the space's start
-    (Discrete(3, start=-1), [0, 1, 2], [-1, 0, 1]),
-    (MultiDiscrete((2, 3, 4, 5), (1, 0, 2, -1), (2, 2)), [[[0, 0], [0, 0]], [[1, 2], [3, 4]]],
-     [[[1, 0], [2, -1]], [[2, 2], [5, 3]]]),
-    (MultiBinary((2,)), [[0, 1]], [[0, 1]]),
-], ids=str)
+@pytest.mark.parametrize(
+    "space, action, expected",
+    [
+        # bounded: [-1, 1] to [low, high], clipped there
+        (
+            Box((1,), low=-2.0, high=2.0),
+            [[-1], [0], [0.5], [1], [7], [-7]],
+            [[-2], [0], [1], [2], [2], [-2]],
+        ),
+        (Box((1,), low=0.0, high=10.0), [[-1], [0], [1], [3]], [[0], [5], [10], [10]]),
+        (Box((), low=1.0, high=3.0), [-1, 0, 1], [1, 2, 3]),
+        # each dimension has its own bounds, in row-major order
+        (
+            Box((2,), low=(-1.0, 0.0), high=(1.0, 4.0)),
+            [[0.5, 0.5], [-1, -1], [9, 9]],
+            [[0.5, 3], [-1, 0], [1, 4]],
+        ),
+        (
+            Box((2, 2), low=(0.0, 1.0, 2.0, 3.0), high=8.0),
+            [[[-1, -1], [-1, -1]]],
+            [[[0, 1], [2, 3]]],
+        ),
+        # one bound only clips
+        (Box((1,), low=0.0), [[-3], [0.5], [7]], [[0], [0.5], [7]]),
+        (Box((1,), high=1.0), [[-30], [0.5], [7]], [[-30], [0.5], [1]]),
+        (
+            Box((3,), low=(-2.0, 0.0, -INF), high=(2.0, INF, INF)),
+            [[0.5, 0.5, 0.5], [-9, -9, -9]],
+            [[1, 0.5, 0.5], [-2, 0, -9]],
+        ),
+        # no bound passes
+        (Box((2,)), [[-30, 30]], [[-30, 30]]),
+        (Box((1,), low=-3.4e38, high=3.4e38), [[-1], [0], [1]], [[-3.4e38], [0], [3.4e38]]),
+        # integers are rounded to the nearest
+        (
+            Box((1,), "int32", 0.0, 10.0),
+            [[-1], [-0.5], [0.09], [1], [2]],
+            [[0], [2], [5], [10], [10]],
+        ),
+        (Box((1,), "uint8", 0.0, 255.0), [[-1], [1], [5]], [[0], [255], [255]]),
+        # choices are counted from the space's start
+        (Discrete(3, start=-1), [0, 1, 2], [-1, 0, 1]),
+        (
+            MultiDiscrete((2, 3, 4, 5), (1, 0, 2, -1), (2, 2)),
+            [[[0, 0], [0, 0]], [[1, 2], [3, 4]]],
+            [[[1, 0], [2, -1]], [[2, 2], [5, 3]]],
+        ),
+        (MultiBinary((2,)), [[0, 1]], [[0, 1]]),
+    ],
+    ids=str,
+)
 def test_actions_in_the_terms_of_the_environment(space, action, expected):
-    for leading in (lambda x: x, lambda x: x[None]):                  # any leading axes
-        told = to_environment(space, leading(jnp.asarray(action)))
+    for leading in (lambda x: x, lambda x: x[None]):  # any leading axes
+        told = to_environment_action(space, leading(jnp.asarray(action)))
         np.testing.assert_allclose(told, leading(np.asarray(expected)), rtol=1e-6)
         assert told.dtype in (jnp.float32, jnp.int32)
 
@@ -206,31 +273,43 @@ def test_actions_in_the_terms_of_the_environment(space, action, expected):
 @settings(deadline=None)
 @given(boxes(), st.floats(-3, 3, width=32))
 def test_every_action_is_in_the_space(space, number):
-    told = to_environment(from_gymnasium(space, "action"), jnp.full(space.shape, number, jnp.float32))
+    told = to_environment_action(
+        space_from_gymnasium(space, "action"), jnp.full(space.shape, number, jnp.float32)
+    )
     assert space.contains(np.asarray(told).astype(space.dtype))
 
 
 def test_what_a_gymnasium_environment_takes():
-    assert native_dtype(Discrete(3)) is None
-    assert native_dtype(Box((1,), "float64")) == "float64"
-    assert native_dtype(MultiDiscrete((2,), (0,), (1,))) == "int64"
-    assert native_dtype(MultiBinary((2,))) == "int8"
-    assert first_choice(Discrete(3)) is None and first_choice(Discrete(3, start=-1)) == -1
-    assert first_choice(MultiDiscrete((2, 3), (0, 0), (2,))) is None
-    np.testing.assert_array_equal(first_choice(MultiDiscrete((2, 3), (0, 4), (1, 2))), [[0, 4]])
-    assert first_choice(Box((1,))) is None
+    assert gymnasium_dtype(Discrete(3)) is None
+    assert gymnasium_dtype(Box((1,), "float64")) == "float64"
+    assert gymnasium_dtype(MultiDiscrete((2,), (0,), (1,))) == "int64"
+    assert gymnasium_dtype(MultiBinary((2,))) == "int8"
+    assert action_offset(Discrete(3)) is None and action_offset(Discrete(3, start=-1)) == -1
+    assert action_offset(MultiDiscrete((2, 3), (0, 0), (2,))) is None
+    np.testing.assert_array_equal(action_offset(MultiDiscrete((2, 3), (0, 4), (1, 2))), [[0, 4]])
+    assert action_offset(Box((1,))) is None
 
 
 def test_specs_of_registered_environments():
     env = gymnasium.make("CartPole-v1")
-    spec = Spec(from_gymnasium(env.observation_space), from_gymnasium(env.action_space, "action"), 8)
+    spec = EnvironmentSpec(
+        space_from_gymnasium(env.observation_space),
+        space_from_gymnasium(env.action_space, "action"),
+        8,
+    )
     assert spec.observation.shape == (4,) and spec.action == Discrete(2)
-    assert to_gymnasium(spec.observation) == env.observation_space
+    assert space_to_gymnasium(spec.observation) == env.observation_space
 
 
 def test_a_unit_box_is_what_a_bounded_policy_gives():
-    assert unit_box(Box((2, 1), "int32", 0.0, 10.0), "td3") == Box((2, 1), low=-1.0, high=1.0)
-    with pytest.raises(InvalidInput, match=r"td3 takes continuous actions, and this environment's are Discrete"):
-        unit_box(Discrete(3), "td3")
-    with pytest.raises(InvalidInput, match=r"naf acts within bounds, .* without: action\[1\] in \[0.0, inf\]"):
-        unit_box(Box((2,), low=(0.0, 0.0), high=(1.0, math.inf)), "naf")
+    assert normalized_action_space(Box((2, 1), "int32", 0.0, 10.0), "td3") == Box(
+        (2, 1), low=-1.0, high=1.0
+    )
+    with pytest.raises(
+        InvalidInput, match=r"td3 takes continuous actions, and this environment's are Discrete"
+    ):
+        normalized_action_space(Discrete(3), "td3")
+    with pytest.raises(
+        InvalidInput, match=r"naf acts within bounds, .* without: action\[1\] in \[0.0, inf\]"
+    ):
+        normalized_action_space(Box((2,), low=(0.0, 0.0), high=(1.0, math.inf)), "naf")

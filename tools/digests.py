@@ -1,13 +1,15 @@
 """Digests of what etude computes, to show that a change of the code changed no number.
 
-    python tools/digests.py before.json            # in the tree before, and after.json in the tree after
-    python tools/digests.py --compare before.json after.json
+    python tools/digests.py before.json            # in the tree before, and after.json in the tree
+    after python tools/digests.py --compare before.json after.json
 
-A digest is the SHA-256 of the bytes of an array. Short runs cover every algorithm, with two seeds, on each backend that
-it takes; every planner on every problem of `etude plan`; and every study of `etude figure`. Of a run there are the leaves
-of the algorithm's state in tree order, the columns of metrics.csv and the returns of the evaluation; of a plan and a study
-the entries of its JSON file. Digests are equal only on one machine with one set of versions.
+A digest is the SHA-256 of the bytes of an array. Short runs cover every algorithm, with two seeds,
+on each backend that it takes; every planner on every problem of `etude plan`; and every study of
+`etude figure`. Of a run there are the leaves of the algorithm's state in tree order, the columns of
+metrics.csv and the returns of the evaluation; of a plan and a study the entries of its JSON file.
+Digests are equal only on one machine with one set of versions.
 """
+
 import argparse
 import contextlib
 import fnmatch
@@ -22,9 +24,9 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from etude.cli.main import main as command_line
 
 import etude
+from etude.cli.main import main as command_line
 
 CARTPOLE, PENDULUM, LAKE = "CartPole-v1", "Pendulum-v1", "FrozenLake-v1"
 EVERYWHERE = ("jax", "gymnasium", "envpool")
@@ -57,21 +59,51 @@ RUNS = [
     ("sac", CARTPOLE, ("jax",), REPLAY),
     ("reinforce", CARTPOLE, EVERYWHERE, f"--steps 2000 {SMALL}"),
     ("reinforce", CARTPOLE, ("jax",), f"--steps 2000 {SMALL} --baseline optimal --capacity 256"),
-    ("reinforce", PENDULUM, ("jax",), f"--steps 4000 {SMALL} --baseline average --num-envs 4 --no-causality"),
-    ("reinforce", CARTPOLE, ("jax",), f"--steps 2000 {SMALL} --recurrent gru --memory-size 8 --capacity 256"),
+    (
+        "reinforce",
+        PENDULUM,
+        ("jax",),
+        f"--steps 4000 {SMALL} --baseline average --num-envs 4 --no-causality",
+    ),
+    (
+        "reinforce",
+        CARTPOLE,
+        ("jax",),
+        f"--steps 2000 {SMALL} --recurrent gru --memory-size 8 --capacity 256",
+    ),
     ("off-policy-gradient", CARTPOLE, EVERYWHERE, f"--steps 2000 {SMALL}"),
     ("off-policy-gradient", CARTPOLE, ("jax",), f"--steps 2000 {SMALL} --correction trajectory"),
     ("actor-critic", CARTPOLE, EVERYWHERE, f"--steps 2048 {SMALL}"),
-    ("actor-critic", PENDULUM, ("jax",), f"--steps 2048 {SMALL} --control-variate --normalize-advantage"),
-    ("actor-critic", CARTPOLE, ("jax",),
-     f"--steps 2048 {SMALL} --advantage n_step --value-target monte_carlo --discount-from start --value-steps 2"),
+    (
+        "actor-critic",
+        PENDULUM,
+        ("jax",),
+        f"--steps 2048 {SMALL} --control-variate --normalize-advantage",
+    ),
+    (
+        "actor-critic",
+        CARTPOLE,
+        ("jax",),
+        f"--steps 2048 {SMALL} --advantage n_step --value-target monte_carlo --discount-from "
+        "start --value-steps 2",
+    ),
     ("a2c", CARTPOLE, EVERYWHERE, f"--steps 2000 {SMALL}"),
     ("natural-gradient", CARTPOLE, EVERYWHERE, f"--steps 4096 {SMALL}"),
     ("trpo", CARTPOLE, EVERYWHERE, f"--steps 4096 {SMALL}"),
-    ("trpo", PENDULUM, ("jax",), f"--steps 4096 {SMALL} --normalize-observation --fisher-interval 4"),
+    (
+        "trpo",
+        PENDULUM,
+        ("jax",),
+        f"--steps 4096 {SMALL} --normalize-observation --fisher-interval 4",
+    ),
     ("dual-gradient", CARTPOLE, EVERYWHERE, f"--steps 4096 {SMALL}"),
     ("ppo", CARTPOLE, EVERYWHERE, f"--steps 4096 {SMALL}"),
-    ("ppo", PENDULUM, ("jax",), f"--steps 4096 {SMALL} --state-noise --normalize-observation --normalize-reward"),
+    (
+        "ppo",
+        PENDULUM,
+        ("jax",),
+        f"--steps 4096 {SMALL} --state-noise --normalize-observation --normalize-reward",
+    ),
     ("ppo", CARTPOLE, ("jax",), f"--steps 4096 {SMALL} --recurrent lstm --memory-size 8"),
     ("ppo", CARTPOLE, ("jax",), f"--steps 4096 {SMALL} --kl-penalty adaptive --kl-stop --shared"),
     ("ppo", CARTPOLE, ("jax",), f"--steps 4096 {SMALL} --frame-stack 3 --clip-decay 5000"),
@@ -80,13 +112,33 @@ RUNS = [
     ("ppo", "MountainCarContinuous-v0", ("jax",), f"--steps 4096 {SMALL}"),
     ("ppo", "Acrobot-v1", ("jax",), f"--steps 4096 {SMALL}"),
     ("mpc", PENDULUM, ("jax", "gymnasium"), "--steps 100 --samples 30 --iterations 2 --horizon 10"),
-    ("mpc", PENDULUM, ("jax",), "--steps 100 --samples 30 --iterations 2 --horizon 10 --planner icem"),
-    ("mpc", PENDULUM, ("jax",), "--steps 100 --samples 30 --iterations 2 --horizon 10 --planner mppi"),
+    (
+        "mpc",
+        PENDULUM,
+        ("jax",),
+        "--steps 100 --samples 30 --iterations 2 --horizon 10 --planner icem",
+    ),
+    (
+        "mpc",
+        PENDULUM,
+        ("jax",),
+        "--steps 100 --samples 30 --iterations 2 --horizon 10 --planner mppi",
+    ),
     ("mpc", PENDULUM, ("jax",), "--steps 100 --samples 30 --horizon 10 --planner random_shooting"),
     ("mcts", CARTPOLE, ("jax", "gymnasium"), "--steps 60 --simulations 30 --horizon 20"),
 ]
 PROBLEMS = ("double-integrator", "pendulum", "cart-pole", "acrobot", "quadrotor", "car")
-PLANNERS = ("ilqr", "ddp", "multiple-shooting", "gradient-shooting", "collocation", "random-shooting", "cem", "icem", "mppi")
+PLANNERS = (
+    "ilqr",
+    "ddp",
+    "multiple_shooting",
+    "gradient_shooting",
+    "collocation",
+    "random_shooting",
+    "cem",
+    "icem",
+    "mppi",
+)
 STUDIES = {
     "overestimation": ("overestimation", CARTPOLE, "--steps", "3000", "--seeds", "2"),
     "policy-gradient-variance": ("policy-gradient-variance", "--episodes", "300"),
@@ -111,7 +163,10 @@ def main() -> None:
         began = time.perf_counter()
         with tempfile.TemporaryDirectory() as folder:
             digests[name] = measure(Path(folder))
-        print(f"{time.perf_counter() - began:6.1f} s  {len(digests[name]):3} digests  {name}", flush=True)
+        print(
+            f"{time.perf_counter() - began:6.1f} s  {len(digests[name]):3} digests  {name}",
+            flush=True,
+        )
         arguments.out.write_text(json.dumps(digests, indent=1))
 
 
@@ -120,20 +175,43 @@ def cases() -> dict:
     found = {}
     for algorithm, environment, backends, flags in RUNS:
         for backend in backends:
-            words = ["train", algorithm, environment, *flags.split(), "--backend", backend, "--evaluation-episodes", "2"]
-            # the seeds of JAX environments train in one program; those of the others, one after the other
-            for seeds in (["--seeds", "2"],) if backend == "jax" else (["--seed", "0"], ["--seed", "1"]):
-                found[" ".join(words[1:] + seeds)] = lambda folder, words=words + seeds: digest_run(words, folder)
+            words = [
+                "train",
+                algorithm,
+                environment,
+                *flags.split(),
+                "--backend",
+                backend,
+                "--evaluation-episodes",
+                "2",
+            ]
+            # the seeds of JAX environments train in one program; those of the others, one after the
+            # other
+            for seeds in (
+                (["--seeds", "2"],) if backend == "jax" else (["--seed", "0"], ["--seed", "1"])
+            ):
+                found[" ".join(words[1:] + seeds)] = lambda folder, words=words + seeds: digest_run(
+                    words, folder
+                )
     for problem in PROBLEMS:
         for planner in PLANNERS:
-            size = ["--iterations", "30" if planner == "collocation" else "5", "--samples", "40", "--elites", "8"]
+            size = [
+                "--iterations",
+                "30" if planner == "collocation" else "5",
+                "--samples",
+                "40",
+                "--elites",
+                "8",
+            ]
             words = ["plan", problem, "--planner", planner, *size, "--no-video"]
             found[" ".join(words)] = lambda folder, words=words: digest_json(words, folder)
     for game in ("tic-tac-toe", "connect-four"):
         words = ["plan", game, "--iterations", "200", "--no-video"]
         found[" ".join(words)] = lambda folder, words=words: digest_json(words, folder)
     for name, words in STUDIES.items():
-        found[f"figure {name}"] = lambda folder, words=words: digest_json(["figure", *words], folder)
+        found[f"figure {name}"] = lambda folder, words=words: digest_json(
+            ["figure", *words], folder
+        )
     return found
 
 
@@ -160,7 +238,11 @@ def flatten(value, name: str = "") -> dict:
     """A tree of dicts as {"a/b": leaf}."""
     if not isinstance(value, dict):
         return {name: value}
-    return {key: leaf for part, child in value.items() for key, leaf in flatten(child, f"{name}/{part}").items()}
+    return {
+        key: leaf
+        for part, child in value.items()
+        for key, leaf in flatten(child, f"{name}/{part}").items()
+    }
 
 
 def digest(value) -> str:
@@ -180,7 +262,9 @@ def call(words: list[str]) -> None:
             command_line(words)
         except SystemExit as end:
             if end.code:
-                raise RuntimeError(f"etude {' '.join(words)}: status {end.code}\n{said.getvalue()}") from None
+                raise RuntimeError(
+                    f"etude {' '.join(words)}: status {end.code}\n{said.getvalue()}"
+                ) from None
 
 
 def compare(before: dict, after: dict) -> int:
@@ -193,7 +277,9 @@ def compare(before: dict, after: dict) -> int:
         if odd:
             print(f"differs: {name}: {', '.join(odd[:6])}{' ...' if len(odd) > 6 else ''}")
     total = sum(map(len, before.values()))
-    print(f"{len(before)} cases before, {len(after)} after, {total} digests; {differing} cases differ")
+    print(
+        f"{len(before)} cases before, {len(after)} after, {total} digests; {differing} cases differ"
+    )
     return int(differing > 0)
 
 

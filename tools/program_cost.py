@@ -1,9 +1,12 @@
-"""FLOPs and bytes of a compiled training iteration, as XLA counts them, with default hyperparameters.
+"""FLOPs and bytes of a compiled training iteration, as XLA counts them, with default
+hyperparameters.
 
     python tools/program_cost.py            # dqn, ppo and sac on their JAX environments
 
-Compare the numbers of two trees on one machine: a change that is meant to cost nothing makes none of them larger.
+Compare the numbers of two trees on one machine: a change that is meant to cost nothing makes none
+of them larger.
 """
+
 from functools import partial
 
 import jax

@@ -1,8 +1,11 @@
-"""mctx's MuZero search at the work given as JSON; says how many simulations an answer is made of, and how long it took.
+"""mctx's MuZero search at the work given as JSON; says how many simulations an answer is made of,
+and how long it took.
 
-The game and what a leaf is judged to be are etude's. What differs: the score, which is PUCT with uniform priors for UCT; and
-an end of play, below which mctx goes on, at no reward. Illegal moves have no prior. `depth` says that the trees are as deep.
+The game and what a leaf is judged to be are etude's. What differs: the score, which is PUCT with
+uniform priors for UCT; and an end of play, below which mctx goes on, at no reward. Illegal moves
+have no prior. `depth` says that the trees are as deep.
 """
+
 import json
 import sys
 from importlib.metadata import version
@@ -28,17 +31,40 @@ def step(params, key, action, node):
     board, over = node
     step = jax.vmap(lambda board, action: game.step(board, action, None))(board, action)
     ends = over | step.terminated
-    return mctx.RecurrentFnOutput(reward=jnp.where(over, 0, step.reward), discount=jnp.where(ends, 0.0, -1.0),
-                                  prior_logits=jax.vmap(logits)(step.state), value=jnp.zeros(roots)), (step.state, ends)
+    return mctx.RecurrentFnOutput(
+        reward=jnp.where(over, 0, step.reward),
+        discount=jnp.where(ends, 0.0, -1.0),
+        prior_logits=jax.vmap(logits)(step.state),
+        value=jnp.zeros(roots),
+    ), (step.state, ends)
 
 
 def search(boards, key):
-    root = mctx.RootFnOutput(prior_logits=jax.vmap(logits)(boards), value=jnp.zeros(roots),
-                             embedding=(boards, jnp.zeros(roots, bool)))
-    found = mctx.muzero_policy((), key, root, step, simulations, max_depth=game.cells, dirichlet_fraction=0.0, temperature=0.0)
+    root = mctx.RootFnOutput(
+        prior_logits=jax.vmap(logits)(boards),
+        value=jnp.zeros(roots),
+        embedding=(boards, jnp.zeros(roots, bool)),
+    )
+    found = mctx.muzero_policy(
+        (),
+        key,
+        root,
+        step,
+        simulations,
+        max_depth=game.cells,
+        dirichlet_fraction=0.0,
+        temperature=0.0,
+    )
     return found.action_weights, found.search_tree.node_visits
 
 
-(_, visits), took = stopwatch.of_program(search, (problems.boards(roots), jax.random.key(work["seed"])), work["budget"])
-print(json.dumps({"steps": roots * simulations, "depth": float(visits[:, 1:].sum(1).mean()) / simulations} | took
-                 | {"versions": {name: version(name) for name in ("mctx", "jax")}}))
+(_, visits), took = stopwatch.of_program(
+    search, (problems.boards(roots), jax.random.key(work["seed"])), work["budget"]
+)
+print(
+    json.dumps(
+        {"steps": roots * simulations, "depth": float(visits[:, 1:].sum(1).mean()) / simulations}
+        | took
+        | {"versions": {name: version(name) for name in ("mctx", "jax")}}
+    )
+)

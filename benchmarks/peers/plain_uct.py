@@ -1,4 +1,6 @@
-"""UCT in plain Python, with no library and nothing general about it, on tic-tac-toe; the work is given as JSON."""
+"""UCT in plain Python, with no library and nothing general about it, on tic-tac-toe; the work is
+given as JSON."""
+
 import json
 import math
 import platform
@@ -15,6 +17,7 @@ THROUGH = [[line for line in LINES if cell in line] for cell in range(9)]
 
 class Node:
     """A board as whoever is to move sees it, and what was found there."""
+
     __slots__ = ("board", "children", "over", "reward", "total", "untried", "visits")
 
     def __init__(self, board, reward=0.0, over=False):
@@ -41,8 +44,12 @@ def search(board, simulations):
         node, path = root, [root]
         while not node.untried and node.children:
             log = 2 * math.log(node.visits)
-            node = max(node.children,
-                       key=lambda child: child.reward - child.total / child.visits + math.sqrt(2 * log / child.visits))
+            node = max(
+                node.children,
+                key=lambda child: (
+                    child.reward - child.total / child.visits + math.sqrt(2 * log / child.visits)
+                ),
+            )
             path.append(node)
         if node.untried:
             cell = node.untried.pop(random.randrange(len(node.untried)))
@@ -70,4 +77,12 @@ def played(board, over):
 work = json.loads(sys.argv[1])
 random.seed(work["seed"])
 took = stopwatch.seconds(lambda: search([0] * 9, work["simulations"]), work["budget"])
-print(json.dumps({"steps": work["simulations"], "seconds": took, "versions": {"Python": platform.python_version()}}))
+print(
+    json.dumps(
+        {
+            "steps": work["simulations"],
+            "seconds": took,
+            "versions": {"Python": platform.python_version()},
+        }
+    )
+)

@@ -1,8 +1,10 @@
-"""trajax's iLQR or CEM on the acrobot, at the work given as JSON; says how many steps an answer has, and how long it took.
+"""trajax's iLQR or CEM on the acrobot, at the work given as JSON; says how many steps an answer
+has, and how long it took.
 
-No registry has trajax: it is measured where it can be imported, as from PYTHONPATH. Its CEM plays the mean at the end, 2 rollouts
-beside the thousands; etude's keeps the best plan seen.
+No registry has trajax: it is measured where it can be imported, as from PYTHONPATH. Its CEM plays
+the mean at the end, 2 rollouts beside the thousands; etude's keeps the best plan seen.
 """
+
 import importlib.util
 import json
 import sys
@@ -34,7 +36,9 @@ class Settings(dict):
 
 
 def cost(state, control, time):
-    return jnp.where(time == problems.HORIZON, problems.final_cost(state), problems.cost(state, control))
+    return jnp.where(
+        time == problems.HORIZON, problems.final_cost(state), problems.cost(state, control)
+    )
 
 
 def dynamics(state, control, time):
@@ -42,21 +46,35 @@ def dynamics(state, control, time):
 
 
 def solved(state):
-    _, plan, total, _, _, _, iterations = optimizers.ilqr(cost, dynamics, state, controls, maxiter=work["iterations"])
+    _, plan, total, _, _, _, iterations = optimizers.ilqr(
+        cost, dynamics, state, controls, maxiter=work["iterations"]
+    )
     return iterations, total, plan
 
 
 def sampled(state):
-    settings = Settings(sampling_smoothing=0.0, evolution_smoothing=work["smoothing"], max_iter=work["iterations"],
-                        elite_portion=work["elites"] / work["samples"], num_samples=work["samples"])
+    settings = Settings(
+        sampling_smoothing=0.0,
+        evolution_smoothing=work["smoothing"],
+        max_iter=work["iterations"],
+        elite_portion=work["elites"] / work["samples"],
+        num_samples=work["samples"],
+    )
     bound = jnp.array([problems.FORCE])
     # without its own jit, through which settings cannot go; all is compiled by ours
     search = partial(optimizers.cem.__wrapped__, cost, dynamics, hyperparams=settings)
-    _, plan, total = search(state, controls, -bound, bound, random_key=jax.random.PRNGKey(work["seed"]))
+    _, plan, total = search(
+        state, controls, -bound, bound, random_key=jax.random.PRNGKey(work["seed"])
+    )
     return 1, total, plan
 
 
 search = {"ilqr": solved, "cem": sampled}[work["planner"]]
 (steps, total, _), took = stopwatch.of_program(search, (start,), work["budget"])
-print(json.dumps({"steps": int(steps), "cost": float(total)} | took
-                 | {"versions": {"trajax": __version__, "jax": version("jax")}}))
+print(
+    json.dumps(
+        {"steps": int(steps), "cost": float(total)}
+        | took
+        | {"versions": {"trajax": __version__, "jax": version("jax")}}
+    )
+)

@@ -1,10 +1,12 @@
-"""etude: deep reinforcement learning from behaviour cloning to world models, in one small house.
+"""etude: deep reinforcement learning from behavior cloning to world models, in one small house.
 
     run = etude.train(etude.DQN(), "CartPole-v1", steps=50_000, seeds=4)
     run.evaluate()
 
-Names load on first use, so that `etude --help` and the workers of slow environments start without JAX.
+Names load on first use, so that `etude --help` and the workers of slow environments start without
+JAX.
 """
+
 import importlib
 import os
 import sys
@@ -14,30 +16,41 @@ from etude.algorithms._index import ALGORITHMS as _ALGORITHMS
 
 _SCHEDULER = "--xla_cpu_enable_concurrency_optimized_scheduler=false"
 
-# Batched LAPACK calls wait for subtasks on the thread pool they occupy; with XLA's concurrent scheduler two of them
-# hang a machine of two cores for ever. Running thunks in order also makes loops over small networks 15 to 25 % faster.
+# Batched LAPACK calls wait for subtasks on the thread pool they occupy; with XLA's concurrent
+# scheduler two of them hang a machine of two cores for ever. Running thunks in order also makes
+# loops over small networks 15 to 25 % faster.
 if _SCHEDULER.split("=")[0] not in os.environ.get("XLA_FLAGS", ""):
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_SCHEDULER}".strip()
     if "jax" in sys.modules and sys.modules["jax"]._src.xla_bridge.backends_are_initialized():
         warnings.warn(
-            f"JAX was already running when etude was imported, so {_SCHEDULER} does not apply: training is slower and "
+            f"JAX was already running when etude was imported, so {_SCHEDULER} does not apply: "
+            "training is slower and "
             f"may hang on machines of few cores. Import etude first, or set XLA_FLAGS={_SCHEDULER}.",
-            RuntimeWarning, stacklevel=2)
+            RuntimeWarning,
+            stacklevel=2,
+        )
 
 __version__ = "0.1.0"
 
 _HOME = {
     **{attribute: module.removeprefix("etude.") for module, attribute, _ in _ALGORITHMS.values()},
-    "Transition": "experience",
-    "rollout": "rollout", "evaluate": "rollout",
+    "Transition": "data.transition",
+    "rollout": "rollout",
+    "evaluate": "rollout",
     "fitted_q_iteration": "algorithms.value.fitted_q",
-    "register_model": "environments.models",
-    "Algorithm": "training", "progress": "training",
+    "register_model": "models.true_models",
+    "Algorithm": "training",
+    "progress": "training",
     "make": "environments",
-    "train": "experiment.run", "load": "experiment.run", "resume": "experiment.run", "Run": "experiment.run",
-    "preset": "experiment.presets", "overestimation": "experiment.overestimation",
-    "policy_gradient_variance": "experiment.variance", "plan": "experiment.plan",
-    "open_loop": "experiment.open_loop",
+    "train": "runs.run",
+    "load": "runs.run",
+    "resume": "runs.run",
+    "Run": "runs.run",
+    "preset": "presets",
+    "measure_overestimation": "studies.overestimation",
+    "measure_gradient_variance": "studies.gradient_variance",
+    "plan": "studies.plan",
+    "measure_open_loop": "studies.open_loop",
     "InvalidInput": "errors",
 }
 

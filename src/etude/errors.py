@@ -2,7 +2,8 @@
 
 
 class InvalidInput(ValueError):
-    """Something asked for cannot be done as asked. The command line prints it and exits with status 2."""
+    """Something asked for cannot be done as asked. The command line prints it and exits with status
+    2."""
 
 
 class EnvironmentFault(RuntimeError):

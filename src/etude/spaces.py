@@ -1,8 +1,10 @@
-"""What observations and actions look like: Gymnasium spaces to hashable specs and back, and action scaling.
+"""What observations and actions look like: Gymnasium spaces to hashable specs and back, and action
+scaling.
 
-A policy acts in [-1, 1] wherever a Box is bounded, and counts every choice from 0. `to_environment` is the one place
-where that becomes what the environment was promised.
+A policy acts in [-1, 1] wherever a Box is bounded, and counts every choice from 0. `to_environment`
+is the one place where that becomes what the environment was promised.
 """
+
 import math
 from typing import Any
 
@@ -13,14 +15,16 @@ import numpy as np
 
 from etude.errors import InvalidInput
 from etude.struct import static, struct
+from etude.types import Array
 
-Array = jax.Array
-MASK = "action_mask"           # the part of a Dict observation that says which choices there are
+ACTION_MASK = "action_mask"  # the part of a Dict observation that says which choices there are
 
 
 @struct
 class Box:
-    """Real or integer arrays; `low` and `high` are one number, or one for each element in row-major order."""
+    """Real or integer arrays; `low` and `high` are one number, or one for each element in row-major
+    order."""
+
     shape: tuple[int, ...] = static()
     dtype: str = static("float32")
     low: float | tuple[float, ...] = static(-math.inf)
@@ -32,12 +36,17 @@ class Box:
     @property
     def bounds(self) -> tuple[np.ndarray, np.ndarray]:
         """(low, high), each of `shape`."""
-        low, high = (np.broadcast_to(np.asarray(bound, np.float32).reshape(-1 if np.ndim(bound) else ()), math.prod(self.shape))
-                     .reshape(self.shape) for bound in (self.low, self.high))
+        low, high = (
+            np.broadcast_to(
+                np.asarray(bound, np.float32).reshape(-1 if np.ndim(bound) else ()),
+                math.prod(self.shape),
+            ).reshape(self.shape)
+            for bound in (self.low, self.high)
+        )
         return low, high
 
     @property
-    def bounded(self) -> np.ndarray:
+    def is_bounded(self) -> np.ndarray:
         """Which elements have both bounds, of `shape`."""
         return np.logical_and(*map(np.isfinite, self.bounds))
 
@@ -45,6 +54,7 @@ class Box:
 @struct
 class Discrete:
     """One of `n` choices; the environment counts them from `start`, we from 0."""
+
     n: int = static()
     start: int = static(0)
     dtype: str = static("int64")
@@ -56,6 +66,7 @@ class Discrete:
 @struct
 class MultiDiscrete:
     """One choice for each of several questions; `sizes` and `starts` in row-major order."""
+
     sizes: tuple[int, ...] = static()
     starts: tuple[int, ...] = static()
     shape: tuple[int, ...] = static()
@@ -68,6 +79,7 @@ class MultiDiscrete:
 @struct
 class MultiBinary:
     """An array of zeros and ones."""
+
     shape: tuple[int, ...] = static()
 
     def zeros(self) -> Array:
@@ -75,8 +87,10 @@ class MultiBinary:
 
 
 @struct
-class Tree:
-    """A Dict (with names) or a Tuple (without) of spaces; its values are dicts or tuples of arrays."""
+class Composite:
+    """A Dict (with names) or a Tuple (without) of spaces; its values are dicts or tuples of
+    arrays."""
+
     parts: tuple[Any, ...] = static()
     names: tuple[str, ...] | None = static(None)
 
@@ -90,26 +104,28 @@ class Tree:
         return list(value) if self.names is None else [value[name] for name in self.names]
 
 
-Space = Box | Discrete | MultiDiscrete | MultiBinary | Tree
+Space = Box | Discrete | MultiDiscrete | MultiBinary | Composite
 
 
 @struct
-class Spec:
+class EnvironmentSpec:
     """What an algorithm may know of an environment before it sees one."""
+
     observation: Space = static()
     action: Space = static()
     num_envs: int = static(1)
 
 
-def from_gymnasium(space: gymnasium.Space, role: str = "observation") -> Space:
+def space_from_gymnasium(space: gymnasium.Space, role: str = "observation") -> Space:
     """The spec of a Gymnasium space.
 
-    Raises InvalidInput, naming `role` and the space, for those without a fixed-size array form (Text, Graph, ...).
+    Raises InvalidInput, naming `role` and the space, for those without a fixed-size array form
+    (Text, Graph, ...).
     """
     kinds = gymnasium.spaces
     match space:
         case kinds.Box():
-            low, high = (_compact(bound) for bound in (space.low, space.high))
+            low, high = (_compact_bound(bound) for bound in (space.low, space.high))
             return Box(space.shape, space.dtype.name, low, high)
         case kinds.Discrete():
             return Discrete(int(space.n), int(space.start), space.dtype.name)
@@ -119,23 +135,40 @@ def from_gymnasium(space: gymnasium.Space, role: str = "observation") -> Space:
         case kinds.MultiBinary():
             return MultiBinary(space.shape)
         case kinds.Dict() if role != "action":
-            names = tuple(sorted(space.spaces))         # the order in which JAX reads a dict
-            return Tree(tuple(from_gymnasium(space[name], f"{role}[{name!r}]") for name in names), names)
+            names = tuple(sorted(space.spaces))  # the order in which JAX reads a dict
+            return Composite(
+                tuple(space_from_gymnasium(space[name], f"{role}[{name!r}]") for name in names),
+                names,
+            )
         case kinds.Tuple() if role != "action":
-            return Tree(tuple(from_gymnasium(part, f"{role}[{i}]") for i, part in enumerate(space.spaces)))
-    offer = "Discrete, MultiDiscrete, MultiBinary and Box" + (", and Dict and Tuple of them" if role != "action" else "")
-    raise InvalidInput(f"the {role} space is {space}; {type(space).__name__} is not supported there. "
-                       f"Supported: {offer}. Wrap the environment to give one of these")
+            return Composite(
+                tuple(
+                    space_from_gymnasium(part, f"{role}[{i}]")
+                    for i, part in enumerate(space.spaces)
+                )
+            )
+    offer = "Discrete, MultiDiscrete, MultiBinary and Box" + (
+        ", and Dict and Tuple of them" if role != "action" else ""
+    )
+    raise InvalidInput(
+        f"the {role} space is {space}; {type(space).__name__} is not supported there. "
+        f"Supported: {offer}. Wrap the environment to give one of these"
+    )
 
 
-def to_gymnasium(space: Space) -> gymnasium.Space:
+def space_to_gymnasium(space: Space) -> gymnasium.Space:
     """The Gymnasium space a spec describes."""
     kinds = gymnasium.spaces
     match space:
         case Box():
             dtype = np.dtype(space.dtype)
-            low, high = (np.broadcast_to(np.asarray(bound, dtype).reshape(space.shape if np.ndim(bound) else ()), space.shape)
-                         for bound in (space.low, space.high))
+            low, high = (
+                np.broadcast_to(
+                    np.asarray(bound, dtype).reshape(space.shape if np.ndim(bound) else ()),
+                    space.shape,
+                )
+                for bound in (space.low, space.high)
+            )
             return kinds.Box(low, high, dtype=dtype.type)
         case Discrete():
             return kinds.Discrete(space.n, start=space.start, dtype=np.dtype(space.dtype).type)
@@ -145,22 +178,26 @@ def to_gymnasium(space: Space) -> gymnasium.Space:
             return kinds.MultiDiscrete(sizes, dtype=np.dtype(space.dtype).type, start=starts)
         case MultiBinary():
             return kinds.MultiBinary(space.shape if len(space.shape) != 1 else space.shape[0])
-        case Tree():
-            parts = space.assemble([to_gymnasium(part) for part in space.parts])
+        case Composite():
+            parts = space.assemble([space_to_gymnasium(part) for part in space.parts])
             return kinds.Tuple(parts) if space.names is None else kinds.Dict(parts)
 
 
-def to_environment(space: Space, action: Array) -> Array:
+def to_environment_action(space: Space, action: Array) -> Array:
     """The environment's action for the policy's, [..., *shape].
 
-    Bounded Box elements go from [-1, 1] to [low, high] and are clipped there; a single bound only clips; choices are
-    counted from the space's `start`.
+    Bounded Box elements go from [-1, 1] to [low, high] and are clipped there; a single bound only
+    clips; choices are counted from the space's `start`.
     """
     match space:
         case Box():
             low, high = space.bounds
-            lowest, highest = (np.where(space.bounded, x, y) for x, y in ((low, np.float32(-1)), (high, np.float32(1))))
-            middle, half = lowest / 2 + highest / 2, highest / 2 - lowest / 2      # halved first: no sum overflows
+            lowest, highest = (
+                np.where(space.is_bounded, x, y)
+                for x, y in ((low, np.float32(-1)), (high, np.float32(1)))
+            )
+            # halved first: no sum overflows
+            middle, half = lowest / 2 + highest / 2, highest / 2 - lowest / 2
             action = jnp.clip(action * half + middle, low, high)
             return jnp.rint(action) if np.issubdtype(space.dtype, np.integer) else action
         case Discrete(start=start):
@@ -170,44 +207,60 @@ def to_environment(space: Space, action: Array) -> Array:
     return action
 
 
-def table(spec: Spec, name: str) -> tuple[int, int]:
+def table_shape(spec: EnvironmentSpec, name: str) -> tuple[int, int]:
     """How many states and actions a table of their values has.
 
     Raises InvalidInput, naming the algorithm and the space, where either is not Discrete.
     """
     if not isinstance(spec.action, Discrete):
-        raise InvalidInput(f"{name} chooses among discrete actions, and this environment's are {spec.action}; "
-                           "ppo takes every kind of action")
+        raise InvalidInput(
+            f"{name} chooses among discrete actions, and this environment's are {spec.action}; "
+            "ppo takes every kind of action"
+        )
     if not isinstance(spec.observation, Discrete):
-        raise InvalidInput(f"{name} keeps a value for each of so many states, and this environment's observations are "
-                           f"{spec.observation}; dqn and ppo take every kind of observation")
+        raise InvalidInput(
+            f"{name} keeps a value for each of so many states, and this environment's "
+            "observations are "
+            f"{spec.observation}; dqn and ppo take every kind of observation"
+        )
     return spec.observation.n, spec.action.n
 
 
-def unit_box(space: Space, name: str) -> Box:
-    """What a tanh policy gives for actions of `space`: real numbers in [-1, 1], whatever the Box's dtype and bounds.
+def normalized_action_space(space: Space, name: str) -> Box:
+    """What a tanh policy gives for actions of `space`: real numbers in [-1, 1], whatever the Box's
+    dtype and bounds.
 
-    Raises InvalidInput, naming the algorithm and the space or the elements, for actions that are not a bounded Box.
+    Raises InvalidInput, naming the algorithm and the space or the elements, for actions that are
+    not a bounded Box.
     """
     if not isinstance(space, Box):
-        raise InvalidInput(f"{name} takes continuous actions, and this environment's are {space}; "
-                           "dqn takes Discrete ones, ppo every kind")
-    if not space.bounded.all():
+        raise InvalidInput(
+            f"{name} takes continuous actions, and this environment's are {space}; "
+            "dqn takes Discrete ones, ppo every kind"
+        )
+    if not space.is_bounded.all():
         low, high = space.bounds
-        free = ", ".join(f"action{index} in [{low[tuple(index)]}, {high[tuple(index)]}]"
-                         for index in np.argwhere(~space.bounded).tolist())
-        raise InvalidInput(f"{name} acts within bounds, and this environment's actions have elements without: {free}. "
-                           "Wrap it in one whose Box is bounded, or take ppo, which needs no bounds")
+        free = ", ".join(
+            f"action{index} in [{low[tuple(index)]}, {high[tuple(index)]}]"
+            for index in np.argwhere(~space.is_bounded).tolist()
+        )
+        raise InvalidInput(
+            f"{name} acts within bounds, and this environment's actions have elements without: "
+            f"{free}. "
+            "Wrap it in one whose Box is bounded, or take ppo, which needs no bounds"
+        )
     return Box(space.shape, low=-1.0, high=1.0)
 
 
-def native_dtype(space: Space) -> str | None:
-    """The dtype in which a Gymnasium environment takes actions of `space`; None for a plain Python integer."""
+def gymnasium_dtype(space: Space) -> str | None:
+    """The dtype in which a Gymnasium environment takes actions of `space`; None for a plain Python
+    integer."""
     return None if isinstance(space, Discrete) else getattr(space, "dtype", "int8")
 
 
-def first_choice(space: Space) -> Any:
-    """The number (or numbers, of the space's shape) from which the environment counts choices; None where there are none."""
+def action_offset(space: Space) -> Any:
+    """The number (or numbers, of the space's shape) from which the environment counts choices; None
+    where there are none."""
     match space:
         case Discrete(start=start):
             return start or None
@@ -216,14 +269,19 @@ def first_choice(space: Space) -> Any:
     return None
 
 
-def leaves(space: Space, path: tuple = ()) -> list[tuple[tuple, Space]]:
+def leaves_with_path(space: Space, path: tuple = ()) -> list[tuple[tuple, Space]]:
     """(path, space) of every array in a value of `space`, in the order of `jax.tree.leaves`."""
-    if not isinstance(space, Tree):
+    if not isinstance(space, Composite):
         return [(path, space)]
     keys = range(len(space.parts)) if space.names is None else space.names
-    return [leaf for key, part in zip(keys, space.parts, strict=True) for leaf in leaves(part, (*path, key))]
+    return [
+        leaf
+        for key, part in zip(keys, space.parts, strict=True)
+        for leaf in leaves_with_path(part, (*path, key))
+    ]
 
 
-def _compact(bound: np.ndarray) -> float | tuple[float, ...]:
-    values = np.ravel(bound).tolist()               # integers stay integers: floats cannot hold the bounds of int64
+def _compact_bound(bound: np.ndarray) -> float | tuple[float, ...]:
+    # integers stay integers: floats cannot hold the bounds of int64
+    values = np.ravel(bound).tolist()
     return values[0] if values and values.count(values[0]) == len(values) else tuple(values)

@@ -1,4 +1,5 @@
 """Frozen dataclasses that JAX sees as pytrees, and the hyperparameters declared in them."""
+
 import dataclasses
 import math
 from typing import Any, dataclass_transform, get_args, get_origin, get_type_hints
@@ -10,26 +11,42 @@ from etude.errors import InvalidInput
 replace = dataclasses.replace
 
 
-def traced(default: Any = dataclasses.MISSING, *, above: float | None = None, at_least: float | None = None,
-           at_most: float | None = None) -> Any:
-    """A field that is a child of the pytree, so it can be swept by `vmap`; `validate` holds it to its bounds."""
+def traced(
+    default: Any = dataclasses.MISSING,
+    *,
+    above: float | None = None,
+    at_least: float | None = None,
+    at_most: float | None = None,
+) -> Any:
+    """A field that is a child of the pytree, so it can be swept by `vmap`; `validate` holds it to
+    its bounds."""
     return dataclasses.field(default=default, metadata={"bounds": (above, at_least, at_most)})
 
 
-def static(default: Any = dataclasses.MISSING, *, above: float | None = None, at_least: float | None = None,
-           at_most: float | None = None) -> Any:
-    """A field fixed at compile time: a size, a choice, a function; `validate` holds it to its bounds."""
-    return dataclasses.field(default=default, metadata={"static": True, "bounds": (above, at_least, at_most)})
+def static(
+    default: Any = dataclasses.MISSING,
+    *,
+    above: float | None = None,
+    at_least: float | None = None,
+    at_most: float | None = None,
+) -> Any:
+    """A field fixed at compile time: a size, a choice, a function; `validate` holds it to its
+    bounds."""
+    return dataclasses.field(
+        default=default, metadata={"static": True, "bounds": (above, at_least, at_most)}
+    )
 
 
 @dataclass_transform(frozen_default=True)
 def struct(cls):
-    """Declare an immutable pytree: annotated fields are its children, `static` fields its structure."""
+    """Declare an immutable pytree: annotated fields are its children, `static` fields its
+    structure."""
     return jax.tree_util.register_dataclass(dataclasses.dataclass(frozen=True)(cls))
 
 
 def validate(algorithm: Any) -> None:
-    """Hold every hyperparameter to the type and the bounds it was declared with, then ask the algorithm's own `check`.
+    """Hold every hyperparameter to the type and the bounds it was declared with, then ask the
+    algorithm's own `validate_fields`.
 
     Raises InvalidInput naming the field, its value and what is allowed.
     """
@@ -37,26 +54,36 @@ def validate(algorithm: Any) -> None:
     for field in dataclasses.fields(algorithm):
         value = getattr(algorithm, field.name)
         if isinstance(value, jax.core.Tracer):
-            continue                                        # a sweep inside `vmap`: the values are not known yet
+            continue  # a sweep inside `vmap`: the values are not known yet
         options = get_args(hints[field.name]) if get_origin(hints[field.name]) is not tuple else ()
         if options and all(isinstance(option, str) for option in options) and value not in options:
             raise InvalidInput(f"{field.name} is {value!r}; choose one of {', '.join(options)}")
         for number in value if isinstance(value, tuple) else (value,):
-            _hold(field, number)
-    if check := getattr(algorithm, "check", None):
-        check()
+            _check_bounds(field, number)
+    if validate_fields := getattr(algorithm, "validate_fields", None):
+        validate_fields()
 
 
-def _hold(field, number):
+def _check_bounds(field, number):
     above, at_least, at_most = field.metadata.get("bounds", (None, None, None))
     wanted = " and ".join(
-        text for bound, text in ((above, f"above {above}"), (at_least, f"at least {at_least}"),
-                                 (at_most, f"at most {at_most}")) if bound is not None)
+        text
+        for bound, text in (
+            (above, f"above {above}"),
+            (at_least, f"at least {at_least}"),
+            (at_most, f"at most {at_most}"),
+        )
+        if bound is not None
+    )
     if not wanted or isinstance(number, (bool, str)):
         return
     try:
-        within = (not math.isnan(number) and (above is None or number > above)
-                  and (at_least is None or number >= at_least) and (at_most is None or number <= at_most))
+        within = (
+            not math.isnan(number)
+            and (above is None or number > above)
+            and (at_least is None or number >= at_least)
+            and (at_most is None or number <= at_most)
+        )
     except TypeError:
         within = False
     if not within:

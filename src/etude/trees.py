@@ -1,11 +1,12 @@
 """Operations on pytrees, and on leading and trailing axes of arrays."""
+
 import operator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-Array = jax.Array
+from etude.types import Array
 
 
 def tree_vdot(x: Any, y: Any) -> Array:
@@ -19,7 +20,8 @@ def tree_axpy(x: Any, scale: float | Array, y: Any) -> Any:
 
 
 def batched_index(values: Array, index: Array) -> Array:
-    """values[..., index]: one element of the last axis for each leading index, [..., n] and [...] to [...]."""
+    """values[..., index]: one element of the last axis for each leading index, [..., n] and [...]
+    to [...]."""
     return jnp.take_along_axis(values, index[..., None], -1)[..., 0]
 
 

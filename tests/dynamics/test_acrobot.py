@@ -1,4 +1,5 @@
 """The two ways to write the acrobot's motion against each other."""
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,10 +14,19 @@ def test_from_hanging_and_from_upright_it_is_the_same_motion():
 
     def both(state, torque, gravity, mass, length, inertia):
         hanging = derivative(
-            state + jnp.array([jnp.pi, 0, 0, 0]), torque, gravity=gravity, length=length,
-            mass_1=mass, mass_2=mass, center_1=length / 2, center_2=length / 2, inertia=inertia)
+            state + jnp.array([jnp.pi, 0, 0, 0]),
+            torque,
+            gravity=gravity,
+            length=length,
+            mass_1=mass,
+            mass_2=mass,
+            center_1=length / 2,
+            center_2=length / 2,
+            inertia=inertia,
+        )
         return hanging, derivative_from_upright(
-            state, torque, gravity=gravity, mass=mass, length=length, inertia=inertia)
+            state, torque, gravity=gravity, mass=mass, length=length, inertia=inertia
+        )
 
     with jax.enable_x64(True):
         hanging, upright = jax.jit(jax.vmap(both))(states, torques, *rng.uniform(0.5, 2, (4, 50)))

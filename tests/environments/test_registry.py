@@ -1,4 +1,5 @@
 """From a name to copies of an environment, or to one clear word on why not."""
+
 import importlib.util
 import sys
 
@@ -9,20 +10,26 @@ import pytest
 
 import etude
 from etude.environments import make, registry
+from etude.environments.backends.gymnasium_envs import GymnasiumEnvs
+from etude.environments.backends.jax_envs import JaxEnvs
 from etude.environments.classic import PORTS
-from etude.environments.gymnasium_backend import Gymnasium
-from etude.environments.jax_backend import Jax
-from etude.environments.registry import choose_backend, listing, maker
+from etude.environments.registry import choose_backend, env_factory, list_environments
 from etude.errors import InvalidInput
 
 envpool_is_here = importlib.util.find_spec("envpool") is not None
-with_envpool = pytest.mark.skipif(not envpool_is_here, reason="EnvPool is an extra, without wheels for every platform")
+with_envpool = pytest.mark.skipif(
+    not envpool_is_here, reason="EnvPool is an extra, without wheels for every platform"
+)
 
 
 def without(monkeypatch, module):
     """As if `module` were not installed."""
     find = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == module else find(name, *rest))
+    monkeypatch.setattr(
+        importlib.util,
+        "find_spec",
+        lambda name, *rest: None if name == module else find(name, *rest),
+    )
     monkeypatch.setitem(sys.modules, module, None)
 
 
@@ -48,11 +55,11 @@ def test_auto_takes_gymnasium_last(monkeypatch):
 
 
 def test_what_is_asked_for_is_what_is_made():
-    assert isinstance(make("CartPole-v1", 3), Jax) and etude.make is make
-    for backend, kind in (("jax", Jax), ("gymnasium", Gymnasium)):
+    assert isinstance(make("CartPole-v1", 3), JaxEnvs) and etude.make is make
+    for backend, kind in (("jax", JaxEnvs), ("gymnasium", GymnasiumEnvs)):
         environment = make("CartPole-v1", 3, backend)
         assert isinstance(environment, kind) and environment.spec.num_envs == 3
-    assert environment.spec == make("CartPole-v1", 3).spec                               # the port is a true stand-in
+    assert environment.spec == make("CartPole-v1", 3).spec  # the port is a true stand-in
 
 
 def test_the_port_has_the_time_limit_of_the_registration():
@@ -62,7 +69,7 @@ def test_the_port_has_the_time_limit_of_the_registration():
 
 def test_options_are_passed_on():
     environment = make("Pendulum-v1", 2, options={"g": 3.5, "max_episode_steps": 4})
-    assert isinstance(environment, Gymnasium)
+    assert isinstance(environment, GymnasiumEnvs)
     assert [simulator.unwrapped.g for simulator in environment.copies.simulators] == [3.5, 3.5]
     state, _ = environment.reset(jax.random.key(0))
     for t in range(1, 5):
@@ -70,95 +77,160 @@ def test_options_are_passed_on():
         assert (outcome.truncated == (t == 4)).all()
 
 
-@pytest.mark.parametrize("asked, message", [
-    (dict(name="CartPole-v1", num_envs=0), "num_envs is 0; it must be at least 1"),
-    (dict(name="CartPole-v1", backend="torch"), "backend is 'torch'; choose one of auto, jax, envpool, gymnasium"),
-    (dict(name="LunarLander-v3", backend="jax"), "'LunarLander-v3' has no JAX port; those that have are CartPole-v1, Pend"),
-    (dict(name="CartPole-v1", backend="jax", options={"g": 1}),
-     "options, workers and action masks need --backend gymnasium, not jax"),
-    (dict(name="CartPole-v1", backend="jax", workers=2), "options, workers and action masks need --backend gymnasium, not jax"),
-    (dict(name="CartPole-v1", options={"nonsense": 1}),
-     r"'CartPole-v1' cannot be made with options \{'nonsense': 1\}: TypeError: .*nonsense"),
-    # retired
-    (dict(name="LunarLander-v2"), "environment 'LunarLander-v2' is retired; use LunarLander-v3"),
-    (dict(name="FrozenLake-v0"), "environment 'FrozenLake-v0' is retired; use FrozenLake-v1"),
-    (dict(name="Ant-v2"), "environment 'Ant-v2' is retired; use Ant-v5"),
-    # near misses
-    (dict(name="Cartpole-v1"), "no environment is called 'Cartpole-v1'; did you mean CartPole-v1"),
-    (dict(name="cartpole"), "no environment is called 'cartpole'; did you mean CartPole-v1"),
-    (dict(name="CartPole"), "did you mean CartPole-v1"),
-    (dict(name="CartPole-v9"), "no environment is called 'CartPole-v9'; did you mean CartPole-v1"),
-    (dict(name="Pendulun-v1"), "did you mean Pendulum-v1"),
-    (dict(name="Xyzzy"), "no environment is called 'Xyzzy'; `etude environments` lists them, and yours is module:Name"),
-    (dict(name="a/b/c"), "environment 'a/b/c' cannot be made: .*Malformed"),
-    # a user's own
-    (dict(name="no_such_module:Thing-v0"), "the module 'no_such_module' cannot be imported .*install it, or mend its name"),
-    (dict(name="gymnasium_spaces:etude-tests/Nois-v0"), "did you mean etude-tests/Noise-v0"),
-], ids=lambda asked: "-".join(map(str, asked.values())) if isinstance(asked, dict) else "")
+@pytest.mark.parametrize(
+    "asked, message",
+    [
+        (dict(name="CartPole-v1", num_envs=0), "num_envs is 0; it must be at least 1"),
+        (
+            dict(name="CartPole-v1", backend="torch"),
+            "backend is 'torch'; choose one of auto, jax, envpool, gymnasium",
+        ),
+        (
+            dict(name="LunarLander-v3", backend="jax"),
+            "'LunarLander-v3' has no JAX port; those that have are CartPole-v1, Pend",
+        ),
+        (
+            dict(name="CartPole-v1", backend="jax", options={"g": 1}),
+            "options, workers and action masks need --backend gymnasium, not jax",
+        ),
+        (
+            dict(name="CartPole-v1", backend="jax", workers=2),
+            "options, workers and action masks need --backend gymnasium, not jax",
+        ),
+        (
+            dict(name="CartPole-v1", options={"nonsense": 1}),
+            r"'CartPole-v1' cannot be made with options \{'nonsense': 1\}: TypeError: .*nonsense",
+        ),
+        # retired
+        (
+            dict(name="LunarLander-v2"),
+            "environment 'LunarLander-v2' is retired; use LunarLander-v3",
+        ),
+        (dict(name="FrozenLake-v0"), "environment 'FrozenLake-v0' is retired; use FrozenLake-v1"),
+        (dict(name="Ant-v2"), "environment 'Ant-v2' is retired; use Ant-v5"),
+        # near misses
+        (
+            dict(name="Cartpole-v1"),
+            "no environment is called 'Cartpole-v1'; did you mean CartPole-v1",
+        ),
+        (dict(name="cartpole"), "no environment is called 'cartpole'; did you mean CartPole-v1"),
+        (dict(name="CartPole"), "did you mean CartPole-v1"),
+        (
+            dict(name="CartPole-v9"),
+            "no environment is called 'CartPole-v9'; did you mean CartPole-v1",
+        ),
+        (dict(name="Pendulun-v1"), "did you mean Pendulum-v1"),
+        (
+            dict(name="Xyzzy"),
+            "no environment is called 'Xyzzy'; `etude environments` lists them, and yours is "
+            "module:Name",
+        ),
+        (dict(name="a/b/c"), "environment 'a/b/c' cannot be made: .*Malformed"),
+        # a user's own
+        (
+            dict(name="no_such_module:Thing-v0"),
+            "the module 'no_such_module' cannot be imported .*install it, or mend its name",
+        ),
+        (dict(name="gymnasium_spaces:etude-tests/Nois-v0"), "did you mean etude-tests/Noise-v0"),
+    ],
+    ids=lambda asked: "-".join(map(str, asked.values())) if isinstance(asked, dict) else "",
+)
 def test_what_cannot_be_had_is_said_in_one_clear_word(asked, message):
     with pytest.raises(InvalidInput, match=message):
         make(**asked)
 
 
-@pytest.mark.parametrize("module, name, message", [
-    ("mujoco", "Hopper-v5", r"'Hopper-v5' needs what is not installed: pip install \"etude\[mujoco\]\""),
-    ("Box2D", "BipedalWalker-v3", r"'BipedalWalker-v3' needs what is not installed: pip install \"etude\[box2d\]\""),
-    ("ale_py", "ALE/Pong-v5", r"'ALE/Pong-v5' needs Atari: pip install \"etude\[atari\]\""),
-])
+@pytest.mark.parametrize(
+    "module, name, message",
+    [
+        (
+            "mujoco",
+            "Hopper-v5",
+            r"'Hopper-v5' needs what is not installed: pip install \"etude\[mujoco\]\"",
+        ),
+        (
+            "Box2D",
+            "BipedalWalker-v3",
+            r"'BipedalWalker-v3' needs what is not installed: pip install \"etude\[box2d\]\"",
+        ),
+        ("ale_py", "ALE/Pong-v5", r"'ALE/Pong-v5' needs Atari: pip install \"etude\[atari\]\""),
+    ],
+)
 def test_a_missing_extra_is_named(monkeypatch, module, name, message):
     without(monkeypatch, "envpool")
     without(monkeypatch, module)
-    for part in [part for part in sys.modules if part.startswith(("gymnasium.envs.mujoco", "gymnasium.envs.box2d"))]:
+    for part in [
+        part
+        for part in sys.modules
+        if part.startswith(("gymnasium.envs.mujoco", "gymnasium.envs.box2d"))
+    ]:
         monkeypatch.delitem(sys.modules, part)
     if module == "ale_py":
-        monkeypatch.setattr(gymnasium.envs.registration, "registry", {
-            name: spec for name, spec in gymnasium.registry.items() if spec.namespace != "ALE"})
+        monkeypatch.setattr(
+            gymnasium.envs.registration,
+            "registry",
+            {name: spec for name, spec in gymnasium.registry.items() if spec.namespace != "ALE"},
+        )
     with pytest.raises(InvalidInput, match=message):
         make(name)
 
 
 def test_envpool_is_asked_for_and_missing(monkeypatch):
     without(monkeypatch, "envpool")
-    with pytest.raises(InvalidInput, match=r'EnvPool is not installed: pip install "etude\[envpool\]"'):
+    with pytest.raises(
+        InvalidInput, match=r'EnvPool is not installed: pip install "etude\[envpool\]"'
+    ):
         make("CartPole-v1", backend="envpool")
 
 
 @with_envpool
-@pytest.mark.parametrize("asked, message", [
-    (dict(name="etude-tests/Noise-v0"), "EnvPool has no float32 environment 'etude-tests/Noise-v0'; choose --backend auto"),
-    (dict(name="Blackjack-v1"), "EnvPool has no float32 environment 'Blackjack-v1'"),
-    (dict(name="CartPole-v1", workers=1), "options, workers and action masks need --backend gymnasium, not envpool"),
-])
+@pytest.mark.parametrize(
+    "asked, message",
+    [
+        (
+            dict(name="etude-tests/Noise-v0"),
+            "EnvPool has no float32 environment 'etude-tests/Noise-v0'; choose --backend auto",
+        ),
+        (dict(name="Blackjack-v1"), "EnvPool has no float32 environment 'Blackjack-v1'"),
+        (
+            dict(name="CartPole-v1", workers=1),
+            "options, workers and action masks need --backend gymnasium, not envpool",
+        ),
+    ],
+)
 def test_envpool_is_asked_for_what_it_does_not_have(asked, message):
     with pytest.raises(InvalidInput, match=message):
         make(backend="envpool", **asked)
 
 
 def test_an_environment_of_a_users_own_module(monkeypatch):
-    """module:Name imports the module, which registers the name; the module the other tests hold comes back afterwards."""
+    """module:Name imports the module, which registers the name; the module the other tests hold
+    comes back afterwards."""
     monkeypatch.delitem(gymnasium.registry, "etude-tests/Noise-v0", raising=False)
     monkeypatch.delitem(sys.modules, "gymnasium_spaces", raising=False)
     environment = make("gymnasium_spaces:etude-tests/Noise-v0", 2)
-    assert isinstance(environment, Gymnasium) and "etude-tests/Noise-v0" in gymnasium.registry
+    assert isinstance(environment, GymnasiumEnvs) and "etude-tests/Noise-v0" in gymnasium.registry
     assert environment.copies.name == "etude-tests/Noise-v0"
     environment.reset(jax.random.key(0))
 
 
 def test_the_judge_is_gymnasium_itself():
-    env = maker("CartPole-v1", render_mode="rgb_array")()
+    env = env_factory("CartPole-v1", render_mode="rgb_array")()
     assert env.unwrapped.render_mode == "rgb_array" and env.spec.id == "CartPole-v1"
     with pytest.raises(InvalidInput, match="cannot be made"):
-        maker("CartPole-v1", options={"nonsense": 1})
+        env_factory("CartPole-v1", options={"nonsense": 1})
 
 
 def test_the_listing_names_backends_and_spaces():
-    rows = {name: rest for name, *rest in listing("cartpole-v1")}
+    rows = {name: rest for name, *rest in list_environments("cartpole-v1")}
     backends, observation, action = rows["CartPole-v1"]
     assert backends == ["jax", *(["envpool"] if envpool_is_here else []), "gymnasium"]
     assert observation.startswith("Box(") and action == "Discrete(2)"
-    assert listing("no such name") == []
-    everything = listing()
-    assert len(everything) > 10 and [name for name, *_ in everything] == sorted(name for name, *_ in everything)
+    assert list_environments("no such name") == []
+    everything = list_environments()
+    assert len(everything) > 10 and [name for name, *_ in everything] == sorted(
+        name for name, *_ in everything
+    )
     assert all(spaces == ["", ""] for _, _, *spaces in everything)
 
 

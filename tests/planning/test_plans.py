@@ -1,12 +1,19 @@
-"""What a plan is worth against a slow loop, and what committing to it costs against closed forms."""
+"""What a plan is worth against a slow loop, and what committing to it costs against closed
+forms."""
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from etude.planning.lqr import LinearQuadratic, lqr
-from etude.planning.model import Step
-from etude.planning.plans import open_loop, plan_score, receding_horizon, shift
+from etude.planning.plans import (
+    open_loop_control,
+    receding_horizon_control,
+    return_of_plans,
+    shift_plan,
+)
+from etude.planning.protocol import ModelStep
+from etude.planning.trajectory.lqr import LinearQuadratic, lqr
 from etude.struct import struct
 
 KEY = jax.random.key(0)
@@ -14,25 +21,38 @@ KEY = jax.random.key(0)
 
 @struct
 class Walk:
-    """x ← x + u + chance; the reward is −x² − 0.1 u², and past `limit` nothing is gained any more."""
+    """x ← x + u + chance; the reward is −x² − 0.1 u², and past `limit` nothing is gained any
+    more."""
+
     noise: float = 1.0
     limit: float = jnp.inf
 
     def step(self, state, action, key):
         after = state + action + self.noise * jax.random.normal(key, state.shape)
         reward = -(state**2).sum() - 0.1 * (action**2).sum()
-        return Step(after, reward, jnp.abs(after).max() > self.limit)
+        return ModelStep(after, reward, jnp.abs(after).max() > self.limit)
 
 
 @pytest.mark.parametrize("limit", [jnp.inf, 1.5])
 def test_a_plan_is_worth_the_mean_of_its_particles(limit):
-    """Against NumPy, one plan and one particle at a time, with the same chances for every plan; the end is the end."""
+    """Against NumPy, one plan and one particle at a time, with the same chances for every plan; the
+    end is the end."""
     model, state, horizon, particles = Walk(limit=jnp.float32(limit)), jnp.float32([0.5]), 4, 5
     plans = jax.random.normal(KEY, (3, horizon, 1))
-    score = jax.jit(lambda discount: plan_score(model, state, KEY, discount=discount, particles=particles,
-                                                final_value=lambda x: 10 + x[0])(plans))
-    chances = [[np.asarray(jax.random.normal(key, (1,))) for key in jax.random.split(particle, horizon)]
-               for particle in jax.random.split(KEY, particles)]
+    score = jax.jit(
+        lambda discount: return_of_plans(
+            model,
+            state,
+            KEY,
+            discount=discount,
+            particles=particles,
+            final_value=lambda x: 10 + x[0],
+        )(plans)
+    )
+    chances = [
+        [np.asarray(jax.random.normal(key, (1,))) for key in jax.random.split(particle, horizon)]
+        for particle in jax.random.split(KEY, particles)
+    ]
     for discount in (1.0, 0.9, 0.0):
         expected, ends = np.zeros(3), 0
         for i, plan in enumerate(np.asarray(plans)):
@@ -40,7 +60,9 @@ def test_a_plan_is_worth_the_mean_of_its_particles(limit):
                 x, alive = np.asarray(state), True
                 for t in range(horizon):
                     if alive:
-                        expected[i] += discount**t * -(x[0] ** 2 + 0.1 * plan[t, 0] ** 2) / particles
+                        expected[i] += (
+                            discount**t * -(x[0] ** 2 + 0.1 * plan[t, 0] ** 2) / particles
+                        )
                         x = x + plan[t] + chance[t]
                         alive = abs(x[0]) <= limit
                 expected[i] += alive * discount**horizon * (10 + x[0]) / particles
@@ -50,30 +72,40 @@ def test_a_plan_is_worth_the_mean_of_its_particles(limit):
 
 
 def test_what_is_left_of_a_plan():
-    np.testing.assert_array_equal(shift(jnp.array([[1, 2], [3, 4], [5, 6]])), [[3, 4], [5, 6], [5, 6]])
+    np.testing.assert_array_equal(
+        shift_plan(jnp.array([[1, 2], [3, 4], [5, 6]])), [[3, 4], [5, 6], [5, 6]]
+    )
 
 
 def test_committing_costs_what_the_noise_does_meanwhile():
-    """On a noisy walk, the best plan made once and the best plan made anew: both cost what mathematics says they do.
+    """On a noisy walk, the best plan made once and the best plan made anew: both cost what
+    mathematics says they do.
 
-    Without noise the optimum is u = K x. Open loop, chance adds up: the cost of the deterministic path and σ² (0 + 1 + … ).
-    Closed loop, E x² follows m ← (1 + K)² m + σ², and a step costs (1 + 0.1 K²) m.
+    Without noise the optimum is u = K x. Open loop, chance adds up: the cost of the deterministic
+    path and σ² (0 + 1 + … ). Closed loop, E x² follows m ← (1 + K)² m + σ², and a step costs (1 +
+    0.1 K²) m.
     """
     horizon, runs, noise, start = 12, 4000, 0.5, 2.0
     F, C = np.float32([[1, 1]]), np.diag(np.float32([2, 0.2]))
-    gains = lqr(LinearQuadratic(np.tile(F, (horizon, 1, 1)), np.tile(C, (horizon, 1, 1)))).K[:, 0, 0]
+    gains = lqr(LinearQuadratic(np.tile(F, (horizon, 1, 1)), np.tile(C, (horizon, 1, 1)))).K[
+        :, 0, 0
+    ]
 
     def planner(state, plan, key):
         def step(x, gain):
             return x + gain * x, gain * x
+
         return jax.lax.scan(step, state, gains)[1]
 
     @jax.jit
     def returns(keys):
         model, state, plan = Walk(noise=noise), jnp.float32([start]), jnp.zeros((horizon, 1))
-        committed = jax.vmap(lambda key: open_loop(model, planner, state, plan, key))(keys)
-        looking = jax.vmap(lambda key: receding_horizon(model, planner, state, plan, key, horizon))(keys)
+        committed = jax.vmap(lambda key: open_loop_control(model, planner, state, plan, key))(keys)
+        looking = jax.vmap(
+            lambda key: receding_horizon_control(model, planner, state, plan, key, horizon)
+        )(keys)
         return committed.sum(1), looking.sum(1)
+
     committed, looking = map(np.asarray, returns(jax.random.split(KEY, runs)))
 
     k, x, path = np.asarray(gains, float), start, 0.0
@@ -84,12 +116,15 @@ def test_committing_costs_what_the_noise_does_meanwhile():
         closed, m = closed + (1 + 0.1 * k[0] ** 2) * m, (1 + k[0]) ** 2 * m + noise**2
     for measured, cost in ((committed, path + noise**2 * sum(range(horizon))), (looking, closed)):
         np.testing.assert_allclose(measured.mean(), -cost, atol=4 * measured.std() / runs**0.5)
-    assert looking.mean() > committed.mean() + 10                              # what it costs not to look
+    assert looking.mean() > committed.mean() + 10  # what it costs not to look
 
 
 def test_a_search_begins_with_what_is_left_of_the_last_plan_and_nothing_is_gained_after_the_end():
-    """A planner that plans what it is given plays its first plan through, whose last action then goes on."""
+    """A planner that plans what it is given plays its first plan through, whose last action then
+    goes on."""
     start = jnp.float32([[1], [2], [3]])
-    rewards = receding_horizon(Walk(noise=0.0, limit=11.0), lambda state, plan, key: plan, jnp.zeros(1), start, KEY, 6)
+    rewards = receding_horizon_control(
+        Walk(noise=0.0, limit=11.0), lambda state, plan, key: plan, jnp.zeros(1), start, KEY, 6
+    )
     states, actions = np.array([0, 1, 3, 6, 9]), np.array([1, 2, 3, 3, 3])
     np.testing.assert_allclose(rewards, [*(-(states**2) - 0.1 * actions**2), 0], rtol=1e-6)

@@ -1,4 +1,5 @@
 """Markov chains against eigenvectors, simulation of every path, and the gambler's ruin."""
+
 import itertools
 
 import jax
@@ -36,7 +37,9 @@ def test_a_distribution_goes_where_every_path_goes():
     transition, start = random_chain(0, 3), np.array([0.2, 0.5, 0.3])
     expected = np.zeros(3)
     for path in itertools.product(range(3), repeat=5):
-        expected[path[-1]] += start[path[0]] * np.prod([transition[a, b] for a, b in itertools.pairwise(path)])
+        expected[path[-1]] += start[path[0]] * np.prod(
+            [transition[a, b] for a, b in itertools.pairwise(path)]
+        )
     np.testing.assert_allclose(propagate(transition, start, 4), expected, rtol=1e-12)
     np.testing.assert_allclose(propagate(transition, start), start @ transition, rtol=1e-12)
     np.testing.assert_array_equal(propagate(transition, start, 0), start)
@@ -48,7 +51,9 @@ def test_the_stationary_distribution_is_the_left_eigenvector_of_one(seed):
     values, left = scipy.linalg.eig(transition, left=True, right=False)
     vector = left[:, np.argmin(abs(values - 1))].real
     np.testing.assert_allclose(stationary(transition), vector / vector.sum(), rtol=1e-9)
-    np.testing.assert_allclose(propagate(transition, np.eye(5)[0], 500), vector / vector.sum(), rtol=1e-9)
+    np.testing.assert_allclose(
+        propagate(transition, np.eye(5)[0], 500), vector / vector.sum(), rtol=1e-9
+    )
 
 
 def test_a_chain_that_goes_round_has_a_stationary_distribution_though_it_never_settles():
@@ -56,7 +61,9 @@ def test_a_chain_that_goes_round_has_a_stationary_distribution_though_it_never_s
 
 
 def test_of_many_stationary_distributions_one_is_given():
-    np.testing.assert_allclose(stationary(np.array([[1, 0, 0], [0, 1, 0], [0.5, 0.5, 0]])), [0.5, 0.5, 0], atol=1e-9)
+    np.testing.assert_allclose(
+        stationary(np.array([[1, 0, 0], [0, 1, 0], [0.5, 0.5, 0]])), [0.5, 0.5, 0], atol=1e-9
+    )
 
 
 def test_no_probability_is_below_zero():
@@ -70,7 +77,7 @@ def test_no_probability_is_below_zero():
 def test_only_states_that_are_never_left_absorb():
     transition = np.array([[1, 0, 0, 0], [0.5, 0, 0.5, 0], [0, 0, 1 - 1e-9, 1e-9], [0, 0, 1, 0]])
     np.testing.assert_array_equal(absorbing(transition), [True, False, False, False])
-    inexact = np.array([[1 - 1e-16, 0], [1, 0]])                     # the row's own rounding is no way out
+    inexact = np.array([[1 - 1e-16, 0], [1, 0]])  # the row's own rounding is no way out
     np.testing.assert_array_equal(absorbing(inexact), [True, False])
 
 

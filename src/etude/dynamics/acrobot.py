@@ -30,49 +30,70 @@ Sutton & Barto, "Reinforcement learning: an introduction", 1998, §11.3, the "bo
 gymnasium/envs/classic_control/acrobot.py; Spong, "The swing up control problem for the acrobot",
 1995.
 """
-import jax
+
 import jax.numpy as jnp
 
-Array = jax.Array
+from etude.types import Array
+
 Scalar = float | Array
 
 
-def derivative(state: Array, control: Array, *, gravity: Scalar, length: Scalar, mass_1: Scalar,
-               mass_2: Scalar, center_1: Scalar, center_2: Scalar, inertia: Scalar) -> Array:
+def derivative(
+    state: Array,
+    control: Array,
+    *,
+    gravity: Scalar,
+    length: Scalar,
+    mass_1: Scalar,
+    mass_2: Scalar,
+    center_1: Scalar,
+    center_2: Scalar,
+    inertia: Scalar,
+) -> Array:
     """(θ̇₁, θ̇₂, θ̈₁, θ̈₂), [4], where θ₁ is from hanging."""
     angle_1, angle_2 = state[:2]
     rate_1, rate_2 = state[2:]
     coupling = mass_2 * length * center_2
-    inertia_11 = (mass_1 * center_1**2 + mass_2 * (length**2 + center_2**2)
-                  + 2 * coupling * jnp.cos(angle_2) + 2 * inertia)
+    inertia_11 = (
+        mass_1 * center_1**2
+        + mass_2 * (length**2 + center_2**2)
+        + 2 * coupling * jnp.cos(angle_2)
+        + 2 * inertia
+    )
     inertia_22 = mass_2 * center_2**2 + inertia
     inertia_12 = inertia_22 + coupling * jnp.cos(angle_2)
     weight_2 = mass_2 * center_2 * gravity * jnp.sin(angle_1 + angle_2)
     weight_1 = weight_2 + (mass_1 * center_1 + mass_2 * length) * gravity * jnp.sin(angle_1)
     force_1 = weight_1 - coupling * jnp.sin(angle_2) * (rate_2**2 + 2 * rate_1 * rate_2)
     force_2 = weight_2 + coupling * jnp.sin(angle_2) * rate_1**2
-    acceleration_2 = ((control[0] + inertia_12 / inertia_11 * force_1 - force_2)
-                      / (inertia_22 - inertia_12**2 / inertia_11))
+    acceleration_2 = (control[0] + inertia_12 / inertia_11 * force_1 - force_2) / (
+        inertia_22 - inertia_12**2 / inertia_11
+    )
     acceleration_1 = -(inertia_12 * acceleration_2 + force_1) / inertia_11
     return jnp.stack([rate_1, rate_2, acceleration_1, acceleration_2])
 
 
-def derivative_from_upright(state: Array, control: Array, *, gravity: Scalar, mass: Scalar,
-                            length: Scalar, inertia: Scalar) -> Array:
+def derivative_from_upright(
+    state: Array, control: Array, *, gravity: Scalar, mass: Scalar, length: Scalar, inertia: Scalar
+) -> Array:
     """The same where θ₁ is from upright, of two links alike with c₁ = c₂ = l / 2."""
     (angle_1, angle_2), (rate_1, rate_2) = state[:2], state[2:]
     center = length / 2
     coupling = mass * length * center
     inertia_22 = mass * center**2 + inertia
     inertia_12 = inertia_22 + coupling * jnp.cos(angle_2)
-    inertia_11 = (mass * (2 * center**2 + length**2) + 2 * coupling * jnp.cos(angle_2)
-                  + 2 * inertia)
+    inertia_11 = mass * (2 * center**2 + length**2) + 2 * coupling * jnp.cos(angle_2) + 2 * inertia
     weight_2 = -mass * gravity * center * jnp.sin(angle_1 + angle_2)
     weight_1 = weight_2 - mass * gravity * (center + length) * jnp.sin(angle_1)
     whirl = coupling * jnp.sin(angle_2)
     pull_1 = whirl * (rate_2**2 + 2 * rate_1 * rate_2) - weight_1
     pull_2 = control[0] - whirl * rate_1**2 - weight_2
     determinant = inertia_11 * inertia_22 - inertia_12**2
-    return jnp.stack([rate_1, rate_2,
-                      (inertia_22 * pull_1 - inertia_12 * pull_2) / determinant,
-                      (inertia_11 * pull_2 - inertia_12 * pull_1) / determinant])
+    return jnp.stack(
+        [
+            rate_1,
+            rate_2,
+            (inertia_22 * pull_1 - inertia_12 * pull_2) / determinant,
+            (inertia_11 * pull_2 - inertia_12 * pull_1) / determinant,
+        ]
+    )

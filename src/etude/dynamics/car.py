@@ -14,10 +14,11 @@ The state [4] is (x, y, ψ, v):
 
 Rajamani, "Vehicle dynamics and control", 2012, §2.2.
 """
-import jax
+
 import jax.numpy as jnp
 
-Array = jax.Array
+from etude.types import Array
+
 Scalar = float | Array
 
 
@@ -25,5 +26,11 @@ def derivative(state: Array, control: Array, *, wheelbase: Scalar) -> Array:
     """(ẋ, ẏ, ψ̇, v̇), [4]."""
     heading, speed = state[2:]
     acceleration, steering = control
-    return jnp.stack([speed * jnp.cos(heading), speed * jnp.sin(heading),
-                      speed / wheelbase * jnp.tan(steering), acceleration])
+    return jnp.stack(
+        [
+            speed * jnp.cos(heading),
+            speed * jnp.sin(heading),
+            speed / wheelbase * jnp.tan(steering),
+            acceleration,
+        ]
+    )

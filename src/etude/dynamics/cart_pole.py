@@ -19,15 +19,23 @@ The state [4] is (x, ẋ, θ, θ̇). With the drive d = (F + m l θ̇² sin θ) 
 Barto, Sutton & Anderson, "Neuronlike adaptive elements that can solve difficult learning control
 problems", 1983, without friction: gymnasium/envs/classic_control/cartpole.py.
 """
-import jax
+
 import jax.numpy as jnp
 
-Array = jax.Array
+from etude.types import Array
+
 Scalar = float | Array
 
 
-def derivative(state: Array, control: Array, *, gravity: Scalar, cart_mass: Scalar,
-               pole_mass: Scalar, half_length: Scalar) -> Array:
+def derivative(
+    state: Array,
+    control: Array,
+    *,
+    gravity: Scalar,
+    cart_mass: Scalar,
+    pole_mass: Scalar,
+    half_length: Scalar,
+) -> Array:
     """(ẋ, ẍ, θ̇, θ̈), [4]."""
     velocity, angle, rate = state[1:]
     sine, cosine = jnp.sin(angle), jnp.cos(angle)
@@ -35,6 +43,7 @@ def derivative(state: Array, control: Array, *, gravity: Scalar, cart_mass: Scal
     moment = pole_mass * half_length
     drive = (control[0] + moment * rate**2 * sine) / mass
     angular_acceleration = (gravity * sine - cosine * drive) / (
-        half_length * (4 / 3 - pole_mass * cosine**2 / mass))
+        half_length * (4 / 3 - pole_mass * cosine**2 / mass)
+    )
     acceleration = drive - moment * angular_acceleration * cosine / mass
     return jnp.stack([velocity, acceleration, rate, angular_acceleration])

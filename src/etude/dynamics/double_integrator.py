@@ -11,10 +11,11 @@ The state [2] is (x, ẋ), and ẍ = F / m. A step is exact for a force that is 
 
     xₜ₊₁ = xₜ + h ẋₜ + h² ẍₜ / 2,   ẋₜ₊₁ = ẋₜ + h ẍₜ
 """
-import jax
+
 import jax.numpy as jnp
 
-Array = jax.Array
+from etude.types import Array
+
 Scalar = float | Array
 
 
@@ -26,5 +27,8 @@ def derivative(state: Array, control: Array, *, mass: Scalar) -> Array:
 def next_state(state: Array, control: Array, *, mass: Scalar, time_step: Scalar) -> Array:
     """The state [2] a step later."""
     slope = derivative(state, control, mass=mass)
-    return (state + time_step * slope
-            + time_step**2 / 2 * jnp.stack([slope[1], jnp.zeros_like(slope[1])]))
+    return (
+        state
+        + time_step * slope
+        + time_step**2 / 2 * jnp.stack([slope[1], jnp.zeros_like(slope[1])])
+    )

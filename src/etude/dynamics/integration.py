@@ -1,13 +1,16 @@
 """From dx/dt to the next state, the control held for the step."""
+
 from collections.abc import Callable
 
-import jax
-
-Array = jax.Array
+from etude.types import Array
 
 
-def runge_kutta(derivative: Callable[[Array, Array], Array], state: Array, control: Array,
-                time_step: float | Array) -> Array:
+def runge_kutta(
+    derivative: Callable[[Array, Array], Array],
+    state: Array,
+    control: Array,
+    time_step: float | Array,
+) -> Array:
     """One step of the classical method of fourth order (Kutta, 1901), [n]."""
     k1 = derivative(state, control)
     k2 = derivative(state + time_step / 2 * k1, control)

@@ -17,15 +17,24 @@ of which the left end is an inelastic wall: there a velocity to the left becomes
 Moore, "Efficient memory-based learning for robot control", 1990, as in
 gymnasium/envs/classic_control/mountain_car.py and continuous_mountain_car.py.
 """
-import jax
+
 import jax.numpy as jnp
 
-Array = jax.Array
+from etude.types import Array
+
 Scalar = float | Array
 
 
-def next_state(state: Array, control: Array, *, power: Scalar, gravity: Scalar,
-               min_position: Scalar, max_position: Scalar, max_speed: Scalar) -> Array:
+def next_state(
+    state: Array,
+    control: Array,
+    *,
+    power: Scalar,
+    gravity: Scalar,
+    min_position: Scalar,
+    max_position: Scalar,
+    max_speed: Scalar,
+) -> Array:
     """The state [2] a step later."""
     position, velocity = state
     velocity = velocity + power * control[0] - gravity * jnp.cos(3 * position)

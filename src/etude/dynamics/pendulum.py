@@ -17,21 +17,24 @@ gymnasium/envs/classic_control/pendulum.py. Its step, semi-implicit Euler with a
 is written by each that takes it: one from `acceleration`, one from `derivative`, which in reverse
 mode add the parts of a gradient in another order.
 """
-import jax
+
 import jax.numpy as jnp
 
-Array = jax.Array
+from etude.types import Array
+
 Scalar = float | Array
 
 
-def acceleration(angle: Array, control: Array, *, gravity: Scalar, mass: Scalar,
-                 length: Scalar) -> Array:
+def acceleration(
+    angle: Array, control: Array, *, gravity: Scalar, mass: Scalar, length: Scalar
+) -> Array:
     """θ̈, []."""
     return 1.5 * gravity / length * jnp.sin(angle) + 3 * control[0] / (mass * length**2)
 
 
-def derivative(state: Array, control: Array, *, gravity: Scalar, mass: Scalar,
-               length: Scalar) -> Array:
+def derivative(
+    state: Array, control: Array, *, gravity: Scalar, mass: Scalar, length: Scalar
+) -> Array:
     """(θ̇, θ̈), [2], the bound of the rate aside."""
     angle, rate = state
     change = acceleration(angle, control, gravity=gravity, mass=mass, length=length)

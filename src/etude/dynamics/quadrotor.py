@@ -17,21 +17,24 @@ The state [6] is (x, z, θ, ẋ, ż, θ̇). The tilt turns the thrust:
 
 Tedrake, "Underactuated robotics", 2024, chapter 3, "The planar quadrotor".
 """
-import jax
+
 import jax.numpy as jnp
 
-Array = jax.Array
+from etude.types import Array
+
 Scalar = float | Array
 
 
-def derivative(state: Array, control: Array, *, gravity: Scalar, mass: Scalar, inertia: Scalar,
-               arm: Scalar) -> Array:
+def derivative(
+    state: Array, control: Array, *, gravity: Scalar, mass: Scalar, inertia: Scalar, arm: Scalar
+) -> Array:
     """(ẋ, ż, θ̇, ẍ, z̈, θ̈), [6]."""
     tilt, rates = state[2], state[3:]
     right, left = control
     lift = (right + left) / mass
-    accelerations = jnp.stack([-lift * jnp.sin(tilt), lift * jnp.cos(tilt) - gravity,
-                               arm * (right - left) / inertia])
+    accelerations = jnp.stack(
+        [-lift * jnp.sin(tilt), lift * jnp.cos(tilt) - gravity, arm * (right - left) / inertia]
+    )
     return jnp.concatenate([rates, accelerations])
 
 

@@ -1,4 +1,6 @@
-"""Environments of every kind under one protocol. `make` loads on first use: worker processes start without JAX."""
+"""Environments of every kind under one protocol. `make` loads on first use: worker processes start
+without JAX."""
+
 from typing import Any
 
 __all__ = ["make"]
@@ -8,4 +10,5 @@ def __getattr__(name: str) -> Any:
     if name != "make":
         raise AttributeError(f"module 'etude.environments' has no attribute {name!r}")
     from etude.environments.registry import make
+
     return make

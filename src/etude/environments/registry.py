@@ -1,4 +1,5 @@
 """From an environment's name to copies of it on a backend, or to one clear word on why not."""
+
 import difflib
 import importlib
 import importlib.util
@@ -8,29 +9,39 @@ from typing import Any, Literal
 
 import gymnasium
 
-from etude.environments import envpool_backend
-from etude.environments.classic import PARTIAL, PORTS
-from etude.environments.envpool_backend import EnvPool
-from etude.environments.gymnasium_backend import Gymnasium
-from etude.environments.jax_backend import Jax
-from etude.environments.masks import observed
+from etude.environments.backends import envpool_envs
+from etude.environments.backends.envpool_envs import EnvPoolEnvs
+from etude.environments.backends.gymnasium_envs import GymnasiumEnvs
+from etude.environments.backends.jax_envs import JaxEnvs
+from etude.environments.classic import PARTIALLY_OBSERVED_PORTS, PORTS
 from etude.environments.protocol import Environment
-from etude.environments.stacked import Stacked
+from etude.environments.wrappers.action_mask import make_with_action_mask
+from etude.environments.wrappers.frame_stack import FrameStack
 from etude.errors import InvalidInput
 
 Backend = Literal["auto", "jax", "envpool", "gymnasium"]
-IN_JAX = {**PORTS, **PARTIAL}
-EXTRAS = {"box2d": "box2d", "mujoco": "mujoco", "ale_py": "atari"}        # a word in the entry point -> extra of etude
+JAX_ENVIRONMENTS = {**PORTS, **PARTIALLY_OBSERVED_PORTS}
+# a word in the entry point -> extra of etude
+EXTRAS = {"box2d": "box2d", "mujoco": "mujoco", "ale_py": "atari"}
 
 
-def make(name: str, num_envs: int = 1, backend: Backend = "auto", *, seed: int = 0, workers: int = 0,
-         options: dict[str, Any] | None = None, frame_stack: int = 1, action_masks: bool = False) -> Environment:
+def make(
+    name: str,
+    num_envs: int = 1,
+    backend: Backend = "auto",
+    *,
+    seed: int = 0,
+    workers: int = 0,
+    options: dict[str, Any] | None = None,
+    frame_stack: int = 1,
+    action_masks: bool = False,
+) -> Environment:
     """Copies of the environment called `name`.
 
-    `backend` "auto" takes a JAX port, then EnvPool where it is installed, then Gymnasium. `options` are keyword
-    arguments of `gymnasium.make`, and `workers` processes to step slow environments in; both mean Gymnasium, and so do
-    `action_masks`, by which `info["action_mask"]` becomes part of the observation. `frame_stack` is how many of the latest
-    observations are seen at once.
+    `backend` "auto" takes a JAX port, then EnvPool where it is installed, then Gymnasium. `options`
+    are keyword arguments of `gymnasium.make`, and `workers` processes to step slow environments in;
+    both mean Gymnasium, and so do `action_masks`, by which `info["action_mask"]` becomes part of
+    the observation. `frame_stack` is how many of the latest observations are seen at once.
 
     Raises InvalidInput for names, backends and spaces that cannot be had.
     """
@@ -38,65 +49,92 @@ def make(name: str, num_envs: int = 1, backend: Backend = "auto", *, seed: int =
     if num_envs < 1:
         raise InvalidInput(f"num_envs is {num_envs}; it must be at least 1")
     if chosen == "jax":
-        environment: Environment = Jax(IN_JAX[name](), num_envs)
+        environment: Environment = JaxEnvs(JAX_ENVIRONMENTS[name](), num_envs)
     else:
-        build = maker(name, options, action_masks=action_masks)   # for EnvPool too, which keeps ids that are retired
-        environment = EnvPool(name, num_envs, seed) if chosen == "envpool" else Gymnasium(build, num_envs, workers)
-    return environment if frame_stack == 1 else Stacked(environment, frame_stack)
+        # for EnvPool too, which keeps ids that are retired
+        build = env_factory(name, options, action_masks=action_masks)
+        environment = (
+            EnvPoolEnvs(name, num_envs, seed)
+            if chosen == "envpool"
+            else GymnasiumEnvs(build, num_envs, workers)
+        )
+    return environment if frame_stack == 1 else FrameStack(environment, frame_stack)
 
 
-def choose_backend(name: str, backend: Backend, gymnasium_only: bool = False) -> Literal["jax", "envpool", "gymnasium"]:
+def choose_backend(
+    name: str, backend: Backend, gymnasium_only: bool = False
+) -> Literal["jax", "envpool", "gymnasium"]:
     """The backend that `make` takes.
 
     Raises InvalidInput when the one asked for does not have the environment.
     """
     match backend:
-        case "jax" if name not in IN_JAX:
-            raise InvalidInput(f"{name!r} has no JAX port; those that have are {', '.join(IN_JAX)}. Choose --backend auto")
+        case "jax" if name not in JAX_ENVIRONMENTS:
+            raise InvalidInput(
+                f"{name!r} has no JAX port; those that have are {', '.join(JAX_ENVIRONMENTS)}. "
+                "Choose --backend auto"
+            )
         case "envpool" if importlib.util.find_spec("envpool") is None:
             raise InvalidInput('EnvPool is not installed: pip install "etude[envpool]"')
-        case "envpool" if not envpool_backend.lists(name):
-            raise InvalidInput(f"EnvPool has no float32 environment {name!r}; choose --backend auto")
+        case "envpool" if not envpool_envs.supports(name):
+            raise InvalidInput(
+                f"EnvPool has no float32 environment {name!r}; choose --backend auto"
+            )
         case "jax" | "envpool" if gymnasium_only:
-            raise InvalidInput(f"environment options, workers and action masks need --backend gymnasium, not {backend}")
+            raise InvalidInput(
+                "environment options, workers and action masks need --backend gymnasium, not "
+                f"{backend}"
+            )
         case "auto" if gymnasium_only:
             return "gymnasium"
         case "auto":
-            if name in IN_JAX:
+            if name in JAX_ENVIRONMENTS:
                 return "jax"
-            return "envpool" if name in gymnasium.registry and envpool_backend.lists(name) else "gymnasium"
+            return (
+                "envpool"
+                if name in gymnasium.registry and envpool_envs.supports(name)
+                else "gymnasium"
+            )
         case "jax" | "envpool" | "gymnasium":
             return backend
     raise InvalidInput(f"backend is {backend!r}; choose one of auto, jax, envpool, gymnasium")
 
 
-def maker(name: str, options: dict[str, Any] | None = None, render_mode: str | None = None,
-          action_masks: bool = False) -> partial[gymnasium.Env]:
-    """A function that makes the Gymnasium environment called `name`, tried once; with its `action_masks` observed if so wished.
+def env_factory(
+    name: str,
+    options: dict[str, Any] | None = None,
+    render_mode: str | None = None,
+    action_masks: bool = False,
+) -> partial[gymnasium.Env]:
+    """A function that makes the Gymnasium environment called `name`, tried once; with its
+    `action_masks` observed if so wished.
 
     Raises InvalidInput, with what would do, when it cannot be made.
     """
     rendering: dict[str, Any] = {} if render_mode is None else {"render_mode": render_mode}
     register_plugins(name)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")                 # Gymnasium's word on newer versions: ours is the exception below
+        # Gymnasium's word on newer versions: ours is the exception below
+        warnings.simplefilter("ignore")
         try:
             module, _, identifier = name.rpartition(":")
             if module:
                 importlib.import_module(module)
-            spec = gymnasium.spec(identifier)           # what it holds is all that another process needs
-            make = partial(gymnasium.make, spec, disable_env_checker=True, **rendering, **(options or {}))
+            spec = gymnasium.spec(identifier)  # what it holds is all that another process needs
+            make = partial(
+                gymnasium.make, spec, disable_env_checker=True, **rendering, **(options or {})
+            )
             if action_masks:
-                make = partial(observed, make)
+                make = partial(make_with_action_mask, make)
             make().close()
         except InvalidInput:
             raise
         except Exception as error:
-            raise InvalidInput(explain(name, options, error)) from error
+            raise InvalidInput(creation_error(name, options, error)) from error
     return make
 
 
-def explain(name: str, options: dict[str, Any] | None, error: Exception) -> str:
+def creation_error(name: str, options: dict[str, Any] | None, error: Exception) -> str:
     """Why the environment cannot be made, and what would do."""
     bare = name.split(":")[-1]
     known = gymnasium.registry.get(bare)
@@ -110,51 +148,72 @@ def explain(name: str, options: dict[str, Any] | None, error: Exception) -> str:
     if isinstance(error, gymnasium.error.NamespaceNotFound) and name.startswith("ALE/"):
         return f'environment {name!r} needs Atari: pip install "etude[atari]"'
     if isinstance(error, gymnasium.error.UnregisteredEnv) or (known is None and newest):
-        near = difflib.get_close_matches(bare.lower(), {i.lower(): i for i in gymnasium.registry}, n=3, cutoff=0.5)
+        near = difflib.get_close_matches(
+            bare.lower(), {i.lower(): i for i in gymnasium.registry}, n=3, cutoff=0.5
+        )
         names = [i for low in near for i in gymnasium.registry if i.lower() == low]
-        hint = f"did you mean {' or '.join(dict.fromkeys([*([newest] if newest else []), *names]))}? " if names or newest else ""
+        hint = (
+            f"did you mean {' or '.join(dict.fromkeys([*([newest] if newest else []), *names]))}? "
+            if names or newest
+            else ""
+        )
         return f"no environment is called {name!r}; {hint}`etude environments` lists them, and yours is module:Name"
     if isinstance(error, (gymnasium.error.DependencyNotInstalled, ImportError)):
-        extra = next((extra for word, extra in EXTRAS.items() if known and word in str(known.entry_point)), None)
-        return f"environment {name!r} needs what is not installed: " + (f'pip install "etude[{extra}]"' if extra else str(error))
+        extra = next(
+            (extra for word, extra in EXTRAS.items() if known and word in str(known.entry_point)),
+            None,
+        )
+        return f"environment {name!r} needs what is not installed: " + (
+            f'pip install "etude[{extra}]"' if extra else str(error)
+        )
     given = f" with options {options}" if options else ""
     return f"environment {name!r} cannot be made{given}: {type(error).__name__}: {error}"
 
 
 def newest_version(name: str) -> str | None:
-    """The id of the newest registered version of an environment, whatever version `name` asks for."""
+    """The id of the newest registered version of an environment, whatever version `name` asks
+    for."""
     try:
         namespace, base, _ = gymnasium.envs.registration.parse_env_id(name)
     except gymnasium.error.Error:
         return None
-    versions = [spec for spec in gymnasium.registry.values() if (spec.namespace, spec.name) == (namespace, base)]
+    versions = [
+        spec
+        for spec in gymnasium.registry.values()
+        if (spec.namespace, spec.name) == (namespace, base)
+    ]
     return max(versions, key=lambda spec: spec.version or 0).id if versions else None
 
 
 def register_plugins(name: str) -> None:
     """Atari's ids, and our own, are in Gymnasium's registry once their package is imported."""
     if name.startswith("etude/"):
-        importlib.import_module("etude.environments.partial")
+        importlib.import_module("etude.environments.wrappers.hide_velocity")
     if name.startswith("ALE/") and importlib.util.find_spec("ale_py"):
         gymnasium.register_envs(importlib.import_module("ale_py"))
 
 
-def listing(part: str = "") -> list[tuple[str, list[str], str, str]]:
-    """(id, backends, observation space, action space) of every environment whose id contains `part`, whatever the case.
+def list_environments(part: str = "") -> list[tuple[str, list[str], str, str]]:
+    """(id, backends, observation space, action space) of every environment whose id contains
+    `part`, whatever the case.
 
-    The spaces are read off the environment itself, so they are given for at most ten matches; "" elsewhere, and where
-    something it needs is not installed.
+    The spaces are read off the environment itself, so they are given for at most ten matches; ""
+    elsewhere, and where something it needs is not installed.
     """
     register_plugins("ALE/")
     register_plugins("etude/")
     names = sorted(name for name in gymnasium.registry if part.lower() in name.lower())
     rows = []
     for name in names:
-        backends = [*(["jax"] if name in IN_JAX else []), *(["envpool"] if envpool_backend.lists(name) else []), "gymnasium"]
+        backends = [
+            *(["jax"] if name in JAX_ENVIRONMENTS else []),
+            *(["envpool"] if envpool_envs.supports(name) else []),
+            "gymnasium",
+        ]
         spaces = ("", "")
         if len(names) <= 10:
             try:
-                environment = maker(name)()
+                environment = env_factory(name)()
                 spaces = str(environment.observation_space), str(environment.action_space)
                 environment.close()
             except InvalidInput as error:

@@ -1,1 +1,2 @@
-"""Planning: maximisers in a box, optimal control with and without derivatives, and search in a tree."""
+"""Planning: maximizers in a box, optimal control with and without derivatives, and search in a
+tree."""

@@ -1,1 +1,2 @@
-"""Decision processes small enough to write down, and their exact answers: what everything learned is judged against."""
+"""Decision processes small enough to write down, and their exact answers: what everything learned
+is judged against."""

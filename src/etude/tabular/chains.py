@@ -1,11 +1,12 @@
-"""Markov chains: where a state goes when nobody chooses (notes, lecture 4).
+"""Markov chains: where a state goes when nobody chooses.
 
-A chain is a matrix [state, next state] of probabilities, each row with sum one; a distribution is a row, [state].
+A chain is a matrix [state, next state] of probabilities, each row with sum one; a distribution is a
+row, [state].
 """
-import jax
+
 import jax.numpy as jnp
 
-Array = jax.Array
+from etude.types import Array
 
 
 def propagate(transition: Array, distribution: Array, steps: int = 1) -> Array:
@@ -16,13 +17,15 @@ def propagate(transition: Array, distribution: Array, steps: int = 1) -> Array:
 def stationary(transition: Array) -> Array:
     """The distribution that a step leaves as it is, μ = μ T, [state].
 
-    It is the only one where some state can be reached from every state; where there are several, as with two absorbing
-    states, the one of least norm is given. A chain that goes round has one too, and never settles into it.
+    It is the only one where some state can be reached from every state; where there are several, as
+    with two absorbing states, the one of least norm is given. A chain that goes round has one too,
+    and never settles into it.
     """
     n = len(transition)
-    equations = jnp.concatenate([transition.T - jnp.eye(n), jnp.ones((1, n))])           # the last: probabilities sum to one
+    # the last: probabilities sum to one
+    equations = jnp.concatenate([transition.T - jnp.eye(n), jnp.ones((1, n))])
     solution = jnp.linalg.lstsq(equations, jnp.zeros(n + 1).at[-1].set(1.0))[0]
-    return jnp.maximum(solution, 0)                                                      # rounding may pass below
+    return jnp.maximum(solution, 0)  # rounding may pass below
 
 
 def absorbing(transition: Array) -> Array:
@@ -31,13 +34,17 @@ def absorbing(transition: Array) -> Array:
 
 
 def absorption(transition: Array) -> tuple[Array, Array]:
-    """Where the chain ends, and after how long: probabilities [state, state] and expected steps [state].
+    """Where the chain ends, and after how long: probabilities [state, state] and expected steps
+    [state].
 
-    Column j is the probability of ending in the absorbing state j, zero where j is none. An absorbing state must be within
-    reach of every state, or the linear systems have no solution (Kemeny & Snell, 1960, chapter 3).
+    Column j is the probability of ending in the absorbing state j, zero where j is none. An
+    absorbing state must be within reach of every state, or the linear systems have no solution
+    (Kemeny & Snell, 1960, chapter 3).
     """
     end, same = absorbing(transition), jnp.eye(len(transition))
-    passing = jnp.where(end[:, None] | end, 0, transition)                               # among transient states alone
-    fundamental = same - passing                                                         # its inverse counts the visits
+    passing = jnp.where(end[:, None] | end, 0, transition)  # among transient states alone
+    fundamental = same - passing  # its inverse counts the visits
     into = jnp.where(end[:, None], same, jnp.where(end, transition, 0))
-    return jnp.linalg.solve(fundamental, into), jnp.linalg.solve(fundamental, jnp.where(end, 0.0, 1.0))
+    return jnp.linalg.solve(fundamental, into), jnp.linalg.solve(
+        fundamental, jnp.where(end, 0.0, 1.0)
+    )

@@ -1,5 +1,7 @@
-"""Soft actor-critic (Haarnoja et al., 2018), its temperature (2019), discrete actions (Christodoulou, 2019), and what it
-generalises: the off-policy actor-critic with actions drawn anew."""
+"""Soft actor-critic (Haarnoja et al., 2018), its temperature (2019), discrete actions
+(Christodoulou, 2019), and what it generalizes: the off-policy actor-critic with actions drawn
+anew."""
+
 import functools
 import math
 from typing import Any, ClassVar, Literal
@@ -9,27 +11,27 @@ import jax.numpy as jnp
 import optax
 
 from etude import spaces
-from etude.algorithms.off_policy import check_batch, learn_from_replay
-from etude.critics import Critics, action_values, critics
-from etude.distributions import Categorical, SquashedNormal, squashed_over
+from etude.algorithms.common.off_policy import check_batch_size, update_from_replay
+from etude.data.replay import uniform as replay
+from etude.data.transition import Transition, zeros_like_spec
 from etude.errors import InvalidInput
-from etude.estimators import errors
-from etude.experience import Transition, example
-from etude.networks import Activation, Network, network
-from etude.replay import uniform as replay
-from etude.schedules import remaining
-from etude.spaces import Box, Discrete, Spec
+from etude.estimators import losses
+from etude.nn.critics import Critics, critic_values, make_critics
+from etude.nn.distributions import Categorical, SquashedNormal, squashed_distribution_for
+from etude.nn.networks import Activation, Network, make_network
+from etude.optim.schedules import linear_decay
+from etude.spaces import Box, Discrete, EnvironmentSpec
 from etude.struct import replace, static, struct, traced
 from etude.trees import batched_index
+from etude.types import Array, Metrics
 
-Array = jax.Array
-Metrics = dict[str, Array]
-HIGHEST_LOG_STD = 2.0          # as in the authors' code and Stable-Baselines3
+MAX_LOG_STD = 2.0  # as in the authors' code and Stable-Baselines3
 
 
 @struct
-class Policy:
+class StochasticPolicy:
     """An observation tree [..., *shape] to a distribution over actions."""
+
     network: Network
     actions: "DiscreteActions | BoxActions" = static()
 
@@ -39,168 +41,260 @@ class Policy:
 
 @struct
 class SACState:
-    policy: Policy
+    policy: StochasticPolicy
     critics: Critics
-    target_critics: Critics    # where the bootstrap comes from; they follow the critics slowly
-    log_temperature: Any       # log α; empty when it is not learned
+    target_critics: Critics  # where the bootstrap comes from; they follow the critics slowly
+    log_temperature: Any  # log α; empty when it is not learned
     policy_optimizer: optax.OptState
     critic_optimizer: optax.OptState
     temperature_optimizer: optax.OptState
-    replay: Any                # a replay.Replay; left out during gradient steps
-    held: Any                  # data of the key that exploration draws with until the next update; empty unless `hold_noise`
-    steps: Array               # int32: environment steps taken
-    updates: Array             # int32: gradient steps taken
+    replay: Any  # a replay.ReplayBuffer; left out during gradient steps
+    # data of the key that exploration draws with until the next update; empty unless
+    # `noise_per_rollout`
+    rollout_noise_key: Any
+    steps: Array  # int32: environment steps taken
+    updates: Array  # int32: gradient steps taken
 
 
 @struct
 class SAC:
-    """Soft actor-critic for a Box or discrete actions: replay, twin critics, a policy paid for its entropy."""
-    learning_rate: float = traced(3e-4, above=0)          # Adam's step size, of policy, critics and temperature (SB3)
-    learning_rate_decay: float = traced(math.inf, above=0)  # environment steps over which it falls linearly to zero; inf: never
-    discount: float = traced(0.99, at_least=0, at_most=1)  # γ, per environment step
-    target_rate: float = traced(0.005, above=0, at_most=1)  # the targets' share of the way to the critics, each gradient step
-    initial_temperature: float = traced(1.0, at_least=0)  # α: what a nat of entropy is worth in reward; fixed if not learned
-    target_entropy_per_element: float = traced(-1.0)      # of a Box action, nats in units of [-1, 1] (Haarnoja et al., 2019)
-    target_entropy_fraction: float = traced(0.5, above=0, at_most=1)  # of log n, of n choices; see adjust_temperature
-    lowest_log_std: float = static(-20.0, at_most=HIGHEST_LOG_STD)  # of a Box policy, before it is squashed (SB3)
-    learn_temperature: bool = static(True)                # so that the policy's entropy stays near its target
-    hold_noise: bool = static(False)                      # one draw for a whole rollout, so that it leads somewhere (Raffin 2021)
-    gradient: Literal["reparameterised", "score"] = static("reparameterised")   # the policy's; score: ∇log π Q of fresh actions
-    critics: int = static(2, at_least=1)                  # the least of them counts; two are twins (Fujimoto et al., 2018)
-    hidden: tuple[int, ...] = static((256, 256), at_least=1)  # units of each hidden layer, of policy and critics alike
-    activation: Activation = static("relu")               # between layers
-    batch_size: int = static(256, at_least=1)             # transitions a gradient step
-    capacity: int = static(100_000, at_least=1)           # transitions the replay buffer holds (SB3: ten times the memory)
-    warmup_steps: int = static(100, at_least=0)           # environment steps at random before the first gradient step (SB3)
-    rollout_length: int = static(1, at_least=1)           # environment steps of each copy between updates
-    gradient_steps: int = static(1, at_least=1)           # in each update
+    """Soft actor-critic for a Box or discrete actions: replay, twin critics, a policy paid for its
+    entropy."""
+
+    learning_rate: float = traced(3e-4, above=0)
+    """Adam's step size, of policy, critics and temperature (SB3)."""
+    learning_rate_decay: float = traced(math.inf, above=0)
+    """Environment steps over which it falls linearly to zero; inf: never."""
+    discount: float = traced(0.99, at_least=0, at_most=1)
+    """γ, per environment step."""
+    target_rate: float = traced(0.005, above=0, at_most=1)
+    """The targets' share of the way to the critics, each gradient step."""
+    initial_temperature: float = traced(1.0, at_least=0)
+    """α: what a nat of entropy is worth in reward; fixed if not learned."""
+    target_entropy_per_element: float = traced(-1.0)
+    """Of a Box action, nats in units of [-1, 1] (Haarnoja et al., 2019)."""
+    target_entropy_fraction: float = traced(0.5, above=0, at_most=1)
+    """Of log n, of n choices; see adjust_temperature."""
+    min_log_std: float = static(-20.0, at_most=MAX_LOG_STD)
+    """Of a Box policy, before it is squashed (SB3)."""
+    learn_temperature: bool = static(True)
+    """So that the policy's entropy stays near its target."""
+    noise_per_rollout: bool = static(False)
+    """One draw for a whole rollout, so that it leads somewhere (Raffin 2021)."""
+    gradient: Literal["reparameterized", "score_function"] = static("reparameterized")
+    """The policy's; score: ∇log π Q of fresh actions."""
+    critics: int = static(2, at_least=1)
+    """The least of them counts; two are twins (Fujimoto et al., 2018)."""
+    hidden: tuple[int, ...] = static((256, 256), at_least=1)
+    """Units of each hidden layer, of policy and critics alike."""
+    activation: Activation = static("relu")
+    """Between layers."""
+    batch_size: int = static(256, at_least=1)
+    """Transitions a gradient step."""
+    capacity: int = static(100_000, at_least=1)
+    """Transitions the replay buffer holds (SB3: ten times the memory)."""
+    warmup_steps: int = static(100, at_least=0)
+    """Environment steps at random before the first gradient step (SB3)."""
+    rollout_length: int = static(1, at_least=1)
+    """Environment steps of each copy between updates."""
+    gradient_steps: int = static(1, at_least=1)
+    """In each update."""
 
     default_num_envs: ClassVar[int] = 1
 
-    def check(self) -> None:
-        check_batch(self)
+    def validate_fields(self) -> None:
+        check_batch_size(self)
         known = not isinstance(self.initial_temperature, jax.core.Tracer)
         if self.learn_temperature and known and self.initial_temperature == 0:
-            raise InvalidInput("initial_temperature is 0, and a learned temperature grows from it by factors; "
-                               "start it above 0, or keep it at 0 with learn_temperature=False")
+            raise InvalidInput(
+                "initial_temperature is 0, and a learned temperature grows from it by factors; "
+                "start it above 0, or keep it at 0 with learn_temperature=False"
+            )
 
     def optimizer(self, steps: Array) -> optax.GradientTransformation:
-        return optax.adam(self.learning_rate * remaining(steps, self.learning_rate_decay))
+        return optax.adam(self.learning_rate * linear_decay(steps, self.learning_rate_decay))
 
-    def init(self, key: Array, spec: Spec) -> SACState:
-        actions = actions_of(spec.action, self.lowest_log_std)
+    def init(self, key: Array, spec: EnvironmentSpec) -> SACState:
+        actions = actions_for(spec.action, self.min_log_std)
         spec = replace(spec, action=actions.space)
         key_policy, key_critics, key_held = jax.random.split(key, 3)
-        policy = Policy(network(key_policy, spec.observation, self.hidden, actions.parameters, self.activation), actions)
+        policy = StochasticPolicy(
+            make_network(
+                key_policy, spec.observation, self.hidden, actions.num_parameters, self.activation
+            ),
+            actions,
+        )
         judges = actions.init_critics(key_critics, spec, self.hidden, self.activation, self.critics)
-        log_temperature = jnp.log(jnp.float32(self.initial_temperature)) if self.learn_temperature else ()
-        ring = replay.init(example(spec), self.capacity, spec.num_envs, self.rollout_length)
+        log_temperature = (
+            jnp.log(jnp.float32(self.initial_temperature)) if self.learn_temperature else ()
+        )
+        ring = replay.init(zeros_like_spec(spec), self.capacity, spec.num_envs, self.rollout_length)
         steps = jnp.int32(0)
         adam = self.optimizer(steps).init
-        return SACState(policy, judges, judges, log_temperature, adam(policy), adam(judges), adam(log_temperature), ring,
-                        jax.random.key_data(key_held) if self.hold_noise else (), steps, steps)
+        return SACState(
+            policy,
+            judges,
+            judges,
+            log_temperature,
+            adam(policy),
+            adam(judges),
+            adam(log_temperature),
+            ring,
+            jax.random.key_data(key_held) if self.noise_per_rollout else (),
+            steps,
+            steps,
+        )
 
-    def act(self, state: SACState, observation: Any, memory: Any, key: Array, explore: bool) -> tuple[Array, Any]:
-        """The policy's mode; when exploring a sample of it, and until the warm-up is over any action at all.
+    def act(
+        self, state: SACState, observation: Any, memory: Any, key: Array, explore: bool
+    ) -> tuple[Array, Any]:
+        """The policy's mode; when exploring a sample of it, and until the warm-up is over any
+        action at all.
 
-        With `hold_noise` the noise of a rollout is drawn once, for a policy whose noise is drawn anew each step mostly undoes
-        what it did the step before. So it is in state-dependent exploration (Raffin et al., 2021), here without a noise that
-        depends on the state.
+        With `noise_per_rollout` the noise of a rollout is drawn once, for a policy whose noise is
+        drawn anew each step mostly undoes what it did the step before. So it is in state-dependent
+        exploration (Raffin et al., 2021), here without a noise that depends on the state.
         """
         choice = state.policy(observation)
         mode = choice.mode()
         if not explore:
             return mode, memory
-        key_sample, key_random = jax.random.split(jax.random.wrap_key_data(state.held) if self.hold_noise else key)
+        key_sample, key_random = jax.random.split(
+            jax.random.wrap_key_data(state.rollout_noise_key) if self.noise_per_rollout else key
+        )
         random = state.policy.actions.random(key_random, mode.shape)
         return jnp.where(state.steps < self.warmup_steps, random, choice.sample(key_sample)), memory
 
-    def update(self, state: SACState, experience: Transition, key: Array) -> tuple[SACState, Metrics]:
-        if self.hold_noise:
+    def update(
+        self, state: SACState, experience: Transition, key: Array
+    ) -> tuple[SACState, Metrics]:
+        if self.noise_per_rollout:
             key, key_held = jax.random.split(key)
-            state = replace(state, held=jax.random.key_data(key_held))
-        return learn_from_replay(self, state, experience, key)
+            state = replace(state, rollout_noise_key=jax.random.key_data(key_held))
+        return update_from_replay(self, state, experience, key)
 
-    def gradient_step(self, state: SACState, batch: Transition, key: Array) -> tuple[SACState, Metrics]:
+    def gradient_step(
+        self, state: SACState, batch: Transition, key: Array
+    ) -> tuple[SACState, Metrics]:
         key_next, key_now = jax.random.split(key)
         metrics = {"temperature": self.temperature(state)}
         state, of_critics = self.fit_critics(state, batch, key_next)
         state, of_policy = self.improve_policy(state, batch.observation, key_now)
-        state = self.adjust_temperature(state, of_policy["entropy"])
+        state = self.update_temperature(state, of_policy["entropy"])
         targets = optax.incremental_update(state.critics, state.target_critics, self.target_rate)
-        return replace(state, target_critics=targets, updates=state.updates + 1), {**metrics, **of_critics, **of_policy}
+        return replace(state, target_critics=targets, updates=state.updates + 1), {
+            **metrics,
+            **of_critics,
+            **of_policy,
+        }
 
     def temperature(self, state: SACState) -> Any:
-        return jnp.exp(state.log_temperature) if self.learn_temperature else jnp.float32(self.initial_temperature)
+        return (
+            jnp.exp(state.log_temperature)
+            if self.learn_temperature
+            else jnp.float32(self.initial_temperature)
+        )
 
-    def fit_critics(self, state: SACState, batch: Transition, key: Array) -> tuple[SACState, Metrics]:
-        """Each critic by the square of its own error: the sum over critics of E[½ (target - Q(s, a))²]."""
+    def fit_critics(
+        self, state: SACState, batch: Transition, key: Array
+    ) -> tuple[SACState, Metrics]:
+        """Each critic by the square of its own error: the sum over critics of E[½ (target - Q(s,
+        a))²]."""
         target = self.estimate_target(state, batch, key)
 
         def loss(critics):
-            values = state.policy.actions.values(critics, batch.observation, batch.action)           # [critic, batch]
-            return errors.squared(target - values).mean(-1).sum(), values.mean()
+            # [critic, batch]
+            values = state.policy.actions.values(critics, batch.observation, batch.action)
+            return losses.l2_loss(target - values).mean(-1).sum(), values.mean()
+
         (value, mean), gradient = jax.value_and_grad(loss, has_aux=True)(state.critics)
         step, optimizer = self.optimizer(state.steps).update(gradient, state.critic_optimizer)
-        state = replace(state, critics=optax.apply_updates(state.critics, step), critic_optimizer=optimizer)
+        state = replace(
+            state, critics=optax.apply_updates(state.critics, step), critic_optimizer=optimizer
+        )
         return state, {"critic_loss": value, "q_value": mean}
 
     def estimate_target(self, state: SACState, batch: Transition, key: Array) -> Array:
-        """r + γ (1 - terminated) E[min Q_target(s', a') - α log π(a'|s')], a' drawn anew  (Haarnoja et al., 2019, eq. 2 and 3)"""
+        """r + γ (1 - terminated) E[min Q_target(s', a') - α log π(a'|s')], a' drawn anew  (Haarnoja
+        et al., 2019, eq. 2 and 3)"""
         observation = batch.next_observation
-        then = state.policy.actions.prospects(state.policy(observation), state.target_critics, observation, key)
+        then = state.policy.actions.action_samples(
+            state.policy(observation), state.target_critics, observation, key
+        )
         future = then.expected(then.value - self.temperature(state) * then.log_prob)
-        return errors.one_step_target(batch.reward, future, batch.terminated, self.discount)
+        return losses.td_target(batch.reward, future, batch.terminated, self.discount)
 
-    def improve_policy(self, state: SACState, observation: Any, key: Array) -> tuple[SACState, Metrics]:
+    def improve_policy(
+        self, state: SACState, observation: Any, key: Array
+    ) -> tuple[SACState, Metrics]:
         """One gradient step on E[α log π(a|s) - min Q(s, a)] at `observation` [batch, ...]."""
-        loss = self.reparameterised_loss if self.gradient == "reparameterised" else self.score_loss
+        loss = (
+            self.reparameterized_loss
+            if self.gradient == "reparameterized"
+            else self.score_function_loss
+        )
         gradient, metrics = jax.grad(loss, has_aux=True)(state.policy, state, observation, key)
         step, optimizer = self.optimizer(state.steps).update(gradient, state.policy_optimizer)
-        return replace(state, policy=optax.apply_updates(state.policy, step), policy_optimizer=optimizer), metrics
+        return replace(
+            state, policy=optax.apply_updates(state.policy, step), policy_optimizer=optimizer
+        ), metrics
 
-    def reparameterised_loss(self, policy: Policy, state: SACState, observation: Any, key: Array) -> tuple[Array, Metrics]:
-        """The expectation itself, its gradient through the action (Haarnoja et al., 2018, eq. 12) or, of discrete actions,
-        through the probability of each (Christodoulou, 2019, eq. 12)."""
-        now = policy.actions.prospects(policy(observation), state.critics, observation, key)
+    def reparameterized_loss(
+        self, policy: StochasticPolicy, state: SACState, observation: Any, key: Array
+    ) -> tuple[Array, Metrics]:
+        """The expectation itself, its gradient through the action (Haarnoja et al., 2018, eq. 12)
+        or, of discrete actions, through the probability of each (Christodoulou, 2019, eq. 12)."""
+        now = policy.actions.action_samples(policy(observation), state.critics, observation, key)
         loss = now.expected(self.temperature(state) * now.log_prob - now.value).mean()
         return loss, {"policy_loss": loss, "entropy": -now.expected(now.log_prob).mean()}
 
-    def score_loss(self, policy: Policy, state: SACState, observation: Any, key: Array) -> tuple[Array, Metrics]:
-        """What has the gradient E[∇log π(a|s) (cost - baseline)], cost = α log π(a|s) - min Q(s, a), a ~ π drawn anew.
+    def score_function_loss(
+        self, policy: StochasticPolicy, state: SACState, observation: Any, key: Array
+    ) -> tuple[Array, Metrics]:
+        """What has the gradient E[∇log π(a|s) (cost - baseline)], cost = α log π(a|s) - min Q(s,
+        a), a ~ π drawn anew.
 
-        Two actions are drawn at each state, and the cost of one is the other's baseline, which depends on the state and not
-        on the action, so that the gradient stays unbiased (Kool et al., 2019).
+        Two actions are drawn at each state, and the cost of one is the other's baseline, which
+        depends on the state and not on the action, so that the gradient stays unbiased (Kool et
+        al., 2019).
         """
-        twice = functools.partial(jax.tree.map, lambda x: jnp.stack([x, x]))                          # [draw, batch, ...]
-        action, log_prob = policy.actions.draw(twice(policy(observation)), key)
+        twice = functools.partial(jax.tree.map, lambda x: jnp.stack([x, x]))  # [draw, batch, ...]
+        action, log_prob = policy.actions.sample_with_score(twice(policy(observation)), key)
         value = policy.actions.values(state.critics, twice(observation), action).min(0)
         cost = jax.lax.stop_gradient(self.temperature(state) * log_prob - value)
-        return (log_prob * (cost - cost[::-1])).mean(), {"policy_loss": cost.mean(), "entropy": -log_prob.mean()}
+        return (log_prob * (cost - cost[::-1])).mean(), {
+            "policy_loss": cost.mean(),
+            "entropy": -log_prob.mean(),
+        }
 
-    def adjust_temperature(self, state: SACState, entropy: Array) -> SACState:
-        """One gradient step of log α on log α (H(π) - target): it grows while the policy has too little entropy.
+    def update_temperature(self, state: SACState, entropy: Array) -> SACState:
+        """One gradient step of log α on log α (H(π) - target): it grows while the policy has too
+        little entropy.
 
-        The slope is that of α (H(π) - target) (Haarnoja et al., 2019, eq. 18) less the factor α, which fades as α does (SB3).
-        The targets published for discrete actions, 0.98 log n (Christodoulou, 2019) and 0.89 log n (CleanRL), can be more than
-        any temperature holds: on CartPole, where to survive is to gather entropy, it then grows without end.
+        The slope is that of α (H(π) - target) (Haarnoja et al., 2019, eq. 18) less the factor α,
+        which fades as α does (SB3). The targets published for discrete actions, 0.98 log n
+        (Christodoulou, 2019) and 0.89 log n (CleanRL), can be more than any temperature holds: on
+        CartPole, where to survive is to gather entropy, it then grows without end.
         """
         if not self.learn_temperature:
             return state
         slope = entropy - state.policy.actions.target_entropy(self)
         step, optimizer = self.optimizer(state.steps).update(slope, state.temperature_optimizer)
-        return replace(state, log_temperature=state.log_temperature + step, temperature_optimizer=optimizer)
+        return replace(
+            state, log_temperature=state.log_temperature + step, temperature_optimizer=optimizer
+        )
 
 
 # What differs between discrete actions and those of a Box
 
 
 @struct
-class Prospects:
+class ActionSamples:
     """Actions that the policy may take, [..., action]: all there are, or one drawn anew."""
+
     log_prob: Array
-    value: Array               # the least that a critic says
-    weight: Array              # in an expectation over the policy: the probability of each, or 1
+    value: Array  # the least that a critic says
+    weight: Array  # in an expectation over the policy: the probability of each, or 1
 
     def expected(self, x: Array) -> Array:
         return (self.weight * x).sum(-1)
@@ -208,32 +302,50 @@ class Prospects:
 
 @struct
 class DiscreteActions:
-    """Discrete actions: a critic tells the value of each, and expectations over the policy are exact."""
+    """Discrete actions: a critic tells the value of each, and expectations over the policy are
+    exact."""
+
     space: Discrete = static()
 
     @property
-    def parameters(self) -> int:
+    def num_parameters(self) -> int:
         return self.space.n
 
     def distribution(self, parameters: Array) -> Categorical:
         return Categorical(parameters)
 
-    def random(self, key: Array, shape: tuple[int, ...]) -> Array:
+    def random_action(self, key: Array, shape: tuple[int, ...]) -> Array:
         return jax.random.randint(key, shape, 0, self.space.n)
 
-    def init_critics(self, key: Array, spec: Spec, hidden: tuple[int, ...], activation: Activation, count: int) -> Critics:
+    def init_critics(
+        self,
+        key: Array,
+        spec: EnvironmentSpec,
+        hidden: tuple[int, ...],
+        activation: Activation,
+        count: int,
+    ) -> Critics:
         """Networks from observations to the values of all actions, [..., action]."""
-        return tuple(network(key, spec.observation, hidden, self.space.n, activation) for key in jax.random.split(key, count))
+        return tuple(
+            make_network(key, spec.observation, hidden, self.space.n, activation)
+            for key in jax.random.split(key, count)
+        )
 
     def values(self, critics: Critics, observation: Any, action: Array) -> Array:
         """Q(s, a) by each critic, [critic, ...]."""
         return jnp.stack([batched_index(critic(observation), action) for critic in critics])
 
-    def prospects(self, choice: Any, critics: Critics, observation: Any, key: Array) -> Prospects:
+    def action_samples(
+        self, choice: Any, critics: Critics, observation: Any, key: Array
+    ) -> ActionSamples:
         log_prob = jax.nn.log_softmax(choice.logits)
-        return Prospects(log_prob, jnp.stack([critic(observation) for critic in critics]).min(0), jnp.exp(log_prob))
+        return ActionSamples(
+            log_prob,
+            jnp.stack([critic(observation) for critic in critics]).min(0),
+            jnp.exp(log_prob),
+        )
 
-    def draw(self, choice: Any, key: Array) -> tuple[Array, Array]:
+    def sample_with_score(self, choice: Any, key: Array) -> tuple[Array, Array]:
         """An action and log π of it, whose gradient is the score."""
         action = choice.sample(key)
         return action, choice.log_prob(action)
@@ -244,56 +356,82 @@ class DiscreteActions:
 
 @struct
 class BoxActions:
-    """Actions of a Box, squashed where it has both bounds: an expectation over the policy is that of one sample."""
+    """Actions of a Box, squashed where it has both bounds: an expectation over the policy is that
+    of one sample."""
+
     space: Box = static()
-    lowest_log_std: float = static()
+    min_log_std: float = static()
 
     @property
-    def parameters(self) -> int:
+    def num_parameters(self) -> int:
         return 2 * math.prod(self.space.shape)
 
     def distribution(self, parameters: Array) -> SquashedNormal:
         mean, log_std = jnp.split(parameters, 2, -1)
-        return squashed_over(self.space, mean, jnp.clip(log_std, self.lowest_log_std, HIGHEST_LOG_STD))
+        return squashed_distribution_for(
+            self.space, mean, jnp.clip(log_std, self.min_log_std, MAX_LOG_STD)
+        )
 
-    def random(self, key: Array, shape: tuple[int, ...]) -> Array:
+    def random_action(self, key: Array, shape: tuple[int, ...]) -> Array:
         """Uniform in the policy's [-1, 1], elements without bounds too."""
         return jax.random.uniform(key, shape, minval=-1, maxval=1)
 
-    def init_critics(self, key: Array, spec: Spec, hidden: tuple[int, ...], activation: Activation, count: int) -> Critics:
+    def init_critics(
+        self,
+        key: Array,
+        spec: EnvironmentSpec,
+        hidden: tuple[int, ...],
+        activation: Activation,
+        count: int,
+    ) -> Critics:
         """Networks from (observation, action) to its value, [..., 1]."""
-        return critics(key, spec, hidden, activation, count)
+        return make_critics(key, spec, hidden, activation, count)
 
     def values(self, critics: Critics, observation: Any, action: Array) -> Array:
         """Q(s, a) by each critic, [critic, ...]."""
-        return action_values(critics, observation, action)
+        return critic_values(critics, observation, action)
 
-    def prospects(self, choice: Any, critics: Critics, observation: Any, key: Array) -> Prospects:
+    def action_samples(
+        self, choice: Any, critics: Critics, observation: Any, key: Array
+    ) -> ActionSamples:
         action, log_prob = choice.sample_and_log_prob(key)
         value = self.values(critics, observation, action).min(0)
-        return Prospects(log_prob[..., None], value[..., None], jnp.ones_like(log_prob)[..., None])
+        return ActionSamples(
+            log_prob[..., None], value[..., None], jnp.ones_like(log_prob)[..., None]
+        )
 
-    def draw(self, choice: Any, key: Array) -> tuple[Array, Array]:
+    def sample_with_score(self, choice: Any, key: Array) -> tuple[Array, Array]:
         """An action and log π of it, whose gradient is the score."""
-        return choice.sample_and_log_prob(key, reparameterised=False)
+        return choice.sample_and_log_prob(key, reparameterized=False)
 
     def target_entropy(self, sac: SAC) -> Any:
         return sac.target_entropy_per_element * math.prod(self.space.shape)
 
 
-def actions_of(space: spaces.Space, lowest_log_std: float) -> DiscreteActions | BoxActions:
-    """What the algorithm does with actions of `space`; raises InvalidInput for those it cannot take."""
+def actions_for(space: spaces.Space, min_log_std: float) -> DiscreteActions | BoxActions:
+    """What the algorithm does with actions of `space`; raises InvalidInput for those it cannot
+    take."""
     match space:
         case Discrete():
             return DiscreteActions(space)
-        case Box():     # a policy acts in real numbers, whatever the environment takes
-            return BoxActions(replace(space, dtype="float32"), lowest_log_std)
-    raise InvalidInput(f"sac takes a Box or discrete actions, and this environment's are {space}; ppo takes every kind of action")
+        case Box():  # a policy acts in real numbers, whatever the environment takes
+            return BoxActions(replace(space, dtype="float32"), min_log_std)
+    raise InvalidInput(
+        f"sac takes a Box or discrete actions, and this environment's are {space}; ppo takes "
+        "every kind of action"
+    )
 
 
-# Nothing but the least standard deviation keeps its policy from certainty, where actions no longer differ and nothing is learned.
-OffPolicyActorCritic = functools.partial(SAC, critics=1, learn_temperature=False, initial_temperature=0.0, lowest_log_std=-2.0,
-                                         gradient="score")
+# Nothing but the least standard deviation keeps its policy from certainty, where actions no longer
+# differ and nothing is learned.
+OffPolicyActorCritic = functools.partial(
+    SAC,
+    critics=1,
+    learn_temperature=False,
+    initial_temperature=0.0,
+    min_log_std=-2.0,
+    gradient="score_function",
+)
 
 ALGORITHMS = {
     "off-policy-actor-critic": (

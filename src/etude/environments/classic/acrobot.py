@@ -1,4 +1,5 @@
 """Two links and one motor, step for step as Gymnasium's Acrobot-v1."""
+
 import math
 
 import jax
@@ -8,36 +9,38 @@ import numpy as np
 from etude.dynamics import acrobot
 from etude.dynamics.integration import runge_kutta
 from etude.environments.classic.pendulum import wrap
-from etude.environments.protocol import Outcome
+from etude.environments.protocol import StepResult
 from etude.spaces import Box, Discrete
 from etude.struct import static, struct
-
-Array = jax.Array
+from etude.types import Array
 
 
 @struct
 class Acrobot:
-    """Swing the tip of two hanging links above a line with a motor between them: torque −1, 0 or 1 (actions 0, 1, 2).
+    """Swing the tip of two hanging links above a line with a motor between them: torque −1, 0 or 1
+    (actions 0, 1, 2).
 
-    State [4]: the first link's angle from hanging and the second's relative to the first (rad, in [−π, π)), and their
-    rates (rad/s). Observation [6]: cosine and sine of the first angle, then of the second, and the rates. Reward −1 a
-    step, and 0 for the step that terminates: when −cos(first) − cos(first + second) is above `goal_height`.
-    Sutton, "Generalization in reinforcement learning: successful examples using sparse coarse coding", 1996, with the
+    State [4]: the first link's angle from hanging and the second's relative to the first (rad, in
+    [−π, π)), and their rates (rad/s). Observation [6]: cosine and sine of the first angle, then of
+    the second, and the rates. Reward −1 a step, and 0 for the step that terminates: when
+    −cos(first) − cos(first + second) is above `goal_height`. Sutton, "Generalization in
+    reinforcement learning: successful examples using sparse coarse coding", 1996, with the
     equations of Sutton & Barto, "Reinforcement learning: an introduction", 1998, §11.3.
     """
-    gravity: float = 9.8                                    # m/s²
-    length: float = 1.0                                     # m, of the first link
-    mass_1: float = 1.0                                     # kg
-    mass_2: float = 1.0                                     # kg
-    centre_1: float = 0.5                                   # m, from the first link's joint to its centre of mass
-    centre_2: float = 0.5                                   # m
-    inertia: float = 1.0                                    # kg m², of each link about its centre of mass
-    torque: float = 1.0                                     # N m, either way
-    time_step: float = 0.2                                  # s
-    goal_height: float = 1.0                                # of the tip above the joint, for links of length 1
-    start: float = 0.1                                      # each element of the first state is within ± this
-    max_rate_1: float = static(4 * math.pi)                 # rad/s
-    max_rate_2: float = static(9 * math.pi)                 # rad/s
+
+    gravity: float = 9.8  # m/s²
+    length: float = 1.0  # m, of the first link
+    mass_1: float = 1.0  # kg
+    mass_2: float = 1.0  # kg
+    center_1: float = 0.5  # m, from the first link's joint to its center of mass
+    center_2: float = 0.5  # m
+    inertia: float = 1.0  # kg m², of each link about its center of mass
+    torque: float = 1.0  # N m, either way
+    time_step: float = 0.2  # s
+    goal_height: float = 1.0  # of the tip above the joint, for links of length 1
+    start: float = 0.1  # each element of the first state is within ± this
+    max_rate_1: float = static(4 * math.pi)  # rad/s
+    max_rate_2: float = static(9 * math.pi)  # rad/s
 
     @property
     def observation_space(self) -> Box:
@@ -50,15 +53,26 @@ class Acrobot:
 
     def derivative(self, state: Array, control: Array) -> Array:
         """d state / dt [4] under a torque `control` [1] (N m) between the links."""
-        return acrobot.derivative(state, control, gravity=self.gravity, length=self.length,
-                                  mass_1=self.mass_1, mass_2=self.mass_2, center_1=self.centre_1,
-                                  center_2=self.centre_2, inertia=self.inertia)
+        return acrobot.derivative(
+            state,
+            control,
+            gravity=self.gravity,
+            length=self.length,
+            mass_1=self.mass_1,
+            mass_2=self.mass_2,
+            center_1=self.center_1,
+            center_2=self.center_2,
+            inertia=self.inertia,
+        )
 
     def dynamics(self, state: Array, control: Array) -> Array:
-        """The next state [4] under a torque `control` [1] (N m): one Runge-Kutta step (RK4), wrapped and clipped."""
+        """The next state [4] under a torque `control` [1] (N m): one Runge-Kutta step (RK4),
+        wrapped and clipped."""
         state = runge_kutta(self.derivative, state, control, self.time_step)
-        rates = [jnp.clip(state[2], -self.max_rate_1, self.max_rate_1),
-                 jnp.clip(state[3], -self.max_rate_2, self.max_rate_2)]
+        rates = [
+            jnp.clip(state[2], -self.max_rate_1, self.max_rate_1),
+            jnp.clip(state[3], -self.max_rate_2, self.max_rate_2),
+        ]
         return jnp.concatenate([wrap(state[:2]), jnp.stack(rates)])
 
     def observe(self, state: Array) -> Array:
@@ -70,9 +84,9 @@ class Acrobot:
         state = jax.random.uniform(key, (4,), jnp.float32, -self.start, self.start)
         return state, self.observe(state)
 
-    def step(self, state: Array, action: Array, key: Array) -> tuple[Array, Outcome]:
+    def step(self, state: Array, action: Array, key: Array) -> tuple[Array, StepResult]:
         state = self.dynamics(state, self.torque * (action - 1)[None])
         height = -jnp.cos(state[0]) - jnp.cos(state[0] + state[1])
         terminated = height > self.goal_height
         reward = jnp.where(terminated, jnp.float32(0), jnp.float32(-1))
-        return state, Outcome(self.observe(state), reward, terminated, jnp.bool_(False))
+        return state, StepResult(self.observe(state), reward, terminated, jnp.bool_(False))

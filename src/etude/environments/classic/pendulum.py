@@ -1,4 +1,5 @@
 """The pendulum to be swung up, step for step as Gymnasium's Pendulum-v1."""
+
 import math
 
 import jax
@@ -6,30 +7,32 @@ import jax.numpy as jnp
 import numpy as np
 
 from etude.dynamics import pendulum
-from etude.environments.protocol import Outcome
+from etude.environments.protocol import StepResult
 from etude.spaces import Box
 from etude.struct import static, struct
-
-Array = jax.Array
+from etude.types import Array
 
 
 @struct
 class Pendulum:
-    """Swing a rod up and hold it there, with a torque (action [1], N m) too weak to lift it at once.
+    """Swing a rod up and hold it there, with a torque (action [1], N m) too weak to lift it at
+    once.
 
-    State [2]: the angle from upright (rad, not wrapped) and its rate (rad/s). Observation [3]: the cosine and the sine
-    of the angle, and the rate. Reward −(angle² + 0.1 rate² + 0.001 torque²), of the state before the step, with the
-    angle wrapped to [−π, π). Never terminates.
-    The task of Doya, "Reinforcement learning in continuous time and space", 2000, with Gymnasium's constants.
+    State [2]: the angle from upright (rad, not wrapped) and its rate (rad/s). Observation [3]: the
+    cosine and the sine of the angle, and the rate. Reward −(angle² + 0.1 rate² + 0.001 torque²), of
+    the state before the step, with the angle wrapped to [−π, π). Never terminates.
+    The task of Doya, "Reinforcement learning in continuous time and space", 2000, with Gymnasium's
+    constants.
     """
-    gravity: float = 10.0                                   # m/s²
-    mass: float = 1.0                                       # kg
-    length: float = 1.0                                     # m, of a uniform rod
-    time_step: float = 0.05                                 # s
-    start_angle: float = math.pi                            # rad: the first angle is within ± this
-    start_rate: float = 1.0                                 # rad/s: and its rate within ± this
-    max_rate: float = static(8.0)                           # rad/s
-    max_torque: float = static(2.0)                         # N m
+
+    gravity: float = 10.0  # m/s²
+    mass: float = 1.0  # kg
+    length: float = 1.0  # m, of a uniform rod
+    time_step: float = 0.05  # s
+    start_angle: float = math.pi  # rad: the first angle is within ± this
+    start_rate: float = 1.0  # rad/s: and its rate within ± this
+    max_rate: float = static(8.0)  # rad/s
+    max_torque: float = static(2.0)  # N m
 
     @property
     def observation_space(self) -> Box:
@@ -42,10 +45,12 @@ class Pendulum:
         return Box((1,), low=-bound, high=bound)
 
     def dynamics(self, state: Array, control: Array) -> Array:
-        """The next state [2] under a torque `control` [1] (N m), not clipped here: one step of semi-implicit Euler."""
+        """The next state [2] under a torque `control` [1] (N m), not clipped here: one step of
+        semi-implicit Euler."""
         angle, rate = state
-        acceleration = pendulum.acceleration(angle, control, gravity=self.gravity, mass=self.mass,
-                                             length=self.length)
+        acceleration = pendulum.acceleration(
+            angle, control, gravity=self.gravity, mass=self.mass, length=self.length
+        )
         rate = jnp.clip(rate + self.time_step * acceleration, -self.max_rate, self.max_rate)
         return jnp.stack([angle + self.time_step * rate, rate])
 
@@ -59,12 +64,12 @@ class Pendulum:
         state = jnp.stack([self.start_angle * angle, self.start_rate * rate])
         return state, self.observe(state)
 
-    def step(self, state: Array, action: Array, key: Array) -> tuple[Array, Outcome]:
+    def step(self, state: Array, action: Array, key: Array) -> tuple[Array, StepResult]:
         angle, rate = state
         torque = jnp.clip(action, -self.max_torque, self.max_torque)
-        cost = wrap(angle)**2 + 0.1 * rate**2 + 0.001 * torque[0]**2
+        cost = wrap(angle) ** 2 + 0.1 * rate**2 + 0.001 * torque[0] ** 2
         state = self.dynamics(state, torque)
-        return state, Outcome(self.observe(state), -cost, jnp.bool_(False), jnp.bool_(False))
+        return state, StepResult(self.observe(state), -cost, jnp.bool_(False), jnp.bool_(False))
 
 
 def wrap(angle: Array) -> Array:

@@ -1,4 +1,6 @@
-"""Two links and a motor between them, to be swung up and held upright (Spong, 1995), with Gymnasium's constants."""
+"""Two links and a motor between them, to be swung up and held upright (Spong, 1995), with
+Gymnasium's constants."""
+
 import math
 
 import jax
@@ -7,39 +9,50 @@ import jax.numpy as jnp
 from etude.dynamics import acrobot
 from etude.dynamics.integration import runge_kutta
 from etude.struct import static, struct
-
-Array = jax.Array
+from etude.types import Array
 
 
 @struct
-class Acrobot:
-    """State [4]: the first link's angle from upright, the second's from the first (rad, not wrapped), and their rates (rad/s).
+class AcrobotSwingUp:
+    """State [4]: the first link's angle from upright, the second's from the first (rad, not
+    wrapped), and their rates (rad/s).
 
-    Control [1]: the torque between the links (N m). Both links are alike: uniform but for their moment of inertia, as
-    Gymnasium's Acrobot-v1 has it.
+    Control [1]: the torque between the links (N m). Both links are alike: uniform but for their
+    moment of inertia, as Gymnasium's Acrobot-v1 has it.
     """
-    gravity: float = 9.8                                    # m/s²
-    mass: float = 1.0                                       # kg, of each link
-    length: float = 1.0                                     # m; the centre of mass is in the middle
-    inertia: float = 1.0                                    # kg m², about the centre of mass
-    time_step: float = 0.05                                 # s
-    effort: float = 0.05                                    # cost of a (N m)² for a second
-    spread: float = 0.1                                     # rad, rad/s: first elements are within ± this of hanging at rest
+
+    gravity: float = 9.8  # m/s²
+    mass: float = 1.0  # kg, of each link
+    length: float = 1.0  # m; the center of mass is in the middle
+    inertia: float = 1.0  # kg m², about the center of mass
+    time_step: float = 0.05  # s
+    effort: float = 0.05  # cost of a (N m)² for a second
+    spread: float = 0.1  # rad, rad/s: first elements are within ± this of hanging at rest
     horizon: int = static(120)
-    low: tuple[float, ...] = static((-20.0,))               # N m
+    low: tuple[float, ...] = static((-20.0,))  # N m
     high: tuple[float, ...] = static((20.0,))
 
     def derivative(self, state: Array, control: Array) -> Array:
-        return acrobot.derivative_from_upright(state, control, gravity=self.gravity, mass=self.mass,
-                                               length=self.length, inertia=self.inertia)
+        return acrobot.derivative_from_upright(
+            state,
+            control,
+            gravity=self.gravity,
+            mass=self.mass,
+            length=self.length,
+            inertia=self.inertia,
+        )
 
     def dynamics(self, state: Array, control: Array) -> Array:
         return runge_kutta(self.derivative, state, control, self.time_step)
 
     def running_cost(self, state: Array, control: Array) -> Array:
         first, second = state[:2]
-        return (2 * (1 - jnp.cos(first)) + 2 * (1 - jnp.cos(second)) + 0.05 * state[2:] @ state[2:]
-                + self.effort * control @ control)
+        return (
+            2 * (1 - jnp.cos(first))
+            + 2 * (1 - jnp.cos(second))
+            + 0.05 * state[2:] @ state[2:]
+            + self.effort * control @ control
+        )
 
     def cost(self, state: Array, control: Array, time: Array) -> Array:
         return self.time_step * self.running_cost(state, control)
@@ -48,8 +61,12 @@ class Acrobot:
         return 200 * (2 - jnp.cos(state[0]) - jnp.cos(state[1])) + 20 * state[2:] @ state[2:]
 
     def initial(self, key: Array) -> Array:
-        return jnp.array([math.pi, 0, 0, 0]) + jax.random.uniform(key, (4,), minval=-self.spread, maxval=self.spread)
+        return jnp.array([math.pi, 0, 0, 0]) + jax.random.uniform(
+            key, (4,), minval=-self.spread, maxval=self.spread
+        )
 
     def solved(self, states: Array) -> Array:
         """At the end both links within 0.1 rad of upright, turning at less than 0.5 rad/s."""
-        return (jnp.cos(states[-1, :2]) > math.cos(0.1)).all() & (jnp.abs(states[-1, 2:]) < 0.5).all()
+        return (jnp.cos(states[-1, :2]) > math.cos(0.1)).all() & (
+            jnp.abs(states[-1, 2:]) < 0.5
+        ).all()

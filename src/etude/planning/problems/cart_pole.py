@@ -1,4 +1,6 @@
-"""The pole on a cart, to be swung up or kept upright by a force on the cart (Barto, Sutton & Anderson, 1983)."""
+"""The pole on a cart, to be swung up or kept upright by a force on the cart (Barto, Sutton &
+Anderson, 1983)."""
+
 import math
 
 import jax
@@ -7,40 +9,53 @@ import jax.numpy as jnp
 from etude.dynamics import cart_pole
 from etude.dynamics.integration import runge_kutta
 from etude.struct import static, struct
-
-Array = jax.Array
+from etude.types import Array
 
 
 @struct
-class CartPole:
-    """State [4]: the cart's position (m) and velocity (m/s), the pole's angle from upright (rad) and its rate (rad/s).
+class CartPoleSwingUp:
+    """State [4]: the cart's position (m) and velocity (m/s), the pole's angle from upright (rad)
+    and its rate (rad/s).
 
-    Control [1]: force (N). Constants are those of Gymnasium's CartPole-v1. The cart is to come to rest in the middle with the
-    pole upright: swung up from where it hangs, or, of CartPole(start_angle=0.0, spread=0.05, horizon=40), kept there from
-    Gymnasium's start.
+    Control [1]: force (N). Constants are those of Gymnasium's CartPole-v1. The cart is to come to
+    rest in the middle with the pole upright: swung up from where it hangs, or, of
+    CartPole(start_angle=0.0, spread=0.05, horizon=40), kept there from Gymnasium's start.
     """
-    gravity: float = 9.8                                    # m/s²
-    cart_mass: float = 1.0                                  # kg
-    pole_mass: float = 0.1                                  # kg
-    half_length: float = 0.5                                # m, from the joint to the pole's centre of mass
-    time_step: float = 0.05                                 # s
-    effort: float = 0.1                                     # cost of a N² for a second
-    start_angle: float = math.pi                            # rad
-    spread: float = 0.2                                     # m, m/s, rad, rad/s: first elements are within ± this of the start
+
+    gravity: float = 9.8  # m/s²
+    cart_mass: float = 1.0  # kg
+    pole_mass: float = 0.1  # kg
+    half_length: float = 0.5  # m, from the joint to the pole's center of mass
+    time_step: float = 0.05  # s
+    effort: float = 0.1  # cost of a N² for a second
+    start_angle: float = math.pi  # rad
+    spread: float = 0.2  # m, m/s, rad, rad/s: first elements are within ± this of the start
     horizon: int = static(80)
-    low: tuple[float, ...] = static((-10.0,))               # N
+    low: tuple[float, ...] = static((-10.0,))  # N
     high: tuple[float, ...] = static((10.0,))
 
     def derivative(self, state: Array, control: Array) -> Array:
-        return cart_pole.derivative(state, control, gravity=self.gravity, cart_mass=self.cart_mass,
-                                    pole_mass=self.pole_mass, half_length=self.half_length)
+        return cart_pole.derivative(
+            state,
+            control,
+            gravity=self.gravity,
+            cart_mass=self.cart_mass,
+            pole_mass=self.pole_mass,
+            half_length=self.half_length,
+        )
 
     def dynamics(self, state: Array, control: Array) -> Array:
         return runge_kutta(self.derivative, state, control, self.time_step)
 
     def running_cost(self, state: Array, control: Array) -> Array:
         position, velocity, angle, rate = state
-        return position**2 + 2 * (1 - jnp.cos(angle)) + 0.1 * velocity**2 + 0.1 * rate**2 + self.effort * control @ control
+        return (
+            position**2
+            + 2 * (1 - jnp.cos(angle))
+            + 0.1 * velocity**2
+            + 0.1 * rate**2
+            + self.effort * control @ control
+        )
 
     def cost(self, state: Array, control: Array, time: Array) -> Array:
         return self.time_step * self.running_cost(state, control)
@@ -50,10 +65,13 @@ class CartPole:
         return 100 * (position**2 + 2 * (1 - jnp.cos(angle))) + 10 * (velocity**2 + rate**2)
 
     def initial(self, key: Array) -> Array:
-        return jnp.array([0, 0, self.start_angle, 0]) + jax.random.uniform(key, (4,), minval=-self.spread, maxval=self.spread)
+        return jnp.array([0, 0, self.start_angle, 0]) + jax.random.uniform(
+            key, (4,), minval=-self.spread, maxval=self.spread
+        )
 
     def solved(self, states: Array) -> Array:
-        """At the end within 0.1 rad and 0.5 rad/s of upright, and the cart within 0.1 m and 0.5 m/s of rest in the middle."""
+        """At the end within 0.1 rad and 0.5 rad/s of upright, and the cart within 0.1 m and 0.5 m/s
+        of rest in the middle."""
         position, velocity, angle, rate = states[-1]
         upright = (jnp.cos(angle) > math.cos(0.1)) & (jnp.abs(rate) < 0.5)
         return upright & (jnp.abs(position) < 0.1) & (jnp.abs(velocity) < 0.5)

@@ -1,11 +1,11 @@
 """The double integrator: a block pushed along a line without friction, to rest at the origin."""
+
 import jax
 import jax.numpy as jnp
 
 from etude.dynamics import double_integrator
 from etude.struct import static, struct
-
-Array = jax.Array
+from etude.types import Array
 
 
 @struct
@@ -14,12 +14,13 @@ class DoubleIntegrator:
 
     The only problem here that is linear and quadratic, but for the bounds of its force.
     """
-    mass: float = 1.0                                       # kg
-    effort: float = 0.1                                     # cost of a N² for a second
-    time_step: float = 0.1                                  # s
-    start: float = 2.0                                      # m, m/s: both are first within ± this
+
+    mass: float = 1.0  # kg
+    effort: float = 0.1  # cost of a N² for a second
+    time_step: float = 0.1  # s
+    start: float = 2.0  # m, m/s: both are first within ± this
     horizon: int = static(80)
-    low: tuple[float, ...] = static((-2.0,))                # N
+    low: tuple[float, ...] = static((-2.0,))  # N
     high: tuple[float, ...] = static((2.0,))
 
     def derivative(self, state: Array, control: Array) -> Array:
@@ -27,8 +28,9 @@ class DoubleIntegrator:
 
     def dynamics(self, state: Array, control: Array) -> Array:
         """Exact for a force that is held."""
-        return double_integrator.next_state(state, control, mass=self.mass,
-                                            time_step=self.time_step)
+        return double_integrator.next_state(
+            state, control, mass=self.mass, time_step=self.time_step
+        )
 
     def running_cost(self, state: Array, control: Array) -> Array:
         return state @ state + self.effort * control @ control

@@ -1,13 +1,15 @@
 """Round obstacles in the plane: (x, y, radius) each, in metres."""
-import jax
+
 import jax.numpy as jnp
 
-Array = jax.Array
+from etude.types import Array
+
 Obstacles = tuple[tuple[float, float, float], ...]
 
 
 def distance_to_nearest(position: Array, obstacles: Obstacles) -> Array:
-    """How far `position` [2] is from the nearest of them, []: negative inside, infinite where there is none."""
+    """How far `position` [2] is from the nearest of them, []: negative inside, infinite where there
+    is none."""
     nearest = jnp.full((), jnp.inf, position.dtype)
     for x, y, radius in obstacles:
         nearest = jnp.minimum(nearest, jnp.hypot(position[0] - x, position[1] - y) - radius)
@@ -15,7 +17,8 @@ def distance_to_nearest(position: Array, obstacles: Obstacles) -> Array:
 
 
 def penalty(position: Array, obstacles: Obstacles, margin: float | Array) -> Array:
-    """A dome over each of them, []: (1 − (distance / (radius + margin))²)² within its margin, 0 beyond, without an edge."""
+    """A dome over each of them, []: (1 − (distance / (radius + margin))²)² within its margin, 0
+    beyond, without an edge."""
     total = jnp.zeros((), position.dtype)
     for x, y, radius in obstacles:
         squared = (position[0] - x) ** 2 + (position[1] - y) ** 2

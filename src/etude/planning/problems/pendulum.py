@@ -1,4 +1,6 @@
-"""The pendulum to be swung up with a torque too weak to lift it at once (Doya, 2000), with Gymnasium's constants."""
+"""The pendulum to be swung up with a torque too weak to lift it at once (Doya, 2000), with
+Gymnasium's constants."""
+
 import math
 
 import jax
@@ -6,37 +8,44 @@ import jax.numpy as jnp
 
 from etude.dynamics import pendulum
 from etude.struct import static, struct
-
-Array = jax.Array
+from etude.types import Array
 
 
 @struct
-class Pendulum:
-    """State [2]: the angle from upright (rad, not wrapped) and its rate (rad/s); control [1]: torque (N m).
+class PendulumSwingUp:
+    """State [2]: the angle from upright (rad, not wrapped) and its rate (rad/s); control [1]:
+    torque (N m).
 
-    The dynamics are those of Gymnasium's Pendulum-v1. Its cost has a cusp where the pendulum hangs; this one is smooth.
+    The dynamics are those of Gymnasium's Pendulum-v1. Its cost has a cusp where the pendulum hangs;
+    this one is smooth.
     """
-    gravity: float = 10.0                                   # m/s²
-    mass: float = 1.0                                       # kg
-    length: float = 1.0                                     # m, of a uniform rod
-    time_step: float = 0.05                                 # s
-    effort: float = 0.05                                    # cost of a (N m)² for a second
-    start_angle: float = math.pi                            # rad: the first angle is within ± this
-    start_rate: float = 1.0                                 # rad/s: and its rate within ± this
-    max_rate: float = 8.0                                   # rad/s
+
+    gravity: float = 10.0  # m/s²
+    mass: float = 1.0  # kg
+    length: float = 1.0  # m, of a uniform rod
+    time_step: float = 0.05  # s
+    effort: float = 0.05  # cost of a (N m)² for a second
+    start_angle: float = math.pi  # rad: the first angle is within ± this
+    start_rate: float = 1.0  # rad/s: and its rate within ± this
+    max_rate: float = 8.0  # rad/s
     horizon: int = static(100)
-    low: tuple[float, ...] = static((-2.0,))                # N m
+    low: tuple[float, ...] = static((-2.0,))  # N m
     high: tuple[float, ...] = static((2.0,))
 
     def derivative(self, state: Array, control: Array) -> Array:
         """The bound of the rate aside."""
-        return pendulum.derivative(state, control, gravity=self.gravity, mass=self.mass,
-                                   length=self.length)
+        return pendulum.derivative(
+            state, control, gravity=self.gravity, mass=self.mass, length=self.length
+        )
 
     def dynamics(self, state: Array, control: Array) -> Array:
         """One step of semi-implicit Euler."""
         angle, rate = state
-        rate = jnp.clip(rate + self.time_step * self.derivative(state, control)[1], -self.max_rate, self.max_rate)
+        rate = jnp.clip(
+            rate + self.time_step * self.derivative(state, control)[1],
+            -self.max_rate,
+            self.max_rate,
+        )
         return jnp.stack([angle + self.time_step * rate, rate])
 
     def running_cost(self, state: Array, control: Array) -> Array:

@@ -1,0 +1,1 @@
+"""What several algorithms share: on-policy and off-policy learning, exploration."""

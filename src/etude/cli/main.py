@@ -1,0 +1,373 @@
+"""The command line.
+
+etude train ALGORITHM ENVIRONMENT [--steps N] [--seeds N] [every hyperparameter]
+etude resume RUN [--steps N]      etude evaluate RUN [--episodes N]      etude watch RUN
+etude environments [FILTER]       etude algorithms      etude plan PROBLEM      etude figure NAME
+"""
+
+import dataclasses
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from etude import errors
+from etude.cli import flags
+from etude.cli.console import enable_cache, fail
+from etude.cli.figures import _figure, _plan
+
+HELP = """usage: etude COMMAND [...]
+
+Deep reinforcement learning: train an agent, resume it, judge it, watch it.
+
+  train ALGORITHM ENVIRONMENT   train an agent; leaves a run directory
+  resume RUN                    go on with a run, or further with --steps
+  evaluate RUN                  judge a run's agents on the Gymnasium environment
+  watch RUN                     show its agent in a window
+  environments [FILTER]         list environments, with their backends and presets
+  algorithms                    list algorithms
+  plan PROBLEM                  plan on a small problem, and film it
+  figure NAME                   measure a claim of the notes and draw it
+
+`etude train ppo LunarLander-v3` trains PPO with its preset; `etude train ppo LunarLander-v3 --help` lists every
+hyperparameter with its default. `etude COMMAND --help` says more of each command.
+"""
+
+
+@dataclasses.dataclass
+class Train:
+    """Train an agent, and leave a run directory with its metrics, checkpoints, learning curve and
+    evaluation."""
+
+    algorithm: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="ALGORITHM")]
+    """name of the algorithm: see `etude algorithms`"""
+    environment: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="ENVIRONMENT")]
+    """a Gymnasium id, or module:Name to import the module that registers it"""
+    steps: int = 100_000
+    """environment steps of each seed, never overshot"""
+    seeds: int = 1
+    """how many agents to train"""
+    seed: int = 0
+    """of the first; the others count on from it"""
+    backend: Literal["auto", "jax", "envpool", "gymnasium"] = "auto"
+    """what it trains on: auto takes jax, then envpool where installed, then gymnasium. It is always
+    judged on gymnasium"""
+    num_envs: int = 1
+    """copies of the environment that each seed steps at once"""
+    workers: int = 0
+    """processes that share out the copies, for slow gymnasium environments; 0: all in one
+    process"""
+    options: tyro.conf.UseAppendAction[list[str]] = dataclasses.field(default_factory=list)
+    """NAME=VALUE, a keyword argument of gymnasium.make with its value in JSON; may be repeated"""
+    frame_stack: int = 1
+    """latest observations that are seen at once"""
+    action_masks: bool = False
+    """heed info["action_mask"], which choices the environment allows"""
+    out: str | None = None
+    """the run directory; default runs/ALGORITHM-ENVIRONMENT-TIME"""
+    checkpoint_interval: int | None = None
+    """environment steps between checkpoints; default a tenth of the budget"""
+    evaluation_episodes: int = 100
+    """episodes of each seed in the evaluation at the end"""
+    video: bool = False
+    """record an episode at the end"""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The entry point: runs a command and exits with its status (2 for what cannot be done as
+    asked)."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(HELP, end="")
+        sys.exit(0 if arguments else 2)
+    if arguments[0] in ("-V", "--version"):
+        import etude
+
+        print(f"etude {etude.__version__}")
+        sys.exit(0)
+    commands = {
+        "train": _train,
+        "resume": _resume,
+        "evaluate": _evaluate,
+        "watch": _watch,
+        "environments": _environments,
+        "algorithms": _algorithms,
+        "plan": _plan,
+        "figure": _figure,
+    }
+    if arguments[0] not in commands:
+        fail(f"no command is called {arguments[0]!r}; there are {', '.join(commands)}")
+    if any(":" in argument for argument in arguments):
+        sys.path.append("")  # a module:Name may be a file beside the user, after what is installed
+    sys.exit(run_command(commands[arguments[0]], arguments[1:]))
+
+
+def run_command(command, arguments: list[str]) -> int:
+    """Run a command; what the user can mend is one message and status 2, what failed while training
+    another and status 1."""
+    from etude.runs.interrupt import Interrupted
+
+    try:
+        command(arguments)
+    except errors.InvalidInput as error:
+        fail(str(error))
+    except (errors.EnvironmentFault, errors.Diverged) as error:
+        if cause := error.__cause__:
+            import traceback
+
+            traceback.print_exception(cause)
+        print(f"etude: {error}", file=sys.stderr)
+        return 1
+    except Interrupted as stopped:
+        print(f"\netude: {stopped}", file=sys.stderr)
+        return 128 + stopped.signal
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    except BrokenPipeError:  # the reader of a pipe has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+
+
+def _train(arguments: list[str]) -> None:
+    """`etude train`: the flags are those of Train and of the algorithm; their defaults are the
+    preset's."""
+    from etude import algorithms
+
+    name, environment = find_names(arguments)
+    if name is None:
+        if flags.HELP & set(arguments):
+            flags.parse(Train, "etude train", arguments)
+        flags.words_of_train(arguments, Train)
+        fail(
+            "name an algorithm and an environment: etude train ALGORITHM ENVIRONMENT; "
+            f"there are {', '.join(algorithms.ALGORITHMS)}"
+        )
+    cls = algorithms.algorithm_class(name)
+    if environment is None and not flags.HELP & set(arguments):
+        flags.prepared_train(arguments, Train, cls, name)
+        fail(
+            f"name the environment after the algorithm: etude train {name} ENVIRONMENT; `etude "
+            "environments` lists them"
+        )
+    enable_cache()
+    from etude.presets import preset
+    from etude.runs.display import display_for
+    from etude.runs.run import create_run, resolve_settings, run_training
+
+    algorithm = algorithms.algorithm_factory(name)()
+    options = Train(name, environment or "", num_envs=cls.default_num_envs)
+    known = preset(name, environment) if environment else None
+    if known:
+        algorithm, options.num_envs, options.steps = known
+    origin = f"\n\nDefaults are the preset for {environment}." if known else ""
+    chosen, algorithm = flags.parse_train(
+        Train,
+        cls,
+        name,
+        "etude train",
+        arguments,
+        (options, algorithm),
+        description=f"{Train.__doc__}\n\n{name}: {cls.__doc__}{origin}",
+    )
+    settings = resolve_settings(
+        algorithm,
+        chosen.environment,
+        steps=chosen.steps,
+        seeds=chosen.seeds,
+        seed=chosen.seed,
+        backend=chosen.backend,
+        num_envs=chosen.num_envs,
+        workers=chosen.workers,
+        options=parse_options(chosen.options),
+        frame_stack=chosen.frame_stack,
+        action_masks=chosen.action_masks,
+        checkpoint_interval=chosen.checkpoint_interval,
+        evaluation_episodes=chosen.evaluation_episodes,
+        name=name,
+    )
+    run = create_run(settings, chosen.out)
+    run_training(run, display_for(run, True), chosen.video)
+
+
+def _resume(arguments: list[str]) -> None:
+    """`etude resume`"""
+
+    @dataclasses.dataclass
+    class Resume:
+        """Go on with a run from its newest checkpoint."""
+
+        run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
+        """the run directory"""
+        steps: int | None = None
+        """a larger budget of environment steps for each seed, to go on further than first asked"""
+        environment: str | None = None
+        """the run's environment, where its name is module:Name: a module is never imported because
+        a file says so"""
+        video: bool = False
+        """record an episode at the end"""
+
+    asked = flags.parse(Resume, "etude resume", arguments)
+    enable_cache()
+    from etude.runs.run import resume
+
+    resume(asked.run, asked.steps, environment=asked.environment, video=asked.video)
+
+
+def _evaluate(arguments: list[str]) -> None:
+    """`etude evaluate`"""
+
+    @dataclasses.dataclass
+    class Evaluate:
+        """Judge a run's agents on the Gymnasium environment; writes evaluation.json into the run
+        directory."""
+
+        run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
+        """the run directory"""
+        episodes: int | None = None
+        """of each seed; default what the run was asked for"""
+        stochastic: bool = False
+        """sample the policy as in training, instead of its mode"""
+        seed: int | None = None
+        """of the episodes"""
+        environment: str | None = None
+        """the run's environment, where its name is module:Name"""
+        video: bool = False
+        """record an episode"""
+
+    asked = flags.parse(Evaluate, "etude evaluate", arguments)
+    enable_cache()
+    from rich.console import Console
+    from rich.table import Table
+
+    from etude.runs.display import NullDisplay, evaluation_rows
+    from etude.runs.run import load
+    from etude.storage import files
+
+    run, display = load(asked.run, environment=asked.environment), NullDisplay()
+    evaluation = run.evaluate(
+        asked.episodes, explore=asked.stochastic, seed=asked.seed, warn=display.warn
+    )
+    files.write_json(run.directory / "evaluation.json", evaluation)
+    table = Table(title=run.name, title_justify="left", show_header=False)
+    for row in evaluation_rows(evaluation):
+        table.add_row(*row)
+    console = Console(highlight=False)
+    console.print(table)
+    console.print(f"written {run.directory / 'evaluation.json'}", soft_wrap=True)
+    if asked.video:
+        from etude.runs.video import record_video
+
+        for path in record_video(run, run.directory / "video", explore=asked.stochastic):
+            console.print(f"video   {path}", soft_wrap=True)
+
+
+def _watch(arguments: list[str]) -> None:
+    """`etude watch`"""
+
+    @dataclasses.dataclass
+    class Watch:
+        """Show a run's agent in a window."""
+
+        run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
+        """the run directory"""
+        episodes: int = 5
+        """to play"""
+        stochastic: bool = False
+        """sample the policy as in training, instead of its mode"""
+        seed: int = 0
+        """of the episodes"""
+        environment: str | None = None
+        """the run's environment, where its name is module:Name"""
+
+    asked = flags.parse(Watch, "etude watch", arguments)
+    enable_cache()
+    from etude.runs.run import load
+    from etude.runs.video import watch
+
+    run = load(asked.run, environment=asked.environment)
+    for i, total in enumerate(watch(run, asked.episodes, asked.seed, asked.stochastic), 1):
+        print(f"episode {i}: return {total:.1f}", flush=True)
+
+
+def _environments(arguments: list[str]) -> None:
+    """`etude environments`"""
+
+    @dataclasses.dataclass
+    class Environments:
+        """List the environments, with the backends that have them and the algorithms that have a
+        preset."""
+
+        filter: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="[FILTER]")] = ""
+        """part of the id; a single match also shows its spaces"""
+
+    asked = flags.parse(Environments, "etude environments", arguments)
+    from rich.console import Console
+    from rich.table import Table
+
+    from etude.environments.registry import list_environments
+    from etude.presets import PRESETS
+
+    rows = list_environments(asked.filter)
+    if not rows:
+        fail(f"no environment's id contains {asked.filter!r}; `etude environments` lists all")
+    table = Table("environment", "backends", "presets", "observation", "action")
+    for name, backends, observation, action in rows:
+        presets = " ".join(algorithm for algorithm, known in PRESETS if known == name)
+        table.add_row(name, " ".join(backends), presets, observation, action)
+    Console().print(table)
+
+
+def _algorithms(arguments: list[str]) -> None:
+    """`etude algorithms`"""
+
+    @dataclasses.dataclass
+    class Algorithms:
+        """List the algorithms."""
+
+    flags.parse(Algorithms, "etude algorithms", arguments)
+    from etude.algorithms import ALGORITHMS
+
+    for name, (_, _, line) in ALGORITHMS.items():
+        print(f"{name:{max(map(len, ALGORITHMS))}} {line}")
+
+
+def find_names(arguments: list[str]) -> tuple[str | None, str | None]:
+    """The algorithm and environment among the arguments: the first known algorithm and the word
+    after it, or the first two words.
+
+    They are needed before the flags can be read, since the algorithm says which flags there are,
+    and the two their defaults.
+    """
+    from etude.algorithms import ALGORITHMS
+
+    words = [i for i, word in enumerate(arguments) if not word.startswith("-")]
+    start = next(
+        (i for i in words if arguments[i] in ALGORITHMS),
+        words[0] if words and words[0] == 0 else None,
+    )
+    if start is None:
+        return None, None
+    after = arguments[start + 1] if start + 1 in words else None
+    return arguments[start], after
+
+
+def parse_options(options: list[str]) -> dict[str, Any]:
+    """NAME=VALUE pairs as keyword arguments; a value that is no JSON is a string."""
+    values = {}
+    for option in options:
+        name, separator, value = option.partition("=")
+        if not separator or not name.isidentifier():
+            raise errors.InvalidInput(f"--options {option!r} is not NAME=VALUE")
+        try:
+            values[name] = json.loads(value)
+        except json.JSONDecodeError:
+            values[name] = value
+    return values
+
+
+if __name__ == "__main__":
+    main()

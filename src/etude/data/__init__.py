@@ -1,0 +1,1 @@
+"""Transitions, minibatches and replay buffers."""

@@ -1,0 +1,1 @@
+"""Environments around environments: time limits, stacked frames, action masks."""

@@ -1,1 +1,0 @@
-"""Runs: training that is recorded, saved, resumed, judged and shown."""

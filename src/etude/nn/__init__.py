@@ -1,0 +1,1 @@
+"""Neural networks: layers, networks, distributions, policies and critics as callable pytrees."""

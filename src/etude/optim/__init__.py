@@ -1,0 +1,1 @@
+"""Schedules of hyperparameters, and the natural gradient."""

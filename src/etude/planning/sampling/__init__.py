@@ -1,0 +1,1 @@
+"""Planners that score sampled plans: random shooting, CEM, iCEM, MPPI, CMA-ES."""

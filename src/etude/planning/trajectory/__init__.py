@@ -1,0 +1,1 @@
+"""Trajectory optimizers that take derivatives: LQR, iLQR, DDP, shooting, collocation."""

@@ -1,0 +1,1 @@
+"""Monte Carlo tree search, compiled and in plain Python, and games to search."""

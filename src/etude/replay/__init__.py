@@ -1,1 +1,0 @@
-"""Memories to learn from again."""

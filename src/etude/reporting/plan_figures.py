@@ -1,0 +1,295 @@
+"""Pictures of plans: a path with its controls and its costs, the motion itself, and a tree of what
+was searched."""
+
+import io
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from etude.reporting.figures import (
+    BLUE,
+    DPI,
+    EMBER,
+    FAINT,
+    GRID,
+    INK,
+    draw_caption,
+    format_thousands,
+    style_axes,
+)
+from etude.storage import files
+
+LABELS = {  # of states and controls, with units
+    "double-integrator": (["position (m)", "velocity (m/s)"], ["force (N)"]),
+    "pendulum": (["angle (rad)", "rate (rad/s)"], ["torque (N m)"]),
+    "cart-pole": (["position (m)", "velocity (m/s)", "angle (rad)", "rate (rad/s)"], ["force (N)"]),
+    "acrobot": (
+        ["first angle (rad)", "second angle (rad)", "first rate (rad/s)", "second rate (rad/s)"],
+        ["torque (N m)"],
+    ),
+    "quadrotor": (
+        ["across (m)", "up (m)", "tilt (rad)", "across (m/s)", "up (m/s)", "turning (rad/s)"],
+        ["right thrust (N)", "left thrust (N)"],
+    ),
+    "car": (
+        ["x (m)", "y (m)", "heading (rad)", "speed (m/s)"],
+        ["acceleration (m/s²)", "steering (rad)"],
+    ),
+}
+COLORS = (BLUE, EMBER, "#4b8b6f", "#8a63a8", "#b8862b", "#6b7785")
+BRANCHES = 60  # nodes of a tree that are drawn
+REST = 1.0  # seconds for which the last picture of a motion stands
+
+
+def draw_path(
+    file: Path,
+    labels: tuple[list[str], list[str]],
+    problem: Any,
+    found: Any,
+    title: str,
+    subtitle: str,
+) -> None:
+    """Draw states and controls over time, and the cost by iteration, to a PNG of 1800 x 1080
+    pixels.
+
+    found    with states [T + 1, n], controls [T, m] and costs [iteration]
+    """
+    from matplotlib.figure import Figure  # half a second to import, so only where it is needed
+
+    figure = Figure(figsize=(9.0, 5.4), dpi=DPI, facecolor="white")
+    grid = figure.add_gridspec(
+        2,
+        2,
+        left=0.08,
+        right=0.97,
+        bottom=0.09,
+        top=0.82,
+        hspace=0.42,
+        wspace=0.2,
+        width_ratios=(2, 1),
+    )
+    axes = (
+        figure.add_subplot(grid[0, 0]),
+        figure.add_subplot(grid[1, 0]),
+        figure.add_subplot(grid[:, 1]),
+    )
+    times = problem.time_step * np.arange(len(found.states))
+    for values, names, place in (
+        (found.states, labels[0], axes[0]),
+        (found.controls, labels[1], axes[1]),
+    ):
+        for curve, name, color in zip(np.asarray(values).T, names, COLORS, strict=False):
+            held = np.append(curve, curve[-1]) if len(curve) < len(times) else curve
+            style = "default" if held is curve else "steps-post"
+            place.plot(times, held, color=color, linewidth=1.7, label=name, drawstyle=style)
+        place.legend(
+            loc="lower left",
+            bbox_to_anchor=(0, 0.99),
+            ncols=len(names) if len(names) < 5 else 3,
+            frameon=False,
+            fontsize=7.5,
+            labelcolor=INK,
+            handlelength=1.2,
+            columnspacing=1.2,
+            borderpad=0,
+        )
+        place.set_xlim(0, times[-1])
+    style_axes(axes[0], "state")
+    style_axes(axes[1], "control")
+    axes[0].set_xlabel("")
+    axes[1].set_xlabel("seconds")
+    costs = np.asarray(found.costs, float)
+    axes[2].plot(
+        np.arange(len(costs)),
+        costs,
+        color=BLUE,
+        linewidth=2,
+        marker="o" if len(costs) < 30 else None,
+        markersize=3.5,
+    )
+    if costs.min() > 0 and costs.max() > 20 * costs.min():
+        axes[2].set_yscale("log", subs=(2, 5))
+        axes[2].yaxis.set_minor_formatter(lambda value, _: format_thousands(value))
+    style_axes(axes[2], "")
+    axes[2].yaxis.set_major_formatter(lambda value, _: format_thousands(value))
+    axes[2].tick_params(axis="y", which="minor", length=0, labelsize=8.5, labelcolor=INK, pad=6)
+    axes[2].set_title("cost", loc="left", fontsize=9, color=INK)
+    axes[2].set_xlabel("iteration")
+    figure.text(0.08, 0.94, title, fontsize=12.5, fontweight="bold", color=INK)
+    figure.text(0.08, 0.90, subtitle, fontsize=9, color=FAINT)
+    save_figure(figure, file)
+
+
+def write_motion(file: Path, name: str, problem: Any, found: Any) -> None:
+    """Film the plan at its own speed, in an MP4 of 640 x 480 pixels."""
+    import imageio.v2 as imageio
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 4.8), dpi=100, facecolor="white")
+    canvas, axes = FigureCanvasAgg(figure), figure.add_axes((0.02, 0.02, 0.96, 0.96))
+    states = np.asarray(found.states)
+    across, up = plot_limits(name, problem, states)
+    rate = round(1 / problem.time_step)
+    # the encoder is a program of its own
+    warnings.filterwarnings("ignore", "os.fork", RuntimeWarning)
+    film: Any = imageio.get_writer(file, fps=rate, macro_block_size=2)
+    with film:
+        for i in [*range(len(states)), *[len(states) - 1] * round(REST * rate)]:
+            axes.clear()
+            axes.set(xlim=across, ylim=up, aspect="equal")
+            axes.axis("off")
+            axes.axhline(0, color=GRID, linewidth=1, zorder=0)
+            for x, y, radius in getattr(problem, "obstacles", ()):
+                draw_disc(axes, x, y, radius, GRID)
+            draw_state(axes, name, problem, states[i])
+            canvas.draw()
+            film.append_data(np.asarray(canvas.buffer_rgba())[..., :3])
+
+
+def plot_limits(
+    name: str, problem: Any, states: np.ndarray
+) -> tuple[tuple[float, float], tuple[float, float]]:
+    """What is seen, in metres: across, and up, in the proportion of the picture."""
+    high = {"pendulum": 1.3, "cart-pole": 1.3, "acrobot": 2.3}.get(name, 1.0)
+    if name in ("quadrotor", "car"):
+        high += np.abs(states[:, 1]).max()
+    least, most = (
+        (0.0, 0.0)
+        if name in ("pendulum", "acrobot")
+        else (min(states[:, 0].min(), 0), max(states[:, 0].max(), 0))
+    )
+    middle, half = (least + most) / 2, max((most - least) / 2 + 1, 4 / 3 * high)
+    return (middle - half, middle + half), (-0.75 * half, 0.75 * half)
+
+
+def draw_state(axes: Any, name: str, problem: Any, state: np.ndarray) -> None:
+    """The thing itself; angles are from upright, to the right."""
+    x, y = state[0], state[1]
+    match name:
+        case "double-integrator":
+            draw_line(axes, (x - 0.15, x + 0.15), (0.15, 0.15), BLUE, 26)
+        case "pendulum":
+            draw_rod(axes, 0, 0, state[0], problem.length)
+            draw_disc(axes, 0, 0, 0.05, INK)
+        case "cart-pole":
+            draw_line(axes, (x - 0.2, x + 0.2), (0, 0), INK, 18)
+            draw_rod(axes, x, 0, state[2], 2 * problem.half_length)
+        case "acrobot":
+            elbow = draw_rod(axes, 0, 0, state[0], problem.length)
+            draw_rod(axes, *elbow, state[0] + state[1], problem.length)
+            draw_disc(axes, 0, 0, 0.06, INK)
+        case "quadrotor":
+            wing = problem.arm * np.array([np.cos(state[2]), np.sin(state[2])])
+            draw_line(axes, (x - wing[0], x + wing[0]), (y - wing[1], y + wing[1]), BLUE, 5)
+            for side in (-1, 1):
+                draw_disc(axes, x + side * wing[0], y + side * wing[1], 0.06, EMBER)
+            draw_disc(axes, 0, 0, 0.05, FAINT)
+        case "car":
+            length = problem.wheelbase
+            draw_line(
+                axes,
+                (x, x + length * np.cos(state[2])),
+                (y, y + length * np.sin(state[2])),
+                BLUE,
+                12,
+            )
+            draw_disc(axes, 0, 0, 0.05, FAINT)
+
+
+def draw_rod(axes: Any, x: float, y: float, angle: float, length: float) -> tuple[float, float]:
+    """A rod from a joint at (x, y); where it ends."""
+    end = x + length * np.sin(angle), y + length * np.cos(angle)
+    draw_line(axes, (x, end[0]), (y, end[1]), BLUE, 7)
+    draw_disc(axes, *end, 0.05, EMBER)
+    return end
+
+
+def draw_line(axes: Any, xs: Any, ys: Any, color: str, width: float) -> None:
+    axes.plot(xs, ys, color=color, linewidth=width, solid_capstyle="round", zorder=2)
+
+
+def draw_disc(axes: Any, x: float, y: float, radius: float, color: str) -> None:
+    from matplotlib.patches import Circle
+
+    axes.add_patch(Circle((x, y), radius, color=color, zorder=3))
+
+
+def draw_tree(
+    file: Path, nodes: dict[int, tuple[int, int, int, float]], title: str, subtitle: str
+) -> None:
+    """Draw a tree below its root, node 0, to a PNG of 1800 x 1080 pixels.
+
+    nodes    node: (parent, action, visits, mean return to whoever is to move there), parents before
+             children
+
+    A branch is as wide as it was visited often, and named by its action; a node's color goes from
+    blue, good for whoever moved there, to ember.
+    """
+    from matplotlib.colors import LinearSegmentedColormap
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9.0, 5.4), dpi=DPI, facecolor="white")
+    axes = figure.add_axes((0.03, 0.03, 0.94, 0.78))
+    axes.axis("off")
+    places, most = (
+        layout_tree(nodes),
+        max((visits for _, _, visits, _ in nodes.values()), default=1),
+    )
+    shade = LinearSegmentedColormap.from_list("worth", (BLUE, "#dfe3e8", EMBER))
+    for node, (parent, action, visits, value) in nodes.items():
+        (x0, y0), (x1, y1) = places[parent], places[node]
+        axes.plot(
+            (x0, x1), (y0, y1), color=FAINT, alpha=0.55, linewidth=0.4 + 6 * visits / most, zorder=1
+        )
+        axes.scatter(
+            [x1],
+            [y1],
+            s=36,
+            color=[shade((value + 1) / 2)],
+            edgecolors=FAINT,
+            linewidths=0.5,
+            zorder=2,
+        )
+        axes.annotate(
+            str(action),
+            (x1, y1),
+            xytext=(0, 5),
+            textcoords="offset points",
+            ha="center",
+            fontsize=6.5,
+            color=INK,
+        )
+    axes.scatter([places[0][0]], [places[0][1]], s=70, color=INK, zorder=2)
+    draw_caption(axes, title, subtitle)
+    save_figure(figure, file)
+
+
+def layout_tree(nodes: dict[int, tuple[int, int, int, float]]) -> dict[int, tuple[float, float]]:
+    """Where each node stands: children below their parent, leaves side by side."""
+    children: dict[int, list[int]] = {}
+    for node, (parent, *_) in nodes.items():
+        children.setdefault(parent, []).append(node)
+    places: dict[int, tuple[float, float]] = {}
+    leaves = 0.0
+
+    def place(node, depth):
+        nonlocal leaves
+        below = sorted(children.get(node, []), key=lambda child: nodes[child][1])
+        for child in below:
+            place(child, depth + 1)
+        if not below:
+            leaves += 1
+        x = float(np.mean([places[child][0] for child in below])) if below else leaves
+        places[node] = x, float(-depth)
+
+    place(0, 0)
+    return places
+
+
+def save_figure(figure: Any, file: Path) -> None:
+    image = io.BytesIO()
+    figure.savefig(image, format="png", dpi=DPI, metadata={"Software": None})
+    files.write_bytes(Path(file), image.getvalue())

@@ -1,0 +1,1 @@
+"""Runs: settings, training, resuming, evaluating, displays and videos."""

@@ -1,0 +1,1 @@
+"""Files of a run: JSON, directories, checkpoints, metrics.csv."""

@@ -1,0 +1,294 @@
+"""Checkpoints that hold data only, and can prove it.
+
+    directory/step_1000/arrays.safetensors      the leaves of a pytree, each under its path in the
+    tree
+                        facts.json              what the caller wants to know about it
+                        manifest.json           the version of the format, size and SHA-256 of the
+                                                other two
+
+A checkpoint is there as a whole or not at all. Reading takes nothing on trust: sizes and hashes are
+checked before anything is parsed, and the names, shapes and types of the arrays must be those of
+the tree they are asked to fill. Nothing in a file can name code. One process writes to a directory
+at a time.
+"""
+
+import hashlib
+import operator
+import re
+import shutil
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from etude.errors import InvalidInput
+from etude.storage import directories, files
+from etude.storage.files import CorruptFile
+
+FORMAT = 1
+ARRAYS, METADATA, MANIFEST = "arrays.safetensors", "facts.json", "manifest.json"
+MANIFEST_LIMIT = 4096  # bytes
+HEADER_LIMIT = 64 * 2**20  # bytes
+_NAME = re.compile(r"step_(0|[1-9][0-9]{0,17})")
+_TYPES = {  # NumPy's names of types to those of safetensors
+    "bool": "BOOL",
+    "uint8": "U8",
+    "uint16": "U16",
+    "uint32": "U32",
+    "uint64": "U64",
+    "int8": "I8",
+    "int16": "I16",
+    "int32": "I32",
+    "int64": "I64",
+    "float16": "F16",
+    "bfloat16": "BF16",
+    "float32": "F32",
+    "float64": "F64",
+}
+
+
+def save_checkpoint(directory: Path, step: int, tree: Any, facts: dict, keep: int = 2) -> Path:
+    """Write `directory/step_{step}`, replacing one of that name, then remove all but the newest
+    `keep` (at least 2).
+
+    At every instant a checkpoint written before can be read, should the machine stop there. The one
+    just written is always kept. Weak types are not remembered. Raises InvalidInput for a leaf that
+    is no array or of a type no checkpoint can hold, for facts that are no JSON and for a negative
+    step; OSError when the disk refuses.
+    """
+    step = operator.index(step)
+    target = Path(directory) / f"step_{step}"
+    if not _NAME.fullmatch(target.name):
+        raise InvalidInput(f"step is {step}; it must be at least 0 and have at most 18 digits")
+    leaves, _ = _leaves(tree)
+    encoded_facts = files.encode_json(dict(facts))
+    with directories.new_directory(target) as temporary:
+        save_file(
+            {name: np.asarray(leaf, order="C") for name, leaf in leaves.items()}, temporary / ARRAYS
+        )
+        (temporary / METADATA).write_bytes(encoded_facts)
+        # safetensors shuts out all but the owner
+        shutil.copymode(temporary / METADATA, temporary / ARRAYS)
+        (temporary / MANIFEST).write_bytes(
+            _manifest({name: _measure(temporary / name) for name in (ARRAYS, METADATA)})
+        )
+    _prune(target, max(keep, 2))
+    return target
+
+
+def load_checkpoint(path: Path, template: Any) -> tuple[Any, dict]:
+    """The tree and the facts of one checkpoint, bit for bit.
+
+    `template` has the structure wanted and leaves with the shapes and dtypes wanted: arrays, or
+    what `jax.eval_shape` gives. Leaves come back as JAX arrays; where JAX would narrow them (64
+    bits without `jax_enable_x64`), as NumPy's. Raises Damaged when anything at all is not as it was
+    written or does not fit the template.
+    """
+    path = Path(path)
+    wanted, structure = _leaves(template)
+    _verify(path)
+    facts = files.read_json(path / METADATA)
+    if not isinstance(facts, dict):
+        raise CorruptFile(f"{path / METADATA} holds no JSON object; take another checkpoint")
+    return jax.tree.unflatten(structure, _read_arrays(path / ARRAYS, wanted)), facts
+
+
+def load_newest(
+    directory: Path, template: Any, warn: Callable[[str], None] = warnings.warn
+) -> tuple[Path, Any, dict]:
+    """Path, tree and facts of the newest checkpoint that `load` accepts; `warn` is told which were
+    skipped and why.
+
+    Raises Damaged when none is left.
+    """
+    directory = Path(directory)
+    reasons = []
+    for path in _candidates(directory):
+        try:
+            return path, *load_checkpoint(path, template)
+        except CorruptFile as error:
+            reasons.append(str(error))
+            warn(f"skipped the checkpoint {path}: {error}")
+    raise CorruptFile(
+        f"{directory} holds no checkpoint that can be read "
+        f"({'; '.join(reasons) or 'there is none'}); "
+        "restore it from a copy or start the run anew"
+    )
+
+
+def _leaves(tree):
+    """Name to leaf, and the structure; raises InvalidInput for a leaf that a checkpoint cannot
+    hold."""
+    pairs, structure = jax.tree_util.tree_flatten_with_path(tree)
+    leaves = {}
+    for path, leaf in pairs:
+        name = jax.tree_util.keystr(path)
+        if name in leaves:
+            raise InvalidInput(
+                f"two leaves of the tree are called {name}; rename a key of the dict that holds "
+                "them"
+            )
+        if not hasattr(leaf, "dtype") or not hasattr(leaf, "shape"):
+            raise InvalidInput(
+                f"{name or 'the tree'} is a {type(leaf).__name__}; a checkpoint holds arrays: "
+                "make it one, or a static field"
+            )
+        if leaf.dtype.name not in _TYPES:
+            raise InvalidInput(
+                f"{name or 'the tree'} has the type {leaf.dtype.name}; a checkpoint holds "
+                f"{', '.join(_TYPES)} (of a PRNG key, save jax.random.key_data)"
+            )
+        leaves[name] = leaf
+    return leaves, structure
+
+
+def _manifest(measures):
+    return files.encode_json({"format": FORMAT, "files": measures})
+
+
+def _measure(path):
+    """Size and hash of a file as it is on the disk."""
+    size = files.plain_size(path)
+    try:
+        with open(path, "rb") as file:
+            return {"size": size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+    except OSError as error:
+        raise CorruptFile(
+            f"{path} cannot be read ({error.strerror}); take another checkpoint"
+        ) from error
+
+
+def _check_sizes(path):
+    """Read the manifest and hold the sizes of the files to it: cheap, and tells a checkpoint cut
+    short."""
+    if path.is_symlink() or not path.is_dir():
+        raise CorruptFile(
+            f"{path} is not a checkpoint's directory; name the directory step_N itself"
+        )
+    name = path / MANIFEST
+    manifest = files.read_json(name, MANIFEST_LIMIT)
+    version = manifest.get("format") if isinstance(manifest, dict) else None
+    if version != FORMAT:
+        raise CorruptFile(
+            f"{name} states format {version!r}, this etude reads {FORMAT}; use the etude that "
+            "wrote it"
+        )
+    entries = manifest.get("files")
+    if not isinstance(entries, dict) or set(entries) != {ARRAYS, METADATA}:
+        raise CorruptFile(
+            f"{name} must list {ARRAYS} and {METADATA} and nothing else; take another checkpoint"
+        )
+    for file, entry in entries.items():
+        if not isinstance(entry, dict) or set(entry) != {"size", "sha256"}:
+            raise CorruptFile(
+                f"{name} must give size and sha256 of {file}; take another checkpoint"
+            )
+        if (size := files.plain_size(path / file)) != entry["size"]:
+            raise CorruptFile(
+                f"{path / file} has {size} bytes, {MANIFEST} says {entry['size']!r}; take another "
+                "checkpoint"
+            )
+    return entries
+
+
+def _verify(path):
+    """Hold the files to the manifest, bit for bit, and the manifest to the one way of writing
+    it."""
+    entries = _check_sizes(path)
+    measures = {file: _measure(path / file) for file in (ARRAYS, METADATA)}
+    for file, measure in measures.items():
+        if measure != entries[file]:
+            raise CorruptFile(
+                f"{path / file} is not what {MANIFEST} says by its SHA-256; take another checkpoint"
+            )
+    if files.read_bytes(path / MANIFEST, MANIFEST_LIMIT) != _manifest(measures):
+        raise CorruptFile(
+            f"{path / MANIFEST} is not written the way etude writes it; take another checkpoint"
+        )
+
+
+def _read_arrays(path, wanted):
+    """The arrays in the order of `wanted`, each checked against its leaf before it is read."""
+    try:
+        with open(path, "rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+        if length > min(HEADER_LIMIT, files.plain_size(path) - 8):
+            raise CorruptFile(
+                f"{path} announces a header of {length} bytes where {HEADER_LIMIT} and its own "
+                "size are the "
+                "limit; take another checkpoint"
+            )
+        with safe_open(path, framework="np") as tensors:
+            _check_fit(path, tensors, wanted)
+            return [_place(tensors.get_tensor(name)) for name in wanted]
+    except (SafetensorError, OSError) as error:
+        raise CorruptFile(
+            f"{path} is no safetensors file ({error}); take another checkpoint"
+        ) from error
+
+
+def _check_fit(path, tensors, wanted):
+    found = set(tensors.keys())
+    faults = [f"{name or 'the array'} is missing" for name in wanted if name not in found]
+    faults += [f"{name or 'the array'} is not expected" for name in sorted(found - set(wanted))]
+    for name in found & set(wanted):
+        view, leaf = tensors.get_slice(name), wanted[name]
+        there, asked = (
+            (view.get_dtype(), tuple(view.get_shape())),
+            (_TYPES[leaf.dtype.name], tuple(leaf.shape)),
+        )
+        if there != asked:
+            faults.append(
+                f"{name or 'the array'} is {there[0]} {there[1]} instead of {asked[0]} {asked[1]}"
+            )
+    if faults:
+        more = f" and {len(faults) - 3} more" if len(faults) > 3 else ""
+        raise CorruptFile(
+            f"{path} does not fit what is to be restored: {'; '.join(faults[:3])}{more}; "
+            "use the algorithm, sizes and environment it was saved with"
+        )
+
+
+def _place(array):
+    return jnp.array(array) if jax.dtypes.canonicalize_dtype(array.dtype) == array.dtype else array
+
+
+def _candidates(directory):
+    """The checkpoints in a directory, newest first."""
+    found = sorted(
+        (name for name in directories.list_names(directory) if _NAME.fullmatch(name)),
+        key=_step,
+        reverse=True,
+    )
+    return [path for name in found for path in directories.previous_versions(directory / name)]
+
+
+def _step(name):
+    return int(name.removeprefix("step_"))
+
+
+def _prune(saved, keep):
+    """Keep the checkpoint just saved and, `keep` in all, the newest others that are whole.
+
+    One of a later step than the one just saved was given up for an earlier one, so it is read in
+    full before it counts.
+    """
+    others = [path for path in _candidates(saved.parent) if path != saved]
+    whole = [path for path in others if _whole(path, thorough=_step(path.name) > _step(saved.name))]
+    for path in others:
+        if path not in whole[: keep - 1]:
+            directories.remove(path)
+
+
+def _whole(path, thorough):
+    try:
+        (_verify if thorough else _check_sizes)(path)
+    except CorruptFile:
+        return False
+    return True

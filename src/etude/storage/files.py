@@ -1,0 +1,167 @@
+"""Files that survive a crash, and reading that trusts nobody.
+
+What is written is flushed to the disk before it gets its name, so after a crash a name stands for
+the old content or the new, never for half of it. What is read is a plain file below a size limit,
+and JSON without the leniencies of Python's parser. One process writes to a directory at a time.
+"""
+
+import contextlib
+import json
+import math
+import os
+import re
+import stat
+from pathlib import Path
+from typing import Any
+
+from etude.errors import InvalidInput
+
+JSON_LIMIT = 64 * 2**20  # bytes
+DEPTH_LIMIT = 64  # levels of lists and objects in what is written
+# an indented list of numbers: no string holds a bare line break
+_NUMBERS = re.compile(r"\[\n([-+.eE\d,\s]+)\]")
+
+
+class CorruptFile(InvalidInput):
+    """A file is not what was written, or not what was asked for."""
+
+
+def read_bytes(path: Path, limit: int) -> bytes:
+    """The content of a plain file of at most `limit` bytes; raises Damaged for anything else."""
+    size = plain_size(path)
+    if size > limit:
+        raise CorruptFile(
+            f"{path} has {size:,} bytes where at most {limit:,} are read; it is not a file of "
+            "etude's"
+        )
+    try:
+        with open(path, "rb") as file:
+            return file.read(limit)
+    except OSError as error:
+        raise _unreadable(path, error) from error
+
+
+def plain_size(path: Path) -> int:
+    """The size in bytes of a plain file: no link, folder, pipe or device. Raises Damaged."""
+    try:
+        status = os.lstat(path)
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    if not stat.S_ISREG(status.st_mode):
+        raise CorruptFile(
+            f"{path} is not a plain file (but a link, a folder or a device); put the file itself "
+            "there"
+        )
+    return status.st_size
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Replace the file as a whole: a reader, or a crash, finds the old content or the new."""
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
+    sync(path.parent)
+
+
+def sync(path: Path) -> None:
+    """Flush a file, or the names in a directory, to the disk."""
+    if os.name == "nt" and os.path.isdir(path):
+        return  # Windows flushes names by itself
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def read_json(path: Path, limit: int = JSON_LIMIT) -> Any:
+    """Strict JSON: UTF-8, no duplicate keys, no NaN or infinity, no number too large for a float.
+    Raises Damaged."""
+    return decode_json(read_bytes(path, limit), str(path))
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Replace the file as a whole by `encode_json(data)`."""
+    write_bytes(path, encode_json(data))
+
+
+def encode_json(data: Any) -> bytes:
+    """Strict JSON, indented, a list of numbers on one line. Numbers and arrays of numpy and JAX
+    become numbers and lists.
+
+    Non-finite floats become the strings "inf", "-inf" and "nan", which `float` takes; they are read
+    back as strings. Raises InvalidInput, naming the place, for what JSON cannot hold.
+    """
+    text = json.dumps(_plain(data, "the data", 0), indent=2, allow_nan=False)
+    encoded = (_NUMBERS.sub(lambda found: f"[{' '.join(found[1].split())}]", text) + "\n").encode()
+    if len(encoded) > JSON_LIMIT:
+        raise InvalidInput(
+            f"the data takes {len(encoded):,} bytes of JSON, the limit is {JSON_LIMIT:,}; write "
+            "less"
+        )
+    return encoded
+
+
+def decode_json(data: bytes, name: str) -> Any:
+    """What `read_json` does, for bytes in hand; `name` is for the message."""
+    try:
+        return json.loads(
+            data.decode("utf-8"),
+            object_pairs_hook=_unique,
+            parse_constant=_finite,
+            parse_float=_finite,
+        )
+    except RecursionError as error:
+        raise CorruptFile(f"{name} is nested too deeply; restore it from a copy") from error
+    except ValueError as error:
+        raise CorruptFile(f"{name} is not strict JSON: {error}; restore it from a copy") from error
+
+
+def _plain(data, place, depth):
+    if depth > DEPTH_LIMIT:
+        raise InvalidInput(
+            f"{place[:80]}… is nested more than {DEPTH_LIMIT} deep; JSON files of etude are not"
+        )
+    if hasattr(data, "dtype") and hasattr(data, "tolist"):
+        data = data.tolist()
+    if data is None or isinstance(data, (str, bool, int)):
+        return data
+    if isinstance(data, float):
+        return float(data) if math.isfinite(data) else str(float(data))
+    if isinstance(data, (list, tuple)):
+        return [_plain(item, f"{place}[{i}]", depth + 1) for i, item in enumerate(data)]
+    if isinstance(data, dict):
+        for key in data:
+            if not isinstance(key, str):
+                raise InvalidInput(f"{place} has the key {key!r}; keys of JSON are strings")
+        return {key: _plain(value, f"{place}[{key!r}]", depth + 1) for key, value in data.items()}
+    raise InvalidInput(
+        f"{place} is a {type(data).__name__}; JSON holds numbers, strings, lists, dicts and None"
+    )
+
+
+def _unique(pairs):
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("an object names the same key twice")
+    return found
+
+
+def _finite(text):
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text} is not a finite number")
+    return number
+
+
+def _unreadable(path, error):
+    return CorruptFile(f"{path} cannot be read ({error.strerror or error}); restore it from a copy")

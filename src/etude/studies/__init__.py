@@ -1,0 +1,1 @@
+"""Measurements that draw a claim: overestimation, gradient variance, open loop, plans."""

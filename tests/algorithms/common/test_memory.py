@@ -1,0 +1,80 @@
+"""A task that cannot be done without a memory: with one PPO does it, and without it does not."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from etude.algorithms.trust_region.ppo import PPO
+from etude.environments.backends.jax_envs import JaxEnvs
+from etude.environments.protocol import StepResult
+from etude.rollout import evaluate, initial_memory
+from etude.spaces import Box, Discrete
+from etude.struct import replace, struct
+from etude.training import pure_train
+
+STEPS, SEEDS, ENVS, ITERATIONS = 4, 2, 16, 60
+
+
+@struct
+class Shown:
+    """One of two symbols, shown at the first step only and asked for at the last: reward 1 for the
+    right action, else -1.
+
+    The observation is [the symbol as -1 or 1, whether it is asked for].
+    """
+
+    observation_space = Box((2,), low=-1.0, high=1.0)
+    action_space = Discrete(2)
+
+    def reset(self, key):
+        symbol = jax.random.rademacher(key).astype(jnp.float32)
+        return (symbol, jnp.int32(0)), jnp.stack([symbol, 0.0])
+
+    def step(self, state, action, key):
+        symbol, time = state
+        asked = time == STEPS - 1
+        reward = jnp.where(asked, symbol * (2.0 * action - 1), 0)
+        return (symbol, time + 1), StepResult(
+            jnp.float32([0, 1]) * (time == STEPS - 2), reward, asked, jnp.bool_(False)
+        )
+
+
+# rollouts and sequences end inside episodes, so memories are handed on from one to the next
+FEED_FORWARD = PPO(
+    learning_rate=1e-2,
+    discount=0.9,
+    hidden=(16,),
+    memory_size=16,
+    rollout_length=18,
+    sequence_length=6,
+    batch_size=96,
+    epochs=4,
+    entropy_coefficient=0.01,
+)
+
+
+@partial(jax.jit, static_argnames="recurrent")
+def mean_returns(recurrent, keys):
+    """Of 256 episodes after training, [seed]."""
+    algorithm, environment = replace(FEED_FORWARD, recurrent=recurrent), JaxEnvs(Shown(), ENVS)
+
+    def one(key):
+        key_train, key_play = jax.random.split(key)
+        state = pure_train(algorithm, environment, key_train, ITERATIONS)[0].state
+        policy = lambda observation, memory, key: algorithm.act(
+            state, observation, memory, key, explore=False
+        )
+        return evaluate(environment, policy, key_play, 256, initial_memory(environment, policy))[
+            0
+        ].mean()
+
+    return jax.vmap(one)(keys)
+
+
+@pytest.mark.parametrize("recurrent, low, high", [("gru", 0.9, 1.0), ("none", -0.2, 0.2)])
+def test_what_was_shown_is_known_later_by_a_memory_alone(recurrent, low, high):
+    returns = np.asarray(mean_returns(recurrent, jax.random.split(jax.random.key(0), SEEDS)))
+    assert (returns >= low).all() and (returns <= high).all(), returns

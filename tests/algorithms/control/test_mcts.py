@@ -1,0 +1,100 @@
+"""Tree search as a policy, on the environment's model or on one's own."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from etude.algorithms.control.mcts import MCTS
+from etude.algorithms.control.mpc import MPC
+from etude.environments.backends.jax_envs import JaxEnvs
+from etude.environments.classic import PORTS
+from etude.errors import InvalidInput
+from etude.models import true_models
+from etude.models.true_models import UserModel, model_for, register_model, true_model
+from etude.planning.protocol import ModelStep
+from etude.planning.tree.mcts import UCT, search
+from etude.rollout import evaluate, initial_memory
+from etude.runs.run import resolve_settings
+from etude.spaces import Box, Discrete, EnvironmentSpec
+
+KEY = jax.random.key(0)
+CARTPOLE = JaxEnvs(PORTS["CartPole-v1"](), 2)
+# a point in the plane that goes left, stays or goes right
+POINT = EnvironmentSpec(Box((2,)), Discrete(3), 1)
+
+
+@pytest.fixture
+def own(monkeypatch):
+    monkeypatch.setattr(true_models, "USER_MODELS", {})
+
+
+def drift(state, action, key):
+    after = state + jnp.float32([1, 0]) * (action - 1)
+    return ModelStep(after, -jnp.abs(after[0]), jnp.bool_(False))
+
+
+def test_it_balances_the_pole():
+    """Actions at random keep it for 22 steps on average."""
+    algorithm = MCTS("CartPole-v1", simulations=40, horizon=20, exploration=5.0)
+    state = algorithm.init(KEY, CARTPOLE.spec)
+    policy = lambda observation, memory, key: algorithm.act(
+        state, observation, memory, key, explore=False
+    )
+    returns, _ = jax.jit(
+        lambda key: evaluate(CARTPOLE, policy, key, 2, initial_memory(CARTPOLE, policy))
+    )(KEY)
+    assert returns.min() > 100
+
+
+def test_the_visits_of_several_trees_add_up():
+    algorithm = MCTS(
+        "CartPole-v1", simulations=9, horizon=5, trees=3, exploration=5.0, discount=0.9
+    )
+    observation = CARTPOLE.reset(KEY)[1]
+    state = algorithm.init(KEY, CARTPOLE.spec)
+    action, memory = jax.jit(lambda key: algorithm.act(state, observation, (), key, True))(KEY)
+    assert memory == () and action.shape == (2,)
+    uct = UCT(2, 9, 5, exploration=5.0, discount=0.9)
+    one = jax.jit(lambda start, key: search(uct, true_model("CartPole-v1"), start, key).visits)
+    for i, key in enumerate(jax.random.split(KEY, 2)):
+        visits = sum(one(observation[i], key) for key in jax.random.split(key, 3))
+        assert visits.sum() == 27 and action[i] == visits.argmax()
+
+
+def test_a_model_of_ones_own_is_planned_on(own):
+    register_model("mine/Point-v0", drift)
+    algorithm = MCTS("mine/Point-v0", simulations=30, horizon=3, exploration=3.0)
+    state = algorithm.init(KEY, POINT)
+    act = jax.jit(lambda observation: algorithm.act(state, observation, (), KEY, False)[0])
+    np.testing.assert_array_equal(act(jnp.float32([[2, 0]])), [0])
+    np.testing.assert_array_equal(act(jnp.float32([[-2, 0]])), [2])
+    register_model("CartPole-v1", drift)  # before etude's own
+    assert isinstance(true_model("CartPole-v1"), UserModel)
+
+
+def test_a_planner_plans_on_what_it_acts_in():
+    for algorithm, name in ((MCTS(), "CartPole-v1"), (MPC(), "Pendulum-v1")):
+        assert resolve_settings(algorithm, name, steps=10).algorithm.model == name
+    with pytest.raises(
+        InvalidInput, match="model is 'Acrobot-v1', whose spaces are not those of the environment"
+    ):
+        resolve_settings(MCTS("Acrobot-v1"), "CartPole-v1", steps=10)
+    with pytest.raises(InvalidInput, match="the true model of 'FrozenLake-v1' is not at hand"):
+        resolve_settings(MCTS(), "FrozenLake-v1", steps=10)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda state, action, key: drift(state, action, key).state,
+        lambda state, action, key: ModelStep(state[:1], state[0], state[0] > 9),
+    ],
+)
+def test_a_model_that_leads_elsewhere_is_refused(own, wrong):
+    register_model("mine/Point-v0", wrong)
+    with pytest.raises(
+        InvalidInput,
+        match="the model registered for 'mine/Point-v0' steps from a state of .*; make it a Step",
+    ):
+        model_for("mine/Point-v0", POINT)

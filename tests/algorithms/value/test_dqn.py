@@ -1,0 +1,379 @@
+"""DQN: one update against NumPy, its schedules and its target network, and the values it learns
+where they are known."""
+
+import math
+from functools import partial
+
+import gymnasium
+import gymnasium_probes
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import rlax
+from filling import filled
+from probing import ACTION, BOTH, CONSTANT, DISCOUNTING, LIMITED, SEEN, learned, of
+
+from etude.algorithms.value.dqn import DQN, DQNState, ReplayBatch
+from etude.algorithms.value.heads import ScalarHead
+from etude.algorithms.value.q_functions import DiscreteQ
+from etude.data.replay import uniform as replay
+from etude.data.transition import Transition, zeros_like_spec
+from etude.environments import probes
+from etude.environments.backends.gymnasium_envs import GymnasiumEnvs
+from etude.errors import InvalidInput
+from etude.nn.networks import make_network
+from etude.spaces import Box, Discrete, EnvironmentSpec, MultiBinary
+from etude.struct import replace, validate
+from etude.training import pure_train
+
+KEY = jax.random.key(0)
+SPEC = EnvironmentSpec(Box((3,)), Discrete(4), 2)
+SMALL = DQN(
+    hidden=(5,),
+    batch_size=6,
+    capacity=12,
+    rollout_length=3,
+    warmup_steps=12,
+    gradient_steps=2,
+    target_interval=3,
+    exploration_steps=100.0,
+)
+
+
+def q_network(seed=0, loss="huber"):
+    return DiscreteQ(
+        filled(lambda: make_network(KEY, SPEC.observation, (5,), SPEC.action.n), seed),
+        ScalarHead(loss),
+        SPEC.action.n,
+    )
+
+
+def state_of(dqn, q, target_q):
+    """A state with these networks, before the first step."""
+    ring = replay.init(zeros_like_spec(SPEC), dqn.capacity, SPEC.num_envs, dqn.rollout_length)
+    return DQNState(
+        q, target_q, dqn.optimizer(jnp.int32(0)).init(q), ring, jnp.int32(0), jnp.int32(0)
+    )
+
+
+def fresh(dqn):
+    return state_of(dqn, q_network(), q_network())
+
+
+def transitions(seed, *leading, scale=1.0):
+    rng = np.random.default_rng(seed)
+    observation, after = rng.normal(size=(2, *leading, 3)).astype(np.float32)
+    ends = rng.random((2, *leading)) < 0.3
+    return Transition(
+        observation,
+        rng.integers(4, size=leading, dtype=np.int32),
+        (scale * rng.normal(size=leading)).astype(np.float32),
+        after,
+        *ends,
+    )
+
+
+def one_step(dqn, transition):
+    """The batch of one-step targets."""
+    return ReplayBatch(
+        transition, dqn.discount * ~jnp.asarray(transition.terminated), jnp.float32(1)
+    )
+
+
+@jax.jit
+def fit(dqn, state, transition):
+    state, _, metrics = dqn.fit_q(state, one_step(dqn, transition), KEY)
+    return state, metrics
+
+
+@jax.jit
+def update(dqn, state, experience, key):
+    return dqn.update(state, experience, key)
+
+
+class Slow:
+    """One hidden layer, its gradient and Adam, written out in float64."""
+
+    def __init__(self, q, target_q):
+        self.q, self.target_q = (
+            [
+                np.asarray(x, float)
+                for layer in net.network.head.layers
+                for x in (layer.weight, layer.bias)
+            ]
+            for net in (q, target_q)
+        )
+        self.first = [np.zeros_like(x) for x in self.q]
+        self.second = [np.zeros_like(x) for x in self.q]
+        self.updates = 0
+
+    @staticmethod
+    def values(weights, x):
+        w1, b1, w2, b2 = weights
+        hidden = np.maximum(x @ w1.T + b1, 0)
+        return hidden, hidden @ w2.T + b2
+
+    def fit(self, dqn, batch):
+        """Take a gradient step: (loss, mean value, gradient norm)."""
+        rows, n = np.arange(len(batch.reward)), len(batch.reward)
+        judged = self.values(self.target_q, batch.next_observation)[1]
+        chosen = self.values(self.q if dqn.double else self.target_q, batch.next_observation)[
+            1
+        ].argmax(-1)
+        future = np.where(batch.terminated, 0, judged[rows, chosen])
+        hidden, values = self.values(self.q, batch.observation)
+        error = batch.reward + dqn.discount * future - values[rows, batch.action]
+        if dqn.loss == "huber":
+            loss, slope = (
+                np.where(abs(error) <= 1, error**2 / 2, abs(error) - 0.5).mean(),
+                np.clip(error, -1, 1),
+            )
+        else:
+            loss, slope = (error**2 / 2).mean(), error
+        back = np.zeros_like(values)
+        back[rows, batch.action] = -slope / n
+        into = (back @ self.q[2]) * (hidden > 0)
+        gradient = [into.T @ batch.observation, into.sum(0), back.T @ hidden, back.sum(0)]
+        norm = math.sqrt(sum((g**2).sum() for g in gradient))
+        gradient = [g * min(1, dqn.max_gradient_norm / norm) for g in gradient]
+        self.updates += 1
+        for i, g in enumerate(gradient):
+            self.first[i] = 0.9 * self.first[i] + 0.1 * g
+            self.second[i] = 0.999 * self.second[i] + 0.001 * g**2
+            step = (
+                self.first[i]
+                / (1 - 0.9**self.updates)
+                / (np.sqrt(self.second[i] / (1 - 0.999**self.updates)) + 1e-8)
+            )
+            self.q[i] = self.q[i] - dqn.learning_rate * step
+        if self.updates % dqn.target_interval == 0:
+            self.target_q = [
+                (1 - dqn.target_rate) * t + dqn.target_rate * q
+                for t, q in zip(self.target_q, self.q, strict=True)
+            ]
+        return loss, values[rows, batch.action].mean(), norm
+
+
+def weights(net):
+    return [np.asarray(x) for layer in net.network.head.layers for x in (layer.weight, layer.bias)]
+
+
+@pytest.mark.parametrize("double, loss, rate", [(True, "huber", 1.0), (False, "squared", 0.1)])
+def test_updates_are_those_of_numpy(double, loss, rate):
+    """Eight in a row, over moves of the target, errors on both sides of Huber's knee and clipped
+    gradients."""
+    dqn = replace(
+        SMALL,
+        double=double,
+        loss=loss,
+        target_rate=rate,
+        max_gradient_norm=0.6,
+        learning_rate=0.05,
+        discount=0.9,
+    )
+    q, target_q = q_network(0, loss), q_network(1, loss)
+    slow, now = Slow(q, target_q), state_of(dqn, q, target_q)
+    norms = []
+    for i in range(8):
+        batch = transitions(i, 6, scale=2.0)
+        now, metrics = fit(dqn, now, batch)
+        told, value, norm = slow.fit(dqn, batch)
+        norms.append(norm)
+        assert metrics["q_loss"] == pytest.approx(told, rel=1e-4) and metrics[
+            "q_value"
+        ] == pytest.approx(value, abs=1e-5)
+        for ours, theirs in ((now.q, slow.q), (now.target_q, slow.target_q)):
+            jax.tree.map(
+                partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-4), weights(ours), theirs
+            )
+        assert now.updates == i + 1
+    assert min(norms) < 0.6 < max(norms)
+
+
+def test_a_hard_target_is_a_copy_every_so_often_and_untouched_between():
+    dqn = replace(SMALL, target_rate=1.0)
+    now = state_of(dqn, q_network(0), q_network(1))
+    for i in range(1, 8):
+        before = now.target_q
+        now, _ = fit(dqn, now, transitions(i, 6))
+        # to the last bit
+        jax.tree.map(np.testing.assert_array_equal, now.target_q, now.q if i % 3 == 0 else before)
+    assert (weights(now.q)[0] != weights(now.target_q)[0]).any()
+
+
+def test_a_polyak_target_moves_its_share_of_the_way():
+    dqn = replace(SMALL, target_interval=1, target_rate=0.01)
+    now = state_of(dqn, q_network(0), q_network(1))
+    for i in range(3):
+        before = now.target_q
+        now, _ = fit(dqn, now, transitions(i, 6))
+        expected = jax.tree.map(lambda t, q: 0.99 * t + 0.01 * q, before, now.q)
+        jax.tree.map(
+            partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-7), now.target_q, expected
+        )
+
+
+@pytest.mark.parametrize("limit", [0.01, 1e9])
+def test_the_gradient_is_clipped_by_its_global_norm(limit):
+    """Adam's first moment after one step is a tenth of the gradient that it was given."""
+    dqn, q = replace(SMALL, max_gradient_norm=limit), q_network(0)
+    batch = transitions(0, 6)
+    target = dqn.estimate_target(q, q, one_step(dqn, batch), KEY)[:, 0]
+
+    def loss(q):
+        value = jnp.take_along_axis(q(batch.observation), batch.action[:, None], -1)[:, 0]
+        return rlax.huber_loss(target - value).mean()
+
+    gradient = jax.jit(jax.grad(loss))(q)
+    norm = optax.tree.norm(gradient)
+    assert 0.01 < norm < 1e9
+    state, _ = fit(dqn, state_of(dqn, q, q), batch)
+    moment = next(
+        part.mu
+        for part in jax.tree.leaves(state.optimizer, is_leaf=lambda x: hasattr(x, "mu"))
+        if hasattr(part, "mu")
+    )
+    expected = jax.tree.map(lambda g: 0.1 * g * min(1, limit / norm), gradient)
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-9), moment, expected)
+
+
+def test_double_targets_with_equal_networks_are_plain_ones():
+    batch, q, other = one_step(SMALL, transitions(0, 50)), q_network(0), q_network(1)
+    double, single = replace(SMALL, double=True), replace(SMALL, double=False)
+    np.testing.assert_array_equal(
+        double.estimate_target(q, q, batch, KEY), single.estimate_target(q, q, batch, KEY)
+    )
+    apart = (
+        double.estimate_target(q, other, batch, KEY),
+        single.estimate_target(q, other, batch, KEY),
+    )
+    # the target's own choice is its best
+    assert (apart[0] <= apart[1]).all() and (apart[0] < apart[1]).any()
+
+
+def test_play_is_random_as_often_as_epsilon_says():
+    dqn = replace(SMALL, initial_epsilon=1.0, final_epsilon=0.0, exploration_steps=100.0)
+    observation = np.random.default_rng(0).normal(size=(20_000, 3)).astype(np.float32)
+    state = fresh(dqn)
+    act = jax.jit(DQN.act, static_argnames="explore")
+    greedy, memory = act(dqn, state, observation, {"kept": 1}, KEY, explore=False)
+    np.testing.assert_array_equal(greedy, np.argmax(state.q(observation), -1))
+    assert memory == {"kept": 1}
+    for steps, epsilon in ((0, 1), (60, 0.4), (100, 0)):
+        action, memory = act(
+            dqn, replace(state, steps=jnp.int32(steps)), observation, (), KEY, explore=True
+        )
+        assert action.dtype == greedy.dtype and action.shape == greedy.shape and memory == ()
+        # one of four is the greedy one
+        assert (action != greedy).mean() == pytest.approx(0.75 * epsilon, abs=0.015)
+        if epsilon == 1:
+            np.testing.assert_allclose(np.bincount(action), 5000, atol=300)
+
+
+def test_nothing_is_learned_before_the_warmup_is_over():
+    """It counts environment steps, six an update here: twelve are enough."""
+    state = fresh(SMALL)
+    first, metrics = update(SMALL, state, transitions(0, 3, 2), KEY)
+    assert metrics["updates"] == 0 and first.updates == 0 and first.steps == 6
+    for before, after in (
+        (state.q, first.q),
+        (state.target_q, first.target_q),
+        (state.optimizer, first.optimizer),
+    ):
+        jax.tree.map(np.testing.assert_array_equal, before, after)
+    second, metrics = update(SMALL, first, transitions(1, 3, 2), KEY)
+    assert metrics["updates"] == 2 and second.updates == 2 and second.steps == 12
+    assert (weights(second.q)[0] != weights(first.q)[0]).any()
+
+
+def test_an_update_is_an_insert_and_gradient_steps_on_draws():
+    state = replace(fresh(SMALL), steps=jnp.int32(100))
+    state, _ = update(SMALL, state, transitions(0, 3, 2), jax.random.key(1))
+    experience = transitions(1, 3, 2)
+    after, metrics = update(SMALL, state, experience, KEY)
+    ring = replay.insert(state.replay, experience)
+    jax.tree.map(np.testing.assert_array_equal, after.replay, ring)
+    now, told = state, []
+    for key in jax.random.split(KEY, 2):
+        now, one = fit(SMALL, now, replay.sample(ring, jax.random.split(key)[0], 6))
+        told.append(one)
+    jax.tree.map(
+        partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6),
+        (after.q, after.target_q),
+        (now.q, now.target_q),
+    )
+    for name in ("q_loss", "q_value"):
+        assert metrics[name] == pytest.approx(np.mean([one[name] for one in told]), rel=1e-5)
+
+
+def test_the_target_starts_as_a_copy_and_the_buffer_empty():
+    state = jax.jit(lambda: SMALL.init(KEY, SPEC))()
+    jax.tree.map(np.testing.assert_array_equal, state.q, state.target_q)
+    assert state.replay.inserted == state.steps == state.updates == 0
+    assert state.replay.storage.observation.shape == (6, 2, 3)
+    assert jax.tree.map(jnp.shape, state.q) == jax.tree.map(jnp.shape, q_network())
+
+
+@pytest.mark.parametrize("space", [Box((1,), low=0.0), Box((2,)), MultiBinary((2,))], ids=str)
+def test_actions_that_have_no_best_to_look_for_are_refused(space):
+    with pytest.raises(
+        InvalidInput,
+        match=r"dqn looks for the best of .*, and this environment's are .*; ppo takes",
+    ):
+        SMALL.init(KEY, EnvironmentSpec(Box((3,)), space, 2))
+
+
+def test_sizes_that_do_not_fit_are_refused():
+    with pytest.raises(InvalidInput, match="batch_size 100 is larger than capacity 50"):
+        validate(DQN(batch_size=100, capacity=50))
+    with pytest.raises(
+        InvalidInput,
+        match=r"capacity 100 cannot hold one rollout of 128 \(rollout_length 64 × num_envs 2\)",
+    ):
+        DQN(capacity=100, rollout_length=64).init(KEY, SPEC)
+
+
+DISCOUNT = 0.8
+PROBED = DQN(
+    learning_rate=1e-2,
+    discount=DISCOUNT,
+    hidden=(16,),
+    batch_size=32,
+    capacity=512,
+    warmup_steps=64,
+    target_interval=20,
+    initial_epsilon=1.0,
+    final_epsilon=1.0,
+)
+FOREVER = 1 / (1 - DISCOUNT)
+EXPECTED = {  # probe: {observation: values of the two actions}
+    CONSTANT: {0: [1, 1]},
+    SEEN: {-1: [-1, -1], 1: [1, 1]},
+    DISCOUNTING: {0: [DISCOUNT, DISCOUNT], 1: [1, 1]},
+    ACTION: {0: [-1, 1]},
+    BOTH: {-1: [1, -1], 1: [-1, 1]},
+    LIMITED: {0: [FOREVER, FOREVER]},
+}
+
+
+@pytest.mark.parametrize(
+    "probe", EXPECTED, ids=["constant", "seen", "discounting", "action", "both", "limited"]
+)
+def test_values_are_learned(probe):
+    """The last is cut off after five steps and worth as much as if it never were."""
+    states, tally = learned(PROBED, probes.DISCRETE, 4, 300)
+    assert np.isfinite(tally.metrics["q_loss"]).all()
+    q = of(states, probe).q
+    for observation, values in EXPECTED[probe].items():
+        np.testing.assert_allclose(
+            q(jnp.float32([observation])), values, atol=0.05 * max(1, abs(values[0]))
+        )
+
+
+def test_a_time_limit_of_gymnasium_is_no_end():
+    gymnasium_probes.register()
+    environment = GymnasiumEnvs(lambda: gymnasium.make("etude-probes/TimeLimited-v0"), 4)
+    training, _ = jax.jit(lambda key: pure_train(PROBED, environment, key, 300))(KEY)
+    np.testing.assert_allclose(training.state.q(jnp.zeros(1)), [FOREVER, FOREVER], rtol=0.05)

@@ -1,0 +1,372 @@
+"""What grew out of deep Q-learning: heads, streams, noise, priorities, n steps, Boltzmann,
+planners, and its three rhythms."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from probing import ACTION, BOTH, CONSTANT, DISCOUNTING, LIMITED, SEEN, learned, of
+
+from etude.algorithms import registered_name
+from etude.algorithms.value.dqn import DQN, FittedQ, OnlineQ, Rainbow
+from etude.algorithms.value.fitted_q import fitted_q_iteration
+from etude.data.replay import prioritized
+from etude.data.transition import Transition
+from etude.environments import probes
+from etude.environments.backends.jax_envs import JaxEnvs
+from etude.environments.tabular import Tabular
+from etude.errors import InvalidInput
+from etude.spaces import Box, Discrete, EnvironmentSpec
+from etude.struct import replace, validate
+from etude.tabular.dynamic_programming import q_iteration
+from etude.tabular.mdp import random_mdp
+from etude.training import pure_train
+
+KEY = jax.random.key(0)
+SPEC = EnvironmentSpec(Box((3,)), Discrete(4), 2)
+ARM = EnvironmentSpec(Box((3,)), Box((2,), low=-1.0, high=1.0), 2)
+SMALL = DQN(
+    hidden=(8,),
+    batch_size=8,
+    capacity=64,
+    rollout_length=4,
+    warmup_steps=8,
+    gradient_steps=2,
+    target_interval=3,
+)
+VARIANTS = {
+    "categorical": {"head": "categorical", "num_atoms": 21, "v_min": -6.0, "v_max": 6.0},
+    "quantile": {"head": "quantile", "num_atoms": 8},
+    "dueling": {"dueling": True},
+    "noisy": {"noisy": True, "initial_epsilon": 0.3, "final_epsilon": 0.3},
+    "prioritized": {"prioritized": True, "importance_exponent": 1.0},
+    "boltzmann": {"exploration": "boltzmann", "initial_temperature": 5.0, "final_temperature": 5.0},
+    "all": {
+        "head": "categorical",
+        "num_atoms": 21,
+        "v_min": -6.0,
+        "v_max": 6.0,
+        "dueling": True,
+        "noisy": True,
+        "prioritized": True,
+        "importance_exponent": 1.0,
+        "initial_epsilon": 0.3,
+        "final_epsilon": 0.3,
+    },
+}
+
+
+def transitions(seed, *leading, actions=4):
+    rng = np.random.default_rng(seed)
+    observation, after = rng.normal(size=(2, *leading, 3)).astype(np.float32)
+    action = rng.integers(actions, size=leading, dtype=np.int32)
+    ends = rng.random((2, *leading)) < 0.2
+    return Transition(
+        observation, action, rng.normal(size=leading).astype(np.float32), after, *ends
+    )
+
+
+# Values that are known
+
+
+@pytest.fixture(scope="module")
+def process():
+    mdp = random_mdp(jax.random.key(3), 4, 2, end=0.1)
+    q, _ = q_iteration(mdp, 0.8)
+    return JaxEnvs(Tabular(mdp), 8), np.asarray(q)
+
+
+@pytest.mark.parametrize("variant", ["quantile", "boltzmann", "all"])
+def test_values_of_a_random_process_are_those_of_dynamic_programming(process, variant):
+    environment, exact = process
+    settings = {"initial_epsilon": 1.0, "final_epsilon": 1.0, **VARIANTS[variant]}
+    dqn = DQN(
+        learning_rate=1e-2,
+        learning_rate_decay=16_000.0,
+        discount=0.8,
+        hidden=(16,),
+        batch_size=64,
+        capacity=16_000,
+        warmup_steps=800,
+        rollout_length=5,
+        gradient_steps=4,
+        target_interval=1,
+        target_rate=0.05,
+        loss="squared",
+        **settings,
+    )
+    training, tally = jax.jit(lambda key: pure_train(dqn, environment, key, 400))(KEY)
+    found = training.state.q(jnp.arange(4))
+    np.testing.assert_allclose(found, exact, atol=0.25)  # of values that spread over several
+    assert np.ptp(exact) > 1
+    assert np.isfinite(tally.metrics["q_loss"]).all()
+
+
+def test_multi_step_values_are_learned_where_the_policy_makes_no_difference():
+    """Bootstrapping after three steps, past the ends of episodes and of the ring, the counts of a
+    counter are exact."""
+    dqn = DQN(
+        learning_rate=1e-2,
+        learning_rate_decay=16_000.0,
+        discount=0.9,
+        hidden=(32,),
+        batch_size=64,
+        capacity=800,
+        warmup_steps=200,
+        n_step=3,
+        target_interval=1,
+        target_rate=0.05,
+        loss="squared",
+        initial_epsilon=1.0,
+        final_epsilon=1.0,
+    )
+    environment = JaxEnvs(probes.Counter(length=6), 4)
+    training, _ = jax.jit(lambda key: pure_train(dqn, environment, key, 1000))(KEY)
+    exact = [(1 - 0.9 ** (6 - n)) / 0.1 for n in range(6)]
+    values = training.state.q(jnp.arange(6.0)[:, None])
+    np.testing.assert_allclose(values, np.repeat(np.array(exact)[:, None], 2, 1), atol=0.15)
+
+
+def test_a_planner_finds_the_best_of_a_box():
+    """The probes with numbers for actions: the action that is best, and what it is worth."""
+    dqn = DQN(
+        learning_rate=1e-2,
+        discount=0.8,
+        hidden=(32,),
+        batch_size=32,
+        capacity=1024,
+        warmup_steps=64,
+        target_interval=20,
+        initial_epsilon=1.0,
+        final_epsilon=1.0,
+        samples=16,
+        elites=4,
+        iterations=3,
+    )
+    states, _ = learned(dqn, probes.CONTINUOUS, 4, 250)
+
+    def best(which, observation):
+        state = of(states, which)
+        seen = jnp.float32([[observation]])
+        action, _ = dqn.act(state, seen, (), KEY, explore=False)
+        return float(action[0, 0]), float(state.q.head.mean(state.q.outputs_for(seen, action))[0])
+
+    assert best(ACTION, 0)[0] == pytest.approx(probes.TARGET, abs=0.12)
+    assert best(ACTION, 0)[1] == pytest.approx(0, abs=0.08)
+    for sign in (-1, 1):
+        assert best(BOTH, sign)[0] == pytest.approx(probes.TARGET * sign, abs=0.2)
+        assert best(SEEN, sign)[1] == pytest.approx(sign, abs=0.08)
+    assert best(CONSTANT, 0)[1] == pytest.approx(1, abs=0.05)
+    assert best(DISCOUNTING, 0)[1] == pytest.approx(0.8, abs=0.08)
+    assert best(LIMITED, 0)[1] == pytest.approx(5, abs=0.4)
+
+
+# Three processes at three speeds
+
+
+def test_online_q_learning_is_a_semi_gradient_step_on_each_transition_as_it_is_lived():
+    """Adam's step on the error from its own values, once for each, against optax by hand."""
+    dqn = OnlineQ(hidden=(8,), learning_rate=0.01, loss="squared", max_gradient_norm=1e9)
+    spec = replace(SPEC, num_envs=1)
+    state = jax.jit(lambda: dqn.init(KEY, spec))()
+    update = jax.jit(dqn.update)
+    adam, q = optax.adam(0.01), state.q
+    moments = adam.init(q)
+    for i in range(6):
+        step = transitions(i, 1, 1)
+        state, metrics = update(state, step, jax.random.key(i))
+        target = (
+            step.reward[0, 0]
+            + dqn.discount * (not step.terminated[0, 0]) * q(step.next_observation[0, 0]).max()
+        )
+
+        def loss(q, step=step, target=target):
+            return (target - q(step.observation[0, 0])[step.action[0, 0]]) ** 2 / 2
+
+        value, gradient = jax.value_and_grad(loss)(q)
+        change, moments = adam.update(gradient, moments)
+        q = optax.apply_updates(q, change)
+        assert metrics["updates"] == 1 and metrics["q_loss"] == pytest.approx(
+            float(value), rel=1e-3, abs=1e-6
+        )
+        jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-5), state.q, q)
+        jax.tree.map(np.testing.assert_array_equal, state.q, state.target_q)
+
+
+def test_fitted_q_iteration_on_a_dataset_is_deep_q_learning_to_which_it_came_at_once():
+    spec, dataset = replace(SPEC, num_envs=1), transitions(0, 40)
+    dqn = replace(
+        SMALL,
+        double=False,
+        capacity=40,
+        rollout_length=40,
+        gradient_steps=6,
+        target_interval=6,
+        warmup_steps=0,
+    )
+    state, metrics = jax.jit(partial(fitted_q_iteration, dqn, spec, iterations=2))(dataset, KEY)
+    key_init, key_fit = jax.random.split(KEY)
+    first, second = jax.random.split(key_fit, 2)
+    begun = jax.jit(partial(dqn.init, spec=spec))(key_init)
+    lived, _ = jax.jit(dqn.update)(begun, jax.tree.map(lambda x: x[:, None], dataset), first)
+    once, _ = jax.jit(partial(fitted_q_iteration, dqn, spec, iterations=1))(dataset, KEY)
+    assert metrics["q_loss"].shape == (2, 6) and second is not None
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), once.target_q, lived.q)
+    assert once.updates == 6 and state.updates == 12
+    moved = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), state.q, once.q)
+    assert max(jax.tree.leaves(moved)) > 1e-4
+
+
+def test_fitted_q_iteration_finds_the_optimum_of_what_it_was_given():
+    """Every transition of a process that knows no chance, once: a dataset that says all there
+    is."""
+    rng = np.random.default_rng(0)
+    after, reward = rng.integers(4, size=(4, 2)), rng.normal(size=(4, 2)).astype(np.float32)
+    state, action = (x.ravel() for x in np.meshgrid(np.arange(4), np.arange(2), indexing="ij"))
+    dataset = Transition(
+        jnp.int32(state),
+        jnp.int32(action),
+        reward[state, action],
+        jnp.int32(after[state, action]),
+        np.zeros(8, bool),
+        np.zeros(8, bool),
+    )
+    exact = np.zeros((4, 2))
+    for _ in range(200):
+        exact = reward + 0.8 * exact.max(-1)[after]
+    dqn = FittedQ(
+        learning_rate=1e-2,
+        discount=0.8,
+        hidden=(16,),
+        batch_size=8,
+        gradient_steps=50,
+        loss="squared",
+    )
+    found, _ = jax.jit(
+        partial(
+            fitted_q_iteration, dqn, EnvironmentSpec(Discrete(4), Discrete(2), 1), iterations=60
+        )
+    )(dataset, KEY)
+    np.testing.assert_allclose(found.q(jnp.arange(4)), exact, atol=0.15)
+
+
+def test_the_names_are_settings():
+    assert registered_name(DQN()) == "dqn" and registered_name(Rainbow()) == "rainbow"
+    assert (
+        registered_name(OnlineQ(learning_rate=1e-4)) == "online-q"
+        and registered_name(FittedQ(discount=0.5)) == "fitted-q"
+    )
+    assert registered_name(Rainbow(noisy=False)) == "dqn"
+
+
+# Play
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_without_exploring_the_best_action_is_taken_and_chance_has_no_part(variant):
+    dqn = replace(SMALL, **VARIANTS[variant])
+    state = jax.jit(partial(dqn.init, spec=SPEC))(KEY)
+    seen = transitions(0, 50).observation
+    one, other = (dqn.act(state, seen, (), jax.random.key(i), explore=False)[0] for i in range(2))
+    np.testing.assert_array_equal(one, other)
+    np.testing.assert_array_equal(one, state.q(seen).argmax(-1))
+
+
+def test_boltzmann_play_takes_actions_by_their_values_and_cools():
+    dqn = replace(
+        SMALL,
+        exploration="boltzmann",
+        initial_temperature=2.0,
+        final_temperature=0.01,
+        exploration_steps=100.0,
+    )
+    state = jax.jit(partial(dqn.init, spec=SPEC))(KEY)
+    seen = np.broadcast_to(transitions(0, 1).observation, (20_000, 3))
+    values = np.asarray(state.q(seen[0]), float)
+    action, _ = dqn.act(state, seen, (), KEY, explore=True)
+    weights = np.exp((values - values.max()) / 2)
+    np.testing.assert_allclose(
+        np.bincount(action, minlength=4) / 20_000, weights / weights.sum(), atol=0.015
+    )
+    cold, _ = dqn.act(replace(state, steps=jnp.int32(100)), seen, (), KEY, explore=True)
+    assert (cold == values.argmax()).mean() > 0.9 or np.sort(values)[-2] > values.max() - 0.05
+
+
+def test_noisy_play_explores_by_its_weights_alone():
+    dqn = replace(SMALL, noisy=True, noisy_sigma=5.0, initial_epsilon=0.0, final_epsilon=0.0)
+    state = jax.jit(partial(dqn.init, spec=SPEC))(KEY)
+    seen = transitions(0, 30).observation
+    act = jax.jit(partial(dqn.act, explore=True))
+    played = np.stack([act(state, seen, (), jax.random.key(i))[0] for i in range(20)])
+    assert (played != played[0]).any()
+    np.testing.assert_array_equal(act(state, seen, (), jax.random.key(0))[0], played[0])
+
+
+def test_in_a_box_a_wanderer_is_anywhere_and_a_planner_inside():
+    dqn = replace(SMALL, initial_epsilon=0.5, final_epsilon=0.5)
+    state = jax.jit(partial(dqn.init, spec=ARM))(KEY)
+    seen = jnp.broadcast_to(transitions(0, 1).observation, (4000, 3))
+    action, _ = jax.jit(partial(dqn.act, explore=True))(state, seen, (), KEY)
+    assert action.shape == (4000, 2) and (jnp.abs(action) <= 1).all()
+    values = state.q.head.mean(state.q.outputs_for(seen, action))
+    grid = jnp.stack(jnp.meshgrid(*[jnp.linspace(-1, 1, 41)] * 2), -1).reshape(-1, 2)
+    top = state.q.head.mean(
+        state.q.outputs_for(jnp.broadcast_to(seen[0], (len(grid), 3)), grid)
+    ).max()
+    near = values > top - 0.05 * jnp.abs(top) - 0.02
+    assert 0.45 < near.mean() < 0.75  # half of the time the best, else anywhere
+
+
+# Priorities
+
+
+def test_what_surprised_is_drawn_more_often_and_weighs_less():
+    dqn = replace(
+        SMALL, prioritized=True, priority_exponent=1.0, importance_exponent=1.0, learning_rate=1e-8
+    )
+    state = jax.jit(partial(dqn.init, spec=SPEC))(KEY)
+    experience = transitions(0, 4, 2)
+    experience.reward[1, 1] = 1000
+    update = jax.jit(dqn.update)
+    for i in range(20):
+        state, _ = update(state, experience, jax.random.key(i))
+    rows, weight = prioritized.sample_indices(state.replay, KEY, 512, 1.0)
+    surprising = np.asarray(state.replay.buffer.storage.reward)[rows.time, rows.env] > 500
+    assert surprising.mean() > 0.5  # of the rows it is one in eight
+    assert weight[surprising].max() < 0.1 and weight.max() == 1
+
+
+# Bad input
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        (
+            {"head": "categorical", "num_atoms": 1},
+            "atoms is 1; a categorical distribution needs at least 2",
+        ),
+        ({"head": "categorical", "v_min": 3.0, "v_max": 1.0}, "v_min 3.0 is not below v_max 1.0"),
+        ({"elites": 50, "samples": 10}, "elites 50 is more than samples 10"),
+        ({"dueling": True, "hidden": ()}, "hidden is empty"),
+        ({"head": "median"}, "head is 'median'; choose one of mean, categorical, quantile"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(settings, message):
+    with pytest.raises(InvalidInput, match=message):
+        validate(DQN(**settings))
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"dueling": True}, "dueling is True, which is for discrete actions"),
+        ({"exploration": "boltzmann"}, "exploration is 'boltzmann', which is for discrete actions"),
+    ],
+)
+def test_what_needs_discrete_actions_is_refused_in_a_box(settings, message):
+    with pytest.raises(InvalidInput, match=message):
+        replace(SMALL, **settings).init(KEY, ARM)

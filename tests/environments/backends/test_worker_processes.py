@@ -1,0 +1,165 @@
+"""Copies shared out over processes are the copies of one process, and a process that is gone is
+said to be."""
+
+import os
+import signal
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from gymnasium_probes import Counter
+from gymnasium_spaces import ACTIONS, OBSERVATIONS, Echo, Faulty, Modules, Noise, Unmakeable
+
+from etude.environments.backends.gymnasium_envs import GymnasiumEnvs, make_layout
+from etude.environments.backends.in_process import InProcessEnvs
+from etude.environments.backends.worker_processes import WorkerEnvs
+from etude.errors import EnvironmentFault
+from etude.spaces import EnvironmentSpec, space_from_gymnasium
+from etude.training import run_compiled
+
+KEY = jax.random.key(0)
+
+
+def spec_of(environment, count):
+    return EnvironmentSpec(
+        space_from_gymnasium(environment.observation_space),
+        space_from_gymnasium(environment.action_space, "action"),
+        count,
+    )
+
+
+@pytest.fixture
+def workers():
+    """A function that makes workers and closes them when the test is over."""
+    made = []
+
+    def start(make, environment, count, processes):
+        made.append(WorkerEnvs(make, count, make_layout(spec_of(environment, count)), processes))
+        return made[-1]
+
+    yield start
+    for each in made:
+        each.close()
+        assert not any(process.is_alive() for process in each.processes)
+
+
+def test_many_processes_tell_what_one_tells_bit_for_bit(workers):
+    """Over resets, random restarts and observations of every kind, with copies that do not share
+    out evenly."""
+    make, count = partial(Noise, OBSERVATIONS["nested"], ACTIONS["multidiscrete"]), 5
+    spread, alone = (
+        workers(make, make(), count, 2),
+        InProcessEnvs(make, count, make_layout(spec_of(make(), count))),
+    )
+    assert [(share.start, share.stop) for share in spread.shares] == [(0, 3), (3, 5)]
+    rng = np.random.default_rng(0)
+    for seed in (7, 2**32 - 1, 7):
+        np.testing.assert_array_equal(spread.reset(seed), alone.reset(seed))
+        for _ in range(20):
+            actions = rng.integers(2, size=(count, 2, 2)).astype(np.int32)
+            rows = spread.step(actions)
+            assert rows.shape == (count, alone.layout.dtype.itemsize)
+            np.testing.assert_array_equal(rows, alone.step(actions))
+
+
+def test_a_loop_over_processes_is_the_loop_over_one():
+    """Inside a compiled program, with actions of numbers that become integers."""
+
+    def play(environment):
+        def step(carry, action):
+            state, observation = carry
+            state, following, outcome = environment.step(state, action, KEY)
+            return (state, following), (observation, outcome)
+
+        actions = jnp.linspace(-1.2, 1.2, 3 * 12 * 2).reshape(12, 3, 2)
+        told = jax.jit(lambda: jax.lax.scan(step, environment.reset(KEY), actions)[1])()
+        environment.close()
+        return jax.tree.map(np.asarray, told)
+
+    make = partial(Echo, ACTIONS["integers"])
+    spread, alone = play(GymnasiumEnvs(make, 3, workers=3)), play(GymnasiumEnvs(make, 3))
+    jax.tree.map(np.testing.assert_array_equal, spread, alone)
+    # what the simulators were given
+    assert set(np.unique(alone[1].next_observation)) == set(range(11))
+
+
+def test_processes_start_without_jax_and_never_more_than_copies(workers):
+    spread = workers(Modules, Modules(), 1, 4)
+    assert len(spread.processes) == 1
+    rows = spread.reset(0).view(spread.layout.dtype)
+    assert rows["observation0"] == 0
+
+
+def test_a_process_that_is_killed_is_a_fault(workers):
+    """Whenever that is seen: in the answer, or already when it is asked."""
+    spread = workers(Counter, Counter(), 4, 2)
+    spread.reset(0)
+    os.kill(spread.processes[0].pid, signal.SIGINT)  # Ctrl-C is the trainer's to answer
+    rows = spread.step(np.zeros(4, np.int32)).view(spread.layout.dtype)
+    assert (rows["successor0"] == 1).all()
+    os.kill(spread.processes[1].pid, signal.SIGKILL)
+    for _ in range(2):
+        with pytest.raises(
+            EnvironmentFault, match="the process of copies 2 to 3 died with exit status -9"
+        ):
+            spread.step(np.zeros(4, np.int32))
+
+
+def test_a_fault_in_a_process_tells_copy_and_step_and_where_it_was_raised():
+    environment = GymnasiumEnvs(partial(Faulty, "raise", 2), 3, workers=2)
+    try:
+
+        def run():
+            state, _ = environment.reset(KEY)
+            return jax.lax.fori_loop(
+                0,
+                5,
+                lambda i, state: environment.step(state, jnp.zeros(3, jnp.int32), KEY)[0],
+                state,
+            )
+
+        with pytest.raises(EnvironmentFault) as fault:
+            run_compiled(environment, jax.jit(run))
+    finally:
+        environment.close()
+    message = str(fault.value)
+    assert message.startswith(
+        "copy 0 of Faulty failed at its step 2: it raised ZeroDivisionError: the simulator broke\n"
+    )
+    assert (
+        "Traceback" in message
+        and "gymnasium_spaces.py" in message
+        and 'raise ZeroDivisionError("the sim' in message
+    )
+
+
+def test_a_copy_that_cannot_be_made_in_a_process_is_a_fault(workers):
+    spread = workers(Unmakeable, Counter(), 2, 1)
+    for _ in range(2):  # and it goes on answering so
+        with pytest.raises(EnvironmentFault, match="OSError: no licence for the simulator"):
+            spread.reset(0)
+
+
+def test_options_and_limits_of_a_registered_environment_cross():
+    """What Gymnasium's registry knows here is all that another process needs."""
+    from etude.environments import make
+
+    environment = make("Pendulum-v1", 2, workers=1, options={"g": 0.0, "max_episode_steps": 3})
+    try:
+
+        def step(carry, _):
+            state, following, outcome = environment.step(carry[0], jnp.zeros((2, 1)), KEY)
+            return (state, following), (carry[1], outcome)
+
+        observation, outcome = jax.jit(
+            lambda: jax.lax.scan(step, environment.reset(KEY), None, 6)[1]
+        )()
+    finally:
+        environment.close()
+    # no gravity
+    np.testing.assert_allclose(outcome.next_observation[..., 2], observation[..., 2], atol=1e-6)
+    np.testing.assert_array_equal(
+        outcome.truncated, np.arange(1, 7)[:, None] % 3 == np.zeros((1, 2))
+    )
