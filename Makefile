@@ -15,7 +15,8 @@ COVERED = -m slipcover --json --out .coverage.json -m pytest --reference $(SIDE)
 # Tests are compiled to bytecode once, even where Python is told to keep none: that is half of what collecting them takes.
 TESTS = exec env JAX_PLATFORMS=cpu PYTHONDONTWRITEBYTECODE= .venv/bin/python
 # One process from first to last: what Python counts as its CPU time holds that of lint and types.
-PYTEST = .venv/bin/ruff check && .venv/bin/mypy && $(TESTS)
+LINT = .venv/bin/ruff check && .venv/bin/ruff format --check --quiet && .venv/bin/mypy
+PYTEST = $(LINT) && $(TESTS)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
@@ -36,9 +37,8 @@ test: .venv/.dev .venv/.package  ## Lint, types, tests and coverage; ARGS="-k re
 test-system: .venv/.dev .venv/.package  ## The tests that need a screen, many processes, or kills and full disks by the dozen
 	@$(TESTS) -m pytest -m system $(ARGS)
 
-lint: .venv/.dev .venv/.package  ## Lint and types alone
-	@.venv/bin/ruff check
-	@.venv/bin/mypy
+lint: .venv/.dev .venv/.package  ## Lint, format and types alone
+	@$(LINT)
 
 index: .venv/.package  ## Generate the list of algorithms and the page of hyperparameters anew
 	@JAX_PLATFORMS=cpu .venv/bin/python tools/generate_index.py

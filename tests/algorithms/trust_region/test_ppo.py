@@ -15,7 +15,7 @@ from oracles import adam_moment, global_norm
 
 from etude.algorithms.common import on_policy
 from etude.algorithms.common.on_policy import LearnerState, RolloutBatch
-from etude.algorithms.trust_region.ppo import PPO, DualGradient, PPOState, remaining
+from etude.algorithms.trust_region.ppo import PPO, DualGradient, PPOState
 from etude.data.transition import Transition, random_permutation
 from etude.errors import InvalidInput
 from etude.estimators import running_statistics
@@ -345,9 +345,9 @@ def test_the_clip_falls_linearly_to_zero():
 
 def test_what_remains():
     np.testing.assert_allclose(
-        [remaining(jnp.int32(steps), 200.0) for steps in (0, 50, 200, 10**9)], [1, 0.75, 0, 0]
+        [linear_decay(jnp.int32(steps), 200.0) for steps in (0, 50, 200, 10**9)], [1, 0.75, 0, 0]
     )
-    assert remaining(jnp.int32(2**31 - 1), math.inf) == 1
+    assert linear_decay(jnp.int32(2**31 - 1), math.inf) == 1
 
 
 @pytest.mark.parametrize("limit", [0.01, 1e9])
