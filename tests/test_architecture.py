@@ -50,7 +50,8 @@ FIRST_WITH_FILES = ROOMS.index("etude.storage")  # nothing above it prints or op
 
 # Public functions and classes defined in more than one module, each with its reason.
 HOMONYMS: dict[str, str] = {}
-# Modules of one kind: the same functions with the same signatures, of which a user picks one module.
+# Modules of one kind: the same functions with the same signatures, of which a user picks one
+# module.
 KINDS = ("etude.dynamics", "etude.data.replay")
 
 
@@ -125,7 +126,8 @@ def test_one_public_name_has_one_meaning():
 
 
 def test_commands_and_what_they_call_have_no_name_in_common():
-    """The functions of the command line are private, so that `train` is the one of `etude.train`."""
+    """The functions of the command line are private, so that `train` is the one of
+    `etude.train`."""
     for module in MODULES:
         if module.startswith("etude.cli."):
             public = {

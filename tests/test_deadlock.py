@@ -18,19 +18,21 @@ SOAK = """
 import time
 import etude
 import jax, jax.numpy as jnp
-from etude.nn.networks import mlp
+from etude.nn.networks import make_mlp
 
 @jax.jit
 def both(keys, matrices):
-    init = jax.vmap(lambda key: [layer.weight for layer in mlp(key, (64, 64, 64), final_scale=1.0).layers])
-    return init(keys), jnp.linalg.solve(matrices, matrices[::-1]), jnp.linalg.solve(matrices[::-1], matrices)
+    sizes = (64, 64, 64)
+    init = jax.vmap(lambda key: [x.weight for x in make_mlp(key, sizes, final_scale=1.0).layers])
+    solve = jnp.linalg.solve
+    return init(keys), solve(matrices, matrices[::-1]), solve(matrices[::-1], matrices)
 
 keys = jax.random.split(jax.random.key(0), 8)
 matrices = jax.random.normal(jax.random.key(1), (8, 64, 64)) + 8 * jnp.eye(64)
-told, rounds, begun = jax.block_until_ready(both(keys, matrices)), 0, time.perf_counter()
-while rounds < 300 and time.perf_counter() - begun < 20:
-    told, rounds = jax.block_until_ready(both(keys, matrices)), rounds + 1
-assert all(jnp.isfinite(part).all() for part in jax.tree.leaves(told))
+results, rounds, start = jax.block_until_ready(both(keys, matrices)), 0, time.perf_counter()
+while rounds < 300 and time.perf_counter() - start < 20:
+    results, rounds = jax.block_until_ready(both(keys, matrices)), rounds + 1
+assert all(jnp.isfinite(part).all() for part in jax.tree.leaves(results))
 print("done")
 """
 

@@ -108,10 +108,10 @@ def test_titles_are_plain_text(tmp_path):
 @pytest.mark.slow
 def test_no_global_state_of_matplotlib_is_touched(tmp_path):
     program = (
-        "import sys, matplotlib; from etude.experiment import figures; "
+        "import sys, matplotlib; from etude.reporting import figures; "
         "rc = lambda: [(k, matplotlib.rcParams[k]) for k in matplotlib.rcParams if k != 'backend'];"
         "before = rc();"
-        "figures.learning_curve(sys.argv[1], [1, 2], [[1, 2], [2, 3]], {'iqm': 2, 'ci95': [1, "
+        "figures.draw_learning_curve(sys.argv[1], [1, 2], [[1, 2], [2, 3]], {'iqm': 2, 'ci95': [1, "
         "3]}); "
         "sys.exit('matplotlib.pyplot' in sys.modules or rc() != before)"
     )

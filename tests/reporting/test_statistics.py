@@ -180,8 +180,8 @@ def test_band_is_the_iqm_and_interval_of_every_row():
 @pytest.mark.slow
 def test_a_run_does_not_wait_for_scipy_and_matplotlib():
     program = (
-        "import sys; from etude.experiment import checkpoint, directories, figures, files, "
-        "records, statistics; "
+        "import sys, etude.storage.checkpoints, etude.storage.directories, etude.storage.files, "
+        "etude.storage.metrics_csv, etude.reporting.figures, etude.reporting.statistics; "
         "sys.exit('scipy.stats' in sys.modules or 'matplotlib' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", program]).returncode == 0

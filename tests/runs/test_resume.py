@@ -1,8 +1,8 @@
 """A run that was killed and resumed is the run that never stopped, bit for bit."""
+
 import os
 import shutil
 import signal
-import sys
 import threading
 import time
 from dataclasses import replace
@@ -10,25 +10,58 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import here, kill, start, until
 from safetensors.numpy import load_file
 
 from etude.algorithms.trust_region.ppo import PPO
 from etude.algorithms.value.dqn import DQN
-from etude.runs import job as parts
+from etude.runs import job as jobs
 from etude.runs.interrupt import Interrupted, InterruptHandler
-from etude.runs.job import TrainJob, train_job
-from etude.runs.run import load, parts_of, resolve_settings
+from etude.runs.job import TrainJob, jobs_for, train_job
+from etude.runs.run import load, resolve_settings
 from etude.storage import metrics_csv
 
-from commands import here, kill, start, until
-
-DQN_WORDS = ("dqn", "CartPole-v1", "--rollout-length", "8", "--gradient-steps", "4", "--hidden", "16", "--batch-size", "16",
-             "--capacity", "2000", "--warmup-steps", "200")
-PPO_WORDS = ("ppo", "CartPole-v1", "--rollout-length", "16", "--num-envs", "4", "--batch-size", "32", "--hidden", "16",
-             "--normalize-observation", "--normalize-reward")
+DQN_WORDS = (
+    "dqn",
+    "CartPole-v1",
+    "--rollout-length",
+    "8",
+    "--gradient-steps",
+    "4",
+    "--hidden",
+    "16",
+    "--batch-size",
+    "16",
+    "--capacity",
+    "2000",
+    "--warmup-steps",
+    "200",
+)
+PPO_WORDS = (
+    "ppo",
+    "CartPole-v1",
+    "--rollout-length",
+    "16",
+    "--num-envs",
+    "4",
+    "--batch-size",
+    "32",
+    "--hidden",
+    "16",
+    "--normalize-observation",
+    "--normalize-reward",
+)
 COMMON = ("--evaluation-episodes", "2")
-SMALL_DQN = DQN(rollout_length=8, gradient_steps=4, hidden=(16,), batch_size=16, capacity=2000, warmup_steps=200)
-SMALL_PPO = PPO(rollout_length=16, batch_size=32, hidden=(16,), normalize_observation=True, normalize_reward=True)
+SMALL_DQN = DQN(
+    rollout_length=8, gradient_steps=4, hidden=(16,), batch_size=16, capacity=2000, warmup_steps=200
+)
+SMALL_PPO = PPO(
+    rollout_length=16,
+    batch_size=32,
+    hidden=(16,),
+    normalize_observation=True,
+    normalize_reward=True,
+)
 
 
 def trained(settings, part, stop=lambda update: False):
@@ -41,21 +74,43 @@ def trained(settings, part, stop=lambda update: False):
 
 # Within this process: what lies on the disk between two chunks is what a kill leaves
 
-@pytest.mark.parametrize(("algorithm", "backend", "num_envs", "seeds", "steps"), [
-    pytest.param(SMALL_DQN, "jax", 1, 2, 4_000, id="many seeds in one program", marks=pytest.mark.slow),
-    pytest.param(SMALL_DQN, "gymnasium", 1, 1, 2_400, id="dqn on gymnasium"),
-    pytest.param(SMALL_PPO, "gymnasium", 4, 1, 9_600, id="ppo on gymnasium", marks=pytest.mark.slow)])
-def test_what_was_cut_off_and_resumed_equals_uninterrupted(tmp_path, algorithm, backend, num_envs, seeds, steps):
+
+@pytest.mark.parametrize(
+    ("algorithm", "backend", "num_envs", "seeds", "steps"),
+    [
+        pytest.param(
+            SMALL_DQN, "jax", 1, 2, 4_000, id="many seeds in one program", marks=pytest.mark.slow
+        ),
+        pytest.param(SMALL_DQN, "gymnasium", 1, 1, 2_400, id="dqn on gymnasium"),
+        pytest.param(
+            SMALL_PPO, "gymnasium", 4, 1, 9_600, id="ppo on gymnasium", marks=pytest.mark.slow
+        ),
+    ],
+)
+def test_what_was_cut_off_and_resumed_equals_uninterrupted(
+    tmp_path, algorithm, backend, num_envs, seeds, steps
+):
     """Cut off where there is a checkpoint and rows after it, which are written anew."""
-    settings = resolve_settings(algorithm, "CartPole-v1", steps=steps, seeds=seeds, backend=backend, num_envs=num_envs)
-    (whole,) = parts_of(settings, tmp_path / "whole")
+    settings = resolve_settings(
+        algorithm, "CartPole-v1", steps=steps, seeds=seeds, backend=backend, num_envs=num_envs
+    )
+    (whole,) = jobs_for(settings, tmp_path / "whole")
     cut = tmp_path / "cut"
 
     def copy(update):
-        if not cut.exists() and (there := checkpoints(whole.directory)) and 0.3 * steps < max(there) < update.steps:
+        if (
+            not cut.exists()
+            and (there := checkpoints(whole.directory))
+            and 0.3 * steps < max(there) < update.steps
+        ):
             shutil.copytree(whole.directory, cut)
+
     trained(settings, whole, copy)
-    assert max(checkpoints(cut)) < metrics_csv.read_metrics(cut / "metrics.csv")["step"][-1] < steps * 0.95, "a row is to be written anew"
+    assert (
+        max(checkpoints(cut))
+        < metrics_csv.read_metrics(cut / "metrics.csv")["step"][-1]
+        < steps * 0.95
+    ), "a row is to be written anew"
     trained(settings, TrainJob(whole.seeds, cut))
     same(whole.directory, cut)
 
@@ -65,20 +120,21 @@ def test_what_was_stopped_again_and_again_equals_uninterrupted(tmp_path, monkeyp
     """Before there is a checkpoint, from where it begins again, then as Ctrl-C stops it, with all
     saved, then to the end."""
     settings = resolve_settings(SMALL_PPO, "CartPole-v1", steps=9_600, backend="jax", num_envs=4)
-    whole, stopped = (parts_of(settings, tmp_path / name)[0] for name in ("whole", "stopped"))
+    whole, stopped = (jobs_for(settings, tmp_path / name)[0] for name in ("whole", "stopped"))
     trained(settings, whole)
     trained(settings, stopped, lambda update: update.steps > 0)
     assert not checkpoints(stopped.directory)
-    interrupt, progress = InterruptHandler(), parts.progress
+    interrupt, progress = InterruptHandler(), jobs.progress
 
     def interrupted(*arguments, **options):
         for report in progress(*arguments, **options):
-            if report.steps > 3_000:                                # as if Ctrl-C had come while it was computed
+            if report.steps > 3_000:  # as if Ctrl-C had come while it was computed
                 interrupt.signal = signal.SIGINT
             yield report
-    monkeypatch.setattr(parts, "progress", interrupted)
+
+    monkeypatch.setattr(jobs, "progress", interrupted)
     with pytest.raises(Interrupted, match=r"stopped at step 3,\d+ of 9,600, saved"):
-        list(parts.train_job(settings, stopped, interrupt, pytest.fail))
+        list(jobs.train_job(settings, stopped, interrupt, pytest.fail))
     monkeypatch.undo()
     assert 3_000 < max(checkpoints(stopped.directory)) < 4_000
     trained(settings, stopped)
@@ -95,10 +151,25 @@ def test_a_slow_environment_is_left_within_ten_seconds(tmp_path, monkeypatch):
             if (tmp_path / "stepping").exists():
                 asked.append(time.monotonic())
                 return os.kill(os.getpid(), signal.SIGTERM)
+
     thread = threading.Thread(target=ask, daemon=True)
     thread.start()
-    done = here("train", "ppo", "slow_environment:Slow-v0", "--num-envs", 1, "--rollout-length", 512, "--batch-size", 64,
-                "--steps", 1024, "--out", "run", cwd=tmp_path)
+    done = here(
+        "train",
+        "ppo",
+        "slow_environment:Slow-v0",
+        "--num-envs",
+        1,
+        "--rollout-length",
+        512,
+        "--batch-size",
+        64,
+        "--steps",
+        1024,
+        "--out",
+        "run",
+        cwd=tmp_path,
+    )
     over.set()
     thread.join()
     assert asked and time.monotonic() - asked[0] < 10
@@ -108,7 +179,12 @@ def test_a_slow_environment_is_left_within_ten_seconds(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_a_finished_run_goes_on_further(tmp_path):
-    assert here("train", *DQN_WORDS, *COMMON, "--steps", 4_000, "--out", "run", cwd=tmp_path).returncode == 0
+    assert (
+        here(
+            "train", *DQN_WORDS, *COMMON, "--steps", 4_000, "--out", "run", cwd=tmp_path
+        ).returncode
+        == 0
+    )
     again = here("resume", "run", cwd=tmp_path)
     assert again.returncode == 2 and "--steps" in again.stderr
     assert here("resume", "run", "--steps", 8_000, cwd=tmp_path).returncode == 0
@@ -117,6 +193,7 @@ def test_a_finished_run_goes_on_further(tmp_path):
 
 
 # In processes of their own
+
 
 @pytest.mark.slow
 def test_killed_resumed_stopped_by_ctrl_c_and_resumed_equals_uninterrupted(tmp_path):
@@ -133,7 +210,9 @@ def test_killed_resumed_stopped_by_ctrl_c_and_resumed_equals_uninterrupted(tmp_p
     assert time.monotonic() - began < 10
     assert process.returncode == 130
     assert "saved" in said and "etude resume killed" in said
-    assert max(killed) < max(checkpoints(tmp_path / "killed")) < steps * 0.95, "it was to be stopped on its way"
+    assert max(killed) < max(checkpoints(tmp_path / "killed")) < steps * 0.95, (
+        "it was to be stopped on its way"
+    )
     less = here("resume", "killed", "--steps", max(killed), cwd=tmp_path)
     assert less.returncode == 2 and f"{steps:,}" in less.stderr
     resumed = here("resume", "killed", cwd=tmp_path)
@@ -149,13 +228,19 @@ def test_seeds_over_processes_are_each_the_seed_alone(tmp_path):
     assert together.returncode == 0, together.stderr
     for seed in (0, 1):
         settings = replace(load(tmp_path / "together").settings, seeds=1, seed=seed)
-        trained(settings, *parts_of(settings, tmp_path / f"seed_{seed}"))
+        trained(settings, *jobs_for(settings, tmp_path / f"seed_{seed}"))
         same(tmp_path / f"seed_{seed}", tmp_path / f"together/seed_{seed}")
 
 
 @pytest.mark.system
-@pytest.mark.parametrize(("words", "backend", "seeds", "steps"), [
-    (PPO_WORDS, "jax", 1, 30_000), (DQN_WORDS, "gymnasium", 1, 12_000), (DQN_WORDS, "jax", 2, 30_000)])
+@pytest.mark.parametrize(
+    ("words", "backend", "seeds", "steps"),
+    [
+        (PPO_WORDS, "jax", 1, 30_000),
+        (DQN_WORDS, "gymnasium", 1, 12_000),
+        (DQN_WORDS, "jax", 2, 30_000),
+    ],
+)
 @pytest.mark.parametrize("kills", [1, 2])
 def test_killed_and_resumed_equals_uninterrupted(tmp_path, words, backend, seeds, steps, kills):
     asked = ("train", *words, *COMMON, "--backend", backend, "--seeds", seeds, "--steps", steps)
@@ -182,12 +267,17 @@ def test_seeds_over_processes_resume_exactly(tmp_path):
     for seed in (0, 1):
         assert here(*asked, "--seed", seed, "--out", f"seed_{seed}", cwd=tmp_path).returncode == 0
     process = start(*asked, "--seeds", 2, "--out", "killed", cwd=tmp_path)
-    until(lambda: all(checkpoints(tmp_path / "killed" / seed) for seed in ("seed_0", "seed_1")), process)
-    kill(process)                                         # its children end by themselves
+    until(
+        lambda: all(checkpoints(tmp_path / "killed" / seed) for seed in ("seed_0", "seed_1")),
+        process,
+    )
+    kill(process)  # its children end by themselves
     resumed = here("resume", "killed", cwd=tmp_path)
     assert resumed.returncode == 0, resumed.stderr
     for seed in ("seed_0", "seed_1"):
         same(tmp_path / seed, tmp_path / "killed" / seed)
+
+
 def checkpoints(run: Path) -> list[int]:
     return sorted(int(path.name[5:]) for path in run.glob("checkpoints/step_*"))
 
@@ -197,13 +287,15 @@ def same(whole: Path, resumed: Path) -> None:
     assert (whole / "metrics.csv").read_bytes() == (resumed / "metrics.csv").read_bytes()
     step = checkpoints(whole)[-1]
     assert step == checkpoints(resumed)[-1]
-    ours, theirs = (load_file(run / f"checkpoints/step_{step}/arrays.safetensors") for run in (whole, resumed))
+    ours, theirs = (
+        load_file(run / f"checkpoints/step_{step}/arrays.safetensors") for run in (whole, resumed)
+    )
     assert ours.keys() == theirs.keys()
     for name, array in ours.items():
         assert array.tobytes() == theirs[name].tobytes(), name
 
 
-SLOW = '''
+SLOW = """
 import time
 import gymnasium
 import numpy as np
@@ -224,4 +316,4 @@ class Slow(gymnasium.Env):
 
 
 gymnasium.register("Slow-v0", Slow)
-'''
+"""

@@ -22,6 +22,7 @@ from etude.estimators import running_statistics
 from etude.nn import distributions
 from etude.nn.networks import make_torso
 from etude.nn.policies import ActorCriticNetworks, Policy, ValueNetwork
+from etude.optim.schedules import linear_decay
 from etude.spaces import Box, Discrete, EnvironmentSpec, MultiBinary
 from etude.struct import replace
 

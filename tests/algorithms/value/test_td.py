@@ -202,7 +202,7 @@ def test_the_table_starts_as_asked():
         (
             Box((2,)),
             Discrete(3),
-            r"td keeps a value for each of so many states, .* observations are Box\(.*; dqn and ppo",
+            r"td keeps a value for each of so many states, .* are Box\(.*; dqn and ppo",
         ),
         (MultiDiscrete((2,), (0,), (1,)), Discrete(3), "observations are MultiDiscrete"),
     ],
