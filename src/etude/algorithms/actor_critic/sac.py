@@ -407,8 +407,9 @@ class BoxActions:
         """One reparameterized sample."""
         action, log_prob = pi.sample_and_log_prob(key)
         min_q = self.q_values(critics, observation, action).min(0)
-        weight = jnp.ones_like(log_prob)
-        return ActionSamples(log_prob[..., None], min_q[..., None], weight[..., None])
+        return ActionSamples(
+            log_prob[..., None], min_q[..., None], jnp.ones_like(log_prob)[..., None]
+        )
 
     def sample_with_score(self, pi: Any, key: Array) -> tuple[Array, Array]:
         """A sampled action and its log π(a|s), whose gradient is the score function."""

@@ -1,4 +1,4 @@
-"""Monte Carlo tree search, MCTS, as a policy: search at every step, take the most visited action."""
+"""Monte Carlo tree search, MCTS, as a policy: search at each step, take the most visited action."""
 
 import math
 from typing import Any, ClassVar

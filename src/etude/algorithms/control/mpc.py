@@ -99,10 +99,9 @@ class MPC:
             model, model.state_from_observation(observation), key_model, discount=self.discount
         )
         plan, result = self.search(score, start, key_search)
-        next_start = PlannerMemory(
-            shift_plan(result.mean), jax.vmap(shift_plan)(result.reused_plans)
-        )
-        return plan[0], next_start
+        action = plan[0]
+        mean, reused_plans = shift_plan(result.mean), jax.vmap(shift_plan)(result.reused_plans)
+        return action, PlannerMemory(mean, reused_plans)
 
     def update(
         self, state: PlannerMemory, experience: Transition, key: Array
@@ -111,7 +110,7 @@ class MPC:
         return state, {"updates": 0}
 
     def search(self, score: Score, start: PlannerMemory, key: Array) -> tuple[Array, PlannerMemory]:
-        """The plan to execute, [horizon, *action], and the result from which the next search starts.
+        """The plan to execute [horizon, *action], and the start of the next search before shifting.
 
         The plan is the best one evaluated, because the model is exact; for mppi it is the mean,
         which is that method's estimate. Random shooting does not use `start`.

@@ -134,8 +134,8 @@ class QLearning:
         q, previous_sums = update_table(q, previous, sarsa_target, pending.valid, learning_rate)
         last_target = self.estimate_target(q, transition, epsilon)
         q, last_sums = update_table(q, transition, last_target, transition.done, learning_rate)
-        sums = jax.tree.map(jnp.add, previous_sums, last_sums)
-        return (q, PendingTransition(transition, ~transition.done)), sums
+        pending = PendingTransition(transition, ~transition.done)
+        return (q, pending), jax.tree.map(jnp.add, previous_sums, last_sums)
 
     def estimate_target(self, q: Array, transition: Transition, epsilon: Array) -> Array:
         """r + γ (1 - terminated) V(s'), [env].
@@ -162,8 +162,10 @@ def update_table(
     td_error = target - q[index]
     duplicates = jnp.zeros_like(q).at[index].add(valid)[index]
     new_q = q.at[index].add(learning_rate * valid * td_error / jnp.maximum(duplicates, 1))
+    num_valid = valid.sum()
     loss_sum = (valid * losses.l2_loss(td_error)).sum()
-    return new_q, (valid.sum(), loss_sum, (valid * q[index]).sum())
+    value_sum = (valid * q[index]).sum()
+    return new_q, (num_valid, loss_sum, value_sum)
 
 
 SARSA = functools.partial(QLearning, td_target_kind="sarsa")

@@ -148,10 +148,10 @@ class TD3:
         def update_policy_and_targets(state):
             return self.update_targets(self.improve_policy(state, batch))
 
+        is_policy_step = assume_unbatched(state.updates) % self.policy_interval == 0
         if self.policy_interval == 1:
             state = update_policy_and_targets(state)
         else:
-            is_policy_step = assume_unbatched(state.updates) % self.policy_interval == 0
             state = jax.lax.cond(
                 is_policy_step, update_policy_and_targets, lambda state: state, state
             )
