@@ -15,7 +15,7 @@ import optax
 
 from etude import spaces
 from etude.algorithms.common.off_policy import check_batch_size, update_from_replay
-from etude.data.replay import uniform as replay
+from etude.data.replay import uniform
 from etude.data.transition import Transition, zeros_like_spec
 from etude.errors import InvalidInput
 from etude.estimators import losses
@@ -51,7 +51,7 @@ class SACState:
     policy_optimizer: optax.OptState
     critic_optimizer: optax.OptState
     temperature_optimizer: optax.OptState
-    replay: Any  # a replay.ReplayBuffer; () during gradient steps
+    replay: Any  # a uniform.ReplayBuffer; () during gradient steps
     rollout_noise_key: Any  # key data of the exploration noise; () unless `noise_per_rollout`
     steps: Array  # int32: environment steps taken
     updates: Array  # int32: gradient steps taken
@@ -112,9 +112,14 @@ class SAC:
             )
 
     def optimizer(self, steps: Array) -> optax.GradientTransformation:
+        """Adam, with its step size after `steps` environment steps."""
         return optax.adam(self.learning_rate * linear_decay(steps, self.learning_rate_decay))
 
     def init(self, key: Array, spec: EnvironmentSpec) -> SACState:
+        """Random weights and an empty replay buffer.
+
+        Raises InvalidInput for actions that are neither Discrete nor a Box.
+        """
         actions = actions_for(spec.action, self.min_log_std)
         spec = replace(spec, action=actions.space)
         key_policy, key_critics, key_noise = jax.random.split(key, 3)
@@ -128,7 +133,7 @@ class SAC:
         log_temperature = (
             jnp.log(jnp.float32(self.initial_temperature)) if self.learn_temperature else ()
         )
-        replay_buffer = replay.init(
+        replay_buffer = uniform.init(
             zeros_like_spec(spec), self.capacity, spec.num_envs, self.rollout_length
         )
         zero = jnp.int32(0)
@@ -323,6 +328,7 @@ class DiscreteActions:
         return self.space.n
 
     def distribution(self, parameters: Array) -> Categorical:
+        """π(·|s) from the outputs of the policy network, [..., num_parameters]."""
         return Categorical(parameters)
 
     def random_action(self, key: Array, shape: tuple[int, ...]) -> Array:
@@ -361,6 +367,7 @@ class DiscreteActions:
         return action, pi.log_prob(action)
 
     def target_entropy(self, sac: SAC) -> Any:
+        """The entropy, in nats, to which the temperature is tuned."""
         return sac.target_entropy_fraction * math.log(self.space.n)
 
 
@@ -377,6 +384,7 @@ class BoxActions:
         return 2 * math.prod(self.space.shape)
 
     def distribution(self, parameters: Array) -> SquashedNormal:
+        """π(·|s) from the outputs of the policy network, [..., num_parameters]."""
         mean, log_std = jnp.split(parameters, 2, -1)
         return squashed_distribution_for(
             self.space, mean, jnp.clip(log_std, self.min_log_std, MAX_LOG_STD)
@@ -416,6 +424,7 @@ class BoxActions:
         return pi.sample_and_log_prob(key, reparameterized=False)
 
     def target_entropy(self, sac: SAC) -> Any:
+        """The entropy, in nats, to which the temperature is tuned."""
         return sac.target_entropy_per_element * math.prod(self.space.shape)
 
 

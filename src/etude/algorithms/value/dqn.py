@@ -150,9 +150,11 @@ class DQN:
         self.make_head()
 
     def make_head(self) -> heads.Head:
+        """The head called `head`; raises InvalidInput for a bad support or number of atoms."""
         return heads.make_head(self.head, self.loss, self.num_atoms, self.v_min, self.v_max)
 
     def optimizer(self, steps: Array) -> optax.GradientTransformation:
+        """Adam on the clipped gradient, with its step size after `steps` environment steps."""
         learning_rate = self.learning_rate * linear_decay(steps, self.learning_rate_decay)
         return optax.chain(
             optax.clip_by_global_norm(self.max_gradient_norm),
@@ -160,6 +162,10 @@ class DQN:
         )
 
     def init(self, key: Array, spec: EnvironmentSpec) -> DQNState:
+        """Random weights and an empty replay buffer.
+
+        Raises InvalidInput for actions that are neither Discrete nor a bounded Box.
+        """
         q = self.make_q(key, spec)
         replay = (prioritized if self.prioritized else uniform).init(
             zeros_like_spec(spec), self.capacity, spec.num_envs, self.rollout_length
@@ -185,6 +191,7 @@ class DQN:
         return add_noise_layers(q, self.noisy_sigma) if self.noisy else q
 
     def make_discrete_q(self, key: Array, spec: EnvironmentSpec, num_actions: int) -> DiscreteQ:
+        """A network with the values of all discrete actions."""
         head = self.make_head()
         if self.dueling:
             network = make_dueling_network(
@@ -196,6 +203,10 @@ class DQN:
         return DiscreteQ(network, head, num_actions)
 
     def make_continuous_q(self, key: Array, spec: EnvironmentSpec) -> ContinuousQ:
+        """A network of observation and action, with the planner that maximizes it.
+
+        Raises InvalidInput for settings that are for discrete actions only.
+        """
         for name, required in (("dueling", False), ("exploration", "epsilon")):
             if getattr(self, name) != required:
                 raise InvalidInput(

@@ -11,7 +11,7 @@ import optax
 from etude import spaces
 from etude.algorithms.common.exploration import add_gaussian_noise
 from etude.algorithms.common.off_policy import check_batch_size, update_from_replay
-from etude.data.replay import uniform as replay
+from etude.data.replay import uniform
 from etude.data.transition import Transition, zeros_like_spec
 from etude.estimators import losses
 from etude.nn.networks import Activation, Network, make_network
@@ -65,7 +65,7 @@ class NAFState:
     q: QNetwork
     target_q: QNetwork  # target network: the bootstrap value comes from it; it follows q slowly
     optimizer: optax.OptState
-    replay: replay.ReplayBuffer
+    replay: uniform.ReplayBuffer
     steps: Array  # int32: environment steps taken
     updates: Array  # int32: gradient steps taken
 
@@ -113,17 +113,22 @@ class NAF:
         check_batch_size(self)
 
     def optimizer(self) -> optax.GradientTransformation:
+        """Adam on the clipped gradient."""
         return optax.chain(
             optax.clip_by_global_norm(self.max_gradient_norm), optax.adam(self.learning_rate)
         )
 
     def init(self, key: Array, spec: EnvironmentSpec) -> NAFState:
+        """Random weights and an empty replay buffer.
+
+        Raises InvalidInput for actions that are not a bounded Box.
+        """
         spec = replace(spec, action=spaces.normalized_action_space(spec.action, "naf"))
         n = math.prod(spec.action.shape)
         num_outputs = 1 + n + n * (n + 1) // 2
         network = make_network(key, spec.observation, self.hidden, num_outputs, self.activation)
         q = QNetwork(network, spec.action.shape)
-        replay_buffer = replay.init(
+        replay_buffer = uniform.init(
             zeros_like_spec(spec), self.capacity, spec.num_envs, self.rollout_length
         )
         opt_state = self.optimizer().init(q)

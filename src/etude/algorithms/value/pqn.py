@@ -77,12 +77,17 @@ class PQN:
     default_num_envs: ClassVar[int] = 32
 
     def optimizer(self, steps: Array) -> optax.GradientTransformation:
+        """RAdam on the clipped gradient, with its step size after `steps` environment steps."""
         learning_rate = self.learning_rate * linear_decay(steps, self.learning_rate_decay)
         return optax.chain(
             optax.clip_by_global_norm(self.max_gradient_norm), optax.radam(learning_rate)
         )
 
     def init(self, key: Array, spec: EnvironmentSpec) -> PQNState:
+        """Random weights.
+
+        Raises InvalidInput for actions that are not Discrete, and for a batch larger than a rollout.
+        """
         if not isinstance(spec.action, spaces.Discrete):
             raise InvalidInput(
                 f"pqn chooses among discrete actions, and this environment's are {spec.action}; "

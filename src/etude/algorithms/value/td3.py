@@ -10,7 +10,7 @@ import optax
 from etude import spaces
 from etude.algorithms.common.exploration import add_gaussian_noise
 from etude.algorithms.common.off_policy import check_batch_size, update_from_replay
-from etude.data.replay import uniform as replay
+from etude.data.replay import uniform
 from etude.data.transition import Transition, zeros_like_spec
 from etude.estimators import losses
 from etude.nn.critics import Critics, critic_values, make_critics
@@ -42,7 +42,7 @@ class TD3State:
     policy_optimizer: optax.OptState
     critic_optimizer: optax.OptState
     policy_loss: Array  # of the latest gradient step of the policy, 0 before the first
-    replay: Any  # a replay.ReplayBuffer; () during gradient steps
+    replay: Any  # a uniform.ReplayBuffer; () during gradient steps
     steps: Array  # int32: environment steps taken
     updates: Array  # int32: gradient steps taken by the critics
 
@@ -88,9 +88,14 @@ class TD3:
         check_batch_size(self)
 
     def optimizer(self) -> optax.GradientTransformation:
+        """Adam."""
         return optax.adam(self.learning_rate)
 
     def init(self, key: Array, spec: EnvironmentSpec) -> TD3State:
+        """Random weights and an empty replay buffer.
+
+        Raises InvalidInput for actions that are not a bounded Box.
+        """
         spec = replace(
             spec,
             action=spaces.normalized_action_space(spec.action, "td3 (and ddpg, a setting of it)"),
@@ -102,7 +107,7 @@ class TD3:
             spec.action.shape,
         )
         critics = make_critics(key_critics, spec, self.hidden, self.activation, self.critics)
-        replay_buffer = replay.init(
+        replay_buffer = uniform.init(
             zeros_like_spec(spec), self.capacity, spec.num_envs, self.rollout_length
         )
         return TD3State(
