@@ -86,7 +86,7 @@ class PQN:
     def init(self, key: Array, spec: EnvironmentSpec) -> PQNState:
         """Random weights.
 
-        Raises InvalidInput for actions that are not Discrete, and for a batch larger than a rollout.
+        Raises InvalidInput for actions that are not Discrete, or a batch larger than a rollout.
         """
         if not isinstance(spec.action, spaces.Discrete):
             raise InvalidInput(
