@@ -94,7 +94,7 @@ SMALL = {
         Reinforce(hidden=(4,), batch_steps=2, capacity=12, rollout_length=3, value_steps=1),
         CHOICES,
         EVERY,
-        "agent",
+        "networks",
     ),
     "actor-critic": (
         ActorCritic(
@@ -108,23 +108,20 @@ SMALL = {
         ),
         CHOICES,
         EVERY,
-        "agent",
+        "networks",
     ),
     "trpo": (
         TRPO(
             hidden=(4,),
             batch_size=3,
             rollout_length=3,
-            recurrent="lstm",
-            memory_size=4,
-            sequence_length=3,
             conjugate_steps=2,
             value_epochs=1,
             normalize_reward=True,
         ),
         CHOICES,
         EVERY,
-        "agent",
+        "networks",
     ),
     "ppo": (
         PPO(
@@ -137,7 +134,7 @@ SMALL = {
         ),
         CHOICES,
         EVERY,
-        "agent",
+        "networks",
     ),
     "mpc": (
         MPC("Pendulum-v1", horizon=3, samples=4, iterations=2, elites=2),
@@ -188,37 +185,27 @@ def test_an_unknown_algorithm_is_refused_with_near_matches():
     assert registered_name(struct(type("Mine", (), {}))()) == "mine"
 
 
-# a table, a replay, a ring of episodes, memories, plans and a tree
-MECHANISMS = ["q-learning", "dqn", "reinforce", "trpo", "mpc", "mcts"]
-
-
 @pytest.fixture(scope="module")
 def programs():
-    """Functions from an algorithm's name to (training of two seeds at the start, program of both),
-    and to that of one seed."""
-    made, alone = {}, {}
+    """A function from an algorithm's name to (training of two seeds at the start, the program of
+    any two, what begins any two)."""
+    made = {}
 
     def together(name):
         if name not in made:
             algorithm, environment, _, _ = SMALL[name]
-            both = jax.jit(
+            begin = jax.jit(
                 vmap_over_seeds(partial(init_train_state, algorithm, environment), KEYS)
-            )(KEYS)
+            )
+            both = begin(KEYS)
             made[name] = (
                 jax.device_get(both),
                 compile_chunk(algorithm, environment, both, KEYS, 100, 0),
+                begin,
             )
         return made[name]
 
-    def single(name):
-        if name not in alone:
-            first = seed_of(together(name)[0], 0)
-            alone[name] = compile_chunk(
-                *SMALL[name][:2], jax.tree.map(jnp.asarray, first), KEYS[0], 100, 0
-            )
-        return alone[name]
-
-    return together, single
+    return together
 
 
 def seed_of(trainings, i):
@@ -234,30 +221,35 @@ def assert_close(one, other):
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5), one, other)
 
 
-@pytest.mark.slow  # uncompiled, each operation is a program
-def test_compiled_is_what_it_computes_uncompiled(programs):
+@pytest.fixture(scope="module")
+def single(programs):
+    """Of a table, training of one seed at the start and its program."""
+    first = seed_of(programs("q-learning")[0], 0)
+    return first, compile_chunk(
+        *SMALL["q-learning"][:2], jax.tree.map(jnp.asarray, first), KEYS[0], 100, 0
+    )
+
+
+@pytest.mark.system  # uncompiled, each operation is a program
+def test_compiled_is_what_it_computes_uncompiled(single):
     """The loop around an algorithm; what each computes inside is compared with NumPy by its own
     tests."""
-    name, (together, single) = "q-learning", programs
-    alone = single(name)
-    before = run(alone, seed_of(together(name)[0], 0), KEYS[0], 0, 3)
+    first, alone = single
+    before = run(alone, first, KEYS[0], 0, 3)
     compiled = run(alone, before, KEYS[0], 3, 4)
     with jax.disable_jit():
         plain = train_iteration(
-            *SMALL[name][:2], jax.tree.map(jnp.asarray, before), KEYS[0], jnp.int32(3)
+            *SMALL["q-learning"][:2], jax.tree.map(jnp.asarray, before), KEYS[0], jnp.int32(3)
         )
     assert compiled.metric_sums.updates > 0
     assert_close(compiled, jax.device_get(plain))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", MECHANISMS)
-def test_many_seeds_in_one_program_are_each_seed_alone(name, programs):
-    together, single = programs
-    first, program = together(name)
-    many = run(program, first, KEYS, 0, 5)
+def test_many_seeds_in_one_program_are_each_seed_alone(programs, single):
+    both, program, _ = programs("q-learning")
+    many = run(program, both, KEYS, 0, 5)
     for i in range(2):
-        assert_close(seed_of(many, i), run(single(name), seed_of(first, i), KEYS[i], 0, 5))
+        assert_close(seed_of(many, i), run(single[1], seed_of(both, i), KEYS[i], 0, 5))
 
 
 def some_in_the_fast_tier(names):
@@ -274,7 +266,7 @@ def some_in_the_fast_tier(names):
 def test_seeds_differ(name, programs):
     """In what they know at the start, in what they see and in what they learn."""
     learned = SMALL[name][3]
-    begun, program = programs[0](name)
+    begun, program, _ = programs(name)
     after = run(program, begun, KEYS, 0, 5)
     tables = SMALL[name][1] is PROCESS
     for training in (after,) if tables else (begun, after):  # no chance is in a table's beginning
@@ -290,11 +282,21 @@ def test_seeds_differ(name, programs):
 @some_in_the_fast_tier(SMALL)
 def test_resumed_is_uninterrupted_bit_for_bit(name, programs):
     """After any iteration, with every seed."""
-    first, program = programs[0](name)
+    first, program, _ = programs(name)
     whole = run(program, first, KEYS, 0, 7)
     for stop in (1, 4):
         rest = run(program, run(program, first, KEYS, 0, stop), KEYS, stop, 7)
         jax.tree.map(np.testing.assert_array_equal, rest, whole)
+
+
+@some_in_the_fast_tier(SMALL)
+def test_a_seed_is_the_same_beside_any_other(name, programs):
+    """In the other's place and with another neighbor."""
+    first, program, begin = programs(name)
+    keys = jnp.stack([KEYS[1], jax.random.key(5)])
+    here = run(program, first, KEYS, 0, 5)
+    there = run(program, begin(keys), keys, 0, 5)
+    assert_close(seed_of(here, 1), seed_of(there, 0))
 
 
 def part_of(state, name):
@@ -362,22 +364,28 @@ def test_spaces_of_every_kind_are_played_on(name, observation, action):
     assert_alike(jax.eval_shape(algorithm.update, state, experience, KEYS[0])[0], state)
 
 
+# of the kinds of action an algorithm takes, those that nothing else here plays or traces; what acts
+# through a policy of `etude.nn.policies` sees of them what PPO sees
+TRACED = {
+    "dqn": ["integers"],
+    "naf": ["float64"],
+    "sac": ["bounded"],
+    "reinforce": ["unbounded"],
+    "actor-critic": ["multibinary"],
+    "ppo": ["unbounded", "float64", "integers"],
+}
+
+
 @pytest.mark.slow
 @every_learner
 def test_every_space_it_can_take_is_taken_and_the_learning_rate_swept_in_one_program(name):
-    """Traced, not run: every kind of action, and an observation of which every kind is a part,
-    under a vmap over the rate.
-
-    What acts through a policy of `etude.nn.policies` alone sees of actions what PPO sees, and TRPO,
-    so one more kind is enough.
-    """
+    """Traced, not run: an observation of which every kind is a part, under a vmap over the rate,
+    and kinds of action."""
     algorithm, usually, kinds, _ = SMALL[name]
     if hasattr(algorithm, "recurrent"):
         # a memory sees features, whatever they are of
         algorithm = replace(algorithm, recurrent="none")
-    usual, *others = [kind for kind in ACTIONS if kind in kinds]
-    if name in ("reinforce", "actor-critic"):
-        others = others[:1]
+    usual = next(kind for kind in ACTIONS if kind in kinds)
     seen = (
         OBSERVATIONS["discrete"]
         if usually is PROCESS
@@ -392,12 +400,23 @@ def test_every_space_it_can_take_is_taken_and_the_learning_rate_swept_in_one_pro
     after = jax.eval_shape(jax.vmap(swept, (0, None)), jnp.float32([1e-3, 1e-2, 1e-1]), before)
     assert {leaf.shape[0] for leaf in jax.tree.leaves(after)} == {3}
     assert_alike(before, jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), after))
-    for kind in others:
-        environment = GymnasiumEnvs(partial(Noise, OBSERVATIONS["box"], ACTIONS[kind]), 2)
-        before = shape_of_state(algorithm, environment)
-        assert_alike(
-            before, jax.eval_shape(partial(improved, algorithm, environment), before, KEYS[0])
+    for kind in TRACED.get(name, ()):
+        assert kind in kinds
+        assert_update_keeps_shapes(
+            algorithm, GymnasiumEnvs(partial(Noise, OBSERVATIONS["box"], ACTIONS[kind]), 2)
         )
+
+
+def assert_update_keeps_shapes(algorithm, environment):
+    before = shape_of_state(algorithm, environment)
+    assert_alike(before, jax.eval_shape(partial(improved, algorithm, environment), before, KEYS[0]))
+
+
+@pytest.mark.slow
+def test_trpo_takes_a_memory():
+    """Traced, not run: second derivatives through time."""
+    memory = {"recurrent": "lstm", "memory_size": 4, "sequence_length": 3}
+    assert_update_keeps_shapes(replace(SMALL["trpo"][0], **memory), CHOICES)
 
 
 @every_algorithm
@@ -417,25 +436,21 @@ def test_what_it_cannot_take_is_refused_by_name(name):
 
 
 @pytest.mark.slow
-@every_algorithm
-def test_envpool_is_one_kind_of_environment_among_others(name):
-    """Traced for all; played for one of each kind of observation and action."""
+@pytest.mark.parametrize(
+    "name, simulator, shape",
+    [("td", "FrozenLake-v1", ()), ("pqn", "CartPole-v1", (4,)), ("td3", "Pendulum-v1", (3,))],
+)
+def test_envpool_is_one_kind_of_environment_among_others(name, simulator, shape):
+    """One algorithm of each kind of observation and action."""
     pytest.importorskip("envpool", reason="EnvPool is an extra, without wheels for every platform")
     from etude.environments.backends.envpool_envs import EnvPoolEnvs
 
-    algorithm, environment, taken, _ = SMALL[name]
-    simulator, shape = ("CartPole-v1", (4,)) if "discrete" in taken else ("Pendulum-v1", (3,))
-    if environment is PROCESS:
-        simulator, shape = "FrozenLake-v1", ()
+    algorithm = SMALL[name][0]
     environment = EnvPoolEnvs(simulator, 2)
-    play = partial(played, algorithm, environment)
-    state = shape_of_state(algorithm, environment)
-    assert jax.eval_shape(play, state, KEYS[0])[1].observation.shape == (3, 2, *shape)
-    if name in ("td", "pqn", "td3"):
-        state = blank_state(algorithm, environment)
-        stage, experience = jax.jit(play)(state, KEYS[0])
-        assert (stage.episode_length <= 3).all() and experience.observation.shape == (3, 2, *shape)
-        assert_alike(jax.eval_shape(algorithm.update, state, experience, KEYS[0])[0], state)
+    state = blank_state(algorithm, environment)
+    stage, experience = jax.jit(partial(played, algorithm, environment))(state, KEYS[0])
+    assert (stage.episode_length <= 3).all() and experience.observation.shape == (3, 2, *shape)
+    assert_alike(jax.eval_shape(algorithm.update, state, experience, KEYS[0])[0], state)
 
 
 # What is learned where it is known
@@ -450,7 +465,7 @@ def q_by_search(algorithm, state, observation):
     """Of actions in a box, by the planner that looks for the best."""
     action, _ = algorithm.act(state, observation[None], (), KEYS[0], explore=False)
     return {
-        "values": state.q.head.mean(state.q.at(observation[None], action)),
+        "values": state.q.head.mean(state.q.outputs_for(observation[None], action)),
         "action": action[0, 0],
     }
 
@@ -481,7 +496,7 @@ def critics_of_policy(algorithm, state, observation):
 
 
 def agent_of(algorithm, state, observation):
-    agent = state.networks if hasattr(state, "agent") else state.learner.networks
+    agent = state.networks if hasattr(state, "networks") else state.learner.networks
     choice, value, _ = agent(observation)
     if hasattr(choice, "logits"):
         return {"values": value[None], "probability": jax.nn.softmax(choice.logits)}
@@ -531,6 +546,7 @@ TRUSTED = TRPO(
     conjugate_steps=5,
 )
 SHARED = replace(STEPWISE, shared=True, discount_from="start", control_variate=True)
+SHARED_IN_A_BOX = "actor-critic of one body with a control variate in a box"
 PROBED = {
     "dqn": Probed(
         DQN(**ALIKE, **RANDOM, batch_size=32, capacity=512, warmup_steps=64, target_interval=20),
@@ -588,9 +604,7 @@ PROBED = {
     ),
     "reinforce": Probed(EPISODIC, agent_of, DISCRETE, 8, 150, 0.07),
     "actor-critic": Probed(replace(STEPWISE, value_steps=5), agent_of, DISCRETE, 8, 400, 0.07),
-    "actor-critic of one body with a control variate in a box": Probed(
-        SHARED, agent_of, CONTINUOUS, 8, 400, 0.07, 0.12
-    ),
+    SHARED_IN_A_BOX: Probed(SHARED, agent_of, CONTINUOUS, 8, 400, 0.07, 0.12),
     "trpo": Probed(TRUSTED, agent_of, DISCRETE, 8, 100, 0.07),
     "ppo": Probed(REPEATED, agent_of, DISCRETE, 8, 150, 0.05, probability=0.98),
     "ppo of one body": Probed(
@@ -598,12 +612,18 @@ PROBED = {
     ),
     "ppo in a box": Probed(REPEATED, agent_of, CONTINUOUS, 8, 150, 0.05),
 }
-FAST = {"pqn"}
+# the others' updates are compared with NumPy or with loops, and their gradients with exact ones
+LEARNED = {"dqn", "dqn in a box", "naf", "trpo", "ppo", SHARED_IN_A_BOX}
 
 
 @pytest.mark.parametrize(
     "name",
-    [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in PROBED],
+    [
+        name
+        if name == "pqn"
+        else pytest.param(name, marks=pytest.mark.slow if name in LEARNED else pytest.mark.system)
+        for name in PROBED
+    ],
 )
 def test_values_and_actions_are_learned_where_they_are_known(name):
     """The limit of five steps is no end. The reward in a box falls with the square of the distance
@@ -642,7 +662,7 @@ def test_values_and_actions_are_learned_where_they_are_known(name):
             assert one["curvature"] == pytest.approx(2, rel=0.05)
 
 
-@pytest.mark.slow
+@pytest.mark.system
 def test_a_time_limit_of_gymnasium_is_no_end():
     """Its true successors reach an algorithm as those of any environment do."""
     gymnasium_probes.register()
