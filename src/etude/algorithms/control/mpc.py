@@ -141,7 +141,7 @@ class MPC:
                     elites=self.elites,
                     exponent=self.noise_exponent,
                     smoothing=self.smoothing,
-                    kept=start.reused_plans,
+                    reused_plans=start.reused_plans,
                 )
                 return found.best, PlannerMemory(found.mean, kept)
         found = mppi(
