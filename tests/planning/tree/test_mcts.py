@@ -98,7 +98,7 @@ def numbers_of(key, uct):
 def assert_same(tree, root, index=0):
     """Node by node; how many there are."""
     assert (tree.visits[index], tree.terminated[index]) == (root.visits, root.terminated)
-    np.testing.assert_allclose(tree.total[index], root.total, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(tree.return_sum[index], root.return_sum, rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(tree.reward[index], root.reward, rtol=1e-6)
     assert tree.fully_expanded[index] == (not root.untried and any(root.children))
     assert [child > 0 for child in tree.children[index]] == [
@@ -284,7 +284,7 @@ def test_where_nothing_is_legal_there_is_nothing_to_search():
     uct = UCT(ACTIONS, 3, horizon=2, legal=lambda state: jnp.zeros(ACTIONS, bool))
     found = jax.tree.map(np.asarray, jax.jit(lambda: search(uct, Table(), jnp.int32(0), KEY))())
     assert found.action == 0 and (found.visits == 0).all() and (found.values == -jnp.inf).all()
-    assert found.tree.visits.tolist() == [3, 0, 0, 0] and found.tree.total[0] == 0
+    assert found.tree.visits.tolist() == [3, 0, 0, 0] and found.tree.return_sum[0] == 0
 
 
 def test_every_action_in_question_is_picked_alike():
