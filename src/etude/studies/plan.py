@@ -229,7 +229,7 @@ def run_sampling_planner(
                 after = cem(score, key, mean, std, **size, elites=elites, smoothing=0.1)
             case "icem":
                 after, kept = icem(
-                    score, key, mean, std, **size, elites=elites, exponent=2.0, kept=kept
+                    score, key, mean, std, **size, elites=elites, exponent=2.0, reused_plans=kept
                 )
             case _:
                 after = mppi(score, key, mean, std, **size, exponent=2.0)
@@ -319,5 +319,9 @@ def most_visited(tree: mcts.Tree) -> Iterator[tuple[int, tuple[int, int, int, fl
     for node in sorted(shown):  # a parent was there before its children, and visited as often
         yield (
             node,
-            (*parents[node], int(tree.visits[node]), float(tree.total[node] / tree.visits[node])),
+            (
+                *parents[node],
+                int(tree.visits[node]),
+                float(tree.return_sum[node] / tree.visits[node]),
+            ),
         )
