@@ -101,8 +101,7 @@ def true_model(environment: str) -> ObservedModel:
     if environment not in STATE_FROM_OBSERVATION:
         raise InvalidInput(
             f"the true model of {environment!r} is not at hand; it is of "
-            f"{', '.join(STATE_FROM_OBSERVATION)}. "
-            "Give your own with etude.register_model"
+            f"{', '.join(STATE_FROM_OBSERVATION)}. Give your own with etude.register_model"
         )
     return TrueModel(PORTS[environment]().environment, STATE_FROM_OBSERVATION[environment])
 
@@ -121,8 +120,7 @@ def model_for(environment: str, spec: EnvironmentSpec) -> ObservedModel:
         ):
             raise InvalidInput(
                 f"model is {environment!r}, whose spaces are not those of the environment to act "
-                "in; plan on the "
-                "one to act in"
+                "in; plan on the one to act in"
             )
         return model
     shapes_and_dtypes = lambda tree: jax.tree.map(lambda x: (x.shape, x.dtype), tree)
@@ -134,7 +132,6 @@ def model_for(environment: str, spec: EnvironmentSpec) -> ObservedModel:
     ):
         raise InvalidInput(
             f"the model registered for {environment!r} steps from a state of {state} to "
-            f"{outcome}; make it a ModelStep "
-            "whose state is of the same kind"
+            f"{outcome}; make it a ModelStep whose state is of the same kind"
         )
     return model

@@ -201,7 +201,7 @@ def test_the_guess_decides_the_way_round(flown):
     over = collocate(FLIGHT, 15, guess=above)
     middle = len(flown.times) // 2
     assert over.states[middle, 1] > 0.6 and flown.states[middle, 1] < -0.4 and over.converged
-    again = collocate(FLIGHT, 15, guess=flown.at)
+    again = collocate(FLIGHT, 15, guess=flown.interpolate)
     np.testing.assert_allclose(again.states, flown.states, atol=1e-2)
 
 

@@ -43,7 +43,7 @@ def test_a_line_is_found_wherever_it_lies(shape, length):
     stones = (
         np.random.default_rng(0).random((300, *shape)) < np.linspace(0.2, 0.8, 300)[:, None, None]
     )
-    found = jax.jit(jax.vmap(partial(has_line, length=length)))(stones)
+    found = jax.jit(jax.vmap(partial(has_line, line_length=length)))(stones)
     expected = [slow_line(board, length) for board in stones]
     np.testing.assert_array_equal(found, expected)
     assert length > max(shape) or 0 < sum(expected) < 300
@@ -130,7 +130,9 @@ def test_values_satisfy_bellman_on_every_board(game, boards):
 
 def test_what_everybody_knows_of_tic_tac_toe():
     solution, state = solve_game(TIC_TAC_TOE), TIC_TAC_TOE.initial_state()
-    assert solution.value[board_index(state)] == 0 and solution.best_actions[board_index(state)].all()
+    assert (
+        solution.value[board_index(state)] == 0 and solution.best_actions[board_index(state)].all()
+    )
     corner = TIC_TAC_TOE.step(state, 0, KEY).state
     assert np.flatnonzero(solution.best_actions[board_index(corner)]).tolist() == [4]
     edge = TIC_TAC_TOE.step(corner, 1, KEY).state

@@ -299,7 +299,7 @@ def test_every_action_in_question_is_picked_alike():
 
 def test_bad_input():
     for wrong, message in (
-        ({"actions": 0}, "actions is 0"),
+        ({"num_actions": 0}, "num_actions is 0"),
         ({"simulations": 0}, "simulations is 0; it must be at least 1"),
         ({"horizon": 0}, "horizon is 0"),
         ({"players": 3}, "players is 3"),
@@ -309,7 +309,7 @@ def test_bad_input():
             {"policy": lambda state, key: 0, "value": lambda state: 0.0},
             "policy and value are both given",
         ),
-        ({"actions": 4}, r"legal gives an array of shape \(3,\) for 4 actions"),
+        ({"num_actions": 4}, r"legal gives an array of shape \(3,\) for 4 actions"),
     ):
         with pytest.raises(InvalidInput, match=message):
             search(replace(ONE, **wrong), Table(), jnp.int32(0), KEY)

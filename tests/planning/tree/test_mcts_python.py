@@ -62,7 +62,9 @@ class Road:
 @pytest.mark.parametrize("value, worth", [(None, 3.0), (lambda road: 10.0, 3 + 10.0)])
 def test_a_time_limit_cuts_off_play_and_what_comes_later_has_its_value(value, worth):
     root = search_simulator(
-        UCT(num_actions=1, simulations=6, horizon=50, value=value), Road(3), np.random.default_rng(0)
+        UCT(num_actions=1, simulations=6, horizon=50, value=value),
+        Road(3),
+        np.random.default_rng(0),
     )
     node, depth = root, 0
     while node.children[0]:
@@ -71,7 +73,10 @@ def test_a_time_limit_cuts_off_play_and_what_comes_later_has_its_value(value, wo
     if value is None:
         assert root.return_sum / root.visits == worth
     else:
-        assert node.return_sum / node.visits == 10 and root.return_sum == (1 + 10) + (2 + 10) + 4 * worth
+        assert (
+            node.return_sum / node.visits == 10
+            and root.return_sum == (1 + 10) + (2 + 10) + 4 * worth
+        )
 
 
 def test_what_cannot_be_copied_is_refused():

@@ -22,7 +22,7 @@ class CMAESParameters(NamedTuple):
 
     # w_i by rank i, best first, [samples]; those of the better half are positive and sum to 1
     weights: np.ndarray
-    mu_eff: float  # μ_eff: variance-effective selection mass, Σ w > 0 squared over Σ w²
+    mu_eff: float  # μ_eff: variance-effective selection mass, (Σ w)² / Σ w² of the positive w
     rank_one_rate: float  # c₁: learning rate of the rank-one update of C
     rank_mu_rate: float  # c_μ: learning rate of the rank-μ update of C
     covariance_path_rate: float  # c_c: decay rate of the evolution path p_c

@@ -379,8 +379,8 @@ class NonlinearProgram:
         if not violation <= tolerance:
             raise InvalidInput(
                 f"no trajectory keeps to all constraints after {result.nit} iterations: {name} by "
-                f"{violation:.3g}; "
-                "loosen the constraint, or give another duration, more intervals or a better guess"
+                f"{violation:.3g}; loosen the constraint, or give another duration, more "
+                "intervals or a better guess"
             )
         states, controls = split_points(self.problem, points)
         derivatives = np.asarray(jax.vmap(self.problem.derivative)(states, controls))
@@ -427,9 +427,8 @@ def validate_problem(problem: ContinuousProblem) -> None:
     if (len(problem.end), len(problem.high)) != (n, m) or not problem.duration > 0:
         raise InvalidInput(
             f"start and end have {n} and {len(problem.end)} elements, low and high {m} and "
-            f"{len(problem.high)}, "
-            f"and the duration is {problem.duration}; each two must agree, and the duration be "
-            "above 0"
+            f"{len(problem.high)}, and the duration is {problem.duration}; each two must agree, "
+            "and the duration be above 0"
         )
     x, u = jnp.zeros(n), jnp.zeros(m)
     for name, output, expected in (

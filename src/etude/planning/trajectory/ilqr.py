@@ -400,9 +400,8 @@ def check_shapes(problem: Problem, state: Array, controls: Array) -> None:
         if (output.shape, output.dtype) != (expected.shape, expected.dtype):
             raise InvalidInput(
                 f"{name} gives {output.dtype} {list(output.shape)} for a state {state.dtype} "
-                f"{list(state.shape)} "
-                f"and a control {u.dtype} {list(u.shape)}; it must give {expected.dtype} "
-                f"{list(expected.shape)}"
+                f"{list(state.shape)} and a control {u.dtype} {list(u.shape)}; it must give "
+                f"{expected.dtype} {list(expected.shape)}"
             )
     bounds = control_bounds(problem, controls)
     if bounds and not isinstance(bounds[0], jax.core.Tracer) and not (bounds[0] <= bounds[1]).all():
@@ -422,8 +421,6 @@ def require_finite(problem: Problem, result: ILQRResult) -> None:
     step = int(jnp.argmin(jnp.isfinite(costs) & jnp.isfinite(next_states).all(1)))
     raise InvalidInput(
         f"the first guess is not finite at step {step}: its cost is {costs[step]} and the state "
-        "after it "
-        f"{next_states[step]}; guess controls under which the states stay finite, or guess the "
-        "states too and "
-        f"use multiple shooting"
+        f"after it {next_states[step]}; guess controls under which the states stay finite, or "
+        "guess the states too and use multiple shooting"
     )

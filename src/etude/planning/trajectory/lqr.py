@@ -84,8 +84,7 @@ def lqr(problem: LinearQuadratic) -> Regulator:
         step = int(jnp.flatnonzero(~regulator.is_positive_definite)[-1])
         raise InvalidInput(
             f"the control Hessian Q_uu of step {step} is not positive definite, or not finite, so "
-            "no control "
-            f"is the best; give that step's controls a cost (C_uu)"
+            "no control is the best; give that step's controls a cost (C_uu)"
         )
     return regulator
 
@@ -192,8 +191,7 @@ def infinite_horizon(F: Array, C: Array, doublings: int = 50) -> StationaryRegul
     if not isinstance(stationary.converged, jax.core.Tracer) and not stationary.converged:
         raise InvalidInput(
             f"the value has not converged after 2^{doublings} steps; it does where the controls "
-            "reach every "
-            f"unstable mode of F, C is positive semidefinite and C_uu positive definite"
+            "reach every unstable mode of F, C is positive semidefinite and C_uu positive definite"
         )
     return stationary
 
