@@ -56,7 +56,7 @@ class ActorCritic:
     max_gradient_norm: float = traced(0.5, above=0)
     """Global norm to which gradients are clipped; inf: no clip."""
     initial_std: float = traced(1.0, above=0)
-    """Initial standard deviation of continuous actions, which are scaled to [-1, 1]."""
+    """Initial standard deviation of Box actions, in units of [-1, 1] for a bounded Box."""
     hidden: tuple[int, ...] = static((64, 64), at_least=1)
     """Units of each hidden layer, of policy and value alike."""
     activation: Activation = static("tanh")

@@ -1,4 +1,4 @@
-"""An action-dependent control variate of the policy gradient, with its correction (Q-Prop).
+"""An action-dependent control variate of the policy gradient, after Q-Prop.
 
     ∇J = E[∇log π(a|s) (A - Ã(s, a))] + E[∇ E_{a~π} Q(s, a)],   Ã(s, a) = Q(s, a) - E_{a~π} Q(s, a)
 

@@ -81,7 +81,7 @@ class Reinforce:
     weight_clip: float = traced(math.inf, above=0)
     """Upper limit of importance weights; inf: no clip."""
     initial_std: float = traced(1.0, above=0)
-    """Initial standard deviation of continuous actions, which are scaled to [-1, 1]."""
+    """Initial standard deviation of Box actions, in units of [-1, 1] for a bounded Box."""
     hidden: tuple[int, ...] = static((64, 64), at_least=1)
     """Units of each hidden layer, of policy and value alike."""
     activation: Activation = static("tanh")
@@ -182,7 +182,8 @@ class Reinforce:
         )
         if self.baseline in ("average", "optimal"):
             is_complete &= state.pending_episodes >= 2
-        is_full = (  # [env]
+        # [env]: the next rollout would overwrite steps that are yet to be learned from.
+        is_full = (
             state.buffer.inserted - state.start_row
             > ring_buffer.length(state.buffer) - self.rollout_length
         )
@@ -281,9 +282,8 @@ class Reinforce:
         opt_state = (policy_opt_state, value_opt_state)
         learner = replace(state.learner, networks=networks, opt_state=opt_state)
         learned_episodes = state.learned_episodes + state.pending_episodes
-        return ReinforceState(
-            learner, (), end_row, end_row, jnp.int32(0), learned_episodes
-        ), metrics
+        state = ReinforceState(learner, (), end_row, end_row, jnp.int32(0), learned_episodes)
+        return state, metrics
 
     def importance_weighted_returns(
         self, log_ratio: Array, return_inputs: dict[str, Any], episodes: EpisodeBatch

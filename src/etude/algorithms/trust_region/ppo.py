@@ -68,7 +68,7 @@ class PPO:
     max_gradient_norm: float = traced(0.5, above=0)
     """Global norm to which gradients are clipped; inf: no clip."""
     initial_std: float = traced(1.0, above=0)
-    """Initial standard deviation of continuous actions, which are scaled to [-1, 1]."""
+    """Initial standard deviation of Box actions, in units of [-1, 1] for a bounded Box."""
     hidden: tuple[int, ...] = static((64, 64), at_least=1)
     """Units of each hidden layer, of policy and value alike."""
     activation: Activation = static("tanh")
@@ -89,7 +89,7 @@ class PPO:
     """Rule for the weight β of the KL penalty: "adaptive" doubles or halves it (Schulman et al.,
     2017), "dual" is dual gradient ascent."""
     kl_stop: bool = static(False)
-    """Whether an update stops early once the divergence exceeds 1.5 kl_target."""
+    """Whether an update stops early once the divergence exceeds 1.5 kl_target, as in SB3."""
     normalize_advantage: bool = static(True)
     """Whether advantages are normalized to mean 0 and std 1 in each minibatch."""
     normalize_observation: bool = static(False)
@@ -127,6 +127,7 @@ class PPO:
         batch = on_policy.to_samples(self, scaled, batch)
 
         def update_epoch(carry, key):
+            # The distribution π_old is large and serves the KL penalty alone.
             samples = batch if self.kl_penalty != "none" else replace(batch, distribution=())
             minibatches = on_policy.sample_minibatches(self, key, samples)
             step = partial(self.update_minibatch, penalty=state.penalty)
@@ -137,7 +138,8 @@ class PPO:
         (learner, _), metrics = jax.lax.scan(update_epoch, (learner, keep_going), keys)
         penalty = self.update_penalty(state.penalty, learner.networks, batch)
 
-        # Metrics are [epoch, minibatch]; average them over the steps before the early stop.
+        # Metrics are [epoch, minibatch]; average them over the steps before the early stop. Without
+        # kl_stop there is no mask "applied": every step counts.
         applied = metrics.pop("applied", jnp.ones_like(metrics["kl"], bool))
         means = jax.tree.map(lambda x: jnp.where(applied, x, 0).sum() / applied.sum(), metrics)
         learner = on_policy.finish_update(self, learner, experience)

@@ -47,7 +47,7 @@ class TRPO:
     gae_lambda: float = traced(0.95, at_least=0, at_most=1)
     """λ of generalized advantage estimation (Schulman et al., 2016); 1: Monte Carlo returns."""
     initial_std: float = traced(1.0, above=0)
-    """Initial standard deviation of continuous actions, which are scaled to [-1, 1]."""
+    """Initial standard deviation of Box actions, in units of [-1, 1] for a bounded Box."""
     hidden: tuple[int, ...] = static((64, 64), at_least=1)
     """Units of each hidden layer, of policy and value alike."""
     activation: Activation = static("tanh")
@@ -96,10 +96,6 @@ class TRPO:
         on_policy.check_batch_sizes(self, spec)
         learner = on_policy.init_learner(self, key, spec)
         return replace(learner, opt_state=self.optimizer().init(learner.networks.value))
-
-    def optimizer(self) -> optax.GradientTransformation:
-        """The optimizer of the value function."""
-        return optax.adam(self.learning_rate)
 
     def act(
         self, state: LearnerState, observation: Any, memory: Any, key: Array, explore: bool
@@ -209,6 +205,10 @@ class TRPO:
             update_epoch, (value, opt_state), jax.random.split(key, self.value_epochs)
         )
         return value, opt_state, losses.mean()
+
+    def optimizer(self) -> optax.GradientTransformation:
+        """The optimizer of the value function."""
+        return optax.adam(self.learning_rate)
 
 
 # The natural policy gradient (Kakade, 2001): the closed-form step without a line search.
