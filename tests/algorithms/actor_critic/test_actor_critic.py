@@ -183,19 +183,15 @@ def test_the_step_is_rmsprop_with_epsilon_outside_the_root():
         )
         after = improve(algorithm, learner, batch, weight).networks.policy.head
         before = learner.networks.policy.head
-        logits = life.observation.astype(float) @ np.asarray(
-            before.weight, float
-        ).T + np.asarray(before.bias, float)
+        logits = life.observation.astype(float) @ np.asarray(before.weight, float).T + np.asarray(
+            before.bias, float
+        )
         p = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
         along = (
             -(scale * weight * advantage)[..., None] * (np.eye(4)[life.action] - p) / advantage.size
         )
         for ours, old, g in (
-            (
-                after.weight,
-                before.weight,
-                np.einsum("tea,teo->ao", along, life.observation),
-            ),
+            (after.weight, before.weight, np.einsum("tea,teo->ao", along, life.observation)),
             (after.bias, before.bias, along.sum((0, 1))),
         ):
             np.testing.assert_allclose(
