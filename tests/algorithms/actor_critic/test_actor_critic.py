@@ -168,7 +168,7 @@ def test_steps_weigh_by_their_age_in_the_episode():
 
 @jax.jit
 def improve(algorithm, learner, batch, weight, variate=(), key=KEY):
-    return algorithm.improve(learner, batch, weight, variate, key)[0]
+    return algorithm.gradient_step(learner, batch, weight, variate, key)[0]
 
 
 def test_the_step_is_rmsprop_with_epsilon_outside_the_root():
@@ -268,8 +268,8 @@ def gradient_of_step(algorithm, learner, action, advantage, variate, key):
     batch = RolloutBatch(
         SEEN_STATE[None], action[None], None, jnp.zeros(1), advantage[None], jnp.zeros(1), choice
     )
-    after, _ = algorithm.improve(learner, batch, jnp.ones(1), variate, key)
-    moment = after.optimizer[0][1][0].mu.policy
+    after, _ = algorithm.gradient_step(learner, batch, jnp.ones(1), variate, key)
+    moment = after.opt_state[0][1][0].mu.policy
     return -10 * jnp.concatenate([moment.head.bias, moment.log_std])
 
 
