@@ -613,15 +613,13 @@ PROBED = {
     "ppo in a box": Probed(REPEATED, agent_of, CONTINUOUS, 8, 150, 0.05),
 }
 # the others' updates are compared with NumPy or with loops, and their gradients with exact ones
-LEARNED = {"dqn", "dqn in a box", "naf", "trpo", "ppo", SHARED_IN_A_BOX}
+LEARNED = {"dqn", "pqn", "dqn in a box", "naf", "trpo", "ppo", SHARED_IN_A_BOX}
 
 
 @pytest.mark.parametrize(
     "name",
     [
-        name
-        if name == "pqn"
-        else pytest.param(name, marks=pytest.mark.slow if name in LEARNED else pytest.mark.system)
+        pytest.param(name, marks=pytest.mark.slow if name in LEARNED else pytest.mark.system)
         for name in PROBED
     ],
 )

@@ -250,8 +250,14 @@ class Slow:
 @every_kind
 @pytest.mark.parametrize(
     "setting",
-    [SMALL, replace(SMALL, gradient="score_function", critics=1, learn_temperature=False)],
-    ids=["sac", "score_function"],
+    [
+        pytest.param(SMALL, id="sac"),
+        pytest.param(
+            replace(SMALL, gradient="score_function", critics=1, learn_temperature=False),
+            id="score_function",
+            marks=pytest.mark.slow,
+        ),
+    ],
 )
 def test_gradient_steps_are_those_of_numpy(setting, kind):
     """Three in a row: all the losses, the gradients, Adam, the temperature and the targets."""
@@ -439,27 +445,31 @@ def test_play_is_uniform_until_the_warmup_is_over_and_then_the_policys(kind):
 def test_a_held_noise_is_that_of_every_step_until_the_update(kind):
     """In warm-up and after it; two copies draw apart, and without it two steps do."""
     observation, keys = jnp.zeros((2, 3)), jax.random.split(jax.random.key(5), 50)
-    for sac in (
-        replace(SMALL, noise_per_rollout=True, warmup_steps=warmup) for warmup in (0, 10**6)
-    ):
-        state = jax.jit(lambda sac=sac: sac.init(KEY, spec_of(kind)))()
-        play = jax.jit(
-            jax.vmap(
-                lambda key, state, sac=sac: sac.act(state, observation, (), key, explore=True)[0],
-                (0, None),
-            )
+    sac = replace(SMALL, noise_per_rollout=True)
+    lived = transitions(kind, 0, 3, 2)
+
+    def play(sac, state):
+        """Of each step, [step, env, ...]."""
+        return jax.vmap(lambda key: sac.act(state, observation, (), key, explore=True)[0])(keys)
+
+    @jax.jit
+    def play_before_and_after_updates(state):
+        def play_after(key):
+            after, _ = sac.update(state, lived, key)
+            return play(sac, replace(state, rollout_noise_key=after.rollout_noise_key))
+
+        return play(sac, state), jax.vmap(play_after)(jax.random.split(KEY, 12))
+
+    state = fresh(sac, kind)
+    for steps in (0, sac.warmup_steps):
+        before, after = jax.device_get(
+            play_before_and_after_updates(replace(state, steps=jnp.int32(steps)))
         )
-        held = [np.asarray(play(keys, state))]
-        for seed in range(12):
-            state = update(sac, state, transitions(kind, seed, 3, 2), jax.random.key(seed))[0]
-            held.append(np.asarray(play(keys, state)))
-        assert (held[0] == held[0][0]).all()
-        drawn = np.stack([actions[0] for actions in held])  # [update, env, ...]
+        held = np.concatenate([before[None], after])  # [update, step, env, ...]
+        assert (held == held[:, :1]).all()
+        drawn = held[:, 0]
         assert len(np.unique(drawn, axis=0)) > 5 and (drawn[:, 0] != drawn[:, 1]).any()
-    state = fresh(SMALL, kind)
-    plain = np.asarray(
-        jax.jit(jax.vmap(lambda key: SMALL.act(state, observation, (), key, explore=True)[0]))(keys)
-    )
+    plain = np.asarray(jax.jit(partial(play, SMALL))(fresh(SMALL, kind)))
     assert (plain != plain[0]).any()
 
 
@@ -545,12 +555,11 @@ def test_the_targets_start_as_a_copy_and_the_twins_apart():
 @pytest.mark.parametrize(
     "action, gradient",
     [
-        (Discrete(3, start=-1), "reparameterized"),
         (Discrete(3, start=-1), "score_function"),
         (Box((2,), "int32", 0, 10), "reparameterized"),
         (Box((), "float32", -1.0, 1.0), "score_function"),
     ],
-    ids=["discrete", "discrete score", "integers", "scalar score"],
+    ids=["discrete score", "integers", "scalar score"],
 )
 def test_trees_of_observations_are_judged_with_actions_of_every_kind(action, gradient):
     """Traced, not run. Actions are kept as the policy chose them, in real numbers, though the
@@ -650,7 +659,14 @@ SETTINGS = {  # name: (algorithm, space)
     "box": (PROBED, probes.CONTINUOUS),
     "discrete": (replace(PROBED, **OffPolicyActorCritic.keywords), probes.DISCRETE),  # by the score
 }
-every_setting = pytest.mark.parametrize("name", SETTINGS)
+# a box for `make test-system`: every one of its steps is compared with NumPy
+every_setting = pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param("box", marks=pytest.mark.system),
+        pytest.param("discrete", marks=pytest.mark.slow),
+    ],
+)
 VALUES = {  # probe: {observation: value of every action}
     CONSTANT: {0: 1},
     SEEN: {-1: -1, 1: 1},
@@ -710,7 +726,6 @@ def trained():
     return states
 
 
-@pytest.mark.slow
 @every_setting
 def test_values_and_the_right_action_are_learned(trained, name):
     """Where there is nothing to choose, a temperature that is learned falls to nothing, so that the
@@ -761,7 +776,7 @@ def test_soft_values_of_discrete_actions_are_learned(trained):
     assert of(states, CONSTANT).policy(STILL).entropy() == pytest.approx(even, abs=0.01)
 
 
-@pytest.mark.slow
+@pytest.mark.system
 def test_paid_for_entropy_alone_a_squashed_policy_is_nearly_uniform(trained):
     """log 2 a dimension is that of the uniform; a normal squashed comes within a hundredth of it,
     so the temperature grows."""

@@ -74,7 +74,7 @@ def mean_returns(recurrent, keys):
     return jax.vmap(one)(keys)
 
 
-@pytest.mark.slow
+@pytest.mark.system
 def test_what_was_shown_is_known_later_by_a_memory():
     returns = np.asarray(mean_returns("gru", jax.random.split(jax.random.key(0), SEEDS)))
     assert (returns >= 0.9).all(), returns

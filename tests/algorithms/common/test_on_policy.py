@@ -1,7 +1,7 @@
 """What on-policy algorithms share: acting with a memory, and cutting what was lived into sequences
 that give it back."""
 
-from functools import partial
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -60,7 +60,9 @@ ALGORITHMS = {
         SMALL, recurrent="lstm", shared=True, state_noise=True, noise_interval=3, batch_size=20
     ),
 }
-every_algorithm = pytest.mark.parametrize("name", ALGORITHMS)
+every_algorithm = pytest.mark.parametrize(
+    "name", ["gru", pytest.param("lstm, shared, noise", marks=pytest.mark.slow)]
+)
 
 
 def beginning(algorithm):
@@ -144,16 +146,18 @@ def play_and_batch(name, state, key):
 
 @pytest.fixture(scope="module")
 def played():
-    told = {
-        name: jax.device_get(play_and_batch(name, beginning(algorithm), KEY))
-        for name, algorithm in ALGORITHMS.items()
-    }
-    for one in told.values():
+    """A function from an algorithm's name to what it played."""
+
+    @cache
+    def play(name):
+        one = jax.device_get(play_and_batch(name, beginning(ALGORITHMS[name]), KEY))
         done = np.asarray(one.experience.done)
         # copies end at times of their own
         assert (done.sum(0) >= 3).all() and not done.all(1).any()
         assert one.experience.terminated.any() and one.experience.truncated.any()
-    return told
+        return one
+
+    return play
 
 
 def starts(experience):
@@ -163,7 +167,7 @@ def starts(experience):
 
 @every_algorithm
 def test_a_memory_is_handed_on_and_is_blank_where_an_episode_begins(played, name):
-    one = played[name]
+    one = played(name)
     noted, begins, done = (
         one.experience.memory,
         starts(one.experience),
@@ -195,7 +199,7 @@ def test_a_memory_is_handed_on_and_is_blank_where_an_episode_begins(played, name
 @every_algorithm
 def test_what_it_goes_on_with_is_what_the_agent_remembers(played, name):
     """Of the observation as the networks see it."""
-    one = played[name]
+    one = played(name)
     noted, observation = one.experience.memory, one.experience.observation
     seen = on_policy.normalize_observation(ALGORITHMS[name], one.state.learner, observation)
     assert (seen is observation) != ALGORITHMS[name].normalize_observation
@@ -213,7 +217,7 @@ def test_what_it_goes_on_with_is_what_the_agent_remembers(played, name):
 def test_the_value_of_what_follows_is_that_of_the_memory_it_goes_on_with(played):
     """A truncated episode goes on with what it remembers; to the next step's own value where none
     ends."""
-    one = played["gru"]
+    one = played("gru")
     algorithm = ALGORITHMS["gru"]
     _, after = jax.jit(lambda state, x: on_policy.evaluate_rollout(algorithm, state.learner, x))(
         one.state, one.experience
@@ -239,7 +243,7 @@ def ordered(rows):
 @every_algorithm
 def test_sequences_are_stretches_of_each_copy_with_the_memory_they_begin_with(played, name):
     """All in the order of time, each stretch once, beside what belongs to it."""
-    one = played[name]
+    one = played(name)
     # at the rollout's first
     whole = replace(
         one.batch, initial_carry=(), is_first=jnp.asarray(starts(one.experience)).at[0].set(False)
@@ -288,7 +292,7 @@ def test_sequences_are_stretches_of_each_copy_with_the_memory_they_begin_with(pl
 def test_over_sequences_the_policy_says_what_it_said_while_acting(played, name):
     """So before its first update the ratio is 1, also past the end of an episode inside a
     sequence."""
-    one = played[name]
+    one = played(name)
     assert np.asarray(one.sequences.is_first)[1:].any() and any(
         h.any() for h in jax.tree.leaves(one.sequences.initial_carry)
     )
@@ -303,7 +307,7 @@ def test_over_sequences_the_policy_says_what_it_said_while_acting(played, name):
 
 
 def test_policy_and_value_by_themselves_say_what_the_agent_says(played):
-    one = played["gru"]
+    one = played("gru")
     agent, (_, log_prob, value) = one.state.learner.networks, one.seen[0]
 
     @jax.jit
@@ -347,7 +351,7 @@ def test_without_a_memory_a_batch_is_its_samples():
     np.testing.assert_array_equal(noted.elapsed_steps, [2] * ENVS)
 
 
-@pytest.mark.parametrize("interval", [0, 3])
+@pytest.mark.parametrize("interval", [pytest.param(0, marks=pytest.mark.slow), 3])
 def test_noise_is_kept_for_its_interval_and_drawn_anew_where_an_episode_begins(interval):
     """Each copy has its own; the action is the mean and the features times the matrix that the
     noted key stands for."""

@@ -77,16 +77,8 @@ def test_cross_entropy_swings_the_pendulum_up():
     assert returns.mean() > -220
 
 
-@pytest.mark.parametrize(
-    "planner",
-    [
-        "icem",
-        *(
-            pytest.param(name, marks=pytest.mark.slow)
-            for name in ("random_shooting", "cem", "mppi")
-        ),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("planner", ["icem", "random_shooting", "cem", "mppi"])
 def test_every_planner_notes_what_is_left_of_its_plan(planner):
     """Its actions are in the box; a new episode's memory is zeros; the key decides, and one copy's
     plan is no other's."""

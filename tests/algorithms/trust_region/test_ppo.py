@@ -177,11 +177,8 @@ def test_estimates_are_those_of_a_loop():
     np.testing.assert_array_equal(batch.action, experience.action.reshape(-1))
 
 
-@pytest.mark.parametrize(
-    "space",
-    [ACTIONS["discrete"], pytest.param(ACTIONS["box"], marks=pytest.mark.slow)],
-    ids=ACTIONS,
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("space", ACTIONS.values(), ids=ACTIONS)
 def test_before_its_first_update_the_ratio_is_one(space):
     """Of a whole rollout to the last bit; products of fewer rows may be summed in another order,
     and round another way."""

@@ -168,7 +168,7 @@ def natural_gradient(trpo, batch, policy, every):
     return g, np.sqrt(2 * trpo.kl_limit / (g @ direction)) * direction
 
 
-@pytest.mark.parametrize("every", [1, 3])
+@pytest.mark.parametrize("every", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_the_natural_gradient_is_that_of_the_fisher_matrix(every):
     """Of every so many samples. To first order the step moves the policy by its limit."""
     trpo = NaturalGradient(

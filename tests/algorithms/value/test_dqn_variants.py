@@ -82,8 +82,13 @@ def process():
     return JaxEnvs(Tabular(mdp), 8), np.asarray(q)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("variant", ["quantile", "all"])
+@pytest.mark.parametrize(
+    "variant",
+    [
+        pytest.param("quantile", marks=pytest.mark.system),
+        pytest.param("all", marks=pytest.mark.slow),
+    ],
+)
 def test_values_of_a_random_process_are_those_of_dynamic_programming(process, variant):
     environment, exact = process
     settings = {"initial_epsilon": 1.0, "final_epsilon": 1.0, **VARIANTS[variant]}
@@ -359,4 +364,4 @@ def test_settings_that_make_no_sense_are_refused(settings, message):
 )
 def test_what_needs_discrete_actions_is_refused_in_a_box(settings, message):
     with pytest.raises(InvalidInput, match=message):
-        replace(SMALL, **settings).init(KEY, ARM)
+        jax.eval_shape(partial(replace(SMALL, **settings).init, spec=ARM), KEY)

@@ -232,6 +232,7 @@ def test_a_truncation_is_no_termination():
     np.testing.assert_array_equal(np.asarray(estimate_target(SMALL, q, other))[:4], cut[:4])
 
 
+@pytest.mark.slow
 def test_an_update_is_epochs_of_steps_on_targets_from_before():
     """Every sample is used once an epoch, in an order of its own."""
     state, x = fresh(SMALL), random_experience()

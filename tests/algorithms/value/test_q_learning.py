@@ -209,10 +209,8 @@ def textbook(process, target, steps, rate, discount):
     return np.array(path), np.array(course)
 
 
-@pytest.mark.parametrize(
-    "target",
-    ["q_learning", *(pytest.param(target, marks=pytest.mark.slow) for target in TARGETS[1:])],
-)
+@pytest.mark.slow
+@every_target
 def test_greedy_play_is_the_textbooks_step_by_step(target):
     """Without chance both go the same way: 300 steps over many episodes, exploring by hope alone.
     What SARSA learned of a step is known one step later, when its next action is chosen as the
@@ -253,6 +251,7 @@ def test_greedy_play_is_the_textbooks_step_by_step(target):
         np.testing.assert_allclose(q, course, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_values_are_the_exact_ones_where_there_is_no_chance():
     """α = 1 and every choice tried often: Q* to the last digits, though episodes are also cut off,
     which is no end."""
@@ -318,7 +317,7 @@ def soft(q, epsilon):
     return (1 - epsilon) * np.eye(q.shape[1])[q.argmax(-1)] + epsilon / q.shape[1]
 
 
-@pytest.mark.slow
+@pytest.mark.system
 def test_on_the_cliff_the_best_path_and_the_safe_one():
     """ε = .1 to the end (Sutton & Barto, 2018, example 6.6): Q-learning's 13 steps go along the
     edge, SARSA's keep off it, and each is right about what it asks: the best policy's values, and
@@ -361,7 +360,7 @@ def play(env, q):
     return total
 
 
-@pytest.mark.slow
+@pytest.mark.system
 def test_every_passenger_is_driven_the_shortest_way():
     """Taxi with its limit of 200 steps: the greedy policy is worth V* from each of the 300 first
     states, 7.93 on average."""
