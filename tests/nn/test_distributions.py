@@ -47,8 +47,21 @@ SPACES = {
     "box matrix": Box((2, 3)),
 }
 FINITE = {name: space for name, space in SPACES.items() if not isinstance(space, Box)}
-every_space = pytest.mark.parametrize("space", SPACES.values(), ids=SPACES)
-every_finite_space = pytest.mark.parametrize("space", FINITE.values(), ids=FINITE)
+
+
+def some_in_the_fast_tier(spaces):
+    """Matrices and numbers by themselves are left to the slow one."""
+    return pytest.mark.parametrize(
+        "space",
+        [
+            pytest.param(space, id=name, marks=[pytest.mark.slow] * (" " in name))
+            for name, space in spaces.items()
+        ],
+    )
+
+
+every_space = some_in_the_fast_tier(SPACES)
+every_finite_space = some_in_the_fast_tier(FINITE)
 
 
 def head(space, *leading, seed=0, scale=1.0):
@@ -143,16 +156,14 @@ def test_probabilities_of_all_actions_sum_to_one_and_give_the_entropy(space):
 @pytest.mark.slow
 @every_finite_space
 def test_samples_come_as_often_as_they_should(space):
-    choice, rounds = head(space), 2_000
-    many = jax.tree.map(lambda x: np.broadcast_to(x, (2, 3, *x.shape)), choice)
-    samples = np.array(
-        [described(many, key)["sample"] for key in jax.random.split(KEY, rounds)]
-    ).reshape(6 * rounds, 1, -1)
+    choice, count = head(space), 12_000
+    many = jax.tree.map(lambda x: np.broadcast_to(x, (count, *x.shape)), choice)
+    samples = np.asarray(say(many, "sample", KEY)).reshape(count, 1, -1)
     actions = actions_of(space)
     p = np.exp(np.asarray(log_probs(choice, actions), float))
     seen = (samples == actions.reshape(len(actions), -1)).all(-1).sum(0)
-    assert seen.sum() == 6 * rounds
-    assert scipy.stats.chisquare(seen, 6 * rounds * p / p.sum()).pvalue > 1e-4
+    assert seen.sum() == count
+    assert scipy.stats.chisquare(seen, count * p / p.sum()).pvalue > 1e-4
 
 
 def test_categorical_against_scipy():

@@ -294,6 +294,7 @@ def test_layers_of_one_network_have_their_own_weights():
         assert not np.allclose(one, other)
 
 
+@pytest.mark.slow
 def test_a_network_is_a_pytree_of_arrays_alone():
     """So that plain `jax.grad`, `vmap` and optax work on it."""
     net = filled(lambda: make_network(KEY, NESTED, (4,), 2))
@@ -328,7 +329,7 @@ def test_layer_norm_makes_what_enters_an_activation_mean_zero_and_variance_one()
     assert all((np.asarray(norm.weight) == 1).all() and not np.any(norm.bias) for norm in fresh)
 
 
-@pytest.mark.parametrize("hidden", [(6,), (7, 6)])
+@pytest.mark.parametrize("hidden", [(6,), pytest.param((7, 6), marks=pytest.mark.slow)])
 def test_dueling_values_are_the_states_plus_what_an_action_is_above_their_mean(hidden):
     net = filled(
         lambda: networks.make_dueling_network(KEY, Box((3,)), hidden, actions=4, num_atoms=2)

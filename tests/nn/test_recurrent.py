@@ -143,7 +143,7 @@ def test_an_episode_starts_with_zeros(kind):
     assert initial_carry(layer(kind), ())[0].shape == (SIZE,)
 
 
-@every_kind
+@pytest.mark.parametrize("kind", ["gru", pytest.param("lstm", marks=pytest.mark.slow)])
 def test_the_gradient_goes_through_time_and_stops_where_an_episode_begins(kind):
     """Against differences along a random direction, in float64."""
     x, memory, fresh = drawn(kind)
