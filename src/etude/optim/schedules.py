@@ -7,7 +7,7 @@ from etude.types import Array
 
 
 def linear_decay(steps: Array, decay: float | Array) -> Array:
-    """A factor that falls linearly from 1 to 0 over `decay` steps; always 1 for infinite `decay`."""
+    """A factor that falls linearly from 1 to 0 over `decay` steps; 1 if `decay` is infinite."""
     return jnp.maximum(1 - steps / decay, 0)
 
 
