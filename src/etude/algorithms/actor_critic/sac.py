@@ -162,7 +162,7 @@ class SAC:
         key_sample, key_random = jax.random.split(
             jax.random.wrap_key_data(state.rollout_noise_key) if self.noise_per_rollout else key
         )
-        random = state.policy.actions.random(key_random, mode.shape)
+        random = state.policy.actions.random_action(key_random, mode.shape)
         return jnp.where(state.steps < self.warmup_steps, random, choice.sample(key_sample)), memory
 
     def update(

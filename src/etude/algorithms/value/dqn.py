@@ -237,7 +237,7 @@ class DQN:
             state.steps, self.initial_epsilon, self.final_epsilon, self.exploration_steps
         )
         return mix_actions(
-            key_coin, q.random(key_action, greedy.shape[:1]), greedy, epsilon
+            key_coin, q.random_action(key_action, greedy.shape[:1]), greedy, epsilon
         ), memory
 
     def update(
