@@ -9,9 +9,10 @@ infinity, does not clip.
 The gradient of J(π) is estimated by the mean over episodes of Σₜ γᵗ ∇log π(aₜ | sₜ) times one of
 
     trajectory_weight × discounted_returns         unbiased: the ratio of whole trajectories
-    reward_to_go                                   unbiased, of lower variance: without past rewards
-                                                   and without the ratios after each reward
-    reward_to_go, correct_returns=False            biased: the returns are those of β
+    reward_to_go                                   unbiased: without past rewards, and without the
+                                                   ratios after each reward
+    reward_to_go, correct_returns=False            biased: the returns are those of β, as in one
+                                                   step of policy iteration
     first_order_weight × discounted_returns        biased: the states, too, are those of β; the bias
                                                    is of the order of π - β
 """

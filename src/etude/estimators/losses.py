@@ -22,8 +22,8 @@ def weighted_nll(log_prob: Array, weight: Array | float = 1.0) -> Array:
     """The weighted negative log-likelihood - E[w log π(a|s)], with constant weights.
 
     With weight 1 it is the loss of behavior cloning: cross-entropy for discrete actions, and for a
-    normal of fixed variance the squared error up to scale. With returns as weights its gradient is
-    that of REINFORCE.
+    normal of fixed variance the squared error up to scale and a constant. With returns as weights
+    its gradient is that of REINFORCE.
     """
     return -(jax.lax.stop_gradient(weight) * log_prob).mean()
 

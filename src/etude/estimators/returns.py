@@ -114,7 +114,7 @@ def gae(
 def running_returns(
     reward: Array, done: Array, discount: float | Array, initial: Array
 ) -> tuple[Array, Array]:
-    """(discounted sums of the past rewards of the episode, the initial sum of the next segment).
+    """(discounted sums of the episode's rewards so far, the initial sum of the next segment).
 
         Rₜ = rₜ + γ (1 - doneₜ₋₁) Rₜ₋₁
 
