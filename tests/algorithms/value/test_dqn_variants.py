@@ -339,7 +339,7 @@ def test_what_surprised_is_drawn_more_often_and_weighs_less():
     [
         (
             {"head": "categorical", "num_atoms": 1},
-            "atoms is 1; a categorical distribution needs at least 2",
+            "num_atoms is 1; a categorical distribution needs at least 2",
         ),
         ({"head": "categorical", "v_min": 3.0, "v_max": 1.0}, "v_min 3.0 is not below v_max 1.0"),
         ({"elites": 50, "samples": 10}, "elites 50 is more than samples 10"),

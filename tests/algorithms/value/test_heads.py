@@ -94,7 +94,9 @@ def test_heads_by_name():
     assert make_head("mean", "squared", 51, 0, 1) == ScalarHead("squared")
     assert make_head("categorical", "huber", 21, -1.0, 1.0) == CategoricalHead(21, -1.0, 1.0)
     assert make_head("quantile", "huber", 32, 0, 0) == QuantileHead(32)
-    with pytest.raises(InvalidInput, match="atoms is 1; a quantile distribution needs at least 2"):
+    with pytest.raises(
+        InvalidInput, match="num_atoms is 1; a quantile distribution needs at least 2"
+    ):
         make_head("quantile", "huber", 1, 0.0, 1.0)
     with pytest.raises(InvalidInput, match="v_min 1.0 is not below v_max 1.0"):
         make_head("categorical", "huber", 5, 1.0, 1.0)

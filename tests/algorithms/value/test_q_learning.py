@@ -477,8 +477,8 @@ def test_spaces_that_are_no_table_are_refused(observation, action, message):
         ({"learning_rate": 1.5}, "learning_rate is 1.5; it must be above 0 and at most 1"),
         ({"half_life_steps": 0.0}, "half_life_steps is 0.0; it must be above 0"),
         (
-            {"target": "double"},
-            "target is 'double'; choose one of q_learning, sarsa, expected_sarsa",
+            {"td_target_kind": "double"},
+            "td_target_kind is 'double'; choose one of q_learning, sarsa, expected_sarsa",
         ),
     ],
 )

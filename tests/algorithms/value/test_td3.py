@@ -319,7 +319,7 @@ def test_ddpg_is_td3_without_its_three_additions():
 @pytest.mark.parametrize("rate", [0.01, 1.0])
 def test_targets_move_their_share_of_the_way(rate):
     before = fresh(SMALL)
-    after = jax.jit(TD3.move_targets)(replace(SMALL, target_rate=rate), before)
+    after = jax.jit(TD3.update_targets)(replace(SMALL, target_rate=rate), before)
     for target, followed in (("target_policy", "policy"), ("target_critics", "critics")):
         expected = jax.tree.map(
             lambda t, q: (1 - rate) * np.asarray(t) + rate * np.asarray(q),
