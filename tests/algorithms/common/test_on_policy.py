@@ -172,7 +172,10 @@ def test_a_memory_is_handed_on_and_is_blank_where_an_episode_begins(played, name
     np.testing.assert_array_equal(begins[1:], done[:-1])
     parts = list(
         zip(
-            *map(jax.tree.leaves, (noted.before, noted.after, one.rollout_state.memory.after)),
+            *map(
+                jax.tree.leaves,
+                (noted.carry_before, noted.carry_after, one.rollout_state.memory.carry_after),
+            ),
             strict=True,
         )
     )
@@ -197,10 +200,12 @@ def test_what_it_goes_on_with_is_what_the_agent_remembers(played, name):
     seen = on_policy.normalize_observation(ALGORITHMS[name], one.state.learner, observation)
     assert (seen is observation) != ALGORITHMS[name].normalize_observation
     np.testing.assert_allclose(one.batch.observation, seen, rtol=1e-6)
-    choice, value, after = jax.jit(lambda agent: agent(seen, noted.before))(
+    choice, value, after = jax.jit(lambda agent: agent(seen, noted.carry_before))(
         one.state.learner.networks
     )
-    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6), after, noted.after)
+    jax.tree.map(
+        partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6), after, noted.carry_after
+    )
     np.testing.assert_allclose(
         one.batch.log_prob, choice.log_prob(one.experience.action), rtol=1e-4, atol=1e-5
     )
@@ -253,7 +258,7 @@ def test_sequences_are_stretches_of_each_copy_with_the_memory_they_begin_with(pl
                 columns(
                     jax.tree.map(
                         lambda x, t=t, env=env: x[t : t + 1, env : env + 1],
-                        one.experience.memory.before,
+                        one.experience.memory.carry_before,
                     )
                 )[0]
             )
