@@ -275,7 +275,8 @@ def test_seeds_differ(name, programs):
     tables = SMALL[name][1] is PROCESS
     for training in (after,) if tables else (begun, after):  # no chance is in a table's beginning
         first, second = (
-            jax.tree.leaves(part_of(seed_of(training, i).state, learned))[0] for i in range(2)
+            jax.tree.leaves(part_of(seed_of(training, i).algorithm_state, learned))[0]
+            for i in range(2)
         )
         assert (first != second).any() if tables else (first != second).all()
     assert (
@@ -676,6 +677,6 @@ def test_a_time_limit_of_gymnasium_is_no_end():
 
     @jax.jit
     def values(key):
-        return pure_train(row.algorithm, environment, key, 100)[0].state.q(jnp.zeros(1))
+        return pure_train(row.algorithm, environment, key, 100)[0].algorithm_state.q(jnp.zeros(1))
 
     np.testing.assert_allclose(values(jax.random.key(0)), [FOREVER, FOREVER], rtol=0.05)

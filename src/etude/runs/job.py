@@ -58,8 +58,8 @@ def train_job(settings: Settings, part: TrainJob, interrupt: InterruptHandler, w
     Raises Interrupted, after saving, when it was asked to stop.
     """
     part.directory.mkdir(parents=True, exist_ok=True)
-    environment, training, facts = open_job(settings, part, warn)
-    resumed = None if training is None else (training, facts["iterations"])
+    environment, train_state, facts = open_job(settings, part, warn)
+    resumed = None if train_state is None else (train_state, facts["iterations"])
     interrupt.watch(environment)
     restart_every = settings.checkpoint_every if environment.deterministic_reset and not environment.functional else 0
     seconds, compile_seconds = facts["seconds"], facts["compile_seconds"]
@@ -68,7 +68,7 @@ def train_job(settings: Settings, part: TrainJob, interrupt: InterruptHandler, w
     try:
         with MetricsWriter(part.directory / "metrics.csv") as records:
             records.truncate_after(facts["steps"])
-            if training is not None:
+            if train_state is not None:
                 yield ProgressEvent(part.seeds, facts["steps"], {}, False, seconds, compile_seconds)
             for report in reports:
                 seconds, compile_seconds = seconds + report.seconds, compile_seconds + report.compile_seconds
@@ -97,17 +97,17 @@ def open_job(settings: Settings, part: TrainJob, warn: Callable[[str], None]) ->
     of where it stands."""
     environment = make_environment(settings, part)
     try:
-        training, facts = restore_job(settings, part, environment, warn)
+        train_state, facts = restore_job(settings, part, environment, warn)
     except InvalidInput:
         environment.close()
         raise
-    if training is None:
+    if train_state is None:
         return environment, None, facts
     # what it would play from its first seed, it has played already
     if not environment.deterministic_reset:
         environment.close()
         environment = make_environment(settings, part, facts["iterations"])
-    return environment, restore_rollout(settings.algorithm, training, environment, part.key, facts["iterations"]), facts
+    return environment, restore_rollout(settings.algorithm, train_state, environment, part.key, facts["iterations"]), facts
 
 
 def make_environment(settings: Settings, part: TrainJob, iterations: int = 0) -> Environment:
@@ -120,18 +120,18 @@ def make_environment(settings: Settings, part: TrainJob, iterations: int = 0) ->
 
 def checkpoint_template(settings: Settings, part: TrainJob, environment: Environment) -> TrainState:
     """The shapes of what a checkpoint holds; play is part of it where it can be saved."""
-    training = jax.eval_shape(vmap_over_seeds(partial(init_train_state, settings.algorithm, environment), part.key), part.key)
-    return training if environment.functional else replace(training, rollout_state=())
+    train_state = jax.eval_shape(vmap_over_seeds(partial(init_train_state, settings.algorithm, environment), part.key), part.key)
+    return train_state if environment.functional else replace(train_state, rollout_state=())
 
 
-def save_job(part: TrainJob, environment: Environment, training: TrainState, facts: dict[str, Any]) -> None:
+def save_job(part: TrainJob, environment: Environment, train_state: TrainState, facts: dict[str, Any]) -> None:
     """Write a checkpoint.
 
     Raises Diverged, naming the leaf, when a number in it is not finite: the checkpoint before stays
     the newest.
     """
-    kept = training if environment.functional else replace(training, rollout_state=())
-    for path, leaf in jax.tree_util.tree_leaves_with_path(kept.state):
+    kept = train_state if environment.functional else replace(train_state, rollout_state=())
+    for path, leaf in jax.tree_util.tree_leaves_with_path(kept.algorithm_state):
         if jnp.issubdtype(leaf.dtype, jnp.floating) and not jnp.isfinite(leaf).all():
             raise Diverged("the state of the algorithm is no longer finite at "
                            f"{jax.tree_util.keystr(path)}")
@@ -144,18 +144,18 @@ def restore_job(settings: Settings, part: TrainJob, environment: Environment,
     directory = part.directory / "checkpoints"
     if not directory.is_dir() or not any(directory.glob("step_*")):
         return None, {"iterations": 0, "steps": 0, "seconds": 0.0, "compile_seconds": 0.0}
-    _, training, facts = checkpoints.load_newest(directory, checkpoint_template(settings, part, environment), warn)
-    return training, facts
+    _, train_state, facts = checkpoints.load_newest(directory, checkpoint_template(settings, part, environment), warn)
+    return train_state, facts
 
 
-def restore_rollout(algorithm: Algorithm, training: TrainState, environment: Environment, key: jax.Array, iterations: int) -> TrainState:
+def restore_rollout(algorithm: Algorithm, train_state: TrainState, environment: Environment, key: jax.Array, iterations: int) -> TrainState:
     """The training with its play: saved with it, or started afresh as it was when the checkpoint
     was written."""
     if environment.functional:
-        return training
+        return train_state
     if environment.deterministic_reset:
-        return replace(training, rollout_state=restart_rollout(algorithm, environment, training.state, key, jnp.int32(iterations - 1)))
-    return replace(training, rollout_state=init_rollout(algorithm, environment, training.state, key))
+        return replace(train_state, rollout_state=restart_rollout(algorithm, environment, train_state.algorithm_state, key, jnp.int32(iterations - 1)))
+    return replace(train_state, rollout_state=init_rollout(algorithm, environment, train_state.algorithm_state, key))
 
 
 def write_rows(records: MetricsWriter, part: TrainJob, steps: int, metrics: dict[str, list[float]]) -> None:

@@ -72,13 +72,13 @@ class Run:
 
     def _states_of(self, part, warn):
         with closing(make_environment(self.settings, part)) as environment:
-            training, _ = restore_job(self.settings, part, environment, warn)
-        if training is None:
+            train_state, _ = restore_job(self.settings, part, environment, warn)
+        if train_state is None:
             raise InvalidInput(f"{part.directory} holds no checkpoint yet; train it with: etude "
                                f"resume {self.directory}")
         if len(part.seeds) == 1:
-            return [training.state]
-        return [jax.tree.map(itemgetter(i), training.state) for i in range(len(part.seeds))]
+            return [train_state.algorithm_state]
+        return [jax.tree.map(itemgetter(i), train_state.algorithm_state) for i in range(len(part.seeds))]
 
     def evaluate(self, episodes: int | None = None, *, explore: bool = False, seed: int | None = None,
                  warn: Callable[[str], None] = lambda text: None, interrupt: InterruptHandler | None = None) -> dict[str, Any]:

@@ -118,7 +118,7 @@ def train_and_measure(algorithm: DQN, name: str, steps: int, seeds: int) -> Curv
                 key_judge = vmap_over_seeds(partial(jax.random.fold_in, data=report.steps), key)(
                     key
                 )
-                told = run_compiled(judging, judge, report.train_state.state, key_judge)
+                told = run_compiled(judging, judge, report.train_state.algorithm_state, key_judge)
                 points.append((report.steps, *map(np.atleast_1d, told)))
         taken, estimates, returns = (np.array(column) for column in zip(*points, strict=True))
         parts.append(Curve(taken, estimates.T, returns.T))
