@@ -119,6 +119,7 @@ def test_evaluation_gives_the_policy_its_memory():
     )
 
 
+@pytest.mark.slow
 def test_evaluation_follows_from_its_key():
     def policy(observation, memory, key):
         return jax.random.randint(key, (observation.shape[0],), 0, 2), memory
@@ -207,7 +208,7 @@ def test_memory_is_zero_at_the_start_of_an_episode():
     assert experience.memory["steps"].dtype == np.int32
 
 
-@pytest.mark.parametrize("length", [1, 3])
+@pytest.mark.parametrize("length", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_the_policy_and_every_step_have_keys_of_their_own(length):
     def policy(observation, memory, key):
         return jax.random.randint(key, (64,), 0, 1000), memory

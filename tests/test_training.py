@@ -127,7 +127,9 @@ def test_the_budget_is_never_overshot_and_what_was_taken_is_reported(uninterrupt
     )
 
 
-@pytest.mark.parametrize("steps, iterations", [(6, 1), (11, 1), (12, 2)])
+@pytest.mark.parametrize(
+    "steps, iterations", [pytest.param(6, 1, marks=pytest.mark.slow), (11, 1), (12, 2)]
+)
 def test_only_whole_iterations_are_taken(steps, iterations):
     assert reports_of(steps=steps)[-1].iterations == iterations
 
@@ -206,7 +208,7 @@ def test_compiling_is_reported_once(uninterrupted):
     assert all(report.compile_seconds == 0 for report in uninterrupted[1:])
 
 
-@pytest.mark.parametrize("stop", [5, 8])
+@pytest.mark.parametrize("stop", [pytest.param(5, marks=pytest.mark.slow), 8])
 def test_going_on_is_never_having_stopped(uninterrupted, stop):
     """At the end of a row, and in the middle of one."""
     part = next(
@@ -318,6 +320,7 @@ def test_a_tally_adds_up():
     }
 
 
+@pytest.mark.slow
 def test_train_is_the_same_loop_in_one_program(uninterrupted):
     training, tallies = jax.jit(lambda key: pure_train(Walk(), ENVIRONMENT, key, 16))(KEY)
     assert_equal(on_host(training.algorithm_state), uninterrupted[-1].train_state.algorithm_state)

@@ -572,7 +572,7 @@ PROBED = {
             target_interval=20,
             samples=16,
             elites=4,
-            iterations=3,
+            iterations=2,
         ),
         q_by_search,
         CONTINUOUS,

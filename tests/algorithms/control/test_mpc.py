@@ -66,7 +66,7 @@ def policy_of(algorithm):
     )
 
 
-@pytest.mark.slow
+@pytest.mark.system
 def test_cross_entropy_swings_the_pendulum_up():
     """About −165 is the mean over all starts of a search of this size, −150 that of the optimum,
     −1200 of actions at random."""

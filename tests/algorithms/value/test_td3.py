@@ -132,7 +132,10 @@ class Slow:
         )
 
 
-@pytest.mark.parametrize("made", [SMALL, DDPG(**SIZES)], ids=["td3", "ddpg"])
+@pytest.mark.parametrize(
+    "made",
+    [pytest.param(SMALL, id="td3"), pytest.param(DDPG(**SIZES), id="ddpg", marks=pytest.mark.slow)],
+)
 def test_updates_are_those_of_numpy(made):
     """Five of two gradient steps each, over moves of the policy and the targets, with the noise
     held at its bounds."""
@@ -379,6 +382,7 @@ def test_nothing_is_learned_before_the_warmup_is_over():
     assert not same(second.critics, first.critics)
 
 
+@pytest.mark.slow
 def test_targets_start_as_copies_and_twins_apart():
     state = SMALL.init(KEY, SPEC)
     assert same(state.policy, state.target_policy) and same(state.critics, state.target_critics)
