@@ -1,5 +1,6 @@
 """How a run shows itself: a live display on a terminal, plain lines elsewhere, or nothing; at the
 end a table."""
+
 import math
 import time
 from pathlib import Path
@@ -15,11 +16,12 @@ from rich.text import Text
 from etude.runs.job import ProgressEvent
 from etude.runs.settings import Settings
 
-LINE_SECONDS = 5.0          # between plain lines
+LINE_SECONDS = 5.0  # between plain lines
 
 
 class Display(Protocol):
     """What a run is shown by; entered before training, left when all is done."""
+
     def __enter__(self) -> Any: ...
     def __exit__(self, *exception: object) -> None: ...
 
@@ -52,7 +54,9 @@ class NullDisplay:
         pass
 
     def warn(self, text: str) -> None:
-        Console(stderr=True).print(f"warning: {text}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+        Console(stderr=True).print(
+            f"warning: {text}", style="yellow", markup=False, highlight=False, soft_wrap=True
+        )
 
     def report(self, run: Any) -> None:
         pass
@@ -88,11 +92,13 @@ class RunProgress:
         rates, done = [], self.steps >= self.total
         for seeds, update in self.latest.items():
             if update.steps >= self.settings.trained_steps and not done:
-                continue                                                # it trains no more
-            begun = self.first[seeds]           # a resumed part begins with news of nothing
+                continue  # it trains no more
+            begun = self.first[seeds]  # a resumed part begins with news of nothing
             origin = begun if not begun.metrics else ProgressEvent(seeds, 0, {}, False, 0.0, 0.0)
             if update.seconds > origin.seconds:
-                rates.append((update.steps - origin.steps) * len(seeds) / (update.seconds - origin.seconds))
+                rates.append(
+                    (update.steps - origin.steps) * len(seeds) / (update.seconds - origin.seconds)
+                )
         return sum(rates)
 
     @property
@@ -107,8 +113,11 @@ class RunProgress:
     @property
     def facts(self) -> str:
         losses = sorted({name for name, _ in self.known if name.endswith("loss")})
-        parts = [f"{self.rate:,.0f} steps/s", f"return {_number(self.mean('episode_return'))}",
-                 *(f"{name.replace('_', ' ')} {_number(self.mean(name))}" for name in losses)]
+        parts = [
+            f"{self.rate:,.0f} steps/s",
+            f"return {_number(self.mean('episode_return'))}",
+            *(f"{name.replace('_', ' ')} {_number(self.mean(name))}" for name in losses),
+        ]
         return " · ".join(parts)
 
 
@@ -131,8 +140,10 @@ class PlainDisplay:
         standing.add(update)
         if (update.metrics and now - self.last >= LINE_SECONDS) or standing.steps >= standing.total:
             self.last = now
-            self.note(f"{standing.steps:,}/{standing.total:,} steps · {standing.facts} · "
-                      f"{_duration(standing.seconds_left)} left")
+            self.note(
+                f"{standing.steps:,}/{standing.total:,} steps · {standing.facts} · "
+                f"{_duration(standing.seconds_left)} left"
+            )
 
     def note(self, text: str) -> None:
         self.console.print(text)
@@ -150,16 +161,27 @@ class LiveDisplay:
 
     def __init__(self, settings: Settings, directory: Path):
         self.console = Console(soft_wrap=True, highlight=False)
-        self.run_progress, self.directory, self.doing, self.began = RunProgress(settings), directory, "compiling", time.perf_counter()
+        self.run_progress, self.directory, self.doing, self.began = (
+            RunProgress(settings),
+            directory,
+            "compiling",
+            time.perf_counter(),
+        )
         self.bar = ProgressBar(total=self.run_progress.total, width=40)
         self.live = Live(get_renderable=self.picture, console=self.console, refresh_per_second=4)
 
     def picture(self) -> Group:
         standing = self.run_progress
         self.bar.update(standing.steps)
-        steps = Text.assemble((f"{self.doing:10} ", "bold"), f"{standing.steps:,}/{standing.total:,} steps")
+        steps = Text.assemble(
+            (f"{self.doing:10} ", "bold"), f"{standing.steps:,}/{standing.total:,} steps"
+        )
         gone = f"{_duration(time.perf_counter() - self.began)} gone · {_duration(standing.seconds_left)} left"
-        return Group(steps, Columns([self.bar, Text(gone, style="dim")]), Text(standing.facts if standing.known else ""))
+        return Group(
+            steps,
+            Columns([self.bar, Text(gone, style="dim")]),
+            Text(standing.facts if standing.known else ""),
+        )
 
     def __enter__(self) -> "LiveDisplay":
         for line in run_headline(self.run_progress.settings, self.directory):
@@ -199,16 +221,21 @@ def run_headline(settings: Settings, directory: Path) -> list[str]:
     """What is about to happen."""
     seeds = f"{settings.seeds} seeds" if settings.seeds > 1 else f"seed {settings.seed}"
     copies = f"{settings.num_envs} copies" if settings.num_envs > 1 else "1 copy"
-    return [f"{settings.name} on {settings.environment} · {settings.backend} backend · {copies} · "
-            f"{seeds} · "
-            f"{settings.steps:,} steps{' each' if settings.seeds > 1 else ''}", "run     "
-                                                                                f"{directory}"]
+    return [
+        f"{settings.name} on {settings.environment} · {settings.backend} backend · {copies} · "
+        f"{seeds} · "
+        f"{settings.steps:,} steps{' each' if settings.seeds > 1 else ''}",
+        f"run     {directory}",
+    ]
 
 
 def output_paths(run: Any) -> list[str]:
     """Where what came of a run lies."""
-    found = [("run", run.directory), ("curve", run.directory / "learning_curve.png"),
-             *(("video", path) for path in sorted(run.directory.glob("video/*.mp4")))]
+    found = [
+        ("run", run.directory),
+        ("curve", run.directory / "learning_curve.png"),
+        *(("video", path) for path in sorted(run.directory.glob("video/*.mp4"))),
+    ]
     return [f"{what:7} {path}" for what, path in found]
 
 
@@ -217,10 +244,14 @@ def result_table(run: Any) -> Table:
     summary = run.summary
     table = Table(title=run.name, title_justify="left", show_header=False)
     rows = evaluation_rows(summary["evaluation"])
-    rows += [("steps of each seed", f"{summary['steps']:,}"),
-             ("steps a second, all seeds", f"{summary['train_steps_per_second']:,.0f}"),
-             ("seconds, all / compiling", f"{summary['wall_seconds']:.1f} / "
-                                          f"{summary['compile_seconds']:.1f}")]
+    rows += [
+        ("steps of each seed", f"{summary['steps']:,}"),
+        ("steps a second, all seeds", f"{summary['train_steps_per_second']:,.0f}"),
+        (
+            "seconds, all / compiling",
+            f"{summary['wall_seconds']:.1f} / {summary['compile_seconds']:.1f}",
+        ),
+    ]
     for row in rows:
         table.add_row(*row)
     return table
@@ -231,11 +262,20 @@ def evaluation_rows(evaluation: dict[str, Any]) -> list[tuple[str, str]]:
     low, high = evaluation["ci95"]
     seeds = len(evaluation["per_seed"])
     how = "deterministic" if evaluation["deterministic"] else "stochastic"
-    rows = [("evaluation", f"{evaluation['episodes']} episodes{' a seed' if seeds > 1 else ''} on "
-                           f"Gymnasium, {how} policy"),
-            ("return, IQM", f"{evaluation['iqm']:.1f}   95 % interval {low:.1f} to {high:.1f}"),
-            ("return, mean ± std", f"{evaluation['mean']:.1f} ± {evaluation['std']:.1f}")]
-    return rows + ([("return of each seed", "  ".join(f"{value:.1f}" for value in evaluation["per_seed"]))] if seeds > 1 else [])
+    rows = [
+        (
+            "evaluation",
+            f"{evaluation['episodes']} episodes{' a seed' if seeds > 1 else ''} on "
+            f"Gymnasium, {how} policy",
+        ),
+        ("return, IQM", f"{evaluation['iqm']:.1f}   95 % interval {low:.1f} to {high:.1f}"),
+        ("return, mean ± std", f"{evaluation['mean']:.1f} ± {evaluation['std']:.1f}"),
+    ]
+    return rows + (
+        [("return of each seed", "  ".join(f"{value:.1f}" for value in evaluation["per_seed"]))]
+        if seeds > 1
+        else []
+    )
 
 
 def _number(value: float) -> str:

@@ -1,4 +1,5 @@
 """Ctrl-C and SIGTERM as a request: finish the chunk, save, say how to go on."""
+
 import os
 import signal
 import threading
@@ -30,7 +31,7 @@ class InterruptHandler:
 
     def __enter__(self) -> "InterruptHandler":
         if threading.current_thread() is not threading.main_thread():
-            return self                                                 # only the main thread may set handlers
+            return self  # only the main thread may set handlers
         self._reader, writer = os.pipe()
         self._writer = writer
         os.set_blocking(writer, False)
@@ -45,7 +46,7 @@ class InterruptHandler:
         if self._before:
             self._restore()
             signal.set_wakeup_fd(self._wakeup)
-            os.close(self._writer)                                      # ends the listening thread
+            os.close(self._writer)  # ends the listening thread
 
     def watch(self, environment: Any, patience: float = 5.0) -> None:
         """Say which environment may be cancelled, and how many seconds after a signal."""

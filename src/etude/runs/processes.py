@@ -1,5 +1,6 @@
 """Seeds over processes: for environments that cannot share one program, each seed trains in a
 process of its own."""
+
 import multiprocessing
 import os
 import traceback
@@ -13,17 +14,25 @@ from etude.runs.interrupt import InterruptHandler, Interrupted
 from etude.runs.job import ProgressEvent, TrainJob, train_job
 from etude.runs.settings import Settings
 
-ERRORS: dict[str, type[Exception]] = {error.__name__: error for error in (InvalidInput, EnvironmentFault, Diverged, Interrupted)}
-ENDED = "ended"                 # what is heard of a process that is gone, with its exit status
+ERRORS: dict[str, type[Exception]] = {
+    error.__name__: error for error in (InvalidInput, EnvironmentFault, Diverged, Interrupted)
+}
+ENDED = "ended"  # what is heard of a process that is gone, with its exit status
 
 
 class WorkerSlot(NamedTuple):
     """A process and the core it is pinned to, None where it cannot be."""
+
     process: SpawnProcess
     core: int | None
 
 
-def train_jobs(settings: Settings, parts: list[TrainJob], interrupt: InterruptHandler, warn: Callable[[str], None]) -> Iterator[ProgressEvent]:
+def train_jobs(
+    settings: Settings,
+    parts: list[TrainJob],
+    interrupt: InterruptHandler,
+    warn: Callable[[str], None],
+) -> Iterator[ProgressEvent]:
     """Train the parts, as many at a time as there are cores, each pinned to its core; their Updates
     as they come.
 
@@ -54,10 +63,14 @@ def train_jobs(settings: Settings, parts: list[TrainJob], interrupt: InterruptHa
                     # one asked as it started dies of it
                     asked_to = interrupt.signal or process in asked
                     if news and not asked_to and failure is None:
-                        failure = RuntimeError(f"the process of a seed died with exit status {news}")
+                        failure = RuntimeError(
+                            f"the process of a seed died with exit status {news}"
+                        )
                 else:
                     told = ERRORS.get(kind, RuntimeError)(news)
-                    failure = told if failure is None or isinstance(failure, Interrupted) else failure
+                    failure = (
+                        told if failure is None or isinstance(failure, Interrupted) else failure
+                    )
     finally:
         request_stop(running.values(), asked)
         for process, _ in running.values():
@@ -76,7 +89,9 @@ def usable_cores() -> list[int | None]:
     return [None] * (os.cpu_count() or 1)
 
 
-def start_process(settings: Settings, part: TrainJob, core: int | None) -> tuple[Connection, SpawnProcess]:
+def start_process(
+    settings: Settings, part: TrainJob, core: int | None
+) -> tuple[Connection, SpawnProcess]:
     """A process that trains the part, and the pipe it tells of it through."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe(duplex=False)
@@ -106,7 +121,7 @@ def request_stop(seats: Iterable[WorkerSlot], asked: set[SpawnProcess]) -> None:
     """Ask the processes, once each, to save and stop; `asked` keeps those that were."""
     for process, _ in seats:
         if process.is_alive() and process not in asked:
-            process.terminate()                                 # SIGTERM, which `Interrupt` takes as a request
+            process.terminate()  # SIGTERM, which `Interrupt` takes as a request
             asked.add(process)
 
 
@@ -117,10 +132,16 @@ def process_main(pipe: Connection, settings: Settings, part: TrainJob, core: int
     # the parent hears Ctrl-C and asks by SIGTERM
     with InterruptHandler(ignore_ctrl_c=True) as interrupt:
         try:
-            for update in train_job(settings, part, interrupt, lambda text: pipe.send(("warning", text))):
+            for update in train_job(
+                settings, part, interrupt, lambda text: pipe.send(("warning", text))
+            ):
                 pipe.send(("update", update))
         except BrokenPipeError:
-            return                                              # nobody is there to hear it
+            return  # nobody is there to hear it
         except Exception as error:
-            text = str(error) if type(error).__name__ in ERRORS and not error.__cause__ else f"{error}\n{traceback.format_exc()}"
+            text = (
+                str(error)
+                if type(error).__name__ in ERRORS and not error.__cause__
+                else f"{error}\n{traceback.format_exc()}"
+            )
             pipe.send((type(error).__name__, f"seed {part.seeds[0]}: {text}"))

@@ -1,4 +1,5 @@
 """What a run was asked to do, and its form in config.json."""
+
 import dataclasses
 import importlib.metadata
 import math
@@ -21,21 +22,22 @@ PACKAGES = ("jax", "jaxlib", "equinox", "optax", "gymnasium", "numpy", "envpool"
 @dataclasses.dataclass(frozen=True)
 class Settings:
     """Everything that determines a run on one machine and one set of versions."""
-    name: str                          # the algorithm's, in the table or the user's own
+
+    name: str  # the algorithm's, in the table or the user's own
     algorithm: Any
     environment: str
-    backend: str                       # the one taken: jax, envpool or gymnasium
-    steps: int                         # environment steps of each seed, at most
-    num_envs: int                      # copies that each seed steps at once
-    seed: int = 0                      # of the first seed; the others count on from it
+    backend: str  # the one taken: jax, envpool or gymnasium
+    steps: int  # environment steps of each seed, at most
+    num_envs: int  # copies that each seed steps at once
+    seed: int = 0  # of the first seed; the others count on from it
     seeds: int = 1
-    workers: int = 0                   # processes that share out the copies of a slow Gymnasium environment
-    options: dict[str, Any] = dataclasses.field(default_factory=dict)     # of gymnasium.make
-    frame_stack: int = 1               # the latest observations that are seen at once
-    action_masks: bool = False         # info["action_mask"] is part of the observation
-    row_every: int = 1                 # iterations in a row of metrics
-    checkpoint_every: int = 1          # iterations between checkpoints: a multiple of row_every
-    evaluation_episodes: int = 100     # of each seed, at the end
+    workers: int = 0  # processes that share out the copies of a slow Gymnasium environment
+    options: dict[str, Any] = dataclasses.field(default_factory=dict)  # of gymnasium.make
+    frame_stack: int = 1  # the latest observations that are seen at once
+    action_masks: bool = False  # info["action_mask"] is part of the observation
+    row_every: int = 1  # iterations in a row of metrics
+    checkpoint_every: int = 1  # iterations between checkpoints: a multiple of row_every
+    evaluation_episodes: int = 100  # of each seed, at the end
 
     @property
     def steps_per_iteration(self) -> int:
@@ -53,35 +55,62 @@ class Settings:
     @property
     def env_kwargs(self) -> dict[str, Any]:
         """How the environment is made and seen: keyword arguments of `environments.make`."""
-        return {"options": self.options, "frame_stack": self.frame_stack, "action_masks": self.action_masks}
+        return {
+            "options": self.options,
+            "frame_stack": self.frame_stack,
+            "action_masks": self.action_masks,
+        }
 
     def validate_fields(self) -> None:
         """Raises InvalidInput naming the setting, its value and what would do."""
-        for name, least in {"steps": 1, "num_envs": 1, "seeds": 1, "seed": 0, "workers": 0, "frame_stack": 1,
-                            "evaluation_episodes": 1}.items():
+        for name, least in {
+            "steps": 1,
+            "num_envs": 1,
+            "seeds": 1,
+            "seed": 0,
+            "workers": 0,
+            "frame_stack": 1,
+            "evaluation_episodes": 1,
+        }.items():
             value = getattr(self, name)
             if not isinstance(value, int) or value < least:
-                raise InvalidInput(f"{name} is {value}; it must be a whole number of at least "
-                                   f"{least}")
-        if self.seed + self.seeds > 2**32:                      # JAX's keys repeat from there on
-            raise InvalidInput(f"seed is {self.seed}; with {self.seeds} seeds it must stay below "
-                               f"{2**32 - self.seeds + 1}")
+                raise InvalidInput(
+                    f"{name} is {value}; it must be a whole number of at least {least}"
+                )
+        if self.seed + self.seeds > 2**32:  # JAX's keys repeat from there on
+            raise InvalidInput(
+                f"seed is {self.seed}; with {self.seeds} seeds it must stay below "
+                f"{2**32 - self.seeds + 1}"
+            )
         validate(self.algorithm)
         if self.iterations < 1:
-            raise InvalidInput(f"steps is {self.steps}, less than one iteration of "
-                               f"{self.steps_per_iteration} "
-                               f"(rollout_length {self.algorithm.rollout_length} × num_envs "
-                               f"{self.num_envs}); give at least that")
+            raise InvalidInput(
+                f"steps is {self.steps}, less than one iteration of "
+                f"{self.steps_per_iteration} "
+                f"(rollout_length {self.algorithm.rollout_length} × num_envs "
+                f"{self.num_envs}); give at least that"
+            )
 
 
 def to_json(settings: Settings) -> dict[str, Any]:
     """The content of config.json: the settings, and where they were carried out."""
-    plain = {field.name: getattr(settings, field.name) for field in dataclasses.fields(settings)
-             if field.name not in ("name", "algorithm")}
-    hyperparameters = {field.name: _plain(getattr(settings.algorithm, field.name))
-                       for field in dataclasses.fields(settings.algorithm)}
-    return {"format": FORMAT, "algorithm": settings.name, **plain, "hyperparameters": hyperparameters, "versions": package_versions(),
-            "machine": machine_info()}
+    plain = {
+        field.name: getattr(settings, field.name)
+        for field in dataclasses.fields(settings)
+        if field.name not in ("name", "algorithm")
+    }
+    hyperparameters = {
+        field.name: _plain(getattr(settings.algorithm, field.name))
+        for field in dataclasses.fields(settings.algorithm)
+    }
+    return {
+        "format": FORMAT,
+        "algorithm": settings.name,
+        **plain,
+        "hyperparameters": hyperparameters,
+        "versions": package_versions(),
+        "machine": machine_info(),
+    }
 
 
 def from_json(config: dict[str, Any], algorithm: Any = None) -> Settings:
@@ -92,25 +121,39 @@ def from_json(config: dict[str, Any], algorithm: Any = None) -> Settings:
     """
     try:
         if config["format"] != FORMAT:
-            raise CorruptFile(f"config.json has format {config['format']}, and this etude reads "
-                              f"{FORMAT}; "
-                          "use the version that wrote it")
+            raise CorruptFile(
+                f"config.json has format {config['format']}, and this etude reads "
+                f"{FORMAT}; "
+                "use the version that wrote it"
+            )
         if algorithm is None and config["algorithm"] not in ALGORITHMS:
-            raise InvalidInput(f"this run's algorithm {config['algorithm']!r} is not one of "
-                               "etude's; "
-                               "load it in Python with etude.load(path, algorithm=...)")
+            raise InvalidInput(
+                f"this run's algorithm {config['algorithm']!r} is not one of "
+                "etude's; "
+                "load it in Python with etude.load(path, algorithm=...)"
+            )
         cls = type(algorithm) if algorithm is not None else algorithm_class(config["algorithm"])
         hints = get_type_hints(cls)
         names = {field.name for field in dataclasses.fields(cls)}
         if set(config["hyperparameters"]) != names:
             odd = sorted(set(config["hyperparameters"]) ^ names)
-            raise CorruptFile("config.json names other hyperparameters than "
-                              f"{config['algorithm']} has: {', '.join(odd)}")
-        values = {name: _typed(name, value, hints[name]) for name, value in config["hyperparameters"].items()}
-        fields = {field.name: _typed(field.name, config[field.name], field.type)
-                  for field in dataclasses.fields(Settings) if field.name not in ("name", "algorithm")}
+            raise CorruptFile(
+                "config.json names other hyperparameters than "
+                f"{config['algorithm']} has: {', '.join(odd)}"
+            )
+        values = {
+            name: _typed(name, value, hints[name])
+            for name, value in config["hyperparameters"].items()
+        }
+        fields = {
+            field.name: _typed(field.name, config[field.name], field.type)
+            for field in dataclasses.fields(Settings)
+            if field.name not in ("name", "algorithm")
+        }
     except (KeyError, TypeError, AttributeError) as error:
-        raise CorruptFile(f"config.json is not that of a run: {type(error).__name__} {error}") from error
+        raise CorruptFile(
+            f"config.json is not that of a run: {type(error).__name__} {error}"
+        ) from error
     settings = Settings(config["algorithm"], cls(**values), **fields)
     settings.validate_fields()
     return settings
@@ -130,16 +173,29 @@ def package_versions() -> dict[str, str]:
 def machine_info() -> dict[str, Any]:
     """Results on a CPU differ between one visible core and two."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return {"cores": cores, "device": jax.devices()[0].device_kind,
-            "platform": platform.platform(), "processor": platform.machine()}
+    return {
+        "cores": cores,
+        "device": jax.devices()[0].device_kind,
+        "platform": platform.platform(),
+        "processor": platform.machine(),
+    }
 
 
 def environment_changes(config: dict[str, Any]) -> list[str]:
     """What differs between where a run began and here, and may change its last bits: versions,
     cores, device."""
-    then, now = ({**where.get("versions", {}), **{name: where.get("machine", {}).get(name) for name in ("cores", "device")}}
-                 for where in (config, {"versions": package_versions(), "machine": machine_info()}))
-    return [f"{name} {then.get(name)} is now {now.get(name)}" for name in now if then.get(name) != now.get(name)]
+    then, now = (
+        {
+            **where.get("versions", {}),
+            **{name: where.get("machine", {}).get(name) for name in ("cores", "device")},
+        }
+        for where in (config, {"versions": package_versions(), "machine": machine_info()})
+    )
+    return [
+        f"{name} {then.get(name)} is now {now.get(name)}"
+        for name in now
+        if then.get(name) != now.get(name)
+    ]
 
 
 def _plain(value):
@@ -164,5 +220,6 @@ def _typed(name, value, hint):
         return value
     if get_origin(hint) is dict and isinstance(value, dict):
         return value
-    raise CorruptFile(f"config.json gives {name} as {value!r}, which is no "
-                      f"{getattr(hint, '__name__', hint)}")
+    raise CorruptFile(
+        f"config.json gives {name} as {value!r}, which is no {getattr(hint, '__name__', hint)}"
+    )

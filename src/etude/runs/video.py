@@ -1,4 +1,5 @@
 """A trained policy played before the eyes: to a file, or in a window."""
+
 import os
 import sys
 import warnings
@@ -18,7 +19,9 @@ from etude.training import run_compiled
 SCREENS = ("DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER")
 
 
-def render_episodes(run: Any, render_mode: str, episodes: int, seed: int, explore: bool = False) -> Iterator[tuple[Any, float, bool]]:
+def render_episodes(
+    run: Any, render_mode: str, episodes: int, seed: int, explore: bool = False
+) -> Iterator[tuple[Any, float, bool]]:
     """Steps of whole episodes by the first seed's policy: (picture or None, reward, whether the
     episode ended)."""
     view = run.settings.env_kwargs
@@ -34,22 +37,28 @@ def render_episodes(run: Any, render_mode: str, episodes: int, seed: int, explor
     def step(stage, key):
         stage, transition, _ = rollout(environment, policy, stage, key, 1)
         return stage, transition.reward[0, 0], transition.done[0, 0]
+
     try:
         key = jax.random.key(seed)
         stage = init_rollout_state(environment, key, initial_memory(environment, policy))
         ended = time = 0
         while ended < episodes:
             picture = simulator.render() if render_mode == "rgb_array" else None
-            stage, reward, done = run_compiled(environment, step, stage, jax.random.fold_in(key, time))
+            stage, reward, done = run_compiled(
+                environment, step, stage, jax.random.fold_in(key, time)
+            )
             ended, time = ended + bool(done), time + 1
             yield picture, float(reward), bool(done)
     finally:
         environment.close()
 
 
-def record_video(run: Any, directory: Path, episodes: int = 1, seed: int = 0, explore: bool = False) -> list[Path]:
+def record_video(
+    run: Any, directory: Path, episodes: int = 1, seed: int = 0, explore: bool = False
+) -> list[Path]:
     """Record each episode to directory/episode_<n>.mp4; the paths."""
     import imageio.v2 as imageio  # slow to import
+
     frames_per_second = _frames_per_second(run)
     directory.mkdir(parents=True, exist_ok=True)
     paths, writer = [], None
@@ -77,9 +86,11 @@ def watch(run: Any, episodes: int, seed: int, explore: bool = False) -> Iterator
     """Show the policy in a window; the return of each episode as it ends. Raises InvalidInput where
     there is no screen."""
     if sys.platform.startswith("linux") and not any(map(os.environ.get, SCREENS)):
-        raise InvalidInput("there is no screen here to open a window on (DISPLAY is not set); "
-                           "make a video instead: "
-                           f"etude evaluate {run.directory} --video")
+        raise InvalidInput(
+            "there is no screen here to open a window on (DISPLAY is not set); "
+            "make a video instead: "
+            f"etude evaluate {run.directory} --video"
+        )
     total = 0.0
     for _, reward, done in render_episodes(run, "human", episodes, seed, explore):
         total += reward
