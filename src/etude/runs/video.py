@@ -27,7 +27,7 @@ def render_episodes(
     view = run.settings.env_kwargs
     view["options"] = {**view["options"], "render_mode": render_mode}
     environment: Any = make(run.settings.environment, 1, "gymnasium", **view)
-    simulator = environment.copies.simulators[0]
+    simulator = environment.vector_env.envs[0]
     algorithm, state = run.settings.algorithm, run.states()[0]
 
     def policy(observation, memory, key):
