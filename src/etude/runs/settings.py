@@ -1,4 +1,4 @@
-"""What a run was asked to do, and its form in config.json."""
+"""The settings of a run, and their form in config.json."""
 
 import dataclasses
 import importlib.metadata
@@ -21,23 +21,23 @@ PACKAGES = ("jax", "jaxlib", "equinox", "optax", "gymnasium", "numpy", "envpool"
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """Everything that determines a run on one machine and one set of versions."""
+    """All that determines a run on one machine with one set of versions."""
 
-    name: str  # the algorithm's, in the table or the user's own
+    name: str  # registered name of the algorithm, or the name of the user's class
     algorithm: Any
     environment: str
-    backend: str  # the one taken: jax, envpool or gymnasium
-    steps: int  # environment steps of each seed, at most
-    num_envs: int  # copies that each seed steps at once
-    seed: int = 0  # of the first seed; the others count on from it
-    seeds: int = 1
-    workers: int = 0  # processes that share out the copies of a slow Gymnasium environment
-    options: dict[str, Any] = dataclasses.field(default_factory=dict)  # of gymnasium.make
-    frame_stack: int = 1  # the latest observations that are seen at once
-    action_masks: bool = False  # info["action_mask"] is part of the observation
-    row_every: int = 1  # iterations in a row of metrics
+    backend: str  # jax, envpool or gymnasium
+    steps: int  # budget of environment steps of each seed
+    num_envs: int  # environments that each seed steps at once
+    seed: int = 0  # the first seed; the others follow it
+    seeds: int = 1  # number of seeds
+    workers: int = 0  # processes in which slow Gymnasium environments step
+    options: dict[str, Any] = dataclasses.field(default_factory=dict)  # for gymnasium.make
+    frame_stack: int = 1  # number of latest observations that are stacked
+    action_masks: bool = False  # whether info["action_mask"] is part of the observation
+    row_every: int = 1  # iterations per row of metrics
     checkpoint_every: int = 1  # iterations between checkpoints: a multiple of row_every
-    evaluation_episodes: int = 100  # of each seed, at the end
+    evaluation_episodes: int = 100  # episodes of each seed in the final evaluation
 
     @property
     def steps_per_iteration(self) -> int:
@@ -49,12 +49,12 @@ class Settings:
 
     @property
     def trained_steps(self) -> int:
-        """The environment steps of each seed that the budget amounts to: whole iterations."""
+        """Environment steps of each seed: those of the budget's complete iterations."""
         return self.iterations * self.steps_per_iteration
 
     @property
     def env_kwargs(self) -> dict[str, Any]:
-        """How the environment is made and seen: keyword arguments of `environments.make`."""
+        """Keyword arguments of `environments.make`."""
         return {
             "options": self.options,
             "frame_stack": self.frame_stack,
@@ -62,8 +62,8 @@ class Settings:
         }
 
     def validate_fields(self) -> None:
-        """Raises InvalidInput naming the setting, its value and what would do."""
-        for name, least in {
+        """Raise InvalidInput, naming setting, value and remedy, for an invalid setting."""
+        for name, minimum in {
             "steps": 1,
             "num_envs": 1,
             "seeds": 1,
@@ -73,11 +73,11 @@ class Settings:
             "evaluation_episodes": 1,
         }.items():
             value = getattr(self, name)
-            if not isinstance(value, int) or value < least:
+            if not isinstance(value, int) or value < minimum:
                 raise InvalidInput(
-                    f"{name} is {value}; it must be a whole number of at least {least}"
+                    f"{name} is {value}; it must be a whole number of at least {minimum}"
                 )
-        if self.seed + self.seeds > 2**32:  # JAX's keys repeat from there on
+        if self.seed + self.seeds > 2**32:  # JAX's keys repeat beyond
             raise InvalidInput(
                 f"seed is {self.seed}; with {self.seeds} seeds it must stay below "
                 f"{2**32 - self.seeds + 1}"
@@ -85,16 +85,15 @@ class Settings:
         validate(self.algorithm)
         if self.iterations < 1:
             raise InvalidInput(
-                f"steps is {self.steps}, less than one iteration of "
-                f"{self.steps_per_iteration} "
-                f"(rollout_length {self.algorithm.rollout_length} × num_envs "
-                f"{self.num_envs}); give at least that"
+                f"steps is {self.steps}, less than one iteration of {self.steps_per_iteration} "
+                f"(rollout_length {self.algorithm.rollout_length} × num_envs {self.num_envs}); "
+                "give at least that"
             )
 
 
 def to_json(settings: Settings) -> dict[str, Any]:
-    """The content of config.json: the settings, and where they were carried out."""
-    plain = {
+    """Return the content of config.json: settings, versions and machine."""
+    run_settings = {
         field.name: getattr(settings, field.name)
         for field in dataclasses.fields(settings)
         if field.name not in ("name", "algorithm")
@@ -106,7 +105,7 @@ def to_json(settings: Settings) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "algorithm": settings.name,
-        **plain,
+        **run_settings,
         "hyperparameters": hyperparameters,
         "versions": package_versions(),
         "machine": machine_info(),
@@ -114,32 +113,30 @@ def to_json(settings: Settings) -> dict[str, Any]:
 
 
 def from_json(config: dict[str, Any], algorithm: Any = None) -> Settings:
-    """The settings in config.json; `algorithm` is an instance of the run's when it is not one of
-    the package's own.
+    """Return the settings in config.json.
 
-    Raises Damaged when they are not what `to_json` writes.
+    `algorithm` is an instance of the run's algorithm if that is not etude's. Raises CorruptFile for
+    content that `to_json` does not write.
     """
     try:
         if config["format"] != FORMAT:
             raise CorruptFile(
-                f"config.json has format {config['format']}, and this etude reads "
-                f"{FORMAT}; "
+                f"config.json has format {config['format']}, and this etude reads {FORMAT}; "
                 "use the version that wrote it"
             )
         if algorithm is None and config["algorithm"] not in ALGORITHMS:
             raise InvalidInput(
-                f"this run's algorithm {config['algorithm']!r} is not one of "
-                "etude's; "
+                f"this run's algorithm {config['algorithm']!r} is not one of etude's; "
                 "load it in Python with etude.load(path, algorithm=...)"
             )
         cls = type(algorithm) if algorithm is not None else algorithm_class(config["algorithm"])
         hints = get_type_hints(cls)
         names = {field.name for field in dataclasses.fields(cls)}
         if set(config["hyperparameters"]) != names:
-            odd = sorted(set(config["hyperparameters"]) ^ names)
+            mismatched = sorted(set(config["hyperparameters"]) ^ names)
             raise CorruptFile(
                 "config.json names other hyperparameters than "
-                f"{config['algorithm']} has: {', '.join(odd)}"
+                f"{config['algorithm']} has: {', '.join(mismatched)}"
             )
         values = {
             name: _typed(name, value, hints[name])
@@ -160,18 +157,18 @@ def from_json(config: dict[str, Any], algorithm: Any = None) -> Settings:
 
 
 def package_versions() -> dict[str, str]:
-    """Of the package, of Python and of what decides the numbers."""
-    found = {"etude": etude.__version__, "python": platform.python_version()}
+    """The versions of etude, of Python and of the packages that determine results."""
+    versions = {"etude": etude.__version__, "python": platform.python_version()}
     for package in PACKAGES:
         try:
-            found[package] = importlib.metadata.version(package)
+            versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return found
+    return versions
 
 
 def machine_info() -> dict[str, Any]:
-    """Results on a CPU differ between one visible core and two."""
+    """The machine of a run; results on a CPU differ between one visible core and two."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
         "cores": cores,
@@ -182,24 +179,23 @@ def machine_info() -> dict[str, Any]:
 
 
 def environment_changes(config: dict[str, Any]) -> list[str]:
-    """What differs between where a run began and here, and may change its last bits: versions,
-    cores, device."""
-    then, now = (
+    """List the changes of versions, cores and device since a run began, which may change bits."""
+    recorded, current = (
         {
-            **where.get("versions", {}),
-            **{name: where.get("machine", {}).get(name) for name in ("cores", "device")},
+            **source.get("versions", {}),
+            **{name: source.get("machine", {}).get(name) for name in ("cores", "device")},
         }
-        for where in (config, {"versions": package_versions(), "machine": machine_info()})
+        for source in (config, {"versions": package_versions(), "machine": machine_info()})
     )
     return [
-        f"{name} {then.get(name)} is now {now.get(name)}"
-        for name in now
-        if then.get(name) != now.get(name)
+        f"{name} {recorded.get(name)} is now {current.get(name)}"
+        for name in current
+        if recorded.get(name) != current.get(name)
     ]
 
 
 def _plain(value):
-    """A hyperparameter as strict JSON has it: infinities are strings, arrays numbers."""
+    """A hyperparameter in strict JSON: infinities become strings, arrays numbers."""
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
     if isinstance(value, (bool, int, str)) or value is None:
@@ -209,7 +205,7 @@ def _plain(value):
 
 
 def _typed(name, value, hint):
-    """A value read from JSON as the type of its field."""
+    """Convert a value read from JSON to the type of its field."""
     if get_origin(hint) is tuple and isinstance(value, list):
         return tuple(_typed(name, item, get_args(hint)[0]) for item in value)
     if hint is float and (type(value) in (int, float) or value in ("inf", "-inf")):
