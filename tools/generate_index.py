@@ -116,7 +116,7 @@ def having(row: aliases.Alias) -> str:
     return ", ".join(
         name
         for name in aliases.algorithms_with(row.field)
-        if aliases.holds(row, algorithms.algorithm_class(name))
+        if aliases.applies_to(row, algorithms.algorithm_class(name))
     )
 
 

@@ -23,11 +23,11 @@ from etude.cli.aliases import (
     WORDS,
     Alias,
     algorithms_with,
-    elsewhere,
-    holds,
-    names_of,
-    normal,
-    rows_of,
+    describe_aliases,
+    applies_to,
+    alias_names,
+    normalize_name,
+    aliases_for,
 )
 from etude.cli.console import fail
 
@@ -59,7 +59,7 @@ def parse(command: Any, prog: str, arguments: list[str]) -> Any:
         ]
         if len(list(itertools.takewhile(lambda word: not is_flag(word), arguments))) < len(needed):
             fail(f"{prog} needs {' and '.join(map(str.upper, needed))}; `{prog} --help` says more")
-    return tyro.cli(shown(command, rows_of(None)), prog=prog, args=arguments)
+    return tyro.cli(shown(command, aliases_for(None)), prog=prog, args=arguments)
 
 
 def parse_train(
@@ -72,7 +72,7 @@ def parse_train(
     description: str,
 ) -> tuple[Any, Any]:
     """The run's options and the algorithm of class `cls`, with the names elsewhere in the help."""
-    rows = rows_of(cls)
+    rows = aliases_for(cls)
     shown_run, shown_algorithm = shown(run, rows), shown(cls, rows)
     command: Any = dataclasses.make_dataclass(
         "Command", [("run", shown_run), ("algorithm", shown_algorithm)]
@@ -108,8 +108,8 @@ def words_of_train(arguments: list[str], run: Any) -> None:
         answer(token, known, None, "ALGORITHM")
         for token in tokens(arguments)
         if any(
-            row.field in WORDS and normal(token.text) in (*names_of(row), row.field)
-            for row in rows_of(None)
+            row.field in WORDS and normalize_name(token.text) in (*alias_names(row), row.field)
+            for row in aliases_for(None)
         )
     ]
     if found:
@@ -220,7 +220,7 @@ def plain(hint: Any) -> Any:
 
 def field_of(text: str, known: dict[str, Any]) -> tuple[str | None, bool]:
     """The field of a flag, and whether the flag turns it off."""
-    name = normal(text)
+    name = normalize_name(text)
     if not text.startswith("--"):
         return None, False
     if name in known:
@@ -291,17 +291,17 @@ def dashed(field: str) -> str:
 
 def answer(token: Token, known: dict[str, Any], cls: Any, name: str | None) -> str:
     """What an unknown flag is called here, or which flags are nearest to it."""
-    said = normal(token.text)
-    rows = [row for row in rows_of(cls) if name or row.field in known]
+    said = normalize_name(token.text)
+    rows = [row for row in aliases_for(cls) if name or row.field in known]
     for asked in (said, said.removeprefix("no_")):
         for row in rows:
-            if asked in names_of(row) or asked == row.field:
+            if asked in alias_names(row) or asked == row.field:
                 return meant(token, row, asked != said, known, name)
     if name and said in ABSENT:
         return f"{token.text} has no counterpart: {ABSENT[said]}"
     if name and cls and (absent := missing(token, said, cls, name)):
         return absent
-    fields = {other: row.field for row in rows for other in names_of(row)}
+    fields = {other: row.field for row in rows for other in alias_names(row)}
     fields |= {field: field for field in known}
     near = difflib.get_close_matches(said, [*fields], n=2, cutoff=0.6)
     meanings = dict.fromkeys(dashed(fields[one]) for one in near if fields[one] in known)
@@ -343,8 +343,10 @@ def meant(token: Token, row: Alias, negated: bool, known: dict[str, Any], name: 
 def missing(token: Token, said: str, cls: Any, name: str) -> str:
     """That the algorithm has no such hyperparameter, where others have; empty when none does."""
     for row in ALIASES:
-        if said in names_of(row) and not holds(row, cls):
-            having = [one for one in algorithms_with(row.field) if holds(row, algorithm_class(one))]
+        if said in alias_names(row) and not applies_to(row, cls):
+            having = [
+                one for one in algorithms_with(row.field) if applies_to(row, algorithm_class(one))
+            ]
             return f"{name} has no {row.field}, as {token.text} is called in {listed(having)}"
     if having := algorithms_with(said):
         return f"{name} has no {said}, a hyperparameter of {listed(having)}"
@@ -363,7 +365,7 @@ def shown(cls: Any, rows: list[Alias]) -> Any:
     """
     annotations = {}
     for field, hint in hints_of(cls).items():
-        names = elsewhere(field, rows) if not positional(hint) else ""
+        names = describe_aliases(field, rows) if not positional(hint) else ""
         after = functools.partial(behavior, names=names) if names else None
         metavar = METAVARS.get(plain(hint)) if type(None) in get_args(hint) else None
         noted = tyro.conf.arg(help_behavior_hint=after, metavar=metavar)

@@ -147,7 +147,7 @@ def creation_error(name: str, options: dict[str, Any] | None, error: Exception) 
         module = name.split(":")[0]
         return (
             f"environment {name!r}: the module {module!r} cannot be imported ({error}); "
-            "install it, or correct its name"
+            "install it, or mend its name"
         )
     if isinstance(error, gymnasium.error.NamespaceNotFound) and name.startswith("ALE/"):
         return f'environment {name!r} needs Atari: pip install "etude[atari]"'

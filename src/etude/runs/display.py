@@ -240,7 +240,8 @@ def run_headline(settings: Settings, directory: Path) -> list[str]:
     environments = f"{settings.num_envs} copies" if settings.num_envs > 1 else "1 copy"
     return [
         f"{settings.name} on {settings.environment} · {settings.backend} backend · "
-        f"{environments} · {seeds} · {settings.steps:,} steps{' each' if settings.seeds > 1 else ''}",
+        f"{environments} · {seeds} · "
+        f"{settings.steps:,} steps{' each' if settings.seeds > 1 else ''}",
         f"run     {directory}",
     ]
 

@@ -169,13 +169,14 @@ def _check_sizes(path):
     version = manifest.get("format") if isinstance(manifest, dict) else None
     if version != FORMAT:
         raise CorruptFile(
-            f"{manifest_path} states format {version!r}, this etude reads {FORMAT}; use the etude that "
-            "wrote it"
+            f"{manifest_path} states format {version!r}, this etude reads {FORMAT}; "
+            "use the etude that wrote it"
         )
     entries = manifest.get("files")
     if not isinstance(entries, dict) or set(entries) != {ARRAYS, METADATA}:
         raise CorruptFile(
-            f"{manifest_path} must list {ARRAYS} and {METADATA} and nothing else; take another checkpoint"
+            f"{manifest_path} must list {ARRAYS} and {METADATA} and nothing else; "
+            "take another checkpoint"
         )
     for file, entry in entries.items():
         if not isinstance(entry, dict) or set(entry) != {"size", "sha256"}:
@@ -236,7 +237,8 @@ def _check_fit(path, tensors, expected):
         )
         if actual != required:
             faults.append(
-                f"{name or 'the array'} is {actual[0]} {actual[1]} instead of {required[0]} {required[1]}"
+                f"{name or 'the array'} is {actual[0]} {actual[1]} "
+                f"instead of {required[0]} {required[1]}"
             )
     if faults:
         more = f" and {len(faults) - 3} more" if len(faults) > 3 else ""

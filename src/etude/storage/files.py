@@ -84,7 +84,7 @@ def sync(path: Path) -> None:
 
 
 def read_json(path: Path, limit: int = JSON_LIMIT) -> Any:
-    """Read strict JSON: UTF-8, unique keys, finite numbers; raises CorruptFile for anything else."""
+    """Read strict JSON: UTF-8, unique keys, finite numbers; raises CorruptFile otherwise."""
     return decode_json(read_bytes(path, limit), str(path))
 
 

@@ -20,7 +20,7 @@ SIZE_LIMIT = 2**30  # bytes
 
 
 class MetricsWriter:
-    """Appends rows to a new or an existing CSV file, without the incomplete last line of the latter.
+    """Appends rows to a CSV file; opening an existing one removes its incomplete last line.
 
     with MetricsWriter(path) as writer:
         writer.append({"step": 1000, "return": 21.5})
@@ -137,7 +137,7 @@ def _lines(path):
             values = None
         if len(cells) != len(columns) or values is None or not cells[step]:
             raise CorruptFile(
-                f"{path}, line {i}, is no row of {len(columns)} numbers; correct or remove that line"
+                f"{path}, line {i}, is no row of {len(columns)} numbers; mend or remove that line"
             )
     return columns, lines
 
