@@ -137,8 +137,8 @@ PRESETS: Presets = {
         )
         for environment in ("HalfCheetah-v5", "Hopper-v5", "Walker2d-v5", "InvertedPendulum-v5")
     },
-    # batches of 5,000 steps, and 10 value targets with 10 gradient steps each, as in CS 285; without
-    # learning rate decay two of five seeds forget what they had learned
+    # batches of 5,000 steps, and 10 value targets with 10 gradient steps each, as in CS 285; two of
+    # five seeds forget what they had learned without learning rate decay
     ("actor-critic", "InvertedPendulum-v5"): Preset(
         ActorCritic(
             learning_rate=1e-2,
