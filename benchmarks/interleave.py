@@ -1,5 +1,4 @@
-"""Sides at the same work: every measurement is a process of its own, and they take turns, so that
-what else the machine does falls on all."""
+"""Interleaved measurements: sides take turns, each in a new process, to share disturbances."""
 
 import json
 import os
@@ -9,82 +8,83 @@ from typing import Any
 
 import report
 from report import HERE
-from works import Side
+from workloads import Side
 
 TIMEOUT = 1_800  # seconds for one measurement
-TUNING = ("JAX_", "XLA_", "OMP_", "MKL_", "TORCH_")  # what the caller has set of these stays out
+TUNING = ("JAX_", "XLA_", "OMP_", "MKL_", "TORCH_")  # prefixes of variables that are not passed on
 ENVIRON = {name: value for name, value in os.environ.items() if not name.startswith(TUNING)}
 console = report.console()
 
 
-class Failed(Exception):
-    """A measurement came to nothing."""
+class MeasurementError(Exception):
+    """A measurement failed."""
 
 
-def turns(
+def interleave(
     sides: list[Side], rounds: int, settings: Callable[[Side, bool], dict[str, Any]], unit: str
 ) -> dict[str, Any]:
-    """What each side measures, by label: first which of its variants is the fastest, then the
-    rounds, in turn.
+    """Measure the sides in turn and return the results by label.
 
-    `settings` is what a side is told, of a trial or not, beside a seed. It answers with steps, of
-    `unit`, and their seconds.
+    A trial finds the fastest variant of each side, then the rounds follow. `settings(side, trial)`
+    are the settings of a side without the seed. A side prints its steps, in `unit`, and seconds.
     """
-    found = {
+    results = {
         side.label: {"variant": next(iter(side.variants)), "tried": {}, "measurements": []}
         for side in sides
     }
     for side in sides:
         if len(side.variants) > 1:
-            choose(side, found[side.label], settings(side, True) | {"seed": 0}, unit)
+            choose_variant(side, results[side.label], settings(side, True) | {"seed": 0}, unit)
     for seed in range(1, rounds + 1):
         for side in sides:
-            if goes_on(found[side.label]):
-                attempt(side, found[side.label], settings(side, False) | {"seed": seed}, unit)
-    return found
+            if is_measurable(results[side.label]):
+                measure(side, results[side.label], settings(side, False) | {"seed": seed}, unit)
+    return results
 
 
-def goes_on(found: dict[str, Any]) -> bool:
-    """Whether there is more to measure of a side: it has not failed, and its library is there."""
-    return not found.keys() & {"error", "absent"}
+def is_measurable(result: dict[str, Any]) -> bool:
+    """Return whether a side can be measured: it has not failed, and its library is installed."""
+    return not result.keys() & {"error", "absent"}
 
 
-def choose(side: Side, found: dict[str, Any], settings: dict[str, Any], unit: str) -> None:
-    """Try the variants of a side, and take the fastest."""
+def choose_variant(side: Side, result: dict[str, Any], settings: dict[str, Any], unit: str) -> None:
+    """Try the variants of a side and choose the fastest."""
     for variant in side.variants:
-        found["variant"] = variant
-        attempt(side, found, settings, unit)
-        if not goes_on(found):
+        result["variant"] = variant
+        measure(side, result, settings, unit)
+        if not is_measurable(result):
             return
-        found["tried"][variant] = found["measurements"].pop()["rate"]
-    found["variant"] = max(found["tried"], key=found["tried"].get)
+        result["tried"][variant] = result["measurements"].pop()["rate"]
+    result["variant"] = max(result["tried"], key=result["tried"].get)
 
 
-def attempt(side: Side, found: dict[str, Any], settings: dict[str, Any], unit: str) -> None:
-    """One measurement more in `found`, or why there is none."""
-    variant = found["variant"]
+def measure(side: Side, result: dict[str, Any], settings: dict[str, Any], unit: str) -> None:
+    """Add a measurement to `result`, or the reason why there is none."""
+    variant = result["variant"]
     try:
-        measured = json.loads(
-            output([side.python, HERE / side.script, json.dumps(settings)], side.variants[variant])
+        output = json.loads(
+            run_process(
+                [side.python, HERE / side.script, json.dumps(settings)], side.variants[variant]
+            )
         )
-    except Failed as failure:
-        found["error"] = str(failure)
+    except MeasurementError as failure:
+        result["error"] = str(failure)
         console.print(f"{side.label:18} failed: {failure}", style="red", markup=False)
         return
-    if "absent" in measured:
-        found["absent"] = measured["absent"]
+    if "absent" in output:
+        result["absent"] = output["absent"]
         console.print(f"{side.label:18} not installed", markup=False)
         return
-    found["versions"] = measured.pop("versions")
-    rate = measured["steps"] / measured["seconds"]
-    found["measurements"].append(measured | {"rate": rate, "seed": settings["seed"]})
+    result["versions"] = output.pop("versions")
+    rate = output["steps"] / output["seconds"]
+    result["measurements"].append(output | {"rate": rate, "seed": settings["seed"]})
     console.print(f"{side.label:18} {rate:10,.0f} {unit}/s  {variant}")
 
 
-def output(command: list[Any], environ: dict[str, str]) -> str:
-    """The last line a process prints; raises Failed, with its last word, when it fails."""
+def run_process(command: list[Any], environ: dict[str, str]) -> str:
+    """Return the last line that a process prints; raises MeasurementError when it fails."""
     try:
-        done = subprocess.run(
+        completed = subprocess.run(
             command,
             env=ENVIRON | {"JAX_PLATFORMS": "cpu"} | environ,
             capture_output=True,
@@ -92,7 +92,11 @@ def output(command: list[Any], environ: dict[str, str]) -> str:
             timeout=TIMEOUT,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise Failed(f"{error}; make installs what it needs, as `make benchmark`") from error
-    if done.returncode:
-        raise Failed((done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1])
-    return done.stdout.strip().splitlines()[-1]
+        raise MeasurementError(
+            f"{error}; make installs what it needs, as `make benchmark`"
+        ) from error
+    if completed.returncode:
+        raise MeasurementError(
+            (completed.stderr.strip().splitlines() or [f"exit status {completed.returncode}"])[-1]
+        )
+    return completed.stdout.strip().splitlines()[-1]

@@ -1,11 +1,10 @@
-"""The large matrix products of an update and nothing else, on the work given as JSON; says what
-ours.py says."""
+"""Run only the large matrix products of a workload given as JSON; prints as run_etude.py does."""
 
 import json
 import sys
 import time
 
-import etude  # noqa: F401  for the settings of XLA that are its own
+import etude  # noqa: F401  sets flags of XLA
 
 
 def main() -> None:
@@ -14,20 +13,20 @@ def main() -> None:
 
     from etude.runs.settings import package_versions
 
-    work = json.loads(sys.argv[1])
-    hyper, steps = work["hyperparameters"], work["steps"] - work["skip"]
-    batch, width = hyper["batch_size"], hyper["hidden"][0]
-    key = jax.random.key(work["seed"])
-    weight = jax.random.orthogonal(key, width)  # so that the numbers stay as large as they are
+    workload = json.loads(sys.argv[1])
+    hyperparameters, steps = workload["hyperparameters"], workload["steps"] - workload["skip"]
+    batch, width = hyperparameters["batch_size"], hyperparameters["hidden"][0]
+    key = jax.random.key(workload["seed"])
+    weight = jax.random.orthogonal(key, width)  # keeps the norm of the rows
 
     def product(_, x):
         return jax.lax.optimization_barrier(x @ weight)
 
     x = jax.random.normal(key, (batch, width))
-    run = jax.jit(lambda x, times: jax.lax.fori_loop(0, times, product, x))
-    jax.block_until_ready(run(x, 100))
+    multiply = jax.jit(lambda x, times: jax.lax.fori_loop(0, times, product, x))
+    jax.block_until_ready(multiply(x, 100))
     clock = time.perf_counter()
-    assert jnp.isfinite(run(x, int(work["products"] * steps))).all()
+    assert jnp.isfinite(multiply(x, int(workload["matmuls"] * steps))).all()
     print(
         json.dumps(
             {"steps": steps, "seconds": time.perf_counter() - clock, "versions": package_versions()}

@@ -1,4 +1,4 @@
-"""What the planners reach: problems solved, and returns beside the optimum."""
+"""The quality of planners: rates of solved problems, and returns compared with the optimum."""
 
 from functools import partial
 from typing import Any
@@ -15,9 +15,9 @@ from etude.planning.trajectory.ilqr import ilqr
 from etude.rollout import evaluate, initial_memory
 from etude.studies.plan import PROBLEMS, zero_controls
 
-TORQUES, STEPS = 41, 200  # that dynamic programming tries, and of an episode
-# what cross entropy is held to, and what random shooting is
-NEAR, PUBLISHED = "within 5 % of the optimum", -208
+TORQUES, STEPS = 41, 200  # torques of dynamic programming, and steps of an episode
+# the bars of the cross-entropy methods and of random shooting
+CEM_BAR, RANDOM_SHOOTING_BAR = "within 5 % of the optimum", -208
 PLANNERS = {
     "cem, 100 × 25 × 4": {},
     "icem, 100 × 25 × 4": {"planner": "icem"},
@@ -41,9 +41,10 @@ PLANNERS = {
 console = report.console()
 
 
-def row(
+def table_row(
     what: str, value: float, text: str, bar: str = "–", met: bool | None = None
 ) -> dict[str, Any]:
+    """Print a row of results and return it."""
     console.print(f"{what:60} {text:>12}  {bar}")
     return {
         "what": what,
@@ -54,11 +55,11 @@ def row(
     }
 
 
-def solved(starts: int) -> list[dict[str, Any]]:
-    """How many random starts of each problem are solved."""
+def solved_rates(starts: int) -> list[dict[str, Any]]:
+    """Count the random starts of each problem that iLQR solves."""
     rows = []
     for name, problem in PROBLEMS.items():
-        run = jax.jit(
+        solve = jax.jit(
             jax.vmap(
                 lambda key, problem=problem: problem.solved(
                     ilqr(
@@ -67,9 +68,9 @@ def solved(starts: int) -> list[dict[str, Any]]:
                 )
             )
         )
-        count = int(run(jax.random.split(jax.random.key(0), starts)).sum())
+        count = int(solve(jax.random.split(jax.random.key(0), starts)).sum())
         rows.append(
-            row(
+            table_row(
                 f"{name}, solved by iLQR",
                 count / starts,
                 f"{count} of {starts}",
@@ -80,87 +81,103 @@ def solved(starts: int) -> list[dict[str, Any]]:
     return rows
 
 
-def pendulum(starts: int, points: int) -> list[dict[str, Any]]:
-    """Mean returns of Pendulum-v1 over the same starts: the optimum, from so many angles and rates,
-    and each planner's."""
+def pendulum_returns(starts: int, points: int) -> list[dict[str, Any]]:
+    """Mean returns of the optimum and of each planner on Pendulum-v1, over the same starts.
+
+    The optimum is computed on a grid of points × points.
+    """
     environment = make("Pendulum-v1", starts, "jax")
     key = jax.random.key(0)
-    first = jax.jit(environment.reset)(jax.random.split(key)[0])[1]
-    states = jax.vmap(true_model("Pendulum-v1").state_from_observation)(first)
-    best = float(optimum(states, points).mean())
-    rows = [row(f"Pendulum-v1, {starts} starts, dynamic programming", best, f"{best:.1f}")]
+    observations = jax.jit(environment.reset)(jax.random.split(key)[0])[1]
+    states = jax.vmap(true_model("Pendulum-v1").state_from_observation)(observations)
+    optimal_return = float(optimum(states, points).mean())
+    rows = [
+        table_row(
+            f"Pendulum-v1, {starts} starts, dynamic programming",
+            optimal_return,
+            f"{optimal_return:.1f}",
+        )
+    ]
     for name, settings in PLANNERS.items():
         algorithm = MPC("Pendulum-v1", **settings)
         state = algorithm.init(key, environment.spec)
         policy = lambda observation, memory, key, algorithm=algorithm, state=state: algorithm.act(
             state, observation, memory, key, explore=False
         )
-        judge = jax.jit(
+        episode_returns = jax.jit(
             lambda key, policy=policy: evaluate(
                 environment, policy, key, starts, initial_memory(environment, policy)
             )[0]
         )
-        mean = float(judge(key).mean())
+        mean_return = float(episode_returns(key).mean())
         if "cem" in name:
-            bar, met = NEAR, mean >= best * 1.05
+            bar, met = CEM_BAR, mean_return >= optimal_return * 1.05
         elif name.startswith("random"):
-            bar, met = f"≥ {PUBLISHED}", mean >= PUBLISHED
+            bar, met = f"≥ {RANDOM_SHOOTING_BAR}", mean_return >= RANDOM_SHOOTING_BAR
         else:
             bar, met = "–", None
-        rows.append(row(f"Pendulum-v1, {starts} starts, {name}", mean, f"{mean:.1f}", bar, met))
+        rows.append(
+            table_row(
+                f"Pendulum-v1, {starts} starts, {name}", mean_return, f"{mean_return:.1f}", bar, met
+            )
+        )
     return rows
 
 
 def optimum(states: jax.Array, points: int) -> jax.Array:
-    """Returns [start] of the policy that is greedy for the values of dynamic programming, played
-    from `states` [start, 2].
+    """Returns [start] of the greedy policy of dynamic programming from `states` [start, 2].
 
-    They are known on a grid of so many angles by as many rates, and between its points linearly.
+    The values are computed on a grid of `points` angles by `points` rates, with linear
+    interpolation in between.
     """
-    port = Pendulum()
-    torques = jnp.linspace(-1, 1, TORQUES)[:, None] * port.max_torque
+    environment = Pendulum()
+    torques = jnp.linspace(-1, 1, TORQUES)[:, None] * environment.max_torque
 
-    def outcomes(state):
-        """(state [2], reward) after each torque."""
-        after, told = jax.vmap(lambda torque: port.step(state, torque, jax.random.key(0)))(torques)
-        return after, told.reward
+    def transitions(state):
+        """Return the next states [torque, 2] and the rewards [torque]."""
+        next_states, result = jax.vmap(
+            lambda torque: environment.step(state, torque, jax.random.key(0))
+        )(torques)
+        return next_states, result.reward
 
-    def at(values, state):
-        """Between the grid's points, linearly; the angle goes round."""
-        place = jnp.stack(
+    def interpolate(values, state):
+        """Interpolate the values linearly; the angle is periodic."""
+        grid_position = jnp.stack(
             [
                 (state[0] / (2 * jnp.pi) % 1) * (points - 1),
-                (state[1] / port.max_rate + 1) / 2 * (points - 1),
+                (state[1] / environment.max_rate + 1) / 2 * (points - 1),
             ]
         )
-        return jax.scipy.ndimage.map_coordinates(values, list(place), 1, mode="nearest")
+        return jax.scipy.ndimage.map_coordinates(values, list(grid_position), 1, mode="nearest")
 
-    def best(values, state):
-        after, reward = outcomes(state)
-        return reward + jax.vmap(partial(at, values))(after)
+    def action_values(values, state):
+        next_states, reward = transitions(state)
+        return reward + jax.vmap(partial(interpolate, values))(next_states)
 
     angles, rates = (
         jnp.linspace(0, 2 * jnp.pi, points),
-        jnp.linspace(-port.max_rate, port.max_rate, points),
+        jnp.linspace(-environment.max_rate, environment.max_rate, points),
     )
     grid = jnp.stack(jnp.meshgrid(angles, rates, indexing="ij"), -1)
 
     @jax.jit
-    def backwards():
-        def back(values, _):
-            row = lambda states: jax.vmap(lambda state: best(values, state).max())(states)
-            return jax.lax.map(row, grid), values
+    def dynamic_programming():
+        def backup(values, _):
+            row_values = lambda states: jax.vmap(lambda state: action_values(values, state).max())(
+                states
+            )
+            return jax.lax.map(row_values, grid), values
 
-        return jax.lax.scan(back, jnp.zeros((points, points)), None, length=STEPS)[1]
+        return jax.lax.scan(backup, jnp.zeros((points, points)), None, length=STEPS)[1]
 
     @jax.jit
-    def play(tables, state):
+    def greedy_return(value_tables, state):
         def step(state, values):
-            action = best(values, state).argmax()
-            after, reward = outcomes(state)
-            return after[action], reward[action]
+            action = action_values(values, state).argmax()
+            next_states, reward = transitions(state)
+            return next_states[action], reward[action]
 
-        return jax.lax.scan(step, state, tables[::-1])[1].sum()
+        return jax.lax.scan(step, state, value_tables[::-1])[1].sum()
 
-    tables = backwards()  # [steps to go after this one, angle, rate]
-    return jax.jit(jax.vmap(play, (None, 0)))(tables, states)
+    value_tables = dynamic_programming()  # [steps to go after this one, angle, rate]
+    return jax.jit(jax.vmap(greedy_return, (None, 0)))(value_tables, states)

@@ -1,4 +1,4 @@
-"""etude on the work given as JSON; says how many steps its steady state took, and how long."""
+"""Train etude on a workload given as JSON; print the steps and seconds of its steady state."""
 
 import json
 import sys
@@ -12,21 +12,21 @@ def main() -> None:
 
     from etude.runs.settings import package_versions
 
-    work = json.loads(sys.argv[1])
-    given = work["hyperparameters"]
-    algorithm = getattr(etude, work["algorithm"].upper())(
-        **given | {"hidden": tuple(given["hidden"])}
+    workload = json.loads(sys.argv[1])
+    hyperparameters = workload["hyperparameters"]
+    algorithm = getattr(etude, workload["algorithm"].upper())(
+        **hyperparameters | {"hidden": tuple(hyperparameters["hidden"])}
     )
     environment = etude.make(
-        work["environment"], work["num_envs"], work["backend"], seed=work["seed"]
+        workload["environment"], workload["num_envs"], workload["backend"], seed=workload["seed"]
     )
-    start, compiling = None, 0.0
+    start, compile_seconds = None, 0.0
     for report in etude.progress(
-        algorithm, environment, jax.random.key(work["seed"]), work["steps"]
+        algorithm, environment, jax.random.key(workload["seed"]), workload["steps"]
     ):
         clock = time.perf_counter()
-        compiling += report.compile_seconds
-        if start is None and report.steps >= work["skip"]:
+        compile_seconds += report.compile_seconds
+        if start is None and report.steps >= workload["skip"]:
             start = report.steps, clock
     environment.close()
     print(
@@ -34,7 +34,7 @@ def main() -> None:
             {
                 "steps": report.steps - start[0],
                 "seconds": clock - start[1],
-                "compile_seconds": compiling,
+                "compile_seconds": compile_seconds,
                 "versions": package_versions(),
             }
         )

@@ -1,10 +1,9 @@
-"""A planner of etude at the work given as JSON; says how many steps an answer is made of, and how
-long it took."""
+"""Run a planner of etude on a workload given as JSON; print the steps and seconds of a plan."""
 
 import json
 import sys
 
-import etude  # noqa: F401  first, for the settings of XLA that are its own
+import etude  # noqa: F401  first, since it sets flags of XLA
 
 
 def main() -> None:
@@ -22,81 +21,88 @@ def main() -> None:
     from etude.runs.settings import package_versions
     from etude.struct import struct
 
-    work = json.loads(sys.argv[1])
-    jax.config.update("jax_enable_x64", work.get("x64", False))
-    key = jax.random.key(work["seed"])
+    workload = json.loads(sys.argv[1])
+    jax.config.update("jax_enable_x64", workload.get("x64", False))
+    key = jax.random.key(workload["seed"])
     acrobot = ControlProblem(
-        problems.swing, lambda x, u, time: problems.cost(x, u), problems.final_cost
+        problems.acrobot_step, lambda x, u, time: problems.cost(x, u), problems.final_cost
     )
 
     @struct
-    class Swing:
+    class AcrobotModel:
         """The acrobot as a model."""
 
         def step(self, state, action, key):
             return model_step_of(acrobot, state, action)
 
-    def searched(boards, keys):
+    def search_trees(boards, keys):
         game = problems.GAME
         uct = UCT(
             game.actions,
-            work["simulations"],
+            workload["simulations"],
             horizon=game.cells,
             players=2,
             legal=game.legal,
-            value=(lambda board: 0.0) if work["leaves"] == "zero" else None,
+            value=(lambda board: 0.0) if workload["leaves"] == "zero" else None,
         )
-        found = jax.vmap(lambda board, key: search(uct, game, board, key))(boards, keys)
-        return found.visits, found.tree.visits
+        result = jax.vmap(lambda board, key: search(uct, game, board, key))(boards, keys)
+        return result.visits, result.tree.visits
 
-    def sampled(score, horizon, bound):
-        found = cem(
+    def run_cem(score, horizon, max_control):
+        result = cem(
             score,
             key,
             jnp.zeros((horizon, 1)),
-            bound,
-            low=-bound,
-            high=bound,
-            **{name: work[name] for name in ("samples", "elites", "iterations", "smoothing")},
+            max_control,
+            low=-max_control,
+            high=max_control,
+            **{name: workload[name] for name in ("samples", "elites", "iterations", "smoothing")},
         )
-        return found.mean, found.best, found.value
+        return result.mean, result.best, result.value
 
-    def pendulum(state):
-        return sampled(return_of_plans(true_model("Pendulum-v1"), state, key), work["horizon"], 1.0)
+    def plan_pendulum(state):
+        return run_cem(
+            return_of_plans(true_model("Pendulum-v1"), state, key), workload["horizon"], 1.0
+        )
 
-    def swing(state):
-        score = return_of_plans(Swing(), state, key, final_value=lambda x: -problems.final_cost(x))
-        return sampled(score, problems.HORIZON, problems.FORCE)
+    def plan_acrobot(state):
+        score = return_of_plans(
+            AcrobotModel(), state, key, final_value=lambda x: -problems.final_cost(x)
+        )
+        return run_cem(score, problems.HORIZON, problems.MAX_TORQUE)
 
-    def solved(state):
-        plan = ilqr(acrobot, state, jnp.zeros((problems.HORIZON, 1)), iterations=work["iterations"])
+    def solve_acrobot(state):
+        plan = ilqr(
+            acrobot, state, jnp.zeros((problems.HORIZON, 1)), iterations=workload["iterations"]
+        )
         return plan.iterations, plan.cost, plan.controls
 
-    match work["planner"]:
+    match workload["planner"]:
         case "mcts":
-            roots = work["roots"]
-            given = problems.boards(roots), jax.random.split(key, roots)
-            (_, visits), took = stopwatch.of_program(searched, given, work["budget"])
-            # of each node those that pass it: all of them beyond the root make the steps down that
-            # were taken
-            answer = {
-                "steps": roots * work["simulations"],
-                "depth": float(visits[:, 1:].sum(1).mean()) / work["simulations"],
+            roots = workload["roots"]
+            arguments = problems.boards(roots), jax.random.split(key, roots)
+            (_, visits), times = stopwatch.time_compiled(
+                search_trees, arguments, workload["budget"]
+            )
+            # the visits of all nodes but the root sum to the steps down the tree
+            output = {
+                "steps": roots * workload["simulations"],
+                "depth": float(visits[:, 1:].sum(1).mean()) / workload["simulations"],
             }
         case "cem":
-            run, start = (
-                (pendulum, jnp.array([3.0, 0.0]))
-                if work["model"] == "pendulum"
-                else (swing, jnp.zeros(4))
+            planner, start = (
+                (plan_pendulum, jnp.array([3.0, 0.0]))
+                if workload["model"] == "pendulum"
+                else (plan_acrobot, jnp.zeros(4))
             )
-            (_, _, value), took = stopwatch.of_program(run, (start,), work["budget"])
-            answer = {"steps": 1, "cost": -float(value)}
+            (_, _, value), times = stopwatch.time_compiled(planner, (start,), workload["budget"])
+            output = {"steps": 1, "cost": -float(value)}
         case "ilqr":
-            (iterations, cost, _), took = stopwatch.of_program(
-                solved, (jnp.zeros(4),), work["budget"]
+            (iterations, cost, _), times = stopwatch.time_compiled(
+                solve_acrobot, (jnp.zeros(4),), workload["budget"]
             )
-            answer = {"steps": int(iterations), "cost": float(cost)}
-    print(json.dumps(answer | took | {"versions": package_versions()}))
+            output = {"steps": int(iterations), "cost": float(cost)}
+    print(json.dumps(output | times | {"versions": package_versions()}))
 
 
 if __name__ == "__main__":

@@ -1,154 +1,166 @@
-"""The figures of run.py as tables and as a page, and what pages of sides at the same work share."""
+"""Results as tables and Markdown pages, for run.py and planning.py."""
 
 import statistics
 from typing import Any
 
 import report
-from works import WORKS, Bar
+from workloads import WORKLOADS, Target
 
-START = ["from the command line", "seconds (min–max)", "bar", "met"]
+START_UP_HEADINGS = ["from the command line", "seconds (min–max)", "bar", "met"]
 MET = {True: "yes", False: "no", None: "–"}
 NOTES = """# Speed
 
-Environment steps a second, learning included, compiling and warm-up not: the median of the rounds. The README of the
-folder above says how they are measured, and speed.json has every figure.
+Environment steps per second with learning, without compiling and warm-up: the median of the rounds.
+The README of the folder above describes the method; speed.json has every figure.
 """
 
 
-def whole(sections: dict[str, Any]) -> str:
-    """speed.md"""
+def speed_page(sections: dict[str, Any]) -> str:
+    """The content of speed.md."""
     return NOTES + "".join(
-        page(name, sections[name]) for name in [*WORKS, "start-up"] if name in sections
+        speed_section(name, sections[name]) for name in [*WORKLOADS, "start-up"] if name in sections
     )
 
 
-def page(name: str, section: dict[str, Any]) -> str:
+def speed_section(name: str, section: dict[str, Any]) -> str:
+    """The section of a workload in speed.md."""
     lines = []
     if "settings" in section:
         hyperparameters = section["settings"]["hyperparameters"]
         lines = [
             "* settings: " + ", ".join(f"{key} {value}" for key, value in hyperparameters.items())
         ]
-    return written(*table(name, section), section, "steps", lines)
+    return markdown_section(*table(name, section), section, "steps", lines)
 
 
-def written(
+def markdown_section(
     title: str,
     headings: list[str],
     rows: list[list[str]],
     section: dict[str, Any],
     unit: str,
-    more: list[str],
+    extra_lines: list[str],
 ) -> str:
-    """A section: its table, when and on what it was measured, its sides, `more` lines, and what
-    failed."""
+    """A section of a page: title, table, machine, sides, extra lines and errors."""
     machine = section["machine"]
     lines = [
         f"Measured {section['measured']} on {machine['processor']}, {machine['cores']} cores, "
-        "load beforehand "
-        f"{section['load_before']}; rounds: {section['rounds']}.",
+        f"load beforehand {section['load_before']}; rounds: {section['rounds']}.",
         "",
-        *sides_of(section.get("sides", {}), unit),
-        *more,
+        *side_lines(section.get("sides", {}), unit),
+        *extra_lines,
     ]
-    lines += [f"* {label} failed: {error}" for label, error in errors_of(section).items()]
+    lines += [f"* {label} failed: {error}" for label, error in error_messages(section).items()]
     return f"\n## {title}\n\n{report.markdown(headings, rows)}\n" + "".join(
         f"{line}\n" for line in lines
     )
 
 
-def sides_of(sides: dict[str, Any], unit: str) -> list[str]:
-    """A line on each peer: its variant, the seconds it compiled, its versions; and one on etude."""
+def side_lines(sides: dict[str, Any], unit: str) -> list[str]:
+    """Describe the sides: variant, compile time and versions, one line for equal descriptions."""
     lines = {}
-    for label, found in sides.items():
-        seconds = column(found["measurements"], "compile_seconds")
-        tried = ", ".join(
-            f"{variant}: {rate:,.0f} {unit}/s" for variant, rate in found["tried"].items()
+    for label, result in sides.items():
+        seconds = column(result["measurements"], "compile_seconds")
+        trials = ", ".join(
+            f"{variant}: {rate:,.0f} {unit}/s" for variant, rate in result["tried"].items()
         )
-        variant = f", {found['variant']} (tried {tried})" if tried else ""
-        compiled = f", compiled in {middle(seconds)} s" if tried and seconds else ""
-        if "versions" in found:
-            lines.setdefault(f"{variant}{compiled}: {report.listed(found['versions'])}", []).append(
-                label
-            )
+        variant = f", {result['variant']} (tried {trials})" if trials else ""
+        compile_time = f", compiled in {format_median(seconds)} s" if trials and seconds else ""
+        if "versions" in result:
+            lines.setdefault(
+                f"{variant}{compile_time}: {report.format_versions(result['versions'])}", []
+            ).append(label)
     return [f"* {', '.join(labels)}{text}" for text, labels in lines.items()]
 
 
 def table(name: str, section: dict[str, Any]) -> tuple[str, list[str], list[list[str]]]:
-    """(title, headings, rows) of a section."""
-    judged = not section["quick"]
+    """Return (title, headings, rows) of a section."""
+    has_verdict = not section["quick"]
     if name == "start-up":
         return (
             "Start-up",
-            START,
-            [start_row(label, start, judged) for label, start in section["starts"].items()],
+            START_UP_HEADINGS,
+            [start_row(label, start, has_verdict) for label, start in section["starts"].items()],
         )
-    return compared(
-        WORKS[name].title, WORKS[name].bars, section["sides"], judged, "etude on", "steps"
+    return comparison_table(
+        WORKLOADS[name].title,
+        WORKLOADS[name].targets,
+        section["sides"],
+        has_verdict,
+        "etude on",
+        "steps",
     )
 
 
-def compared(
-    title: str, bars: list[Bar], sides: dict[str, Any], judged: bool, ours: str, unit: str
+def comparison_table(
+    title: str,
+    targets: list[Target],
+    sides: dict[str, Any],
+    has_verdict: bool,
+    etude_heading: str,
+    unit: str,
 ) -> tuple[str, list[str], list[list[str]]]:
-    """(title, headings, rows) of sides at the same work."""
+    """Return (title, headings, rows) of a comparison of sides."""
     rate = f"{unit}/s (min–max)"
-    headings = [ours, rate, "compile s", "beside", rate, "ratio", "bar", "met"]
-    return title, headings, [speed_row(bar, sides, judged) for bar in bars]
+    headings = [etude_heading, rate, "compile s", "beside", rate, "ratio", "bar", "met"]
+    return title, headings, [speed_row(target, sides, has_verdict) for target in targets]
 
 
-def speed_row(bar: Bar, sides: dict[str, Any], judged: bool) -> list[str]:
-    ours, peer = (sides.get(label, {}).get("measurements", []) for label in (bar.ours, bar.peer))
-    least = "–" if bar.least is None else f"≥ {bar.least:g}"
+def speed_row(target: Target, sides: dict[str, Any], has_verdict: bool) -> list[str]:
+    etude, peer = (
+        sides.get(label, {}).get("measurements", []) for label in (target.etude, target.peer)
+    )
+    target_text = "–" if target.min_ratio is None else f"≥ {target.min_ratio:g}"
     cells = [
-        bar.ours,
-        spread(column(ours, "rate"), ",.0f"),
-        middle(column(ours, "compile_seconds")),
-        bar.peer,
-        spread(column(peer, "rate"), ",.0f"),
+        target.etude,
+        format_range(column(etude, "rate"), ",.0f"),
+        format_median(column(etude, "compile_seconds")),
+        target.peer,
+        format_range(column(peer, "rate"), ",.0f"),
     ]
-    if not (ours and peer):
+    if not (etude and peer):
         return [
             *cells,
             "–",
-            least,
-            "not installed" if "absent" in sides.get(bar.peer, {}) else "not measured",
+            target_text,
+            "not installed" if "absent" in sides.get(target.peer, {}) else "not measured",
         ]
-    ratio = statistics.median(column(ours, "rate")) / statistics.median(column(peer, "rate"))
+    ratio = statistics.median(column(etude, "rate")) / statistics.median(column(peer, "rate"))
     return [
         *cells,
         f"{ratio:.2f}",
-        least,
-        MET[None if bar.least is None or not judged else ratio >= bar.least],
+        target_text,
+        MET[None if target.min_ratio is None or not has_verdict else ratio >= target.min_ratio],
     ]
 
 
-def start_row(label: str, start: dict[str, Any], judged: bool) -> list[str]:
+def start_row(label: str, start: dict[str, Any], has_verdict: bool) -> list[str]:
     seconds = [float(value) for value in start["seconds"]]
-    met = statistics.median(seconds) <= start["bar"] if judged else None
-    return [label, spread(seconds, ".1f"), f"≤ {start['bar']}", MET[met]]
+    met = statistics.median(seconds) <= start["bar"] if has_verdict else None
+    return [label, format_range(seconds, ".1f"), f"≤ {start['bar']}", MET[met]]
 
 
-def errors_of(section: dict[str, Any]) -> dict[str, str]:
-    """What failed, and why."""
-    stopped = {
+def error_messages(section: dict[str, Any]) -> dict[str, str]:
+    """Return the error messages of a section by label."""
+    start_errors = {
         label: "it ended before its first line of progress"
         for label, start in section.get("starts", {}).items()
         if "nan" in map(str, start["seconds"])
     }
-    return stopped | {
-        label: found["error"]
-        for label, found in section.get("sides", {}).items()
-        if "error" in found
+    return start_errors | {
+        label: result["error"]
+        for label, result in section.get("sides", {}).items()
+        if "error" in result
     }
 
 
 def column(measurements: list[dict[str, Any]], name: str) -> list[float]:
+    """Return the values of one name from the measurements that have it."""
     return [measurement[name] for measurement in measurements if name in measurement]
 
 
-def spread(values: list[float], form: str) -> str:
-    """Median, least and most."""
+def format_range(values: list[float], form: str) -> str:
+    """Format the median with the least and the greatest value."""
     return (
         f"{statistics.median(values):{form}} ({min(values):{form}}–{max(values):{form}})"
         if values
@@ -156,5 +168,6 @@ def spread(values: list[float], form: str) -> str:
     )
 
 
-def middle(values: list[float]) -> str:
+def format_median(values: list[float]) -> str:
+    """Format the median, or a dash without values."""
     return f"{statistics.median(values):.1f}" if values else "–"
