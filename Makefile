@@ -10,11 +10,17 @@ DEMO ?= ppo $$(.venv/bin/python -c 'import Box2D' 2>/dev/null && echo LunarLande
 ARGS ?=
 
 # Compiling keeps one core busy, so two files of tests go side by side, in the order of the tree.
-WHOLE = -m slipcover --json --out .coverage.json -m pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder
+SIDE = --numprocesses=2 --dist=loadfile --no-loadscope-reorder
+COVERED = -m slipcover --json --out .coverage.json -m pytest --reference $(SIDE)
+# Tests are compiled to bytecode once, even where Python is told to keep none: that is half of what collecting them takes.
+TESTS = exec env JAX_PLATFORMS=cpu PYTHONDONTWRITEBYTECODE= .venv/bin/python
+# One process from first to last: what Python counts as its CPU time holds that of lint and types.
+LINT = .venv/bin/ruff check && .venv/bin/ruff format --check --quiet src tests benchmarks tools && .venv/bin/mypy
+PYTEST = $(LINT) && $(TESTS)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test lint index benchmark benchmark-planning benchmark-learning lock clean
+.PHONY: help demo check test test-system lint index benchmark benchmark-planning benchmark-learning lock clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-20s %s\n", $$1, $$2 }' Makefile
@@ -22,12 +28,17 @@ help:  ## List the targets
 demo: .venv/.package  ## Train PPO to land on the moon, with curves and a video
 	@.venv/bin/etude train $(DEMO)
 
-test: lint  ## Lint, types, tests and coverage; ARGS="-k replay" for some tests alone
-	@JAX_PLATFORMS=cpu .venv/bin/python $(if $(ARGS),-m pytest $(ARGS),$(WHOLE))
+check: .venv/.dev .venv/.package  ## Lint, types and the quick tests: what to run all day
+	@$(PYTEST) -m pytest -m "not slow and not system" $(or $(ARGS),$(SIDE))
 
-lint: .venv/.dev .venv/.package  ## Lint and types alone
-	@.venv/bin/ruff check
-	@.venv/bin/mypy
+test: .venv/.dev .venv/.package  ## Lint, types, tests and coverage; ARGS="-k replay" for some tests alone
+	@$(PYTEST) $(if $(ARGS),-m pytest,$(COVERED)) -m "not system" $(ARGS)
+
+test-system: .venv/.dev .venv/.package  ## The tests that need a screen, many processes, or kills and full disks by the dozen
+	@$(TESTS) -m pytest -m system $(ARGS)
+
+lint: .venv/.dev .venv/.package  ## Lint, format and types alone
+	@$(LINT)
 
 index: .venv/.package  ## Generate the list of algorithms and the page of hyperparameters anew
 	@JAX_PLATFORMS=cpu .venv/bin/python tools/generate_index.py

@@ -6,6 +6,12 @@ import jax.numpy as jnp
 import numpy as np
 
 
+@jax.jit
+def call(module, *inputs):
+    """`module(*inputs)` as one program: by itself each of its operations would be compiled."""
+    return module(*inputs)
+
+
 def filled(build, seed=0, scale=0.3):
     """The pytree of float32 arrays that `build` would make, with normal numbers of standard
     deviation `scale`."""

@@ -57,3 +57,50 @@ def learned(algorithm, action_space, num_envs, iterations):
 def of(states, which):
     """The state of one probe."""
     return jax.tree.map(lambda x: x[which], states)
+
+
+DISCOUNT = 0.8
+# the worth of a reward of 1 at every step, for which the limit of five steps is no end
+FOREVER = 1 / (1 - DISCOUNT)
+OBSERVATIONS = (-1, 0, 1)  # what any of the probes may show
+# of any action
+VALUES = {
+    CONSTANT: {0: 1},
+    SEEN: {-1: -1, 1: 1},
+    DISCOUNTING: {0: DISCOUNT, 1: 1},
+    LIMITED: {0: FOREVER},
+}
+# right is action 1 for 1 and 0 for -1; in a box the sign times TARGET
+SIGNS = {ACTION: {0: 1}, BOTH: {-1: -1, 1: 1}}
+
+
+@partial(jax.jit, static_argnames=("read", "action_space", "num_envs", "iterations"))
+def read_after_training(algorithm, read, action_space, num_envs, iterations):
+    """What `read(algorithm, state, observation [1])` says of each probe and observation, a dict of
+    [probe, observation, ...].
+
+    And whether all metrics are finite. One program from the first step of training to the last
+    number.
+    """
+    states, tally = learned(algorithm, action_space, num_envs, iterations)
+    seen = jnp.float32(OBSERVATIONS)[:, None]
+    answers = jax.vmap(
+        lambda state: jax.vmap(lambda observation: read(algorithm, state, observation))(seen)
+    )(states)
+    return answers, jax.tree.reduce(
+        jnp.logical_and, jax.tree.map(lambda x: jnp.isfinite(x).all(), tally.metrics)
+    )
+
+
+def asked(table):
+    """(probe, observation, what is expected) of each row of VALUES, SIGNS or their like."""
+    return [
+        (probe, observation, expected)
+        for probe, row in table.items()
+        for observation, expected in row.items()
+    ]
+
+
+def at(answers, probe, observation):
+    """The answer of [probe, observation, ...] there."""
+    return answers[probe, OBSERVATIONS.index(observation)]

@@ -1,6 +1,7 @@
 """What holds the parts together: imports point one way, files and names stay where they belong."""
 
 import ast
+import collections
 import graphlib
 import importlib
 import subprocess
@@ -16,39 +17,42 @@ from etude.algorithms import ALGORITHMS
 SOURCE = Path(etude.__file__).parent
 FILES = sorted(SOURCE.rglob("*.py"))
 
-# A module may import from its own floor and those above it in this list; the longest name that fits
-# decides.
-FLOORS = {
-    "etude": 0,
-    "etude.errors": 0,
-    "etude.struct": 0,
-    "etude.spaces": 0,
-    "etude.dynamics": 0,
-    "etude.trees": 0,
-    "etude.optim.schedules": 1,
-    "etude.algorithms.common.exploration": 1,
-    "etude.nn.linear": 1,
-    "etude.nn.convolution": 1,
-    "etude.nn.networks": 1,
-    "etude.nn.noisy": 1,
-    "etude.nn.recurrent": 1,
-    "etude.nn.policies": 1,
-    "etude.optim.natural_gradient": 1,
-    "etude.nn.critics": 1,
-    "etude.nn.distributions": 1,
-    "etude.estimators": 1,
-    "etude.tabular": 1,
-    "etude.planning": 1,
-    "etude.data.transition": 2,
-    "etude.data.replay": 2,
-    "etude.environments": 2,
-    "etude.rollout": 3,
-    "etude.models": 3,
-    "etude.algorithms": 4,
-    "etude.algorithms._index": 0,  # which is read without JAX
-    "etude.training": 5,
-    "etude.experiment": 6,
-}
+# The rooms in order: a module imports from its own room and from those above it in this list. The
+# longest name that fits decides, so a module may stand apart from its package.
+ROOMS = (
+    "etude.types",
+    "etude.errors",
+    "etude.struct",
+    "etude.algorithms._index",  # a table of names, read without JAX
+    "etude",
+    "etude.spaces",
+    "etude.trees",
+    "etude.dynamics",
+    "etude.nn",
+    "etude.optim",
+    "etude.estimators",
+    "etude.tabular",
+    "etude.planning",
+    "etude.data",
+    "etude.environments",
+    "etude.models",
+    "etude.rollout",
+    "etude.training",
+    "etude.algorithms",
+    "etude.storage",
+    "etude.reporting",
+    "etude.runs",
+    "etude.presets",
+    "etude.studies",
+    "etude.cli",
+)
+FIRST_WITH_FILES = ROOMS.index("etude.storage")  # nothing above it prints or opens a file
+
+# Public functions and classes defined in more than one module, each with its reason.
+HOMONYMS: dict[str, str] = {}
+# Modules of one kind: the same functions with the same signatures, of which a user picks one
+# module.
+KINDS = ("etude.dynamics", "etude.data.replay")
 
 
 def module_of(path):
@@ -60,12 +64,13 @@ MODULES = {module_of(path): ast.parse(path.read_text(), str(path)) for path in F
 every_module = pytest.mark.parametrize("module", MODULES)
 
 
-def floor_of(module):
+def room_of(module):
+    """The number of a module's room in the list."""
     names = [".".join(module.split(".")[:n]) for n in range(1, module.count(".") + 2)]
-    assert module == "etude" or (len(names) > 1 and names[1] in FLOORS), (
-        f"{module} has no floor: add it to FLOORS"
+    assert module == "etude" or any(name in ROOMS for name in names[1:]), (
+        f"{module} has no room: add it to ROOMS"
     )
-    return FLOORS[next(name for name in reversed(names) if name in FLOORS)]
+    return ROOMS.index(next(name for name in reversed(names) if name in ROOMS))
 
 
 def imports_of(module):
@@ -90,22 +95,50 @@ def calls_of(module):
 
 
 @every_module
-def test_imports_point_to_the_same_floor_or_above(module):
+def test_imports_come_from_the_same_room_or_one_above(module):
     for imported in imports_of(module):
         assert imported in MODULES, f"{module} imports {imported}, which does not exist"
-        assert floor_of(imported) <= floor_of(module), (
-            f"{module} imports {imported}, from a floor below its own"
+        assert room_of(imported) <= room_of(module), (
+            f"{module} imports {imported}, from a room below its own"
         )
 
 
-def test_no_imports_go_round():
+def test_there_is_no_import_cycle():
     graph = {module: set(imports_of(module)) - {module} for module in MODULES}
     assert list(graphlib.TopologicalSorter(graph).static_order())
 
 
+def definitions():
+    """The modules that define each public function or class, by its name."""
+    found = collections.defaultdict(list)
+    for module, tree in MODULES.items():
+        for node in tree.body:
+            if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
+                kind = next((kind for kind in KINDS if module.startswith(f"{kind}.")), module)
+                found[node.name].append(kind)
+    return found
+
+
+def test_one_public_name_has_one_meaning():
+    several = {name: homes for name, homes in definitions().items() if len(set(homes)) > 1}
+    assert several.keys() == HOMONYMS.keys(), several
+    assert len(HOMONYMS) <= 8 and all(HOMONYMS.values())
+
+
+def test_commands_and_what_they_call_have_no_name_in_common():
+    """The functions of the command line are private, so that `train` is the one of
+    `etude.train`."""
+    for module in MODULES:
+        if module.startswith("etude.cli."):
+            public = {
+                node.name for node in MODULES[module].body if isinstance(node, ast.FunctionDef)
+            }
+            assert not public & set(etude.__all__), module
+
+
 @every_module
-def test_only_the_experiment_prints_and_opens_files(module):
-    if floor_of(module) < 6:
+def test_only_the_rooms_of_files_print_and_open_files(module):
+    if room_of(module) < FIRST_WITH_FILES:
         found = [
             f"{name} on line {line}"
             for name, line in calls_of(module)

@@ -18,20 +18,44 @@ SOAK = """
 import time
 import etude
 import jax, jax.numpy as jnp
-from etude.nn.networks import mlp
+from etude.nn.networks import make_mlp
 
 @jax.jit
 def both(keys, matrices):
-    init = jax.vmap(lambda key: [layer.weight for layer in mlp(key, (64, 64, 64), final_scale=1.0).layers])
-    return init(keys), jnp.linalg.solve(matrices, matrices[::-1]), jnp.linalg.solve(matrices[::-1], matrices)
+    sizes = (64, 64, 64)
+    init = jax.vmap(lambda key: [x.weight for x in make_mlp(key, sizes, final_scale=1.0).layers])
+    solve = jnp.linalg.solve
+    return init(keys), solve(matrices, matrices[::-1]), solve(matrices[::-1], matrices)
 
 keys = jax.random.split(jax.random.key(0), 8)
 matrices = jax.random.normal(jax.random.key(1), (8, 64, 64)) + 8 * jnp.eye(64)
-told, rounds, begun = jax.block_until_ready(both(keys, matrices)), 0, time.perf_counter()
-while rounds < 300 and time.perf_counter() - begun < 20:
-    told, rounds = jax.block_until_ready(both(keys, matrices)), rounds + 1
-assert all(jnp.isfinite(part).all() for part in jax.tree.leaves(told))
+results, rounds, start = jax.block_until_ready(both(keys, matrices)), 0, time.perf_counter()
+while rounds < 300 and time.perf_counter() - start < 20:
+    results, rounds = jax.block_until_ready(both(keys, matrices)), rounds + 1
+assert all(jnp.isfinite(part).all() for part in jax.tree.leaves(results))
 print("done")
+"""
+
+# What importing does to the flags and what it warns of, again and again in one process, before JAX
+# starts and after.
+IMPORTS = """
+import os, sys, warnings
+
+def imported(flags):
+    sys.modules.pop("etude", None)
+    os.environ.pop("XLA_FLAGS", None)
+    if flags is not None:
+        os.environ["XLA_FLAGS"] = flags
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        import etude
+    return os.environ["XLA_FLAGS"], [(warning.category, str(warning.message)) for warning in told]
+
+print(imported(None), imported("--xla_a=1"), imported(OWN), "jax" in sys.modules, sep="\\n")
+import jax
+print(imported(None))
+jax.devices()
+print(imported(None), imported(SCHEDULER), imported(OWN), sep="\\n")
 """
 
 
@@ -49,6 +73,7 @@ def python(code, **environment):
     )
 
 
+@pytest.mark.system
 def test_batched_decompositions_and_solves_do_not_hang():
     try:
         process = python(SOAK)
@@ -61,38 +86,17 @@ def test_batched_decompositions_and_solves_do_not_hang():
     assert process.returncode == 0 and process.stdout.strip() == "done", process.stderr
 
 
-def test_importing_sets_the_flag_and_keeps_those_that_are_there():
-    code = "import etude, os; print(os.environ['XLA_FLAGS'])"
-    assert python(code).stdout.strip() == SCHEDULER
-    assert python(code, XLA_FLAGS="--xla_a=1").stdout.strip() == f"--xla_a=1 {SCHEDULER}"
-
-
-def test_a_users_own_choice_of_the_flag_stays():
+def test_importing_sets_the_flag_keeps_those_that_are_there_and_warns_where_jax_has_started():
     own = SCHEDULER.replace("false", "true")
+    process = python(f"SCHEDULER, OWN = {SCHEDULER!r}, {own!r}\n{IMPORTS}")
+    assert process.returncode == 0, process.stderr
+    first, others, kept, has_jax, not_started, started, in_time, users = process.stdout.splitlines()
+    assert first == not_started == str((SCHEDULER, []))  # imported is not started
+    assert others == str((f"--xla_a=1 {SCHEDULER}", []))
+    assert kept == users == str((own, []))
+    assert has_jax == "False"  # nor does importing etude import JAX
+    assert in_time == str((SCHEDULER, []))
     assert (
-        python("import etude, os; print(os.environ['XLA_FLAGS'])", XLA_FLAGS=own).stdout.strip()
-        == own
+        "RuntimeWarning" in started and "JAX was already running when etude was imported" in started
     )
-
-
-@pytest.mark.parametrize(
-    "before, warns",
-    [
-        ("import jax; jax.numpy.zeros(1)", True),
-        ("import jax", False),  # imported is not started
-        ("", False),
-    ],
-    ids=["started", "imported", "first"],
-)
-def test_importing_after_jax_has_started_warns(before, warns):
-    process = python(f"{before}\nimport etude")
-    assert process.returncode == 0
-    assert (
-        "RuntimeWarning: JAX was already running when etude was imported" in process.stderr
-    ) == warns
-    assert not warns or f"set XLA_FLAGS={SCHEDULER}" in process.stderr
-
-
-def test_a_flag_that_was_set_in_time_needs_no_warning():
-    process = python("import jax; jax.numpy.zeros(1)\nimport etude", XLA_FLAGS=SCHEDULER)
-    assert process.returncode == 0 and "already running" not in process.stderr
+    assert f"set XLA_FLAGS={SCHEDULER}" in started

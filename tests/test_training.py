@@ -229,6 +229,7 @@ def test_what_is_complete_has_nothing_to_go_on_with(uninterrupted):
     assert reports_of(resumed=(uninterrupted[-1].train_state, 16)) == []
 
 
+@pytest.mark.slow
 def test_a_larger_budget_goes_on_as_if_it_had_been_so_from_the_start(uninterrupted):
     longer = reports_of(steps=150, row_every=5, chunk_seconds=LARGE)
     rest = reports_of(
@@ -237,6 +238,7 @@ def test_a_larger_budget_goes_on_as_if_it_had_been_so_from_the_start(uninterrupt
     assert_equal(rest[-1].train_state, longer[-1].train_state)
 
 
+@pytest.mark.slow
 def test_keys_make_the_difference(uninterrupted):
     again = reports_of(row_every=5, chunk_seconds=LARGE)
     other = reports_of(key=jax.random.key(4))
@@ -246,6 +248,7 @@ def test_keys_make_the_difference(uninterrupted):
     ).all()
 
 
+@pytest.mark.slow
 def test_seeds_in_one_program_are_the_seeds_alone(uninterrupted):
     keys = jnp.stack([KEY, jax.random.key(4)])
     together = reports_of(key=keys, row_every=5, chunk_seconds=LARGE)
@@ -267,6 +270,7 @@ def test_a_loss_that_is_not_finite_is_named():
         reports_of(Walk(fuse=-100.0))
 
 
+@pytest.mark.slow
 def test_the_seed_that_diverged_is_named():
     keys = jax.random.split(KEY, 4)
     places = [
@@ -335,6 +339,7 @@ def test_over_seeds():
     ).shape == (3,)
 
 
+@pytest.mark.slow
 def test_simulators_restart_so_that_going_on_is_never_having_stopped():
     """Their state cannot be saved: every fourth iteration they start afresh, and what was cut off
     counts as truncated."""

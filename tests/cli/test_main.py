@@ -33,7 +33,7 @@ def trained(tmp_path_factory):
         "4",
         "--video",
     )
-    done = etude(*asked, cwd=directory, well=True)
+    done = here(*asked, cwd=directory)
     assert done.returncode == 0, done.stderr
     return directory, done.stdout
 
@@ -151,6 +151,32 @@ def test_a_run_leaves_what_it_should(trained):
     assert "run" in said and "jax backend" in said and "95 % interval" in said
 
 
+@pytest.mark.system
+def test_a_process_trains_and_watches_as_a_user_has_them(tmp_path, monkeypatch):
+    """Compiled well, and with a screen that nobody sees."""
+    asked = (
+        "train",
+        "ppo",
+        "CartPole-v1",
+        *SMALL,
+        "--steps",
+        "3000",
+        "--seeds",
+        "2",
+        "--out",
+        "run",
+        "--evaluation-episodes",
+        "4",
+        "--video",
+    )
+    done = etude(*asked, cwd=tmp_path, well=True)
+    assert done.returncode == 0, done.stderr
+    monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
+    shown = etude("watch", "run", "--episodes", "2", cwd=tmp_path)
+    assert shown.returncode == 0, shown.stderr
+    assert [line[:9] for line in shown.stdout.splitlines()] == ["episode 1", "episode 2"]
+
+
 def test_the_video_shows_the_episode(trained):
     directory, _ = trained
     frames = imageio.mimread(directory / "run/video/episode_1.mp4", memtest=False)
@@ -162,14 +188,14 @@ def test_watch_opens_a_window_where_there_is_a_screen(trained, monkeypatch):
     for name in ("DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER"):
         monkeypatch.delenv(name, raising=False)
     if sys.platform.startswith("linux"):
-        refused = etude("watch", "run", cwd=directory)
+        refused = here("watch", "run", cwd=directory)
         assert (
             refused.returncode == 2
             and "no screen" in refused.stderr
             and "etude evaluate run --video" in refused.stderr
         )
     monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")  # a screen that nobody sees
-    shown = etude("watch", "run", "--episodes", "2", cwd=directory)
+    shown = here("watch", "run", "--episodes", "2", cwd=directory)
     assert shown.returncode == 0, shown.stderr
     assert [line[:9] for line in shown.stdout.splitlines()] == ["episode 1", "episode 2"]
 
@@ -297,9 +323,13 @@ gymnasium.register("Faulty-v0", Faulty)
 @pytest.mark.parametrize(
     ("how", "words"),
     [
-        ("raise", ("the robot fell over", "copy 0", "step 600", "in step")),
-        ("nan", ("NaN", "copy 0", "step 600")),
-        ("shape", ("(3,)", "(2,)", "copy 0", "step 600")),
+        pytest.param(
+            "raise",
+            ("the robot fell over", "copy 0", "step 600", "in step"),
+            marks=pytest.mark.slow,
+        ),
+        pytest.param("nan", ("NaN", "copy 0", "step 600"), marks=pytest.mark.slow),
+        pytest.param("shape", ("(3,)", "(2,)", "copy 0", "step 600"), marks=pytest.mark.slow),
         ("reward", ("finite", "value_loss", "checkpoint")),
     ],
 )
@@ -326,7 +356,8 @@ def test_what_fails_while_training_is_named_and_the_checkpoint_kept(tmp_path, ho
     assert list((tmp_path / "run/checkpoints").glob("step_*"))
 
 
-def test_options_reach_the_environment(tmp_path):
+@pytest.mark.slow
+def test_options_reach_the_environment(tmp_path, monkeypatch):
     (tmp_path / "faulty.py").write_text(FAULTY)
     done = here(
         "train",
@@ -350,8 +381,10 @@ def test_options_reach_the_environment(tmp_path):
         "how": "nothing",
         "when": 3,
     }
-    refused = etude("evaluate", "run", cwd=tmp_path)  # a process that has not imported it
+    monkeypatch.delitem(sys.modules, "faulty")  # as in a process that has not imported it
+    refused = here("evaluate", "run", cwd=tmp_path)
     assert refused.returncode == 2 and "--environment faulty:Faulty-v0" in refused.stderr
+    assert "faulty" not in sys.modules
     assert (
         here(
             "evaluate", "run", "--episodes", "2", "--environment", "faulty:Faulty-v0", cwd=tmp_path

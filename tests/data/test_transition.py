@@ -47,6 +47,7 @@ def test_merged_axes_keep_time_before_copies():
     np.testing.assert_array_equal(merged["b"], np.arange(24).reshape(6, 4))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [1, 2, 3, 64, 1000, 2**16, 2**16 + 1])
 def test_a_shuffle_is_every_number_once(n):
     order = np.asarray(random_permutation(jax.random.key(n), n))

@@ -78,6 +78,7 @@ def returns(experience):
     return np.array(column[::-1])
 
 
+@pytest.mark.slow
 @both_action_spaces
 @pytest.mark.parametrize("probe", PROBES)
 def test_probes_stay_within_their_spaces(probe, action_space):
@@ -132,6 +133,7 @@ def test_action_to_reward():
     assert (best.reward == 0).all()
 
 
+@pytest.mark.slow
 def test_observation_times_action():
     experience = live(probes.ObservationTimesAction())
     assert experience.terminated.all()

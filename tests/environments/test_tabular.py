@@ -80,6 +80,7 @@ def test_steps_are_as_frequent_as_the_arrays_say():
     assert abs(z).max() < 4  # of 48, each as good as normal
 
 
+@pytest.mark.slow
 def test_rollouts_earn_the_exact_objective():
     """Within four standard errors; a quarter of the episodes is cut off by the limit of five
     steps."""
@@ -108,6 +109,7 @@ def test_rollouts_earn_the_exact_objective():
     assert 0.1 < (lengths == 5).mean() < 0.5 and lengths.max() == 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["Taxi-v4", "CliffWalking-v1", "FrozenLake-v1"])
 def test_steps_are_gymnasiums_own(name):
     """From the same states with the same actions: where there is chance, what Gymnasium drew is one
@@ -154,6 +156,7 @@ def test_a_deterministic_process_comes_back_as_it_was():
     assert not np.asarray(again.reward)[~seen].any()
 
 
+@pytest.mark.slow
 def test_a_random_process_comes_back_within_its_standard_error():
     process, samples = random_process(3), 1000
     again = mdp_from_environment(Tabular(process), jax.random.key(0), samples)

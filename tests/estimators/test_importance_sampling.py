@@ -153,6 +153,7 @@ lambda_returns, gae = jax.jit(returns.lambda_returns), jax.jit(returns.gae)
 oracle = jax.jit(rlax.vtrace_td_error_and_advantage, static_argnames="stop_target_gradients")
 
 
+@pytest.mark.slow
 @quick
 @given(experiences().filter(lambda x: x["reward"].shape == (6,)), shares, shares, limits)
 def test_rlax_agrees(x, discount, lambda_, clip):

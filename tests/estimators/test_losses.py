@@ -16,12 +16,23 @@ from etude.estimators import losses
 numbers = st.floats(-100, 100, width=32, allow_subnormal=False)
 q_values = arrays.arrays(np.float32, (3, 2, 4), elements=numbers)  # [time, env, action]
 quick = settings(deadline=None, max_examples=50)
+greedy_value, one_step_target, squared, huber = map(
+    jax.jit, (losses.max_q, losses.td_target, losses.l2_loss, losses.huber_loss)
+)
+libraries = jax.jit(
+    lambda error, delta: (
+        optax.l2_loss(error),
+        rlax.l2_loss(error),
+        optax.huber_loss(error, delta=delta),
+        rlax.huber_loss(error, delta),
+    )
+)
 
 
 @quick
 @given(q_values)
 def test_the_greedy_value_is_the_largest(q):
-    np.testing.assert_array_equal(losses.max_q(q), q.max(-1))
+    np.testing.assert_array_equal(greedy_value(q), q.max(-1))
 
 
 @quick
@@ -30,7 +41,7 @@ def test_rlax_agrees_on_the_errors_of_q_learning(q, target_q, terminated, discou
     rng = np.random.default_rng(0)
     reward, action = rng.normal(size=(3, 2)).astype(np.float32), rng.integers(4, size=(3, 2))
     value = np.take_along_axis(q, action[..., None], -1)[..., 0]
-    target = losses.td_target(reward, losses.max_q(target_q), terminated, discount)
+    target = one_step_target(reward, greedy_value(target_q), terminated, discount)
     error = oracle(q, action, reward, (discount * ~terminated).astype(np.float32), target_q)
     np.testing.assert_allclose(target - value, error, rtol=1e-4, atol=1e-4)
 
@@ -48,18 +59,20 @@ def test_a_target_by_hand():
 @quick
 @given(arrays.arrays(np.float32, (5,), elements=numbers), st.floats(0.125, 10, width=32))
 def test_losses_are_those_of_optax_and_rlax(error, delta):
-    np.testing.assert_allclose(losses.l2_loss(error), optax.l2_loss(error), rtol=1e-5)
-    np.testing.assert_allclose(losses.l2_loss(error), rlax.l2_loss(error), rtol=1e-5)
-    for library in (optax.huber_loss(error, delta=delta), rlax.huber_loss(error, delta)):
-        np.testing.assert_allclose(losses.huber_loss(error, delta), library, rtol=1e-4, atol=1e-6)
+    *halves, optaxs, rlaxs = libraries(error, delta)
+    for half, library in zip(halves, (optaxs, rlaxs), strict=True):
+        np.testing.assert_allclose(squared(error), half, rtol=1e-5)
+        np.testing.assert_allclose(huber(error, delta), library, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("delta", [0.5, 1.0, 3.0])
 def test_the_slope_of_huber_is_the_error_clipped(delta):
-    error = jnp.linspace(-5, 5, 41)  # ±delta and 0 among them
-    slope = jax.vmap(jax.grad(lambda e: losses.huber_loss(e, delta)))(error)
-    np.testing.assert_allclose(slope, jnp.clip(error, -delta, delta), atol=1e-6)
-    np.testing.assert_allclose(jax.vmap(jax.grad(losses.l2_loss))(error), error, atol=1e-6)
+    error = np.linspace(-5, 5, 41, dtype=np.float32)  # ±delta and 0 among them
+    slope, of_squared = jax.jit(
+        jax.vmap(lambda e: (jax.grad(losses.huber_loss)(e, delta), jax.grad(losses.l2_loss)(e)))
+    )(error)
+    np.testing.assert_allclose(slope, np.clip(error, -delta, delta), atol=1e-6)
+    np.testing.assert_allclose(of_squared, error, atol=1e-6)
 
 
 def test_huber_without_end_is_the_squared_loss():
@@ -107,6 +120,7 @@ def test_a_projection_keeps_the_mean_inside_the_support_and_the_support_itself()
     )
 
 
+@pytest.mark.slow
 @quick
 @given(
     arrays.arrays(np.float32, (2, 4), elements=numbers),
@@ -132,6 +146,7 @@ def test_the_quantile_loss_is_that_of_the_paper_and_of_rlax(quantiles, targets, 
     np.testing.assert_allclose(found * delta, library, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_quantile_regression_finds_the_quantiles():
     """Of 0, 1, ..., 99, by gradient steps on the loss: of four, those at 1/8, 3/8, 5/8 and 7/8."""
     samples = jnp.arange(100.0)

@@ -221,6 +221,7 @@ def test_one_step_bootstraps_at_once_and_many_never(x, discount):
     )
 
 
+@pytest.mark.slow
 @quick
 @given(experiences(), shares)
 def test_a_fold_is_one_step_worth_as_much_as_all(x, discount):
@@ -336,6 +337,7 @@ def test_a_truncation_bootstraps(estimate):
     np.testing.assert_allclose(estimates(cut)[estimate], [1 + 0.9 * 5, 1])
 
 
+@pytest.mark.slow
 @quick
 @given(
     arrays.arrays(np.float32, (6,), elements=numbers),

@@ -15,6 +15,7 @@ def plain(x, weight, stride, padding):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("padding", ["VALID", "SAME"])
 @pytest.mark.parametrize("stride", [1, 2, 4])
 @pytest.mark.parametrize("size, kernel", [((11, 8), (3, 3)), ((8, 13), (8, 5)), ((5, 6), (1, 2))])

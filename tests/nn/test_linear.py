@@ -34,6 +34,7 @@ TRANSFORMS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("inputs, outputs", [(4, 3), (2, 5)])
 @pytest.mark.parametrize("transform", TRANSFORMS.values(), ids=TRANSFORMS)
 def test_it_is_the_plain_product_under_every_transformation(transform, inputs, outputs):

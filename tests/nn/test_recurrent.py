@@ -171,6 +171,7 @@ def test_the_gradient_goes_through_time_and_stops_where_an_episode_begins(kind):
     assert (of_memory[fresh[0]] == 0).all() and (of_memory[~fresh[0]] > 1e-3).all()
 
 
+@pytest.mark.slow
 def test_layers_are_drawn_by_their_key():
     """Equinox's uniform ±1/√inputs, each matrix its own; and no layer where no memory is wanted."""
     assert make_cell(KEY, "none", INPUTS, SIZE) is None

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from etude.optim.schedules import any_in_vmap, assume_unbatched, linear_decay, linear_schedule
 
@@ -38,6 +39,7 @@ def test_what_is_not_due_is_left_undone_for_all_seeds():
     assert "cond" in program and "select" not in program
 
 
+@pytest.mark.slow
 def test_what_is_due_for_one_seed_is_worked_out_for_all_and_for_none_when_it_is_not():
     def step(due, x):
         return jax.lax.cond(any_in_vmap(due), lambda x: jnp.where(due, 2 * x, x), lambda x: x, x)

@@ -33,6 +33,7 @@ class Walk:
         return ModelStep(after, reward, jnp.abs(after).max() > self.limit)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("limit", [jnp.inf, 1.5])
 def test_a_plan_is_worth_the_mean_of_its_particles(limit):
     """Against NumPy, one plan and one particle at a time, with the same chances for every plan; the
@@ -77,6 +78,7 @@ def test_what_is_left_of_a_plan():
     )
 
 
+@pytest.mark.slow
 def test_committing_costs_what_the_noise_does_meanwhile():
     """On a noisy walk, the best plan made once and the best plan made anew: both cost what
     mathematics says they do.

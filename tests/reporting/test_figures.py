@@ -38,6 +38,7 @@ def test_all_of_it(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_returns_in_the_millions_and_hundredths_fit(tmp_path):
     for scale in (1e-3, 1e4, -1e4):
         evaluation = {"iqm": 380 * scale, "ci95": sorted((370 * scale, 390 * scale))}
@@ -61,11 +62,13 @@ def test_missing_episodes(tmp_path):
     assert has(draw(tmp_path, STEPS, returns, EVALUATION), BLUE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seeds", [1, 3])
 def test_a_single_row_is_a_point(tmp_path, seeds):
     assert has(draw(tmp_path, STEPS[:1], RETURNS[:seeds, :1]), BLUE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("steps", "returns"),
     [
@@ -80,6 +83,7 @@ def test_next_to_nothing_still_gives_a_figure(tmp_path, steps, returns):
     assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 20
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "evaluation",
     [
@@ -101,12 +105,13 @@ def test_titles_are_plain_text(tmp_path):
     draw(tmp_path, STEPS, RETURNS, EVALUATION, r"$\frac{", "a_b^c $ \\")
 
 
+@pytest.mark.slow
 def test_no_global_state_of_matplotlib_is_touched(tmp_path):
     program = (
-        "import sys, matplotlib; from etude.experiment import figures; "
+        "import sys, matplotlib; from etude.reporting import figures; "
         "rc = lambda: [(k, matplotlib.rcParams[k]) for k in matplotlib.rcParams if k != 'backend'];"
         "before = rc();"
-        "figures.learning_curve(sys.argv[1], [1, 2], [[1, 2], [2, 3]], {'iqm': 2, 'ci95': [1, "
+        "figures.draw_learning_curve(sys.argv[1], [1, 2], [[1, 2], [2, 3]], {'iqm': 2, 'ci95': [1, "
         "3]}); "
         "sys.exit('matplotlib.pyplot' in sys.modules or rc() != before)"
     )

@@ -62,6 +62,7 @@ def test_interval_over_seeds_against_every_resample(count):
     )
 
 
+@pytest.mark.slow
 def test_interval_of_one_seed_is_over_its_episodes():
     episodes = [10.0, 12.0, 9.0, 30.0, 11.0, 14.0]
     low, high = statistics.bootstrap_interval([episodes])
@@ -114,6 +115,7 @@ def test_confidence_must_lie_between(confidence):
         statistics.bootstrap_interval([[1.0], [2.0]], confidence)
 
 
+@pytest.mark.slow
 def test_coverage_is_near_what_is_claimed():
     """With 20 seeds a percentile interval holds the truth somewhat less often than 95 %, not
     much."""
@@ -175,10 +177,11 @@ def test_band_is_the_iqm_and_interval_of_every_row():
     assert all(part.shape == (0,) for part in statistics.bootstrap_band(np.zeros((3, 0))))
 
 
+@pytest.mark.slow
 def test_a_run_does_not_wait_for_scipy_and_matplotlib():
     program = (
-        "import sys; from etude.experiment import checkpoint, directories, figures, files, "
-        "records, statistics; "
+        "import sys, etude.storage.checkpoints, etude.storage.directories, etude.storage.files, "
+        "etude.storage.metrics_csv, etude.reporting.figures, etude.reporting.statistics; "
         "sys.exit('scipy.stats' in sys.modules or 'matplotlib' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", program]).returncode == 0

@@ -1,31 +1,256 @@
 """A run that was killed and resumed is the run that never stopped, bit for bit."""
+
+import os
+import shutil
 import signal
-import sys
+import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import here, kill, start, until
 from safetensors.numpy import load_file
 
+from etude.algorithms.trust_region.ppo import PPO
+from etude.algorithms.value.dqn import DQN
+from etude.runs import job as jobs
+from etude.runs.interrupt import Interrupted, InterruptHandler
+from etude.runs.job import TrainJob, jobs_for, train_job
+from etude.runs.run import load, resolve_settings
 from etude.storage import metrics_csv
 
-from commands import here, kill, start, until
-
-DQN = ("dqn", "CartPole-v1", "--rollout-length", "8", "--gradient-steps", "4", "--hidden", "16", "--batch-size", "16",
-       "--capacity", "2000", "--warmup-steps", "200")
-PPO = ("ppo", "CartPole-v1", "--rollout-length", "16", "--num-envs", "4", "--batch-size", "32", "--hidden", "16",
-       "--normalize-observation", "--normalize-reward")
+DQN_WORDS = (
+    "dqn",
+    "CartPole-v1",
+    "--rollout-length",
+    "8",
+    "--gradient-steps",
+    "4",
+    "--hidden",
+    "16",
+    "--batch-size",
+    "16",
+    "--capacity",
+    "2000",
+    "--warmup-steps",
+    "200",
+)
+PPO_WORDS = (
+    "ppo",
+    "CartPole-v1",
+    "--rollout-length",
+    "16",
+    "--num-envs",
+    "4",
+    "--batch-size",
+    "32",
+    "--hidden",
+    "16",
+    "--normalize-observation",
+    "--normalize-reward",
+)
 COMMON = ("--evaluation-episodes", "2")
-KILLED = [(PPO, "jax", 30_000), (DQN, "gymnasium", 12_000)]
-# and with many seeds below: dqn in one program on jax, ppo over processes on gymnasium
+SMALL_DQN = DQN(
+    rollout_length=8, gradient_steps=4, hidden=(16,), batch_size=16, capacity=2000, warmup_steps=200
+)
+SMALL_PPO = PPO(
+    rollout_length=16,
+    batch_size=32,
+    hidden=(16,),
+    normalize_observation=True,
+    normalize_reward=True,
+)
 
 
-@pytest.mark.parametrize(("algorithm", "backend", "steps"), KILLED, ids=[f"{words[0]}-{backend}" for words, backend, _ in KILLED])
-def test_killed_and_resumed_equals_uninterrupted(tmp_path, algorithm, backend, steps):
-    asked = ("train", *algorithm, *COMMON, "--backend", backend, "--steps", steps)
+def trained(settings, part, stop=lambda update: False):
+    """Train until the end, or until `stop` of an update, as if the process were killed as it is
+    told of."""
+    for update in train_job(settings, part, InterruptHandler(), pytest.fail):
+        if stop(update):
+            break
+
+
+# Within this process: what lies on the disk between two chunks is what a kill leaves
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "backend", "num_envs", "seeds", "steps"),
+    [
+        pytest.param(
+            SMALL_DQN, "jax", 1, 2, 4_000, id="many seeds in one program", marks=pytest.mark.slow
+        ),
+        pytest.param(SMALL_DQN, "gymnasium", 1, 1, 2_400, id="dqn on gymnasium"),
+        pytest.param(
+            SMALL_PPO, "gymnasium", 4, 1, 9_600, id="ppo on gymnasium", marks=pytest.mark.slow
+        ),
+    ],
+)
+def test_what_was_cut_off_and_resumed_equals_uninterrupted(
+    tmp_path, algorithm, backend, num_envs, seeds, steps
+):
+    """Cut off where there is a checkpoint and rows after it, which are written anew."""
+    settings = resolve_settings(
+        algorithm, "CartPole-v1", steps=steps, seeds=seeds, backend=backend, num_envs=num_envs
+    )
+    (whole,) = jobs_for(settings, tmp_path / "whole")
+    cut = tmp_path / "cut"
+
+    def copy(update):
+        if (
+            not cut.exists()
+            and (there := checkpoints(whole.directory))
+            and 0.3 * steps < max(there) < update.steps
+        ):
+            shutil.copytree(whole.directory, cut)
+
+    trained(settings, whole, copy)
+    assert (
+        max(checkpoints(cut))
+        < metrics_csv.read_metrics(cut / "metrics.csv")["step"][-1]
+        < steps * 0.95
+    ), "a row is to be written anew"
+    trained(settings, TrainJob(whole.seeds, cut))
+    same(whole.directory, cut)
+
+
+@pytest.mark.slow
+def test_what_was_stopped_again_and_again_equals_uninterrupted(tmp_path, monkeypatch):
+    """Before there is a checkpoint, from where it begins again, then as Ctrl-C stops it, with all
+    saved, then to the end."""
+    settings = resolve_settings(SMALL_PPO, "CartPole-v1", steps=9_600, backend="jax", num_envs=4)
+    whole, stopped = (jobs_for(settings, tmp_path / name)[0] for name in ("whole", "stopped"))
+    trained(settings, whole)
+    trained(settings, stopped, lambda update: update.steps > 0)
+    assert not checkpoints(stopped.directory)
+    interrupt, progress = InterruptHandler(), jobs.progress
+
+    def interrupted(*arguments, **options):
+        for report in progress(*arguments, **options):
+            if report.steps > 3_000:  # as if Ctrl-C had come while it was computed
+                interrupt.signal = signal.SIGINT
+            yield report
+
+    monkeypatch.setattr(jobs, "progress", interrupted)
+    with pytest.raises(Interrupted, match=r"stopped at step 3,\d+ of 9,600, saved"):
+        list(jobs.train_job(settings, stopped, interrupt, pytest.fail))
+    monkeypatch.undo()
+    assert 3_000 < max(checkpoints(stopped.directory)) < 4_000
+    trained(settings, stopped)
+    same(whole.directory, stopped.directory)
+
+
+def test_a_slow_environment_is_left_within_ten_seconds(tmp_path, monkeypatch):
+    """One rollout of it takes minutes: the chunk is cancelled, and the last checkpoint stands."""
+    (tmp_path / "slow_environment.py").write_text(SLOW)
+    over, asked = threading.Event(), []
+
+    def ask():
+        while not over.wait(0.01):
+            if (tmp_path / "stepping").exists():
+                asked.append(time.monotonic())
+                return os.kill(os.getpid(), signal.SIGTERM)
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    done = here(
+        "train",
+        "ppo",
+        "slow_environment:Slow-v0",
+        "--num-envs",
+        1,
+        "--rollout-length",
+        512,
+        "--batch-size",
+        64,
+        "--steps",
+        1024,
+        "--out",
+        "run",
+        cwd=tmp_path,
+    )
+    over.set()
+    thread.join()
+    assert asked and time.monotonic() - asked[0] < 10
+    assert done.returncode == 143
+    assert "etude resume run" in done.stderr + done.stdout
+
+
+@pytest.mark.slow
+def test_a_finished_run_goes_on_further(tmp_path):
+    assert (
+        here(
+            "train", *DQN_WORDS, *COMMON, "--steps", 4_000, "--out", "run", cwd=tmp_path
+        ).returncode
+        == 0
+    )
+    again = here("resume", "run", cwd=tmp_path)
+    assert again.returncode == 2 and "--steps" in again.stderr
+    assert here("resume", "run", "--steps", 8_000, cwd=tmp_path).returncode == 0
+    steps = metrics_csv.read_metrics(tmp_path / "run/metrics.csv")["step"]
+    assert steps[-1] == 8_000 and (np.diff(steps) > 0).all()
+
+
+# In processes of their own
+
+
+@pytest.mark.slow
+def test_killed_resumed_stopped_by_ctrl_c_and_resumed_equals_uninterrupted(tmp_path):
+    asked, steps = ("train", *PPO_WORDS, *COMMON, "--backend", "jax", "--steps"), 80_000
+    process = start(*asked, steps, "--out", "killed", cwd=tmp_path)
+    until(lambda: checkpoints(tmp_path / "killed"), process)
+    kill(process)
+    killed = checkpoints(tmp_path / "killed")
+    assert killed and max(killed) < steps * 0.5, "it was to be killed on its way"
+    process = start("resume", "killed", cwd=tmp_path)
+    until(lambda: max(checkpoints(tmp_path / "killed")) > max(killed), process)
+    began = time.monotonic()
+    said = kill(process, signal.SIGINT)
+    assert time.monotonic() - began < 10
+    assert process.returncode == 130
+    assert "saved" in said and "etude resume killed" in said
+    assert max(killed) < max(checkpoints(tmp_path / "killed")) < steps * 0.95, (
+        "it was to be stopped on its way"
+    )
+    less = here("resume", "killed", "--steps", max(killed), cwd=tmp_path)
+    assert less.returncode == 2 and f"{steps:,}" in less.stderr
+    resumed = here("resume", "killed", cwd=tmp_path)
+    assert resumed.returncode == 0, resumed.stderr
+    assert here(*asked, steps, "--out", "whole", cwd=tmp_path).returncode == 0
+    same(tmp_path / "whole", tmp_path / "killed")
+
+
+@pytest.mark.slow
+def test_seeds_over_processes_are_each_the_seed_alone(tmp_path):
+    asked = ("train", *PPO_WORDS, *COMMON, "--backend", "gymnasium", "--steps", 3_200)
+    together = here(*asked, "--seeds", 2, "--out", "together", cwd=tmp_path)
+    assert together.returncode == 0, together.stderr
+    for seed in (0, 1):
+        settings = replace(load(tmp_path / "together").settings, seeds=1, seed=seed)
+        trained(settings, *jobs_for(settings, tmp_path / f"seed_{seed}"))
+        same(tmp_path / f"seed_{seed}", tmp_path / f"together/seed_{seed}")
+
+
+@pytest.mark.system
+@pytest.mark.parametrize(
+    ("words", "backend", "seeds", "steps"),
+    [
+        (PPO_WORDS, "jax", 1, 30_000),
+        (DQN_WORDS, "gymnasium", 1, 12_000),
+        (DQN_WORDS, "jax", 2, 30_000),
+    ],
+)
+@pytest.mark.parametrize("kills", [1, 2])
+def test_killed_and_resumed_equals_uninterrupted(tmp_path, words, backend, seeds, steps, kills):
+    asked = ("train", *words, *COMMON, "--backend", backend, "--seeds", seeds, "--steps", steps)
     assert here(*asked, "--out", "whole", cwd=tmp_path).returncode == 0
     process = start(*asked, "--out", "killed", cwd=tmp_path)
+    if kills == 2:
+        until((tmp_path / "killed/config.json").exists, process)
+        kill(process)
+        assert not checkpoints(tmp_path / "killed")
+        process = start("resume", "killed", cwd=tmp_path)
     until(lambda: checkpoints(tmp_path / "killed"), process)
     kill(process)
     before = checkpoints(tmp_path / "killed")
@@ -35,69 +260,22 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path, algorithm, backend, s
     same(tmp_path / "whole", tmp_path / "killed")
 
 
-def test_many_seeds_in_one_program_resume_exactly(tmp_path):
-    """Killed twice: before there is a checkpoint, from where it begins again, and after one."""
-    asked = ("train", *DQN, *COMMON, "--seeds", 2, "--steps", 30_000)
-    assert here(*asked, "--out", "whole", cwd=tmp_path).returncode == 0
-    process = start(*asked, "--out", "killed", cwd=tmp_path)
-    until((tmp_path / "killed/config.json").exists, process)
-    kill(process)
-    assert not checkpoints(tmp_path / "killed")
-    process = start("resume", "killed", cwd=tmp_path)
-    until(lambda: checkpoints(tmp_path / "killed"), process)
-    kill(process)
-    assert here("resume", "killed", cwd=tmp_path).returncode == 0
-    same(tmp_path / "whole", tmp_path / "killed")
-
-
-def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path):
-    process = start("train", *DQN, *COMMON, "--steps", 10_000_000, "--out", "run", cwd=tmp_path)
-    until(lambda: (tmp_path / "run/metrics.csv").exists(), process)
-    time.sleep(1)
-    began = time.monotonic()
-    said = kill(process, signal.SIGINT)
-    assert time.monotonic() - began < 10
-    assert process.returncode == 130
-    assert "saved" in said and "etude resume run" in said
-    (step,) = checkpoints(tmp_path / "run")
-    less = here("resume", "run", "--steps", step, cwd=tmp_path)
-    assert less.returncode == 2 and "10,000,000" in less.stderr
-
-
-def test_a_slow_environment_is_left_within_ten_seconds(tmp_path):
-    """One rollout of it takes minutes: the chunk is cancelled, and the last checkpoint stands."""
-    (tmp_path / "slow.py").write_text(SLOW)
-    process = start("train", "ppo", "slow:Slow-v0", "--num-envs", 1, "--rollout-length", 512, "--batch-size", 64, "--steps", 1024,
-                    "--out", "run", cwd=tmp_path)
-    until((tmp_path / "stepping").exists, process)
-    began = time.monotonic()
-    said = kill(process, signal.SIGTERM)
-    assert time.monotonic() - began < 10
-    assert process.returncode == 143
-    assert "etude resume run" in said
-
-
+@pytest.mark.system
 def test_seeds_over_processes_resume_exactly(tmp_path):
     """And each is the seed alone."""
-    asked = ("train", *PPO, *COMMON, "--backend", "gymnasium", "--steps", 12_000)
+    asked = ("train", *PPO_WORDS, *COMMON, "--backend", "gymnasium", "--steps", 12_000)
     for seed in (0, 1):
         assert here(*asked, "--seed", seed, "--out", f"seed_{seed}", cwd=tmp_path).returncode == 0
     process = start(*asked, "--seeds", 2, "--out", "killed", cwd=tmp_path)
-    until(lambda: all(checkpoints(tmp_path / "killed" / seed) for seed in ("seed_0", "seed_1")), process)
-    kill(process)                                         # its children end by themselves
+    until(
+        lambda: all(checkpoints(tmp_path / "killed" / seed) for seed in ("seed_0", "seed_1")),
+        process,
+    )
+    kill(process)  # its children end by themselves
     resumed = here("resume", "killed", cwd=tmp_path)
     assert resumed.returncode == 0, resumed.stderr
     for seed in ("seed_0", "seed_1"):
         same(tmp_path / seed, tmp_path / "killed" / seed)
-
-
-def test_a_finished_run_goes_on_further(tmp_path):
-    assert here("train", *DQN, *COMMON, "--steps", 4_000, "--out", "run", cwd=tmp_path).returncode == 0
-    again = here("resume", "run", cwd=tmp_path)
-    assert again.returncode == 2 and "--steps" in again.stderr
-    assert here("resume", "run", "--steps", 8_000, cwd=tmp_path).returncode == 0
-    steps = metrics_csv.read_metrics(tmp_path / "run/metrics.csv")["step"]
-    assert steps[-1] == 8_000 and (np.diff(steps) > 0).all()
 
 
 def checkpoints(run: Path) -> list[int]:
@@ -109,13 +287,15 @@ def same(whole: Path, resumed: Path) -> None:
     assert (whole / "metrics.csv").read_bytes() == (resumed / "metrics.csv").read_bytes()
     step = checkpoints(whole)[-1]
     assert step == checkpoints(resumed)[-1]
-    ours, theirs = (load_file(run / f"checkpoints/step_{step}/arrays.safetensors") for run in (whole, resumed))
+    ours, theirs = (
+        load_file(run / f"checkpoints/step_{step}/arrays.safetensors") for run in (whole, resumed)
+    )
     assert ours.keys() == theirs.keys()
     for name, array in ours.items():
         assert array.tobytes() == theirs[name].tobytes(), name
 
 
-SLOW = '''
+SLOW = """
 import time
 import gymnasium
 import numpy as np
@@ -136,4 +316,4 @@ class Slow(gymnasium.Env):
 
 
 gymnasium.register("Slow-v0", Slow)
-'''
+"""

@@ -302,6 +302,7 @@ def flip(path, index, mask=0xFF):
     path.write_bytes(data)
 
 
+@pytest.mark.slow
 def test_no_flipped_bit_goes_unseen(tmp_path):
     path = checkpoints.save_checkpoint(tmp_path, 1, {"w": jnp.array([1.5, 2.5])}, {"k": 1})
     template = {"w": jax.ShapeDtypeStruct((2,), jnp.float32)}
@@ -334,6 +335,7 @@ def test_no_truncation_or_growth_goes_unseen(tmp_path):
         file.write_bytes(data)
 
 
+@pytest.mark.slow
 def test_a_hostile_header_under_a_fitting_manifest_gives_what_was_asked_or_nothing(tmp_path):
     path = checkpoints.save_checkpoint(tmp_path, 1, small(), {})
     file = path / "arrays.safetensors"
@@ -666,6 +668,7 @@ SAVES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("error", "halves"), [(Crash, True), (Crash, False), (OSError, False)])
 @pytest.mark.parametrize("history", SAVES)
 def test_a_crash_at_any_operation_leaves_the_newest_whole(tmp_path, history, halves, error):

@@ -24,6 +24,7 @@ JSON = st.recursive(
 )
 
 
+@pytest.mark.slow
 @given(JSON)
 def test_json_comes_back_as_it_was(data):
     back = files.decode_json(files.encode_json(data), "x.json")

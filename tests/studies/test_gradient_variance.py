@@ -7,6 +7,8 @@ import pytest
 from etude.errors import InvalidInput
 from etude.studies.gradient_variance import WEIGHTS, measure_gradient_variance
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory):

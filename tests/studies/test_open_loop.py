@@ -8,6 +8,8 @@ import pytest
 from etude.errors import InvalidInput
 from etude.studies.open_loop import DISTURBANCES, measure_open_loop
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory):

@@ -32,6 +32,7 @@ def judged(environment, discount):
     return float(told), float(followed), np.asarray(state.q(jnp.arange(6.0)[:, None])).max(-1)
 
 
+@pytest.mark.slow
 def test_returns_are_those_of_whole_episodes_and_estimates_those_of_the_actions_taken():
     told, followed, q = judged(JaxEnvs(probes.Counter(length=6), 4), 0.9)
     assert followed == pytest.approx(
@@ -63,6 +64,7 @@ class NoisyArms:
         return state, StepResult(state, jax.random.normal(key), jnp.bool_(False), jnp.bool_(False))
 
 
+@pytest.mark.slow
 def test_the_largest_of_noisy_estimates_is_too_large_and_double_targets_less_so():
     environment = JaxEnvs(TimeLimit(NoisyArms(), 50), 8)
     dqn = DQN(
@@ -92,6 +94,7 @@ def test_the_largest_of_noisy_estimates_is_too_large_and_double_targets_less_so(
     assert single > 1 and double < 0.7 * single
 
 
+@pytest.mark.slow
 def test_one_measurement_draws_and_writes_what_it_found(tmp_path):
     dqn = DQN(
         hidden=(8,),

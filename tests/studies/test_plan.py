@@ -35,6 +35,7 @@ def planned(tmp_path_factory):
     return plan("double-integrator", out=tmp_path_factory.mktemp("plan"))
 
 
+@pytest.mark.slow
 def test_a_plan_is_written_as_it_was_found(planned):
     directory, found = planned
     told = json.loads((directory / "plan.json").read_text())
@@ -53,6 +54,7 @@ def test_a_plan_is_written_as_it_was_found(planned):
         plan("double-integrator", out=directory)
 
 
+@pytest.mark.slow
 def test_it_is_drawn_and_filmed(planned):
     directory, found = planned
     assert imageio.imread(directory / "plan.png").shape[:2] == (1080, 1800)
@@ -62,6 +64,7 @@ def test_it_is_drawn_and_filmed(planned):
     assert np.abs(first - last).max() > 100  # the block has moved
 
 
+@pytest.mark.slow
 def test_tree_search_draws_its_tree(tmp_path):
     directory, found = plan("tic-tac-toe", iterations=50, out=tmp_path)
     assert sum(found["visits"]) == 50 and found["action"] == int(np.argmax(found["visits"]))
@@ -69,6 +72,7 @@ def test_tree_search_draws_its_tree(tmp_path):
     assert imageio.imread(directory / "tree.png").shape[:2] == (1080, 1800)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("planner", ["random_shooting", "cem", "icem", "mppi"])
 def test_what_a_sampling_planner_found_is_the_least_it_saw(planner):
     start, guess = jnp.float32([1, 0]), jnp.zeros((6, 1))
@@ -81,6 +85,7 @@ def test_what_a_sampling_planner_found_is_the_least_it_saw(planner):
     assert costs[-1] == pytest.approx(-float(score(controls[None])[0]), rel=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "planner", ["ddp", "multiple_shooting", "gradient_shooting", "collocation"]
 )
@@ -120,6 +125,7 @@ def test_what_is_drawn_of_a_tree_hangs_together():
     assert [places[node][1] for node in range(4)] == [0, -1, -2, -1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PROBLEMS)
 def test_every_problem_has_its_names_and_is_seen_whole(name, tmp_path, monkeypatch):
     """At both ends of a path, what is drawn lies within the picture, and two states look

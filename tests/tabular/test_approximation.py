@@ -206,6 +206,7 @@ def test_the_star_diverges_however_small_the_step():
     )
 
 
+@pytest.mark.slow
 def test_a_target_network_cures_the_star_when_enough_steps_lie_between_copies():
     """Π B contracts there. α = .3: a copy every second step diverges, every fifth or hundredth
     converges, at best by γ a copy."""
@@ -251,6 +252,7 @@ def rates(process, policy, features, weights, best=False):
     ]
 
 
+@pytest.mark.slow
 def test_with_the_policys_own_weights_the_fit_contracts_whatever_the_features():
     """Tsitsiklis & Van Roy, 1997: by γ in the norm of those weights. In others, and other norms, it
     may expand."""

@@ -52,6 +52,7 @@ def slow_optimum(process, discount, steps=300):
 OPTIMA = [("FrozenLake-v1", 0.99, 0.54203), ("Taxi-v4", 1.0, 7.93), ("CliffWalking-v1", 1.0, -13.0)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name, discount, optimum", OPTIMA)
 def test_published_optima_are_found_in_three_ways(name, discount, optimum):
     process = from_gymnasium(name)
@@ -69,6 +70,7 @@ def test_published_optima_are_found_in_three_ways(name, discount, optimum):
         np.testing.assert_allclose(worth, optimum, rtol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name, horizon, best", [("FrozenLake-v1", 100, 0.7442), ("FrozenLake8x8-v1", 200, 0.9132)]
 )

@@ -122,6 +122,7 @@ def test_a_process_without_end_starts_again():
     assert not endless.termination.any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name, options",
     [

@@ -12,6 +12,7 @@ import scipy.special
 import scipy.stats
 from filling import filled
 from gymnasium_spaces import OBSERVATIONS
+from oracles import Adam, choices, experience, polyak, reals, weights_of
 from probing import ACTION, BOTH, CONSTANT, DISCOUNTING, LIMITED, SEEN, learned, of
 
 from etude.algorithms.actor_critic.sac import (
@@ -21,7 +22,7 @@ from etude.algorithms.actor_critic.sac import (
     actions_for,
 )
 from etude.data.replay import uniform as replay
-from etude.data.transition import Transition, zeros_like_spec
+from etude.data.transition import zeros_like_spec
 from etude.environments import probes
 from etude.errors import InvalidInput
 from etude.spaces import (
@@ -50,8 +51,6 @@ SMALL = SAC(
     target_rate=0.1,
     initial_temperature=0.3,
 )
-# compiles in two thirds of the time
-quick = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 every_kind = pytest.mark.parametrize("kind", ACTIONS)
 
 
@@ -77,34 +76,21 @@ def fresh(sac, kind, seed=0):
 
 
 def transitions(kind, seed, *leading):
-    rng = np.random.default_rng(seed)
-    observation, after = rng.normal(size=(2, *leading, 3)).astype(np.float32)
-    real, choice = (
-        rng.uniform(-1, 1, (*leading, 2)).astype(np.float32),
-        rng.integers(4, size=leading, dtype=np.int32),
-    )
-    action = real if kind == "box" else choice
-    return Transition(
-        observation,
-        action,
-        rng.normal(size=leading).astype(np.float32),
-        after,
-        *(rng.random((2, *leading)) < 0.3),
-    )
+    return experience(seed, *leading, action=reals(2) if kind == "box" else choices(4))
 
 
-@quick
+@jax.jit
 def gradient_step(sac, state, batch, key):
     return sac.gradient_step(state, batch, key)
 
 
-@quick
+@jax.jit
 def update(sac, state, experience, key):
     return sac.update(state, experience, key)
 
 
 def weights(net):
-    return [np.asarray(x, float) for layer in net.head.layers for x in (layer.weight, layer.bias)]
+    return weights_of(net.head)
 
 
 class Slow:
@@ -121,7 +107,7 @@ class Slow:
         self.log_temperature = (
             [np.array(float(state.log_temperature))] if sac.learn_temperature else []
         )
-        self.moments = {}
+        self.adams = {name: Adam() for name in ("policy", "critics", "log_temperature")}
 
     @property
     def temperature(self):
@@ -194,33 +180,22 @@ class Slow:
     def step(self, name, loss):
         """Adam along the gradient of `loss`, a function of the parameters called `name`."""
         parameters = getattr(self, name)
-        first, second, count = self.moments.get(
-            name, ([0.0] * len(parameters), [0.0] * len(parameters), 0)
-        )
         gradient = []
         for i, array in enumerate(parameters):
             gradient.append(np.zeros(array.shape))
             for where in np.ndindex(array.shape):
-                told = []
+                losses = []
                 for shift in (-1e-5, 1e-5):
                     moved = array.copy()
                     moved[where] += shift
-                    told.append(loss([*parameters[:i], moved, *parameters[i + 1 :]]))
-                gradient[i][where] = (told[1] - told[0]) / 2e-5
-        first = [0.9 * m + 0.1 * g for m, g in zip(first, gradient, strict=True)]
-        second = [0.999 * v + 0.001 * g**2 for v, g in zip(second, gradient, strict=True)]
-        count += 1
-        self.moments[name] = first, second, count
-        steps = [
-            m / (1 - 0.9**count) / (np.sqrt(v / (1 - 0.999**count)) + 1e-8)
-            for m, v in zip(first, second, strict=True)
-        ]
+                    losses.append(loss([*parameters[:i], moved, *parameters[i + 1 :]]))
+                gradient[i][where] = (losses[1] - losses[0]) / 2e-5
         setattr(
             self,
             name,
             [
-                np.asarray(x - self.sac.learning_rate * step)
-                for x, step in zip(parameters, steps, strict=True)
+                np.asarray(x)
+                for x in self.adams[name].step(parameters, gradient, self.sac.learning_rate)
             ],
         )
 
@@ -268,10 +243,7 @@ class Slow:
                 self.sac.target_entropy_fraction * math.log(4) if self.kind == "discrete" else -2
             )
             self.step("log_temperature", lambda log: log[0] * (metrics["entropy"] - wanted))
-        self.targets = [
-            t + self.sac.target_rate * (q - t)
-            for t, q in zip(self.targets, self.critics, strict=True)
-        ]
+        self.targets = polyak(self.targets, self.critics, self.sac.target_rate)
         return metrics
 
 
@@ -327,7 +299,7 @@ class Parabola:
         return self.high - self.curvature * (action - self.best) ** 2
 
 
-@quick
+@jax.jit
 def gradients(sac, policy, state):
     """20,000 estimates of the gradient of the policy's parameters, [estimate, parameter], each of
     two observations."""
@@ -399,17 +371,24 @@ def test_the_score_of_discrete_actions_is_on_average_the_exact_gradient():
 def test_without_temperature_the_target_is_the_expected_value_of_the_next_action():
     sac = OffPolicyActorCritic(hidden=(4,), discount=0.9)
     state, batch = fresh(sac, "discrete"), transitions("discrete", 0, 50)
-    q, p = (
-        state.target_critics[0](batch.next_observation),
-        jax.nn.softmax(state.policy.network(batch.next_observation)),
-    )
+
+    @jax.jit
+    def judge(state):
+        """The values and the logits of what follows, and the target."""
+        after = batch.next_observation
+        return (
+            state.target_critics[0](after),
+            state.policy.network(after),
+            sac.estimate_target(state, batch, KEY),
+        )
+
+    q, logits, target = jax.device_get(judge(state))
+    p = scipy.special.softmax(logits, -1)
     expected = [
         r + 0.9 * (0 if end else sum(p[i, a] * q[i, a] for a in range(4)))
         for i, (r, end) in enumerate(zip(batch.reward, batch.terminated, strict=True))
     ]
-    np.testing.assert_allclose(
-        sac.estimate_target(state, batch, KEY), expected, rtol=1e-4, atol=1e-5
-    )
+    np.testing.assert_allclose(target, expected, rtol=1e-4, atol=1e-5)
     assert (batch.truncated & ~batch.terminated).any() and batch.terminated.any()
 
 
@@ -419,7 +398,9 @@ def test_targets_move_their_share_of_the_way(rate):
     before = fresh(sac, "box")
     after, _ = gradient_step(sac, before, transitions("box", 0, 6), KEY)
     expected = jax.tree.map(
-        lambda t, q: (1 - rate) * t + rate * q, before.target_critics, after.critics
+        lambda t, q: (1 - rate) * np.asarray(t) + rate * np.asarray(q),
+        before.target_critics,
+        after.critics,
     )
     jax.tree.map(
         partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), after.target_critics, expected
@@ -436,8 +417,8 @@ def test_play_is_uniform_until_the_warmup_is_over_and_then_the_policys(kind):
     np.testing.assert_allclose(mode, np.broadcast_to(choice.mode(), mode.shape), rtol=1e-5)
     assert memory == {"kept": 1}
     for steps in (0, 11, 12):
-        action, memory = act(
-            SMALL, replace(state, steps=jnp.int32(steps)), observation, (), KEY, explore=True
+        action, memory = jax.device_get(
+            act(SMALL, replace(state, steps=jnp.int32(steps)), observation, (), KEY, explore=True)
         )
         assert action.shape == mode.shape and action.dtype == mode.dtype and memory == ()
         if isinstance(space, Discrete):
@@ -453,6 +434,7 @@ def test_play_is_uniform_until_the_warmup_is_over_and_then_the_policys(kind):
         assert min(one.pvalue for one in fit) > 1e-4
 
 
+@pytest.mark.slow
 @every_kind
 def test_a_held_noise_is_that_of_every_step_until_the_update(kind):
     """In warm-up and after it; two copies draw apart, and without it two steps do."""
@@ -460,23 +442,24 @@ def test_a_held_noise_is_that_of_every_step_until_the_update(kind):
     for sac in (
         replace(SMALL, noise_per_rollout=True, warmup_steps=warmup) for warmup in (0, 10**6)
     ):
-        state = sac.init(KEY, spec_of(kind))
+        state = jax.jit(lambda sac=sac: sac.init(KEY, spec_of(kind)))()
         play = jax.jit(
             jax.vmap(
                 lambda key, state, sac=sac: sac.act(state, observation, (), key, explore=True)[0],
                 (0, None),
             )
         )
-        held = [play(keys, state)]
-        for seed in range(20):
-            state = update(sac, state, transitions(kind, seed, 3, 2), keys[seed])[0]
-            held.append(play(keys[:1], state))
+        held = [np.asarray(play(keys, state))]
+        for seed in range(12):
+            state = update(sac, state, transitions(kind, seed, 3, 2), jax.random.key(seed))[0]
+            held.append(np.asarray(play(keys, state)))
         assert (held[0] == held[0][0]).all()
         drawn = np.stack([actions[0] for actions in held])  # [update, env, ...]
         assert len(np.unique(drawn, axis=0)) > 5 and (drawn[:, 0] != drawn[:, 1]).any()
-    plain = jax.vmap(
-        lambda key: SMALL.act(SMALL.init(KEY, spec_of(kind)), observation, (), key, explore=True)[0]
-    )(keys)
+    state = fresh(SMALL, kind)
+    plain = np.asarray(
+        jax.jit(jax.vmap(lambda key: SMALL.act(state, observation, (), key, explore=True)[0]))(keys)
+    )
     assert (plain != plain[0]).any()
 
 
@@ -503,14 +486,16 @@ def test_nothing_is_learned_before_the_warmup_is_over():
 def test_an_update_is_an_insert_and_gradient_steps_on_draws():
     state = replace(fresh(SMALL, "box"), steps=jnp.int32(100))
     state, _ = update(SMALL, state, transitions("box", 0, 3, 2), jax.random.key(1))
-    experience = transitions("box", 1, 3, 2)
-    after, metrics = update(SMALL, state, experience, KEY)
-    ring = replay.insert(state.replay, experience)
+    newest = transitions("box", 1, 3, 2)
+    after, metrics = update(SMALL, state, newest, KEY)
+    ring = jax.jit(replay.insert)(state.replay, newest)
     jax.tree.map(np.testing.assert_array_equal, after.replay, ring)
     now, told = replace(state, steps=after.steps), []
     for key in jax.random.split(KEY, 2):
         key_batch, key_step = jax.random.split(key)
-        now, one = gradient_step(SMALL, now, replay.sample(ring, key_batch, 6), key_step)
+        now, one = gradient_step(
+            SMALL, now, jax.jit(replay.sample, static_argnums=2)(ring, key_batch, 6), key_step
+        )
         told.append(one)
     jax.tree.map(
         partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5),
@@ -544,8 +529,9 @@ def test_the_learning_rate_falls_to_nothing():
     )
 
 
+@pytest.mark.slow
 def test_the_targets_start_as_a_copy_and_the_twins_apart():
-    state = quick(lambda: SMALL.init(KEY, spec_of("box")))()
+    state = jax.jit(lambda: SMALL.init(KEY, spec_of("box")))()
     jax.tree.map(np.testing.assert_array_equal, state.critics, state.target_critics)
     assert (weights(state.critics[0])[0] != weights(state.critics[1])[0]).all() and len(
         state.critics
@@ -555,6 +541,7 @@ def test_the_targets_start_as_a_copy_and_the_twins_apart():
     assert jax.tree.map(jnp.shape, state) == jax.tree.map(jnp.shape, fresh(SMALL, "box"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "action, gradient",
     [
@@ -576,7 +563,7 @@ def test_trees_of_observations_are_judged_with_actions_of_every_kind(action, gra
     one = replace(zeros_like_spec(spec), action=jnp.zeros(shape, dtype))
     experience = jax.tree.map(lambda x: jnp.zeros((3, 2, *x.shape), x.dtype), one)
 
-    def lived(key):
+    def play_and_learn(key):
         state = sac.init(key, spec)
         told, _ = sac.act(
             state, jax.tree.map(lambda x: x[0], experience.observation), (), key, explore=True
@@ -584,7 +571,7 @@ def test_trees_of_observations_are_judged_with_actions_of_every_kind(action, gra
         after, _ = sac.update(state, experience, key)
         return told, state, after, replay.sample(after.replay, key, 5)
 
-    told, state, after, kept = jax.eval_shape(lived, KEY)
+    told, state, after, kept = jax.eval_shape(play_and_learn, KEY)
     assert (told.shape, told.dtype) == ((2, *shape), dtype) and (
         kept.action.shape,
         kept.action.dtype,
@@ -594,11 +581,14 @@ def test_trees_of_observations_are_judged_with_actions_of_every_kind(action, gra
     )
 
 
+@pytest.mark.slow
 def test_a_box_with_bounds_here_and_there_is_acted_in_element_by_element():
     space = Box((3,), low=(-2.0, -math.inf, 0.0), high=(2.0, math.inf, math.inf))
     policy = StochasticPolicy(Constant(jnp.float32([3, 3, 3, 0, 0, 0])), actions_for(space, -20.0))
     state = replace(fresh(SMALL, "box"), policy=policy, steps=jnp.int32(100))
-    action, _ = SMALL.act(state, jnp.zeros((1000, 3)), (), KEY, explore=True)
+    action = np.asarray(
+        jax.jit(lambda key: SMALL.act(state, jnp.zeros((1000, 3)), (), key, explore=True)[0])(KEY)
+    )
     assert (abs(action[:, 0]) < 1).all() and (action[:, 0] > 0).mean() > 0.99
     for part in np.asarray(action[:, 1:], float).T:
         assert scipy.stats.kstest(part, scipy.stats.norm(3, 1).cdf).pvalue > 1e-4
@@ -671,17 +661,22 @@ ITERATIONS = 600
 STILL = jnp.float32([0])
 
 
-def asked(state, observation):
-    """The values by every critic, [critic, action], of both actions or of -0.6 ... 0.6, and the
-    policy."""
-    seen = jnp.float32([observation])
-    choice = state.policy(seen)
+def values_and_policy(state, observation):
+    """The values by every critic, [critic, action], of both actions or of -0.6 ... 0.6; the policy
+    and its mode."""
+    return jax.device_get(answer(state.policy, state.critics, np.float32([observation])))
+
+
+@jax.jit
+def answer(policy, critics, seen):
+    choice = policy(seen)
     if hasattr(choice, "logits"):
-        return np.array([critic(seen) for critic in state.critics]), choice
+        return jnp.stack([critic(seen) for critic in critics]), choice, choice.mode()
     actions = jnp.linspace(-0.6, 0.6, 4)[:, None]
-    return np.array(
-        [critic((jnp.broadcast_to(seen, (4, 1)), actions))[:, 0] for critic in state.critics]
-    ), choice
+    values = jnp.stack(
+        [critic((jnp.broadcast_to(seen, (4, 1)), actions))[:, 0] for critic in critics]
+    )
+    return values, choice, choice.mode()
 
 
 @jax.jit
@@ -707,19 +702,15 @@ def best_entropy():
 def trained():
     """A function from the name of a setting, and hyperparameters to change, to the states after
     training on every probe."""
-    programs = {}
 
     def states(name, **changes):
         sac, space = SETTINGS[name]
-        sac = replace(sac, **changes)
-        if name not in programs:
-            lowered = learned.lower(sac, space, 4, ITERATIONS)
-            programs[name] = lowered.compile(compiler_options={"xla_backend_optimization_level": 0})
-        return programs[name](sac)[0]
+        return jax.device_get(learned(replace(sac, **changes), space, 4, ITERATIONS)[0])
 
     return states
 
 
+@pytest.mark.slow
 @every_setting
 def test_values_and_the_right_action_are_learned(trained, name):
     """Where there is nothing to choose, a temperature that is learned falls to nothing, so that the
@@ -730,11 +721,11 @@ def test_values_and_the_right_action_are_learned(trained, name):
     states = trained(name)
     for probe, values in VALUES.items():
         for observation, value in values.items():
-            q, _ = asked(of(states, probe), observation)
+            q, _, _ = values_and_policy(of(states, probe), observation)
             np.testing.assert_allclose(q, np.full(q.shape, value), atol=0.08 * max(1, abs(value)))
     for probe, signs in ((ACTION, {0: 1}), (BOTH, {-1: -1, 1: 1})):
         for observation, sign in signs.items():
-            mode = asked(of(states, probe), observation)[1].mode()
+            mode = values_and_policy(of(states, probe), observation)[2]
             assert (
                 mode == (sign + 1) / 2
                 if name == "discrete"
@@ -746,6 +737,7 @@ def test_values_and_the_right_action_are_learned(trained, name):
         assert jnp.exp(idle.log_temperature) < 0.01 < jnp.exp(busy.log_temperature)
 
 
+@pytest.mark.slow
 def test_soft_values_of_discrete_actions_are_learned(trained):
     """With temperature 1 the policy is the softmax of the values, and log Σ exp Q what a state is
     worth."""
@@ -761,14 +753,15 @@ def test_soft_values_of_discrete_actions_are_learned(trained):
     }
     for probe, values in expected.items():
         for observation, value in values.items():
-            q, choice = asked(of(states, probe), observation)
+            q, choice, _ = values_and_policy(of(states, probe), observation)
             np.testing.assert_allclose(q, [value], atol=0.05 * max(1, abs(value[0])))
             np.testing.assert_allclose(
-                jax.nn.softmax(choice.logits), scipy.special.softmax(value), atol=0.05
+                scipy.special.softmax(choice.logits), scipy.special.softmax(value), atol=0.05
             )
     assert of(states, CONSTANT).policy(STILL).entropy() == pytest.approx(even, abs=0.01)
 
 
+@pytest.mark.slow
 def test_paid_for_entropy_alone_a_squashed_policy_is_nearly_uniform(trained):
     """log 2 a dimension is that of the uniform; a normal squashed comes within a hundredth of it,
     so the temperature grows."""

@@ -1,4 +1,4 @@
-"""A task that cannot be done without a memory: with one PPO does it, and without it does not."""
+"""A task that cannot be done without a memory: with one PPO does it."""
 
 from functools import partial
 
@@ -74,7 +74,24 @@ def mean_returns(recurrent, keys):
     return jax.vmap(one)(keys)
 
 
-@pytest.mark.parametrize("recurrent, low, high", [("gru", 0.9, 1.0), ("none", -0.2, 0.2)])
-def test_what_was_shown_is_known_later_by_a_memory_alone(recurrent, low, high):
-    returns = np.asarray(mean_returns(recurrent, jax.random.split(jax.random.key(0), SEEDS)))
-    assert (returns >= low).all() and (returns <= high).all(), returns
+@pytest.mark.slow
+def test_what_was_shown_is_known_later_by_a_memory():
+    returns = np.asarray(mean_returns("gru", jax.random.split(jax.random.key(0), SEEDS)))
+    assert (returns >= 0.9).all(), returns
+
+
+def test_without_a_memory_nothing_is_known_of_what_was_shown():
+    """When it is asked for, both symbols look alike, so that whatever a policy does is right half
+    of the time."""
+
+    @jax.jit
+    def look(symbol):
+        state, seen = (symbol, jnp.int32(0)), []
+        for _ in range(STEPS):
+            state, outcome = Shown().step(state, 1, jax.random.key(0))
+            seen.append(outcome.next_observation)
+        return jnp.stack(seen), outcome.reward
+
+    (one, won), (other, lost) = look(jnp.float32(1)), look(jnp.float32(-1))
+    np.testing.assert_array_equal(one[:-1], other[:-1])
+    assert np.asarray(one)[STEPS - 2].tolist() == [0, 1] and (won, lost) == (1, -1)

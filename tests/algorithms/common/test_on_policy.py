@@ -107,7 +107,7 @@ class Played(NamedTuple):
 
 
 @partial(jax.jit, static_argnames="name")
-def lived(name, state, key):
+def play_and_batch(name, state, key):
     algorithm = ALGORITHMS[name]
     begun = init_rollout(algorithm, WALK, state, key)
     stage, experience, _ = rollout(WALK, behavior_policy(algorithm, state), begun, key, TIME)
@@ -144,7 +144,10 @@ def lived(name, state, key):
 
 @pytest.fixture(scope="module")
 def played():
-    told = {name: lived(name, beginning(algorithm), KEY) for name, algorithm in ALGORITHMS.items()}
+    told = {
+        name: jax.device_get(play_and_batch(name, beginning(algorithm), KEY))
+        for name, algorithm in ALGORITHMS.items()
+    }
     for one in told.values():
         done = np.asarray(one.experience.done)
         # copies end at times of their own
@@ -212,6 +215,7 @@ def test_the_value_of_what_follows_is_that_of_the_memory_it_goes_on_with(played)
     _, after = jax.jit(lambda state, x: on_policy.evaluate_rollout(algorithm, state.learner, x))(
         one.state, one.experience
     )
+    after = np.asarray(after)
     inside = ~np.asarray(one.experience.done)[:-1]
     np.testing.assert_allclose(
         after[:-1][inside], one.batch.value[1:][inside], rtol=1e-4, atol=1e-5
@@ -298,27 +302,45 @@ def test_over_sequences_the_policy_says_what_it_said_while_acting(played, name):
 def test_policy_and_value_by_themselves_say_what_the_agent_says(played):
     one = played["gru"]
     agent, (_, log_prob, value) = one.state.learner.networks, one.seen[0]
-    choice = one.sequences.distribution_of(agent.policy)
-    np.testing.assert_allclose(
-        choice.log_prob(one.sequences.action), log_prob, rtol=1e-4, atol=1e-5
-    )
-    np.testing.assert_allclose(one.sequences.values_of(agent.value), value, rtol=1e-4, atol=1e-5)
+
+    @jax.jit
+    def alone(agent, sequences):
+        return sequences.distribution_of(agent.policy).log_prob(
+            sequences.action
+        ), sequences.values_of(agent.value)
+
+    for ours, theirs in zip(alone(agent, one.sequences), (log_prob, value), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
 def test_without_a_memory_a_batch_is_its_samples():
     """And nothing is noted, unless the steps of an episode count."""
-    batch = on_policy.RolloutBatch(*(jnp.arange(24.0).reshape(6, 4) + 100 * i for i in range(7)))
+    batch = on_policy.RolloutBatch(
+        *(np.arange(24.0, dtype=np.float32).reshape(6, 4) + 100 * i for i in range(7))
+    )
     flat = on_policy.to_samples(SMALL, None, batch)
     np.testing.assert_array_equal(flat.value, batch.value.ravel())
     assert on_policy.to_sequence(SMALL, None, batch) is batch
-    parts = on_policy.sample_minibatches(replace(SMALL, batch_size=7), KEY, flat)
+    parts = jax.device_get(
+        jax.jit(lambda flat: on_policy.sample_minibatches(replace(SMALL, batch_size=7), KEY, flat))(
+            flat
+        )
+    )
     assert parts.value.shape == (3, 7) and len(np.unique(parts.value)) == 21
     np.testing.assert_array_equal(parts.value + 100, parts.advantage)
-    state, observation = beginning(SMALL), jnp.ones((ENVS, 2))
-    assert on_policy.act(SMALL, state.learner, observation, (), KEY, True)[1] == ()
-    counting = ActorCritic(hidden=(5,), discount_from="start")
-    _, noted = on_policy.act(counting, state.learner, observation, (), KEY, True)
-    _, noted = on_policy.act(counting, state.learner, observation, noted, KEY, True)
+    state, observation = beginning(SMALL), np.ones((ENVS, 2), np.float32)
+    assert (
+        jax.eval_shape(lambda: on_policy.act(SMALL, state.learner, observation, (), KEY, True))[1]
+        == ()
+    )
+
+    @jax.jit
+    def twice(learner):
+        counting = ActorCritic(hidden=(5,), discount_from="start")
+        _, noted = on_policy.act(counting, learner, observation, (), KEY, True)
+        return on_policy.act(counting, learner, observation, noted, KEY, True)[1]
+
+    noted = twice(state.learner)
     np.testing.assert_array_equal(noted.age, [2] * ENVS)
 
 
@@ -357,6 +379,7 @@ def test_noise_is_kept_for_its_interval_and_drawn_anew_where_an_episode_begins(i
     np.testing.assert_allclose(experience.action, expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_an_evaluation_starts_every_episode_with_a_blank_memory():
     """The return of the policy's mean is known for each length of an episode, from an agent stepped
     by hand."""
@@ -436,6 +459,11 @@ def test_a_mask_stays_what_it_is_when_observations_are_normalized():
     ].mean.shape == (2,)
     learner = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), learner)
     observation = {"action_mask": jnp.int8([[1, 0]] * ENVS), "seen": jnp.ones((ENVS, 2))}
-    for explore in (True, False):
-        action, _ = on_policy.act(algorithm, learner, observation, (), KEY, explore)
+    both_ways = jax.jit(
+        lambda learner: [
+            on_policy.act(algorithm, learner, observation, (), KEY, explore)[0]
+            for explore in (True, False)
+        ]
+    )
+    for action in both_ways(learner):
         np.testing.assert_array_equal(action, [0] * ENVS)

@@ -34,6 +34,7 @@ def drift(state, action, key):
     return ModelStep(after, -jnp.abs(after[0]), jnp.bool_(False))
 
 
+@pytest.mark.slow
 def test_it_balances_the_pole():
     """Actions at random keep it for 22 steps on average."""
     algorithm = MCTS("CartPole-v1", simulations=40, horizon=20, exploration=5.0)
@@ -47,6 +48,7 @@ def test_it_balances_the_pole():
     assert returns.min() > 100
 
 
+@pytest.mark.slow
 def test_the_visits_of_several_trees_add_up():
     algorithm = MCTS(
         "CartPole-v1", simulations=9, horizon=5, trees=3, exploration=5.0, discount=0.9
@@ -62,6 +64,7 @@ def test_the_visits_of_several_trees_add_up():
         assert visits.sum() == 27 and action[i] == visits.argmax()
 
 
+@pytest.mark.slow
 def test_a_model_of_ones_own_is_planned_on(own):
     register_model("mine/Point-v0", drift)
     algorithm = MCTS("mine/Point-v0", simulations=30, horizon=3, exploration=3.0)

@@ -19,9 +19,18 @@ from etude.struct import validate
 
 KEY = jax.random.key(0)
 PENDULUM = JaxEnvs(PORTS["Pendulum-v1"](), 2)
+reset = jax.jit(lambda key: PENDULUM.reset(key)[1])
 
 
-@pytest.mark.parametrize("name", STATE_FROM_OBSERVATION)
+@pytest.mark.parametrize(
+    "name",
+    [
+        name
+        if name in ("CartPole-v1", "Pendulum-v1")
+        else pytest.param(name, marks=pytest.mark.slow)
+        for name in STATE_FROM_OBSERVATION
+    ],
+)
 def test_the_model_is_the_port_seen_through_an_observation(name):
     """Along a play of random actions, the model steps from each observation to the next, with the
     same reward and end."""
@@ -57,6 +66,7 @@ def policy_of(algorithm):
     )
 
 
+@pytest.mark.slow
 def test_cross_entropy_swings_the_pendulum_up():
     """About −165 is the mean over all starts of a search of this size, −150 that of the optimum,
     −1200 of actions at random."""
@@ -67,7 +77,16 @@ def test_cross_entropy_swings_the_pendulum_up():
     assert returns.mean() > -220
 
 
-@pytest.mark.parametrize("planner", ["random_shooting", "cem", "icem", "mppi"])
+@pytest.mark.parametrize(
+    "planner",
+    [
+        "icem",
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("random_shooting", "cem", "mppi")
+        ),
+    ],
+)
 def test_every_planner_notes_what_is_left_of_its_plan(planner):
     """Its actions are in the box; a new episode's memory is zeros; the key decides, and one copy's
     plan is no other's."""
@@ -75,31 +94,41 @@ def test_every_planner_notes_what_is_left_of_its_plan(planner):
         model="Pendulum-v1", planner=planner, horizon=4, samples=6, iterations=2, elites=3
     )
     validate(algorithm)
-    observation = PENDULUM.reset(KEY)[1]
+    observation = np.asarray(reset(KEY))
     policy = policy_of(algorithm)
-    memory = initial_memory(PENDULUM, policy)
-    act = jax.jit(policy)
-    action, noted = act(observation, memory, KEY)
-    assert action.shape == (2, 1) and (np.abs(action) <= 1).all() and action[0] != action[1]
-    assert isinstance(noted, PlannerMemory) and not any(
-        leaf.any() for leaf in jax.tree.leaves(memory)
+    memory = jax.tree.map(
+        lambda x: np.zeros(x.shape, x.dtype),
+        jax.eval_shape(lambda: initial_memory(PENDULUM, policy)),
     )
+    assert not any(
+        leaf.any() for leaf in jax.tree.leaves(jax.jit(lambda: initial_memory(PENDULUM, policy))())
+    )
+    act = jax.jit(policy)
+    action, noted = jax.device_get(act(observation, memory, KEY))
+    assert action.shape == (2, 1) and (np.abs(action) <= 1).all() and action[0] != action[1]
+    assert isinstance(noted, PlannerMemory)
     assert jax.tree.map(jnp.shape, noted) == jax.tree.map(jnp.shape, memory)
     for plans in (noted.mean, *noted.reused_plans.swapaxes(0, 1)):
         np.testing.assert_array_equal(plans[:, -1], plans[:, -2])  # the last action again
         assert (np.abs(plans) <= 1).all()
     jax.tree.map(np.testing.assert_array_equal, act(observation, memory, KEY), (action, noted))
-    again = act(observation, noted, KEY)[0]
+    again = np.asarray(act(observation, noted, KEY)[0])
     # the others begin where they were
     assert (again == action).all() == (planner == "random_shooting")
-    assert (act(observation, memory, jax.random.key(1))[0] != action).all()
+    assert (np.asarray(act(observation, memory, jax.random.key(1))[0]) != action).all()
 
     model, alone = true_model("Pendulum-v1"), jax.tree.map(lambda x: x[0], memory)
     key_search, key_model = jax.random.split(jax.random.split(KEY, 2)[0])
-    score = return_of_plans(model, model.state_from_observation(observation[0]), key_model)
-    plan, found = jax.jit(lambda start: algorithm.search(score, start, key_search))(alone)
+
+    @jax.jit
+    def searched(start):
+        score = return_of_plans(model, model.state_from_observation(observation[0]), key_model)
+        plan, found = algorithm.search(score, start, key_search)
+        return plan, shift_plan(found.mean)
+
+    plan, mean = jax.device_get(searched(alone))
     np.testing.assert_allclose(action[0], plan[0], rtol=1e-4)  # done is the first action
-    np.testing.assert_allclose(noted.mean[0], shift_plan(found.mean), rtol=1e-4)
+    np.testing.assert_allclose(noted.mean[0], mean, rtol=1e-4)
 
 
 @pytest.mark.parametrize("planner", ["cem", "icem"])

@@ -4,33 +4,27 @@ policies it learns."""
 import math
 from functools import partial
 
-import gymnasium
-import gymnasium_probes
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 import rlax
 import scipy.special
 from filling import filled
-from probing import ACTION, BOTH, CONSTANT, DISCOUNTING, LIMITED, SEEN, learned, of
+from oracles import adam_moment, global_norm
 
 from etude.algorithms.common import on_policy
 from etude.algorithms.common.on_policy import LearnerState, RolloutBatch
-from etude.algorithms.trust_region.ppo import PPO, DualGradient, PPOState, remaining
+from etude.algorithms.trust_region.ppo import PPO, DualGradient, PPOState
 from etude.data.transition import Transition, random_permutation
-from etude.environments import probes
-from etude.environments.backends.gymnasium_envs import GymnasiumEnvs
-from etude.environments.backends.jax_envs import JaxEnvs
 from etude.errors import InvalidInput
 from etude.estimators import running_statistics
 from etude.nn import distributions
 from etude.nn.networks import make_torso
 from etude.nn.policies import ActorCriticNetworks, Policy, ValueNetwork
+from etude.optim.schedules import linear_decay
 from etude.spaces import Box, Discrete, EnvironmentSpec, MultiBinary
 from etude.struct import replace
-from etude.training import pure_train
 
 KEY = jax.random.key(0)
 OBSERVATION = Box((3,))
@@ -68,11 +62,16 @@ def fresh(ppo, space=ACTIONS["discrete"], seed=0):
     )
 
 
-def lived(state, seed=0):
+@jax.jit
+def act(policy, observation, key):
+    return policy(observation).sample(key)
+
+
+def sampled_experience(state, seed=0):
     """Experience [time, env] of the policy."""
     rng = np.random.default_rng(seed)
     observation, after = rng.normal(1, 2, size=(2, TIME, ENVS, 3)).astype(np.float32)
-    action = state.networks.policy(observation).sample(jax.random.key(seed))
+    action = np.asarray(act(state.networks.policy, observation, jax.random.key(seed)))
     ends = rng.random((2, TIME, ENVS)) < 0.2
     return Transition(
         observation, action, rng.normal(3, 2, size=(TIME, ENVS)).astype(np.float32), after, *ends
@@ -80,11 +79,15 @@ def lived(state, seed=0):
 
 
 @jax.jit
-def estimate(ppo, learner, experience):
-    """A Batch of samples."""
+def estimated(ppo, learner, experience):
     return on_policy.to_samples(
         ppo, experience, on_policy.compute_advantages(ppo, learner, experience)
     )
+
+
+def estimate(ppo, learner, experience):
+    """A Batch of samples, in NumPy."""
+    return jax.device_get(estimated(ppo, learner, experience))
 
 
 @jax.jit
@@ -160,7 +163,7 @@ def test_estimates_are_those_of_a_loop():
     """A truncation bootstraps from the true successor; the sum of errors stops there all the
     same."""
     state = fresh(PLAIN)
-    experience = lived(state)
+    experience = sampled_experience(state)
     assert experience.terminated.any() and (experience.truncated & ~experience.terminated).any()
     batch = estimate(PLAIN, state, experience)
     advantage, target, log_prob = slow_estimate(PLAIN, state, experience)
@@ -174,17 +177,21 @@ def test_estimates_are_those_of_a_loop():
     np.testing.assert_array_equal(batch.action, experience.action.reshape(-1))
 
 
-@pytest.mark.parametrize("space", ACTIONS.values(), ids=ACTIONS)
+@pytest.mark.parametrize(
+    "space",
+    [ACTIONS["discrete"], pytest.param(ACTIONS["box"], marks=pytest.mark.slow)],
+    ids=ACTIONS,
+)
 def test_before_its_first_update_the_ratio_is_one(space):
     """Of a whole rollout to the last bit; products of fewer rows may be summed in another order,
     and round another way."""
     state = fresh(PLAIN, space)
-    batch = estimate(PLAIN, state, lived(state))
+    batch = estimate(PLAIN, state, sampled_experience(state))
     # a clip of 0 tells the smallest difference
     loss, metrics = policy_loss(PLAIN, state, batch, 0.0)
     assert metrics["kl"] == 0 and metrics["clipped"] == 0
     assert loss == pytest.approx(-float(batch.advantage.mean()), rel=1e-5)
-    part = jax.tree.map(lambda x: x[jnp.int32([5, 2, 20, 11, 0, 3])], batch)
+    part = jax.tree.map(lambda x: x[[5, 2, 20, 11, 0, 3]], batch)
     _, metrics = improve(PLAIN, state, part)
     assert abs(metrics["kl"]) < 1e-7 and metrics["clipped"] == 0
     assert metrics["policy_loss"] == pytest.approx(-float(part.advantage.mean()), rel=1e-5)
@@ -195,7 +202,7 @@ def test_before_its_first_update_the_ratio_is_one(space):
 def test_the_first_gradient_is_the_policy_gradient(space, ppo):
     """∇ -E[A log π] with the same advantages."""
     state = fresh(ppo, space)
-    batch = estimate(ppo, state, lived(state))
+    batch = estimate(ppo, state, sampled_experience(state))
     advantage = batch.advantage
     if ppo.normalize_advantage:
         advantage = (advantage - advantage.mean()) / advantage.std()
@@ -210,9 +217,9 @@ def test_the_first_gradient_is_the_policy_gradient(space, ppo):
 
 def test_the_clipped_loss_is_that_of_a_loop_and_of_rlax():
     state, older = fresh(PLAIN), fresh(PLAIN, seed=7)
-    batch = estimate(PLAIN, state, lived(state))
+    batch = estimate(PLAIN, state, sampled_experience(state))
     ratios = np.exp(np.random.default_rng(0).normal(0, 0.4, TIME * ENVS))
-    batch = replace(batch, log_prob=batch.log_prob - jnp.log(ratios))
+    batch = replace(batch, log_prob=batch.log_prob - np.log(ratios))
     for clip in (0.1, 0.3):
         loss, metrics = policy_loss(PLAIN, state, batch, clip)
         terms = []
@@ -232,7 +239,7 @@ def test_the_clipped_loss_is_that_of_a_loop_and_of_rlax():
 def test_normalized_advantages_have_mean_0_and_std_1_in_each_batch():
     """Their scale and offset then make no difference."""
     state = fresh(SMALL)
-    batch = estimate(SMALL, state, lived(state))
+    batch = estimate(SMALL, state, sampled_experience(state))
     batch = replace(batch, log_prob=batch.log_prob + 0.05)
     other = replace(batch, advantage=7 * batch.advantage - 3)
     (loss, _), (same, _) = (
@@ -241,7 +248,7 @@ def test_normalized_advantages_have_mean_0_and_std_1_in_each_batch():
     )
     assert loss == pytest.approx(float(same), abs=1e-5)
     assert policy_loss(PLAIN, state, batch, 0.2)[0] != pytest.approx(float(loss), rel=0.1)
-    alike = replace(batch, advantage=jnp.full_like(batch.advantage, 3.0))
+    alike = replace(batch, advantage=np.full_like(batch.advantage, 3.0))
     # and no division by zero
     assert policy_loss(SMALL, state, alike, 0.2)[0] == pytest.approx(0, abs=1e-5)
 
@@ -260,19 +267,20 @@ def test_the_value_loss_is_that_of_a_loop(clip):
         held = min(max(v, old - clip), old + clip)
         terms.append(max((goal - v) ** 2, (goal - held) ** 2))
     ppo = replace(SMALL, value_clip=clip)
-    loss, gradient = jax.value_and_grad(lambda value: ppo.value_loss(value(observation), batch))(
-        state.networks.value
-    )
+    loss, gradient = jax.jit(
+        jax.value_and_grad(lambda value: ppo.value_loss(value(observation), batch))
+    )(state.networks.value)
     assert loss == pytest.approx(np.mean(terms), rel=1e-4)
-    assert all(jnp.isfinite(x).all() for x in jax.tree.leaves(gradient))
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(gradient))
     if clip == math.inf:
         assert loss == pytest.approx(((target - now) ** 2).mean(), rel=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("space", ACTIONS.values(), ids=ACTIONS)
 def test_the_entropy_bonus_raises_the_entropy(space):
     state = fresh(PLAIN, space)
-    batch = estimate(PLAIN, state, lived(state))
+    batch = estimate(PLAIN, state, sampled_experience(state))
 
     @jax.jit
     def entropies(ppo):
@@ -293,10 +301,10 @@ def test_the_value_coefficient_weighs_the_value_beside_the_policy():
     """Without it the value stays; with neither an advantage nor a bonus the policy does."""
     ppo = replace(PLAIN, max_gradient_norm=math.inf)
     state = fresh(ppo)
-    batch = estimate(ppo, state, lived(state))
+    batch = estimate(ppo, state, sampled_experience(state))
     after, _ = improve(replace(ppo, value_coefficient=0.0), state, batch)
     jax.tree.map(np.testing.assert_array_equal, after.networks.value, state.networks.value)
-    after, _ = improve(ppo, state, replace(batch, advantage=jnp.zeros(TIME * ENVS)))
+    after, _ = improve(ppo, state, replace(batch, advantage=np.zeros(TIME * ENVS)))
     jax.tree.map(np.testing.assert_array_equal, after.networks.policy, state.networks.policy)
     assert (after.networks.value.head.weight != state.networks.value.head.weight).any()
 
@@ -305,7 +313,7 @@ def test_the_learning_rate_falls_linearly_to_zero():
     """Adam's first step is as long as the rate."""
     ppo = replace(PLAIN, learning_rate_decay=1000.0)
     state = fresh(ppo)
-    batch = estimate(ppo, state, lived(state))
+    batch = estimate(ppo, state, sampled_experience(state))
     before = jax.tree.leaves(state.networks)
 
     def longest(steps, ppo=ppo):
@@ -328,9 +336,9 @@ def test_the_learning_rate_falls_linearly_to_zero():
 def test_the_clip_falls_linearly_to_zero():
     ppo = replace(PLAIN, clip=0.4, clip_decay=1000.0)
     state = fresh(ppo)
-    batch = estimate(ppo, state, lived(state))
+    batch = estimate(ppo, state, sampled_experience(state))
     ratios = np.linspace(0.613, 1.391, TIME * ENVS)
-    batch = replace(batch, log_prob=batch.log_prob - jnp.log(ratios))
+    batch = replace(batch, log_prob=batch.log_prob - np.log(ratios))
     for steps, clip in ((0, 0.4), (250, 0.3), (500, 0.2), (900, 0.04), (1000, 0), (9999, 0)):
         _, metrics = improve(ppo, replace(state, steps=jnp.int32(steps)), batch)
         assert metrics["clipped"] == pytest.approx((abs(ratios - 1) > clip).mean()), steps
@@ -338,9 +346,9 @@ def test_the_clip_falls_linearly_to_zero():
 
 def test_what_remains():
     np.testing.assert_allclose(
-        [remaining(jnp.int32(steps), 200.0) for steps in (0, 50, 200, 10**9)], [1, 0.75, 0, 0]
+        [linear_decay(jnp.int32(steps), 200.0) for steps in (0, 50, 200, 10**9)], [1, 0.75, 0, 0]
     )
-    assert remaining(jnp.int32(2**31 - 1), math.inf) == 1
+    assert linear_decay(jnp.int32(2**31 - 1), math.inf) == 1
 
 
 @pytest.mark.parametrize("limit", [0.01, 1e9])
@@ -349,7 +357,7 @@ def test_the_gradient_is_clipped_by_its_global_norm(limit):
     gradient it was given."""
     ppo = replace(PLAIN, max_gradient_norm=limit, entropy_coefficient=0.1)
     state = fresh(ppo)
-    batch = estimate(ppo, state, lived(state))
+    batch = estimate(ppo, state, sampled_experience(state))
 
     def loss(agent):
         choice, value, _ = agent(batch.observation)
@@ -357,14 +365,11 @@ def test_the_gradient_is_clipped_by_its_global_norm(limit):
         return policy_loss + 0.5 * ppo.value_loss(value, batch) - 0.1 * metrics["entropy"]
 
     gradient = jax.jit(jax.grad(loss))(state.networks)
-    norm = optax.tree.norm(gradient)
+    gradient = jax.device_get(gradient)
+    norm = global_norm(gradient)
     assert 0.01 < norm < 1e9
     after, _ = improve(ppo, state, batch)
-    moment = next(
-        part.mu
-        for part in jax.tree.leaves(after.optimizer, is_leaf=lambda x: hasattr(x, "mu"))
-        if hasattr(part, "mu")
-    )
+    moment = adam_moment(after.optimizer)
     expected = jax.tree.map(lambda g: 0.1 * g * min(1, limit / norm), gradient)
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-8), moment, expected)
 
@@ -375,7 +380,7 @@ def normalizing():
     ppo = replace(SMALL, normalize_observation=True, normalize_reward=True)
     states, lives = [fresh(ppo)], []
     for seed in range(3):
-        lives.append(lived(states[-1], seed))
+        lives.append(sampled_experience(states[-1], seed))
         states.append(update(ppo, states[-1], lives[-1], jax.random.key(seed))[0])
     return ppo, states, lives
 
@@ -440,7 +445,7 @@ def test_rewards_are_divided_by_the_spread_of_discounted_sums(normalizing):
 
 def test_without_normalization_rewards_and_moments_stay():
     state = fresh(SMALL)
-    experience = lived(state)
+    experience = sampled_experience(state)
     same, scaled = on_policy.scale_reward(SMALL, state, experience)
     assert same is state and scaled is experience
 
@@ -450,7 +455,7 @@ def test_an_update_is_epochs_of_minibatches_on_one_estimate():
     epoch's own."""
     ppo = replace(PLAIN, batch_size=7)
     state = fresh(ppo)
-    experience = lived(state)
+    experience = sampled_experience(state)
     after, metrics = update(ppo, state, experience, KEY)
     assert metrics["updates"] == 2 * 3
     batch, now, told = estimate(ppo, state, experience), state, []
@@ -469,6 +474,7 @@ def test_an_update_is_epochs_of_minibatches_on_one_estimate():
         )
 
 
+@pytest.mark.slow
 def test_the_spread_of_continuous_actions_starts_where_it_is_told():
     ppo = replace(PLAIN, initial_std=0.3)
     spec = EnvironmentSpec(OBSERVATION, Box((2,), low=-1.0, high=1.0), ENVS)
@@ -493,59 +499,6 @@ def test_a_batch_larger_than_the_rollout_is_refused():
         match=r"batch_size 25 is larger than a rollout of 24 samples \(rollout_length 8",
     ):
         replace(SMALL, batch_size=25).init(KEY, EnvironmentSpec(OBSERVATION, Discrete(2), ENVS))
-
-
-DISCOUNT = 0.8
-FOREVER = 1 / (1 - DISCOUNT)
-PROBED = PPO(
-    learning_rate=1e-2, discount=DISCOUNT, hidden=(16,), rollout_length=16, batch_size=64, epochs=4
-)
-VALUES = {  # probe: {observation: value}; that of a continuous action's noise is learned away
-    CONSTANT: {0: 1},
-    SEEN: {-1: -1, 1: 1},
-    DISCOUNTING: {0: DISCOUNT, 1: 1},
-    LIMITED: {0: FOREVER},
-}
-trained = partial(learned, PROBED, num_envs=8, iterations=150)
-
-
-@pytest.mark.parametrize(
-    "action_space", [probes.DISCRETE, probes.CONTINUOUS], ids=["discrete", "continuous"]
-)
-@pytest.mark.parametrize("probe", VALUES, ids=["constant", "seen", "discounting", "limited"])
-def test_values_are_learned(probe, action_space):
-    """The last is cut off after five steps and worth as much as if it never were."""
-    states, tally = trained(action_space=action_space)
-    assert all(np.isfinite(total).all() for total in tally.metrics.values())
-    for observation, value in VALUES[probe].items():
-        ours = of(states, probe).learner.networks.value(jnp.float32([observation]))
-        np.testing.assert_allclose(ours, value, atol=0.05 * max(1, value))
-
-
-@pytest.mark.parametrize(
-    "probe, wanted", [(ACTION, {0: 1}), (BOTH, {-1: -1, 1: 1})], ids=["action", "both"]
-)
-def test_policies_follow_the_reward(probe, wanted):
-    """Discrete: action 1 where 1 is wanted, 0 where -1 is. Continuous: TARGET times it. Rewards,
-    and so values, are known."""
-    discrete, continuous = (
-        of(trained(action_space=space)[0], probe).learner.networks
-        for space in (probes.DISCRETE, probes.CONTINUOUS)
-    )
-    for observation, sign in wanted.items():
-        seen = jnp.float32([observation])
-        assert jax.nn.softmax(discrete.policy(seen).logits)[(sign + 1) // 2] > 0.98
-        assert discrete.value(seen) == pytest.approx(1, abs=0.1)
-        assert continuous.policy(seen).mode()[0] == pytest.approx(probes.TARGET * sign, abs=0.1)
-        assert jnp.exp(continuous.policy.log_std[0]) < 0.3
-        assert continuous.value(seen) == pytest.approx(0, abs=0.1)
-
-
-def test_a_time_limit_of_gymnasium_is_no_end():
-    gymnasium_probes.register()
-    environment = GymnasiumEnvs(lambda: gymnasium.make("etude-probes/TimeLimited-v0"), 8)
-    training, _ = jax.jit(lambda key: pure_train(PROBED, environment, key, 100))(KEY)
-    assert training.state.learner.networks.value(jnp.zeros(1)) == pytest.approx(FOREVER, rel=0.05)
 
 
 # Held by a divergence, and with one body
@@ -581,7 +534,7 @@ def test_the_adaptive_penalty_doubles_and_halves():
     section 4); else it stays."""
     ppo = replace(PLAIN, kl_penalty="adaptive")
     before, after = fresh(ppo), fresh(ppo, seed=7)
-    batch = estimate(ppo, before, lived(before))
+    batch = estimate(ppo, before, sampled_experience(before))
     kl = divergence(before, after, batch.observation)
     adjust = jax.jit(
         lambda target: replace(ppo, kl_target=target).update_penalty(
@@ -599,7 +552,7 @@ def test_dual_ascent_moves_the_penalty_by_the_violation(target):
     loss has the β before."""
     ppo = DualGradient(**SETTINGS, kl_target=target, penalty_rate=4.0)
     state = PPOState(fresh(ppo), jnp.float32(1))
-    experience = lived(state.learner)
+    experience = sampled_experience(state.learner)
     after, metrics = dual_update(ppo, state, experience, KEY)
     kl = divergence(state.learner, after.learner, experience.observation)
     assert kl > 1e-3 and (kl > target) == (target < 0.1)
@@ -609,10 +562,11 @@ def test_dual_ascent_moves_the_penalty_by_the_violation(target):
     assert (below == 0) == (target > 0.1)
 
 
+@pytest.mark.slow
 def test_a_penalty_holds_the_policy_back():
     ppo = DualGradient(**SETTINGS)
     learner = fresh(ppo)
-    experience = lived(learner)
+    experience = sampled_experience(learner)
     free, held = (
         dual_update(ppo, PPOState(learner, jnp.float32(beta)), experience, KEY)[0].learner
         for beta in (0, 100)
@@ -627,13 +581,14 @@ def test_dual_gradient_is_ppo_without_a_clip():
     assert DualGradient.func is PPO and ppo.kl_stop is False
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("space", ACTIONS.values(), ids=ACTIONS)
 def test_the_penaltys_gradient_is_zero_at_the_policy_before(space):
     """The divergence is smallest there; elsewhere the loss is that without it and β times the
     divergence."""
     ppo = replace(PLAIN, kl_penalty="adaptive")
     state, other = fresh(ppo, space), fresh(ppo, space, seed=7)
-    batch = estimate(ppo, state, lived(state))
+    batch = estimate(ppo, state, sampled_experience(state))
 
     @jax.jit
     def loss(policy, penalty):
@@ -658,20 +613,21 @@ def test_the_penaltys_gradient_is_zero_at_the_policy_before(space):
 
 def test_without_a_clip_the_whole_ratio_counts():
     state = fresh(PLAIN)
-    batch = estimate(PLAIN, state, lived(state))
+    batch = estimate(PLAIN, state, sampled_experience(state))
     ratios = np.exp(np.random.default_rng(0).normal(0, 1, TIME * ENVS))
-    batch = replace(batch, log_prob=batch.log_prob - jnp.log(ratios))
+    batch = replace(batch, log_prob=batch.log_prob - np.log(ratios))
     loss, metrics = policy_loss(PLAIN, state, batch, math.inf)
     assert loss == pytest.approx(-(ratios * np.asarray(batch.advantage, float)).mean(), rel=1e-4)
     assert metrics["clipped"] == 0
 
 
+@pytest.mark.slow
 def test_no_more_steps_are_taken_once_the_policy_has_gone_too_far():
     """Nor on a later batch that it is nearer on. The parameters are those after the last step; of
     metrics only its own count."""
     ppo = replace(PLAIN, batch_size=7, learning_rate=0.1)
     state = fresh(ppo)
-    experience = lived(state)
+    experience = sampled_experience(state)
     batch, nearer = estimate(ppo, state, experience), 0
     parts = [
         jax.tree.map(lambda x, rows=rows: x[rows], batch)
@@ -701,15 +657,3 @@ def test_no_more_steps_are_taken_once_the_policy_has_gone_too_far():
     assert nearer and after.steps == TIME * ENVS
     patient = replace(ppo, kl_stop=True, learning_rate=1e-4)
     assert update(patient, state, experience, KEY)[1]["updates"] == 6
-
-
-def test_one_body_learns_values_and_a_policy():
-    """What to do depends on what is seen, and so must the features that both have."""
-    ppo = replace(PROBED, shared=True)
-    environment = JaxEnvs(probes.ObservationTimesAction(), 8)
-    training, _ = jax.jit(lambda key: pure_train(ppo, environment, key, 100))(KEY)
-    agent = training.state.learner.networks
-    assert agent.value.torso is None
-    choice, value, _ = agent(jnp.float32([[-1], [1]]))
-    assert (jax.nn.softmax(choice.logits)[jnp.arange(2), jnp.arange(2)] > 0.97).all()
-    np.testing.assert_allclose(value, 1, atol=0.1)

@@ -9,11 +9,9 @@ import numpy as np
 import optax
 import pytest
 from filling import filled
-from probing import ACTION, BOTH, CONSTANT, DISCOUNTING, LIMITED, SEEN, learned, of
 
 from etude.algorithms.common.on_policy import RolloutBatch
 from etude.algorithms.trust_region.trpo import TRPO, NaturalGradient
-from etude.environments import probes
 from etude.errors import InvalidInput
 from etude.nn.distributions import broadcast_params
 from etude.nn.networks import make_torso
@@ -67,8 +65,8 @@ def batches(policy, cases=CASES):
             broadcast_params(choice),
         )
 
-    return act(
-        policy, jnp.float32(observation), jnp.float32(advantage), jax.random.split(KEY, cases)
+    return jax.device_get(
+        act(policy, np.float32(observation), np.float32(advantage), jax.random.split(KEY, cases))
     )
 
 
@@ -76,14 +74,15 @@ def batches(policy, cases=CASES):
 @jax.vmap
 def improve(trpo, policy, batch):
     after, metrics = trpo.improve_policy(policy, batch)
-    return after, metrics, broadcast_params(after(batch.observation))
+    choice = broadcast_params(after(batch.observation))
+    return after, metrics, choice, choice.log_prob(batch.action)
 
 
 def at_limits(trpo, limits):
     """The same for every case, but for its limit."""
     return replace(
-        jax.tree.map(lambda x: jnp.full(len(limits), x, jnp.float32), trpo),
-        kl_limit=jnp.float32(limits),
+        jax.tree.map(lambda x: np.full(len(limits), x, np.float32), trpo),
+        kl_limit=np.float32(limits),
     )
 
 
@@ -101,27 +100,32 @@ def divergence(old, new):
     )
 
 
-def gains(batch, new):
+def gains(batch, log_prob):
     """E[(ratio - 1) A] of each case, in float64."""
     return (
-        np.expm1(np.asarray(new.log_prob(batch.action) - batch.log_prob, float))
-        * np.asarray(batch.advantage)
+        np.expm1(np.asarray(log_prob, float) - batch.log_prob) * np.asarray(batch.advantage)
     ).mean(-1)
 
 
-@pytest.mark.parametrize("space", ACTIONS.values(), ids=ACTIONS)
+@pytest.mark.parametrize(
+    "space",
+    [ACTIONS["discrete"], pytest.param(ACTIONS["box"], marks=pytest.mark.slow)],
+    ids=ACTIONS,
+)
 def test_a_step_keeps_its_limit_and_gains_or_is_not_taken(space):
     """Where there is nothing to gain, and where rounding leaves nothing of a step so small, the
     policy stays to the last bit."""
     policy = policies(space, (5,))
     batch = batches(policy)
     nothing = np.arange(CASES) % 8 == 0
-    batch = replace(batch, advantage=jnp.where(nothing[:, None], 0, batch.advantage))
+    batch = replace(batch, advantage=np.where(nothing[:, None], np.float32(0), batch.advantage))
     limits = np.resize([0.01, 0.3, 2.0, 1e-20, 0.05], CASES)
-    after, metrics, choice = improve(at_limits(PLAIN, limits), policy, batch)
+    after, metrics, choice, log_prob = jax.device_get(
+        improve(at_limits(PLAIN, limits), policy, batch)
+    )
     kl, gain, taken = (
         divergence(batch.distribution, choice),
-        gains(batch, choice),
+        gains(batch, log_prob),
         np.asarray(metrics["accepted"]) > 0,
     )
     assert (
@@ -177,7 +181,9 @@ def test_the_natural_gradient_is_that_of_the_fisher_matrix(every):
     )
     policy = policies(Discrete(4), (), 4)
     batch = batches(policy, 4)
-    after, metrics, choice = improve(at_limits(trpo, np.full(4, 1e-4)), policy, batch)
+    after, metrics, choice, _ = jax.device_get(
+        improve(at_limits(trpo, np.full(4, 1e-4)), policy, batch)
+    )
     flat = lambda policy: np.concatenate(
         [policy.head.weight, policy.head.bias[..., None]], -1
     ).reshape(4, 16)
@@ -235,47 +241,3 @@ def test_what_does_not_go_together_is_refused():
     with pytest.raises(InvalidInput, match="kl_limit is 0"):
         validate(TRPO(kl_limit=0.0))
     validate(NaturalGradient())
-
-
-DISCOUNT = 0.8
-PROBED = TRPO(
-    kl_limit=0.05,
-    damping=0.01,
-    learning_rate=0.01,
-    discount=DISCOUNT,
-    hidden=(16,),
-    rollout_length=16,
-    batch_size=64,
-    value_epochs=4,
-    conjugate_steps=5,
-)
-trained = partial(learned, PROBED, num_envs=8, iterations=100)
-
-
-@pytest.mark.parametrize(
-    "action_space", [probes.DISCRETE, probes.CONTINUOUS], ids=["discrete", "continuous"]
-)
-def test_values_and_policies_are_learned(action_space):
-    """The limit of five steps is no end. Continuous: the mean is TARGET times what is seen."""
-    states, tally = trained(action_space=action_space)
-    assert all(np.isfinite(total).all() for total in tally.metrics.values())
-    agents = {
-        probe: of(states, probe).networks
-        for probe in (CONSTANT, SEEN, DISCOUNTING, LIMITED, ACTION, BOTH)
-    }
-    for probe, values in (
-        (CONSTANT, {0: 1}),
-        (SEEN, {-1: -1, 1: 1}),
-        (DISCOUNTING, {0: DISCOUNT, 1: 1}),
-        (LIMITED, {0: 5}),
-    ):
-        for seen, value in values.items():
-            np.testing.assert_allclose(
-                agents[probe].value(jnp.float32([seen])), value, atol=0.07 * max(1, value)
-            )
-    for probe, seen, sign in ((ACTION, 0, 1), (BOTH, -1, -1), (BOTH, 1, 1)):
-        choice = agents[probe].policy(jnp.float32([seen]))
-        if action_space == probes.DISCRETE:
-            assert jax.nn.softmax(choice.logits)[(sign + 1) // 2] > 0.95
-        else:
-            assert choice.mode()[0] == pytest.approx(probes.TARGET * sign, abs=0.12)

@@ -1,32 +1,36 @@
 """DQN: one update against NumPy, its schedules and its target network, and the values it learns
 where they are known."""
 
-import math
 from functools import partial
 
-import gymnasium
-import gymnasium_probes
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 import rlax
 from filling import filled
-from probing import ACTION, BOTH, CONSTANT, DISCOUNTING, LIMITED, SEEN, learned, of
+from oracles import (
+    Adam,
+    adam_moment,
+    choices,
+    clip_by_global_norm,
+    experience,
+    global_norm,
+    mlp_backward,
+    mlp_forward,
+    polyak,
+    weights_of,
+)
 
 from etude.algorithms.value.dqn import DQN, DQNState, ReplayBatch
 from etude.algorithms.value.heads import ScalarHead
 from etude.algorithms.value.q_functions import DiscreteQ
 from etude.data.replay import uniform as replay
-from etude.data.transition import Transition, zeros_like_spec
-from etude.environments import probes
-from etude.environments.backends.gymnasium_envs import GymnasiumEnvs
+from etude.data.transition import zeros_like_spec
 from etude.errors import InvalidInput
 from etude.nn.networks import make_network
 from etude.spaces import Box, Discrete, EnvironmentSpec, MultiBinary
 from etude.struct import replace, validate
-from etude.training import pure_train
 
 KEY = jax.random.key(0)
 SPEC = EnvironmentSpec(Box((3,)), Discrete(4), 2)
@@ -63,16 +67,7 @@ def fresh(dqn):
 
 
 def transitions(seed, *leading, scale=1.0):
-    rng = np.random.default_rng(seed)
-    observation, after = rng.normal(size=(2, *leading, 3)).astype(np.float32)
-    ends = rng.random((2, *leading)) < 0.3
-    return Transition(
-        observation,
-        rng.integers(4, size=leading, dtype=np.int32),
-        (scale * rng.normal(size=leading)).astype(np.float32),
-        after,
-        *ends,
-    )
+    return experience(seed, *leading, action=choices(4), reward=(0.0, scale))
 
 
 def one_step(dqn, transition):
@@ -80,6 +75,11 @@ def one_step(dqn, transition):
     return ReplayBatch(
         transition, dqn.discount * ~jnp.asarray(transition.terminated), jnp.float32(1)
     )
+
+
+@jax.jit
+def estimate_target(dqn, q, target_q, transition):
+    return dqn.estimate_target(q, target_q, one_step(dqn, transition), KEY)
 
 
 @jax.jit
@@ -93,37 +93,24 @@ def update(dqn, state, experience, key):
     return dqn.update(state, experience, key)
 
 
+sample = jax.jit(replay.sample, static_argnums=2)
+
+
 class Slow:
     """One hidden layer, its gradient and Adam, written out in float64."""
 
     def __init__(self, q, target_q):
-        self.q, self.target_q = (
-            [
-                np.asarray(x, float)
-                for layer in net.network.head.layers
-                for x in (layer.weight, layer.bias)
-            ]
-            for net in (q, target_q)
-        )
-        self.first = [np.zeros_like(x) for x in self.q]
-        self.second = [np.zeros_like(x) for x in self.q]
-        self.updates = 0
-
-    @staticmethod
-    def values(weights, x):
-        w1, b1, w2, b2 = weights
-        hidden = np.maximum(x @ w1.T + b1, 0)
-        return hidden, hidden @ w2.T + b2
+        self.q, self.target_q, self.adam = weights(q), weights(target_q), Adam()
 
     def fit(self, dqn, batch):
         """Take a gradient step: (loss, mean value, gradient norm)."""
         rows, n = np.arange(len(batch.reward)), len(batch.reward)
-        judged = self.values(self.target_q, batch.next_observation)[1]
-        chosen = self.values(self.q if dqn.double else self.target_q, batch.next_observation)[
+        next_values = mlp_forward(self.target_q, batch.next_observation)[1]
+        chosen = mlp_forward(self.q if dqn.double else self.target_q, batch.next_observation)[
             1
         ].argmax(-1)
-        future = np.where(batch.terminated, 0, judged[rows, chosen])
-        hidden, values = self.values(self.q, batch.observation)
+        future = np.where(batch.terminated, 0, next_values[rows, chosen])
+        hidden, values = mlp_forward(self.q, batch.observation)
         error = batch.reward + dqn.discount * future - values[rows, batch.action]
         if dqn.loss == "huber":
             loss, slope = (
@@ -134,30 +121,16 @@ class Slow:
             loss, slope = (error**2 / 2).mean(), error
         back = np.zeros_like(values)
         back[rows, batch.action] = -slope / n
-        into = (back @ self.q[2]) * (hidden > 0)
-        gradient = [into.T @ batch.observation, into.sum(0), back.T @ hidden, back.sum(0)]
-        norm = math.sqrt(sum((g**2).sum() for g in gradient))
-        gradient = [g * min(1, dqn.max_gradient_norm / norm) for g in gradient]
-        self.updates += 1
-        for i, g in enumerate(gradient):
-            self.first[i] = 0.9 * self.first[i] + 0.1 * g
-            self.second[i] = 0.999 * self.second[i] + 0.001 * g**2
-            step = (
-                self.first[i]
-                / (1 - 0.9**self.updates)
-                / (np.sqrt(self.second[i] / (1 - 0.999**self.updates)) + 1e-8)
-            )
-            self.q[i] = self.q[i] - dqn.learning_rate * step
-        if self.updates % dqn.target_interval == 0:
-            self.target_q = [
-                (1 - dqn.target_rate) * t + dqn.target_rate * q
-                for t, q in zip(self.target_q, self.q, strict=True)
-            ]
+        gradient, _ = mlp_backward(self.q, batch.observation, hidden, back)
+        gradient, norm = clip_by_global_norm(gradient, dqn.max_gradient_norm)
+        self.q = self.adam.step(self.q, gradient, dqn.learning_rate)
+        if self.adam.count % dqn.target_interval == 0:
+            self.target_q = polyak(self.target_q, self.q, dqn.target_rate)
         return loss, values[rows, batch.action].mean(), norm
 
 
-def weights(net):
-    return [np.asarray(x) for layer in net.network.head.layers for x in (layer.weight, layer.bias)]
+def weights(q):
+    return weights_of(q.network.head)
 
 
 @pytest.mark.parametrize("double, loss, rate", [(True, "huber", 1.0), (False, "squared", 0.1)])
@@ -209,7 +182,9 @@ def test_a_polyak_target_moves_its_share_of_the_way():
     for i in range(3):
         before = now.target_q
         now, _ = fit(dqn, now, transitions(i, 6))
-        expected = jax.tree.map(lambda t, q: 0.99 * t + 0.01 * q, before, now.q)
+        expected = jax.tree.map(
+            lambda t, q: 0.99 * np.asarray(t) + 0.01 * np.asarray(q), before, now.q
+        )
         jax.tree.map(
             partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-7), now.target_q, expected
         )
@@ -220,35 +195,27 @@ def test_the_gradient_is_clipped_by_its_global_norm(limit):
     """Adam's first moment after one step is a tenth of the gradient that it was given."""
     dqn, q = replace(SMALL, max_gradient_norm=limit), q_network(0)
     batch = transitions(0, 6)
-    target = dqn.estimate_target(q, q, one_step(dqn, batch), KEY)[:, 0]
 
-    def loss(q):
+    def loss(q, target):
         value = jnp.take_along_axis(q(batch.observation), batch.action[:, None], -1)[:, 0]
         return rlax.huber_loss(target - value).mean()
 
-    gradient = jax.jit(jax.grad(loss))(q)
-    norm = optax.tree.norm(gradient)
+    gradient = jax.device_get(jax.jit(jax.grad(loss))(q, estimate_target(dqn, q, q, batch)[:, 0]))
+    norm = global_norm(gradient)
     assert 0.01 < norm < 1e9
     state, _ = fit(dqn, state_of(dqn, q, q), batch)
-    moment = next(
-        part.mu
-        for part in jax.tree.leaves(state.optimizer, is_leaf=lambda x: hasattr(x, "mu"))
-        if hasattr(part, "mu")
-    )
+    moment = adam_moment(state.optimizer)
     expected = jax.tree.map(lambda g: 0.1 * g * min(1, limit / norm), gradient)
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-9), moment, expected)
 
 
 def test_double_targets_with_equal_networks_are_plain_ones():
-    batch, q, other = one_step(SMALL, transitions(0, 50)), q_network(0), q_network(1)
+    batch, q, other = transitions(0, 50), q_network(0), q_network(1)
     double, single = replace(SMALL, double=True), replace(SMALL, double=False)
     np.testing.assert_array_equal(
-        double.estimate_target(q, q, batch, KEY), single.estimate_target(q, q, batch, KEY)
+        estimate_target(double, q, q, batch), estimate_target(single, q, q, batch)
     )
-    apart = (
-        double.estimate_target(q, other, batch, KEY),
-        single.estimate_target(q, other, batch, KEY),
-    )
+    apart = [np.asarray(estimate_target(dqn, q, other, batch)) for dqn in (double, single)]
     # the target's own choice is its best
     assert (apart[0] <= apart[1]).all() and (apart[0] < apart[1]).any()
 
@@ -259,11 +226,12 @@ def test_play_is_random_as_often_as_epsilon_says():
     state = fresh(dqn)
     act = jax.jit(DQN.act, static_argnames="explore")
     greedy, memory = act(dqn, state, observation, {"kept": 1}, KEY, explore=False)
-    np.testing.assert_array_equal(greedy, np.argmax(state.q(observation), -1))
+    greedy = np.asarray(greedy)
+    np.testing.assert_array_equal(greedy, np.argmax(jax.jit(lambda q: q(observation))(state.q), -1))
     assert memory == {"kept": 1}
     for steps, epsilon in ((0, 1), (60, 0.4), (100, 0)):
-        action, memory = act(
-            dqn, replace(state, steps=jnp.int32(steps)), observation, (), KEY, explore=True
+        action, memory = jax.device_get(
+            act(dqn, replace(state, steps=jnp.int32(steps)), observation, (), KEY, explore=True)
         )
         assert action.dtype == greedy.dtype and action.shape == greedy.shape and memory == ()
         # one of four is the greedy one
@@ -291,13 +259,13 @@ def test_nothing_is_learned_before_the_warmup_is_over():
 def test_an_update_is_an_insert_and_gradient_steps_on_draws():
     state = replace(fresh(SMALL), steps=jnp.int32(100))
     state, _ = update(SMALL, state, transitions(0, 3, 2), jax.random.key(1))
-    experience = transitions(1, 3, 2)
-    after, metrics = update(SMALL, state, experience, KEY)
-    ring = replay.insert(state.replay, experience)
+    newest = transitions(1, 3, 2)
+    after, metrics = update(SMALL, state, newest, KEY)
+    ring = jax.jit(replay.insert)(state.replay, newest)
     jax.tree.map(np.testing.assert_array_equal, after.replay, ring)
     now, told = state, []
     for key in jax.random.split(KEY, 2):
-        now, one = fit(SMALL, now, replay.sample(ring, jax.random.split(key)[0], 6))
+        now, one = fit(SMALL, now, sample(ring, jax.random.split(key)[0], 6))
         told.append(one)
     jax.tree.map(
         partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6),
@@ -333,47 +301,3 @@ def test_sizes_that_do_not_fit_are_refused():
         match=r"capacity 100 cannot hold one rollout of 128 \(rollout_length 64 × num_envs 2\)",
     ):
         DQN(capacity=100, rollout_length=64).init(KEY, SPEC)
-
-
-DISCOUNT = 0.8
-PROBED = DQN(
-    learning_rate=1e-2,
-    discount=DISCOUNT,
-    hidden=(16,),
-    batch_size=32,
-    capacity=512,
-    warmup_steps=64,
-    target_interval=20,
-    initial_epsilon=1.0,
-    final_epsilon=1.0,
-)
-FOREVER = 1 / (1 - DISCOUNT)
-EXPECTED = {  # probe: {observation: values of the two actions}
-    CONSTANT: {0: [1, 1]},
-    SEEN: {-1: [-1, -1], 1: [1, 1]},
-    DISCOUNTING: {0: [DISCOUNT, DISCOUNT], 1: [1, 1]},
-    ACTION: {0: [-1, 1]},
-    BOTH: {-1: [1, -1], 1: [-1, 1]},
-    LIMITED: {0: [FOREVER, FOREVER]},
-}
-
-
-@pytest.mark.parametrize(
-    "probe", EXPECTED, ids=["constant", "seen", "discounting", "action", "both", "limited"]
-)
-def test_values_are_learned(probe):
-    """The last is cut off after five steps and worth as much as if it never were."""
-    states, tally = learned(PROBED, probes.DISCRETE, 4, 300)
-    assert np.isfinite(tally.metrics["q_loss"]).all()
-    q = of(states, probe).q
-    for observation, values in EXPECTED[probe].items():
-        np.testing.assert_allclose(
-            q(jnp.float32([observation])), values, atol=0.05 * max(1, abs(values[0]))
-        )
-
-
-def test_a_time_limit_of_gymnasium_is_no_end():
-    gymnasium_probes.register()
-    environment = GymnasiumEnvs(lambda: gymnasium.make("etude-probes/TimeLimited-v0"), 4)
-    training, _ = jax.jit(lambda key: pure_train(PROBED, environment, key, 300))(KEY)
-    np.testing.assert_allclose(training.state.q(jnp.zeros(1)), [FOREVER, FOREVER], rtol=0.05)

@@ -209,7 +209,10 @@ def textbook(process, target, steps, rate, discount):
     return np.array(path), np.array(course)
 
 
-@every_target
+@pytest.mark.parametrize(
+    "target",
+    ["q_learning", *(pytest.param(target, marks=pytest.mark.slow) for target in TARGETS[1:])],
+)
 def test_greedy_play_is_the_textbooks_step_by_step(target):
     """Without chance both go the same way: 300 steps over many episodes, exploring by hope alone.
     What SARSA learned of a step is known one step later, when its next action is chosen as the
@@ -259,6 +262,7 @@ def test_values_are_the_exact_ones_where_there_is_no_chance():
     np.testing.assert_allclose(q, jax.jit(q_iteration)(process, 0.9)[0], rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 @every_target
 def test_a_time_limit_is_no_end(target):
     """Reward 1 for ever, cut off every six steps: worth 1 / (1 - γ) everywhere, and 1 where the
@@ -277,6 +281,7 @@ def test_a_time_limit_is_no_end(target):
         )
 
 
+@pytest.mark.slow
 @every_target
 def test_values_are_the_exact_ones_within_a_tolerance_where_there_is_chance(target):
     """α as 1 / steps, all 40,000: those of the best policy, or of the one that is played, here at
@@ -313,6 +318,7 @@ def soft(q, epsilon):
     return (1 - epsilon) * np.eye(q.shape[1])[q.argmax(-1)] + epsilon / q.shape[1]
 
 
+@pytest.mark.slow
 def test_on_the_cliff_the_best_path_and_the_safe_one():
     """ε = .1 to the end (Sutton & Barto, 2018, example 6.6): Q-learning's 13 steps go along the
     edge, SARSA's keep off it, and each is right about what it asks: the best policy's values, and
@@ -355,6 +361,7 @@ def play(env, q):
     return total
 
 
+@pytest.mark.slow
 def test_every_passenger_is_driven_the_shortest_way():
     """Taxi with its limit of 200 steps: the greedy policy is worth V* from each of the 300 first
     states, 7.93 on average."""
@@ -371,6 +378,7 @@ def test_every_passenger_is_driven_the_shortest_way():
     assert greedy @ process.initial == pytest.approx(7.93, abs=1e-4)
 
 
+@pytest.mark.slow
 def test_gymnasiums_own_cliff_teaches_what_the_textbook_says():
     """In a compiled loop with callbacks: the whole table is the same after 400 greedy steps."""
     algorithm = QLearning(learning_rate=0.5, discount=1.0, initial_epsilon=0.0, final_epsilon=0.0)
@@ -465,8 +473,8 @@ def test_spaces_that_are_no_table_are_refused(observation, action, message):
         ({"learning_rate": 1.5}, "learning_rate is 1.5; it must be above 0 and at most 1"),
         ({"half_life_steps": 0.0}, "half_life_steps is 0.0; it must be above 0"),
         (
-            {"target": "double"},
-            "target is 'double'; choose one of q_learning, sarsa, expected_sarsa",
+            {"td_target_kind": "double"},
+            "td_target_kind is 'double'; choose one of q_learning, sarsa, expected_sarsa",
         ),
     ],
 )

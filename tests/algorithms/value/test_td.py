@@ -145,6 +145,7 @@ def test_with_lambda_one_an_episode_teaches_its_return():
     assert not state.traces.any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("length, left", [(5, 0.0), (19, -1.0)])
 def test_the_random_walks_values_are_learned_for_every_lambda(length, left):
     """(s + 1) / 6 and (s - 9) / 10, with discount 1 (Sutton & Barto, 2018, examples 6.2 and
@@ -164,6 +165,7 @@ def test_the_random_walks_values_are_learned_for_every_lambda(length, left):
     assert np.sqrt(((values - exact) ** 2).mean(1)).max() < 0.06
 
 
+@pytest.mark.slow
 def test_a_time_limit_is_no_end():
     forever = make_mdp(np.ones((1, 2, 1)), 1)
     td = TD(learning_rate=0.5, discount=0.8, trace_decay=0.9)
@@ -200,7 +202,7 @@ def test_the_table_starts_as_asked():
         (
             Box((2,)),
             Discrete(3),
-            r"td keeps a value for each of so many states, .* observations are Box\(.*; dqn and ppo",
+            r"td keeps a value for each of so many states, .* are Box\(.*; dqn and ppo",
         ),
         (MultiDiscrete((2,), (0,), (1,)), Discrete(3), "observations are MultiDiscrete"),
     ],

@@ -190,6 +190,7 @@ def test_rounding_never_draws_a_row_without_priority(monkeypatch):
     assert values[flat(rows, 2)].all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("giant", [False, True])
 def test_a_million_rows_are_drawn_each_as_often_as_the_others(giant):
     """Also where they share a 64th of the sum: 2²⁶ of them would fill it, of which float32 can tell
@@ -239,6 +240,7 @@ def test_new_rows_come_first():
     np.testing.assert_allclose(priorities(prioritized), math.sqrt(340), rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("truncated", [0.1, 0.5, 1.0])
 def test_what_the_ring_forgets_is_never_drawn_again(truncated):
     """As it does with pictures whose successors it has no place for."""
@@ -257,6 +259,7 @@ def test_what_the_ring_forgets_is_never_drawn_again(truncated):
     assert_sums_are_right(prioritized)
 
 
+@pytest.mark.slow
 def test_many_replays_in_one_program_are_each_replay_alone():
     """Inserts, draws and updates, where the ring forgets and where it does not."""
 
@@ -284,6 +287,7 @@ def test_many_replays_in_one_program_are_each_replay_alone():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "like",
     [NUMBER, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), example())],

@@ -177,6 +177,7 @@ def test_one_step_is_the_row_itself():
     np.testing.assert_array_equal(bootstrap, np.full(rows.time.shape, np.float32(0.9)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "limit, shortest, longest", [(64, 150, 150), (50, 150, 150), (16, 48, 62), (1, 3, 3)]
 )
@@ -218,6 +219,7 @@ def test_pictures_are_stored_once_and_take_the_bytes_that_the_docstring_says():
     assert bytes_of(transition.zeros_like_spec(spec)) == 56_458
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "observation, once",
     [
@@ -285,6 +287,7 @@ def test_rollouts_that_do_not_fit_are_refused():
         ring_buffer.insert(ring, numbered(0, 3, 2))
 
 
+@pytest.mark.slow
 def test_many_rings_in_one_program_are_each_ring_alone():
     """Written and read, where few successors and where many are set aside."""
     capacity, num_envs, length = SIZES[0]
@@ -348,6 +351,7 @@ def one(i):
     return {"x": jnp.full((1, 1), i, jnp.float32)}
 
 
+@pytest.mark.slow
 def test_an_insert_inside_a_loop_writes_in_place():
     def update(i, carry):
         ring, total = carry
@@ -358,6 +362,7 @@ def test_an_insert_inside_a_loop_writes_in_place():
     assert not re.findall(COPY, text) and scratch < CAPACITY  # a copy would be four times that
 
 
+@pytest.mark.slow
 def test_a_loop_that_copies_its_ring_is_noticed():
     """That the test above would fail if it should: here the ring is needed as it was before the
     insert."""
@@ -386,6 +391,7 @@ def seen(i, size=64):
     )
 
 
+@pytest.mark.slow
 def test_an_insert_of_pictures_inside_a_loop_writes_in_place():
     like = jax.tree.map(lambda x: x[0, 0], seen(0))
 
@@ -399,6 +405,7 @@ def test_an_insert_of_pictures_inside_a_loop_writes_in_place():
     assert scratch < MANY // 64 * 64 * 64  # not even the pictures set aside
 
 
+@pytest.mark.slow
 def test_n_steps_gather_two_pictures_and_not_a_window_of_them():
     ring = jax.eval_shape(
         lambda: ring_buffer.init(jax.tree.map(lambda x: x[0, 0], seen(0)), MANY, 1, 1)

@@ -32,6 +32,7 @@ def filled(inserts, **chances):
     return ring, lives
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("inserts, length", [(2, 4), (8, 1), (9, 4), (12, 10)])
 def test_sequences_are_consecutive_and_their_starts_uniform(inserts, length):
     """Over the ends of episodes, but never from the newest row to the oldest."""

@@ -42,6 +42,7 @@ def test_draws_are_uniform_over_what_is_held(inserts, followers):
     assert not np.array_equal(rows.env, draw(ring, jax.random.key(99), 20_000, followers).env)
 
 
+@pytest.mark.slow
 def test_draws_are_uniform_over_what_is_held_though_it_be_less_than_there_is_room_for():
     """Every step is cut off, so that the six successors there are places for are those of the last
     two rows."""
@@ -52,6 +53,7 @@ def test_draws_are_uniform_over_what_is_held_though_it_be_less_than_there_is_roo
     assert len(counts) == 6 and scipy.stats.chisquare(counts).pvalue > 1e-4
 
 
+@pytest.mark.slow
 def test_a_sample_is_the_rows_of_a_draw_and_many_buffers_in_one_program_are_each_buffer_alone():
     two, keys = [filled(inserts)[0] for inserts in (2, 8)], jax.random.split(jax.random.key(0), 2)
     many = jax.jit(jax.vmap(partial(replay.sample, batch_size=20)))(
@@ -62,6 +64,7 @@ def test_a_sample_is_the_rows_of_a_draw_and_many_buffers_in_one_program_are_each
         jax.tree.map(np.testing.assert_array_equal, jax.tree.map(lambda x, i=i: x[i], many), drawn)
 
 
+@pytest.mark.slow
 def test_the_whole_loop_of_dqn_never_copies_its_replay():
     """Inserts, draws and the wait for the warmup, as training compiles them."""
     from etude.algorithms.value.dqn import DQN

@@ -113,6 +113,7 @@ def test_choices_are_observed_as_one_number():
     assert (observation[1:][ended] == 0).all() and (outcome.next_observation[:-1][ended] != 0).any()
 
 
+@pytest.mark.slow
 def test_every_reset_starts_all_copies_afresh_and_none_repeats():
     environment = EnvPoolEnvs("CartPole-v1", 3)
     starts = [play(environment, random_pushes, 4)[0][0] for _ in range(3)]

@@ -121,6 +121,7 @@ def flat(space, value):
     return [np.asarray(value, narrow.get(space.dtype, space.dtype))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("space", OBSERVATIONS.values(), ids=OBSERVATIONS)
 def test_observations_of_every_kind_cross_intact(space):
     copies, steps = 2, 20

@@ -52,6 +52,7 @@ def test_every_successor_is_true():
     np.testing.assert_array_equal(observation[1:][~ended], outcome.next_observation[:-1][~ended])
 
 
+@pytest.mark.slow
 def test_successors_of_a_real_environment_are_what_its_dynamics_say():
     copies, steps = 8, 400
     environment = JaxEnvs(TimeLimit(CartPole(), 30), copies)
@@ -171,6 +172,7 @@ def test_trees_and_keys_restart_row_by_row():
     np.testing.assert_array_equal(same, ~outcome.terminated)
 
 
+@pytest.mark.slow
 def test_pendulum_gets_its_torque_from_a_policy_in_the_unit_interval():
     environment = JaxEnvs(PORTS["Pendulum-v1"](), 3)
     start, _ = environment.reset(jax.random.key(0))
@@ -188,6 +190,7 @@ def test_where_done_chooses_rows_whatever_their_shape():
         np.testing.assert_array_equal(where_done(done, new, old).reshape(3, -1).mean(1), [1, 0, 1])
 
 
+@pytest.mark.slow
 def test_a_loop_compiles_to_what_it_computes_uncompiled():
     environment = JaxEnvs(TimeLimit(CartPole(), 5), 3)
     actions, key = jnp.ones((12, 3), jnp.int32), jax.random.key(0)

@@ -45,6 +45,7 @@ def workers():
         assert not any(process.is_alive() for process in each.processes)
 
 
+@pytest.mark.slow
 def test_many_processes_tell_what_one_tells_bit_for_bit(workers):
     """Over resets, random restarts and observations of every kind, with copies that do not share
     out evenly."""
@@ -64,6 +65,7 @@ def test_many_processes_tell_what_one_tells_bit_for_bit(workers):
             np.testing.assert_array_equal(rows, alone.step(actions))
 
 
+@pytest.mark.slow
 def test_a_loop_over_processes_is_the_loop_over_one():
     """Inside a compiled program, with actions of numbers that become integers."""
 

@@ -6,6 +6,7 @@ equal.
 """
 
 import math
+from functools import cache
 
 import gymnasium
 import jax
@@ -133,10 +134,17 @@ def gymnasium_steps(env, states, actions):
     return [np.array(column) for column in zip(*rows, strict=True)]
 
 
-def port_steps(port, states, actions):
-    return jax.jit(jax.vmap(lambda state, action: port.step(state, action, jax.random.key(0))))(
-        states, actions
-    )
+@cache
+def compiled(name, limited):
+    port = PORTS[name]() if limited else PORTS[name]().environment
+    return jax.jit(jax.vmap(lambda state, action: port.step(state, action, jax.random.key(0))))
+
+
+def port_steps(step, states, actions):
+    """`step` of STEPS states, one program for all, of which those that were asked for are told."""
+    count = len(actions)
+    repeated = jax.tree.map(lambda x: np.resize(x, (STEPS, *np.shape(x)[1:])), (states, actions))
+    return jax.tree.map(lambda x: np.asarray(x)[:count], step(*repeated))
 
 
 @every_port
@@ -153,7 +161,7 @@ def test_steps_are_those_of_gymnasium(name):
     state, observation, reward, terminated = gymnasium_steps(
         gymnasium.make(name).unwrapped, states, actions
     )
-    _, outcome = port_steps(PORTS[name]().environment, jnp.asarray(states), jnp.asarray(actions))
+    _, outcome = port_steps(compiled(name, False), states, actions)
     tolerance = STATES[name][2]
     np.testing.assert_allclose(
         outcome.next_observation, observation, rtol=tolerance, atol=tolerance
@@ -182,9 +190,8 @@ def test_physics_are_those_of_gymnasium(name):
     state, _, reward, terminated = gymnasium_steps(env, states, actions)
     with jax.enable_x64(True):
         port = PORTS[name](**parameters).environment
-        new, outcome = jax.tree.map(
-            np.asarray, port_steps(port, jnp.asarray(states), jnp.asarray(actions))
-        )
+        step = jax.jit(jax.vmap(lambda state, action: port.step(state, action, jax.random.key(0))))
+        new, outcome = port_steps(step, states, actions)
     tolerance = state_precision(name)
     np.testing.assert_allclose(new, state, rtol=tolerance, atol=tolerance)
     np.testing.assert_array_equal(outcome.terminated, terminated)
@@ -197,7 +204,7 @@ def test_the_left_wall_stops_the_car_and_the_right_one_does_not(name):
     env = gymnasium.make(name).unwrapped
     actions = np.array([0] * 5) if name == "MountainCar-v0" else np.full((5, 1), -1, np.float32)
     gym_state, *_ = gymnasium_steps(env, states, actions)
-    new, _ = port_steps(PORTS[name]().environment, states, actions)
+    new, _ = port_steps(compiled(name, False), states, actions)
     np.testing.assert_allclose(new, gym_state, atol=1e-7)
     assert (
         (new[:2, 1] == 0).all()
@@ -227,6 +234,7 @@ def balance(name):
     return lambda state, rng: int(state @ [0.1, 0.3, 1.0, 0.5] > 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name, policy, end",
     [
@@ -245,43 +253,43 @@ def test_whole_episodes_are_those_of_gymnasium(name, policy, end):
     """From every state of an episode, since errors add up in the open loop of an unstable
     system."""
     env, choose = gymnasium.make(name, disable_env_checker=True), policy(name)
+    before, after, times, rows = [], [], [], []
     for seed in range(3):
         rng = np.random.default_rng(seed)
         env.reset(seed=seed)
-        states, rows, done = [np.array(env.unwrapped.state, float)], [], False
+        done = False
+        times.append(0)
         while not done:
-            action = choose(states[-1], rng)
+            before.append(np.array(env.unwrapped.state, float))
+            action = choose(before[-1], rng)
             _, *row, _ = env.step(action)
-            states.append(np.array(env.unwrapped.state, float))
+            after.append(np.array(env.unwrapped.state, float))
             rows.append((action, *row))
+            times.append(times[-1] + 1)
             done = rows[-1][2] or rows[-1][3]
-        actions, rewards, terminated, truncated = (
-            np.array(column) for column in zip(*rows, strict=True)
+        times.pop()
+        assert end == "either" or rows[-1][2 if end == "terminated" else 3]
+    actions, rewards, terminated, truncated = (
+        np.array(column) for column in zip(*rows, strict=True)
+    )
+    with jax.enable_x64(True):
+        timed, outcome = port_steps(
+            compiled(name, True), TimeLimitState(np.array(before), np.array(times)), actions
         )
-        assert end == "either" or (terminated if end == "terminated" else truncated)[-1]
-
-        with jax.enable_x64(True):
-            timed, outcome = jax.tree.map(
-                np.asarray,
-                port_steps(
-                    PORTS[name](),
-                    TimeLimitState(jnp.asarray(states[:-1]), jnp.arange(len(rows))),
-                    jnp.asarray(actions),
-                ),
-            )
-        np.testing.assert_array_equal(outcome.terminated, terminated)
-        np.testing.assert_array_equal(outcome.truncated, truncated)
-        tolerance = state_precision(name)
-        np.testing.assert_allclose(timed.state, states[1:], rtol=tolerance, atol=tolerance)
-        np.testing.assert_allclose(outcome.reward, rewards, rtol=1e-6)
+    np.testing.assert_array_equal(outcome.terminated, terminated)
+    np.testing.assert_array_equal(outcome.truncated, truncated)
+    tolerance = state_precision(name)
+    np.testing.assert_allclose(timed.state, after, rtol=tolerance, atol=tolerance)
+    np.testing.assert_allclose(outcome.reward, rewards, rtol=1e-6)
 
 
+@pytest.mark.slow
 @every_port
 def test_first_states_are_distributed_as_in_gymnasium(name):
     env, port = gymnasium.make(name).unwrapped, PORTS[name]()
     env.reset(seed=0)
     theirs = np.array([(env.reset(), env.state)[1] for _ in range(4000)], float)
-    timed, observation = jax.vmap(port.reset)(jax.random.split(jax.random.key(0), 4000))
+    timed, observation = jax.jit(jax.vmap(port.reset))(jax.random.split(jax.random.key(0), 4000))
     ours = np.asarray(timed.state)
     assert ours.dtype == np.float32 and observation.dtype == np.float32
     assert (timed.time == 0).all()
@@ -298,6 +306,7 @@ def test_first_states_are_distributed_as_in_gymnasium(name):
     assert (observation >= low).all() and (observation <= high).all()
 
 
+@pytest.mark.slow
 @every_port
 def test_dynamics_are_what_a_step_does_and_differentiable(name):
     """Jacobians in float64 against central differences, and `dynamics` from the state equals
@@ -306,18 +315,28 @@ def test_dynamics_are_what_a_step_does_and_differentiable(name):
     port = PORTS[name]().environment
     h = 1e-6
     with jax.enable_x64(True):
-        states = jnp.asarray(states, jnp.float64)
-        controls = jnp.asarray(np.random.default_rng(2).uniform(-1, 1, (50, 1)))
-        jacobians = jax.jit(jax.vmap(jax.jacfwd(port.dynamics, (0, 1))))(states, controls)
-        reverse = jax.jit(jax.vmap(jax.jacrev(port.dynamics, (0, 1))))(states, controls)
-        step = jax.jit(jax.vmap(port.dynamics))
+        states = np.float64(states)
+        controls = np.random.default_rng(2).uniform(-1, 1, (50, 1))
+        jacobians, reverse = jax.tree.map(
+            np.asarray,
+            jax.jit(
+                jax.vmap(
+                    lambda x, u: (
+                        jax.jacfwd(port.dynamics, (0, 1))(x, u),
+                        jax.jacrev(port.dynamics, (0, 1))(x, u),
+                    )
+                )
+            )(states, controls),
+        )
+        compiled_step = jax.jit(jax.vmap(port.dynamics))
+        step = lambda *inputs: np.asarray(compiled_step(*inputs))
         for i in range(states.shape[1]):
-            nudge = h * jnp.eye(states.shape[1])[i]
+            nudge = h * np.eye(states.shape[1])[i]
             expected = (step(states + nudge, controls) - step(states - nudge, controls)) / (2 * h)
             np.testing.assert_allclose(jacobians[0][:, :, i], expected, rtol=1e-5, atol=1e-6)
         expected = (step(states, controls + h) - step(states, controls - h)) / (2 * h)
         np.testing.assert_allclose(jacobians[1][:, :, 0], expected, rtol=1e-5, atol=1e-6)
-        assert jnp.abs(jacobians[1]).max() > 0
+        assert np.abs(jacobians[1]).max() > 0
         for forward, backward in zip(jacobians, reverse, strict=True):
             np.testing.assert_allclose(forward, backward, rtol=1e-9, atol=1e-12)
 
@@ -331,9 +350,11 @@ def test_control_is_the_action_in_physical_units(name):
         "Pendulum-v1": lambda a: a.clip(-2, 2),
         "MountainCarContinuous-v0": lambda a: a.clip(-1, 1),
     }.get(name, lambda a: a[:, None] - 1)(actions).astype(np.float32)
-    new, outcome = port_steps(port, states, actions)
-    np.testing.assert_allclose(new, jax.vmap(port.dynamics)(states, controls), rtol=1e-5, atol=1e-6)
-    observe = jax.vmap(port.observe) if hasattr(port, "observe") else lambda state: state
+    new, outcome = port_steps(compiled(name, False), states, actions)
+    np.testing.assert_allclose(
+        new, jax.jit(jax.vmap(port.dynamics))(states, controls), rtol=1e-5, atol=1e-6
+    )
+    observe = jax.jit(jax.vmap(port.observe)) if hasattr(port, "observe") else lambda state: state
     np.testing.assert_allclose(outcome.next_observation, observe(new), rtol=1e-5, atol=1e-6)
 
 
@@ -342,8 +363,12 @@ def test_control_is_the_action_in_physical_units(name):
 def test_values_are_float32_even_where_x64_is_enabled(name, x64):
     with jax.enable_x64(x64):
         port = PORTS[name]()
-        timed, observation = port.reset(jax.random.key(0))
-        new, outcome = port.step(timed, port.action_space.zeros(), jax.random.key(1))
+        timed, observation = jax.eval_shape(port.reset, jax.random.key(0))
+        new, outcome = jax.eval_shape(
+            lambda: port.step(
+                port.reset(jax.random.key(0))[0], port.action_space.zeros(), jax.random.key(1)
+            )
+        )
         assert timed.state.dtype == new.state.dtype == observation.dtype == jnp.float32
         assert outcome.next_observation.dtype == outcome.reward.dtype == jnp.float32
         assert outcome.terminated.dtype == outcome.truncated.dtype == bool
@@ -356,8 +381,8 @@ def test_physics_can_be_swept_in_one_program():
     swept = jax.jit(jax.vmap(lambda gravity: CartPole(gravity=gravity).dynamics(state, control)))(
         gravities
     )
-    alone = jnp.stack(
-        [CartPole(gravity=float(gravity)).dynamics(state, control) for gravity in gravities]
-    )
+    alone = [
+        jax.jit(CartPole(gravity=float(gravity)).dynamics)(state, control) for gravity in gravities
+    ]
     np.testing.assert_allclose(swept, alone, rtol=1e-6)
     assert len(np.unique(swept[:, 3])) == 3

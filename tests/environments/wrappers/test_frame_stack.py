@@ -99,6 +99,7 @@ def test_fewer_than_one_frame_is_refused():
         make("CartPole-v1", frame_stack=0)
 
 
+@pytest.mark.slow
 def test_cartpole_without_velocities_is_cartpole_with_less_to_see():
     """Both kinds of it from the same state, step by step."""
     port = make("etude/CartPoleWithoutVelocity-v1").environment

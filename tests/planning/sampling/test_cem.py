@@ -137,6 +137,7 @@ def test_what_is_not_a_number_is_no_elite(found):
     np.testing.assert_allclose(one.value, 2, atol=0.1)
 
 
+@pytest.mark.slow
 def test_many_problems_at_once_are_each_alone_and_a_key_is_an_answer(found):
     for i, which in ((0, CORNER), (5, HILLS)):
         alone = jax.tree.map(lambda x: x[0, 0], solve(jnp.int32([which]), KEYS[i : i + 1]))

@@ -238,6 +238,7 @@ def of(found, which):
     return jax.tree.map(lambda x: x[:, which], found)
 
 
+@pytest.mark.slow
 def test_a_turned_ill_conditioned_quadratic_needs_the_covariance(found):
     """After 1,920 evaluations a method that scales each element by itself has lost more, by far."""
     one = of(found, STEEP)
@@ -260,6 +261,7 @@ def test_a_turned_ill_conditioned_quadratic_needs_the_covariance(found):
     assert np.median(ratios) < 10
 
 
+@pytest.mark.slow
 def test_a_maximum_in_the_corner_of_the_box_is_found(found):
     best = of(found, CORNER).best.reshape(-1, N)
     np.testing.assert_allclose(best, np.tile([-1, 1, 1, 0], (8, 1)), atol=1e-3)
@@ -296,6 +298,7 @@ def test_nothing_breaks_down_long_after_it_converged():
     np.testing.assert_allclose(found.value, 0, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_many_problems_at_once_are_each_alone_and_a_key_is_an_answer(found):
     alone = jax.tree.map(lambda x: x[0, 0], solve(jnp.int32([CORNER]), KEYS[5:6]))
     np.testing.assert_allclose(alone.best, found.best[5, CORNER], atol=1e-3)

@@ -32,6 +32,7 @@ def test_each_evaluates_as_often_as_it_was_told_and_keeps_to_the_box(watched, me
     assert len(np.unique(candidates[:12, 0, 0])) > 6
 
 
+@pytest.mark.slow
 @every_method
 def test_the_best_action_of_a_network_is_that_of_a_grid(method):
     """For every state of a batch at once; some of the best lie on the boundary, some inside."""

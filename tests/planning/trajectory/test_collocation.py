@@ -46,6 +46,7 @@ def test_weights_are_those_of_the_two_rules():
     np.testing.assert_allclose(lagrange_basis([0.0, 0.5, 1.0], 3)[0], np.eye(3), atol=1e-15)
 
 
+@pytest.mark.slow
 def test_the_block_move_costs_what_is_published():
     """By the trapezoid rule; without discretization it is 12, and the error is of second order."""
     costs = {n: collocate(BLOCK, n, "trapezoid").cost for n in (5, 10, 20, 50)}
@@ -85,6 +86,7 @@ def test_hermite_simpson_is_of_fourth_order():
     )
 
 
+@pytest.mark.slow
 def test_a_bound_on_the_state_is_active_where_it_should_be():
     """The best ramp to speed V takes t = 1.5 (1 − 1 / V) with a force falling from 2 V / t, at a
     cost of 8 V² / (3 t)."""
@@ -100,6 +102,7 @@ def test_a_bound_on_the_state_is_active_where_it_should_be():
     assert as_inequality.cost == pytest.approx(found.cost, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_a_duration_that_is_free_and_a_force_that_is_bounded():
     """The fastest move from rest to rest over 1 m at no more than 1 m/s² takes 2 s, full ahead and
     then full back."""
@@ -164,6 +167,7 @@ def flown():
     return collocate(FLIGHT, 15)
 
 
+@pytest.mark.slow
 def test_an_obstacle_is_passed_at_no_distance_and_the_flight_is_true(flown):
     """scipy integrates the controls from the first state, and arrives."""
     clearances = np.hypot(flown.states[:, 0] + 2, flown.states[:, 1] - 0.1) - 0.6
@@ -183,6 +187,7 @@ def test_an_obstacle_is_passed_at_no_distance_and_the_flight_is_true(flown):
     np.testing.assert_allclose(true.y[:, -1], 0, atol=0.05)
 
 
+@pytest.mark.slow
 def test_the_guess_decides_the_way_round(flown):
     """Over the obstacle, where without one it goes under; either is the best near by."""
 
@@ -200,6 +205,7 @@ def test_the_guess_decides_the_way_round(flown):
     np.testing.assert_allclose(again.states, flown.states, atol=1e-2)
 
 
+@pytest.mark.slow
 def test_derivatives_are_those_of_finite_differences_and_sparse(flown):
     """In the direction of a random vector, as matrices are too large to difference element by
     element."""
@@ -235,6 +241,7 @@ def test_derivatives_are_those_of_finite_differences_and_sparse(flown):
     assert curvature.nnz <= 15 * 24 * 24
 
 
+@pytest.mark.slow
 def test_what_cannot_be_reached_is_said():
     """A metre from rest to rest in a second takes 4 m/s² at least."""
     weak = replace(BLOCK, low=[-3.0], high=[3.0])

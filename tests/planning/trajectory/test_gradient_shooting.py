@@ -48,6 +48,7 @@ def quadratic(start):
     return H, g, c
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "optimizer, iterations", [(ADAM, 400), (LBFGS, 30)], ids=["adam", "l-bfgs"]
 )

@@ -129,6 +129,7 @@ def test_a_linear_quadratic_problem_takes_one_iteration_and_is_lqr(plans):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("which", [FREE, BOXED, HEAVY])
 def test_the_plan_is_the_minimum_of_scipy(plans, which):
     plan, problem = plans[which], PROBLEMS[which]
@@ -254,6 +255,7 @@ def test_a_step_of_ilqr_is_that_of_gauss_newton():
         np.testing.assert_allclose(gradient[i], slope, rtol=1e-6, atol=1e-8)
 
 
+@pytest.mark.slow
 def test_newtons_step_is_exact_and_ddp_differs_from_it_by_the_square_of_the_error(plans):
     """Ten times nearer the solution, a hundred times nearer Newton; iLQR only ten."""
     newton = jax.jit(newton_step)
@@ -273,6 +275,7 @@ def test_newtons_step_is_exact_and_ddp_differs_from_it_by_the_square_of_the_erro
     assert 60 < apart[True][0] / apart[True][1] < 150 and 7 < apart[False][0] / apart[False][1] < 15
 
 
+@pytest.mark.slow
 def test_ddp_converges_quadratically_and_gauss_newton_linearly(plans):
     """DDP by one iteration of the whole search after another; the error is that of all controls."""
     solution = plans[FREE].controls + jax.jit(newton_step)(Spring(), STATE, plans[FREE].controls)
@@ -332,6 +335,7 @@ def test_the_step_in_a_box_is_the_minimum_of_the_quadratic_there():
     assert not box(-Q, q, low, high)[2].any() and np.isnan(box(-Q, q, low, high)[0]).all()
 
 
+@pytest.mark.slow
 def test_derivatives_of_the_optimal_controls_are_those_of_finite_differences():
     """By parameters, by a bound that holds some controls, and by the state; forward, and backward
     against forward."""
@@ -389,6 +393,7 @@ ACROBOT = ControlProblem(
 )
 
 
+@pytest.mark.slow
 def test_the_acrobot_is_swung_up_as_published():
     """In five seconds, from hanging still; figures of trajax (github.com/google/trajax,
     tests/optimizers_test.py)."""
@@ -405,6 +410,7 @@ def test_the_acrobot_is_swung_up_as_published():
         ilqr(ACROBOT, jnp.zeros(4), jnp.zeros((50, 1)).at[1].set(1e200))
 
 
+@pytest.mark.slow
 def test_the_cart_pole_is_swung_up_within_its_force():
     """From hanging to upright in two seconds, ten newtons either way, and some of the time with all
     of them."""

@@ -123,6 +123,7 @@ def test_noise_costs_what_the_spread_of_states_and_controls_costs_and_leaves_the
     assert abs(costs.mean() - total) < 4 * costs.std() / np.sqrt(samples)
 
 
+@pytest.mark.slow
 def test_many_problems_at_once_are_each_alone():
     problems = [random_problem(seed) for seed in range(3)]
     together = jax.vmap(lqr)(jax.tree.map(lambda *x: np.stack(x), *problems))
@@ -160,6 +161,7 @@ def test_the_double_integrator_is_that_of_the_books():
     np.testing.assert_allclose(single.V, forever.V, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_linearized_regulator_balances_the_cart_pole():
     """From the environment's own starts, for a whole episode, the force continuous."""
     environment = CartPole()

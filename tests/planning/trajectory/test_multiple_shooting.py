@@ -33,6 +33,7 @@ def plans():
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("guess", GUESSES)
 def test_a_guess_of_the_states_leads_to_a_path_that_obeys_the_dynamics(plans, guess):
     plan = plans[guess]
@@ -44,6 +45,7 @@ def test_a_guess_of_the_states_leads_to_a_path_that_obeys_the_dynamics(plans, gu
     )
 
 
+@pytest.mark.slow
 def test_single_shooting_overflows_where_it_converges_and_agrees_with_what_it_found(plans):
     found = plans["the start"]
     with pytest.raises(InvalidInput, match="not finite at step [5-8]: .* use multiple shooting"):
@@ -55,6 +57,7 @@ def test_single_shooting_overflows_where_it_converges_and_agrees_with_what_it_fo
         np.testing.assert_allclose(plan.controls, found.controls, atol=0.01)
 
 
+@pytest.mark.slow
 def test_the_second_order_converges_quadratically():
     def left(iterations):
         plan = multiple_shooting(

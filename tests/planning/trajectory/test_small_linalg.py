@@ -1,7 +1,6 @@
 """What is written out, and what is left to the routines, are what NumPy computes."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -29,9 +28,7 @@ def test_a_product_is_that_of_numpy(shapes):
     for factor in factors[1:]:
         expected = np.tensordot(expected, factor, 1)
     with jax.enable_x64(True):
-        np.testing.assert_allclose(
-            matmul(*map(jnp.asarray, factors)), expected, rtol=1e-12, atol=1e-12
-        )
+        np.testing.assert_allclose(jax.jit(matmul)(*factors), expected, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("m", [1, 2, MAX_ROWS, MAX_ROWS + 1])
@@ -41,8 +38,11 @@ def test_a_solve_is_that_of_numpy_and_says_what_is_not_definite(m):
     values, vectors = np.linalg.eigh(A)
     indefinite = vectors @ np.diag([-1, *values[1:]]) @ vectors.T
     with jax.enable_x64(True):
-        x, definite = jax.vmap(solve_spd, (0, None))(
-            jnp.stack([A, indefinite, np.full((m, m), np.nan)]), jnp.asarray(B)
+        x, definite = map(
+            np.asarray,
+            jax.jit(jax.vmap(solve_spd, (0, None)))(
+                np.stack([A, indefinite, np.full((m, m), np.nan)]), B
+            ),
         )
     np.testing.assert_allclose(x[0], np.linalg.solve(A, B), rtol=1e-9)
     assert definite.tolist() == [True, False, False] and np.isnan(x[1:]).all()

@@ -90,13 +90,14 @@ def test_random_games_go_as_on_a_board_of_plain_python(game):
     "game", [TIC_TAC_TOE, CONNECT_FOUR, SMALL], ids=["tic-tac-toe", "connect four", "small"]
 )
 def test_an_illegal_action_lays_no_stone(game):
-    state = game.initial()
+    step, state = jax.jit(game.step), game.initial()
     for _ in range(game.rows if game.falls else 1):
-        state = game.step(state, 1, KEY).state
-    assert not game.legal(state)[1]
-    np.testing.assert_array_equal(game.step(state, 1, KEY).state, -state)
+        state = step(state, 1, KEY).state
+    assert not jax.jit(game.legal)(state)[1]
+    np.testing.assert_array_equal(step(state, 1, KEY).state, -np.asarray(state))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "game, boards", [(TIC_TAC_TOE, 4520), (SMALL, None)], ids=["tic-tac-toe", "small"]
 )
@@ -166,18 +167,26 @@ def last_free(board, key):
     "second_starts, result, moves", [(False, 1, [0, 8, 1, 7, 2]), (True, -1, [8, 0, 7, 1, 6])]
 )
 def test_a_match_goes_move_by_move(second_starts, result, moves):
-    match = play_match(TIC_TAC_TOE, first_free, last_free, KEY, second_starts)
+    match = jax.jit(
+        lambda second_starts: play_match(TIC_TAC_TOE, first_free, last_free, KEY, second_starts)
+    )(second_starts)
     assert match.result == result
     assert match.moves.tolist() == moves + [-1] * 4
 
 
 def test_an_illegal_move_loses():
     stubborn = lambda board, key: jnp.int32(4)
-    match = play_match(TIC_TAC_TOE, first_free, stubborn, KEY)
+    match, turned = jax.jit(
+        lambda: (
+            play_match(TIC_TAC_TOE, first_free, stubborn, KEY),
+            play_match(TIC_TAC_TOE, stubborn, first_free, KEY),
+        )
+    )()
     assert match.result == 1 and match.moves.tolist()[:5] == [0, 4, 1, 4, -1]
-    assert play_match(TIC_TAC_TOE, stubborn, first_free, KEY).result == -1
+    assert turned.result == -1
 
 
+@pytest.mark.slow
 def test_perfect_play_never_loses():
     """A draw against itself, whoever starts; some wins against the player of one ply, who knows no
     forks."""

@@ -16,6 +16,7 @@ def luck(env):
     return env.unwrapped.np_random.bit_generator.state
 
 
+@pytest.mark.slow
 def test_it_balances_the_pole_of_a_gymnasium_environment():
     """For 60 steps, where chance lasts about 22; and the environment stands where it stood after
     each search."""

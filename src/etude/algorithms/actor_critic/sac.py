@@ -1,6 +1,9 @@
-"""Soft actor-critic (Haarnoja et al., 2018), its temperature (2019), discrete actions
-(Christodoulou, 2019), and what it generalizes: the off-policy actor-critic with actions drawn
-anew."""
+"""Soft actor-critic, SAC (Haarnoja et al., 2018), and the off-policy actor-critic as a variant.
+
+SAC has a learned temperature (Haarnoja et al., 2019) and also takes discrete actions
+(Christodoulou, 2019). Both algorithms improve the policy on actions that they sample from it, not
+on those in replay.
+"""
 
 import functools
 import math
@@ -12,7 +15,7 @@ import optax
 
 from etude import spaces
 from etude.algorithms.common.off_policy import check_batch_size, update_from_replay
-from etude.data.replay import uniform as replay
+from etude.data.replay import uniform
 from etude.data.transition import Transition, zeros_like_spec
 from etude.errors import InvalidInput
 from etude.estimators import losses
@@ -30,7 +33,7 @@ MAX_LOG_STD = 2.0  # as in the authors' code and Stable-Baselines3
 
 @struct
 class StochasticPolicy:
-    """An observation tree [..., *shape] to a distribution over actions."""
+    """A network from an observation tree [..., *shape] to a distribution over actions."""
 
     network: Network
     actions: "DiscreteActions | BoxActions" = static()
@@ -43,152 +46,156 @@ class StochasticPolicy:
 class SACState:
     policy: StochasticPolicy
     critics: Critics
-    target_critics: Critics  # where the bootstrap comes from; they follow the critics slowly
-    log_temperature: Any  # log α; empty when it is not learned
+    target_critics: Critics  # the bootstrap value comes from them; they follow the critics slowly
+    log_temperature: Any  # log α; () when it is not learned
     policy_optimizer: optax.OptState
     critic_optimizer: optax.OptState
     temperature_optimizer: optax.OptState
-    replay: Any  # a replay.ReplayBuffer; left out during gradient steps
-    # data of the key that exploration draws with until the next update; empty unless
-    # `noise_per_rollout`
-    rollout_noise_key: Any
+    replay: Any  # a uniform.ReplayBuffer; () during gradient steps
+    rollout_noise_key: Any  # key data of the exploration noise; () unless `noise_per_rollout`
     steps: Array  # int32: environment steps taken
     updates: Array  # int32: gradient steps taken
 
 
 @struct
 class SAC:
-    """Soft actor-critic for a Box or discrete actions: replay, twin critics, a policy paid for its
-    entropy."""
+    """Soft actor-critic for a Box or discrete actions: replay, twin critics, an entropy bonus."""
 
     learning_rate: float = traced(3e-4, above=0)
-    """Adam's step size, of policy, critics and temperature (SB3)."""
+    """Step size of Adam, of policy, critics and temperature alike (SB3)."""
     learning_rate_decay: float = traced(math.inf, above=0)
-    """Environment steps over which it falls linearly to zero; inf: never."""
+    """Environment steps over which the learning rate falls linearly to zero; inf: never."""
     discount: float = traced(0.99, at_least=0, at_most=1)
-    """γ, per environment step."""
+    """Discount factor γ per environment step."""
     target_rate: float = traced(0.005, above=0, at_most=1)
-    """The targets' share of the way to the critics, each gradient step."""
+    """Fraction by which each gradient step moves the target critics to the critics."""
     initial_temperature: float = traced(1.0, at_least=0)
-    """α: what a nat of entropy is worth in reward; fixed if not learned."""
+    """Temperature α, the reward for a nat of entropy, at the start; fixed if not learned."""
     target_entropy_per_element: float = traced(-1.0)
-    """Of a Box action, nats in units of [-1, 1] (Haarnoja et al., 2019)."""
+    """Target entropy for each element of a Box action, in nats (Haarnoja et al., 2019)."""
     target_entropy_fraction: float = traced(0.5, above=0, at_most=1)
-    """Of log n, of n choices; see adjust_temperature."""
+    """Target entropy for n discrete actions as a fraction of log n; see update_temperature."""
     min_log_std: float = static(-20.0, at_most=MAX_LOG_STD)
-    """Of a Box policy, before it is squashed (SB3)."""
+    """Smallest log standard deviation of a Box policy, before the squashing (SB3)."""
     learn_temperature: bool = static(True)
-    """So that the policy's entropy stays near its target."""
+    """Learn the temperature, so that the policy's entropy stays near its target."""
     noise_per_rollout: bool = static(False)
-    """One draw for a whole rollout, so that it leads somewhere (Raffin 2021)."""
+    """Draw the exploration noise once for each rollout, not each step (Raffin et al., 2021)."""
     gradient: Literal["reparameterized", "score_function"] = static("reparameterized")
-    """The policy's; score: ∇log π Q of fresh actions."""
+    """Estimator of the policy gradient: through the sampled action, or ∇log π Q."""
     critics: int = static(2, at_least=1)
-    """The least of them counts; two are twins (Fujimoto et al., 2018)."""
+    """Number of critics, whose minimum is used; two are twins (Fujimoto et al., 2018)."""
     hidden: tuple[int, ...] = static((256, 256), at_least=1)
     """Units of each hidden layer, of policy and critics alike."""
     activation: Activation = static("relu")
-    """Between layers."""
+    """Activation after each hidden layer."""
     batch_size: int = static(256, at_least=1)
-    """Transitions a gradient step."""
+    """Transitions in each gradient step."""
     capacity: int = static(100_000, at_least=1)
-    """Transitions the replay buffer holds (SB3: ten times the memory)."""
+    """Transitions that the replay buffer holds; SB3 has 1,000,000."""
     warmup_steps: int = static(100, at_least=0)
-    """Environment steps at random before the first gradient step (SB3)."""
+    """Environment steps with uniform actions before the first gradient step (SB3)."""
     rollout_length: int = static(1, at_least=1)
     """Environment steps of each copy between updates."""
     gradient_steps: int = static(1, at_least=1)
-    """In each update."""
+    """Gradient steps in each update."""
 
     default_num_envs: ClassVar[int] = 1
 
     def validate_fields(self) -> None:
         check_batch_size(self)
-        known = not isinstance(self.initial_temperature, jax.core.Tracer)
-        if self.learn_temperature and known and self.initial_temperature == 0:
+        is_concrete = not isinstance(self.initial_temperature, jax.core.Tracer)
+        if self.learn_temperature and is_concrete and self.initial_temperature == 0:
             raise InvalidInput(
                 "initial_temperature is 0, and a learned temperature grows from it by factors; "
                 "start it above 0, or keep it at 0 with learn_temperature=False"
             )
 
     def optimizer(self, steps: Array) -> optax.GradientTransformation:
+        """Adam, with its step size after `steps` environment steps."""
         return optax.adam(self.learning_rate * linear_decay(steps, self.learning_rate_decay))
 
     def init(self, key: Array, spec: EnvironmentSpec) -> SACState:
+        """Random weights and an empty replay buffer.
+
+        Raises InvalidInput for actions that are neither Discrete nor a Box.
+        """
         actions = actions_for(spec.action, self.min_log_std)
         spec = replace(spec, action=actions.space)
-        key_policy, key_critics, key_held = jax.random.split(key, 3)
-        policy = StochasticPolicy(
-            make_network(
-                key_policy, spec.observation, self.hidden, actions.num_parameters, self.activation
-            ),
-            actions,
+        key_policy, key_critics, key_noise = jax.random.split(key, 3)
+        network = make_network(
+            key_policy, spec.observation, self.hidden, actions.num_parameters, self.activation
         )
-        judges = actions.init_critics(key_critics, spec, self.hidden, self.activation, self.critics)
+        policy = StochasticPolicy(network, actions)
+        critics = actions.init_critics(
+            key_critics, spec, self.hidden, self.activation, self.critics
+        )
         log_temperature = (
             jnp.log(jnp.float32(self.initial_temperature)) if self.learn_temperature else ()
         )
-        ring = replay.init(zeros_like_spec(spec), self.capacity, spec.num_envs, self.rollout_length)
-        steps = jnp.int32(0)
-        adam = self.optimizer(steps).init
+        replay_buffer = uniform.init(
+            zeros_like_spec(spec), self.capacity, spec.num_envs, self.rollout_length
+        )
+        zero = jnp.int32(0)
+        init_optimizer = self.optimizer(zero).init
         return SACState(
             policy,
-            judges,
-            judges,
+            critics,
+            critics,
             log_temperature,
-            adam(policy),
-            adam(judges),
-            adam(log_temperature),
-            ring,
-            jax.random.key_data(key_held) if self.noise_per_rollout else (),
-            steps,
-            steps,
+            init_optimizer(policy),
+            init_optimizer(critics),
+            init_optimizer(log_temperature),
+            replay_buffer,
+            jax.random.key_data(key_noise) if self.noise_per_rollout else (),
+            zero,
+            zero,
         )
 
     def act(
         self, state: SACState, observation: Any, memory: Any, key: Array, explore: bool
     ) -> tuple[Array, Any]:
-        """The policy's mode; when exploring a sample of it, and until the warm-up is over any
-        action at all.
+        """The policy's mode; when exploring, a sample, or a random action during the warm-up.
 
-        With `noise_per_rollout` the noise of a rollout is drawn once, for a policy whose noise is
-        drawn anew each step mostly undoes what it did the step before. So it is in state-dependent
-        exploration (Raffin et al., 2021), here without a noise that depends on the state.
+        With `noise_per_rollout` the noise is the same for all steps of a rollout. Independent noise
+        at each step mostly cancels out over time, so it explores less far. The idea is that of
+        state-dependent exploration (Raffin et al., 2021), without the dependence on the state.
         """
-        choice = state.policy(observation)
-        mode = choice.mode()
+        pi = state.policy(observation)
+        mode = pi.mode()
         if not explore:
             return mode, memory
         key_sample, key_random = jax.random.split(
             jax.random.wrap_key_data(state.rollout_noise_key) if self.noise_per_rollout else key
         )
-        random = state.policy.actions.random(key_random, mode.shape)
-        return jnp.where(state.steps < self.warmup_steps, random, choice.sample(key_sample)), memory
+        random_action = state.policy.actions.random_action(key_random, mode.shape)
+        is_warmup = state.steps < self.warmup_steps
+        return jnp.where(is_warmup, random_action, pi.sample(key_sample)), memory
 
     def update(
         self, state: SACState, experience: Transition, key: Array
     ) -> tuple[SACState, Metrics]:
+        """Insert the experience [time, env] into replay, then take `gradient_steps` steps."""
         if self.noise_per_rollout:
-            key, key_held = jax.random.split(key)
-            state = replace(state, rollout_noise_key=jax.random.key_data(key_held))
+            key, key_noise = jax.random.split(key)
+            state = replace(state, rollout_noise_key=jax.random.key_data(key_noise))
         return update_from_replay(self, state, experience, key)
 
     def gradient_step(
         self, state: SACState, batch: Transition, key: Array
     ) -> tuple[SACState, Metrics]:
-        key_next, key_now = jax.random.split(key)
+        """One gradient step of critics, policy and temperature, and an update of the targets."""
+        key_critics, key_policy = jax.random.split(key)
         metrics = {"temperature": self.temperature(state)}
-        state, of_critics = self.fit_critics(state, batch, key_next)
-        state, of_policy = self.improve_policy(state, batch.observation, key_now)
-        state = self.update_temperature(state, of_policy["entropy"])
+        state, critic_metrics = self.fit_critics(state, batch, key_critics)
+        state, policy_metrics = self.improve_policy(state, batch.observation, key_policy)
+        state = self.update_temperature(state, policy_metrics["entropy"])
         targets = optax.incremental_update(state.critics, state.target_critics, self.target_rate)
-        return replace(state, target_critics=targets, updates=state.updates + 1), {
-            **metrics,
-            **of_critics,
-            **of_policy,
-        }
+        state = replace(state, target_critics=targets, updates=state.updates + 1)
+        return state, {**metrics, **critic_metrics, **policy_metrics}
 
     def temperature(self, state: SACState) -> Any:
+        """α, learned or fixed."""
         return (
             jnp.exp(state.log_temperature)
             if self.learn_temperature
@@ -198,123 +205,134 @@ class SAC:
     def fit_critics(
         self, state: SACState, batch: Transition, key: Array
     ) -> tuple[SACState, Metrics]:
-        """Each critic by the square of its own error: the sum over critics of E[½ (target - Q(s,
-        a))²]."""
+        """One gradient step on the sum over critics of E[½ (target - Q(s, a))²]."""
         target = self.estimate_target(state, batch, key)
 
-        def loss(critics):
+        def loss_fn(critics):
             # [critic, batch]
-            values = state.policy.actions.values(critics, batch.observation, batch.action)
+            values = state.policy.actions.q_values(critics, batch.observation, batch.action)
             return losses.l2_loss(target - values).mean(-1).sum(), values.mean()
 
-        (value, mean), gradient = jax.value_and_grad(loss, has_aux=True)(state.critics)
-        step, optimizer = self.optimizer(state.steps).update(gradient, state.critic_optimizer)
+        (loss, q_mean), gradient = jax.value_and_grad(loss_fn, has_aux=True)(state.critics)
+        step, opt_state = self.optimizer(state.steps).update(gradient, state.critic_optimizer)
         state = replace(
-            state, critics=optax.apply_updates(state.critics, step), critic_optimizer=optimizer
+            state, critics=optax.apply_updates(state.critics, step), critic_optimizer=opt_state
         )
-        return state, {"critic_loss": value, "q_value": mean}
+        return state, {"critic_loss": loss, "q_value": q_mean}
 
     def estimate_target(self, state: SACState, batch: Transition, key: Array) -> Array:
-        """r + γ (1 - terminated) E[min Q_target(s', a') - α log π(a'|s')], a' drawn anew  (Haarnoja
-        et al., 2019, eq. 2 and 3)"""
-        observation = batch.next_observation
-        then = state.policy.actions.action_samples(
-            state.policy(observation), state.target_critics, observation, key
+        """r + γ (1 - terminated) E[min Q_target(s', a') - α log π(a'|s')], a' ~ π(·|s'), [batch].
+
+        Haarnoja et al., 2019, eq. 2 and 3.
+        """
+        next_samples = state.policy.actions.action_samples(
+            state.policy(batch.next_observation), state.target_critics, batch.next_observation, key
         )
-        future = then.expected(then.value - self.temperature(state) * then.log_prob)
-        return losses.td_target(batch.reward, future, batch.terminated, self.discount)
+        next_value = next_samples.expectation(
+            next_samples.min_q - self.temperature(state) * next_samples.log_prob
+        )
+        return losses.td_target(batch.reward, next_value, batch.terminated, self.discount)
 
     def improve_policy(
         self, state: SACState, observation: Any, key: Array
     ) -> tuple[SACState, Metrics]:
         """One gradient step on E[α log π(a|s) - min Q(s, a)] at `observation` [batch, ...]."""
-        loss = (
+        loss_fn = (
             self.reparameterized_loss
             if self.gradient == "reparameterized"
             else self.score_function_loss
         )
-        gradient, metrics = jax.grad(loss, has_aux=True)(state.policy, state, observation, key)
-        step, optimizer = self.optimizer(state.steps).update(gradient, state.policy_optimizer)
-        return replace(
-            state, policy=optax.apply_updates(state.policy, step), policy_optimizer=optimizer
-        ), metrics
+        gradient, metrics = jax.grad(loss_fn, has_aux=True)(state.policy, state, observation, key)
+        step, opt_state = self.optimizer(state.steps).update(gradient, state.policy_optimizer)
+        policy = optax.apply_updates(state.policy, step)
+        return replace(state, policy=policy, policy_optimizer=opt_state), metrics
 
     def reparameterized_loss(
         self, policy: StochasticPolicy, state: SACState, observation: Any, key: Array
     ) -> tuple[Array, Metrics]:
-        """The expectation itself, its gradient through the action (Haarnoja et al., 2018, eq. 12)
-        or, of discrete actions, through the probability of each (Christodoulou, 2019, eq. 12)."""
-        now = policy.actions.action_samples(policy(observation), state.critics, observation, key)
-        loss = now.expected(self.temperature(state) * now.log_prob - now.value).mean()
-        return loss, {"policy_loss": loss, "entropy": -now.expected(now.log_prob).mean()}
+        """E[α log π(a|s) - min Q(s, a)], differentiated through the policy.
+
+        The gradient passes through the sampled action (Haarnoja et al., 2018, eq. 12), or through
+        the probability of each discrete action (Christodoulou, 2019, eq. 12).
+        """
+        samples = policy.actions.action_samples(
+            policy(observation), state.critics, observation, key
+        )
+        cost = self.temperature(state) * samples.log_prob - samples.min_q
+        loss = samples.expectation(cost).mean()
+        entropy = -samples.expectation(samples.log_prob).mean()
+        return loss, {"policy_loss": loss, "entropy": entropy}
 
     def score_function_loss(
         self, policy: StochasticPolicy, state: SACState, observation: Any, key: Array
     ) -> tuple[Array, Metrics]:
-        """What has the gradient E[∇log π(a|s) (cost - baseline)], cost = α log π(a|s) - min Q(s,
-        a), a ~ π drawn anew.
+        """A surrogate loss with the gradient E[∇log π(a|s) (cost - baseline)], a ~ π(·|s).
 
-        Two actions are drawn at each state, and the cost of one is the other's baseline, which
-        depends on the state and not on the action, so that the gradient stays unbiased (Kool et
-        al., 2019).
+            cost = α log π(a|s) - min Q(s, a)
+
+        It samples two actions at each state and uses the cost of one as the baseline of the other.
+        The baseline does not depend on the action, so the gradient is unbiased (Kool et al., 2019).
         """
-        twice = functools.partial(jax.tree.map, lambda x: jnp.stack([x, x]))  # [draw, batch, ...]
-        action, log_prob = policy.actions.sample_with_score(twice(policy(observation)), key)
-        value = policy.actions.values(state.critics, twice(observation), action).min(0)
-        cost = jax.lax.stop_gradient(self.temperature(state) * log_prob - value)
-        return (log_prob * (cost - cost[::-1])).mean(), {
-            "policy_loss": cost.mean(),
-            "entropy": -log_prob.mean(),
-        }
+        repeat = functools.partial(jax.tree.map, lambda x: jnp.stack([x, x]))  # [2, batch, ...]
+        action, log_prob = policy.actions.sample_with_score(repeat(policy(observation)), key)
+        min_q = policy.actions.q_values(state.critics, repeat(observation), action).min(0)
+        cost = jax.lax.stop_gradient(self.temperature(state) * log_prob - min_q)
+        centered_cost = cost - cost[::-1]
+        loss = (log_prob * centered_cost).mean()
+        return loss, {"policy_loss": cost.mean(), "entropy": -log_prob.mean()}
 
     def update_temperature(self, state: SACState, entropy: Array) -> SACState:
-        """One gradient step of log α on log α (H(π) - target): it grows while the policy has too
-        little entropy.
+        """One gradient step of log α on log α (H(π) - target entropy).
 
-        The slope is that of α (H(π) - target) (Haarnoja et al., 2019, eq. 18) less the factor α,
-        which fades as α does (SB3). The targets published for discrete actions, 0.98 log n
-        (Christodoulou, 2019) and 0.89 log n (CleanRL), can be more than any temperature holds: on
-        CartPole, where to survive is to gather entropy, it then grows without end.
+        The temperature grows while the entropy is below its target. The gradient is that of
+        α (H(π) - target) (Haarnoja et al., 2019, eq. 18) without its factor α, which vanishes as α
+        does (SB3). The published targets for discrete actions, 0.98 log n (Christodoulou, 2019) and
+        0.89 log n (CleanRL), can be out of reach at any temperature: on CartPole, where survival
+        itself collects entropy, the temperature then grows without bound.
         """
         if not self.learn_temperature:
             return state
-        slope = entropy - state.policy.actions.target_entropy(self)
-        step, optimizer = self.optimizer(state.steps).update(slope, state.temperature_optimizer)
+        gradient = entropy - state.policy.actions.target_entropy(self)
+        step, opt_state = self.optimizer(state.steps).update(gradient, state.temperature_optimizer)
         return replace(
-            state, log_temperature=state.log_temperature + step, temperature_optimizer=optimizer
+            state, log_temperature=state.log_temperature + step, temperature_optimizer=opt_state
         )
 
 
-# What differs between discrete actions and those of a Box
+# DiscreteActions and BoxActions have the same methods: the parts of SAC that depend on the action
+# space.
 
 
 @struct
 class ActionSamples:
-    """Actions that the policy may take, [..., action]: all there are, or one drawn anew."""
+    """Actions for an expectation over the policy, [..., action]: all of them, or one sample."""
 
     log_prob: Array
-    value: Array  # the least that a critic says
-    weight: Array  # in an expectation over the policy: the probability of each, or 1
+    min_q: Array  # minimum of the critics' values
+    weight: Array  # in the expectation: the probability of each action, or 1 for a sample
 
-    def expected(self, x: Array) -> Array:
+    def expectation(self, x: Array) -> Array:
+        """E[x] over the policy, from x [..., action], [...]."""
         return (self.weight * x).sum(-1)
 
 
 @struct
 class DiscreteActions:
-    """Discrete actions: a critic tells the value of each, and expectations over the policy are
-    exact."""
+    """Discrete actions: critics give all values at once, expectations over the policy are exact."""
 
     space: Discrete = static()
 
     @property
     def num_parameters(self) -> int:
+        """Outputs of the policy network."""
         return self.space.n
 
     def distribution(self, parameters: Array) -> Categorical:
+        """π(·|s) from the outputs of the policy network, [..., num_parameters]."""
         return Categorical(parameters)
 
     def random_action(self, key: Array, shape: tuple[int, ...]) -> Array:
+        """Uniformly random actions, [*shape]."""
         return jax.random.randint(key, shape, 0, self.space.n)
 
     def init_critics(
@@ -327,53 +345,53 @@ class DiscreteActions:
     ) -> Critics:
         """Networks from observations to the values of all actions, [..., action]."""
         return tuple(
-            make_network(key, spec.observation, hidden, self.space.n, activation)
-            for key in jax.random.split(key, count)
+            make_network(key_critic, spec.observation, hidden, self.space.n, activation)
+            for key_critic in jax.random.split(key, count)
         )
 
-    def values(self, critics: Critics, observation: Any, action: Array) -> Array:
+    def q_values(self, critics: Critics, observation: Any, action: Array) -> Array:
         """Q(s, a) by each critic, [critic, ...]."""
         return jnp.stack([batched_index(critic(observation), action) for critic in critics])
 
     def action_samples(
-        self, choice: Any, critics: Critics, observation: Any, key: Array
+        self, pi: Any, critics: Critics, observation: Any, key: Array
     ) -> ActionSamples:
-        log_prob = jax.nn.log_softmax(choice.logits)
-        return ActionSamples(
-            log_prob,
-            jnp.stack([critic(observation) for critic in critics]).min(0),
-            jnp.exp(log_prob),
-        )
+        """All actions, weighted by their probabilities; the key is not used."""
+        log_prob = jax.nn.log_softmax(pi.logits)
+        min_q = jnp.stack([critic(observation) for critic in critics]).min(0)
+        return ActionSamples(log_prob, min_q, jnp.exp(log_prob))
 
-    def sample_with_score(self, choice: Any, key: Array) -> tuple[Array, Array]:
-        """An action and log π of it, whose gradient is the score."""
-        action = choice.sample(key)
-        return action, choice.log_prob(action)
+    def sample_with_score(self, pi: Any, key: Array) -> tuple[Array, Array]:
+        """A sampled action and its log π(a|s), whose gradient is the score function."""
+        action = pi.sample(key)
+        return action, pi.log_prob(action)
 
     def target_entropy(self, sac: SAC) -> Any:
+        """The entropy, in nats, to which the temperature is tuned."""
         return sac.target_entropy_fraction * math.log(self.space.n)
 
 
 @struct
 class BoxActions:
-    """Actions of a Box, squashed where it has both bounds: an expectation over the policy is that
-    of one sample."""
+    """Actions of a Box, squashed where bounded; an expectation is of one sample."""
 
     space: Box = static()
     min_log_std: float = static()
 
     @property
     def num_parameters(self) -> int:
+        """Outputs of the policy network."""
         return 2 * math.prod(self.space.shape)
 
     def distribution(self, parameters: Array) -> SquashedNormal:
+        """π(·|s) from the outputs of the policy network, [..., num_parameters]."""
         mean, log_std = jnp.split(parameters, 2, -1)
         return squashed_distribution_for(
             self.space, mean, jnp.clip(log_std, self.min_log_std, MAX_LOG_STD)
         )
 
     def random_action(self, key: Array, shape: tuple[int, ...]) -> Array:
-        """Uniform in the policy's [-1, 1], elements without bounds too."""
+        """Uniformly random actions in the policy's [-1, 1], also for elements without bounds."""
         return jax.random.uniform(key, shape, minval=-1, maxval=1)
 
     def init_critics(
@@ -384,37 +402,41 @@ class BoxActions:
         activation: Activation,
         count: int,
     ) -> Critics:
-        """Networks from (observation, action) to its value, [..., 1]."""
+        """Networks from (observation, action) to the action's value, [..., 1]."""
         return make_critics(key, spec, hidden, activation, count)
 
-    def values(self, critics: Critics, observation: Any, action: Array) -> Array:
+    def q_values(self, critics: Critics, observation: Any, action: Array) -> Array:
         """Q(s, a) by each critic, [critic, ...]."""
         return critic_values(critics, observation, action)
 
     def action_samples(
-        self, choice: Any, critics: Critics, observation: Any, key: Array
+        self, pi: Any, critics: Critics, observation: Any, key: Array
     ) -> ActionSamples:
-        action, log_prob = choice.sample_and_log_prob(key)
-        value = self.values(critics, observation, action).min(0)
+        """One reparameterized sample."""
+        action, log_prob = pi.sample_and_log_prob(key)
+        min_q = self.q_values(critics, observation, action).min(0)
         return ActionSamples(
-            log_prob[..., None], value[..., None], jnp.ones_like(log_prob)[..., None]
+            log_prob[..., None], min_q[..., None], jnp.ones_like(log_prob)[..., None]
         )
 
-    def sample_with_score(self, choice: Any, key: Array) -> tuple[Array, Array]:
-        """An action and log π of it, whose gradient is the score."""
-        return choice.sample_and_log_prob(key, reparameterized=False)
+    def sample_with_score(self, pi: Any, key: Array) -> tuple[Array, Array]:
+        """A sampled action and its log π(a|s), whose gradient is the score function."""
+        return pi.sample_and_log_prob(key, reparameterized=False)
 
     def target_entropy(self, sac: SAC) -> Any:
+        """The entropy, in nats, to which the temperature is tuned."""
         return sac.target_entropy_per_element * math.prod(self.space.shape)
 
 
 def actions_for(space: spaces.Space, min_log_std: float) -> DiscreteActions | BoxActions:
-    """What the algorithm does with actions of `space`; raises InvalidInput for those it cannot
-    take."""
+    """The methods of SAC for actions of `space`.
+
+    Raises InvalidInput for a space that is neither Discrete nor a Box.
+    """
     match space:
         case Discrete():
             return DiscreteActions(space)
-        case Box():  # a policy acts in real numbers, whatever the environment takes
+        case Box():  # a policy's actions are real numbers, whatever the dtype of the space
             return BoxActions(replace(space, dtype="float32"), min_log_std)
     raise InvalidInput(
         f"sac takes a Box or discrete actions, and this environment's are {space}; ppo takes "
@@ -422,8 +444,8 @@ def actions_for(space: spaces.Space, min_log_std: float) -> DiscreteActions | Bo
     )
 
 
-# Nothing but the least standard deviation keeps its policy from certainty, where actions no longer
-# differ and nothing is learned.
+# Without an entropy bonus only min_log_std keeps the policy from becoming deterministic, where
+# learning stops because sampled actions no longer differ.
 OffPolicyActorCritic = functools.partial(
     SAC,
     critics=1,

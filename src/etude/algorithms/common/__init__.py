@@ -1,1 +1,1 @@
-"""What several algorithms share: on-policy and off-policy learning, exploration."""
+"""Parts that several algorithms share: on-policy and off-policy updates, and exploration."""

@@ -1,4 +1,4 @@
-"""Trying what is not known to be best."""
+"""Exploration: ε-greedy actions for discrete spaces, Gaussian noise for continuous ones."""
 
 import jax
 import jax.numpy as jnp
@@ -6,27 +6,35 @@ import jax.numpy as jnp
 from etude.types import Array
 
 
-def epsilon_greedy(key: Array, values: Array, epsilon: float | Array) -> Array:
-    """argmaxₐ of `values` [..., action], the first of equals, or with probability ε an action at
-    random, [...]."""
-    key_coin, key_action = jax.random.split(key)
-    greedy = values.argmax(-1)
-    return mix_actions(
-        key_coin, jax.random.randint(key_action, greedy.shape, 0, values.shape[-1]), greedy, epsilon
-    )
+def epsilon_greedy(key: Array, q: Array, epsilon: float | Array) -> Array:
+    """argmaxₐ of `q` [..., action], or with probability ε a uniformly random action, [...].
+
+    Of several best actions the first is taken.
+    """
+    key_mix, key_random = jax.random.split(key)
+    greedy_action = q.argmax(-1)
+    random_action = jax.random.randint(key_random, greedy_action.shape, 0, q.shape[-1])
+    return mix_actions(key_mix, random_action, greedy_action, epsilon)
 
 
-def mix_actions(key: Array, other: Array, action: Array, epsilon: float | Array) -> Array:
-    """`other` instead of `action`, both [n, ...], in each of the n rows with probability ε."""
-    coins = jax.random.uniform(key, action.shape[:1]) < epsilon
-    return jnp.where(coins.reshape(-1, *(1,) * (action.ndim - 1)), other, action)
+def mix_actions(
+    key: Array, random_action: Array, greedy_action: Array, epsilon: float | Array
+) -> Array:
+    """`random_action` with probability ε, else `greedy_action`, independently in each row [n, ...].
+
+    Both are [n, ...].
+    """
+    explores = jax.random.uniform(key, greedy_action.shape[:1]) < epsilon
+    trailing_axes = (1,) * (greedy_action.ndim - 1)
+    return jnp.where(explores.reshape(-1, *trailing_axes), random_action, greedy_action)
 
 
 def add_gaussian_noise(action: Array, std: float | Array, uniform_mask: Array, key: Array) -> Array:
-    """The action with normal noise of this standard deviation, held within [-1, 1]; uniform there
-    instead where `uniform_mask`."""
+    """`action` plus normal noise of standard deviation `std`, clipped to [-1, 1].
+
+    Where `uniform_mask` is true, the result is a uniform action in [-1, 1] instead.
+    """
     key_noise, key_uniform = jax.random.split(key)
-    noisy = jnp.clip(action + std * jax.random.normal(key_noise, action.shape), -1, 1)
-    return jnp.where(
-        uniform_mask, jax.random.uniform(key_uniform, action.shape, minval=-1, maxval=1), noisy
-    )
+    noisy_action = jnp.clip(action + std * jax.random.normal(key_noise, action.shape), -1, 1)
+    uniform_action = jax.random.uniform(key_uniform, action.shape, minval=-1, maxval=1)
+    return jnp.where(uniform_mask, uniform_action, noisy_action)

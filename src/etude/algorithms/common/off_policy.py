@@ -1,5 +1,4 @@
-"""What algorithms that learn from replay have in common: they wait until there is enough to draw
-from, then learn."""
+"""The update shared by off-policy algorithms: insert into replay, then take gradient steps."""
 
 from collections.abc import Callable
 from typing import Any
@@ -20,50 +19,57 @@ GradientStep = Callable[[Any, Array], tuple[Any, Metrics]]  # state, key -> stat
 def update_from_replay(
     algorithm: Any, state: Any, experience: Transition, key: Array
 ) -> tuple[Any, Metrics]:
-    """Insert what was lived into `state.replay`, then take gradient steps,
-    `algorithm.gradient_step(state, batch, key)`."""
-    ring = uniform.insert(state.replay, experience)
+    """Insert `experience` into `state.replay`, then take gradient steps on batches drawn from it.
+
+    Each step is `algorithm.gradient_step(state, batch, key)`. There is none before
+    `algorithm.warmup_steps` environment steps.
+    """
+    replay_buffer = uniform.insert(state.replay, experience)
     state = replace(state, replay=(), steps=state.steps + experience.reward.size)
 
-    def step(state, key):
+    def gradient_step(state, key):
         key_batch, key_step = jax.random.split(key)
-        return algorithm.gradient_step(
-            state, uniform.sample(ring, key_batch, algorithm.batch_size), key_step
-        )
+        batch = uniform.sample(replay_buffer, key_batch, algorithm.batch_size)
+        return algorithm.gradient_step(state, batch, key_step)
 
-    state, metrics = update_if_ready(
-        state.steps >= algorithm.warmup_steps, step, state, key, algorithm.gradient_steps
-    )
-    return replace(state, replay=ring), metrics
+    is_ready = state.steps >= algorithm.warmup_steps
+    state, metrics = update_if_ready(is_ready, gradient_step, state, key, algorithm.gradient_steps)
+    return replace(state, replay=replay_buffer), metrics
 
 
 def update_if_ready(
-    warm: Array, step: GradientStep, state: Any, key: Array, gradient_steps: int
+    is_ready: Array, gradient_step: GradientStep, state: Any, key: Array, num_steps: int
 ) -> tuple[Any, Metrics]:
-    """The state after so many steps, and the means of their metrics and "updates", how many there
-    were: none until `warm`.
+    """The state after `num_steps` gradient steps, or unchanged while `is_ready` is false.
 
-    `warm` is the same in all seeds of a program. What a step does not change, as the replay buffer,
-    is better left out of `state`: the branches copy what they return.
+    The metrics are means over the steps, and "updates" is the number of steps taken; all are zero
+    when there was none.
+
+    `is_ready` must be the same for all seeds of a `vmap`. Leave out of `state` what the steps do
+    not change, such as the replay buffer: the branches of the condition copy what they return.
     """
 
-    def fit(state):
-        return scan_gradient_steps(step, state, key, gradient_steps)
+    def train(state):
+        return scan_gradient_steps(gradient_step, state, key, num_steps)
 
-    def wait(state):
+    def skip(state):
         return state, jax.tree.map(
-            lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(fit, state)[1]
+            lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(train, state)[1]
         )
 
-    state, metrics = jax.lax.cond(assume_unbatched(warm), fit, wait, state)
-    return state, {**jax.tree.map(jnp.mean, metrics), "updates": warm * gradient_steps}
+    state, metrics = jax.lax.cond(assume_unbatched(is_ready), train, skip, state)
+    return state, {**jax.tree.map(jnp.mean, metrics), "updates": is_ready * num_steps}
 
 
 def scan_gradient_steps(
-    step: GradientStep, state: Any, key: Array, times: int
+    gradient_step: GradientStep, state: Any, key: Array, num_steps: int
 ) -> tuple[Any, Metrics]:
-    """The state after so many steps, each with a key of its own, and their metrics, [step]."""
-    return jax.lax.scan(step, state, jax.random.split(key, times), unroll=times == 1)
+    """The state after `num_steps` gradient steps, each with its own key, and their metrics [step].
+
+    A single step is unrolled.
+    """
+    keys = jax.random.split(key, num_steps)
+    return jax.lax.scan(gradient_step, state, keys, unroll=num_steps == 1)
 
 
 def check_batch_size(algorithm: Any) -> None:

@@ -1,1 +1,1 @@
-"""Planning as a policy (lecture 10)."""
+"""Planners as policies: model-predictive control and Monte Carlo tree search."""

@@ -1,5 +1,4 @@
-"""Tree search as a policy: at every step a tree of what may come, and the action tried most
-often."""
+"""Monte Carlo tree search, MCTS, as a policy: search at each step, take the most visited action."""
 
 import math
 from typing import Any, ClassVar
@@ -17,32 +16,30 @@ from etude.types import Array
 
 @struct
 class MCTS:
-    """Monte Carlo tree search on the true model of an environment as a policy; it learns nothing.
-    Actions are Discrete."""
+    """Monte Carlo tree search on the environment's true model: Discrete actions, no learning."""
 
     model: str = static("")
-    """Id of the environment it plans on; in a run, the one it acts in."""
+    """Id of the environment whose model it plans on; by default the one that it acts in."""
     simulations: int = static(200, at_least=1)
-    """Of a tree."""
+    """Simulations for each tree."""
     horizon: int = static(50, at_least=1)
-    """Environment steps from the root; what comes later counts for nothing."""
+    """Depth of the search in environment steps; rewards beyond it count as zero."""
     trees: int = static(1, at_least=1)
-    """Grown for a step, each for one course of luck; their visits add up."""
+    """Trees for each step, each with random outcomes of its own; their visits are summed."""
     exploration: float = traced(1 / math.sqrt(2), above=0)
-    """C, in units of the return (1/√2 in [0, 1]: Browne et al., 2012)."""
+    """Exploration constant C, for returns in [0, 1] 1/√2 (Browne et al., 2012)."""
     discount: float = traced(1.0, at_least=0, at_most=1)
-    """γ, per environment step."""
+    """Discount factor γ per environment step."""
     rollout_length: int = static(1, at_least=1)
-    """Environment steps between updates, which do nothing."""
+    """Environment steps of each copy between updates, which do nothing."""
 
     default_num_envs: ClassVar[int] = 1
 
     def init(self, key: Array, spec: EnvironmentSpec) -> Array:
-        """Nothing is learned: the state is the visits of each action at a new root, [action],
-        zeros.
+        """The visits of each action at a new root, zeros [action]; they never change.
 
-        Raises InvalidInput for actions that are not Discrete, and for an environment other than the
-        model's.
+        Raises InvalidInput for actions that are not Discrete, or if the model is that of another
+        environment.
         """
         visits = jnp.zeros(num_discrete_actions(spec.action), jnp.int32)
         model_for(self.model, spec)
@@ -51,13 +48,13 @@ class MCTS:
     def act(
         self, state: Array, observation: Any, memory: Any, key: Array, explore: bool
     ) -> tuple[Array, Any]:
-        """The action most visited at the root of the trees, of each copy, exploring or not; nothing
-        is remembered."""
-        keys = jax.random.split(key, len(jax.tree.leaves(observation)[0]))
-        return jax.vmap(self.choose, (None, 0, 0))(state, observation, keys), memory
+        """The action most visited at the root, for each copy, exploring or not, [env]."""
+        num_envs = len(jax.tree.leaves(observation)[0])
+        keys = jax.random.split(key, num_envs)
+        return jax.vmap(self.plan, (None, 0, 0))(state, observation, keys), memory
 
-    def choose(self, visits: Array, observation: Any, key: Array) -> Array:
-        """One copy's action, int32 []."""
+    def plan(self, visits: Array, observation: Any, key: Array) -> Array:
+        """The action of one copy, int32 []."""
         model = true_model(self.model)
         uct = UCT(
             len(visits),
@@ -66,13 +63,17 @@ class MCTS:
             exploration=self.exploration,
             discount=self.discount,
         )
-        grow = lambda key: search(uct, model, model.state_from_observation(observation), key).visits
-        return (visits + jax.vmap(grow)(jax.random.split(key, self.trees)).sum(0)).argmax()
+
+        def visits_of_tree(key):
+            return search(uct, model, model.state_from_observation(observation), key).visits
+
+        keys = jax.random.split(key, self.trees)
+        return (visits + jax.vmap(visits_of_tree)(keys).sum(0)).argmax()
 
     def update(
         self, state: Array, experience: Transition, key: Array
     ) -> tuple[Array, dict[str, Any]]:
-        """There is nothing to learn."""
+        """The unchanged state: MCTS does not learn."""
         return state, {"updates": 0}
 
 

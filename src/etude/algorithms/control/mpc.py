@@ -1,4 +1,4 @@
-"""Model-predictive control: plan, do the first action, and plan again."""
+"""Model-predictive control, MPC: plan, execute the first action, and plan again at every step."""
 
 from typing import Any, ClassVar, Literal
 
@@ -20,43 +20,45 @@ from etude.types import Array
 
 @struct
 class PlannerMemory:
-    """Where the next search starts: in memory with a leading [env], and zeros, the middle of the
-    box, in a new episode."""
+    """The warm start of the next search; the policy's memory has a leading axis [env].
 
-    mean: Array  # [horizon, *action]
-    # good plans to be judged again, [kept, horizon, *action]; only icem has any
-    reused_plans: Array
+    In a new episode it is all zeros, the middle of the action box.
+    """
+
+    mean: Array  # initial mean of the plans, [horizon, *action]
+    reused_plans: (
+        Array  # best plans of the last search, [plan, horizon, *action]; only icem has any
+    )
 
 
 @struct
 class MPC:
-    """A planner on the true model of an environment as a policy; it learns nothing, and acts in a
-    bounded Box."""
+    """Model-predictive control on the environment's true model: a bounded Box, no learning."""
 
     model: str = static("")
-    """Id of the environment it plans on; in a run, the one it acts in."""
+    """Id of the environment whose model it plans on; by default the one that it acts in."""
     planner: Literal["random_shooting", "cem", "icem", "mppi"] = static("cem")
-    """How it looks for a plan."""
+    """Algorithm that searches for a plan."""
     horizon: int = static(25, at_least=1)
     """Environment steps in a plan (25: Chua et al., 2018, on cart-pole)."""
     samples: int = static(100, at_least=1)
-    """Plans judged in an iteration; icem: in the first."""
+    """Plans evaluated in each iteration; icem evaluates fewer after the first."""
     iterations: int = static(4, at_least=1)
-    """Of the search at every step; random shooting draws all at once."""
+    """Iterations of the search at each step; random shooting draws all their samples at once."""
     elites: int = static(10, at_least=1)
-    """Plans that the next iteration is fitted to (10: Pinneri et al., 2020)."""
+    """Best plans to which cem and icem refit in each iteration (10: Pinneri et al., 2020)."""
     discount: float = traced(1.0, at_least=0, at_most=1)
-    """γ, per environment step."""
+    """Discount factor γ per environment step."""
     std: float = traced(0.5, above=0)
-    """Of the first candidates, in the policy's [-1, 1] (0.5: Pinneri et al.)."""
+    """Initial standard deviation of the plans, in the policy's [-1, 1] (0.5: Pinneri et al.)."""
     smoothing: float = traced(0.1, at_least=0, at_most=1)
-    """Share of the old mean and std that is kept (0.1: Pinneri et al.)."""
+    """Weight of the old mean and std in each refit of cem and icem (0.1: Pinneri et al.)."""
     noise_exponent: float = traced(2.0, at_least=0)
-    """β: icem's and mppi's noise has power f^-β along time; 0: white."""
+    """Exponent β of icem's and mppi's noise, with power f^-β along time; 0 is white noise."""
     temperature: float = traced(1.0, above=0)
-    """Of mppi, in units of the return: what is worse by so much counts 1/e."""
+    """Temperature of mppi's weights exp(return / temperature), in units of the return."""
     rollout_length: int = static(1, at_least=1)
-    """Environment steps between updates, which do nothing."""
+    """Environment steps of each copy between updates, which do nothing."""
 
     default_num_envs: ClassVar[int] = 1
 
@@ -65,63 +67,62 @@ class MPC:
             check_elites(self.samples, self.elites)
 
     def init(self, key: Array, spec: EnvironmentSpec) -> PlannerMemory:
-        """Nothing is learned: the state is where the search starts in a new episode, with no
-        leading [env].
+        """The start of the search in a new episode, without the axis [env]; it never changes.
 
-        Raises InvalidInput for actions that are not a bounded Box, and for an environment other
-        than the model's.
+        Raises InvalidInput for actions that are not a bounded Box, or if the model is that of
+        another environment.
         """
-        plan = (self.horizon, *spaces.normalized_action_space(spec.action, "mpc").shape)
+        plan_shape = (self.horizon, *spaces.normalized_action_space(spec.action, "mpc").shape)
         model_for(self.model, spec)
-        kept = num_reused(self.elites) if self.planner == "icem" else 0
-        return PlannerMemory(jnp.zeros(plan), jnp.zeros((kept, *plan)))
+        num_plans = num_reused(self.elites) if self.planner == "icem" else 0
+        return PlannerMemory(jnp.zeros(plan_shape), jnp.zeros((num_plans, *plan_shape)))
 
     def act(
         self, state: PlannerMemory, observation: Any, memory: Any, key: Array, explore: bool
     ) -> tuple[Array, PlannerMemory]:
-        """The first action of a plan made from the rest of the last one, exploring or not; that
-        rest is noted."""
+        """The first action of a new plan, exploring or not, and the warm start of the next one.
+
+        The search starts from the last plan, shifted by one step.
+        """
         num_envs = len(jax.tree.leaves(observation)[0])
-        fresh = jax.tree.map(lambda x: jnp.broadcast_to(x, (num_envs, *x.shape)), state)
-        start = memory if isinstance(memory, PlannerMemory) else fresh
+        initial = jax.tree.map(lambda x: jnp.broadcast_to(x, (num_envs, *x.shape)), state)
+        start = memory if isinstance(memory, PlannerMemory) else initial
         return jax.vmap(self.plan)(observation, start, jax.random.split(key, num_envs))
 
     def plan(
         self, observation: Any, start: PlannerMemory, key: Array
     ) -> tuple[Array, PlannerMemory]:
-        """One copy's action [*action], and where its next search starts."""
+        """The action of one copy [*action], and the warm start of its next search."""
         model = true_model(self.model)
         key_search, key_model = jax.random.split(key)
         score = return_of_plans(
             model, model.state_from_observation(observation), key_model, discount=self.discount
         )
-        best, found = self.search(score, start, key_search)
-        return best[0], PlannerMemory(
-            shift_plan(found.mean), jax.vmap(shift_plan)(found.reused_plans)
-        )
+        plan, result = self.search(score, start, key_search)
+        action = plan[0]
+        mean, reused_plans = shift_plan(result.mean), jax.vmap(shift_plan)(result.reused_plans)
+        return action, PlannerMemory(mean, reused_plans)
 
     def update(
         self, state: PlannerMemory, experience: Transition, key: Array
     ) -> tuple[PlannerMemory, dict[str, Any]]:
-        """There is nothing to learn."""
+        """The unchanged state: MPC does not learn."""
         return state, {"updates": 0}
 
     def search(self, score: Score, start: PlannerMemory, key: Array) -> tuple[Array, PlannerMemory]:
-        """The plan to follow [horizon, *action], and what was found for the next search to start
-        from.
+        """The plan to execute [horizon, *action], and the start of the next search before shifting.
 
-        Followed is the best plan seen, as the model is certain; of mppi it is the mean, which is
-        what that method estimates. Random shooting starts from nothing.
+        The plan is the best one evaluated, because the model is exact; for mppi it is the mean,
+        which is that method's estimate. Random shooting does not use `start`.
         """
         sizes: dict[str, Any] = {"samples": self.samples, "iterations": self.iterations}
         match self.planner:
             case "random_shooting":
-                best, _ = random_shooting(
-                    score, key, start.mean.shape, self.samples * self.iterations
-                )
+                num_samples = self.samples * self.iterations
+                best, _ = random_shooting(score, key, start.mean.shape, num_samples)
                 return best, PlannerMemory(best, start.reused_plans)
             case "cem":
-                found = cem(
+                result = cem(
                     score,
                     key,
                     start.mean,
@@ -130,9 +131,9 @@ class MPC:
                     elites=self.elites,
                     smoothing=self.smoothing,
                 )
-                return found.best, PlannerMemory(found.mean, start.reused_plans)
+                return result.best, PlannerMemory(result.mean, start.reused_plans)
             case "icem":
-                found, kept = icem(
+                result, reused_plans = icem(
                     score,
                     key,
                     start.mean,
@@ -143,8 +144,8 @@ class MPC:
                     smoothing=self.smoothing,
                     kept=start.reused_plans,
                 )
-                return found.best, PlannerMemory(found.mean, kept)
-        found = mppi(
+                return result.best, PlannerMemory(result.mean, reused_plans)
+        result = mppi(
             score,
             key,
             start.mean,
@@ -153,7 +154,7 @@ class MPC:
             temperature=self.temperature,
             exponent=self.noise_exponent,
         )
-        return found.mean, PlannerMemory(found.mean, start.reused_plans)
+        return result.mean, PlannerMemory(result.mean, start.reused_plans)
 
 
 ALGORITHMS = {

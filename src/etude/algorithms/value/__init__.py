@@ -1,1 +1,1 @@
-"""Value functions (lectures 7 and 8): the policy is the argmax."""
+"""Value-based algorithms: learn action values; the policy takes the best action."""

@@ -1,8 +1,8 @@
-"""Deep Q-learning (Mnih et al., 2015) and what grew out of it, up to Rainbow (Hessel et al., 2018).
+"""Deep Q-learning (Mnih et al., 2015) and its extensions up to Rainbow (Hessel et al., 2018).
 
-One loop of three processes at three speeds: experience comes in, q follows a target, the target
-follows q. How many steps of each make a round is what sets online Q-learning, deep Q-learning and
-fitted Q iteration apart (the names at the end).
+The loop has three parts with speeds of their own: new experience, gradient steps that move q to its
+target, and updates of the target network. Their ratio tells online Q-learning, deep Q-learning and
+fitted Q iteration apart; see the variants at the end of the file.
 """
 
 import math
@@ -37,9 +37,9 @@ QFunction = DiscreteQ | ContinuousQ
 @struct
 class DQNState:
     q: QFunction
-    target_q: QFunction  # where the bootstrap comes from; it follows q slowly
+    target_q: QFunction  # target network: the bootstrap value comes from it; it follows q slowly
     optimizer: optax.OptState
-    # uniform.Replay or prioritized.Replay; gradient steps change nothing of it but priorities
+    # uniform.ReplayBuffer or prioritized.ReplayBuffer; gradient steps change only its priorities
     replay: Any
     steps: Array  # int32: environment steps taken
     updates: Array  # int32: gradient steps taken
@@ -47,94 +47,93 @@ class DQNState:
 
 @struct
 class ReplayBatch:
-    """What a gradient step is fitted to, [batch]."""
+    """The batch of one gradient step, [batch]."""
 
-    transition: Transition  # folded to where n-step returns bootstrap
-    discount: Array  # of that bootstrap; 0 where the episode terminated
-    weight: Array  # of each error in the loss
+    transition: Transition  # n steps folded into one: n-step reward, and the state n steps later
+    discount: Array  # of the bootstrap value; 0 where the episode terminated
+    weight: Array  # importance-sampling weight in the loss
 
 
 @struct
 class DQN:
-    """Deep Q-learning for discrete actions, and for a bounded Box, where a planner looks for the
-    best action."""
+    """Deep Q-learning for discrete actions, or for a bounded Box with a sampling optimizer."""
 
     learning_rate: float = traced(1e-3, above=0)
-    """Adam's step size."""
+    """Step size of Adam."""
     learning_rate_decay: float = traced(math.inf, above=0)
-    """Environment steps over which it falls linearly to zero; inf: never."""
+    """Environment steps over which the learning rate falls linearly to zero; inf: never."""
     adam_epsilon: float = traced(1e-8, above=0)
-    """Adam's, beside the root of the second moment; Rainbow has 1.5e-4."""
+    """Term that Adam adds to the root of the second moment; Rainbow has 1.5e-4."""
     discount: float = traced(0.99, at_least=0, at_most=1)
-    """γ, per environment step."""
+    """Discount factor γ per environment step."""
     target_rate: float = traced(1.0, above=0, at_most=1)
-    """The target's share of the way to q: 1 copies it, less is Polyak's."""
+    """Fraction by which a target update moves the target to q: 1 copies it, less is Polyak's."""
     initial_epsilon: float = traced(1.0, at_least=0, at_most=1)
-    """Of a random action, at the start (Mnih et al., 2015)."""
+    """Probability of a random action at the start (Mnih et al., 2015)."""
     final_epsilon: float = traced(0.05, at_least=0, at_most=1)
-    """And from exploration_steps on."""
+    """Probability of a random action from exploration_steps on."""
     initial_temperature: float = traced(1.0, above=0)
-    """Of Boltzmann exploration at the start, in units of the return."""
+    """Temperature of Boltzmann exploration at the start, in units of the return."""
     final_temperature: float = traced(0.1, above=0)
-    """And from exploration_steps on."""
+    """Temperature of Boltzmann exploration from exploration_steps on."""
     exploration_steps: float = traced(10_000.0, above=0)
-    """Environment steps over which epsilon or temperature falls linearly."""
+    """Environment steps over which epsilon or the temperature falls linearly."""
     max_gradient_norm: float = traced(10.0, above=0)
-    """The gradient's global norm is clipped here; inf: never."""
+    """Largest global norm of the gradient, which is clipped to it; inf: never."""
     priority_exponent: float = traced(0.5, at_least=0)
-    """α: 0 draws uniformly, 1 by the error (Schaul et al., 2016)."""
+    """Exponent α of prioritized replay: 0 draws uniformly, 1 by the error (Schaul et al., 2016)."""
     importance_exponent: float = traced(0.4, at_least=0, at_most=1)
-    """β at the start; it grows linearly to 1, all bias undone."""
+    """Exponent β of the importance weights at the start; at 1 they correct the whole bias."""
     importance_steps: float = traced(100_000.0, above=0)
-    """Environment steps over which it does."""
+    """Environment steps over which β grows linearly to 1."""
     noisy_sigma: float = traced(0.5, above=0)
-    """σ₀ of noisy layers (Fortunato et al., 2018)."""
+    """Initial noise scale σ₀ of noisy layers (Fortunato et al., 2018)."""
     v_min: float = static(-10.0)
-    """The categorical head's first atom."""
+    """Lowest return of the categorical head's support."""
     v_max: float = static(10.0)
-    """And its last."""
+    """Highest return of the categorical head's support."""
     num_atoms: int = static(51, at_least=1)
-    """Of a categorical or quantile head."""
+    """Atoms of the categorical head, or quantiles of the quantile head."""
     head: Literal["mean", "categorical", "quantile"] = static("mean")
-    """What is learned of the return (C51: 2017; QR-DQN: 2018)."""
+    """Statistic of the return that is learned; C51 is categorical, QR-DQN quantile."""
     hidden: tuple[int, ...] = static((64, 64), at_least=1)
     """Units of each hidden layer."""
     activation: Activation = static("relu")
-    """Between layers."""
+    """Activation after each hidden layer."""
     double: bool = static(True)
-    """q chooses the next action, the target judges it (van Hasselt, 2016)."""
+    """Double Q-learning: q chooses the next action, the target evaluates it (van Hasselt, 2016)."""
     dueling: bool = static(False)
-    """Value and advantages in streams of their own (Wang et al., 2016)."""
+    """Separate streams for the value and the advantages (Wang et al., 2016)."""
     noisy: bool = static(False)
-    """Weights with learned noise, which explores by itself (Fortunato, 2018)."""
+    """Learned noise on the weights, which explores without epsilon (Fortunato et al., 2018)."""
     prioritized: bool = static(False)
-    """Large errors are replayed more often (Schaul et al., 2016)."""
+    """Prioritized replay: large errors are drawn more often (Schaul et al., 2016)."""
     n_step: int = static(1, at_least=1)
-    """Rewards before the bootstrap (Sutton, 1988)."""
+    """Rewards that a target sums before it bootstraps (Sutton, 1988)."""
     exploration: Literal["epsilon", "boltzmann"] = static("epsilon")
-    """Random at times, or each action by exp(Q / temperature)."""
+    """ε-greedy actions, or actions drawn in proportion to exp(Q / temperature)."""
     loss: Loss = static("huber")
-    """Of a mean's error; Huber's slope is at most 1 (Mnih et al., 2015)."""
+    """Loss of the mean head; Huber's slope is at most 1 (Mnih et al., 2015)."""
     maximizer: Maximizer = static("cem")
-    """Of Q over a Box of actions."""
+    """Planner that maximizes Q over a Box of actions."""
     samples: int = static(32, at_least=1)
-    """Candidates that it tries at a time."""
+    """Actions that the maximizer evaluates in each iteration."""
     iterations: int = static(3, at_least=1)
-    """Times that it does."""
+    """Iterations of the maximizer for each action."""
     elites: int = static(6, at_least=1)
-    """Candidates that cross entropy keeps each time."""
+    """Best samples to which the cross-entropy method refits in each iteration."""
     batch_size: int = static(64, at_least=1)
-    """Transitions a gradient step."""
+    """Transitions in each gradient step."""
     capacity: int = static(100_000, at_least=1)
-    """Transitions the replay buffer holds."""
+    """Transitions that the replay buffer holds."""
     warmup_steps: int = static(1_000, at_least=0)
     """Environment steps before the first gradient step."""
     rollout_length: int = static(4, at_least=1)
     """Environment steps of each copy between updates."""
     gradient_steps: int = static(4, at_least=1)
-    """In each update."""
+    """Gradient steps in each update."""
     target_interval: int = static(500, at_least=1)
-    """Gradient steps between moves of the target."""
+    """Gradient steps between updates of the target network."""
 
     default_num_envs: ClassVar[int] = 1
 
@@ -151,78 +150,93 @@ class DQN:
         self.make_head()
 
     def make_head(self) -> heads.Head:
+        """The head called `head`; raises InvalidInput for a bad support or number of atoms."""
         return heads.make_head(self.head, self.loss, self.num_atoms, self.v_min, self.v_max)
 
     def optimizer(self, steps: Array) -> optax.GradientTransformation:
-        rate = self.learning_rate * linear_decay(steps, self.learning_rate_decay)
+        """Adam on the clipped gradient, with its step size after `steps` environment steps."""
+        learning_rate = self.learning_rate * linear_decay(steps, self.learning_rate_decay)
         return optax.chain(
             optax.clip_by_global_norm(self.max_gradient_norm),
-            optax.adam(rate, eps=self.adam_epsilon),
+            optax.adam(learning_rate, eps=self.adam_epsilon),
         )
 
     def init(self, key: Array, spec: EnvironmentSpec) -> DQNState:
+        """Random weights and an empty replay buffer.
+
+        Raises InvalidInput for actions that are neither Discrete nor a bounded Box.
+        """
         q = self.make_q(key, spec)
-        memory = (prioritized if self.prioritized else uniform).init(
+        replay = (prioritized if self.prioritized else uniform).init(
             zeros_like_spec(spec), self.capacity, spec.num_envs, self.rollout_length
         )
-        steps = jnp.int32(0)
-        return DQNState(q, q, self.optimizer(steps).init(q), memory, steps, steps)
+        zero = jnp.int32(0)
+        return DQNState(q, q, self.optimizer(zero).init(q), replay, zero, zero)
 
     def make_q(self, key: Array, spec: EnvironmentSpec) -> QFunction:
-        """The network for the actions of `spec`."""
-        head = self.make_head()
+        """The Q network for the actions of `spec`.
+
+        Raises InvalidInput for actions that are neither Discrete nor a bounded Box.
+        """
         match spec.action:
-            case spaces.Discrete(n=n):
-                q: QFunction = DiscreteQ(
-                    make_dueling_network(
-                        key, spec.observation, self.hidden, n, head.num_atoms, self.activation
-                    )
-                    if self.dueling
-                    else make_network(
-                        key, spec.observation, self.hidden, n * head.num_atoms, self.activation
-                    ),
-                    head,
-                    n,
-                )
+            case spaces.Discrete(n=num_actions):
+                q: QFunction = self.make_discrete_q(key, spec, num_actions)
             case spaces.Box() if spec.action.is_bounded.all():
-                for name, wanted in (("dueling", False), ("exploration", "epsilon")):
-                    if getattr(self, name) != wanted:
-                        raise InvalidInput(
-                            f"{name} is {getattr(self, name)!r}, which is for discrete actions; "
-                            f"for {spec.action} leave it {wanted!r}"
-                        )
-                key_encoder, key_mlp = jax.random.split(key)
-                see = make_encoder(key_encoder, spec.observation)
-                inputs = jax.eval_shape(see, spec.observation.zeros()).size + math.prod(
-                    spec.action.shape
-                )
-                judge = make_mlp(key_mlp, (inputs, *self.hidden, head.num_atoms), self.activation)
-                q = ContinuousQ(
-                    see,
-                    judge,
-                    head,
-                    spec.action.shape,
-                    self.maximizer,
-                    self.samples,
-                    self.iterations,
-                    self.elites,
-                )
+                q = self.make_continuous_q(key, spec)
             case _:
                 raise InvalidInput(
                     "dqn looks for the best of discrete actions or of a bounded Box, and this "
-                    "environment's are "
-                    f"{spec.action}; ppo takes every kind of action"
+                    f"environment's are {spec.action}; ppo takes every kind of action"
                 )
         return add_noise_layers(q, self.noisy_sigma) if self.noisy else q
+
+    def make_discrete_q(self, key: Array, spec: EnvironmentSpec, num_actions: int) -> DiscreteQ:
+        """A network with the values of all discrete actions."""
+        head = self.make_head()
+        if self.dueling:
+            network = make_dueling_network(
+                key, spec.observation, self.hidden, num_actions, head.num_atoms, self.activation
+            )
+        else:
+            num_outputs = num_actions * head.num_atoms
+            network = make_network(key, spec.observation, self.hidden, num_outputs, self.activation)
+        return DiscreteQ(network, head, num_actions)
+
+    def make_continuous_q(self, key: Array, spec: EnvironmentSpec) -> ContinuousQ:
+        """A network of observation and action, with the planner that maximizes it.
+
+        Raises InvalidInput for settings that are for discrete actions only.
+        """
+        for name, required in (("dueling", False), ("exploration", "epsilon")):
+            if getattr(self, name) != required:
+                raise InvalidInput(
+                    f"{name} is {getattr(self, name)!r}, which is for discrete actions; "
+                    f"for {spec.action} leave it {required!r}"
+                )
+        head = self.make_head()
+        key_encoder, key_mlp = jax.random.split(key)
+        encoder = make_encoder(key_encoder, spec.observation)
+        num_features = jax.eval_shape(encoder, spec.observation.zeros()).size
+        num_inputs = num_features + math.prod(spec.action.shape)
+        mlp = make_mlp(key_mlp, (num_inputs, *self.hidden, head.num_atoms), self.activation)
+        return ContinuousQ(
+            encoder,
+            mlp,
+            head,
+            spec.action.shape,
+            self.maximizer,
+            self.samples,
+            self.iterations,
+            self.elites,
+        )
 
     def act(
         self, state: DQNState, observation: Any, memory: Any, key: Array, explore: bool
     ) -> tuple[Array, Any]:
-        """The best action by q; when exploring, one at random with probability ε, or each by its
-        value."""
-        key_best, key_noise, key_coin, key_action = jax.random.split(key, 4)
+        """The greedy action; when exploring, an ε-greedy or a Boltzmann action."""
+        key_greedy, key_noise, key_mix, key_random = jax.random.split(key, 4)
         if not explore:
-            return state.q.greedy_action(observation, key_best), memory
+            return state.q.greedy_action(observation, key_greedy), memory
         q = sample_noise(state.q, key_noise)
         if self.exploration == "boltzmann":
             temperature = linear_schedule(
@@ -231,120 +245,125 @@ class DQN:
                 self.final_temperature,
                 self.exploration_steps,
             )
-            return jax.random.categorical(key_action, q(observation) / temperature), memory
-        greedy = q.greedy_action(observation, key_best)  # [env, ...]
+            return jax.random.categorical(key_random, q(observation) / temperature), memory
+        greedy_action = q.greedy_action(observation, key_greedy)  # [env, ...]
         epsilon = linear_schedule(
             state.steps, self.initial_epsilon, self.final_epsilon, self.exploration_steps
         )
-        return mix_actions(
-            key_coin, q.random(key_action, greedy.shape[:1]), greedy, epsilon
-        ), memory
+        random_action = q.random_action(key_random, greedy_action.shape[:1])
+        return mix_actions(key_mix, random_action, greedy_action, epsilon), memory
 
     def update(
         self, state: DQNState, experience: Transition, key: Array
     ) -> tuple[DQNState, dict[str, Array]]:
+        """Store the experience [time, env], then take `gradient_steps` gradient steps."""
         state = self.store(state, experience)
-        ring, priorities = split_replay(state.replay)
-        warm = state.steps >= self.warmup_steps
+        buffer, priorities = split_replay(state.replay)
         state, metrics = update_if_ready(
-            warm,
-            partial(self.gradient_step, ring),
+            state.steps >= self.warmup_steps,
+            partial(self.gradient_step, buffer),
             replace(state, replay=priorities),
             key,
             self.gradient_steps,
         )
-        return replace(state, replay=merge_replay(ring, state.replay)), metrics
+        return replace(state, replay=merge_replay(buffer, state.replay)), metrics
 
     def store(self, state: DQNState, experience: Transition) -> DQNState:
-        """Experience [time, env] into the replay buffer."""
-        memory = (prioritized if self.prioritized else uniform).insert(state.replay, experience)
-        return replace(state, replay=memory, steps=state.steps + experience.reward.size)
+        """Insert experience [time, env] into the replay buffer."""
+        replay = (prioritized if self.prioritized else uniform).insert(state.replay, experience)
+        return replace(state, replay=replay, steps=state.steps + experience.reward.size)
 
     def gradient_step(
-        self, ring: RingBuffer, state: DQNState, key: Array
+        self, buffer: RingBuffer, state: DQNState, key: Array
     ) -> tuple[DQNState, dict[str, Array]]:
-        """One, on a draw from `ring`, which `state` is without."""
-        key_draw, key_fit = jax.random.split(key)
-        rows, batch = self.sample_batch(state, ring, key_draw)
-        state, surprise, metrics = self.fit_q(state, batch, key_fit)
+        """One gradient step on a batch from `buffer`; `state.replay` holds only the priorities."""
+        key_sample, key_fit = jax.random.split(key)
+        indices, batch = self.sample_batch(state, buffer, key_sample)
+        state, td_error, metrics = self.fit_q(state, batch, key_fit)
         if self.prioritized:
-            memory = prioritized.update_priorities(
-                merge_replay(ring, state.replay), rows, surprise, self.priority_exponent
+            replay = prioritized.update_priorities(
+                merge_replay(buffer, state.replay), indices, td_error, self.priority_exponent
             )
-            state = replace(state, replay=split_replay(memory)[1])
+            state = replace(state, replay=split_replay(replay)[1])
         return state, metrics
 
     def sample_batch(
-        self, state: DQNState, ring: RingBuffer, key: Array
+        self, state: DQNState, buffer: RingBuffer, key: Array
     ) -> tuple[Indices, ReplayBatch]:
-        """What to learn from next, and where in the ring it lies."""
+        """A batch of n-step transitions, and their indices in the buffer."""
         if self.prioritized:
             exponent = linear_schedule(
                 state.steps, self.importance_exponent, 1.0, self.importance_steps
             )
-            rows, weight = prioritized.sample_indices(
-                merge_replay(ring, state.replay), key, self.batch_size, exponent
+            indices, weight = prioritized.sample_indices(
+                merge_replay(buffer, state.replay), key, self.batch_size, exponent
             )
         else:
-            rows, weight = uniform.sample_indices(ring, key, self.batch_size), jnp.float32(1)
-        transition, discount = n_step_transitions(ring, rows, self.n_step, self.discount)
-        return rows, ReplayBatch(transition, discount * ~transition.terminated, weight)
+            indices = uniform.sample_indices(buffer, key, self.batch_size)
+            weight = jnp.float32(1)
+        transition, discount = n_step_transitions(buffer, indices, self.n_step, self.discount)
+        return indices, ReplayBatch(transition, discount * ~transition.terminated, weight)
 
     def fit_q(
         self, state: DQNState, batch: ReplayBatch, key: Array
     ) -> tuple[DQNState, Array, dict[str, Array]]:
-        """One gradient step on the Bellman error of `batch`, and how large the errors were,
-        [batch].
+        """One gradient step on the Bellman error of `batch`, and the size of the TD errors [batch].
 
-        The greedy policy improves as q does.
+        Every `target_interval` steps it also updates the target network.
         """
         key_target, key_noise = jax.random.split(key)
         target = self.estimate_target(state.q, state.target_q, batch, key_target)
 
-        def loss(q):
+        def loss_fn(q):
             outputs = sample_noise(q, key_noise).outputs_for(
                 batch.transition.observation, batch.transition.action
             )
-            each, surprise = q.head.loss(outputs, target)
-            return (batch.weight * each).mean(), (surprise, q.head.mean(outputs).mean())
+            loss, td_error = q.head.loss(outputs, target)
+            return (batch.weight * loss).mean(), (td_error, q.head.mean(outputs).mean())
 
-        (value, (surprise, mean)), gradient = jax.value_and_grad(loss, has_aux=True)(state.q)
-        step, optimizer = self.optimizer(state.steps).update(gradient, state.optimizer)
+        grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
+        (loss, (td_error, q_mean)), gradient = grad_fn(state.q)
+        step, opt_state = self.optimizer(state.steps).update(gradient, state.optimizer)
         q, updates = optax.apply_updates(state.q, step), state.updates + 1
         rate = jnp.where(updates % self.target_interval == 0, self.target_rate, 0)
         target_q = optax.incremental_update(q, state.target_q, rate)
-        state = replace(state, q=q, target_q=target_q, optimizer=optimizer, updates=updates)
-        return state, surprise, {"q_loss": value, "q_value": mean}
+        state = replace(state, q=q, target_q=target_q, optimizer=opt_state, updates=updates)
+        return state, td_error, {"q_loss": loss, "q_value": q_mean}
 
     def estimate_target(
         self, q: QFunction, target_q: QFunction, batch: ReplayBatch, key: Array
     ) -> Array:
-        """r + γ (1 - terminated) Q_target(s', a'), [batch, atom], with a' the choice of q when
-        double, of the target when not."""
-        key_best, key_q, key_target = jax.random.split(key, 3)
+        """r + γ (1 - terminated) Q_target(s', a'), [batch, atom].
+
+        a' is the greedy action of q with `double`, else the greedy action of the target network.
+        """
+        key_greedy, key_q, key_target = jax.random.split(key, 3)
         target_q = sample_noise(target_q, key_target)
-        chooser = sample_noise(q, key_q) if self.double else target_q
-        after = batch.transition.next_observation
-        outputs = target_q.outputs_for(after, chooser.greedy_action(after, key_best))
+        selector = sample_noise(q, key_q) if self.double else target_q
+        next_observation = batch.transition.next_observation
+        next_action = selector.greedy_action(next_observation, key_greedy)
+        outputs = target_q.outputs_for(next_observation, next_action)
         return q.head.target(outputs, batch.transition.reward, batch.discount)
 
 
-def split_replay(memory: Any) -> tuple[RingBuffer, Any]:
-    """The ring of a replay buffer, which gradient steps do not change, and its priorities, which
-    they do."""
+def split_replay(replay: Any) -> tuple[RingBuffer, Any]:
+    """The ring buffer of a replay and its priorities, () when it has none.
+
+    Gradient steps change only the priorities.
+    """
     return (
-        (memory.buffer, replace(memory, buffer=()))
-        if isinstance(memory, prioritized.ReplayBuffer)
-        else (memory, ())
+        (replay.buffer, replace(replay, buffer=()))
+        if isinstance(replay, prioritized.ReplayBuffer)
+        else (replay, ())
     )
 
 
-def merge_replay(ring: RingBuffer, priorities: Any) -> Any:
-    return replace(priorities, buffer=ring) if priorities else ring
+def merge_replay(buffer: RingBuffer, priorities: Any) -> Any:
+    """The inverse of `split_replay`."""
+    return replace(priorities, buffer=buffer) if priorities else buffer
 
 
-# Q-learning as each step is lived: the regression takes one step on one transition, from its own
-# values.
+# Online Q-learning: one gradient step on each transition, without replay or target network.
 OnlineQ = partial(
     DQN,
     double=False,
@@ -356,11 +375,10 @@ OnlineQ = partial(
     target_interval=1,
 )
 
-# Fitted Q iteration (Ernst et al., 2005): a regression to convergence, then new targets for all of
-# it.
+# Fitted Q iteration (Ernst et al., 2005): a long regression on fixed targets, then new targets.
 FittedQ = partial(DQN, double=False, rollout_length=500, gradient_steps=500, target_interval=500)
 
-# All that was found to help, in one agent (Hessel et al., 2018).
+# Rainbow: all the extensions in one agent (Hessel et al., 2018).
 Rainbow = partial(
     DQN,
     double=True,

@@ -1,8 +1,8 @@
-"""What a value network says of an action: the mean of its return, or the whole distribution.
+"""Heads of a value network: the mean return, C51's categorical distribution, or QR-DQN's quantiles.
 
-Each head turns `outputs` [..., atom], the network's numbers for an action, into a mean, makes of
-the next action's outputs a target for this one's, and says how far the two are apart. A variant of
-Q-learning is another head handed to an unchanged rest.
+A head reads `outputs` [..., atom], the network's outputs for one action. It gives their mean, the
+training target made from the outputs for the next action, and the loss between outputs and target.
+A distributional variant of Q-learning is the same algorithm with another head.
 """
 
 from typing import Literal
@@ -21,12 +21,13 @@ LOSSES = {"huber": losses.huber_loss, "squared": losses.l2_loss}
 
 @struct
 class ScalarHead:
-    """One number: the action's value (Mnih et al., 2015)."""
+    """The action's value as one number (Mnih et al., 2015)."""
 
     loss_type: Loss = static("huber")
     num_atoms = 1
 
     def mean(self, outputs: Array) -> Array:
+        """Q(s, a), [...]."""
         return outputs[..., 0]
 
     def target(self, outputs: Array, reward: Array, discount: Array) -> Array:
@@ -34,14 +35,14 @@ class ScalarHead:
         return (reward + discount * outputs[..., 0])[..., None]
 
     def loss(self, outputs: Array, target: Array) -> tuple[Array, Array]:
-        """(loss, surprise), each [...]: the surprise is what prioritized replay goes by."""
-        error = (target - outputs)[..., 0]
-        return LOSSES[self.loss_type](error), jnp.abs(error)
+        """The loss and the absolute TD error, by which prioritized replay draws, each [...]."""
+        td_error = (target - outputs)[..., 0]
+        return LOSSES[self.loss_type](td_error), jnp.abs(td_error)
 
 
 @struct
 class CategoricalHead:
-    """Probabilities of evenly spaced returns (C51; Bellemare et al., 2017)."""
+    """Logits of evenly spaced returns, the atoms (C51; Bellemare et al., 2017)."""
 
     num_atoms: int = static(51)
     v_min: float = static(-10.0)
@@ -49,21 +50,25 @@ class CategoricalHead:
 
     @property
     def support(self) -> Array:
+        """The returns of the atoms, [atom]."""
         return jnp.linspace(self.v_min, self.v_max, self.num_atoms)
 
     def mean(self, outputs: Array) -> Array:
+        """E[Z(s, a)], [...]."""
         return jax.nn.softmax(outputs) @ self.support
 
     def target(self, outputs: Array, reward: Array, discount: Array) -> Array:
-        """The distribution of r + γ Z(s', a'), brought back to the support, [..., atom]."""
-        moved = reward[..., None] + discount[..., None] * self.support
-        return losses.categorical_projection(moved, jax.nn.softmax(outputs), self.support)
+        """The distribution of r + γ Z(s', a') projected onto the support, [..., atom]."""
+        atoms = reward[..., None] + discount[..., None] * self.support
+        return losses.categorical_projection(atoms, jax.nn.softmax(outputs), self.support)
 
     def loss(self, outputs: Array, target: Array) -> tuple[Array, Array]:
-        """Cross entropy; the surprise is what of it is not the target's own entropy, as in Rainbow
-        (Hessel et al., 2018)."""
-        loss = -(target * jax.nn.log_softmax(outputs)).sum(-1)
-        return loss, loss + jax.scipy.special.xlogy(target, target).sum(-1)
+        """Cross entropy, and the KL divergence from target to outputs as TD error, each [...].
+
+        Rainbow draws by that divergence (Hessel et al., 2018).
+        """
+        cross_entropy = -(target * jax.nn.log_softmax(outputs)).sum(-1)
+        return cross_entropy, cross_entropy + jax.scipy.special.xlogy(target, target).sum(-1)
 
 
 @struct
@@ -73,6 +78,7 @@ class QuantileHead:
     num_atoms: int = static(51)
 
     def mean(self, outputs: Array) -> Array:
+        """E[Z(s, a)], [...]."""
         return outputs.mean(-1)
 
     def target(self, outputs: Array, reward: Array, discount: Array) -> Array:
@@ -80,8 +86,9 @@ class QuantileHead:
         return reward[..., None] + discount[..., None] * outputs
 
     def loss(self, outputs: Array, target: Array) -> tuple[Array, Array]:
-        loss = losses.quantile_huber_loss(outputs, target)
-        return loss, jnp.abs((target - outputs).mean(-1))
+        """The quantile Huber loss, and the absolute error of the mean as TD error, each [...]."""
+        quantile_loss = losses.quantile_huber_loss(outputs, target)
+        return quantile_loss, jnp.abs((target - outputs).mean(-1))
 
 
 Head = ScalarHead | CategoricalHead | QuantileHead
@@ -89,25 +96,25 @@ Head = ScalarHead | CategoricalHead | QuantileHead
 
 def make_head(
     name: Literal["mean", "categorical", "quantile"],
-    loss: Loss,
-    atoms: int,
-    low: float,
-    high: float,
+    loss_type: Loss,
+    num_atoms: int,
+    v_min: float,
+    v_max: float,
 ) -> Head:
     """The head called `name`.
 
-    Raises InvalidInput for a distribution on fewer than two atoms, or between bounds the wrong way
-    round.
+    Raises InvalidInput for a distribution with fewer than two atoms, or with v_min not below v_max.
     """
-    if name != "mean" and atoms < 2:
-        raise InvalidInput(f"atoms is {atoms}; a {name} distribution needs at least 2")
-    if name == "categorical" and not low < high:
+    if name != "mean" and num_atoms < 2:
+        raise InvalidInput(f"num_atoms is {num_atoms}; a {name} distribution needs at least 2")
+    if name == "categorical" and not v_min < v_max:
         raise InvalidInput(
-            f"v_min {low} is not below v_max {high}; they bound the returns to tell apart"
+            f"v_min {v_min} is not below v_max {v_max}; they bound the returns of the categorical "
+            "head"
         )
     match name:
         case "categorical":
-            return CategoricalHead(atoms, low, high)
+            return CategoricalHead(num_atoms, v_min, v_max)
         case "quantile":
-            return QuantileHead(atoms)
-    return ScalarHead(loss)
+            return QuantileHead(num_atoms)
+    return ScalarHead(loss_type)

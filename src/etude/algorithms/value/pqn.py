@@ -1,5 +1,7 @@
-"""Parallelised Q-learning (Gallici et al., 2024): many copies, λ-returns and layer norm in place of
-replay and target network."""
+"""Parallelized Q-learning, PQN, without replay or target network (Gallici et al., 2024).
+
+Many copies of the environment, λ-returns and layer norm take their place.
+"""
 
 import math
 from typing import Any, ClassVar
@@ -20,7 +22,7 @@ from etude.struct import replace, static, struct, traced
 from etude.trees import batched_index
 from etude.types import Array
 
-Learned = tuple[Network, optax.OptState]
+FitState = tuple[Network, optax.OptState]  # q, opt_state
 
 
 @struct
@@ -32,63 +34,69 @@ class PQNState:
 
 @struct
 class TargetBatch:
-    """What the loss needs of experience, [sample, ...]."""
+    """Samples for the loss, [sample, ...]."""
 
     observation: Any
     action: Array
-    target: Array  # of the action's value
+    target: Array  # λ-return: the regression target of Q(s, a)
 
 
 @struct
 class PQN:
-    """Q-learning for discrete actions in many copies at once: several epochs on each rollout, then
-    it is forgotten."""
+    """Q-learning for discrete actions: several epochs on each rollout of many copies, no replay."""
 
     learning_rate: float = traced(2.5e-4, above=0)
-    """RAdam's step size (Liu et al., 2020)."""
+    """Step size of RAdam (Liu et al., 2020)."""
     learning_rate_decay: float = traced(math.inf, above=0)
-    """Environment steps over which it falls linearly to zero; inf: never."""
+    """Environment steps over which the learning rate falls linearly to zero; inf: never."""
     discount: float = traced(0.99, at_least=0, at_most=1)
-    """γ, per environment step."""
+    """Discount factor γ per environment step."""
     q_lambda: float = traced(0.65, at_least=0, at_most=1)
-    """λ of the targets: 0 is one-step Q-learning, 1 sums all rewards."""
+    """λ of the target returns: 0 is one-step Q-learning, 1 sums all rewards."""
     initial_epsilon: float = traced(1.0, at_least=0, at_most=1)
-    """Of a random action, at the start."""
+    """Probability of a random action at the start."""
     final_epsilon: float = traced(0.05, at_least=0, at_most=1)
-    """And from exploration_steps on."""
+    """Probability of a random action from exploration_steps on."""
     exploration_steps: float = traced(250_000.0, above=0)
     """Environment steps over which epsilon falls linearly."""
     max_gradient_norm: float = traced(10.0, above=0)
-    """The gradient's global norm is clipped here; inf: never."""
+    """Largest global norm of the gradient, which is clipped to it; inf: never."""
     hidden: tuple[int, ...] = static((128, 128), at_least=1)
     """Units of each hidden layer."""
     activation: Activation = static("relu")
-    """Between layers."""
+    """Activation after each hidden layer."""
     layer_norm: bool = static(True)
-    """Before each activation: what keeps Q from diverging here."""
+    """Layer norm before each activation, which keeps Q from diverging without a target network."""
     rollout_length: int = static(64, at_least=1)
     """Environment steps of each copy between updates."""
     batch_size: int = static(128, at_least=1)
-    """Samples a gradient step."""
+    """Samples in each gradient step."""
     epochs: int = static(4, at_least=1)
     """Passes over each rollout."""
 
     default_num_envs: ClassVar[int] = 32
 
     def optimizer(self, steps: Array) -> optax.GradientTransformation:
-        rate = self.learning_rate * linear_decay(steps, self.learning_rate_decay)
-        return optax.chain(optax.clip_by_global_norm(self.max_gradient_norm), optax.radam(rate))
+        """RAdam on the clipped gradient, with its step size after `steps` environment steps."""
+        learning_rate = self.learning_rate * linear_decay(steps, self.learning_rate_decay)
+        return optax.chain(
+            optax.clip_by_global_norm(self.max_gradient_norm), optax.radam(learning_rate)
+        )
 
     def init(self, key: Array, spec: EnvironmentSpec) -> PQNState:
+        """Random weights.
+
+        Raises InvalidInput for actions that are not Discrete, or a batch larger than a rollout.
+        """
         if not isinstance(spec.action, spaces.Discrete):
             raise InvalidInput(
                 f"pqn chooses among discrete actions, and this environment's are {spec.action}; "
                 "ppo takes every kind of action"
             )
-        samples = self.rollout_length * spec.num_envs
-        if self.batch_size > samples:
+        num_samples = self.rollout_length * spec.num_envs
+        if self.batch_size > num_samples:
             raise InvalidInput(
-                f"batch_size {self.batch_size} is larger than a rollout of {samples} samples "
+                f"batch_size {self.batch_size} is larger than a rollout of {num_samples} samples "
                 f"(rollout_length {self.rollout_length} × num_envs {spec.num_envs}); give a "
                 "smaller batch"
             )
@@ -106,13 +114,14 @@ class PQN:
     def act(
         self, state: PQNState, observation: Any, memory: Any, key: Array, explore: bool
     ) -> tuple[Array, Any]:
-        """The best action by q; when exploring, with probability ε one at random."""
-        values = state.q(observation)  # [env, action]
+        """The greedy action; when exploring, a random one with probability ε."""
+        q = state.q(observation)  # [env, action]
         if not explore:
-            return values.argmax(-1), memory
-        return epsilon_greedy(key, values, self.epsilon(state.steps)), memory
+            return q.argmax(-1), memory
+        return epsilon_greedy(key, q, self.epsilon(state.steps)), memory
 
     def epsilon(self, steps: Array) -> Array:
+        """The probability of a random action after `steps` environment steps."""
         return linear_schedule(
             steps, self.initial_epsilon, self.final_epsilon, self.exploration_steps
         )
@@ -120,31 +129,32 @@ class PQN:
     def update(
         self, state: PQNState, experience: Transition, key: Array
     ) -> tuple[PQNState, dict[str, Array]]:
+        """Several epochs of gradient steps on one rollout [time, env]; the targets stay fixed."""
         target = self.estimate_target(state.q, experience)
         # [time * env, ...]
-        batch = flatten_time(TargetBatch(experience.observation, experience.action, target))
+        samples = flatten_time(TargetBatch(experience.observation, experience.action, target))
 
-        def epoch(learned, key):
-            batches = minibatches(key, batch, self.batch_size)  # [batch, sample, ...]
+        def epoch(fit_state, key):
+            batches = minibatches(key, samples, self.batch_size)  # [batch, sample, ...]
             return jax.lax.scan(
-                lambda learned, batch: self.fit_q(learned, batch, state.steps), learned, batches
+                lambda fit_state, batch: self.fit_q(fit_state, batch, state.steps),
+                fit_state,
+                batches,
             )
 
-        learned = state.q, state.optimizer
-        (q, optimizer), metrics = jax.lax.scan(epoch, learned, jax.random.split(key, self.epochs))
-        state = replace(state, q=q, optimizer=optimizer, steps=state.steps + batch.target.size)
-        return state, {
-            **jax.tree.map(jnp.mean, metrics),
-            "updates": jnp.int32(metrics["q_loss"].size),
-        }
+        (q, opt_state), metrics = jax.lax.scan(
+            epoch, (state.q, state.optimizer), jax.random.split(key, self.epochs)
+        )
+        state = replace(state, q=q, optimizer=opt_state, steps=state.steps + samples.target.size)
+        num_updates = jnp.int32(metrics["q_loss"].size)
+        return state, {**jax.tree.map(jnp.mean, metrics), "updates": num_updates}
 
     def estimate_target(self, q: Network, experience: Transition) -> Array:
-        """λ-returns that bootstrap from the best action, by q as it is before the update, [time,
-        env] (Gallici et al., 2024)."""
-        best = losses.max_q(q(experience.next_observation))
+        """λ-returns that bootstrap from maxₐ Q, q as it is before the update, [time, env]."""
+        next_value = losses.max_q(q(experience.next_observation))
         return returns.lambda_returns(
             experience.reward,
-            best,
+            next_value,
             experience.terminated,
             experience.done,
             self.discount,
@@ -152,18 +162,18 @@ class PQN:
         )
 
     def fit_q(
-        self, learned: Learned, batch: TargetBatch, steps: Array
-    ) -> tuple[Learned, dict[str, Array]]:
-        """One gradient step on E[½ (target - Q(s, a))²]; the greedy policy improves as q does."""
-        q, optimizer = learned
+        self, fit_state: FitState, batch: TargetBatch, steps: Array
+    ) -> tuple[FitState, dict[str, Array]]:
+        """One gradient step on E[½ (target - Q(s, a))²]."""
+        q, opt_state = fit_state
 
-        def loss(q):
+        def loss_fn(q):
             values = batched_index(q(batch.observation), batch.action)
             return losses.l2_loss(batch.target - values).mean(), values.mean()
 
-        (value, mean), gradient = jax.value_and_grad(loss, has_aux=True)(q)
-        step, optimizer = self.optimizer(steps).update(gradient, optimizer)
-        return (optax.apply_updates(q, step), optimizer), {"q_loss": value, "q_value": mean}
+        (loss, q_mean), gradient = jax.value_and_grad(loss_fn, has_aux=True)(q)
+        step, opt_state = self.optimizer(steps).update(gradient, opt_state)
+        return (optax.apply_updates(q, step), opt_state), {"q_loss": loss, "q_value": q_mean}
 
 
 ALGORITHMS = {

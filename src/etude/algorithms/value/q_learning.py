@@ -1,5 +1,4 @@
-"""Q-learning in a table (Watkins, 1989), and its on-policy kin: SARSA (Rummery & Niranjan, 1994),
-expected SARSA."""
+"""Tabular Q-learning (Watkins, 1989), SARSA (Rummery & Niranjan, 1994) and expected SARSA."""
 
 import functools
 import math
@@ -21,70 +20,65 @@ from etude.types import Array, Metrics
 @struct
 class QLearningState:
     q: Array  # [state, action]
-    pending: Any  # sarsa: Waiting; the others have none
+    pending: Any  # sarsa: PendingTransition; () for the others
     steps: Array  # int32: environment steps taken
 
 
 @struct
 class PendingTransition:
-    """SARSA's last step in each copy, [env], when it is not learned from yet for want of the action
-    that comes next."""
+    """SARSA's latest transition of each copy, [env]; its target waits for the next action."""
 
     transition: Transition
-    valid: Array  # bool
+    valid: Array  # bool: there is a transition to learn from
 
 
 @struct
 class QLearning:
-    """Action values in a table: Discrete observations and actions, ε-greedy play, one update a step
-    in the order lived."""
+    """Tabular action values, learned online by ε-greedy exploration: Discrete spaces only."""
 
     learning_rate: float = traced(0.1, above=0, at_most=1)
-    """α: the share of the way to the target that a value goes."""
+    """Step size α: the fraction by which an update moves a value to its target."""
     half_life_steps: float = traced(math.inf, above=0)
-    """Environment steps h after which α is a half: α / (1 + steps / h)."""
+    """Environment steps h after which α is halved: α / (1 + steps / h); inf: never."""
     discount: float = traced(0.99, at_least=0, at_most=1)
-    """γ, per environment step."""
+    """Discount factor γ per environment step."""
     initial_epsilon: float = traced(1.0, at_least=0, at_most=1)
-    """Of a random action, at the start."""
+    """Probability of a random action at the start."""
     final_epsilon: float = traced(0.05, at_least=0, at_most=1)
-    """And from exploration_steps on."""
+    """Probability of a random action from exploration_steps on."""
     exploration_steps: float = traced(10_000.0, above=0)
     """Environment steps over which epsilon falls linearly."""
     initial_value: float = traced(0.0)
-    """Of every action; more than can be had makes the untried tempting."""
+    """Initial value of every action; above any true value it makes untried actions attractive."""
     td_target_kind: Literal["q_learning", "sarsa", "expected_sarsa"] = static("q_learning")
-    """The value of s': best, lived or expected."""
+    """Value of the next state: of the best action, of the action taken, or the expected value."""
     rollout_length: int = static(1, at_least=1)
-    """Environment steps of each copy between updates, which act on an old q."""
+    """Environment steps of each copy between updates; all of a rollout act on the same q."""
 
     default_num_envs: ClassVar[int] = 1
 
     def init(self, key: Array, spec: EnvironmentSpec) -> QLearningState:
-        """The table before the first step; no randomness is in it."""
-        states, actions = spaces.table_shape(spec, self.td_target_kind)
-        q = jnp.full((states, actions), self.initial_value, jnp.float32)
-        none = jnp.zeros(spec.num_envs, bool)
-        blank = jax.tree.map(
+        """A table full of `initial_value`; the key is not used."""
+        num_states, num_actions = spaces.table_shape(spec, self.td_target_kind)
+        q = jnp.full((num_states, num_actions), self.initial_value, jnp.float32)
+        valid = jnp.zeros(spec.num_envs, bool)
+        transition = jax.tree.map(
             lambda x: jnp.zeros((spec.num_envs, *x.shape), x.dtype), zeros_like_spec(spec)
         )
-        return QLearningState(
-            q,
-            PendingTransition(blank, none) if self.td_target_kind == "sarsa" else (),
-            jnp.int32(0),
-        )
+        pending = PendingTransition(transition, valid) if self.td_target_kind == "sarsa" else ()
+        return QLearningState(q, pending, jnp.int32(0))
 
     def act(
         self, state: QLearningState, observation: Array, memory: Any, key: Array, explore: bool
     ) -> tuple[Array, Any]:
-        """The best action by q, the first of equals; when exploring, with probability ε one at
-        random."""
-        values = state.q[observation]  # [env, action]
-        return epsilon_greedy(key, values, self.epsilon(state.steps)) if explore else values.argmax(
-            -1
-        ), memory
+        """The greedy action, the first of equals; when exploring, random with probability ε."""
+        q = state.q[observation]  # [env, action]
+        if not explore:
+            return q.argmax(-1), memory
+        return epsilon_greedy(key, q, self.epsilon(state.steps)), memory
 
     def epsilon(self, steps: Array) -> Array:
+        """The probability of a random action after `steps` environment steps."""
         return linear_schedule(
             steps, self.initial_epsilon, self.final_epsilon, self.exploration_steps
         )
@@ -92,73 +86,86 @@ class QLearning:
     def update(
         self, state: QLearningState, experience: Transition, key: Array
     ) -> tuple[QLearningState, Metrics]:
-        """One update for each moment of the experience, in the order lived; the copies' steps of
-        one moment go together.
+        """One update of the table for each time step of the experience [time, env], in order.
 
-        The metrics are means over the steps learned from, and "updates" is their number.
+        The copies' transitions of one time step are learned together. The metrics are means over
+        the transitions learned, and "updates" is their number.
         """
-        # Σ α diverges, Σ α² does not
-        rate = self.learning_rate / (1 + state.steps / self.half_life_steps)
-        learn = functools.partial(self.learn_step, rate=rate, epsilon=self.epsilon(state.steps))
-        (q, waiting), sums = jax.lax.scan(
-            learn, (state.q, state.pending), replace(experience, memory=())
+        # harmonic decay: Σ α diverges and Σ α² does not
+        learning_rate = self.learning_rate / (1 + state.steps / self.half_life_steps)
+        learn_step = functools.partial(
+            self.learn_step, learning_rate=learning_rate, epsilon=self.epsilon(state.steps)
         )
-        count, loss, value = (x.sum() for x in sums)
+        (q, pending), sums = jax.lax.scan(
+            learn_step, (state.q, state.pending), replace(experience, memory=())
+        )
+        num_updates, loss_sum, value_sum = (x.sum() for x in sums)
         metrics = {
-            "q_loss": loss / jnp.maximum(count, 1),
-            "q_value": value / jnp.maximum(count, 1),
-            "updates": count,
+            "q_loss": loss_sum / jnp.maximum(num_updates, 1),
+            "q_value": value_sum / jnp.maximum(num_updates, 1),
+            "updates": num_updates,
         }
-        return QLearningState(q, waiting, state.steps + experience.reward.size), metrics
+        return QLearningState(q, pending, state.steps + experience.reward.size), metrics
 
     def learn_step(
-        self, learned: tuple[Array, Any], now: Transition, rate: Array, epsilon: Array
+        self, carry: tuple[Array, Any], transition: Transition, learning_rate: Array, epsilon: Array
     ) -> tuple[tuple[Array, Any], Any]:
-        """What a moment teaches, `now` being [env].
+        """Learn from the transitions [env] of one time step; `carry` is q and the pending ones.
 
-        SARSA learns from a step when it knows the next action, a moment later and before anything
-        is learned from that: the order of the textbook (Sutton & Barto, 2018, section 6.4). The end
-        of an episode has no next action to wait for; where it was cut off, the expected one stands
-        in.
+        SARSA learns from a transition one step late, when it knows the next action, and before it
+        learns anything from that one (Sutton & Barto, 2018, section 6.4). The last transition of an
+        episode has no next action, so SARSA learns from it at once; if the episode was truncated,
+        the expected value takes the place of the next action's value.
         """
-        q, waiting = learned
+        q, pending = carry
         if self.td_target_kind != "sarsa":
-            q, sums = fit_table(
-                q, now, self.estimate_target(q, now, epsilon), jnp.ones_like(now.done), rate
+            target = self.estimate_target(q, transition, epsilon)
+            q, sums = update_table(
+                q, transition, target, jnp.ones_like(transition.done), learning_rate
             )
-            return (q, waiting), sums
-        before = waiting.transition
-        lived = losses.td_target(
-            before.reward, q[before.next_observation, now.action], before.terminated, self.discount
+            return (q, pending), sums
+        previous = pending.transition
+        sarsa_target = losses.td_target(
+            previous.reward,
+            q[previous.next_observation, transition.action],
+            previous.terminated,
+            self.discount,
         )
-        q, earlier = fit_table(q, before, lived, waiting.valid, rate)
-        q, last = fit_table(q, now, self.estimate_target(q, now, epsilon), now.done, rate)
-        return (q, PendingTransition(now, ~now.done)), jax.tree.map(jnp.add, earlier, last)
+        q, previous_sums = update_table(q, previous, sarsa_target, pending.valid, learning_rate)
+        last_target = self.estimate_target(q, transition, epsilon)
+        q, last_sums = update_table(q, transition, last_target, transition.done, learning_rate)
+        pending = PendingTransition(transition, ~transition.done)
+        return (q, pending), jax.tree.map(jnp.add, previous_sums, last_sums)
 
-    def estimate_target(self, q: Array, now: Transition, epsilon: Array) -> Array:
-        """r + γ (1 - terminated) V(s'): Q's largest value, or for SARSA what ε-greedy play expects
-        of it."""
-        values = q[now.next_observation]  # [env, action]
-        future = losses.max_q(values)
+    def estimate_target(self, q: Array, transition: Transition, epsilon: Array) -> Array:
+        """r + γ (1 - terminated) V(s'), [env].
+
+        V(s') is maxₐ Q(s', a) for Q-learning, else the expected Q of the ε-greedy policy.
+        """
+        next_q = q[transition.next_observation]  # [env, action]
+        next_value = losses.max_q(next_q)
         if self.td_target_kind != "q_learning":
-            future = (1 - epsilon) * future + epsilon * values.mean(-1)
-        return losses.td_target(now.reward, future, now.terminated, self.discount)
+            next_value = (1 - epsilon) * next_value + epsilon * next_q.mean(-1)
+        return losses.td_target(transition.reward, next_value, transition.terminated, self.discount)
 
 
-def fit_table(
-    q: Array, step: Transition, target: Array, ready: Array, rate: Array
+def update_table(
+    q: Array, transition: Transition, target: Array, valid: Array, learning_rate: Array
 ) -> tuple[Array, tuple[Array, Array, Array]]:
-    """Q(s, a) ← Q(s, a) + α (target - Q(s, a)) for the copies that are `ready` [env].
+    """Q(s, a) ← Q(s, a) + α (target - Q(s, a)) for the transitions that are `valid` [env].
 
-    Copies in one state with one action at one moment move its value by the mean of their errors,
-    for the sum would overshoot. Also how many copies learned, and the sums of their losses and
-    values.
+    Copies with the same state and action at the same time move its value by the mean of their
+    errors, because the sum would overshoot. Also returns the number of valid transitions and the
+    sums of their losses and values.
     """
-    place = step.observation, step.action
-    error = target - q[place]
-    together = jnp.zeros_like(q).at[place].add(ready)[place]
-    moved = q.at[place].add(rate * ready * error / jnp.maximum(together, 1))
-    return moved, (ready.sum(), (ready * losses.l2_loss(error)).sum(), (ready * q[place]).sum())
+    index = transition.observation, transition.action
+    td_error = target - q[index]
+    duplicates = jnp.zeros_like(q).at[index].add(valid)[index]
+    new_q = q.at[index].add(learning_rate * valid * td_error / jnp.maximum(duplicates, 1))
+    num_valid = valid.sum()
+    loss_sum = (valid * losses.l2_loss(td_error)).sum()
+    value_sum = (valid * q[index]).sum()
+    return new_q, (num_valid, loss_sum, value_sum)
 
 
 SARSA = functools.partial(QLearning, td_target_kind="sarsa")

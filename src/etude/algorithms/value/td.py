@@ -1,4 +1,4 @@
-"""Temporal differences: TD(λ) judges a policy from its experience, in a table (Sutton, 1988)."""
+"""Tabular TD(λ) policy evaluation with eligibility traces (Sutton, 1988)."""
 
 import math
 from functools import partial
@@ -18,57 +18,55 @@ from etude.types import Array
 @struct
 class TDState:
     value: Array  # [state]
-    # [env, state]: how much each state of the episode so far has to do with what happens now
-    traces: Array
+    traces: Array  # [env, state]: eligibility, the credit of each state for the next TD error
     steps: Array  # int32: environment steps taken
     num_actions: int = static()
 
 
 @struct
 class TD:
-    """The value of taking every action alike, learned online with eligibility traces: Discrete
-    observations and actions."""
+    """State values of the uniformly random policy, learned online: Discrete spaces only."""
 
     learning_rate: float = traced(0.1, above=0, at_most=1)
-    """α: the share of the way to the target that a value goes."""
+    """Step size α: the fraction by which an update moves a value to its target."""
     half_life_steps: float = traced(math.inf, above=0)
-    """Environment steps h after which α is a half: α / (1 + steps / h)."""
+    """Environment steps h after which α is halved: α / (1 + steps / h); inf: never."""
     discount: float = traced(0.99, at_least=0, at_most=1)
-    """γ, per environment step."""
+    """Discount factor γ per environment step."""
     trace_decay: float = traced(0.0, at_least=0, at_most=1)
-    """λ: 0 trusts the next value (TD(0)), 1 the whole return."""
+    """Trace decay λ: 0 bootstraps from the next value (TD(0)), 1 uses the full return."""
     initial_value: float = traced(0.0)
-    """Of every state."""
+    """Initial value of every state."""
     rollout_length: int = static(1, at_least=1)
     """Environment steps of each copy between updates."""
 
     default_num_envs: ClassVar[int] = 1
 
     def init(self, key: Array, spec: EnvironmentSpec) -> TDState:
-        """The table before the first step; no randomness is in it."""
-        states, actions = spaces.table_shape(spec, "td")
-        value = jnp.full(states, self.initial_value, jnp.float32)
-        return TDState(value, jnp.zeros((spec.num_envs, states)), jnp.int32(0), actions)
+        """A table full of `initial_value` and traces of zero; the key is not used."""
+        num_states, num_actions = spaces.table_shape(spec, "td")
+        value = jnp.full(num_states, self.initial_value, jnp.float32)
+        return TDState(value, jnp.zeros((spec.num_envs, num_states)), jnp.int32(0), num_actions)
 
     def act(
         self, state: TDState, observation: Array, memory: Any, key: Array, explore: bool
     ) -> tuple[Array, Any]:
-        """An action at random, exploring or not: that is the policy whose value is asked for."""
+        """A uniformly random action, exploring or not: TD learns the value of this policy."""
         return jax.random.randint(key, observation.shape, 0, state.num_actions), memory
 
     def update(
         self, state: TDState, experience: Transition, key: Array
     ) -> tuple[TDState, dict[str, Array]]:
-        """One update for each moment of the experience, in the order lived; the copies' steps of
-        one moment go together.
+        """One update of the table for each time step of the experience [time, env], in order.
 
-        The metrics are means over the steps learned from, and "updates" is their number.
+        The copies' transitions of one time step are learned together. The metrics are means over
+        the transitions, and "updates" is their number.
         """
-        # Σ α diverges, Σ α² does not
-        rate = self.learning_rate / (1 + state.steps / self.half_life_steps)
-        learn = partial(self.fit_value, rate=rate)
+        # harmonic decay: Σ α diverges and Σ α² does not
+        learning_rate = self.learning_rate / (1 + state.steps / self.half_life_steps)
+        fit_value = partial(self.fit_value, learning_rate=learning_rate)
         (value, traces), metrics = jax.lax.scan(
-            learn, (state.value, state.traces), replace(experience, memory=())
+            fit_value, (state.value, state.traces), replace(experience, memory=())
         )
         state = replace(
             state, value=value, traces=traces, steps=state.steps + experience.reward.size
@@ -76,33 +74,36 @@ class TD:
         return state, {**jax.tree.map(jnp.mean, metrics), "updates": experience.reward.size}
 
     def fit_value(
-        self, learned: tuple[Array, Array], now: Transition, rate: Array
+        self, carry: tuple[Array, Array], transition: Transition, learning_rate: Array
     ) -> tuple[tuple[Array, Array], dict]:
-        """One moment, `now` being [env] (Sutton & Barto, 2018, section 12.2, with a table for
-        features).
+        """Learn from the transitions [env] of one time step; `carry` is the values and the traces.
+
+        This is Sutton & Barto, 2018, section 12.2, with one feature for each state:
 
             δ = r + γ (1 - terminated) V(s') - V(s)
             z ← γ λ z + 1 at s,   V ← V + α δ z,   z ← 0 where the episode is over
 
-        Several copies move a state by the mean of their errors, each weighed by its trace there and
-        all times the largest of these, for their sum would overshoot. One copy is the textbook's.
+        Several copies move a state by the mean of their errors, weighted by their traces, times the
+        largest trace, because the sum would overshoot. With one copy it is the equation above.
         """
-        value, traces = learned
+        value, traces = carry
+        next_value = value[transition.next_observation]
         target = losses.td_target(
-            now.reward, value[now.next_observation], now.terminated, self.discount
+            transition.reward, next_value, transition.terminated, self.discount
         )
-        error = target - value[now.observation]  # δ, [env]
+        td_error = target - value[transition.observation]  # δ, [env]
         traces = self.discount * self.trace_decay * traces
-        traces = traces.at[jnp.arange(len(error)), now.observation].add(1)  # accumulating
-        mean = (error[:, None] * traces).sum(0) / jnp.maximum(
+        # accumulating traces, not replacing ones
+        traces = traces.at[jnp.arange(len(td_error)), transition.observation].add(1)
+        mean_error = (td_error[:, None] * traces).sum(0) / jnp.maximum(
             traces.sum(0), jnp.finfo(traces.dtype).tiny
         )
-        moved = value + rate * traces.max(0) * mean
+        new_value = value + learning_rate * traces.max(0) * mean_error
         metrics = {
-            "value_loss": losses.l2_loss(error).mean(),
-            "value": value[now.observation].mean(),
+            "value_loss": losses.l2_loss(td_error).mean(),
+            "value": value[transition.observation].mean(),
         }
-        return (moved, jnp.where(now.done[:, None], 0, traces)), metrics
+        return (new_value, jnp.where(transition.done[:, None], 0, traces)), metrics
 
 
 ALGORITHMS = {"td": (TD, "TD(λ) in a table: the value of the uniformly random policy")}

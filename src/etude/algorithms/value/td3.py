@@ -1,5 +1,4 @@
-"""Twin delayed deep deterministic policy gradients (Fujimoto et al., 2018); DDPG (Lillicrap et al.,
-2016) is a setting of it."""
+"""Twin delayed DDPG, TD3 (Fujimoto et al., 2018), and its variant DDPG (Lillicrap et al., 2016)."""
 
 import functools
 from typing import Any, ClassVar
@@ -11,11 +10,10 @@ import optax
 from etude import spaces
 from etude.algorithms.common.exploration import add_gaussian_noise
 from etude.algorithms.common.off_policy import check_batch_size, update_from_replay
-from etude.data.replay import uniform as replay
+from etude.data.replay import uniform
 from etude.data.transition import Transition, zeros_like_spec
 from etude.estimators import losses
-from etude.nn import critics
-from etude.nn.critics import Critics, critic_values
+from etude.nn.critics import Critics, critic_values, make_critics
 from etude.nn.networks import Activation, Network, make_network
 from etude.optim.schedules import assume_unbatched
 from etude.spaces import EnvironmentSpec
@@ -25,10 +23,10 @@ from etude.types import Array, Metrics
 
 @struct
 class DeterministicPolicy:
-    """An observation tree [..., *shape] to the action in (-1, 1), [..., *shape of actions]."""
+    """A network from an observation tree [..., *shape] to actions in (-1, 1), [..., *shape]."""
 
     network: Network
-    shape: tuple[int, ...] = static()
+    shape: tuple[int, ...] = static()  # of actions
 
     def __call__(self, observation: Any) -> Array:
         action = jnp.tanh(self.network(observation))
@@ -39,51 +37,50 @@ class DeterministicPolicy:
 class TD3State:
     policy: DeterministicPolicy
     critics: Critics  # each ((observation, action)) -> [..., 1]
-    target_policy: DeterministicPolicy  # what the bootstrap does; it follows the policy slowly
-    target_critics: Critics  # what that is worth; they follow the critics slowly
+    target_policy: DeterministicPolicy  # chooses the next action of the target; follows the policy
+    target_critics: Critics  # evaluate that action; they follow the critics
     policy_optimizer: optax.OptState
     critic_optimizer: optax.OptState
-    policy_loss: Array  # of the policy's latest move, 0 before the first
-    replay: Any  # Replay
+    policy_loss: Array  # of the latest gradient step of the policy, 0 before the first
+    replay: Any  # a uniform.ReplayBuffer; () during gradient steps
     steps: Array  # int32: environment steps taken
     updates: Array  # int32: gradient steps taken by the critics
 
 
 @struct
 class TD3:
-    """Deterministic policy gradients for bounded Box actions: twin critics, smoothed targets, a
-    policy that moves seldom."""
+    """Deterministic policy gradients for a bounded Box: twin critics, delayed policy updates."""
 
     learning_rate: float = traced(1e-3, above=0)
-    """Adam's step size, of policy and critics alike."""
+    """Step size of Adam, of policy and critics alike."""
     discount: float = traced(0.99, at_least=0, at_most=1)
-    """γ, per environment step."""
+    """Discount factor γ per environment step."""
     target_rate: float = traced(0.005, above=0, at_most=1)
-    """The targets' share of the way to what they follow; 1 copies it."""
+    """Fraction by which an update moves the target networks to the networks; 1 copies them."""
     exploration_noise: float = traced(0.1, at_least=0)
-    """Std of the normal noise on actions, in units of the policy's [-1, 1]."""
+    """Standard deviation of the normal noise on actions, in units of the policy's [-1, 1]."""
     target_noise: float = traced(0.2, at_least=0)
-    """Std of the noise on the bootstrap's actions, in the same units."""
+    """Standard deviation of the noise on the target's actions, in units of [-1, 1]."""
     target_noise_clip: float = traced(0.5, at_least=0)
-    """That noise is held within ± this."""
+    """Bound to which the noise on the target's actions is clipped, on both sides."""
     hidden: tuple[int, ...] = static((256, 256), at_least=1)
-    """Units of each hidden layer; SB3 and the papers: (400, 300)."""
+    """Units of each hidden layer; SB3 and the papers have (400, 300)."""
     activation: Activation = static("relu")
-    """Between layers."""
+    """Activation after each hidden layer."""
     critics: int = static(2, at_least=1)
-    """The bootstrap believes the least of them; the policy follows the first."""
+    """Number of critics: targets use the minimum, the policy follows the first."""
     policy_interval: int = static(2, at_least=1)
-    """Gradient steps of the critics between moves of policy and targets."""
+    """Gradient steps of the critics between updates of the policy and the target networks."""
     batch_size: int = static(256, at_least=1)
-    """Transitions a gradient step (SB3)."""
+    """Transitions in each gradient step (SB3)."""
     capacity: int = static(100_000, at_least=1)
-    """Transitions the replay buffer holds; SB3: 1,000,000."""
+    """Transitions that the replay buffer holds; SB3 has 1,000,000."""
     warmup_steps: int = static(100, at_least=0)
-    """Environment steps of uniform play before the first gradient step (SB3)."""
+    """Environment steps with uniform actions before the first gradient step (SB3)."""
     rollout_length: int = static(1, at_least=1)
     """Environment steps of each copy between updates."""
     gradient_steps: int = static(1, at_least=1)
-    """Of the critics in each update."""
+    """Gradient steps of the critics in each update."""
 
     default_num_envs: ClassVar[int] = 1
 
@@ -91,30 +88,37 @@ class TD3:
         check_batch_size(self)
 
     def optimizer(self) -> optax.GradientTransformation:
+        """Adam."""
         return optax.adam(self.learning_rate)
 
     def init(self, key: Array, spec: EnvironmentSpec) -> TD3State:
+        """Random weights and an empty replay buffer.
+
+        Raises InvalidInput for actions that are not a bounded Box.
+        """
         spec = replace(
             spec,
             action=spaces.normalized_action_space(spec.action, "td3 (and ddpg, a setting of it)"),
         )
         key_policy, key_critics = jax.random.split(key)
-        outputs = spec.action.is_bounded.size
+        num_outputs = spec.action.is_bounded.size
         policy = DeterministicPolicy(
-            make_network(key_policy, spec.observation, self.hidden, outputs, self.activation),
+            make_network(key_policy, spec.observation, self.hidden, num_outputs, self.activation),
             spec.action.shape,
         )
-        twins = critics.make_critics(key_critics, spec, self.hidden, self.activation, self.critics)
-        ring = replay.init(zeros_like_spec(spec), self.capacity, spec.num_envs, self.rollout_length)
+        critics = make_critics(key_critics, spec, self.hidden, self.activation, self.critics)
+        replay_buffer = uniform.init(
+            zeros_like_spec(spec), self.capacity, spec.num_envs, self.rollout_length
+        )
         return TD3State(
             policy,
-            twins,
+            critics,
             policy,
-            twins,
+            critics,
             self.optimizer().init(policy),
-            self.optimizer().init(twins),
+            self.optimizer().init(critics),
             jnp.zeros(()),
-            ring,
+            replay_buffer,
             jnp.int32(0),
             jnp.int32(0),
         )
@@ -122,8 +126,7 @@ class TD3:
     def act(
         self, state: TD3State, observation: Any, memory: Any, key: Array, explore: bool
     ) -> tuple[Array, Any]:
-        """The policy's action; when exploring, with noise, and during the warm-up a uniform one
-        instead."""
+        """The policy's action; when exploring, with noise, or a uniform one during the warm-up."""
         action = state.policy(observation)  # [env, *shape]
         if explore:
             action = add_gaussian_noise(
@@ -134,92 +137,86 @@ class TD3:
     def update(
         self, state: TD3State, experience: Transition, key: Array
     ) -> tuple[TD3State, Metrics]:
+        """Insert the experience [time, env] into replay, then take `gradient_steps` steps."""
         return update_from_replay(self, state, experience, key)
 
     def gradient_step(
         self, state: TD3State, batch: Transition, key: Array
     ) -> tuple[TD3State, Metrics]:
-        """One step of the critics; every `policy_interval` of them, one of the policy, and the
-        targets move.
+        """One gradient step of the critics; every `policy_interval` steps one of the policy.
 
-        The policy's loss counts in each step as what it was at its latest move, so that means over
-        steps are of moves.
+        The target networks move when the policy does. The metric "policy_loss" repeats the latest
+        policy loss, so that its mean over steps is a mean over policy updates.
         """
         state, metrics = self.fit_critics(state, batch, key)
 
-        def move(state):
-            return self.move_targets(self.improve_policy(state, batch))
+        def update_policy_and_targets(state):
+            return self.update_targets(self.improve_policy(state, batch))
 
-        due = assume_unbatched(state.updates) % self.policy_interval == 0
-        state = (
-            move(state)
-            if self.policy_interval == 1
-            else jax.lax.cond(due, move, lambda state: state, state)
-        )
+        is_policy_step = assume_unbatched(state.updates) % self.policy_interval == 0
+        if self.policy_interval == 1:
+            state = update_policy_and_targets(state)
+        else:
+            state = jax.lax.cond(
+                is_policy_step, update_policy_and_targets, lambda state: state, state
+            )
         return state, {**metrics, "policy_loss": state.policy_loss}
 
     def fit_critics(
         self, state: TD3State, batch: Transition, key: Array
     ) -> tuple[TD3State, Metrics]:
-        """One gradient step of each critic on its own squared error from the target that all
-        share."""
+        """One gradient step of each critic on its squared error from the shared target."""
         target = self.estimate_target(state, batch, key)
 
-        def loss(critics):
+        def loss_fn(critics):
             values = critic_values(critics, batch.observation, batch.action)  # [critic, batch]
             return losses.l2_loss(target - values).mean(-1).sum(), values.mean()
 
-        (value, mean), gradient = jax.value_and_grad(loss, has_aux=True)(state.critics)
-        step, optimizer = self.optimizer().update(gradient, state.critic_optimizer)
+        (loss, q_mean), gradient = jax.value_and_grad(loss_fn, has_aux=True)(state.critics)
+        step, opt_state = self.optimizer().update(gradient, state.critic_optimizer)
         state = replace(
             state,
             critics=optax.apply_updates(state.critics, step),
-            critic_optimizer=optimizer,
+            critic_optimizer=opt_state,
             updates=state.updates + 1,
         )
-        return state, {"critic_loss": value, "q_value": mean}
+        return state, {"critic_loss": loss, "q_value": q_mean}
 
     def estimate_target(self, state: TD3State, batch: Transition, key: Array) -> Array:
-        """r + γ (1 - terminated) minᵢ Q'ᵢ(s', clip(π'(s') + ε, -1, 1)), ε normal noise held within
-        ± target_noise_clip.
+        """r + γ (1 - terminated) minᵢ Q'ᵢ(s', clip(π'(s') + ε, -1, 1)), [batch].
 
-        Fujimoto et al., 2018, eq. 14 and algorithm 1. With one critic and no noise it is that of
-        Lillicrap et al., 2016.
+        ε is normal noise clipped to ± target_noise_clip (Fujimoto et al., 2018, eq. 14 and
+        algorithm 1). With one critic and no noise this is DDPG's target (Lillicrap et al., 2016).
         """
-        action = state.target_policy(batch.next_observation)
-        noise = self.target_noise * jax.random.normal(key, action.shape)
-        action = jnp.clip(
-            action + jnp.clip(noise, -self.target_noise_clip, self.target_noise_clip), -1, 1
-        )
-        future = critic_values(state.target_critics, batch.next_observation, action).min(0)
-        return losses.td_target(batch.reward, future, batch.terminated, self.discount)
+        next_action = state.target_policy(batch.next_observation)
+        noise = self.target_noise * jax.random.normal(key, next_action.shape)
+        noise = jnp.clip(noise, -self.target_noise_clip, self.target_noise_clip)
+        next_action = jnp.clip(next_action + noise, -1, 1)
+        next_q = critic_values(state.target_critics, batch.next_observation, next_action)
+        return losses.td_target(batch.reward, next_q.min(0), batch.terminated, self.discount)
 
     def improve_policy(self, state: TD3State, batch: Transition) -> TD3State:
-        """One step up E[Q₁(s, π(s))]: the deterministic policy gradient (Silver et al., 2014), the
-        critic held fixed."""
+        """One gradient ascent step on E[Q₁(s, π(s))] (Silver et al., 2014); the critic is fixed."""
 
-        def loss(policy):
-            return -critic_values(
-                state.critics[:1], batch.observation, policy(batch.observation)
-            ).mean()
+        def loss_fn(policy):
+            action = policy(batch.observation)
+            return -critic_values(state.critics[:1], batch.observation, action).mean()
 
-        value, gradient = jax.value_and_grad(loss)(state.policy)
-        step, optimizer = self.optimizer().update(gradient, state.policy_optimizer)
+        loss, gradient = jax.value_and_grad(loss_fn)(state.policy)
+        step, opt_state = self.optimizer().update(gradient, state.policy_optimizer)
         return replace(
             state,
             policy=optax.apply_updates(state.policy, step),
-            policy_optimizer=optimizer,
-            policy_loss=value,
+            policy_optimizer=opt_state,
+            policy_loss=loss,
         )
 
-    def move_targets(self, state: TD3State) -> TD3State:
-        """Polyak averages: each target goes `target_rate` of the way."""
-        followed, targets = (
+    def update_targets(self, state: TD3State) -> TD3State:
+        """Move the target networks by `target_rate` to the networks: Polyak averages."""
+        target_policy, target_critics = optax.incremental_update(
             (state.policy, state.critics),
             (state.target_policy, state.target_critics),
-        )
-        target_policy, target_critics = optax.incremental_update(
-            followed, targets, self.target_rate
+            self.target_rate,
         )
         return replace(state, target_policy=target_policy, target_critics=target_critics)
 

@@ -1,0 +1,658 @@
+"""What holds for every algorithm: one table of them, and what each must keep on every kind of
+environment.
+
+A new method adds a row to SMALL, and to PROBED where it learns with networks; tests of its own
+mathematics live beside it.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import gymnasium
+import gymnasium_probes
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from gymnasium_spaces import ACTIONS, OBSERVATIONS, Noise
+from probing import DISCOUNT, FOREVER, SIGNS, VALUES, asked, at, read_after_training
+
+from etude.algorithms import ALGORITHMS, algorithm_class, registered_name
+from etude.algorithms.actor_critic.actor_critic import A2C, ActorCritic
+from etude.algorithms.actor_critic.sac import SAC, OffPolicyActorCritic
+from etude.algorithms.control.mcts import MCTS
+from etude.algorithms.control.mpc import MPC
+from etude.algorithms.policy_gradient.reinforce import OffPolicyGradient, Reinforce
+from etude.algorithms.trust_region.ppo import PPO, DualGradient
+from etude.algorithms.trust_region.trpo import TRPO, NaturalGradient
+from etude.algorithms.value.dqn import DQN, FittedQ, OnlineQ, Rainbow
+from etude.algorithms.value.naf import NAF
+from etude.algorithms.value.pqn import PQN
+from etude.algorithms.value.q_learning import SARSA, QLearning
+from etude.algorithms.value.td import TD
+from etude.algorithms.value.td3 import DDPG, TD3
+from etude.environments.backends.gymnasium_envs import GymnasiumEnvs
+from etude.environments.backends.jax_envs import JaxEnvs
+from etude.environments.classic import PORTS
+from etude.environments.probes import CONTINUOUS, DISCRETE, TARGET, ObservationTimesAction
+from etude.environments.tabular import Tabular
+from etude.errors import InvalidInput
+from etude.rollout import rollout
+from etude.spaces import Discrete, EnvironmentSpec, MultiBinary, MultiDiscrete, space_from_gymnasium
+from etude.struct import replace, struct
+from etude.tabular.mdp import random_mdp
+from etude.training import (
+    behavior_policy,
+    compile_chunk,
+    init_rollout,
+    init_train_state,
+    pure_train,
+    train_iteration,
+    vmap_over_seeds,
+)
+
+CHOICES, BOX, PROCESS = (
+    JaxEnvs(environment, 2)
+    for environment in (
+        ObservationTimesAction(),
+        ObservationTimesAction(CONTINUOUS),
+        Tabular(random_mdp(jax.random.key(0), 3, 2, end=0.3)),
+    )
+)
+EVERY = set(ACTIONS)
+REPLAYED = {
+    "hidden": (4,),
+    "batch_size": 4,
+    "capacity": 36,
+    "rollout_length": 3,
+    "warmup_steps": 4,
+    "gradient_steps": 1,
+}
+# name: (algorithm, environment, the kinds of action it takes, of what it learns the first leaf or
+# None)
+SMALL = {
+    "q-learning": (QLearning(rollout_length=2), PROCESS, {"discrete"}, "q"),
+    "td": (TD(rollout_length=2, trace_decay=0.5), PROCESS, {"discrete"}, "value"),
+    "dqn": (
+        DQN(target_interval=2, **REPLAYED),
+        CHOICES,
+        {"discrete", "bounded", "float64", "integers"},
+        "q",
+    ),
+    "rainbow": (Rainbow(target_interval=2, num_atoms=5, **REPLAYED), CHOICES, {"discrete"}, "q"),
+    "pqn": (PQN(hidden=(4,), rollout_length=4, batch_size=4, epochs=1), CHOICES, {"discrete"}, "q"),
+    "naf": (NAF(**REPLAYED), BOX, {"bounded", "float64", "integers"}, "q"),
+    "td3": (TD3(**REPLAYED), BOX, {"bounded", "float64", "integers"}, "policy"),
+    "sac": (
+        SAC(**REPLAYED),
+        BOX,
+        {"discrete", "bounded", "unbounded", "float64", "integers"},
+        "policy",
+    ),
+    "reinforce": (
+        Reinforce(hidden=(4,), batch_steps=2, capacity=12, rollout_length=3, value_steps=1),
+        CHOICES,
+        EVERY,
+        "agent",
+    ),
+    "actor-critic": (
+        ActorCritic(
+            hidden=(4,),
+            rollout_length=4,
+            recurrent="gru",
+            memory_size=4,
+            normalize_observation=True,
+            value_steps=1,
+            discount_from="start",
+        ),
+        CHOICES,
+        EVERY,
+        "agent",
+    ),
+    "trpo": (
+        TRPO(
+            hidden=(4,),
+            batch_size=3,
+            rollout_length=3,
+            recurrent="lstm",
+            memory_size=4,
+            sequence_length=3,
+            conjugate_steps=2,
+            value_epochs=1,
+            normalize_reward=True,
+        ),
+        CHOICES,
+        EVERY,
+        "agent",
+    ),
+    "ppo": (
+        PPO(
+            hidden=(4,),
+            batch_size=4,
+            rollout_length=3,
+            epochs=1,
+            normalize_observation=True,
+            normalize_reward=True,
+        ),
+        CHOICES,
+        EVERY,
+        "agent",
+    ),
+    "mpc": (
+        MPC("Pendulum-v1", horizon=3, samples=4, iterations=2, elites=2),
+        JaxEnvs(PORTS["Pendulum-v1"](), 2),
+        {"bounded", "float64", "integers"},
+        None,
+    ),
+    "mcts": (
+        MCTS("CartPole-v1", simulations=4, horizon=3),
+        JaxEnvs(PORTS["CartPole-v1"](), 2),
+        {"discrete"},
+        None,
+    ),
+}
+# of what is in SMALL
+SETTINGS = {
+    "sarsa": SARSA(),
+    "online-q": OnlineQ(),
+    "fitted-q": FittedQ(),
+    "ddpg": DDPG(),
+    "off-policy-actor-critic": OffPolicyActorCritic(),
+    "off-policy-gradient": OffPolicyGradient(),
+    "a2c": A2C(),
+    "natural-gradient": NaturalGradient(),
+    "dual-gradient": DualGradient(),
+}
+every_algorithm = pytest.mark.parametrize("name", SMALL)
+every_learner = pytest.mark.parametrize(
+    "name", [name for name, (*_, learned) in SMALL.items() if learned]
+)
+KEYS = jax.random.split(jax.random.key(0), 2)
+
+
+def test_every_algorithm_of_the_table_is_tested_here():
+    assert set(SMALL) | set(SETTINGS) == set(ALGORITHMS)
+    for name, algorithm in {**{name: row[0] for name, row in SMALL.items()}, **SETTINGS}.items():
+        assert algorithm_class(name) is type(algorithm) and registered_name(algorithm) == name
+        assert ALGORITHMS[name][2]
+
+
+def test_an_unknown_algorithm_is_refused_with_near_matches():
+    with pytest.raises(InvalidInput, match="no algorithm is called 'pop'; did you mean .*ppo"):
+        algorithm_class("pop")
+    with pytest.raises(
+        InvalidInput, match="no algorithm is called 'os.system'; .*there are .*dqn, .*ppo"
+    ):
+        algorithm_class("os.system")
+    assert registered_name(struct(type("Mine", (), {}))()) == "mine"
+
+
+# a table, a replay, a ring of episodes, memories, plans and a tree
+MECHANISMS = ["q-learning", "dqn", "reinforce", "trpo", "mpc", "mcts"]
+
+
+@pytest.fixture(scope="module")
+def programs():
+    """Functions from an algorithm's name to (training of two seeds at the start, program of both),
+    and to that of one seed."""
+    made, alone = {}, {}
+
+    def together(name):
+        if name not in made:
+            algorithm, environment, _, _ = SMALL[name]
+            both = jax.jit(
+                vmap_over_seeds(partial(init_train_state, algorithm, environment), KEYS)
+            )(KEYS)
+            made[name] = (
+                jax.device_get(both),
+                compile_chunk(algorithm, environment, both, KEYS, 100, 0),
+            )
+        return made[name]
+
+    def single(name):
+        if name not in alone:
+            first = seed_of(together(name)[0], 0)
+            alone[name] = compile_chunk(
+                *SMALL[name][:2], jax.tree.map(jnp.asarray, first), KEYS[0], 100, 0
+            )
+        return alone[name]
+
+    return together, single
+
+
+def seed_of(trainings, i):
+    return jax.tree.map(lambda x: x[i], trainings)
+
+
+def run(program, training, key, begin, end):
+    """Through host memory, as through a checkpoint; what is given is not given away."""
+    return jax.device_get(program(jax.tree.map(jnp.asarray, training), key, begin, end))
+
+
+def assert_close(one, other):
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5), one, other)
+
+
+@pytest.mark.slow  # uncompiled, each operation is a program
+def test_compiled_is_what_it_computes_uncompiled(programs):
+    """The loop around an algorithm; what each computes inside is compared with NumPy by its own
+    tests."""
+    name, (together, single) = "q-learning", programs
+    alone = single(name)
+    before = run(alone, seed_of(together(name)[0], 0), KEYS[0], 0, 3)
+    compiled = run(alone, before, KEYS[0], 3, 4)
+    with jax.disable_jit():
+        plain = train_iteration(
+            *SMALL[name][:2], jax.tree.map(jnp.asarray, before), KEYS[0], jnp.int32(3)
+        )
+    assert compiled.metric_sums.updates > 0
+    assert_close(compiled, jax.device_get(plain))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MECHANISMS)
+def test_many_seeds_in_one_program_are_each_seed_alone(name, programs):
+    together, single = programs
+    first, program = together(name)
+    many = run(program, first, KEYS, 0, 5)
+    for i in range(2):
+        assert_close(seed_of(many, i), run(single(name), seed_of(first, i), KEYS[i], 0, 5))
+
+
+def some_in_the_fast_tier(names):
+    return pytest.mark.parametrize(
+        "name",
+        [
+            name if name == "q-learning" else pytest.param(name, marks=pytest.mark.slow)
+            for name in names
+        ],
+    )
+
+
+@some_in_the_fast_tier([name for name, (*_, learned) in SMALL.items() if learned])
+def test_seeds_differ(name, programs):
+    """In what they know at the start, in what they see and in what they learn."""
+    learned = SMALL[name][3]
+    begun, program = programs[0](name)
+    after = run(program, begun, KEYS, 0, 5)
+    tables = SMALL[name][1] is PROCESS
+    for training in (after,) if tables else (begun, after):  # no chance is in a table's beginning
+        first, second = (
+            jax.tree.leaves(part_of(seed_of(training, i).state, learned))[0] for i in range(2)
+        )
+        assert (first != second).any() if tables else (first != second).all()
+    assert (
+        after.metric_sums.episodes.total_return[0] != after.metric_sums.episodes.total_return[1]
+    ).all()
+
+
+@some_in_the_fast_tier(SMALL)
+def test_resumed_is_uninterrupted_bit_for_bit(name, programs):
+    """After any iteration, with every seed."""
+    first, program = programs[0](name)
+    whole = run(program, first, KEYS, 0, 7)
+    for stop in (1, 4):
+        rest = run(program, run(program, first, KEYS, 0, stop), KEYS, stop, 7)
+        jax.tree.map(np.testing.assert_array_equal, rest, whole)
+
+
+def part_of(state, name):
+    """What an algorithm learns, wherever in its state it lies."""
+    return getattr(state, name) if hasattr(state, name) else getattr(state.learner, name)
+
+
+def played(algorithm, environment, state, key):
+    """(stage, experience) of one rollout."""
+    return rollout(
+        environment,
+        behavior_policy(algorithm, state),
+        init_rollout(algorithm, environment, state, key),
+        key,
+        3,
+    )[:2]
+
+
+def improved(algorithm, environment, state, key):
+    """The state after an update from one rollout."""
+    return algorithm.update(state, played(algorithm, environment, state, key)[1], key)[0]
+
+
+def shape_of_state(algorithm, environment):
+    return jax.eval_shape(partial(algorithm.init, spec=environment.spec), KEYS[0])
+
+
+def blank_state(algorithm, environment):
+    """Weights of zero do to play, and take no time to draw."""
+    return jax.tree.map(
+        lambda x: jnp.zeros(x.shape, x.dtype), shape_of_state(algorithm, environment)
+    )
+
+
+def assert_alike(one, other):
+    """The same tree of the same shapes and dtypes."""
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), one) == jax.tree.map(
+        lambda x: (x.shape, x.dtype), other
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name, observation, action",
+    [
+        ("dqn", "nested", "discrete"),
+        ("dqn", "box", "bounded"),
+        ("sac", "nested", "unbounded"),
+        ("td3", "dict", "integers"),
+        ("ppo", "nested", "multidiscrete"),
+        ("ppo", "dict", "bounded"),
+        ("ppo", "image", "multibinary"),
+    ],
+)
+def test_spaces_of_every_kind_are_played_on(name, observation, action):
+    """Real simulators get actions of their spaces, and an update takes what they tell."""
+    environment = GymnasiumEnvs(partial(Noise, OBSERVATIONS[observation], ACTIONS[action]), 2)
+    algorithm = SMALL[name][0]
+    state = blank_state(algorithm, environment)
+    _, experience = jax.jit(partial(played, algorithm, environment))(state, KEYS[0])
+    for simulator in environment.copies.simulators:
+        assert len(simulator.given) == 3 and all(
+            simulator.action_space.contains(given) for given in simulator.given
+        )
+    assert_alike(jax.eval_shape(algorithm.update, state, experience, KEYS[0])[0], state)
+
+
+@pytest.mark.slow
+@every_learner
+def test_every_space_it_can_take_is_taken_and_the_learning_rate_swept_in_one_program(name):
+    """Traced, not run: every kind of action, and an observation of which every kind is a part,
+    under a vmap over the rate.
+
+    What acts through a policy of `etude.nn.policies` alone sees of actions what PPO sees, and TRPO,
+    so one more kind is enough.
+    """
+    algorithm, usually, kinds, _ = SMALL[name]
+    if hasattr(algorithm, "recurrent"):
+        # a memory sees features, whatever they are of
+        algorithm = replace(algorithm, recurrent="none")
+    usual, *others = [kind for kind in ACTIONS if kind in kinds]
+    if name in ("reinforce", "actor-critic"):
+        others = others[:1]
+    seen = (
+        OBSERVATIONS["discrete"]
+        if usually is PROCESS
+        else gymnasium.spaces.Tuple(list(OBSERVATIONS.values()))
+    )
+    environment = GymnasiumEnvs(partial(Noise, seen, ACTIONS[usual]), 2)
+    before = shape_of_state(algorithm, environment)
+
+    def swept(rate, state):
+        return improved(replace(algorithm, learning_rate=rate), environment, state, KEYS[0])
+
+    after = jax.eval_shape(jax.vmap(swept, (0, None)), jnp.float32([1e-3, 1e-2, 1e-1]), before)
+    assert {leaf.shape[0] for leaf in jax.tree.leaves(after)} == {3}
+    assert_alike(before, jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), after))
+    for kind in others:
+        environment = GymnasiumEnvs(partial(Noise, OBSERVATIONS["box"], ACTIONS[kind]), 2)
+        before = shape_of_state(algorithm, environment)
+        assert_alike(
+            before, jax.eval_shape(partial(improved, algorithm, environment), before, KEYS[0])
+        )
+
+
+@every_algorithm
+def test_what_it_cannot_take_is_refused_by_name(name):
+    algorithm, _, taken, _ = SMALL[name]
+    for kind, space in ACTIONS.items():
+        spec = EnvironmentSpec(
+            space_from_gymnasium(OBSERVATIONS["box"]), space_from_gymnasium(space, "action"), 2
+        )
+        if kind not in taken:
+            with pytest.raises(
+                InvalidInput, match="this environment's (are|actions)|for discrete actions"
+            ):
+                algorithm.init(KEYS[0], spec)
+    kinds = {type(space_from_gymnasium(space, "action")) for space in ACTIONS.values()}
+    assert {Discrete, MultiDiscrete, MultiBinary} < kinds
+
+
+@pytest.mark.slow
+@every_algorithm
+def test_envpool_is_one_kind_of_environment_among_others(name):
+    """Traced for all; played for one of each kind of observation and action."""
+    pytest.importorskip("envpool", reason="EnvPool is an extra, without wheels for every platform")
+    from etude.environments.backends.envpool_envs import EnvPoolEnvs
+
+    algorithm, environment, taken, _ = SMALL[name]
+    simulator, shape = ("CartPole-v1", (4,)) if "discrete" in taken else ("Pendulum-v1", (3,))
+    if environment is PROCESS:
+        simulator, shape = "FrozenLake-v1", ()
+    environment = EnvPoolEnvs(simulator, 2)
+    play = partial(played, algorithm, environment)
+    state = shape_of_state(algorithm, environment)
+    assert jax.eval_shape(play, state, KEYS[0])[1].observation.shape == (3, 2, *shape)
+    if name in ("td", "pqn", "td3"):
+        state = blank_state(algorithm, environment)
+        stage, experience = jax.jit(play)(state, KEYS[0])
+        assert (stage.episode_length <= 3).all() and experience.observation.shape == (3, 2, *shape)
+        assert_alike(jax.eval_shape(algorithm.update, state, experience, KEYS[0])[0], state)
+
+
+# What is learned where it is known
+
+
+def q_of_choices(algorithm, state, observation):
+    values = state.q(observation)
+    return {"q": values, "values": values.max(-1)[None], "action": values.argmax(-1)}
+
+
+def q_by_search(algorithm, state, observation):
+    """Of actions in a box, by the planner that looks for the best."""
+    action, _ = algorithm.act(state, observation[None], (), KEYS[0], explore=False)
+    return {
+        "values": state.q.head.mean(state.q.at(observation[None], action)),
+        "action": action[0, 0],
+    }
+
+
+def quadratic(algorithm, state, observation):
+    quadratic = state.q(observation)
+    return {
+        "values": quadratic.value[None],
+        "action": quadratic.action[0],
+        "curvature": quadratic.factor[0, 0] ** 2,
+    }
+
+
+TRIED = (-0.5, 0.0, 0.9)
+
+
+def critics_of_policy(algorithm, state, observation):
+    """And what the first critic says of the actions TRIED."""
+    action = state.policy(observation)
+    tried = jnp.stack(
+        [state.critics[0]((observation, jnp.float32([action])))[0] for action in TRIED]
+    )
+    return {
+        "values": jnp.stack([critic((observation, action))[0] for critic in state.critics]),
+        "action": action[0],
+        "tried": tried,
+    }
+
+
+def agent_of(algorithm, state, observation):
+    agent = state.networks if hasattr(state, "agent") else state.learner.networks
+    choice, value, _ = agent(observation)
+    if hasattr(choice, "logits"):
+        return {"values": value[None], "probability": jax.nn.softmax(choice.logits)}
+    return {
+        "values": value[None],
+        "action": choice.mode()[0],
+        "std": jnp.exp(agent.policy.log_std[0]),
+    }
+
+
+class Probed(NamedTuple):
+    """How one method is trained on every probe, and how near to what is known it comes."""
+
+    algorithm: Any
+    read: Callable  # (algorithm, state, observation) to a dict of numbers
+    action_space: Any
+    num_envs: int
+    iterations: int
+    value: float  # tolerances: of values, as a share of those above 1; of an action in a box
+    action: float = 0.1
+    probability: float = 0.95  # and what a right choice has at least
+
+
+ALIKE = {"learning_rate": 1e-2, "discount": DISCOUNT, "hidden": (16,)}
+RANDOM = {"initial_epsilon": 1.0, "final_epsilon": 1.0}
+OFF_POLICY = {
+    **ALIKE,
+    "activation": "tanh",
+    "batch_size": 32,
+    "capacity": 1024,
+    "warmup_steps": 64,
+    "gradient_steps": 4,
+    "target_rate": 0.05,
+}
+REPEATED = PPO(**ALIKE, rollout_length=16, batch_size=64, epochs=4)
+STEPWISE = ActorCritic(**ALIKE, rollout_length=8, value_learning_rate=0.01)
+EPISODIC = Reinforce(
+    **ALIKE | {"learning_rate": 0.02}, value_learning_rate=0.01, batch_steps=64, capacity=64
+)
+TRUSTED = TRPO(
+    **ALIKE,
+    kl_limit=0.05,
+    damping=0.01,
+    rollout_length=16,
+    batch_size=64,
+    value_epochs=4,
+    conjugate_steps=5,
+)
+SHARED = replace(STEPWISE, shared=True, discount_from="start", control_variate=True)
+PROBED = {
+    "dqn": Probed(
+        DQN(**ALIKE, **RANDOM, batch_size=32, capacity=512, warmup_steps=64, target_interval=20),
+        q_of_choices,
+        DISCRETE,
+        4,
+        300,
+        0.05,
+    ),
+    "dqn in a box": Probed(
+        DQN(
+            **ALIKE | {"hidden": (32,)},
+            **RANDOM,
+            batch_size=32,
+            capacity=1024,
+            warmup_steps=64,
+            target_interval=20,
+            samples=16,
+            elites=4,
+            iterations=3,
+        ),
+        q_by_search,
+        CONTINUOUS,
+        4,
+        250,
+        0.08,
+        0.2,
+    ),
+    "pqn": Probed(
+        PQN(
+            **ALIKE,
+            **RANDOM,
+            learning_rate_decay=12_800.0,
+            rollout_length=16,
+            batch_size=32,
+            epochs=2,
+        ),
+        q_of_choices,
+        DISCRETE,
+        8,
+        100,
+        0.05,
+    ),
+    "naf": Probed(
+        NAF(**OFF_POLICY | {"learning_rate": 5e-3}, initial_noise=0.5, final_noise=0.5),
+        quadratic,
+        CONTINUOUS,
+        4,
+        800,
+        0.05,
+        0.05,
+    ),
+    "td3": Probed(
+        TD3(**OFF_POLICY, exploration_noise=0.5), critics_of_policy, CONTINUOUS, 4, 800, 0.05
+    ),
+    "reinforce": Probed(EPISODIC, agent_of, DISCRETE, 8, 150, 0.07),
+    "actor-critic": Probed(replace(STEPWISE, value_steps=5), agent_of, DISCRETE, 8, 400, 0.07),
+    "actor-critic of one body with a control variate in a box": Probed(
+        SHARED, agent_of, CONTINUOUS, 8, 400, 0.07, 0.12
+    ),
+    "trpo": Probed(TRUSTED, agent_of, DISCRETE, 8, 100, 0.07),
+    "ppo": Probed(REPEATED, agent_of, DISCRETE, 8, 150, 0.05, probability=0.98),
+    "ppo of one body": Probed(
+        replace(REPEATED, shared=True), agent_of, DISCRETE, 8, 100, 0.1, probability=0.97
+    ),
+    "ppo in a box": Probed(REPEATED, agent_of, CONTINUOUS, 8, 150, 0.05),
+}
+FAST = {"pqn"}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in PROBED],
+)
+def test_values_and_actions_are_learned_where_they_are_known(name):
+    """The limit of five steps is no end. The reward in a box falls with the square of the distance
+    from the right action."""
+    row = PROBED[name]
+    told, finite = jax.device_get(
+        read_after_training(row.algorithm, row.read, row.action_space, row.num_envs, row.iterations)
+    )
+    assert finite
+    discrete = row.action_space == DISCRETE
+    for probe, observation, value in asked(VALUES):
+        np.testing.assert_allclose(
+            at(told["values"], probe, observation), value, atol=row.value * max(1, value)
+        )
+        if "q" in told:
+            np.testing.assert_allclose(
+                at(told["q"], probe, observation), [value, value], atol=row.value * max(1, value)
+            )
+    for probe, observation, sign in asked(SIGNS):
+        one = {key: at(answers, probe, observation) for key, answers in told.items()}
+        right = (sign + 1) // 2 if discrete else sign * TARGET
+        np.testing.assert_allclose(
+            one["values"], 1 if discrete else 0, atol=0.1 if row.read is agent_of else row.value
+        )
+        if "action" in one:
+            assert one["action"] == pytest.approx(right, abs=0 if discrete else row.action)
+        if "q" in one:
+            np.testing.assert_allclose(one["q"], [-sign, sign], atol=row.value)
+        if "probability" in one:
+            assert one["probability"][right] > row.probability
+        if "std" in one and name.startswith("ppo"):
+            assert one["std"] < 0.3
+        if "tried" in one:
+            np.testing.assert_allclose(one["tried"], -((np.array(TRIED) - right) ** 2), atol=0.1)
+        if "curvature" in one:
+            assert one["curvature"] == pytest.approx(2, rel=0.05)
+
+
+@pytest.mark.slow
+def test_a_time_limit_of_gymnasium_is_no_end():
+    """Its true successors reach an algorithm as those of any environment do."""
+    gymnasium_probes.register()
+    environment, row = (
+        GymnasiumEnvs(lambda: gymnasium.make("etude-probes/TimeLimited-v0"), 8),
+        PROBED["pqn"],
+    )
+
+    @jax.jit
+    def values(key):
+        return pure_train(row.algorithm, environment, key, 100)[0].state.q(jnp.zeros(1))
+
+    np.testing.assert_allclose(values(jax.random.key(0)), [FOREVER, FOREVER], rtol=0.05)
