@@ -14,7 +14,7 @@ MAX_TORQUE = 5.0  # of the acrobot, for planners that need bounds
 
 def boards(roots: int) -> jax.Array:
     """Return empty boards, [root, row, column]."""
-    return jnp.broadcast_to(GAME.initial(), (roots, GAME.rows, GAME.columns))
+    return jnp.broadcast_to(GAME.initial_state(), (roots, GAME.rows, GAME.columns))
 
 
 def acrobot_step(state: jax.Array, control: jax.Array) -> jax.Array:

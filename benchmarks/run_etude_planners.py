@@ -38,9 +38,9 @@ def main() -> None:
     def search_trees(boards, keys):
         game = problems.GAME
         uct = UCT(
-            game.actions,
+            game.num_actions,
             workload["simulations"],
-            horizon=game.cells,
+            horizon=game.num_cells,
             players=2,
             legal=game.legal,
             value=(lambda board: 0.0) if workload["leaves"] == "zero" else None,

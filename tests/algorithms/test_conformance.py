@@ -57,7 +57,7 @@ CHOICES, BOX, PROCESS = (
     for environment in (
         ObservationTimesAction(),
         ObservationTimesAction(CONTINUOUS),
-        Tabular(random_mdp(jax.random.key(0), 3, 2, end=0.3)),
+        Tabular(random_mdp(jax.random.key(0), 3, 2, termination=0.3)),
     )
 )
 EVERY = set(ACTIONS)
@@ -94,7 +94,7 @@ SMALL = {
         Reinforce(hidden=(4,), batch_steps=2, capacity=12, rollout_length=3, value_steps=1),
         CHOICES,
         EVERY,
-        "agent",
+        "networks",
     ),
     "actor-critic": (
         ActorCritic(
@@ -108,7 +108,7 @@ SMALL = {
         ),
         CHOICES,
         EVERY,
-        "agent",
+        "networks",
     ),
     "trpo": (
         TRPO(
@@ -124,7 +124,7 @@ SMALL = {
         ),
         CHOICES,
         EVERY,
-        "agent",
+        "networks",
     ),
     "ppo": (
         PPO(
@@ -137,7 +137,7 @@ SMALL = {
         ),
         CHOICES,
         EVERY,
-        "agent",
+        "networks",
     ),
     "mpc": (
         MPC("Pendulum-v1", horizon=3, samples=4, iterations=2, elites=2),
@@ -279,7 +279,8 @@ def test_seeds_differ(name, programs):
     tables = SMALL[name][1] is PROCESS
     for training in (after,) if tables else (begun, after):  # no chance is in a table's beginning
         first, second = (
-            jax.tree.leaves(part_of(seed_of(training, i).state, learned))[0] for i in range(2)
+            jax.tree.leaves(part_of(seed_of(training, i).algorithm_state, learned))[0]
+            for i in range(2)
         )
         assert (first != second).any() if tables else (first != second).all()
     assert (
@@ -481,7 +482,7 @@ def critics_of_policy(algorithm, state, observation):
 
 
 def agent_of(algorithm, state, observation):
-    agent = state.networks if hasattr(state, "agent") else state.learner.networks
+    agent = state.networks if hasattr(state, "networks") else state.learner.networks
     choice, value, _ = agent(observation)
     if hasattr(choice, "logits"):
         return {"values": value[None], "probability": jax.nn.softmax(choice.logits)}
@@ -653,6 +654,6 @@ def test_a_time_limit_of_gymnasium_is_no_end():
 
     @jax.jit
     def values(key):
-        return pure_train(row.algorithm, environment, key, 100)[0].state.q(jnp.zeros(1))
+        return pure_train(row.algorithm, environment, key, 100)[0].algorithm_state.q(jnp.zeros(1))
 
     np.testing.assert_allclose(values(jax.random.key(0)), [FOREVER, FOREVER], rtol=0.05)

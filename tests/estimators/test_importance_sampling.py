@@ -79,7 +79,7 @@ def fast(x, discount, lambda_, clip, other):
         importance_sampling.first_order_weight(log_ratio, clip),
         importance_sampling.per_decision_returns(log_ratio, *rest, discount, clip),
         importance_sampling.reward_to_go(log_ratio, *rest, discount, clip=clip),
-        importance_sampling.reward_to_go(log_ratio, *rest, discount, weigh_later=False),
+        importance_sampling.reward_to_go(log_ratio, *rest, discount, correct_returns=False),
         target,
         advantage,
     )
@@ -237,7 +237,7 @@ def coefficients(log_ratio, reward, done):
             "whole": whole * plain,
             "causal": importance_sampling.reward_to_go(log_ratio, *stretch),
             "returns of β": importance_sampling.reward_to_go(
-                log_ratio, *stretch, weigh_later=False
+                log_ratio, *stretch, correct_returns=False
             ),
             "first order": first * plain,
         },

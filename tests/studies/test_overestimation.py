@@ -84,7 +84,7 @@ def test_the_largest_of_noisy_estimates_is_too_large_and_double_targets_less_so(
         def of(key):
             return (
                 pure_train(replace(dqn, double=double), environment, key, 400)[0]
-                .state.q(jnp.zeros(1))
+                .algorithm_state.q(jnp.zeros(1))
                 .max()
             )
 

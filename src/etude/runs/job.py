@@ -72,8 +72,8 @@ def train_job(
     Raises Interrupted, after a checkpoint, on a signal to stop.
     """
     job.directory.mkdir(parents=True, exist_ok=True)
-    environment, training, metadata = open_job(settings, job, warn)
-    resumed = None if training is None else (training, metadata["iterations"])
+    environment, train_state, metadata = open_job(settings, job, warn)
+    resumed = None if train_state is None else (train_state, metadata["iterations"])
     interrupt.watch(environment)
     restart_every = (
         settings.checkpoint_every
@@ -93,7 +93,7 @@ def train_job(
     try:
         with MetricsWriter(job.directory / "metrics.csv") as writer:
             writer.truncate_after(metadata["steps"])
-            if training is not None:
+            if train_state is not None:
                 yield ProgressEvent(
                     job.seeds, metadata["steps"], {}, False, seconds, compile_seconds
                 )
@@ -143,11 +143,11 @@ def open_job(
     """Return the environment, the state to resume (None before a checkpoint) and its metadata."""
     environment = make_environment(settings, job)
     try:
-        training, metadata = restore_job(settings, job, environment, warn)
+        train_state, metadata = restore_job(settings, job, environment, warn)
     except InvalidInput:
         environment.close()
         raise
-    if training is None:
+    if train_state is None:
         return environment, None, metadata
     # a new seed, since the episodes of the first seed were trained on before
     if not environment.deterministic_reset:
@@ -155,7 +155,9 @@ def open_job(
         environment = make_environment(settings, job, metadata["iterations"])
     return (
         environment,
-        restore_rollout(settings.algorithm, training, environment, job.key, metadata["iterations"]),
+        restore_rollout(
+            settings.algorithm, train_state, environment, job.key, metadata["iterations"]
+        ),
         metadata,
     )
 
@@ -175,23 +177,23 @@ def make_environment(settings: Settings, job: TrainJob, iterations: int = 0) -> 
 
 def checkpoint_template(settings: Settings, job: TrainJob, environment: Environment) -> TrainState:
     """The shapes of a checkpoint, with the rollout state if the environment is functional."""
-    training = jax.eval_shape(
+    train_state = jax.eval_shape(
         vmap_over_seeds(partial(init_train_state, settings.algorithm, environment), job.key),
         job.key,
     )
-    return training if environment.functional else replace(training, rollout_state=())
+    return train_state if environment.functional else replace(train_state, rollout_state=())
 
 
 def save_job(
-    job: TrainJob, environment: Environment, training: TrainState, metadata: dict[str, Any]
+    job: TrainJob, environment: Environment, train_state: TrainState, metadata: dict[str, Any]
 ) -> None:
     """Write a checkpoint.
 
     Raises Diverged, naming the leaf, when a number in it is not finite; the newest checkpoint is
     then still the previous one.
     """
-    saved_state = training if environment.functional else replace(training, rollout_state=())
-    for path, leaf in jax.tree_util.tree_leaves_with_path(saved_state.state):
+    saved_state = train_state if environment.functional else replace(train_state, rollout_state=())
+    for path, leaf in jax.tree_util.tree_leaves_with_path(saved_state.algorithm_state):
         if jnp.issubdtype(leaf.dtype, jnp.floating) and not jnp.isfinite(leaf).all():
             raise Diverged(
                 f"the state of the algorithm is no longer finite at {jax.tree_util.keystr(path)}"
@@ -208,15 +210,15 @@ def restore_job(
     directory = job.directory / "checkpoints"
     if not directory.is_dir() or not any(directory.glob("step_*")):
         return None, {"iterations": 0, "steps": 0, "seconds": 0.0, "compile_seconds": 0.0}
-    _, training, metadata = checkpoints.load_newest(
+    _, train_state, metadata = checkpoints.load_newest(
         directory, checkpoint_template(settings, job, environment), warn
     )
-    return training, metadata
+    return train_state, metadata
 
 
 def restore_rollout(
     algorithm: Algorithm,
-    training: TrainState,
+    train_state: TrainState,
     environment: Environment,
     key: jax.Array,
     iterations: int,
@@ -227,16 +229,17 @@ def restore_rollout(
     as it was when the checkpoint was written.
     """
     if environment.functional:
-        return training
+        return train_state
     if environment.deterministic_reset:
         return replace(
-            training,
+            train_state,
             rollout_state=restart_rollout(
-                algorithm, environment, training.state, key, jnp.int32(iterations - 1)
+                algorithm, environment, train_state.algorithm_state, key, jnp.int32(iterations - 1)
             ),
         )
     return replace(
-        training, rollout_state=init_rollout(algorithm, environment, training.state, key)
+        train_state,
+        rollout_state=init_rollout(algorithm, environment, train_state.algorithm_state, key),
     )
 
 

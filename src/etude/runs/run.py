@@ -79,15 +79,17 @@ class Run:
 
     def _states_of(self, job, warn):
         with closing(make_environment(self.settings, job)) as environment:
-            training, _ = restore_job(self.settings, job, environment, warn)
-        if training is None:
+            train_state, _ = restore_job(self.settings, job, environment, warn)
+        if train_state is None:
             raise InvalidInput(
                 f"{job.directory} holds no checkpoint yet; train it with: "
                 f"etude resume {self.directory}"
             )
         if len(job.seeds) == 1:
-            return [training.state]
-        return [jax.tree.map(itemgetter(i), training.state) for i in range(len(job.seeds))]
+            return [train_state.algorithm_state]
+        return [
+            jax.tree.map(itemgetter(i), train_state.algorithm_state) for i in range(len(job.seeds))
+        ]
 
     def evaluate(
         self,

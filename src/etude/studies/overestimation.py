@@ -126,7 +126,10 @@ def train_and_measure(algorithm: DQN, name: str, steps: int, seeds: int) -> Curv
                     partial(jax.random.fold_in, data=report.steps), key
                 )(key)
                 values = run_compiled(
-                    evaluation_environment, evaluate, report.train_state.state, evaluation_key
+                    evaluation_environment,
+                    evaluate,
+                    report.train_state.algorithm_state,
+                    evaluation_key,
                 )
                 points.append((report.steps, *map(np.atleast_1d, values)))
         point_steps, estimates, returns = (np.array(column) for column in zip(*points, strict=True))

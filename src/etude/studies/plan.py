@@ -134,7 +134,7 @@ def run_planner(
 ) -> PlannedPath:
     """Plan from a random initial state; NumPy arrays of float64 or float32."""
     key_start, key_search = jax.random.split(key)
-    start = problem.initial(key_start)
+    start = problem.initial_state(key_start)
     guess = zero_controls(problem)
     match planner:
         case "ilqr" | "ddp":
@@ -214,7 +214,7 @@ def run_collocation(
 
     solution = collocate(continuous_problem, steps // 2, guess=line_guess, iterations=iterations)
     times = np.linspace(0, duration, steps + 1)
-    states, controls = solution.at(times)
+    states, controls = solution.interpolate(times)
     return PlannedPath(states, controls[:-1], np.array([solution.cost]))
 
 
@@ -251,7 +251,14 @@ def run_sampling_planner(
                 result = cem(score, key, mean, std, **settings, elites=elites, smoothing=0.1)
             case "icem":
                 result, elite_plans = icem(
-                    score, key, mean, std, **settings, elites=elites, exponent=2.0, kept=elite_plans
+                    score,
+                    key,
+                    mean,
+                    std,
+                    **settings,
+                    elites=elites,
+                    exponent=2.0,
+                    reused_plans=elite_plans,
                 )
             case _:
                 result = mppi(score, key, mean, std, **settings, exponent=2.0)
@@ -306,8 +313,8 @@ def search_game(
 ) -> tuple[Path, dict[str, Any]]:
     """Search a game from its initial state and draw the tree."""
     game = GAMES[name]
-    uct = mcts.UCT(game.actions, simulations, game.cells, 2, legal=game.legal)
-    result = jax.device_get(jax.jit(partial(mcts.search, uct, game))(game.initial(), key))
+    uct = mcts.UCT(game.num_actions, simulations, game.num_cells, 2, legal=game.legal)
+    result = jax.device_get(jax.jit(partial(mcts.search, uct, game))(game.initial_state(), key))
     results = {
         "problem": name,
         "planner": "mcts",
@@ -345,5 +352,9 @@ def most_visited(tree: mcts.Tree) -> Iterator[tuple[int, tuple[int, int, int, fl
     for node in sorted(nodes):  # parents have smaller indices and at least as many visits
         yield (
             node,
-            (*parents[node], int(tree.visits[node]), float(tree.total[node] / tree.visits[node])),
+            (
+                *parents[node],
+                int(tree.visits[node]),
+                float(tree.return_sum[node] / tree.visits[node]),
+            ),
         )
