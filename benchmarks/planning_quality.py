@@ -61,7 +61,7 @@ def solved_rates(starts: int) -> list[dict[str, Any]]:
     for name, problem in PROBLEMS.items():
         solve = jax.jit(
             jax.vmap(
-                lambda key, problem=problem: problem.solved(
+                lambda key, problem=problem: problem.is_solved(
                     ilqr(
                         problem, problem.initial_state(key), zero_controls(problem), iterations=200
                     ).states

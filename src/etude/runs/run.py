@@ -181,9 +181,9 @@ class Run:
         )
         if len(self.jobs) > 1:
             self._merge_metrics()
-        self.draw(evaluation)
+        self.draw_learning_curve(evaluation)
 
-    def draw(self, evaluation: dict[str, Any] | None) -> Path:
+    def draw_learning_curve(self, evaluation: dict[str, Any] | None) -> Path:
         """Draw learning_curve.png."""
         metrics, settings = self.metrics, self.settings
         seeds = np.unique(metrics["seed"])

@@ -280,7 +280,7 @@ def write_plan(
 ) -> tuple[Path, dict[str, Any]]:
     """Write plan.json, plan.png and motion.mp4 into a directory."""
     problem = PROBLEMS[name]
-    solved = bool(problem.solved(jnp.asarray(path.states)))
+    solved = bool(problem.is_solved(jnp.asarray(path.states)))
     results = {
         "problem": name,
         "planner": planner,
