@@ -37,5 +37,5 @@ def maximize(
         return state.best, state.value
     if method == "cma_es":
         result = cma_es(score, key, mean, 0.6, samples=samples, iterations=iterations)
-        return result.best, evolution.value
+        return result.best, result.value
     return random_shooting(score, key, shape, samples * iterations)
