@@ -347,7 +347,7 @@ def assert_alike(one, other):
 @pytest.mark.parametrize(
     "name, observation, action",
     [
-        ("dqn", "nested", "discrete"),
+        ("dqn", "discrete", "discrete"),
         ("dqn", "box", "bounded"),
         ("sac", "nested", "unbounded"),
         ("td3", "dict", "integers"),
@@ -391,7 +391,7 @@ def test_every_space_it_can_take_is_taken_and_the_learning_rate_swept_in_one_pro
         algorithm = replace(algorithm, recurrent="none")
     action = next(kind for kind in ACTIONS if kind in kinds)
     # what networks see is one for all of them, so one of each sort sees every kind
-    every = OBSERVATIONS if name in ("dqn", "td3", "ppo") else ("discrete", "multibinary")
+    every = OBSERVATIONS if name in ("td3", "ppo") else ("discrete", "multibinary")
     seen = (
         OBSERVATIONS["discrete"]
         if environment is PROCESS
@@ -577,7 +577,7 @@ PROBED = {
         q_by_search,
         CONTINUOUS,
         4,
-        150,
+        120,
         0.08,
         0.2,
     ),
@@ -619,7 +619,7 @@ PROBED = {
     "ppo in a box": Probed(REPEATED, agent_of, CONTINUOUS, 8, 150, 0.05),
 }
 # the others' updates are compared with NumPy or with loops, and their gradients with exact ones
-LEARNED = {"dqn", "pqn", "dqn in a box", "naf", "trpo", "ppo", SHARED_IN_A_BOX}
+LEARNED = {"pqn", "dqn in a box", "naf", "trpo", "ppo", SHARED_IN_A_BOX}
 
 
 @pytest.mark.parametrize(

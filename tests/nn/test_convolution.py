@@ -39,6 +39,7 @@ def test_it_is_the_convolution_and_so_are_its_gradients(size, kernel, stride, pa
     )
 
 
+@pytest.mark.slow
 def test_many_seeds_convolve_as_one():
     random = np.random.default_rng(0)
     x, weight = (

@@ -116,7 +116,7 @@ def log_probs(choice, actions):
 @every_space
 @pytest.mark.parametrize("leading", [pytest.param((), marks=pytest.mark.slow), (2, 3)], ids=str)
 def test_shapes_and_dtypes(space, leading):
-    says, zeros = described(head(space, *leading), KEY), space.zeros()
+    says, zeros = jax.eval_shape(everything, head(space, *leading), KEY), space.zeros()
     for action in (says["sample"], says["mode"]):
         assert action.shape == (*leading, *zeros.shape)
         assert np.dtype(action.dtype).kind == np.dtype(zeros.dtype).kind

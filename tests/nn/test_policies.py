@@ -62,6 +62,7 @@ def built(key):
     )
 
 
+@pytest.mark.slow
 def test_a_body_is_a_network_without_its_last_layer():
     (plain, last), _, _, whole = built(KEY)
     x = np.random.default_rng(0).normal(size=(2, 9, 6)).astype(np.float32)
@@ -73,6 +74,7 @@ def test_a_body_is_a_network_without_its_last_layer():
     np.testing.assert_allclose(said, features(plain, x.astype(float)), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_first_outputs_are_near_zero_with_a_memory_and_without():
     x = 3 * np.random.default_rng(0).normal(size=(50, 6)).astype(np.float32)
     plain, gru, lstm, _ = built(KEY)

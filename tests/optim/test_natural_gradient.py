@@ -69,7 +69,7 @@ KINDS = {
 MAX_KL, ITERATIONS = np.array([1e-8, 1e-4, 1e-8, 1e-4]), np.array([60, 60, 3, 3])
 
 
-@pytest.fixture(scope="module", params=KINDS)
+@pytest.fixture(scope="module", params=["choices", pytest.param("normals", marks=pytest.mark.slow)])
 def policy(request):
     """A small policy: its explicit Fisher matrix by every action's score, and what the functions
     say, in float64."""

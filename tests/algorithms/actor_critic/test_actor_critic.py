@@ -304,6 +304,7 @@ def test_it_adds_no_bias_to_choices_and_takes_variance_away():
         assert (spread(ours) < 0.1 * spread(plain)) if good else abs(ours - plain).max() > 0.1
 
 
+@pytest.mark.slow
 def test_it_adds_no_bias_to_a_box_and_takes_variance_away():
     """A = 2 a₁ - a₂ + 0.3 a₁²: ∇E A is (2 + 0.6 μ₁, -1) by the mean and (0.6 σ₁², 0) by log σ; four
     standard errors of it."""

@@ -473,6 +473,7 @@ def test_a_held_noise_is_that_of_every_step_until_the_update(kind):
     assert (plain != plain[0]).any()
 
 
+@pytest.mark.slow
 def test_nothing_is_learned_before_the_warmup_is_over():
     """It counts environment steps, six an update here: twelve are enough."""
     state = fresh(SMALL, "box")
@@ -493,6 +494,7 @@ def test_nothing_is_learned_before_the_warmup_is_over():
     assert second.log_temperature != first.log_temperature
 
 
+@pytest.mark.slow
 def test_an_update_is_an_insert_and_gradient_steps_on_draws():
     state = replace(fresh(SMALL, "box"), steps=jnp.int32(100))
     state, _ = update(SMALL, state, transitions("box", 0, 3, 2), jax.random.key(1))
@@ -619,7 +621,9 @@ def test_what_does_not_fit_is_refused():
         InvalidInput,
         match=r"capacity 100 cannot hold one rollout of 128 \(rollout_length 64 × num_envs 2\)",
     ):
-        jax.eval_shape(lambda: SAC(capacity=100, rollout_length=64).init(KEY, spec_of("box")))
+        jax.eval_shape(
+            lambda: SAC(capacity=100, rollout_length=64, hidden=()).init(KEY, spec_of("box"))
+        )
     with pytest.raises(
         InvalidInput,
         match="initial_temperature is 0, .*start it above 0, or keep it at 0 with learn_temp",

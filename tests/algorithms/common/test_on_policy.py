@@ -60,9 +60,7 @@ ALGORITHMS = {
         SMALL, recurrent="lstm", shared=True, state_noise=True, noise_interval=3, batch_size=20
     ),
 }
-every_algorithm = pytest.mark.parametrize(
-    "name", ["gru", pytest.param("lstm, shared, noise", marks=pytest.mark.slow)]
-)
+every_algorithm = pytest.mark.parametrize("name", ALGORITHMS)
 
 
 def beginning(algorithm):
@@ -166,6 +164,7 @@ def starts(experience):
 
 
 @every_algorithm
+@pytest.mark.slow
 def test_a_memory_is_handed_on_and_is_blank_where_an_episode_begins(played, name):
     one = played(name)
     noted, begins, done = (
@@ -197,6 +196,7 @@ def test_a_memory_is_handed_on_and_is_blank_where_an_episode_begins(played, name
 
 
 @every_algorithm
+@pytest.mark.slow
 def test_what_it_goes_on_with_is_what_the_agent_remembers(played, name):
     """Of the observation as the networks see it."""
     one = played(name)
@@ -214,6 +214,7 @@ def test_what_it_goes_on_with_is_what_the_agent_remembers(played, name):
     np.testing.assert_allclose(one.batch.value, value, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_value_of_what_follows_is_that_of_the_memory_it_goes_on_with(played):
     """A truncated episode goes on with what it remembers; to the next step's own value where none
     ends."""
@@ -241,6 +242,7 @@ def ordered(rows):
 
 
 @every_algorithm
+@pytest.mark.slow
 def test_sequences_are_stretches_of_each_copy_with_the_memory_they_begin_with(played, name):
     """All in the order of time, each stretch once, beside what belongs to it."""
     one = played(name)
@@ -289,6 +291,7 @@ def test_sequences_are_stretches_of_each_copy_with_the_memory_they_begin_with(pl
 
 
 @every_algorithm
+@pytest.mark.slow
 def test_over_sequences_the_policy_says_what_it_said_while_acting(played, name):
     """So before its first update the ratio is 1, also past the end of an episode inside a
     sequence."""
@@ -306,6 +309,7 @@ def test_over_sequences_the_policy_says_what_it_said_while_acting(played, name):
     assert abs(one.first["kl"]) < 1e-6 and one.first["clipped"] == 0
 
 
+@pytest.mark.slow
 def test_policy_and_value_by_themselves_say_what_the_agent_says(played):
     one = played("gru")
     agent, (_, log_prob, value) = one.state.learner.networks, one.seen[0]

@@ -432,7 +432,13 @@ def slow_gradient(life, ended, log_ratio, logits, reinforce):
     return np.concatenate([total.ravel(), total.sum(1)]) / steps
 
 
-@pytest.mark.parametrize("correction, causality", OFF_POLICY.items(), ids=OFF_POLICY)
+@pytest.mark.parametrize(
+    "correction, causality",
+    [
+        pytest.param(*row, id=row[0], marks=[pytest.mark.slow] * (row[0] != "per_decision"))
+        for row in OFF_POLICY.items()
+    ],
+)
 def test_weights_are_those_of_how_far_the_policy_has_moved(correction, causality):
     """At the first step they are exactly 1, so while the policy stays its gradients are the same;
     at the second, a loop's."""
@@ -521,7 +527,7 @@ def test_settings_that_do_not_go_together_are_refused():
         InvalidInput,
         match=r"batch_steps 1000 is more than the 200 that are kept \(capacity 100 × num_envs 2\)",
     ):
-        Reinforce(capacity=100).init(KEY, EnvironmentSpec(Box((3,)), Discrete(2), 2))
+        Reinforce(capacity=100, hidden=()).init(KEY, EnvironmentSpec(Box((3,)), Discrete(2), 2))
 
 
 @pytest.mark.system

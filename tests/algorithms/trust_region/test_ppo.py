@@ -382,6 +382,7 @@ def normalizing():
     return ppo, states, lives
 
 
+@pytest.mark.slow
 def test_the_state_holds_the_moments_of_all_observations(normalizing):
     _, states, lives = normalizing
     for i in range(1, 4):
@@ -392,6 +393,7 @@ def test_the_state_holds_the_moments_of_all_observations(normalizing):
         assert held.count == i * TIME * ENVS == states[i].steps
 
 
+@pytest.mark.slow
 def test_the_policy_sees_observations_normalized_and_learns_from_what_it_saw(normalizing):
     ppo, states, lives = normalizing
     observation = lives[2].observation
@@ -410,6 +412,7 @@ def test_the_policy_sees_observations_normalized_and_learns_from_what_it_saw(nor
     assert on_policy.normalize_observation(SMALL, states[2], observation) is observation
 
 
+@pytest.mark.slow
 def test_rewards_are_divided_by_the_spread_of_discounted_sums(normalizing):
     """VecNormalize's sums, which stop where an episode does; their spread is that of all up to this
     rollout's end."""

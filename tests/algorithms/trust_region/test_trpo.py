@@ -214,6 +214,7 @@ def test_the_first_gradient_is_the_policy_gradient():
         assert value == pytest.approx(advantage.mean(), abs=1e-5)
 
 
+@pytest.mark.slow
 def test_the_value_is_fitted_in_so_many_passes():
     """Its loss falls to that of the best line; steps are passes times batches."""
     trpo = replace(PLAIN, hidden=(), batch_size=10, value_epochs=80, learning_rate=0.03)

@@ -151,6 +151,7 @@ def test_multi_step_values_are_learned_where_the_policy_makes_no_difference():
 # Three processes at three speeds
 
 
+@pytest.mark.slow
 def test_online_q_learning_is_a_semi_gradient_step_on_each_transition_as_it_comes():
     """Adam's step on the error from its own values, once for each, against optax by hand."""
     dqn = OnlineQ(hidden=(8,), learning_rate=0.01, loss="squared", max_gradient_norm=1e9)
@@ -258,7 +259,10 @@ def test_the_names_are_settings():
 # Play
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize(
+    "variant",
+    [name if name == "all" else pytest.param(name, marks=pytest.mark.slow) for name in VARIANTS],
+)
 def test_without_exploring_the_best_action_is_taken_and_chance_has_no_part(variant):
     dqn = replace(SMALL, **VARIANTS[variant])
     state = fresh(dqn)
@@ -294,6 +298,7 @@ def test_boltzmann_play_takes_actions_by_their_values_and_cools():
     assert (cold == values.argmax()).mean() > 0.9 or np.sort(values)[-2] > values.max() - 0.05
 
 
+@pytest.mark.slow
 def test_noisy_play_explores_by_its_weights_alone():
     dqn = replace(SMALL, noisy=True, noisy_sigma=5.0, initial_epsilon=0.0, final_epsilon=0.0)
     state = fresh(dqn)

@@ -318,4 +318,6 @@ def test_sizes_that_do_not_fit_are_refused():
         InvalidInput,
         match=r"capacity 100 cannot hold one rollout of 128 \(rollout_length 64 × num_envs 2\)",
     ):
-        jax.eval_shape(partial(NAF(capacity=100, rollout_length=64).init, spec=SPEC), KEY)
+        jax.eval_shape(
+            partial(NAF(capacity=100, rollout_length=64, hidden=()).init, spec=SPEC), KEY
+        )

@@ -237,6 +237,7 @@ def test_without_noise_and_twins_the_target_is_the_plain_one():
     assert batch.truncated[~batch.terminated].any()  # which stops nothing
 
 
+@pytest.mark.slow
 def test_the_policy_gradient_is_that_of_rlax():
     """Adam's first moment after one step is a tenth of the gradient that it was given."""
     state, batch = fresh(SMALL), transitions(0, 6)
@@ -443,6 +444,8 @@ def test_sizes_that_do_not_fit_are_refused():
         InvalidInput,
         match=r"capacity 100 cannot hold one rollout of 128 \(rollout_length 64 × num_envs 2\)",
     ):
-        jax.eval_shape(partial(TD3(capacity=100, rollout_length=64).init, spec=SPEC), KEY)
+        jax.eval_shape(
+            partial(TD3(capacity=100, rollout_length=64, hidden=()).init, spec=SPEC), KEY
+        )
     with pytest.raises(InvalidInput, match="critics is 0; it must be at least 1"):
         validate(TD3(critics=0))
