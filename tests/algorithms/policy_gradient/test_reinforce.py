@@ -482,6 +482,49 @@ def test_weights_are_those_of_how_far_the_policy_has_moved(correction, causality
         assert abs(weightless - second).max() > 0.03
 
 
+def test_what_an_episode_cut_off_would_have_earned_is_its_value():
+    """Where it was terminated that is nothing; the advantage is over the value of the state."""
+    reinforce = replace(SMALL, baseline="value")
+    value = np.float32([1.5, -2.0, 0.7])
+    life = random_life(np.random.default_rng(1), 8, ENVS)
+    life.terminated[5], life.truncated[5] = np.array([[1, 1, 0, 0], [0, 0, 1, 1]], bool)
+    ended = (np.arange(1, 9)[:, None] * life.done).max(0)
+    before = tabular(reinforce, value=value)
+
+    @jax.jit
+    def learn(before, life):
+        state = replace(
+            before,
+            end_row=jnp.asarray(ended),
+            pending_episodes=jnp.int32(life.done.sum()),
+            buffer=(),
+        )
+        ring = before.buffer
+        for half in (slice(ROLLOUT), slice(ROLLOUT, None)):
+            ring = ring_buffer.insert(ring, jax.tree.map(lambda x, half=half: x[half], life))
+        after, metrics = reinforce.fit_episodes(ring, state, jnp.bool_(False))
+        return first_moment(after), metrics["value_loss"]
+
+    logits = np.asarray(logits_of(before), float)
+    policy = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    total, losses = np.zeros((ACTIONS, STATES)), []
+    for env in range(ENVS):
+        earned = 0.0
+        for t in reversed(range(ended[env])):
+            if life.done[t, env]:
+                after = value[life.next_observation[t, env]]
+                earned = 0.0 if life.terminated[t, env] else after
+            earned = life.reward[t, env] + 0.9 * earned
+            state, action = life.observation[t, env], life.action[t, env]
+            advantage = earned - value[state]
+            total[:, state] -= advantage * (np.eye(ACTIONS)[action] - policy[state])
+            losses.append(advantage**2 / 2)
+    expected = np.concatenate([total.ravel(), total.sum(1)]) / len(losses)
+    moment, loss = learn(before, life)
+    np.testing.assert_allclose(moment, 0.1 * expected, rtol=1e-4, atol=1e-5)
+    assert loss == pytest.approx(np.mean(losses), rel=1e-4)
+
+
 def test_likelihood_with_weight_1_is_cross_entropy_or_the_squared_error():
     rng = np.random.default_rng(0)
     logits, action = rng.normal(size=(7, 4)).astype(np.float32), rng.integers(0, 4, 7)
