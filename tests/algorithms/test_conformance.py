@@ -619,7 +619,7 @@ PROBED = {
     "ppo in a box": Probed(REPEATED, agent_of, CONTINUOUS, 8, 150, 0.05),
 }
 # the others' updates are compared with NumPy or with loops, and their gradients with exact ones
-LEARNED = {"pqn", "dqn in a box", "naf", "trpo", "ppo", SHARED_IN_A_BOX}
+LEARNED = {"pqn", "dqn in a box", "trpo", SHARED_IN_A_BOX}
 
 
 @pytest.mark.parametrize(
