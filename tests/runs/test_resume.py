@@ -179,12 +179,12 @@ def test_a_slow_environment_is_left_within_ten_seconds(tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_killed_resumed_stopped_by_ctrl_c_and_resumed_equals_uninterrupted(tmp_path):
     """Killed as a process, stopped and resumed in this one."""
-    asked, steps = ("train", *PPO_WORDS, *COMMON, "--backend", "jax", "--steps"), 80_000
+    asked, steps = ("train", *PPO_WORDS, *COMMON, "--backend", "jax", "--steps"), 40_000
     process = start(*asked, steps, "--out", "killed", cwd=tmp_path)
     until(lambda: checkpoints(tmp_path / "killed"), process)
     kill(process)
     killed = checkpoints(tmp_path / "killed")
-    assert killed and max(killed) < steps * 0.5, "it was to be killed on its way"
+    assert killed and max(killed) < steps * 0.8, "it was to be killed on its way"
     wanted = lambda: max(checkpoints(tmp_path / "killed")) > max(killed)
     with signaled(signal.SIGINT, wanted) as sent:
         stopped = here("resume", "killed", cwd=tmp_path)
@@ -199,15 +199,16 @@ def test_killed_resumed_stopped_by_ctrl_c_and_resumed_equals_uninterrupted(tmp_p
     assert less.returncode == 2 and f"{steps:,}" in less.stderr
     resumed = here("resume", "killed", cwd=tmp_path)
     assert resumed.returncode == 0, resumed.stderr
-    assert here(*asked, steps, "--out", "whole", cwd=tmp_path).returncode == 0
+    settings = load(tmp_path / "killed").settings
+    trained(settings, *jobs_for(settings, tmp_path / "whole"))
     same(tmp_path / "whole", tmp_path / "killed")
 
     # what is finished goes on when more is asked for
     again = here("resume", "killed", cwd=tmp_path)
     assert again.returncode == 2 and "--steps" in again.stderr
-    assert here("resume", "killed", "--steps", steps + 6_400, cwd=tmp_path).returncode == 0
+    assert here("resume", "killed", "--steps", steps + 3_200, cwd=tmp_path).returncode == 0
     column = metrics_csv.read_metrics(tmp_path / "killed/metrics.csv")["step"]
-    assert column[-1] == steps + 6_400 and (np.diff(column) > 0).all()
+    assert column[-1] == steps + 3_200 and (np.diff(column) > 0).all()
 
 
 @contextlib.contextmanager
