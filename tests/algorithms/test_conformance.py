@@ -94,7 +94,7 @@ SMALL = {
         Reinforce(hidden=(4,), batch_steps=2, capacity=12, rollout_length=3, value_steps=1),
         CHOICES,
         EVERY,
-        "agent",
+        "networks",
     ),
     "actor-critic": (
         ActorCritic(
@@ -108,7 +108,7 @@ SMALL = {
         ),
         CHOICES,
         EVERY,
-        "agent",
+        "networks",
     ),
     "trpo": (
         TRPO(
@@ -124,7 +124,7 @@ SMALL = {
         ),
         CHOICES,
         EVERY,
-        "agent",
+        "networks",
     ),
     "ppo": (
         PPO(
@@ -137,7 +137,7 @@ SMALL = {
         ),
         CHOICES,
         EVERY,
-        "agent",
+        "networks",
     ),
     "mpc": (
         MPC("Pendulum-v1", horizon=3, samples=4, iterations=2, elites=2),
@@ -481,7 +481,7 @@ def critics_of_policy(algorithm, state, observation):
 
 
 def agent_of(algorithm, state, observation):
-    agent = state.networks if hasattr(state, "agent") else state.learner.networks
+    agent = state.networks if hasattr(state, "networks") else state.learner.networks
     choice, value, _ = agent(observation)
     if hasattr(choice, "logits"):
         return {"values": value[None], "probability": jax.nn.softmax(choice.logits)}

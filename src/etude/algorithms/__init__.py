@@ -1,9 +1,8 @@
-"""The algorithms by name. A file may name one of these and nothing else: no name read from outside
-is ever imported.
+"""The registry of algorithms: from the names of the command line to classes.
 
 A name stands for a class, or for a variant of one: a `functools.partial` of it. Each algorithm's
 file ends with the names that it declares, and `make index` collects them in `_index.py`, which is
-read without JAX.
+read without JAX. No other name, such as one read from a file, is ever imported.
 """
 
 import difflib
@@ -15,14 +14,13 @@ from etude.errors import InvalidInput
 
 
 def algorithm_factory(name: str) -> Any:
-    """What makes the algorithm called `name`, with no arguments the defaults: its class, or a
-    `partial` of one.
+    """Return the algorithm's class, or a `partial` of it; called without arguments, the defaults.
 
-    Raises InvalidInput, with near matches, when there is none.
+    Raises InvalidInput, with the nearest names, for an unknown name.
     """
     if name not in ALGORITHMS:
-        near = difflib.get_close_matches(name.lower(), ALGORITHMS, n=2, cutoff=0.4)
-        hint = f"did you mean {' or '.join(near)}? " if near else ""
+        matches = difflib.get_close_matches(name.lower(), ALGORITHMS, n=2, cutoff=0.4)
+        hint = f"did you mean {' or '.join(matches)}? " if matches else ""
         raise InvalidInput(
             f"no algorithm is called {name!r}; {hint}there are {', '.join(ALGORITHMS)}"
         )
@@ -31,25 +29,24 @@ def algorithm_factory(name: str) -> Any:
 
 
 def algorithm_class(name: str) -> Any:
-    """The class of the algorithm called `name`; raises as `algorithm_factory` does."""
-    found = algorithm_factory(name)
-    return getattr(found, "func", found)
+    """Return the class of the algorithm called `name`; raises as `algorithm_factory` does."""
+    factory = algorithm_factory(name)
+    return getattr(factory, "func", factory)
 
 
 def registered_name(algorithm: Any) -> str:
-    """The name in the table that says most of an algorithm; its class's name in lower case when it
-    is the user's own.
+    """Return the most specific registered name of an algorithm, else its class's, in lower case.
 
-    Whatever has the settings of a name is called by it: TD3 with one critic, no noise and no delay
-    is ddpg.
+    A name fits if the algorithm has all settings of that variant, and the one with most settings
+    wins: TD3 with one critic, no noise and no delay is ddpg.
     """
-    own, best, most = type(algorithm), type(algorithm).__name__.lower(), -1
+    cls, best_name, most_settings = type(algorithm), type(algorithm).__name__.lower(), -1
     for name, (module, _, _) in ALGORITHMS.items():
-        if module == own.__module__ and algorithm_class(name) is own:
-            stands_for = getattr(algorithm_factory(name), "keywords", {})
+        if module == cls.__module__ and algorithm_class(name) is cls:
+            settings = getattr(algorithm_factory(name), "keywords", {})
             if (
-                all(getattr(algorithm, key) == value for key, value in stands_for.items())
-                and len(stands_for) > most
+                all(getattr(algorithm, key) == value for key, value in settings.items())
+                and len(settings) > most_settings
             ):
-                best, most = name, len(stands_for)
-    return best
+                best_name, most_settings = name, len(settings)
+    return best_name

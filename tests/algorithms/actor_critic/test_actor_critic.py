@@ -79,7 +79,7 @@ def random_experience(seed=0):
 
 def values_of(head, x):
     """In float64."""
-    return np.asarray(x, float) @ np.asarray(head.discount_weights, float)[0] + float(head.bias[0])
+    return np.asarray(x, float) @ np.asarray(head.weight, float)[0] + float(head.bias[0])
 
 
 def slow_returns(life, value, after, discount, decay):
@@ -168,7 +168,7 @@ def test_steps_weigh_by_their_age_in_the_episode():
 
 @jax.jit
 def improve(algorithm, learner, batch, weight, variate=(), key=KEY):
-    return algorithm.improve(learner, batch, weight, variate, key)[0]
+    return algorithm.gradient_step(learner, batch, weight, variate, key)[0]
 
 
 def test_the_step_is_rmsprop_with_epsilon_outside_the_root():
@@ -183,19 +183,15 @@ def test_the_step_is_rmsprop_with_epsilon_outside_the_root():
         )
         after = improve(algorithm, learner, batch, weight).networks.policy.head
         before = learner.networks.policy.head
-        logits = life.observation.astype(float) @ np.asarray(
-            before.discount_weights, float
-        ).T + np.asarray(before.bias, float)
+        logits = life.observation.astype(float) @ np.asarray(before.weight, float).T + np.asarray(
+            before.bias, float
+        )
         p = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
         along = (
             -(scale * weight * advantage)[..., None] * (np.eye(4)[life.action] - p) / advantage.size
         )
         for ours, old, g in (
-            (
-                after.discount_weights,
-                before.discount_weights,
-                np.einsum("tea,teo->ao", along, life.observation),
-            ),
+            (after.weight, before.weight, np.einsum("tea,teo->ao", along, life.observation)),
             (after.bias, before.bias, along.sum((0, 1))),
         ):
             np.testing.assert_allclose(
@@ -229,7 +225,7 @@ def test_steps_of_the_value_bootstrap_from_its_latest_weights():
     head = learner.networks.value.head
     w, x, x_after = (
         np.concatenate([np.asarray(a, float), np.ones((*np.shape(a)[:-1], 1))], -1)
-        for a in (head.discount_weights[0], life.observation, life.next_observation)
+        for a in (head.weight[0], life.observation, life.next_observation)
     )
     w[-1] = head.bias[0]
     first, second = np.zeros(4), np.zeros(4)
@@ -239,7 +235,7 @@ def test_steps_of_the_value_bootstrap_from_its_latest_weights():
         first, second = 0.9 * first + 0.1 * gradient, 0.999 * second + 0.001 * gradient**2
         w = w - 0.02 * (first / (1 - 0.9**i)) / (np.sqrt(second / (1 - 0.999**i)) + 1e-8)
     np.testing.assert_allclose(
-        [*ours.networks.value.head.discount_weights[0], ours.networks.value.head.bias[0]],
+        [*ours.networks.value.head.weight[0], ours.networks.value.head.bias[0]],
         w,
         rtol=1e-4,
         atol=1e-5,
@@ -260,10 +256,7 @@ def variate_of(space, weight, bias):
         )
     )
     made = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), made)
-    last = lambda made: (
-        made.critic.head.layers[-1].discount_weights,
-        made.critic.head.layers[-1].bias,
-    )
+    last = lambda made: (made.critic.head.layers[-1].weight, made.critic.head.layers[-1].bias)
     return eqx.tree_at(last, made, (jnp.float32(weight), jnp.float32(bias)))
 
 
@@ -275,8 +268,8 @@ def gradient_of_step(algorithm, learner, action, advantage, variate, key):
     batch = RolloutBatch(
         SEEN_STATE[None], action[None], None, jnp.zeros(1), advantage[None], jnp.zeros(1), choice
     )
-    after, _ = algorithm.improve(learner, batch, jnp.ones(1), variate, key)
-    moment = after.optimizer[0][1][0].mu.policy
+    after, _ = algorithm.gradient_step(learner, batch, jnp.ones(1), variate, key)
+    moment = after.opt_state[0][1][0].mu.policy
     return -10 * jnp.concatenate([moment.head.bias, moment.log_std])
 
 
@@ -294,7 +287,7 @@ def test_it_adds_no_bias_to_choices_and_takes_variance_away():
     algorithm = replace(PLAIN, control_variate=True)
     learner = fresh(algorithm)
     head = learner.networks.policy.head
-    logits = np.asarray(head.discount_weights @ SEEN_STATE + head.bias, float)
+    logits = np.asarray(head.weight @ SEEN_STATE + head.bias, float)
     p = np.exp(logits) / np.exp(logits).sum()
     advantage = np.array([3.0, -1.0, 0.5, 2.0])
     scores = np.eye(4) - p
@@ -320,7 +313,7 @@ def test_it_adds_no_bias_to_a_box_and_takes_variance_away():
         learner.networks.policy.head,
         np.exp(np.asarray(learner.networks.policy.log_std, float)),
     )
-    mean = np.asarray(head.discount_weights @ SEEN_STATE + head.bias, float)
+    mean = np.asarray(head.weight @ SEEN_STATE + head.bias, float)
     action = (mean + std * np.random.default_rng(0).normal(size=(n, 2))).astype(np.float32)
     advantage = 2 * action[:, 0] - action[:, 1] + 0.3 * action[:, 0] ** 2
     exact = [2 + 0.6 * mean[0], -1, 0.6 * std[0] ** 2, 0]
@@ -355,7 +348,7 @@ def test_q_is_fitted_to_its_targets(space):
     )
     fitted, losses = fit(variate_of(space, np.zeros_like(weight), np.zeros_like(bias)))
     assert losses[0] == pytest.approx((target**2).mean() / 2, rel=1e-4) and losses[-1] < 1e-3
-    np.testing.assert_allclose(fitted.critic.head.layers[-1].discount_weights, weight, atol=0.05)
+    np.testing.assert_allclose(fitted.critic.head.layers[-1].weight, weight, atol=0.05)
 
 
 def test_what_does_not_go_together_is_refused():

@@ -126,7 +126,7 @@ def play_and_batch(name, state, key):
 
     all_seen = seen(sequences), seen(whole), jax.vmap(seen)(parts)
     never = replace(sequences, is_first=jnp.zeros_like(sequences.is_first))
-    first = algorithm.improve(state.learner, jax.tree.map(lambda x: x[0], parts), 0.0)[1]
+    first = algorithm.gradient_step(state.learner, jax.tree.map(lambda x: x[0], parts), 0.0)[1]
     return Played(
         state,
         begun,
@@ -172,7 +172,10 @@ def test_a_memory_is_handed_on_and_is_blank_where_an_episode_begins(played, name
     np.testing.assert_array_equal(begins[1:], done[:-1])
     parts = list(
         zip(
-            *map(jax.tree.leaves, (noted.before, noted.after, one.rollout_state.memory.after)),
+            *map(
+                jax.tree.leaves,
+                (noted.carry, noted.next_carry, one.rollout_state.memory.next_carry),
+            ),
             strict=True,
         )
     )
@@ -183,7 +186,7 @@ def test_a_memory_is_handed_on_and_is_blank_where_an_episode_begins(played, name
         np.testing.assert_array_equal(before[1:], np.where(done[:-1, :, None], 0, after[:-1]))
         np.testing.assert_array_equal((before == 0).all(-1), begins)
         np.testing.assert_array_equal(last, np.where(done[-1][:, None], 0, after[-1]))
-    np.testing.assert_array_equal(noted.age, one.experience.observation[..., 0] + 1)
+    np.testing.assert_array_equal(noted.elapsed_steps, one.experience.observation[..., 0] + 1)
     # training starts with nothing remembered
     assert not any(leaf.any() for leaf in jax.tree.leaves(one.begun.memory))
     assert jax.tree.structure(one.begun.memory) == jax.tree.structure(one.rollout_state.memory)
@@ -197,10 +200,10 @@ def test_what_it_goes_on_with_is_what_the_agent_remembers(played, name):
     seen = on_policy.normalize_observation(ALGORITHMS[name], one.state.learner, observation)
     assert (seen is observation) != ALGORITHMS[name].normalize_observation
     np.testing.assert_allclose(one.batch.observation, seen, rtol=1e-6)
-    choice, value, after = jax.jit(lambda agent: agent(seen, noted.before))(
+    choice, value, after = jax.jit(lambda agent: agent(seen, noted.carry))(
         one.state.learner.networks
     )
-    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6), after, noted.after)
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6), after, noted.next_carry)
     np.testing.assert_allclose(
         one.batch.log_prob, choice.log_prob(one.experience.action), rtol=1e-4, atol=1e-5
     )
@@ -239,7 +242,7 @@ def test_sequences_are_stretches_of_each_copy_with_the_memory_they_begin_with(pl
     one = played[name]
     # at the rollout's first
     whole = replace(
-        one.batch, memory=(), is_first=jnp.asarray(starts(one.experience)).at[0].set(False)
+        one.batch, initial_carry=(), is_first=jnp.asarray(starts(one.experience)).at[0].set(False)
     )
     stretches, memories = [], []  # the memory says so
     for env in range(ENVS):
@@ -253,15 +256,15 @@ def test_sequences_are_stretches_of_each_copy_with_the_memory_they_begin_with(pl
                 columns(
                     jax.tree.map(
                         lambda x, t=t, env=env: x[t : t + 1, env : env + 1],
-                        one.experience.memory.before,
+                        one.experience.memory.carry,
                     )
                 )[0]
             )
     expected = np.concatenate([stretches, memories], -1)
 
     def rows(batch):
-        memory = jax.tree.map(lambda x: x[None], batch.memory)
-        return np.concatenate([columns(replace(batch, memory=())), columns(memory)], -1)
+        memory = jax.tree.map(lambda x: x[None], batch.initial_carry)
+        return np.concatenate([columns(replace(batch, initial_carry=())), columns(memory)], -1)
 
     np.testing.assert_array_equal(ordered(rows(one.sequences)), ordered(expected))
     assert len(np.unique(expected, axis=0)) == ENVS * TIME // LENGTH
@@ -287,7 +290,7 @@ def test_over_sequences_the_policy_says_what_it_said_while_acting(played, name):
     sequence."""
     one = played[name]
     assert np.asarray(one.sequences.is_first)[1:].any() and any(
-        h.any() for h in jax.tree.leaves(one.sequences.memory)
+        h.any() for h in jax.tree.leaves(one.sequences.initial_carry)
     )
     for batch, (divergence, log_prob, value) in zip(
         (one.sequences, one.whole, one.parts), one.seen, strict=True
@@ -341,7 +344,7 @@ def test_without_a_memory_a_batch_is_its_samples():
         return on_policy.act(counting, learner, observation, noted, KEY, True)[1]
 
     noted = twice(state.learner)
-    np.testing.assert_array_equal(noted.age, [2] * ENVS)
+    np.testing.assert_array_equal(noted.elapsed_steps, [2] * ENVS)
 
 
 @pytest.mark.parametrize("interval", [0, 3])

@@ -86,7 +86,7 @@ def logits_of(state):
 def first_moment(state):
     """Adam's, of the policy's (weight, bias): a tenth of the first gradient, then nine tenths of
     itself and a tenth more."""
-    moment = state.learner.optimizer[0][0].mu.head
+    moment = state.learner.opt_state[0][0].mu.head
     return jnp.concatenate([moment.weight.ravel(), moment.bias])
 
 
@@ -130,9 +130,7 @@ def test_whole_episodes_are_recalled_in_order(rollouts):
     # ends of episodes
     marks = [[oldest, *(1 + np.flatnonzero(life.done[oldest:, env]) + oldest)] for env in range(3)]
     # [case, env, 2]
-    spans = np.array(
-        [[sorted(rng.distribution(marks[env], 2)) for env in range(3)] for _ in range(6)]
-    )
+    spans = np.array([[sorted(rng.choice(marks[env], 2)) for env in range(3)] for _ in range(6)])
     lived = jax.device_get(
         recalled(
             jax.tree.map(lambda x: x.reshape(rollouts, ROLLOUT, 3), life), *np.moveaxis(spans, 2, 0)

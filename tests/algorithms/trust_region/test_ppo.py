@@ -92,7 +92,7 @@ def estimate(ppo, learner, experience):
 
 @jax.jit
 def improve(ppo, learner, batch):
-    return ppo.improve(learner, batch, 0.0)
+    return ppo.gradient_step(learner, batch, 0.0)
 
 
 @jax.jit
@@ -285,7 +285,7 @@ def test_the_entropy_bonus_raises_the_entropy(space):
     @jax.jit
     def entropies(ppo):
         def step(learner, _):
-            learner, metrics = ppo.improve(learner, batch, 0.0)
+            learner, metrics = ppo.gradient_step(learner, batch, 0.0)
             return learner, metrics["entropy"]
 
         return jax.lax.scan(step, state, None, 20)[1]
@@ -369,7 +369,7 @@ def test_the_gradient_is_clipped_by_its_global_norm(limit):
     norm = global_norm(gradient)
     assert 0.01 < norm < 1e9
     after, _ = improve(ppo, state, batch)
-    moment = adam_moment(after.optimizer)
+    moment = adam_moment(after.opt_state)
     expected = jax.tree.map(lambda g: 0.1 * g * min(1, limit / norm), gradient)
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-8), moment, expected)
 
@@ -427,7 +427,7 @@ def test_rewards_are_divided_by_the_spread_of_discounted_sums(normalizing):
         np.testing.assert_allclose(
             reward, np.clip(x.reward / np.sqrt(np.var(sums) + 1e-8), -10, 10), rtol=1e-3
         )
-        assert states[i + 1].returns.variance == pytest.approx(np.var(sums), rel=1e-4)
+        assert states[i + 1].return_statistics.variance == pytest.approx(np.var(sums), rel=1e-4)
         np.testing.assert_allclose(
             states[i + 1].discounted_return, ppo.discount * carry, rtol=1e-4, atol=1e-5
         )
@@ -436,9 +436,13 @@ def test_rewards_are_divided_by_the_spread_of_discounted_sums(normalizing):
         reward=np.where(np.arange(TIME * ENVS).reshape(TIME, ENVS) == 4, 1e6, 0).astype(np.float32),
         terminated=np.ones((TIME, ENVS), bool),
     )
-    _, reward = scale_reward(ppo, replace(states[0], returns=states[-1].returns), rare)
+    _, reward = scale_reward(
+        ppo, replace(states[0], return_statistics=states[-1].return_statistics), rare
+    )
     assert reward.max() < 10  # it is part of the spread that divides it
-    settled = replace(states[0], returns=replace(states[-1].returns, count=jnp.int32(10**9)))
+    settled = replace(
+        states[0], return_statistics=replace(states[-1].return_statistics, count=jnp.int32(10**9))
+    )
     _, reward = scale_reward(ppo, settled, rare)
     assert reward.max() == 10
 

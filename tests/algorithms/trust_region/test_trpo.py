@@ -73,7 +73,7 @@ def batches(policy, cases=CASES):
 @jax.jit
 @jax.vmap
 def improve(trpo, policy, batch):
-    after, metrics = trpo.improve_policy(policy, batch)
+    after, metrics = trpo.update_policy(policy, batch)
     choice = broadcast_params(after(batch.observation))
     return after, metrics, choice, choice.log_prob(batch.action)
 

@@ -1,1 +1,1 @@
-"""A policy and a critic that judges it (lecture 6)."""
+"""Actor-critic algorithms: on-policy actor-critic, A2C, soft actor-critic (SAC)."""

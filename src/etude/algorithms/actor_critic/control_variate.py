@@ -1,10 +1,10 @@
-"""A baseline of the policy gradient that depends on the action, and the correction it takes.
+"""An action-dependent control variate of the policy gradient, after Q-Prop.
 
     ∇J = E[∇log π(a|s) (A - Ã(s, a))] + E[∇ E_{a~π} Q(s, a)],   Ã(s, a) = Q(s, a) - E_{a~π} Q(s, a)
 
-The first term varies less the better Q predicts what an action brings; the second puts back what
-the baseline took (Gu et al., 2017). No bias is added as long as Q was not fitted to the very
-actions it is subtracted from.
+The better Q predicts the effect of an action, the smaller the variance of the first term; the
+second term corrects for the subtracted baseline (Gu et al., 2017). The gradient is unbiased as long
+as Q was not fitted to the actions it is subtracted from.
 """
 
 from typing import Any
@@ -24,48 +24,54 @@ from etude.types import Array
 
 @struct
 class ControlVariate:
-    """Q(s, a): of discrete actions a number each, of a Box a network that takes the action too."""
+    """Q(s, a): one output per Discrete action, or a network of observation and Box action."""
 
     critic: Network
-    optimizer: optax.OptState
-    space: Space = static()
+    opt_state: optax.OptState
+    action_space: Space = static()
 
-    def value(self, observation: Any, action: Array) -> Array:
-        if isinstance(self.space, spaces.Discrete):
+    def q_value(self, observation: Any, action: Array) -> Array:
+        """Return Q(s, a)."""
+        if isinstance(self.action_space, spaces.Discrete):
             return batched_index(self.critic(observation), action)
         return self.critic((observation, action))[..., 0]
 
-    def expected(self, choice: Distribution, observation: Any, key: Array) -> Array:
-        """E_{a~π} Q(s, a), with a gradient by the policy: exact over choices, by a reparameterized
-        sample in a Box."""
-        if isinstance(self.space, spaces.Discrete):
-            return (jax.nn.softmax(choice.logits) * self.critic(observation)).sum(-1)
-        return self.value(observation, choice.sample(key))
+    def expected_q(self, pi: Distribution, observation: Any, key: Array) -> Array:
+        """Return E_{a~π} Q(s, a), differentiable in π.
 
-    def advantage(self, choice: Distribution, observation: Any, action: Array) -> Array:
-        """Ã(s, a), where in a Box the policy's mean action stands for all: what depends on the
-        state alone adds no bias."""
-        if isinstance(self.space, spaces.Discrete):
-            return self.value(observation, action) - self.expected(
-                choice, observation, jax.random.key(0)
-            )
-        return self.value(observation, action) - self.value(observation, choice.mode())
+        Exact for Discrete actions; from one reparameterized sample for a Box.
+        """
+        if isinstance(self.action_space, spaces.Discrete):
+            return (jax.nn.softmax(pi.logits) * self.critic(observation)).sum(-1)
+        return self.q_value(observation, pi.sample(key))
+
+    def advantage(self, pi: Distribution, observation: Any, action: Array) -> Array:
+        """Return Ã(s, a); for a Box, Q at the policy's mode stands in for the expectation.
+
+        Such a baseline differs from Ã by a function of the state, which adds no bias.
+        """
+        if isinstance(self.action_space, spaces.Discrete):
+            q = self.q_value(observation, action)
+            return q - self.expected_q(pi, observation, jax.random.key(0))
+        return self.q_value(observation, action) - self.q_value(observation, pi.mode())
 
     def fit(
-        self, observation: Any, action: Array, target: Array, rule: optax.GradientTransformation
+        self,
+        observation: Any,
+        action: Array,
+        target: Array,
+        optimizer: optax.GradientTransformation,
     ) -> tuple["ControlVariate", Array]:
-        """After one step on E[½ (target - Q(s, a))²], and that."""
+        """Take one gradient step on E[½ (target - Q(s, a))²]; return the loss too."""
 
-        def loss(critic):
-            return (
-                (target - replace(self, critic=critic).value(observation, action)) ** 2
-            ).mean() / 2
+        def loss_fn(critic):
+            q = replace(self, critic=critic).q_value(observation, action)
+            return ((target - q) ** 2).mean() / 2
 
-        value, gradient = jax.value_and_grad(loss)(self.critic)
-        step, optimizer = rule.update(gradient, self.optimizer)
-        return replace(
-            self, critic=optax.apply_updates(self.critic, step), optimizer=optimizer
-        ), value
+        loss, gradient = jax.value_and_grad(loss_fn)(self.critic)
+        updates, opt_state = optimizer.update(gradient, self.opt_state)
+        critic = optax.apply_updates(self.critic, updates)
+        return replace(self, critic=critic, opt_state=opt_state), loss
 
 
 def make_control_variate(
@@ -73,9 +79,9 @@ def make_control_variate(
     spec: EnvironmentSpec,
     hidden: tuple[int, ...],
     activation: Activation,
-    rule: optax.GradientTransformation,
+    optimizer: optax.GradientTransformation,
 ) -> ControlVariate:
-    """Before the first step.
+    """Return a control variate with initial weights.
 
     Raises InvalidInput for actions that are neither Discrete nor a Box.
     """
@@ -83,17 +89,11 @@ def make_control_variate(
         case spaces.Discrete(n=n):
             critic = make_network(key, spec.observation, hidden, n, activation)
         case spaces.Box():
-            critic = make_network(
-                key,
-                Composite((spec.observation, replace(spec.action, dtype="float32"))),
-                hidden,
-                1,
-                activation,
-            )
+            inputs = Composite((spec.observation, replace(spec.action, dtype="float32")))
+            critic = make_network(key, inputs, hidden, 1, activation)
         case _:
             raise InvalidInput(
                 "control_variate takes Discrete actions or a Box, and this environment's are "
-                f"{spec.action}; "
-                "leave it off"
+                f"{spec.action}; leave it off"
             )
-    return ControlVariate(critic, rule.init(critic), spec.action)
+    return ControlVariate(critic, optimizer.init(critic), spec.action)

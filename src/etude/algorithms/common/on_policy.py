@@ -1,20 +1,19 @@
-"""What algorithms that learn from their own latest experience have in common: how they act, and
-what they make of a rollout.
+"""What the on-policy algorithms share: networks, acting, advantages, minibatches, normalization.
 
-    rollout  --scale_reward-->  --judge-->  Batch  --arrange-->  samples, or sequences where there
-             is a memory
+    rollout --scale_reward--> --compute_advantages--> RolloutBatch [time, env]
+            --to_samples--> [sample, ...] --sample_minibatches--> [minibatch, sample, ...]
 
-The functions read an algorithm's hyperparameters by their names:
+Recurrent policies learn from sequences in place of samples: [time, sequence, ...].
 
-    discount, initial_std, hidden, activation, rollout_length, batch_size, gae_lambda       as everywhere
-    shared                                  one body for policy and value
-    recurrent, memory_size                  a memory of so many units in each body
-    sequence_length                         environment steps through which it is trained
-    state_noise, noise_interval             noise that depends on the state, and the steps it is
-                                            kept for; 0: an episode
-    normalize_observation, normalize_reward
-    discount_from                           where an algorithm has it: "start" needs the age of an
-                                            episode
+The functions read these hyperparameters of `algorithm`:
+
+    discount, gae_lambda                        γ and λ of the advantages
+    hidden, activation, shared, initial_std     networks of policy and value
+    recurrent, memory_size, sequence_length     recurrent cell, its units, steps of a sequence
+    state_noise, noise_interval                 state-dependent exploration noise, steps it lasts
+    normalize_observation, normalize_reward     normalization by running statistics
+    rollout_length, batch_size                  steps of a rollout and of a minibatch
+    discount_from                               optional: "start" makes `act` count episode steps
 """
 
 from typing import Any
@@ -42,58 +41,59 @@ from etude.types import Array
 
 @struct
 class LearnerState:
-    """What is learned, and how to scale what it sees."""
+    """The learned parameters, the optimizer's state and the statistics for normalization."""
 
     networks: ActorCriticNetworks
-    optimizer: Any
-    observation_statistics: Any  # Moments of each real leaf of the observation, for normalization
-    return_statistics: RunningMeanStd  # of the discounted sums of reward so far
-    discounted_return: Array  # [env]: that sum where play stands
+    opt_state: Any
+    observation_statistics: Any  # a RunningMeanStd or None for each leaf of the observation
+    return_statistics: RunningMeanStd  # of the running discounted returns
+    discounted_return: Array  # [env]: running discounted return of the current episode
     steps: Array  # int32: environment steps taken
 
 
 @struct
 class PolicyMemory:
-    """What a policy notes of a step, [env, ...]."""
+    """The policy's memory of one step, [env, ...]: recurrent carries, noise key, step count."""
 
-    carry_before: Carries  # with which it chose the action
-    carry_after: Carries  # and goes on
-    noise_key: Array  # uint32 [env, 2]: the key of its state-dependent noise
-    age: Array  # int32: steps into the episode, this one included
+    carry: Carries  # the carries with which the action was computed
+    next_carry: Carries  # the carries for the next step
+    noise_key: Array  # uint32 [env, 2]: key of the state-dependent noise
+    elapsed_steps: Array  # int32 [env]: steps of the episode so far, this one included
 
 
 @struct
 class RolloutBatch:
-    """What the losses need of experience: [sample, ...], or [time, sequence, ...] where there is a
-    memory."""
+    """The data of the losses, [sample, ...], or [time, sequence, ...] for recurrent policies.
 
-    observation: Any
+    π_old and V_old are the policy and the value function before the update.
+    """
+
+    observation: Any  # normalized, if the algorithm normalizes it
     action: Any
-    log_prob: Array  # of the action, by the policy that chose it
-    value: Array  # of the observation, before this update
+    log_prob: Array  # log π_old(a|s)
+    value: Array  # V_old(s)
     advantage: Array
-    target: Array  # of the value
-    distribution: Any  # the distribution that it was drawn from
-    memory: Any = ()  # Memories before the first step of each sequence, [sequence, ...]
-    # bool [time, sequence]: an episode begins, and what was before is forgotten
-    is_first: Any = None
+    target: Array  # regression target of the value function
+    distribution: Any  # π_old(·|s)
+    initial_carry: Any = ()  # Carries at the first step of each sequence, [sequence, ...]
+    is_first: Any = None  # bool [time, sequence]: first step of an episode, which resets the carry
 
-    def evaluate(self, agent: ActorCriticNetworks) -> tuple[Distribution, Array]:
-        """(distribution over actions, value) that an agent has for the observations."""
-        return agent(self.observation, self.memory or NO_CARRIES, self.is_first)[:2]
+    def evaluate(self, networks: ActorCriticNetworks) -> tuple[Distribution, Array]:
+        """Return (π(·|s), V(s)) of `networks`."""
+        return networks(self.observation, self.initial_carry or NO_CARRIES, self.is_first)[:2]
 
     def distribution_of(self, policy: Policy) -> Distribution:
-        """What a policy by itself puts over actions."""
-        return policy(self.observation, (self.memory or NO_CARRIES)[0], self.is_first)
+        """Return π(·|s) of `policy`."""
+        return policy(self.observation, (self.initial_carry or NO_CARRIES)[0], self.is_first)
 
-    def values_of(self, value: ValueNetwork) -> Array:
-        """What a value function with a body of its own says."""
-        return value(self.observation, (self.memory or NO_CARRIES)[1], self.is_first)
+    def values_of(self, value_network: ValueNetwork) -> Array:
+        """Return V(s) of a value network that shares no layers with the policy."""
+        return value_network(self.observation, (self.initial_carry or NO_CARRIES)[1], self.is_first)
 
 
 def init_learner(algorithm: Any, key: Array, spec: EnvironmentSpec) -> LearnerState:
-    """Before the first step, without an optimizer."""
-    built = make_actor_critic(
+    """Return the initial learner; the algorithm adds the optimizer's state."""
+    networks = make_actor_critic(
         key,
         spec,
         algorithm.hidden,
@@ -105,7 +105,7 @@ def init_learner(algorithm: Any, key: Array, spec: EnvironmentSpec) -> LearnerSt
         state_noise=algorithm.state_noise,
     )
     return LearnerState(
-        built,
+        networks,
         (),
         running_statistics.init_observation_statistics(spec.observation),
         running_statistics.init_statistics(()),
@@ -117,31 +117,36 @@ def init_learner(algorithm: Any, key: Array, spec: EnvironmentSpec) -> LearnerSt
 def act(
     algorithm: Any, learner: LearnerState, observation: Any, memory: Any, key: Array, explore: bool
 ) -> tuple[Any, Any]:
-    """A sample of the policy when exploring, its mode when not; and what it notes, () where there
-    is nothing to remember."""
-    copies = jax.tree.leaves(observation)[0].shape[:1]
-    recalled = memory or PolicyMemory(
-        learner.networks.initial_carries(copies),
-        learner.networks.initial_carries(copies),
-        jnp.zeros((*copies, 2), jnp.uint32),
-        jnp.zeros(copies, jnp.int32),
+    """Return (action, memory): a sample of the policy with `explore`, else its mode.
+
+    The memory is a PolicyMemory, or () for an algorithm that needs none.
+    """
+    batch_shape = jax.tree.leaves(observation)[0].shape[:1]  # (env,)
+    previous = memory or PolicyMemory(
+        learner.networks.initial_carries(batch_shape),
+        learner.networks.initial_carries(batch_shape),
+        jnp.zeros((*batch_shape, 2), jnp.uint32),
+        jnp.zeros(batch_shape, jnp.int32),
     )
-    choice, _, after = learner.networks(
-        normalize_observation(algorithm, learner, observation), recalled.carry_after
+    pi, _, next_carry = learner.networks(
+        normalize_observation(algorithm, learner, observation), previous.next_carry
     )
-    noise = recalled.noise_key
+    noise_key = previous.noise_key
     if algorithm.state_noise:
-        due = (
-            recalled.age % algorithm.noise_interval == 0
+        resample = (
+            previous.elapsed_steps % algorithm.noise_interval == 0
             if algorithm.noise_interval
-            else recalled.age == 0
+            else previous.elapsed_steps == 0
         )
-        noise = jnp.where(due[:, None], jax.random.key_data(jax.random.split(key, copies)), noise)
-        key = jax.random.wrap_key_data(noise)
-    action = choice.sample(key) if explore else choice.mode()
-    noted = PolicyMemory(recalled.carry_after, after, noise, recalled.age + 1)
-    counts = getattr(algorithm, "discount_from", "now") == "start"
-    return action, noted if counts or algorithm.state_noise or is_recurrent(algorithm) else ()
+        noise_key = jnp.where(
+            resample[:, None], jax.random.key_data(jax.random.split(key, batch_shape)), noise_key
+        )
+        key = jax.random.wrap_key_data(noise_key)
+    action = pi.sample(key) if explore else pi.mode()
+    memory = PolicyMemory(previous.next_carry, next_carry, noise_key, previous.elapsed_steps + 1)
+    counts_steps = getattr(algorithm, "discount_from", "now") == "start"
+    needs_memory = counts_steps or algorithm.state_noise or is_recurrent(algorithm)
+    return action, memory if needs_memory else ()
 
 
 def is_recurrent(algorithm: Any) -> bool:
@@ -149,6 +154,7 @@ def is_recurrent(algorithm: Any) -> bool:
 
 
 def normalize_observation(algorithm: Any, learner: LearnerState, observation: Any) -> Any:
+    """Return the observation, normalized by its running statistics if the algorithm does so."""
     return (
         running_statistics.normalize_leaves(learner.observation_statistics, observation)
         if algorithm.normalize_observation
@@ -159,16 +165,20 @@ def normalize_observation(algorithm: Any, learner: LearnerState, observation: An
 def scale_reward(
     algorithm: Any, learner: LearnerState, experience: Transition
 ) -> tuple[LearnerState, Transition]:
-    """Experience [time, env] with its reward over the running standard deviation of the discounted
-    return, if so wished."""
+    """Divide rewards [time, env] by the running standard deviation of the discounted return.
+
+    Without `normalize_reward` both arguments are returned unchanged.
+    """
     if not algorithm.normalize_reward:
         return learner, experience
-    sums, running = returns.running_returns(
+    discounted_returns, last_return = returns.running_returns(
         experience.reward, experience.done, algorithm.discount, learner.discounted_return
     )
-    spread = running_statistics.update_statistics(learner.return_statistics, sums.ravel())
-    reward = jnp.clip(experience.reward * jax.lax.rsqrt(spread.variance + 1e-8), -10, 10)
-    return replace(learner, return_statistics=spread, discounted_return=running), replace(
+    statistics = running_statistics.update_statistics(
+        learner.return_statistics, discounted_returns.ravel()
+    )
+    reward = jnp.clip(experience.reward * jax.lax.rsqrt(statistics.variance + 1e-8), -10, 10)
+    return replace(learner, return_statistics=statistics, discounted_return=last_return), replace(
         experience, reward=reward
     )
 
@@ -176,36 +186,38 @@ def scale_reward(
 def evaluate_rollout(
     algorithm: Any, learner: LearnerState, experience: Transition
 ) -> tuple[RolloutBatch, Array]:
-    """(a Batch [time, env] whose advantage and target are to be estimated, the value of the true
-    successors [time, env])."""
-    observation, after = (
+    """Return (batch, V(next_observation)), [time, env], with advantages of zero.
+
+    The next observation is the true successor, also where the episode was truncated.
+    """
+    observation, next_observation = (
         normalize_observation(algorithm, learner, x)
         for x in (experience.observation, experience.next_observation)
     )
-    before, then = (
-        (experience.memory.carry_before, experience.memory.carry_after)
+    carry, next_carry = (
+        (experience.memory.carry, experience.memory.next_carry)
         if is_recurrent(algorithm)
         else (NO_CARRIES, NO_CARRIES)
     )
-    choice, value, _ = learner.networks(observation, before)
-    _, next_value, _ = learner.networks(after, then)
-    log_prob = choice.log_prob(experience.action)
-    return RolloutBatch(
-        observation,
-        experience.action,
-        log_prob,
-        value,
-        jnp.zeros_like(value),
-        value,
-        broadcast_params(choice),
-    ), next_value
+    pi, value, _ = learner.networks(observation, carry)
+    _, next_value, _ = learner.networks(next_observation, next_carry)
+    log_prob = pi.log_prob(experience.action)
+    batch = RolloutBatch(
+        observation=observation,
+        action=experience.action,
+        log_prob=log_prob,
+        value=value,
+        advantage=jnp.zeros_like(value),
+        target=value,
+        distribution=broadcast_params(pi),
+    )
+    return batch, next_value
 
 
 def compute_advantages(
     algorithm: Any, learner: LearnerState, experience: Transition
 ) -> RolloutBatch:
-    """Generalized advantages and the value's targets of a rollout, [time, env], with λ =
-    `algorithm.gae_lambda`."""
+    """Return the batch [time, env] with generalized advantages A and value targets A + V."""
     batch, next_value = evaluate_rollout(algorithm, learner, experience)
     advantage = returns.gae(
         experience.reward,
@@ -220,18 +232,19 @@ def compute_advantages(
 
 
 def to_sequence(algorithm: Any, experience: Transition, batch: RolloutBatch) -> RolloutBatch:
-    """A batch [time, env], each copy's rollout being one sequence where there is a memory."""
+    """Mark a batch [time, env] as one sequence per environment if the policy is recurrent."""
     if not is_recurrent(algorithm):
         return batch
-    begins = jnp.concatenate([jnp.zeros_like(experience.done[:1]), experience.done[:-1]])
-    return replace(
-        batch, is_first=begins, memory=jax.tree.map(lambda x: x[0], experience.memory.carry_before)
-    )
+    is_first = jnp.concatenate([jnp.zeros_like(experience.done[:1]), experience.done[:-1]])
+    initial_carry = jax.tree.map(lambda x: x[0], experience.memory.carry)
+    return replace(batch, is_first=is_first, initial_carry=initial_carry)
 
 
 def to_samples(algorithm: Any, experience: Transition, batch: RolloutBatch) -> RolloutBatch:
-    """A batch [time, env] as samples, [time * env, ...], or where there is a memory as sequences,
-    [time, sequence, ...]."""
+    """Flatten a batch [time, env] to samples [time * env, ...].
+
+    For recurrent policies, cut it into sequences [sequence_length, sequence, ...].
+    """
     if not is_recurrent(algorithm):
         return flatten_time(batch)
     length = algorithm.sequence_length
@@ -240,29 +253,33 @@ def to_samples(algorithm: Any, experience: Transition, batch: RolloutBatch) -> R
         chunks = jnp.moveaxis(x.reshape(-1, length, *x.shape[1:]), 0, 1)  # [time, chunk, env, ...]
         return chunks.reshape(length, -1, *x.shape[2:])
 
-    whole = replace(to_sequence(algorithm, experience, batch), memory=())
-    # zero where an episode begins
-    memory = jax.tree.map(lambda x: cut(x)[0], experience.memory.carry_before)
-    return replace(jax.tree.map(cut, whole), memory=memory)
+    sequences = replace(to_sequence(algorithm, experience, batch), initial_carry=())
+    # The carry is already zero at the first step of an episode.
+    initial_carry = jax.tree.map(lambda x: cut(x)[0], experience.memory.carry)
+    return replace(jax.tree.map(cut, sequences), initial_carry=initial_carry)
 
 
 def sample_minibatches(algorithm: Any, key: Array, batch: RolloutBatch) -> RolloutBatch:
-    """What `arrange` made, in random order and with a leading [batch] of `algorithm.batch_size`
-    steps each.
+    """Shuffle the result of `to_samples` and split it: [minibatch, ...] of `batch_size` steps each.
 
-    What is over a whole number of batches is left out.
+    The steps beyond a whole number of minibatches are dropped.
     """
     if not is_recurrent(algorithm):
         return minibatches(key, batch, algorithm.batch_size)
-    rows = jnp.arange(batch.is_first.shape[1])
-    order = minibatches(key, rows, algorithm.batch_size // algorithm.sequence_length)
-    chosen = jax.tree.map(lambda x: jnp.moveaxis(x[:, order], 1, 0), replace(batch, memory=()))
-    return replace(chosen, memory=jax.tree.map(lambda x: x[order], batch.memory))
+    sequence = jnp.arange(batch.is_first.shape[1])
+    order = minibatches(key, sequence, algorithm.batch_size // algorithm.sequence_length)
+    shuffled = jax.tree.map(
+        lambda x: jnp.moveaxis(x[:, order], 1, 0), replace(batch, initial_carry=())
+    )
+    initial_carry = jax.tree.map(lambda x: x[order], batch.initial_carry)
+    return replace(shuffled, initial_carry=initial_carry)
 
 
 def check_batch_sizes(algorithm: Any, spec: EnvironmentSpec) -> None:
-    """Raises InvalidInput where a rollout does not hold a batch, or is no whole number of
-    sequences, or a batch is not."""
+    """Check that minibatches fit into a rollout and that sequences divide both.
+
+    Raises InvalidInput otherwise.
+    """
     samples, size = algorithm.rollout_length * spec.num_envs, algorithm.batch_size
     if size > samples:
         raise InvalidInput(
@@ -275,23 +292,21 @@ def check_batch_sizes(algorithm: Any, spec: EnvironmentSpec) -> None:
         if getattr(algorithm, name) % algorithm.sequence_length:
             raise InvalidInput(
                 f"{name} {getattr(algorithm, name)} is no whole number of sequences of "
-                "sequence_length "
-                f"{algorithm.sequence_length}; give a multiple of it, or another length"
+                f"sequence_length {algorithm.sequence_length}; give a multiple of it, or another "
+                "length"
             )
 
 
 def finish_update(algorithm: Any, learner: LearnerState, experience: Transition) -> LearnerState:
-    """The learner once experience [time, env] is behind it.
+    """Count the steps of a rollout and add its observations to the running statistics.
 
-    The moments of observations come last, so that a whole update sees what the policy saw.
+    Called last, so that a whole update normalizes observations as the policy did in the rollout.
     """
     learner = replace(learner, steps=learner.steps + experience.reward.size)
     if not algorithm.normalize_observation:
         return learner
-    seen = flatten_time(experience.observation)
-    return replace(
-        learner,
-        observation_statistics=running_statistics.update_observation_statistics(
-            learner.observation_statistics, seen
-        ),
+    observations = flatten_time(experience.observation)
+    statistics = running_statistics.update_observation_statistics(
+        learner.observation_statistics, observations
     )
+    return replace(learner, observation_statistics=statistics)

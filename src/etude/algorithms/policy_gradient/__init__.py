@@ -1,1 +1,1 @@
-"""The gradient of the expected return itself (lecture 5)."""
+"""Monte Carlo policy gradients: REINFORCE."""

@@ -1,10 +1,10 @@
-"""REINFORCE (Williams, 1992) and its off-policy form.
+"""REINFORCE (Williams, 1992) with baselines, and its off-policy form by importance sampling.
 
-    ∇J = E[Σₜ ∇log π(aₜ | sₜ) (Gₜ - b)]
+    ∇J = E[Σₜ ∇log π(aₜ|sₜ) (Gₜ - b)]
 
-What is lived is kept until there are whole episodes enough; then the policy takes a step along the
-weighted likelihood of what it did, or several, with importance weights for those after the first.
-Where there are several copies, an episode may have begun before the policy's last step.
+Rollouts are buffered until there are enough complete episodes. Then the policy takes
+`gradient_steps` steps on them; those after the first are off-policy and carry importance weights.
+With several environments, an episode may have begun before the policy's last update.
 """
 
 import math
@@ -21,10 +21,11 @@ from etude.data.replay import ring_buffer
 from etude.data.replay.ring_buffer import Indices, RingBuffer
 from etude.data.transition import Transition, zeros_like_spec
 from etude.errors import InvalidInput
-from etude.estimators import baselines, importance_sampling, returns
+from etude.estimators import baselines, importance_sampling
 from etude.estimators.losses import l2_loss, weighted_nll
+from etude.estimators.returns import discounted_returns
 from etude.nn.networks import Activation
-from etude.nn.policies import Policy
+from etude.nn.policies import Policy, ValueNetwork
 from etude.nn.recurrent import CellType
 from etude.optim.schedules import any_in_vmap, linear_decay
 from etude.spaces import EnvironmentSpec
@@ -34,28 +35,30 @@ from etude.types import Array, Metrics
 
 @struct
 class ReinforceState:
-    learner: LearnerState  # its optimizer is a pair: of the policy and of the value
-    buffer: Any  # the Ring of the latest steps of all copies
-    # int32 [env]: the row of time, of all ever lived, from which steps are yet to be learned from
-    start_row: Array
-    end_row: Array  # int32 [env]: the row after the last that ended an episode
-    pending_episodes: Array  # int32: whole episodes yet to be learned from
-    learned_episodes: Array  # int32: whole episodes learned from
+    learner: LearnerState  # opt_state: (of the policy, of the value)
+    buffer: Any  # a RingBuffer of the latest steps of every environment
+    # Rows of time are counted over the whole run. The steps to learn from are those of complete
+    # episodes, from start_row up to end_row.
+    start_row: Array  # int32 [env]
+    end_row: Array  # int32 [env]: the row after the last end of an episode
+    pending_episodes: Array  # int32: complete episodes to learn from
+    learned_episodes: Array  # int32: complete episodes learned from
 
 
 @struct
 class EpisodeBatch:
-    """Whole episodes, [time, env]; where `counts` is false there is a step of another."""
+    """The buffer [time, env], with a mask of the steps of complete, pending episodes."""
 
     experience: Transition
-    valid: Array
-    episode: Array  # int32: which one a step belongs to
+    valid: Array  # bool: the step is one to learn from
+    episode: Array  # int32: index of the step's episode, below time * env
 
     def mean(self, x: Array) -> Array:
+        """Return the mean of x [time, env] over the valid steps."""
         return jnp.where(self.valid, x, 0).sum() / jnp.maximum(self.valid.sum(), 1)
 
     def by_episode(self, x: Array) -> Array:
-        """The sums over whole episodes, [episode], with a place for as many as there could be."""
+        """Return the sum of x [time, env] over each episode's valid steps, [time * env]."""
         return jax.ops.segment_sum(
             jnp.where(self.valid, x, 0).ravel(), self.episode.ravel(), self.episode.size
         )
@@ -63,305 +66,329 @@ class EpisodeBatch:
 
 @struct
 class Reinforce:
-    """REINFORCE for every kind of action, from whole episodes."""
+    """REINFORCE for every kind of action space."""
 
     learning_rate: float = traced(1e-3, above=0)
-    """Adam's step size, of the policy."""
+    """Adam's step size for the policy."""
     learning_rate_decay: float = traced(math.inf, above=0)
-    """Environment steps over which it falls linearly to zero; inf: never."""
+    """Environment steps over which the learning rate falls linearly to zero; inf: constant."""
     value_learning_rate: float = traced(1e-3, above=0)
-    """Of the value, where it is the baseline."""
+    """Adam's step size for the value function, with the value baseline."""
     discount: float = traced(0.99, at_least=0, at_most=1)
-    """γ, per environment step."""
+    """Discount factor γ per environment step."""
     entropy_coefficient: float = traced(0.0, at_least=0)
-    """Weight of the entropy bonus."""
+    """Weight of the entropy bonus in the loss."""
     weight_clip: float = traced(math.inf, above=0)
-    """Importance weights are clipped here; inf: never."""
+    """Upper limit of importance weights; inf: no clip."""
     initial_std: float = traced(1.0, above=0)
-    """Of continuous actions, in units of the policy's [-1, 1]."""
+    """Initial standard deviation of Box actions, in units of [-1, 1] for a bounded Box."""
     hidden: tuple[int, ...] = static((64, 64), at_least=1)
     """Units of each hidden layer, of policy and value alike."""
     activation: Activation = static("tanh")
-    """Between layers."""
+    """Activation function of the hidden layers."""
     recurrent: CellType = static("none")
-    """A memory before the hidden layers, trained through whole episodes."""
+    """Recurrent cell before the hidden layers, trained through complete episodes."""
     memory_size: int = static(64, at_least=1)
-    """Its units."""
+    """Units of the recurrent cell."""
     causality: bool = static(True)
-    """An action is weighed by the rewards after it; else by all."""
+    """Whether an action is weighted by the reward to go; else by the whole episode's return."""
     baseline: Literal["none", "average", "optimal", "value"] = static("value")
-    """Optimal: of the least variance."""
+    """Baseline b: none, mean return of the other episodes, their minimum-variance baseline, or the
+    learned V(s)."""
     normalize_advantage: bool = static(False)
-    """To mean 0 and std 1 over the batch."""
+    """Whether advantages are normalized to mean 0 and std 1 over the batch."""
     batch_steps: int = static(1_000, at_least=1)
-    """Steps of whole episodes in a batch, at least."""
+    """Fewest steps of complete episodes in a batch."""
     batch_episodes: int = static(0, at_least=0)
-    """Whole episodes in a batch instead; 0: steps count."""
+    """Fewest complete episodes in a batch, in place of batch_steps; 0: batch_steps decides."""
     max_episodes: int = static(0, at_least=0)
-    """Learned from, and no more; 0: no limit."""
+    """Episodes after which learning stops; 0: no limit."""
     gradient_steps: int = static(1, at_least=1)
-    """Of the policy on a batch; those after the first are off-policy."""
+    """Gradient steps of the policy per batch; those after the first are off-policy."""
     correction: Literal["trajectory", "per_decision", "first_order"] = static("per_decision")
-    """Importance weights."""
+    """Importance weights: of whole trajectories, of the steps so far, or of the step alone."""
     value_steps: int = static(20, at_least=1)
-    """Of the value on a batch."""
+    """Gradient steps of the value function per batch, with the value baseline."""
     capacity: int = static(4_096, at_least=2)
-    """Steps of each copy kept until a batch is whole; longer ones are cut."""
+    """Steps of each environment copy that the buffer holds; longer episodes are cut."""
     rollout_length: int = static(8, at_least=1)
-    """Environment steps of each copy between looks at what there is."""
+    """Environment steps of each environment copy between checks for a complete batch."""
 
     default_num_envs: ClassVar[int] = 1
     shared: ClassVar[bool] = False
-    state_noise: ClassVar[bool] = False  # with noise that is held, actions depend on each other
-    normalize_observation: ClassVar[bool] = False  # a batch is seen with one scale
+    state_noise: ClassVar[bool] = False  # noise held over steps makes actions dependent
+    normalize_observation: ClassVar[bool] = False  # scales would differ between buffered rollouts
 
     def validate_fields(self) -> None:
-        of_others = self.baseline in ("average", "optimal")
-        if of_others and self.batch_episodes == 1:
+        uses_other_episodes = self.baseline in ("average", "optimal")
+        if uses_other_episodes and self.batch_episodes == 1:
             raise InvalidInput(
                 f"batch_episodes is 1; the {self.baseline} baseline of an episode is that of the "
-                "others in its "
-                "batch: give at least 2, or another baseline"
+                "others in its batch: give at least 2, or another baseline"
             )
         if self.baseline == "optimal" and self.recurrent != "none":
             raise InvalidInput(
                 "baseline is 'optimal', which takes the score of each step by itself, and with a "
-                "memory "
-                f"(recurrent {self.recurrent!r}) there is none: give another baseline"
+                f"memory (recurrent {self.recurrent!r}) there is none: give another baseline"
             )
         if self.rollout_length > self.capacity // 2:
             raise InvalidInput(
                 f"rollout_length {self.rollout_length} is more than half of capacity "
-                f"{self.capacity}; "
-                "give shorter rollouts or a larger capacity"
+                f"{self.capacity}; give shorter rollouts or a larger capacity"
             )
-
-    def optimizer(self, steps: Array) -> optax.GradientTransformation:
-        return optax.adam(self.learning_rate * linear_decay(steps, self.learning_rate_decay))
-
-    def value_optimizer(self) -> optax.GradientTransformation:
-        return optax.adam(self.value_learning_rate)
 
     def init(self, key: Array, spec: EnvironmentSpec) -> ReinforceState:
-        if not self.batch_episodes and self.batch_steps > (kept := self.capacity * spec.num_envs):
+        """Return the initial networks, optimizer states and an empty buffer."""
+        if not self.batch_episodes and self.batch_steps > (limit := self.capacity * spec.num_envs):
             raise InvalidInput(
-                f"batch_steps {self.batch_steps} is more than the {kept} that are kept (capacity "
-                f"{self.capacity} "
-                f"× num_envs {spec.num_envs}); give a larger capacity"
+                f"batch_steps {self.batch_steps} is more than the {limit} that are kept (capacity "
+                f"{self.capacity} × num_envs {spec.num_envs}); give a larger capacity"
             )
         learner = on_policy.init_learner(self, key, spec)
-        optimizer = (
+        opt_state = (
             self.optimizer(learner.steps).init(learner.networks.policy),
             self.value_optimizer().init(learner.networks.value),
         )
-        first = jax.tree.map(lambda x: x[None], spec.observation.zeros())
-        noted = jax.eval_shape(
-            lambda key: on_policy.act(self, learner, first, (), key, True)[1], key
+        observation = jax.tree.map(lambda x: x[None], spec.observation.zeros())
+        memory_shapes = jax.eval_shape(
+            lambda key: on_policy.act(self, learner, observation, (), key, True)[1], key
         )
-        step = replace(
+        transition = replace(
             zeros_like_spec(spec),
-            memory=jax.tree.map(lambda x: jnp.zeros(x.shape[1:], x.dtype), noted),
+            memory=jax.tree.map(lambda x: jnp.zeros(x.shape[1:], x.dtype), memory_shapes),
         )
-        ring = ring_buffer.init(
-            step, self.capacity * spec.num_envs, spec.num_envs, self.rollout_length
+        buffer = ring_buffer.init(
+            transition, self.capacity * spec.num_envs, spec.num_envs, self.rollout_length
         )
-        rows, none = jnp.zeros(spec.num_envs, jnp.int32), jnp.int32(0)
-        return ReinforceState(replace(learner, optimizer=optimizer), ring, rows, rows, none, none)
+        row, zero = jnp.zeros(spec.num_envs, jnp.int32), jnp.int32(0)
+        return ReinforceState(replace(learner, opt_state=opt_state), buffer, row, row, zero, zero)
 
     def act(
         self, state: ReinforceState, observation: Any, memory: Any, key: Array, explore: bool
     ) -> tuple[Any, Any]:
-        """A sample of the policy when exploring, its mode when not."""
+        """Return (action, memory): a sample of the policy with `explore`, else its mode."""
         return on_policy.act(self, state.learner, observation, memory, key, explore)
 
     def update(
         self, state: ReinforceState, experience: Transition, key: Array
     ) -> tuple[ReinforceState, Metrics]:
+        """Store a rollout [time, env]; learn once the batch is complete or the buffer is full."""
         state = self.store(state, experience)
-        steps = (state.end_row - state.start_row).sum()
-        enough = (
+        pending_steps = (state.end_row - state.start_row).sum()
+        is_complete = (
             state.pending_episodes >= self.batch_episodes
             if self.batch_episodes
-            else steps >= self.batch_steps
+            else pending_steps >= self.batch_steps
         )
         if self.baseline in ("average", "optimal"):
-            enough &= state.pending_episodes >= 2
-        # [env]
-        full = (
+            is_complete &= state.pending_episodes >= 2
+        # [env]: the next rollout would overwrite steps that are yet to be learned from.
+        is_full = (
             state.buffer.inserted - state.start_row
             > ring_buffer.length(state.buffer) - self.rollout_length
         )
-        due = (enough | full.any()) & (
+        is_ready = (is_complete | is_full.any()) & (
             (state.learned_episodes < self.max_episodes) | (self.max_episodes == 0)
         )
-        ring, state = state.buffer, replace(state, buffer=())  # learning does not change it
+        # `cond` copies its outputs, so the buffer, which learning does not change, stays outside.
+        buffer, state = state.buffer, replace(state, buffer=())
 
         def learn(state):
-            after, metrics = self.fit_episodes(ring, state, full)
-            return jax.tree.map(lambda new, old: jnp.where(due, new, old), after, state), metrics
+            learned, metrics = self.fit_episodes(buffer, state, is_full)
+            state = jax.tree.map(lambda new, old: jnp.where(is_ready, new, old), learned, state)
+            return state, metrics
 
-        def wait(state):
-            return state, jax.tree.map(
-                lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(learn, state)[1]
-            )
+        def skip(state):
+            metrics = jax.eval_shape(learn, state)[1]
+            return state, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), metrics)
 
-        state, metrics = jax.lax.cond(any_in_vmap(due), learn, wait, state)
-        return replace(state, buffer=ring), {**metrics, "updates": due * self.gradient_steps}
+        state, metrics = jax.lax.cond(any_in_vmap(is_ready), learn, skip, state)
+        updates = is_ready * self.gradient_steps
+        return replace(state, buffer=buffer), {**metrics, "updates": updates}
 
     def store(self, state: ReinforceState, experience: Transition) -> ReinforceState:
-        """Experience [time, env] among what is kept."""
+        """Insert a rollout [time, env] into the buffer and count the episodes that it completes."""
         done = experience.done
-        rows = state.buffer.inserted + jnp.arange(1, len(done) + 1)  # the row after each
-        ended = jnp.maximum(state.end_row, jnp.where(done, rows[:, None], 0).max(0))
+        next_row = state.buffer.inserted + jnp.arange(1, len(done) + 1)  # [time]
+        end_row = jnp.maximum(state.end_row, jnp.where(done, next_row[:, None], 0).max(0))
         learner = on_policy.finish_update(self, state.learner, experience)
         return replace(
             state,
             learner=learner,
             buffer=ring_buffer.insert(state.buffer, experience),
-            end_row=ended,
+            end_row=end_row,
             pending_episodes=state.pending_episodes + done.sum(),
         )
 
     def fit_episodes(
-        self, ring: RingBuffer, state: ReinforceState, cut: Array
+        self, buffer: RingBuffer, state: ReinforceState, is_full: Array
     ) -> tuple[ReinforceState, Metrics]:
-        """Steps of the policy on whole episodes, then of the value; of copies that are `cut`,
-        [env], what goes on counts too."""
-        ended = jnp.where(cut, ring.inserted, state.end_row)
-        lived = gather_episodes(ring, state.start_row, ended)
-        batch, next_value = on_policy.evaluate_rollout(self, state.learner, lived.experience)
-        batch = on_policy.to_sequence(self, lived.experience, batch)
-        x, with_value = lived.experience, self.baseline == "value"
-        ahead: dict[str, Any] = {
-            "reward": x.reward,
-            "next_value": next_value if with_value else jnp.zeros_like(next_value),
-            "terminated": x.terminated,
-            "done": x.done,
+        """Take `gradient_steps` of the policy, then `value_steps` of the value, on the episodes.
+
+        Where `is_full` [env], the steps of the running, incomplete episode are used too.
+        """
+        end_row = jnp.where(is_full, buffer.inserted, state.end_row)
+        episodes = gather_episodes(buffer, state.start_row, end_row)
+        experience = episodes.experience
+        batch, next_value = on_policy.evaluate_rollout(self, state.learner, experience)
+        batch = on_policy.to_sequence(self, experience, batch)
+        has_value_baseline = self.baseline == "value"
+        return_inputs: dict[str, Any] = {
+            "reward": experience.reward,
+            "next_value": next_value if has_value_baseline else jnp.zeros_like(next_value),
+            "terminated": experience.terminated,
+            "done": experience.done,
             "discount": self.discount,
         }
-        earned = self.importance_weighted_returns(jnp.zeros_like(batch.log_prob), ahead, lived)[1]
-        baseline = self.estimate_baseline(state.learner.networks.policy, batch, lived, earned)
+        log_ratio = jnp.zeros_like(batch.log_prob)  # of the first step, which is on-policy
+        _, returns = self.importance_weighted_returns(log_ratio, return_inputs, episodes)
+        baseline = self.estimate_baseline(state.learner.networks.policy, batch, episodes, returns)
 
-        def step(carry, _):
-            policy, optimizer = carry
+        def policy_step(carry, _):
+            policy, opt_state = carry
             log_ratio = batch.distribution_of(policy).log_prob(batch.action) - batch.log_prob
-            weight, later = self.importance_weighted_returns(log_ratio, ahead, lived)
-            advantage = self.normalize_advantages(lived, later - baseline)
+            weight, returns = self.importance_weighted_returns(log_ratio, return_inputs, episodes)
+            advantage = self.normalize_advantages(episodes, returns - baseline)
 
-            def loss(policy):
-                choice = batch.distribution_of(policy)
-                # a mean over those that count
-                kept = lived.valid.size / jnp.maximum(lived.valid.sum(), 1) * lived.valid
-                likelihood = weighted_nll(choice.log_prob(batch.action), kept * weight * advantage)
-                entropy = lived.mean(choice.entropy())
-                return likelihood - self.entropy_coefficient * entropy, {
-                    "policy_loss": likelihood,
+            def loss_fn(policy):
+                pi = batch.distribution_of(policy)
+                # The factor turns the loss's mean over all steps into one over the valid steps.
+                mask = episodes.valid.size / jnp.maximum(episodes.valid.sum(), 1) * episodes.valid
+                policy_loss = weighted_nll(pi.log_prob(batch.action), mask * weight * advantage)
+                entropy = episodes.mean(pi.entropy())
+                return policy_loss - self.entropy_coefficient * entropy, {
+                    "policy_loss": policy_loss,
                     "entropy": entropy,
                 }
 
-            gradient, metrics = jax.grad(loss, has_aux=True)(policy)
-            change, optimizer = self.optimizer(state.learner.steps).update(gradient, optimizer)
-            return (optax.apply_updates(policy, change), optimizer), metrics
+            gradient, metrics = jax.grad(loss_fn, has_aux=True)(policy)
+            updates, opt_state = self.optimizer(state.learner.steps).update(gradient, opt_state)
+            return (optax.apply_updates(policy, updates), opt_state), metrics
 
-        of_policy, of_value = state.learner.optimizer
-        (policy, of_policy), metrics = jax.lax.scan(
-            step, (state.learner.networks.policy, of_policy), length=self.gradient_steps
+        policy_opt_state, value_opt_state = state.learner.opt_state
+        (policy, policy_opt_state), metrics = jax.lax.scan(
+            policy_step,
+            (state.learner.networks.policy, policy_opt_state),
+            length=self.gradient_steps,
         )
         metrics = jax.tree.map(jnp.mean, metrics)
         value = state.learner.networks.value
-        if with_value:  # last, so that the baseline does not know what it was subtracted from
-            target = returns.discounted_returns(**ahead)
-            value, of_value, metrics["value_loss"] = self.fit_value(
-                value, of_value, batch, target, lived
+        if has_value_baseline:  # after the policy: V fitted to the same returns would add bias
+            target = discounted_returns(**return_inputs)
+            value, value_opt_state, metrics["value_loss"] = self.fit_value(
+                value, value_opt_state, batch, target, episodes
             )
-        agent = replace(state.learner.networks, policy=policy, value=value)
-        learner = replace(state.learner, networks=agent, optimizer=(of_policy, of_value))
-        return ReinforceState(
-            learner, (), ended, ended, jnp.int32(0), state.learned_episodes + state.pending_episodes
-        ), metrics
+        networks = replace(state.learner.networks, policy=policy, value=value)
+        opt_state = (policy_opt_state, value_opt_state)
+        learner = replace(state.learner, networks=networks, opt_state=opt_state)
+        learned_episodes = state.learned_episodes + state.pending_episodes
+        state = ReinforceState(learner, (), end_row, end_row, jnp.int32(0), learned_episodes)
+        return state, metrics
 
     def importance_weighted_returns(
-        self, log_ratio: Array, ahead: dict[str, Any], lived: EpisodeBatch
+        self, log_ratio: Array, return_inputs: dict[str, Any], episodes: EpisodeBatch
     ) -> tuple[Array, Array]:
-        """(importance weight, return) of each step, [time, env]: those of the policy now, from what
-        an earlier one did."""
-        done, limit = lived.experience.done, self.weight_clip
-        later = returns.discounted_returns(**ahead)
+        """Return (importance weight, return) of each step for the policy π, [time, env].
+
+        `log_ratio` is log π(a|s) - log π_old(a|s), π_old being the policy before the update.
+        """
+        done, clip = episodes.experience.done, self.weight_clip
+        returns = discounted_returns(**return_inputs)
         match self.correction:
             case "trajectory":
-                weight = importance_sampling.trajectory_weight(log_ratio, done, limit)
+                weight = importance_sampling.trajectory_weight(log_ratio, done, clip)
             case "first_order":
-                weight = importance_sampling.first_order_weight(log_ratio, limit)
+                weight = importance_sampling.first_order_weight(log_ratio, clip)
             case _:
-                weight = importance_sampling.per_decision_weight(log_ratio, done, limit)
-                later = importance_sampling.per_decision_returns(log_ratio, **ahead, clip=limit)
+                weight = importance_sampling.per_decision_weight(log_ratio, done, clip)
+                returns = importance_sampling.per_decision_returns(
+                    log_ratio, **return_inputs, clip=clip
+                )
         if self.causality:
-            return weight, later
-        # after these an episode begins, or what is left of one that was cut
-        others = done | ~lived.valid
-        begins = jnp.concatenate([jnp.ones_like(done[:1]), others[:-1]])
-        # the return of the whole
-        return weight, lived.by_episode(jnp.where(begins, later, 0))[lived.episode]
+            return weight, returns
+        # The return of the whole episode is that of its first valid step.
+        ends = done | ~episodes.valid
+        is_first = jnp.concatenate([jnp.ones_like(done[:1]), ends[:-1]])
+        return weight, episodes.by_episode(jnp.where(is_first, returns, 0))[episodes.episode]
 
     def estimate_baseline(
-        self, policy: Policy, batch: RolloutBatch, lived: EpisodeBatch, earned: Array
+        self, policy: Policy, batch: RolloutBatch, episodes: EpisodeBatch, returns: Array
     ) -> Array:
-        """b, [time, env]: 0, the average or the optimal one of the other episodes, or the value of
-        the state."""
+        """Return the baseline b of each step, [time, env].
+
+        "average" and "optimal" weight the returns of the other episodes by 1 or ‖∇log π(a|s)‖².
+        """
         match self.baseline:
             case "none":
-                return jnp.zeros_like(earned)
+                return jnp.zeros_like(returns)
             case "value":
                 return batch.value
             case "average":
-                square = jnp.ones_like(earned)
+                weight = jnp.ones_like(returns)
             case "optimal":
-                square = squared_scores(policy, batch)
-        length = lived.by_episode(square)
-        middle = baselines.safe_divide(lived.by_episode(square * earned), length)
-        return baselines.leave_one_out_optimal(middle, length)[lived.episode]
+                weight = squared_scores(policy, batch)
+        episode_weight = episodes.by_episode(weight)
+        episode_mean = baselines.safe_divide(episodes.by_episode(weight * returns), episode_weight)
+        return baselines.leave_one_out_optimal(episode_mean, episode_weight)[episodes.episode]
 
-    def normalize_advantages(self, lived: EpisodeBatch, advantage: Array) -> Array:
+    def normalize_advantages(self, episodes: EpisodeBatch, advantage: Array) -> Array:
+        """Return the advantages with mean 0 and std 1 over the valid steps, if so configured."""
         if not self.normalize_advantage:
             return advantage
-        mean = lived.mean(advantage)
-        return (advantage - mean) / (jnp.sqrt(lived.mean((advantage - mean) ** 2)) + 1e-8)
+        mean = episodes.mean(advantage)
+        return (advantage - mean) / (jnp.sqrt(episodes.mean((advantage - mean) ** 2)) + 1e-8)
 
     def fit_value(
-        self, value: Any, optimizer: Any, batch: RolloutBatch, target: Array, lived: EpisodeBatch
-    ) -> tuple[Any, Any, Array]:
-        """So many steps on E[½ (Gₜ - V(sₜ))²] over whole episodes."""
+        self,
+        value: ValueNetwork,
+        opt_state: optax.OptState,
+        batch: RolloutBatch,
+        target: Array,
+        episodes: EpisodeBatch,
+    ) -> tuple[ValueNetwork, optax.OptState, Array]:
+        """Take `value_steps` gradient steps on E[½ (Gₜ - V(sₜ))²]; return the mean loss too."""
 
         def step(carry, _):
-            value, optimizer = carry
+            value, opt_state = carry
             loss, gradient = jax.value_and_grad(
-                lambda value: lived.mean(l2_loss(target - batch.values_of(value)))
+                lambda value: episodes.mean(l2_loss(target - batch.values_of(value)))
             )(value)
-            change, optimizer = self.value_optimizer().update(gradient, optimizer)
-            return (optax.apply_updates(value, change), optimizer), loss
+            updates, opt_state = self.value_optimizer().update(gradient, opt_state)
+            return (optax.apply_updates(value, updates), opt_state), loss
 
-        (value, optimizer), losses = jax.lax.scan(step, (value, optimizer), length=self.value_steps)
-        return value, optimizer, losses.mean()
+        (value, opt_state), losses = jax.lax.scan(step, (value, opt_state), length=self.value_steps)
+        return value, opt_state, losses.mean()
+
+    def optimizer(self, steps: Array) -> optax.GradientTransformation:
+        """The policy's optimizer; its learning rate follows the environment steps taken."""
+        return optax.adam(self.learning_rate * linear_decay(steps, self.learning_rate_decay))
+
+    def value_optimizer(self) -> optax.GradientTransformation:
+        """The value function's optimizer."""
+        return optax.adam(self.value_learning_rate)
 
 
-def gather_episodes(ring: RingBuffer, begun: Array, ended: Array) -> EpisodeBatch:
-    """All that is kept, in the order it was lived; the steps that count are those of each copy from
-    `begun` up to `ended`."""
-    rows, copies = ring_buffer.length(ring), ring_buffer.num_envs(ring)
-    # of all rows ever; negative: none was there
-    lived = ring.inserted - rows + jnp.arange(rows)[:, None]
-    lived, env = jnp.broadcast_arrays(lived, jnp.arange(copies))
-    experience = ring_buffer.gather(ring, Indices(lived % rows, env))
-    apart = (lived < 0) | (lived == ring.inserted - 1)  # before the first; what comes is not known
-    experience = replace(experience, truncated=experience.truncated | apart)
+def gather_episodes(buffer: RingBuffer, start_row: Array, end_row: Array) -> EpisodeBatch:
+    """Return the whole buffer in order of time; valid are the rows from start_row up to end_row.
+
+    Rows before the first insertion and the newest row, whose successor may be unknown, are marked
+    truncated.
+    """
+    length, num_envs = ring_buffer.length(buffer), ring_buffer.num_envs(buffer)
+    # Counted over the whole run; negative before the first insertion.
+    row = buffer.inserted - length + jnp.arange(length)[:, None]
+    row, env = jnp.broadcast_arrays(row, jnp.arange(num_envs))
+    experience = ring_buffer.gather(buffer, Indices(row % length, env))
+    is_cut = (row < 0) | (row == buffer.inserted - 1)
+    experience = replace(experience, truncated=experience.truncated | is_cut)
     done = experience.done
-    return EpisodeBatch(
-        experience, (lived >= begun) & (lived < ended), jnp.cumsum(done, 0) - done + rows * env
-    )
+    valid = (row >= start_row) & (row < end_row)
+    episode = jnp.cumsum(done, 0) - done + length * env
+    return EpisodeBatch(experience, valid, episode)
 
 
 def squared_scores(policy: Policy, batch: RolloutBatch) -> Array:
-    """‖∇log π(a|s)‖² of each step, [time, env]."""
+    """Return ‖∇log π(a|s)‖² of each step, [time, env]."""
 
     def squared_score(step):
         observation, action = step
@@ -373,7 +400,7 @@ def squared_scores(policy: Policy, batch: RolloutBatch) -> Array:
     return jax.lax.map(squared_score, steps, batch_size=256).reshape(shape)
 
 
-# The gradient from what an earlier policy did, several steps on a batch.
+# REINFORCE with several gradient steps on each batch, corrected by clipped importance weights.
 OffPolicyGradient = partial(Reinforce, gradient_steps=10, weight_clip=2.0)
 
 ALGORITHMS = {

@@ -1,1 +1,1 @@
-"""Policy gradients that stay near the policy they were estimated with (lecture 9)."""
+"""Trust-region policy gradients: natural gradient, TRPO, PPO."""

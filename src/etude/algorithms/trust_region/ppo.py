@@ -1,5 +1,10 @@
-"""Proximal policy optimization (Schulman et al., 2017), by a clipped ratio, a penalty on the
-divergence, or both."""
+"""Proximal policy optimization (Schulman et al., 2017), with a clipped ratio or a KL penalty.
+
+    L(θ) = E[min(r A, clip(r, 1 - ε, 1 + ε) A)] - β E[KL(π_old ‖ π)],   r = π(a|s) / π_old(a|s)
+
+Each update collects one rollout, estimates advantages A by GAE, and takes several epochs of
+minibatch gradient steps on -L plus the value loss minus the entropy bonus.
+"""
 
 import math
 from functools import partial
@@ -12,6 +17,7 @@ import optax
 from etude.algorithms.common import on_policy
 from etude.algorithms.common.on_policy import LearnerState, RolloutBatch
 from etude.data.transition import Transition
+from etude.nn.distributions import Distribution
 from etude.nn.networks import Activation
 from etude.nn.policies import ActorCriticNetworks
 from etude.nn.recurrent import CellType
@@ -20,203 +26,204 @@ from etude.spaces import EnvironmentSpec
 from etude.struct import replace, static, struct, traced
 from etude.types import Array, Metrics
 
-# times the divergence asked for (Schulman et al., 2017, section 4; SB3 for the early stop)
+# Factor over `kl_target` from which the adaptive penalty changes (Schulman et al., 2017, section 4)
+# and the early stop triggers (Stable-Baselines3).
 KL_TOLERANCE = 1.5
 
 
 @struct
 class PPOState:
     learner: LearnerState
-    penalty: Array  # β: what a nat of divergence from the policy before costs
+    penalty: Array  # β, the weight of the KL divergence in the loss
 
 
 @struct
 class PPO:
-    """Proximal policy optimization for every kind of action: several epochs on each rollout, the
-    policy held near what it was."""
+    """Proximal policy optimization (PPO) for every kind of action space."""
 
     learning_rate: float = traced(3e-4, above=0)
     """Adam's step size."""
     learning_rate_decay: float = traced(math.inf, above=0)
-    """Environment steps over which it falls linearly to zero; inf: never."""
+    """Environment steps over which the learning rate falls linearly to zero; inf: constant."""
     discount: float = traced(0.99, at_least=0, at_most=1)
-    """γ, per environment step."""
+    """Discount factor γ per environment step."""
     gae_lambda: float = traced(0.95, at_least=0, at_most=1)
-    """λ of the advantages (Schulman et al., 2016)."""
+    """λ of generalized advantage estimation (Schulman et al., 2016); 1: Monte Carlo returns."""
     clip: float = traced(0.2, above=0)
-    """ε: the ratio counts only within 1 ± ε; inf: all of it."""
+    """Clip range ε of the probability ratio, to 1 ± ε; inf: no clip."""
     clip_decay: float = traced(math.inf, above=0)
-    """Environment steps over which ε falls linearly to zero; inf: never."""
+    """Environment steps over which the clip range falls linearly to zero; inf: constant."""
     kl_target: float = traced(0.01, above=0)
-    """Nats from the policy before, for kl_penalty and kl_stop."""
+    """Target divergence, in nats, of an update, for kl_penalty and kl_stop."""
     initial_penalty: float = traced(1.0, at_least=0)
-    """β at the start: what a nat costs, in normalized advantages."""
+    """Initial weight β of the KL penalty; it has no effect without kl_penalty."""
     penalty_rate: float = traced(10.0, above=0)
-    """Of dual: β grows by this much for each nat above kl_target."""
+    """Step size of the dual penalty: growth of β per nat of divergence above kl_target."""
     value_clip: float = traced(math.inf, above=0)
-    """The value moves at most this far from before the update; inf: freely."""
+    """Clip range of the value around its value before the update; inf: no clip."""
     value_coefficient: float = traced(0.5, at_least=0)
-    """Weight of the value's loss beside the policy's."""
+    """Weight of the value loss in the loss."""
     entropy_coefficient: float = traced(0.0, at_least=0)
-    """Weight of the entropy bonus."""
+    """Weight of the entropy bonus in the loss."""
     max_gradient_norm: float = traced(0.5, above=0)
-    """The gradient's global norm is clipped here; inf: never."""
+    """Global norm to which gradients are clipped; inf: no clip."""
     initial_std: float = traced(1.0, above=0)
-    """Of continuous actions, in units of the policy's [-1, 1]."""
+    """Initial standard deviation of Box actions, in units of [-1, 1] for a bounded Box."""
     hidden: tuple[int, ...] = static((64, 64), at_least=1)
     """Units of each hidden layer, of policy and value alike."""
     activation: Activation = static("tanh")
-    """Between layers."""
+    """Activation function of the hidden layers."""
     shared: bool = static(False)
-    """One body of hidden layers for policy and value."""
+    """Whether policy and value share their hidden layers."""
     recurrent: CellType = static("none")
-    """A memory before the hidden layers, of policy and value each."""
+    """Recurrent cell before the hidden layers, one each for policy and value."""
     memory_size: int = static(64, at_least=1)
-    """Its units."""
+    """Units of the recurrent cell."""
     sequence_length: int = static(16, at_least=1)
-    """Environment steps through which it is trained."""
+    """Environment steps of backpropagation through time, with a recurrent cell."""
     state_noise: bool = static(False)
-    """Noise of a Box that depends on the state (gSDE: Raffin et al., 2021)."""
+    """State-dependent exploration noise for Box actions (gSDE: Raffin et al., 2021)."""
     noise_interval: int = static(0, at_least=0)
-    """Environment steps that such noise is kept for; 0: an episode."""
+    """Environment steps between new samples of state-dependent noise; 0: once per episode."""
     kl_penalty: Literal["none", "adaptive", "dual"] = static("none")
-    """β halved and doubled (2017), or by dual gradient ascent."""
+    """Rule for the weight β of the KL penalty: "adaptive" doubles or halves it (Schulman et al.,
+    2017), "dual" is dual gradient ascent."""
     kl_stop: bool = static(False)
-    """No more steps on a rollout from 1.5 kl_target on (SB3)."""
+    """Whether an update stops early once the divergence exceeds 1.5 kl_target, as in SB3."""
     normalize_advantage: bool = static(True)
-    """To mean 0 and std 1 in each batch."""
+    """Whether advantages are normalized to mean 0 and std 1 in each minibatch."""
     normalize_observation: bool = static(False)
-    """By running moments, to mean 0 and std 1."""
+    """Whether observations are normalized to mean 0 and std 1 by running statistics."""
     normalize_reward: bool = static(False)
-    """By the running std of the discounted return (Engstrom et al., 2020)."""
+    """Whether rewards are divided by the running std of the return (Engstrom et al., 2020)."""
     rollout_length: int = static(128, at_least=1)
-    """Environment steps of each copy between updates."""
+    """Environment steps of each environment copy per update."""
     batch_size: int = static(256, at_least=1)
-    """Samples a gradient step."""
+    """Samples of a minibatch, one gradient step each."""
     epochs: int = static(4, at_least=1)
     """Passes over each rollout."""
 
     default_num_envs: ClassVar[int] = 8
 
-    def optimizer(self, steps: Array) -> optax.GradientTransformation:
-        rate = self.learning_rate * linear_decay(steps, self.learning_rate_decay)
-        return optax.chain(
-            optax.clip_by_global_norm(self.max_gradient_norm), optax.adam(rate, eps=1e-5)
-        )
-
     def init(self, key: Array, spec: EnvironmentSpec) -> PPOState:
+        """Return the initial networks, optimizer state and statistics."""
         on_policy.check_batch_sizes(self, spec)
         learner = on_policy.init_learner(self, key, spec)
-        optimizer = self.optimizer(learner.steps).init(learner.networks)
-        return PPOState(replace(learner, optimizer=optimizer), jnp.float32(self.initial_penalty))
+        opt_state = self.optimizer(learner.steps).init(learner.networks)
+        return PPOState(replace(learner, opt_state=opt_state), jnp.float32(self.initial_penalty))
 
     def act(
         self, state: PPOState, observation: Any, memory: Any, key: Array, explore: bool
     ) -> tuple[Any, Any]:
-        """A sample of the policy when exploring, its mode when not."""
+        """Return (action, memory): a sample of the policy with `explore`, else its mode."""
         return on_policy.act(self, state.learner, observation, memory, key, explore)
 
     def update(
         self, state: PPOState, experience: Transition, key: Array
     ) -> tuple[PPOState, Metrics]:
+        """Take `epochs` passes of minibatch gradient steps over one rollout [time, env]."""
         learner, scaled = on_policy.scale_reward(self, state.learner, experience)
-        batch = on_policy.to_samples(
-            self, scaled, on_policy.compute_advantages(self, learner, scaled)
-        )
+        batch = on_policy.compute_advantages(self, learner, scaled)
+        batch = on_policy.to_samples(self, scaled, batch)
 
-        def epoch(carry, key):
-            parts = on_policy.sample_minibatches(
-                self, key, batch if self.kl_penalty != "none" else replace(batch, distribution=())
-            )
-            return jax.lax.scan(partial(self.minibatch_step, penalty=state.penalty), carry, parts)
+        def update_epoch(carry, key):
+            # The distribution π_old is large and serves the KL penalty alone.
+            samples = batch if self.kl_penalty != "none" else replace(batch, distribution=())
+            minibatches = on_policy.sample_minibatches(self, key, samples)
+            step = partial(self.update_minibatch, penalty=state.penalty)
+            return jax.lax.scan(step, carry, minibatches)
 
-        go_on = jnp.bool_(True)
-        (learner, _), metrics = jax.lax.scan(
-            epoch, (learner, go_on), jax.random.split(key, self.epochs)
-        )
+        keep_going = jnp.bool_(True)
+        keys = jax.random.split(key, self.epochs)
+        (learner, _), metrics = jax.lax.scan(update_epoch, (learner, keep_going), keys)
         penalty = self.update_penalty(state.penalty, learner.networks, batch)
-        taken = metrics.pop("taken", jnp.ones_like(metrics["kl"], bool))  # [epoch, batch]
-        means = jax.tree.map(lambda x: jnp.where(taken, x, 0).sum() / taken.sum(), metrics)
-        return PPOState(on_policy.finish_update(self, learner, experience), penalty), {
-            **means,
-            "updates": taken.sum(),
-        }
 
-    def minibatch_step(
+        # Metrics are [epoch, minibatch]; average them over the steps before the early stop. Without
+        # kl_stop there is no mask "applied": every step counts.
+        applied = metrics.pop("applied", jnp.ones_like(metrics["kl"], bool))
+        means = jax.tree.map(lambda x: jnp.where(applied, x, 0).sum() / applied.sum(), metrics)
+        learner = on_policy.finish_update(self, learner, experience)
+        return PPOState(learner, penalty), {**means, "updates": applied.sum()}
+
+    def update_minibatch(
         self, carry: tuple[LearnerState, Array], batch: RolloutBatch, penalty: Array
     ) -> tuple[tuple[LearnerState, Array], Metrics]:
-        """One gradient step on a batch, unless an earlier one of this update has brought the policy
-        too far."""
-        learner, go_on = carry
-        improved, metrics = self.improve(learner, batch, penalty)
-        if not self.kl_stop:
-            return (improved, go_on), metrics
-        # it was measured before the step, which is not taken then
-        go_on &= metrics["kl"] <= KL_TOLERANCE * self.kl_target
-        learner = jax.tree.map(partial(jnp.where, go_on), improved, learner)
-        return (learner, go_on), {**metrics, "taken": go_on}
+        """Take one gradient step, unless `kl_stop` has ended this update.
 
-    def improve(
+        The carry is (learner, keep_going), keep_going being false from the early stop on.
+        """
+        learner, keep_going = carry
+        stepped, metrics = self.gradient_step(learner, batch, penalty)
+        if not self.kl_stop:
+            return (stepped, keep_going), metrics
+        # `kl` is measured before the step: above the limit, this step and later ones are discarded.
+        keep_going &= metrics["kl"] <= KL_TOLERANCE * self.kl_target
+        learner = jax.tree.map(partial(jnp.where, keep_going), stepped, learner)
+        return (learner, keep_going), {**metrics, "applied": keep_going}
+
+    def gradient_step(
         self, learner: LearnerState, batch: RolloutBatch, penalty: Array
     ) -> tuple[LearnerState, Metrics]:
-        """One gradient step of policy and value on a batch."""
+        """Take one optimizer step of policy and value on a minibatch."""
 
-        def loss(agent):
-            choice, value = batch.evaluate(agent)
-            policy_loss, metrics = self.policy_loss(choice, batch, penalty, learner.steps)
+        def loss_fn(networks):
+            pi, value = batch.evaluate(networks)
+            policy_loss, metrics = self.policy_loss(pi, batch, penalty, learner.steps)
             value_loss = self.value_loss(value, batch)
-            total = (
+            loss = (
                 policy_loss
                 + self.value_coefficient * value_loss
                 - self.entropy_coefficient * metrics["entropy"]
             )
-            return total, {"policy_loss": policy_loss, "value_loss": value_loss, **metrics}
+            return loss, {"policy_loss": policy_loss, "value_loss": value_loss, **metrics}
 
-        gradient, metrics = jax.grad(loss, has_aux=True)(learner.networks)
-        step, optimizer = self.optimizer(learner.steps).update(gradient, learner.optimizer)
-        return replace(
-            learner, networks=optax.apply_updates(learner.networks, step), optimizer=optimizer
-        ), metrics
+        gradient, metrics = jax.grad(loss_fn, has_aux=True)(learner.networks)
+        updates, opt_state = self.optimizer(learner.steps).update(gradient, learner.opt_state)
+        networks = optax.apply_updates(learner.networks, updates)
+        return replace(learner, networks=networks, opt_state=opt_state), metrics
 
     def policy_loss(
-        self, choice: Any, batch: RolloutBatch, penalty: Array, steps: Array
+        self, pi: Distribution, batch: RolloutBatch, penalty: Array, steps: Array
     ) -> tuple[Array, Metrics]:
-        """- E[min(ratio A, clip(ratio, 1 - ε, 1 + ε) A)] + β E[KL(before || now)]  (Schulman et
-        al., 2017, eqs. 7 and 8)"""
+        """-E[min(r A, clip(r, 1 - ε, 1 + ε) A)] + β E[KL(π_old ‖ π)], and metrics.
+
+        The clipped and the penalized surrogate of Schulman et al. (2017), equations 7 and 8. The
+        metric `kl` is the estimate E[r - 1 - log r] of KL(π_old ‖ π).
+        """
         advantage, clip = batch.advantage, self.clip * linear_decay(steps, self.clip_decay)
         if self.normalize_advantage:
             advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
-        log_ratio = choice.log_prob(batch.action) - batch.log_prob
+        log_ratio = pi.log_prob(batch.action) - batch.log_prob
         ratio = jnp.exp(log_ratio)
-        loss = -jnp.minimum(
-            ratio * advantage, jnp.clip(ratio, 1 - clip, 1 + clip) * advantage
-        ).mean()
+        unclipped = ratio * advantage
+        clipped = jnp.clip(ratio, 1 - clip, 1 + clip) * advantage
+        loss = -jnp.minimum(unclipped, clipped).mean()
         if self.kl_penalty != "none":
-            loss += penalty * batch.distribution.kl(choice).mean()
+            loss += penalty * batch.distribution.kl(pi).mean()
         return loss, {
-            "entropy": choice.entropy().mean(),
+            "entropy": pi.entropy().mean(),
             "kl": (ratio - 1 - log_ratio).mean(),
             "clipped": (jnp.abs(ratio - 1) > clip).mean(),
         }
 
     def value_loss(self, value: Array, batch: RolloutBatch) -> Array:
-        """E[(target - V)²], or where it is larger that of V held within ±value_clip of what it
-        was."""
-        held = batch.value + jnp.clip(value - batch.value, -self.value_clip, self.value_clip)
-        return jnp.maximum((batch.target - value) ** 2, (batch.target - held) ** 2).mean()
+        """E[max((target - V)², (target - V_clip)²)], V_clip being V within ±value_clip of V_old."""
+        change = jnp.clip(value - batch.value, -self.value_clip, self.value_clip)
+        clipped_value = batch.value + change
+        return jnp.maximum((batch.target - value) ** 2, (batch.target - clipped_value) ** 2).mean()
 
     def update_penalty(
-        self, penalty: Array, agent: ActorCriticNetworks, batch: RolloutBatch
+        self, penalty: Array, networks: ActorCriticNetworks, batch: RolloutBatch
     ) -> Array:
-        """β for the next rollout, by how far this one's update went.
+        """Return the weight β of the KL penalty for the next update.
 
-        Dual gradient ascent:  β ← max(β + rate (KL - target), 0).
-        Adaptive: doubled where KL is above 1.5 times its target, halved where it is below the 1.5th
-        part.
+        Dual:      β ← max(β + penalty_rate (KL - kl_target), 0).
+        Adaptive:  β ← 2 β if KL > 1.5 kl_target,   β ← β / 2 if KL < kl_target / 1.5.
         """
         if self.kl_penalty == "none":
             return penalty
-        kl = batch.distribution.kl(batch.evaluate(agent)[0]).mean()
+        pi, _ = batch.evaluate(networks)
+        kl = batch.distribution.kl(pi).mean()
         if self.kl_penalty == "dual":
             return jnp.maximum(penalty + self.penalty_rate * (kl - self.kl_target), 0)
         factor = jnp.where(
@@ -226,8 +233,15 @@ class PPO:
         )
         return penalty * factor
 
+    def optimizer(self, steps: Array) -> optax.GradientTransformation:
+        """Adam with gradient clipping; the learning rate follows the environment steps taken."""
+        learning_rate = self.learning_rate * linear_decay(steps, self.learning_rate_decay)
+        return optax.chain(
+            optax.clip_by_global_norm(self.max_gradient_norm), optax.adam(learning_rate, eps=1e-5)
+        )
 
-# Dual gradient descent on KL ≤ ε: the policy follows the Lagrangian, the multiplier its violation.
+
+# PPO with an unbounded clip range and the KL penalty learned by dual gradient ascent.
 DualGradient = partial(PPO, clip=math.inf, kl_penalty="dual")
 
 ALGORITHMS = {

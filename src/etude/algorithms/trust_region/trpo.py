@@ -1,5 +1,10 @@
-"""Trust region policy optimization (Schulman et al., 2015) and the natural gradient it stands
-on."""
+"""Trust region policy optimization (TRPO; Schulman et al., 2015) and the natural policy gradient.
+
+    maximize E[π(a|s) / π_old(a|s) A]   such that   E[KL(π_old ‖ π)] ≤ ε
+
+Each update takes one step of the policy along the natural gradient, found by conjugate gradients
+and shortened by a backtracking line search, then fits the value function.
+"""
 
 from functools import partial
 from typing import Any, ClassVar
@@ -27,58 +32,57 @@ from etude.types import Array, Metrics
 
 @struct
 class TRPO:
-    """Trust region policy optimization for every kind of action: one step a rollout, as far as the
-    divergence allows."""
+    """Trust region policy optimization (TRPO) for every kind of action space."""
 
     kl_limit: float = traced(0.01, above=0)
-    """ε: nats that a step may move the policy, on average over states."""
+    """Trust region ε: largest divergence of a policy step, in nats, on average over states."""
     damping: float = traced(0.1, at_least=0)
-    """Added to the Fisher matrix."""
+    """Multiple of the identity added to the Fisher matrix."""
     line_search_shrink: float = traced(0.8, above=0, at_most=1)
-    """Of the step, each time the line search refuses it."""
+    """Factor by which the line search shortens a rejected step."""
     learning_rate: float = traced(1e-3, above=0)
-    """Adam's step size, of the value."""
+    """Adam's step size for the value function."""
     discount: float = traced(0.99, at_least=0, at_most=1)
-    """γ, per environment step."""
+    """Discount factor γ per environment step."""
     gae_lambda: float = traced(0.95, at_least=0, at_most=1)
-    """λ of the advantages (Schulman et al., 2016)."""
+    """λ of generalized advantage estimation (Schulman et al., 2016); 1: Monte Carlo returns."""
     initial_std: float = traced(1.0, above=0)
-    """Of continuous actions, in units of the policy's [-1, 1]."""
+    """Initial standard deviation of Box actions, in units of [-1, 1] for a bounded Box."""
     hidden: tuple[int, ...] = static((64, 64), at_least=1)
     """Units of each hidden layer, of policy and value alike."""
     activation: Activation = static("tanh")
-    """Between layers."""
+    """Activation function of the hidden layers."""
     recurrent: CellType = static("none")
-    """A memory before the hidden layers, of policy and value each."""
+    """Recurrent cell before the hidden layers, one each for policy and value."""
     memory_size: int = static(64, at_least=1)
-    """Its units."""
+    """Units of the recurrent cell."""
     sequence_length: int = static(16, at_least=1)
-    """Environment steps through which it is trained."""
+    """Environment steps of backpropagation through time, with a recurrent cell."""
     state_noise: bool = static(False)
-    """Noise of a Box that depends on the state (gSDE: Raffin et al., 2021)."""
+    """State-dependent exploration noise for Box actions (gSDE: Raffin et al., 2021)."""
     noise_interval: int = static(0, at_least=0)
-    """Environment steps that such noise is kept for; 0: an episode."""
+    """Environment steps between new samples of state-dependent noise; 0: once per episode."""
     normalize_advantage: bool = static(True)
-    """To mean 0 and std 1 over the rollout."""
+    """Whether advantages are normalized to mean 0 and std 1 over the rollout."""
     normalize_observation: bool = static(False)
-    """By running moments, to mean 0 and std 1."""
+    """Whether observations are normalized to mean 0 and std 1 by running statistics."""
     normalize_reward: bool = static(False)
-    """By the running std of the discounted return (Engstrom et al., 2020)."""
+    """Whether rewards are divided by the running std of the return (Engstrom et al., 2020)."""
     conjugate_steps: int = static(15, at_least=1)
-    """Of conjugate gradients, a product with the Fisher matrix each (SB3)."""
+    """Iterations of conjugate gradients, one Fisher-vector product each; 15 in SB3."""
     line_search_steps: int = static(10, at_least=0)
-    """Tries, each shorter; 0: the natural gradient's step is taken as it is."""
+    """Steps that the line search tries; 0: the full natural gradient step, unchecked."""
     fisher_interval: int = static(1, at_least=1)
-    """The Fisher matrix is that of every so many samples (SB3)."""
+    """Stride of the samples that estimate the Fisher matrix; 1: all samples."""
     rollout_length: int = static(1024, at_least=1)
-    """Environment steps of each copy between updates."""
+    """Environment steps of each environment copy per update."""
     batch_size: int = static(128, at_least=1)
-    """Samples a gradient step of the value."""
+    """Samples of a minibatch, one gradient step of the value function each."""
     value_epochs: int = static(10, at_least=1)
-    """Passes of the value over each rollout."""
+    """Passes of the value function over each rollout."""
 
     default_num_envs: ClassVar[int] = 2
-    shared: ClassVar[bool] = False  # the policy's step is its own
+    shared: ClassVar[bool] = False  # policy and value are optimized separately
 
     def validate_fields(self) -> None:
         if self.fisher_interval > 1 and self.recurrent != "none":
@@ -88,122 +92,126 @@ class TRPO:
             )
 
     def init(self, key: Array, spec: EnvironmentSpec) -> LearnerState:
+        """Return the initial networks, the value's optimizer state and statistics."""
         on_policy.check_batch_sizes(self, spec)
         learner = on_policy.init_learner(self, key, spec)
-        return replace(learner, optimizer=self.optimizer().init(learner.networks.value))
-
-    def optimizer(self) -> optax.GradientTransformation:
-        return optax.adam(self.learning_rate)
+        return replace(learner, opt_state=self.optimizer().init(learner.networks.value))
 
     def act(
         self, state: LearnerState, observation: Any, memory: Any, key: Array, explore: bool
     ) -> tuple[Any, Any]:
-        """A sample of the policy when exploring, its mode when not."""
+        """Return (action, memory): a sample of the policy with `explore`, else its mode."""
         return on_policy.act(self, state, observation, memory, key, explore)
 
     def update(
         self, state: LearnerState, experience: Transition, key: Array
     ) -> tuple[LearnerState, Metrics]:
+        """Take one natural gradient step of the policy, then fit the value, on one rollout."""
         learner, scaled = on_policy.scale_reward(self, state, experience)
         batch = on_policy.to_samples(
             self, scaled, on_policy.compute_advantages(self, learner, scaled)
         )
-        policy, of_policy = self.improve_policy(learner.networks.policy, batch)
-        value, optimizer, value_loss = self.fit_value(
-            learner.networks.value, learner.optimizer, batch, key
+        policy, policy_metrics = self.update_policy(learner.networks.policy, batch)
+        value, opt_state, value_loss = self.fit_value(
+            learner.networks.value, learner.opt_state, batch, key
         )
         learner = replace(
             learner,
             networks=replace(learner.networks, policy=policy, value=value),
-            optimizer=optimizer,
+            opt_state=opt_state,
         )
         return on_policy.finish_update(self, learner, experience), {
-            **of_policy,
+            **policy_metrics,
             "value_loss": value_loss,
             "updates": jnp.int32(1),
         }
 
-    def improve_policy(self, policy: Policy, batch: RolloutBatch) -> tuple[Policy, Metrics]:
-        """The natural gradient's step, shortened until the surrogate grows and the divergence keeps
-        its limit, or none.
+    def update_policy(self, policy: Policy, batch: RolloutBatch) -> tuple[Policy, Metrics]:
+        """Take the largest step that the line search accepts, or none; return metrics too.
 
-            θ ← θ + shrinkᵏ α F⁻¹ g,   α = √(2 ε / gᵀ F⁻¹ g)        (Schulman et al., 2015, appendix
-                                       C)
+            θ ← θ + shrinkᵏ α F⁻¹ g,   α = √(2 ε / gᵀ F⁻¹ g),   k = 0, 1, ...
+
+        g is the gradient of the surrogate and F the Fisher matrix. A step is accepted if the
+        surrogate grows and the divergence is at most ε (Schulman et al., 2015, appendix C).
         """
-        fewer = (
+        fisher_batch = (
             batch
             if self.fisher_interval == 1
             else jax.tree.map(lambda x: x[:: self.fisher_interval], batch)
         )
-        before, gradient = jax.value_and_grad(self.surrogate)(policy, batch)
-        product = fisher_product(partial(self.divergence, fewer), policy, self.damping)
-        direction, size = natural_gradient_step(
-            gradient, product, self.kl_limit, self.conjugate_steps
+        old_surrogate, gradient = jax.value_and_grad(self.surrogate)(policy, batch)
+        fisher_vector_product = fisher_product(
+            partial(self.divergence, fisher_batch), policy, self.damping
         )
-        step = jax.tree.map(lambda x: size * x, direction)
+        direction, step_size = natural_gradient_step(
+            gradient, fisher_vector_product, self.kl_limit, self.conjugate_steps
+        )
+        step = jax.tree.map(lambda x: step_size * x, direction)
 
         def accept(policy):
-            return (self.surrogate(policy, batch) > before) & (
+            return (self.surrogate(policy, batch) > old_surrogate) & (
                 self.divergence(batch, policy) <= self.kl_limit
             )
 
         if self.line_search_steps:
-            improved, tries, accepted = backtracking_line_search(
+            new_policy, tries, accepted = backtracking_line_search(
                 accept, policy, step, self.line_search_shrink, self.line_search_steps
             )
         else:
-            improved, tries, accepted = (
+            new_policy, tries, accepted = (
                 optax.apply_updates(policy, step),
                 jnp.int32(1),
                 jnp.bool_(True),
             )
-        return improved, {
-            "surrogate": self.surrogate(improved, batch) - before,
-            "kl": self.divergence(batch, improved),
-            "entropy": batch.distribution_of(improved).entropy().mean(),
+        return new_policy, {
+            "surrogate": self.surrogate(new_policy, batch) - old_surrogate,
+            "kl": self.divergence(batch, new_policy),
+            "entropy": batch.distribution_of(new_policy).entropy().mean(),
             "accepted": accepted.astype(jnp.float32),
             "tries": tries.astype(jnp.float32),
         }
 
     def surrogate(self, policy: Policy, batch: RolloutBatch) -> Array:
-        """E[ratio A]: what the policy gains on the one before, as far as it comes to the same
-        states."""
+        """E[π(a|s) / π_old(a|s) A], the policy's improvement on the states of π_old."""
         advantage = batch.advantage
         if self.normalize_advantage:
             advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
-        return (
-            jnp.exp(batch.distribution_of(policy).log_prob(batch.action) - batch.log_prob)
-            * advantage
-        ).mean()
+        log_prob = batch.distribution_of(policy).log_prob(batch.action)
+        return (jnp.exp(log_prob - batch.log_prob) * advantage).mean()
 
     def divergence(self, batch: RolloutBatch, policy: Policy) -> Array:
-        """E[KL(before || now)], nats."""
+        """E[KL(π_old ‖ π)], in nats."""
         return batch.distribution.kl(batch.distribution_of(policy)).mean()
 
     def fit_value(
-        self, value: ValueNetwork, optimizer: optax.OptState, batch: RolloutBatch, key: Array
+        self, value: ValueNetwork, opt_state: optax.OptState, batch: RolloutBatch, key: Array
     ) -> tuple[ValueNetwork, optax.OptState, Array]:
-        """So many passes over the rollout on E[(target - V)²], and the mean of that."""
+        """Minimize E[(target - V(s))²] for `value_epochs` passes; return the mean loss too."""
         batch = replace(batch, distribution=())
 
-        def step(learned, batch):
-            value, optimizer = learned
+        def update_minibatch(carry, minibatch):
+            value, opt_state = carry
             loss, gradient = jax.value_and_grad(
-                lambda value: ((batch.target - batch.values_of(value)) ** 2).mean()
+                lambda value: ((minibatch.target - minibatch.values_of(value)) ** 2).mean()
             )(value)
-            step, optimizer = self.optimizer().update(gradient, optimizer)
-            return (optax.apply_updates(value, step), optimizer), loss
+            updates, opt_state = self.optimizer().update(gradient, opt_state)
+            return (optax.apply_updates(value, updates), opt_state), loss
 
-        def epoch(learned, key):
-            return jax.lax.scan(step, learned, on_policy.sample_minibatches(self, key, batch))
+        def update_epoch(carry, key):
+            minibatches = on_policy.sample_minibatches(self, key, batch)
+            return jax.lax.scan(update_minibatch, carry, minibatches)
 
-        (value, optimizer), losses = jax.lax.scan(
-            epoch, (value, optimizer), jax.random.split(key, self.value_epochs)
+        (value, opt_state), losses = jax.lax.scan(
+            update_epoch, (value, opt_state), jax.random.split(key, self.value_epochs)
         )
-        return value, optimizer, losses.mean()
+        return value, opt_state, losses.mean()
+
+    def optimizer(self) -> optax.GradientTransformation:
+        """The optimizer of the value function."""
+        return optax.adam(self.learning_rate)
 
 
-# The step of the closed form, as it is (Kakade, 2001).
+# The natural policy gradient (Kakade, 2001): the closed-form step without a line search.
 NaturalGradient = partial(TRPO, line_search_steps=0)
 
 ALGORITHMS = {
