@@ -130,7 +130,7 @@ def test_n_steps_stay_in_the_episode_and_before_the_newest_row(
 ):
     size, n = kind
     ring, lives, held = filled(
-        seed, size, inserts, terminated=terminated, truncated=truncated, images=pictures
+        seed, size, inserts, terminated=terminated, truncated=truncated, pictures=pictures
     )
     rows, where = everything(ring, lives, held)
     folded, bootstrap = jax.tree.map(
