@@ -324,7 +324,7 @@ gymnasium.register("Faulty-v0", Faulty)
             ("the robot fell over", "copy 0", "step 600", "in step"),
             marks=pytest.mark.slow,
         ),
-        ("reward", ("finite", "value_loss", "checkpoint")),
+        pytest.param("reward", ("finite", "value_loss", "checkpoint"), marks=pytest.mark.slow),
     ],
 )
 def test_what_fails_while_training_is_named_and_the_checkpoint_kept(tmp_path, how, words):

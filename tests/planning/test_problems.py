@@ -305,6 +305,6 @@ def solve(problem, seeds):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["pendulum", "car"])
+@pytest.mark.parametrize("name", ["pendulum", pytest.param("car", marks=pytest.mark.system)])
 def test_ilqr_solves_it(name):
     assert solve(PROBLEMS[name], 2).all()

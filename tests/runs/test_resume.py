@@ -88,7 +88,7 @@ def trained(settings, part, stop=lambda update: False):
         pytest.param(
             SMALL_DQN, "jax", 1, 2, 4_000, id="many seeds in one program", marks=pytest.mark.slow
         ),
-        pytest.param(SMALL_DQN, "gymnasium", 1, 1, 2_400, id="dqn on gymnasium"),
+        pytest.param(SMALL_DQN, "gymnasium", 1, 1, 1_200, id="dqn on gymnasium"),
         pytest.param(
             SMALL_PPO, "gymnasium", 4, 1, 9_600, id="ppo on gymnasium", marks=pytest.mark.slow
         ),
@@ -148,6 +148,7 @@ def test_what_was_stopped_again_and_again_equals_uninterrupted(tmp_path, monkeyp
     same(whole.directory, stopped.directory)
 
 
+@pytest.mark.slow
 def test_a_slow_environment_is_left_within_ten_seconds(tmp_path, monkeypatch):
     """One rollout of it takes minutes: the chunk is cancelled, and the last checkpoint stands."""
     (tmp_path / "slow_environment.py").write_text(SLOW)

@@ -64,7 +64,7 @@ class NoisyArms:
         return state, StepResult(state, jax.random.normal(key), jnp.bool_(False), jnp.bool_(False))
 
 
-@pytest.mark.slow
+@pytest.mark.system
 def test_the_largest_of_noisy_estimates_is_too_large_and_double_targets_less_so():
     environment = JaxEnvs(TimeLimit(NoisyArms(), 50), 8)
     dqn = DQN(

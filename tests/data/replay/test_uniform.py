@@ -32,7 +32,7 @@ def filled(inserts, **chances):
 def test_draws_are_uniform_over_what_is_held(inserts, followers):
     """Nothing empty is drawn before the ring is full, and everything held after; the last only
     where none need follow."""
-    ring, _ = filled(inserts, images=False)
+    ring, _ = filled(inserts, pictures=False)
     rows = draw(ring, jax.random.key(inserts), 20_000, followers)
     kept = min(2 * inserts, 10)
     age = (rows.time - (2 * inserts - kept)) % 10

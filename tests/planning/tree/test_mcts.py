@@ -259,7 +259,7 @@ def test_tic_tac_toe_is_never_lost_to_perfect_play():
     np.testing.assert_array_equal(results, 0)
 
 
-@pytest.mark.slow
+@pytest.mark.system
 def test_connect_four_is_won_against_a_player_who_sees_one_move():
     uct = UCT(7, 200, horizon=42, players=2, legal=CONNECT_FOUR.legal)
     results = matches(CONNECT_FOUR, uct, one_ply_player(CONNECT_FOUR), 10)
