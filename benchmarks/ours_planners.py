@@ -39,9 +39,9 @@ def main() -> None:
     def searched(boards, keys):
         game = problems.GAME
         uct = UCT(
-            game.actions,
+            game.num_actions,
             work["simulations"],
-            horizon=game.cells,
+            horizon=game.num_cells,
             players=2,
             legal=game.legal,
             value=(lambda board: 0.0) if work["leaves"] == "zero" else None,

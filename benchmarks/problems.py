@@ -15,7 +15,7 @@ FORCE = 5.0  # of the acrobot's motor at most, where a planner needs a box
 
 def boards(roots: int) -> jax.Array:
     """Empty ones, [root, row, column]."""
-    return jnp.broadcast_to(GAME.initial(), (roots, GAME.rows, GAME.columns))
+    return jnp.broadcast_to(GAME.initial_state(), (roots, GAME.rows, GAME.columns))
 
 
 def swing(state: jax.Array, control: jax.Array) -> jax.Array:

@@ -62,7 +62,7 @@ def solved(starts: int) -> list[dict[str, Any]]:
             jax.vmap(
                 lambda key, problem=problem: problem.solved(
                     ilqr(
-                        problem, problem.initial(key), zero_controls(problem), iterations=200
+                        problem, problem.initial_state(key), zero_controls(problem), iterations=200
                     ).states
                 )
             )

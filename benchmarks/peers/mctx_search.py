@@ -51,7 +51,7 @@ def search(boards, key):
         root,
         step,
         simulations,
-        max_depth=game.cells,
+        max_depth=game.num_cells,
         dirichlet_fraction=0.0,
         temperature=0.0,
     )

@@ -57,7 +57,7 @@ CHOICES, BOX, PROCESS = (
     for environment in (
         ObservationTimesAction(),
         ObservationTimesAction(CONTINUOUS),
-        Tabular(random_mdp(jax.random.key(0), 3, 2, end=0.3)),
+        Tabular(random_mdp(jax.random.key(0), 3, 2, termination=0.3)),
     )
 )
 EVERY = set(ACTIONS)

@@ -16,7 +16,7 @@ from etude.planning.problems import (
     PendulumSwingUp,
     Quadrotor,
 )
-from etude.planning.problems.obstacles import distance_to_nearest, penalty
+from etude.planning.problems.obstacles import distance_to_nearest, obstacle_penalty
 from etude.planning.protocol import model_step_of
 from etude.planning.trajectory.ilqr import ilqr
 from etude.struct import replace
@@ -25,7 +25,7 @@ PROBLEMS = {
     "double-integrator": DoubleIntegrator(),
     "pendulum": PendulumSwingUp(),
     "cart-pole": CartPoleSwingUp(),
-    "balance": CartPoleSwingUp(start_angle=0.0, spread=0.05, horizon=40),
+    "balance": CartPoleSwingUp(start_angle=0.0, start_range=0.05, horizon=40),
     "quadrotor": Quadrotor(),
     "car": Car(),
     "acrobot": AcrobotSwingUp(),
@@ -267,7 +267,9 @@ def test_the_clearance_is_to_the_nearest_obstacle_and_the_penalty_has_no_edge():
     assert distance_to_nearest(places[0], ()) == np.inf
     costs, slopes = map(
         np.asarray,
-        jax.jit(jax.vmap(jax.value_and_grad(lambda at: penalty(at, obstacles, 0.5))))(places),
+        jax.jit(jax.vmap(jax.value_and_grad(lambda at: obstacle_penalty(at, obstacles, 0.5))))(
+            places
+        ),
     )
     np.testing.assert_allclose(
         costs, [(1 - 0.25**2 / 2.25) ** 2, 0, (1 - 4 / 6.25) ** 2, 0, 0, 1], atol=1e-6
@@ -280,7 +282,7 @@ def test_the_clearance_is_to_the_nearest_obstacle_and_the_penalty_has_no_edge():
 @every_problem
 def test_first_states_are_random_and_left_alone_do_not_end_at_the_goal(name):
     problem = PROBLEMS[name]
-    states = jax.jit(jax.vmap(problem.initial))(jax.random.split(jax.random.key(1), 100))
+    states = jax.jit(jax.vmap(problem.initial_state))(jax.random.split(jax.random.key(1), 100))
     assert states.shape == (100, WIDTHS[name]) and states.dtype == jnp.float32
     assert len(np.unique(states[:, 0])) > 90
 
@@ -299,7 +301,9 @@ def solve(problem, seeds):
 
     def run(key):
         guess = jnp.broadcast_to(rest(problem), (problem.horizon, len(problem.low)))
-        return problem.solved(ilqr(problem, problem.initial(key), guess, iterations=200).states)
+        return problem.solved(
+            ilqr(problem, problem.initial_state(key), guess, iterations=200).states
+        )
 
     return jax.jit(jax.vmap(run))(jax.random.split(jax.random.key(0), seeds))
 

@@ -131,7 +131,7 @@ def test_every_problem_has_its_names_and_is_seen_whole(name, tmp_path, monkeypat
     """At both ends of a path, what is drawn lies within the picture, and two states look
     different."""
     problem = PROBLEMS[name]
-    start = np.asarray(problem.initial(KEY))
+    start = np.asarray(problem.initial_state(KEY))
     states, controls = np.stack([start, start + 0.5]), np.zeros((1, len(problem.low)))
     assert tuple(map(len, plan_figures.LABELS[name])) == (len(start), len(problem.low))
     plan_figures.draw_path(

@@ -25,7 +25,7 @@ random_process = jax.jit(partial(random_mdp, num_states=STATES, num_actions=ACTI
 
 
 def drawn(seed, end=0.0):
-    return jax.tree.map(np.asarray, random_process(jax.random.key(seed), end=end))
+    return jax.tree.map(np.asarray, random_process(jax.random.key(seed), termination=end))
 
 
 def one_hot(actions, n):
@@ -125,11 +125,17 @@ def test_value_iteration_comes_as_near_as_it_says():
 def test_the_iterations_stop_at_their_limit():
     process = drawn(2)
     expected = slow_optimum(process, 0.99, 3)
-    np.testing.assert_allclose(value_iteration(process, 0.99, limit=3)[0], expected, rtol=1e-5)
     np.testing.assert_allclose(
-        q_iteration(process, 0.99, limit=4)[0], slow_backup(process, expected, 0.99), rtol=1e-5
+        value_iteration(process, 0.99, max_iterations=3)[0], expected, rtol=1e-5
     )
-    assert (policy_iteration(process, 0.99, limit=1)[1] == greedy_on_uniform(process, 0.99)).all()
+    np.testing.assert_allclose(
+        q_iteration(process, 0.99, max_iterations=4)[0],
+        slow_backup(process, expected, 0.99),
+        rtol=1e-5,
+    )
+    assert (
+        policy_iteration(process, 0.99, max_iterations=1)[1] == greedy_on_uniform(process, 0.99)
+    ).all()
 
 
 def greedy_on_uniform(process, discount):

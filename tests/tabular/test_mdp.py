@@ -29,7 +29,7 @@ NAN = np.where(np.arange(8).reshape(2, 2, 2) == 5, np.nan, 0)
 
 
 value = jax.jit(evaluation.policy_value)
-drawn = jax.jit(partial(random_mdp, num_states=5, num_actions=3, end=0.3))
+drawn = jax.jit(partial(random_mdp, num_states=5, num_actions=3, termination=0.3))
 
 
 def changed(place, value):
@@ -65,10 +65,10 @@ def changed(place, value):
             r"reward has shape \(3,\), which does not broadcast to transition's \(2, 2, 2\)",
         ),
         ((LAW, "much"), "reward is no array of numbers"),
-        ((LAW, 0, 1.25), r"terminates is 1.25 at \[0, 0, 0\]; a probability"),
+        ((LAW, 0, 1.25), r"termination is 1.25 at \[0, 0, 0\]; a probability"),
         (
             (LAW, 0, np.zeros((3, 1, 1))),
-            r"terminates has shape \(3, 1, 1\), which does not broadcast",
+            r"termination has shape \(3, 1, 1\), which does not broadcast",
         ),
         ((LAW, 0, 0, [0.5, 0.6]), "initial sums to .*1.1.*; probabilities sum to 1"),
         (

@@ -1,15 +1,15 @@
-"""Equations of motion, one system a module: what environments step and planners plan on.
+"""Equations of motion of classic control systems, shared by environments and control problems.
 
-Each module has
+Each module has one system, with the function
 
-    derivative(state, control, *, parameters) -> dx/dt [n]     of a state [n] under a control [m]
+    derivative(state, control, *, parameters) -> dx/dt [n]     of a state [n] and a control [m]
 
-or, where the system is defined in discrete time or a step of it is exact,
+or, where the system is defined in discrete time or has an exact step,
 
-    next_state(state, control, *, parameters) -> state [n]     a step later, the control held
+    next_state(state, control, *, parameters) -> state [n]     after a step of constant control
 
-as pure, differentiable functions. Parameters are numbers or arrays of shape [], so that `vmap` can
-sweep them; their defaults, and costs, rewards and ends of episodes, belong to those that call.
-Units are SI where no others are given: m, s, kg, N, rad. The functions keep their order of
-operations: programs that are compiled from them give the same bits from version to version.
+Both are pure and differentiable. Parameters are numbers or arrays of shape [], so that `vmap` can
+sweep them; the callers define their defaults, and costs, rewards and terminations. Units are SI
+unless stated: m, s, kg, N, rad. The order of operations in these functions must not change:
+programs compiled from them give the same bits from version to version.
 """

@@ -1,6 +1,6 @@
-"""Two links that hang from a joint, with a motor in the joint between them.
+"""Acrobot: two links that hang from a joint, with a motor in the joint between them.
 
-    symbol   in code             unit     what it is
+    symbol   in code             unit     meaning
     θ₁, θ̇₁   angle_1, rate_1     rad,     the first link's angle and its rate
                                  rad/s
     θ₂, θ̇₂   angle_2, rate_2     rad,     the second's, relative to the first
@@ -19,12 +19,12 @@ The state [4] is (θ₁, θ₂, θ̇₁, θ̇₂), and M(θ) θ̈ + h(θ, θ̇) 
     h₁ = −β sin θ₂ (θ̇₂² + 2 θ̇₁ θ̇₂),                   h₂ = β sin θ₂ θ̇₁²
     w₂ = m₂ c₂ g sin(θ₁ + θ₂),                         w₁ = w₂ + (m₁ c₁ + m₂ l) g sin θ₁
 
-where θ₁ is from hanging; from upright both w change their sign.
+where θ₁ is measured from hanging; measured from upright, both w change their sign.
 
-It is solved for θ̈ in two ways, equal in exact arithmetic, that differ in how they round:
-`derivative` eliminates θ̈₁ as Gymnasium does, and `derivative_from_upright` inverts M by its
-determinant, for links that are alike and a goal where both angles are zero. Neither is written in
-terms of the other, since the motion is chaotic: with another last bit it is soon another motion.
+Two functions solve for θ̈. They are equal in exact arithmetic and differ in rounding: `derivative`
+eliminates θ̈₁ as Gymnasium does, and `derivative_from_upright` inverts M by its determinant, for
+equal links and a goal where both angles are zero. Neither calls the other, since the motion is
+chaotic: a difference in the last bit soon leads to a different trajectory.
 
 Sutton & Barto, "Reinforcement learning: an introduction", 1998, §11.3, the "book" equations of
 gymnasium/envs/classic_control/acrobot.py; Spong, "The swing up control problem for the acrobot",
@@ -50,7 +50,7 @@ def derivative(
     center_2: Scalar,
     inertia: Scalar,
 ) -> Array:
-    """(θ̇₁, θ̇₂, θ̈₁, θ̈₂), [4], where θ₁ is from hanging."""
+    """Return (θ̇₁, θ̇₂, θ̈₁, θ̈₂), [4], with θ₁ measured from hanging."""
     angle_1, angle_2 = state[:2]
     rate_1, rate_2 = state[2:]
     coupling = mass_2 * length * center_2
@@ -76,7 +76,7 @@ def derivative(
 def derivative_from_upright(
     state: Array, control: Array, *, gravity: Scalar, mass: Scalar, length: Scalar, inertia: Scalar
 ) -> Array:
-    """The same where θ₁ is from upright, of two links alike with c₁ = c₂ = l / 2."""
+    """Return (θ̇₁, θ̇₂, θ̈₁, θ̈₂), [4], with θ₁ from upright and equal links, c₁ = c₂ = l / 2."""
     (angle_1, angle_2), (rate_1, rate_2) = state[:2], state[2:]
     center = length / 2
     coupling = mass * length * center
@@ -85,15 +85,15 @@ def derivative_from_upright(
     inertia_11 = mass * (2 * center**2 + length**2) + 2 * coupling * jnp.cos(angle_2) + 2 * inertia
     weight_2 = -mass * gravity * center * jnp.sin(angle_1 + angle_2)
     weight_1 = weight_2 - mass * gravity * (center + length) * jnp.sin(angle_1)
-    whirl = coupling * jnp.sin(angle_2)
-    pull_1 = whirl * (rate_2**2 + 2 * rate_1 * rate_2) - weight_1
-    pull_2 = control[0] - whirl * rate_1**2 - weight_2
+    coriolis = coupling * jnp.sin(angle_2)
+    torque_1 = coriolis * (rate_2**2 + 2 * rate_1 * rate_2) - weight_1
+    torque_2 = control[0] - coriolis * rate_1**2 - weight_2
     determinant = inertia_11 * inertia_22 - inertia_12**2
     return jnp.stack(
         [
             rate_1,
             rate_2,
-            (inertia_22 * pull_1 - inertia_12 * pull_2) / determinant,
-            (inertia_11 * pull_2 - inertia_12 * pull_1) / determinant,
+            (inertia_22 * torque_1 - inertia_12 * torque_2) / determinant,
+            (inertia_11 * torque_2 - inertia_12 * torque_1) / determinant,
         ]
     )

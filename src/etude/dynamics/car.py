@@ -1,6 +1,6 @@
-"""A car whose wheels do not slip: the kinematic bicycle.
+"""Car: the kinematic bicycle model, whose wheels do not slip.
 
-    symbol   in code         unit     what it is
+    symbol   in code         unit     meaning
     x, y     state[:2]       m        the position of the rear axle
     ψ        heading         rad      from the x axis
     v        speed           m/s
@@ -23,7 +23,7 @@ Scalar = float | Array
 
 
 def derivative(state: Array, control: Array, *, wheelbase: Scalar) -> Array:
-    """(ẋ, ẏ, ψ̇, v̇), [4]."""
+    """Return (ẋ, ẏ, ψ̇, v̇), [4]."""
     heading, speed = state[2:]
     acceleration, steering = control
     return jnp.stack(

@@ -1,6 +1,6 @@
-"""A pole that turns freely on a cart, pushed along a line without friction.
+"""Cart-pole: a pole that turns freely on a cart, which a force pushes along a frictionless track.
 
-    symbol   in code         unit     what it is
+    symbol   in code         unit     meaning
     x, ẋ     position,       m, m/s   the cart's position and velocity
              velocity
     θ, θ̇     angle, rate     rad,     the pole's angle from upright, to the right, and its rate
@@ -36,7 +36,7 @@ def derivative(
     pole_mass: Scalar,
     half_length: Scalar,
 ) -> Array:
-    """(ẋ, ẍ, θ̇, θ̈), [4]."""
+    """Return (ẋ, ẍ, θ̇, θ̈), [4]."""
     velocity, angle, rate = state[1:]
     sine, cosine = jnp.sin(angle), jnp.cos(angle)
     mass = cart_mass + pole_mass

@@ -1,4 +1,4 @@
-"""From dx/dt to the next state, the control held for the step."""
+"""Numerical integration of dx/dt over one step with a constant control."""
 
 from collections.abc import Callable
 
@@ -11,7 +11,7 @@ def runge_kutta(
     control: Array,
     time_step: float | Array,
 ) -> Array:
-    """One step of the classical method of fourth order (Kutta, 1901), [n]."""
+    """Take one step of the classical fourth-order method, RK4 (Kutta, 1901), [n]."""
     k1 = derivative(state, control)
     k2 = derivative(state + time_step / 2 * k1, control)
     k3 = derivative(state + time_step / 2 * k2, control)

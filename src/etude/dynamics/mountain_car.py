@@ -1,6 +1,6 @@
-"""A car in a valley, with an engine too weak for the hill: a system defined in discrete time.
+"""Mountain car: a car in a valley, with an engine too weak for the hill, in discrete time.
 
-    symbol   in code         unit       what it is
+    symbol   in code         unit       meaning
     x        position        1          along the road, whose height is sin(3 x)
     v        velocity        a step     positions gained in a step
     u        control[0]      1          the push, in [−1, 1], not clipped here; the control is [1]
@@ -12,7 +12,7 @@ The state [2] is (x, v), and a step is
     vₜ₊₁ = clip(vₜ + p uₜ − g cos(3 xₜ), ±max_speed)
     xₜ₊₁ = clip(xₜ + vₜ₊₁, min_position, max_position)
 
-of which the left end is an inelastic wall: there a velocity to the left becomes zero.
+The left end is an inelastic wall: a velocity to the left becomes zero there.
 
 Moore, "Efficient memory-based learning for robot control", 1990, as in
 gymnasium/envs/classic_control/mountain_car.py and continuous_mountain_car.py.
@@ -35,7 +35,7 @@ def next_state(
     max_position: Scalar,
     max_speed: Scalar,
 ) -> Array:
-    """The state [2] a step later."""
+    """Return the state [2] after a step."""
     position, velocity = state
     velocity = velocity + power * control[0] - gravity * jnp.cos(3 * position)
     velocity = jnp.clip(velocity, -max_speed, max_speed)

@@ -1,6 +1,6 @@
-"""A quadrotor in a vertical plane: a rigid body between two rotors.
+"""Planar quadrotor: a rigid body between two rotors in a vertical plane.
 
-    symbol   in code         unit     what it is
+    symbol   in code         unit     meaning
     x, z     state[:2]       m        the position of the center of mass, across and up
     θ        tilt            rad      from level, to the left
     ẋ, ż, θ̇  rates           m/s,     their rates
@@ -9,9 +9,9 @@
     g        gravity         m/s²
     m        mass            kg
     I        inertia         kg m²    about the center of mass
-    r        arm             m        from the middle to a rotor
+    r        arm             m        from the center of mass to a rotor
 
-The state [6] is (x, z, θ, ẋ, ż, θ̇). The tilt turns the thrust:
+The state [6] is (x, z, θ, ẋ, ż, θ̇), and
 
     m ẍ = −(u₁ + u₂) sin θ,   m z̈ = (u₁ + u₂) cos θ − m g,   I θ̈ = r (u₁ − u₂)
 
@@ -28,7 +28,7 @@ Scalar = float | Array
 def derivative(
     state: Array, control: Array, *, gravity: Scalar, mass: Scalar, inertia: Scalar, arm: Scalar
 ) -> Array:
-    """(ẋ, ż, θ̇, ẍ, z̈, θ̈), [6]."""
+    """Return (ẋ, ż, θ̇, ẍ, z̈, θ̈), [6]."""
     tilt, rates = state[2], state[3:]
     right, left = control
     lift = (right + left) / mass
@@ -39,5 +39,5 @@ def derivative(
 
 
 def hover(*, gravity: Scalar, mass: Scalar) -> Array:
-    """The thrusts [2] that hold it level where it is."""
+    """Return the thrusts [2] of a steady hover."""
     return jnp.full(2, mass * gravity / 2)

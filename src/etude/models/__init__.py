@@ -1,1 +1,1 @@
-"""Models of environments to plan on."""
+"""Models of environments for planning."""

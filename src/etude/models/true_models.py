@@ -1,5 +1,4 @@
-"""Environments as models to plan on: their true dynamics, from the state that an observation
-tells."""
+"""True models for planning: an environment's dynamics and its state from an observation."""
 
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -17,7 +16,7 @@ from etude.types import Array
 
 
 class ObservedModel(Protocol):
-    """A model, and the state to plan from."""
+    """A model (`etude.planning.protocol.Model`) whose state an observation determines."""
 
     def state_from_observation(self, observation: Any) -> Any: ...
 
@@ -25,22 +24,22 @@ class ObservedModel(Protocol):
 
 
 def identity(observation: Any) -> Any:
-    """The state, where it is what is observed."""
+    """Return the observation as the state."""
     return observation
 
 
 def pendulum_state(observation: Array) -> Array:
-    """The angle and its rate, [2], from its cosine and sine and the rate, [3]."""
+    """Return the pendulum's angle and rate, [2], from (cosine, sine, rate), [3]."""
     cosine, sine, rate = observation
     return jnp.stack([jnp.arctan2(sine, cosine), rate])
 
 
 def acrobot_state(observation: Array) -> Array:
-    """Two angles and their rates, [4], from cosine and sine of each and the rates, [6]."""
+    """Return the acrobot's angles and rates, [4], from (cosine, sine) of each and rates, [6]."""
     return jnp.concatenate([jnp.arctan2(observation[1:4:2], observation[0:4:2]), observation[4:]])
 
 
-# Gymnasium id of the ports whose observation tells the state -> a function that tells it
+# id of each JAX port of a Gymnasium environment whose observation determines its state
 STATE_FROM_OBSERVATION: dict[str, Callable[[Array], Array]] = {
     "CartPole-v1": identity,
     "Pendulum-v1": pendulum_state,
@@ -48,20 +47,18 @@ STATE_FROM_OBSERVATION: dict[str, Callable[[Array], Array]] = {
     "MountainCar-v0": identity,
     "MountainCarContinuous-v0": identity,
 }
-USER_MODELS: dict[str, ObservedModel] = {}  # what `register_model` was given
+USER_MODELS: dict[str, ObservedModel] = {}  # environment id -> model of `register_model`
 
 
 @struct
 class TrueModel:
-    """An environment as a planner sees it: one state, actions as a policy chooses them, and no time
-    limit."""
+    """The JAX port of an environment as a model, without its time limit."""
 
     port: Any
-    state_from_observation: Callable[[Any], Any] = static()  # observation -> state
+    state_from_observation: Callable[[Any], Any] = static()
 
     def step(self, state: Any, action: Array, key: Array) -> ModelStep:
-        """Where `action`, in [-1, 1] for a bounded Box and counted from 0 for choices, leads from
-        `state`."""
+        """Step from `state`; actions are in [-1, 1] for a bounded Box, from 0 for Discrete."""
         state, outcome = self.port.step(
             state, to_environment_action(self.port.action_space, action), key
         )
@@ -70,7 +67,7 @@ class TrueModel:
 
 @struct
 class UserModel:
-    """A user's functions as a model."""
+    """A model made of a user's functions."""
 
     step: Callable[[Any, Array, Array], ModelStep] = static()
     state_from_observation: Callable[[Any], Any] = static()
@@ -79,25 +76,23 @@ class UserModel:
 def register_model(
     environment: str,
     step: Callable[[Any, Array, Array], ModelStep],
-    state_of: Callable[[Any], Any] = identity,
+    state_from_observation: Callable[[Any], Any] = identity,
 ) -> None:
-    """Plan on your own model of the environment with that id: `etude train mpc ID`, `etude train
-    mcts ID`.
+    """Register your own model of an environment for `etude train mpc ID` and `etude train mcts ID`.
 
-    step      (state, action, key) -> etude.planning.protocol.Step, in JAX. Actions are as a policy
-              chooses them: in [-1, 1] for
-              a bounded Box, and counted from 0 for Discrete. What chance there is comes from the
-              key
-    state_of  (observation) -> state; the observation itself when left out
+    step                      (state, action, key) -> etude.planning.protocol.ModelStep, in JAX.
+                              Actions are in [-1, 1] for a bounded Box and from 0 for Discrete;
+                              randomness comes from the key
+    state_from_observation    (observation) -> state; by default the observation itself
 
-    It goes before a model of etude's own. A module that registers an environment may register its
-    model too.
+    It takes precedence over etude's own model. A module that registers an environment may register
+    its model too.
     """
-    USER_MODELS[environment] = UserModel(step, state_of)
+    USER_MODELS[environment] = UserModel(step, state_from_observation)
 
 
 def true_model(environment: str) -> ObservedModel:
-    """The model of the environment with that id: a user's own, or the port's.
+    """Return the model of an environment: the user's if registered, else that of the JAX port.
 
     Raises InvalidInput where there is none.
     """
@@ -106,17 +101,16 @@ def true_model(environment: str) -> ObservedModel:
     if environment not in STATE_FROM_OBSERVATION:
         raise InvalidInput(
             f"the true model of {environment!r} is not at hand; it is of "
-            f"{', '.join(STATE_FROM_OBSERVATION)}. "
-            "Give your own with etude.register_model"
+            f"{', '.join(STATE_FROM_OBSERVATION)}. Give your own with etude.register_model"
         )
     return TrueModel(PORTS[environment]().environment, STATE_FROM_OBSERVATION[environment])
 
 
 def model_for(environment: str, spec: EnvironmentSpec) -> ObservedModel:
-    """The true model of `environment`, to act where observations and actions are those of `spec`.
+    """Return the true model of `environment`, checked against the spaces in `spec`.
 
-    Raises InvalidInput when its spaces are others, and when a step leads to another kind of state
-    than it began in.
+    Raises InvalidInput where the model's spaces differ from the environment's, and where a step
+    changes the shapes or types of the state.
     """
     model = true_model(environment)
     if isinstance(model, TrueModel):
@@ -126,18 +120,18 @@ def model_for(environment: str, spec: EnvironmentSpec) -> ObservedModel:
         ):
             raise InvalidInput(
                 f"model is {environment!r}, whose spaces are not those of the environment to act "
-                "in; plan on the "
-                "one to act in"
+                "in; plan on the one to act in"
             )
         return model
-    kind = lambda tree: jax.tree.map(lambda x: (x.shape, x.dtype), tree)
-    seen = zeros_like_spec(spec)
-    state = jax.eval_shape(model.state_from_observation, seen.observation)
-    after = jax.eval_shape(model.step, state, seen.action, jax.random.key(0))
-    if not isinstance(after, ModelStep) or kind(after.state) != kind(state):
+    shapes_and_dtypes = lambda tree: jax.tree.map(lambda x: (x.shape, x.dtype), tree)
+    example = zeros_like_spec(spec)
+    state = jax.eval_shape(model.state_from_observation, example.observation)
+    outcome = jax.eval_shape(model.step, state, example.action, jax.random.key(0))
+    if not isinstance(outcome, ModelStep) or shapes_and_dtypes(outcome.state) != shapes_and_dtypes(
+        state
+    ):
         raise InvalidInput(
-            f"the model registered for {environment!r} steps from a state of {state} to {after}; "
-            "make it a Step "
-            "whose state is of the same kind"
+            f"the model registered for {environment!r} steps from a state of {state} to "
+            f"{outcome}; make it a ModelStep whose state is of the same kind"
         )
     return model

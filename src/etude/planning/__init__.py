@@ -1,2 +1,1 @@
-"""Planning: maximizers in a box, optimal control with and without derivatives, and search in a
-tree."""
+"""Planning: sampling-based optimizers, trajectory optimization and Monte Carlo tree search."""

@@ -1,8 +1,8 @@
-"""Plans [horizon, *action]: what they are worth, and the two ways to use them.
+"""Plans [horizon, *action]: their expected return, open-loop and receding-horizon control (MPC).
 
-open loop           plan once, and do all of it, come what may
-receding horizon    plan, do the first action, look, and plan again: closed loop, by an
-                    open-loop planner
+open loop           plan once and execute every action of the plan
+receding horizon    plan, execute the first action, observe the state and plan again: closed-loop
+                    control by an open-loop planner
 """
 
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from etude.planning.protocol import Model
 from etude.planning.sampling.random_shooting import Score
 from etude.types import Array
 
-PlannerFn = Callable[[Any, Array, Array], Array]  # state, a plan to start from and key -> plan
+PlannerFn = Callable[[Any, Array, Array], Array]  # state, initial plan and key -> plan
 
 
 def return_of_plans(
@@ -27,77 +27,82 @@ def return_of_plans(
     particles: int = 1,
     final_value: Callable[[Any], Array] | None = None,
 ) -> Score:
-    """The expected return of plans from `state`: a function from [samples, horizon, *action] to
-    [samples].
+    """Return a function that takes plans [samples, horizon, *action] to expected returns [samples].
 
         E [ Σₜ γᵗ rₜ + γᵀ final_value(s_T) ],   nothing after termination
 
-    The expectation is the mean over `particles` runs of the model; one is enough where it is
-    certain. Every plan meets the same chances, so that plans are compared, not their luck.
+    Every plan starts from `state`. The expectation is the mean over `particles` runs of the model;
+    one is enough for a deterministic model. All plans share the same random keys (common random
+    numbers), so that the comparison depends on the plans alone.
     """
 
-    def worth(plan, key):
-        rewards, last, alive = execute_plan(model, state, plan, key)
+    def discounted_return(plan, key):
+        rewards, last_state, alive = execute_plan(model, state, plan, key)
         value = (discount ** jnp.arange(len(plan)) * rewards).sum()
         return (
             value
             if final_value is None
-            else value + jnp.where(alive, discount ** len(plan) * final_value(last), 0)
+            else value + jnp.where(alive, discount ** len(plan) * final_value(last_state), 0)
         )
 
     def score(plans):
-        over_particles = jax.vmap(worth, (None, 0))
-        return jax.vmap(over_particles, (0, None))(plans, jax.random.split(key, particles)).mean(1)
+        returns = jax.vmap(discounted_return, (None, 0))  # of one plan, [particles]
+        return jax.vmap(returns, (0, None))(plans, jax.random.split(key, particles)).mean(1)
 
     return score
 
 
 def execute_plan(model: Model, state: Any, plan: Array, key: Array) -> tuple[Array, Any, Array]:
-    """Do all of `plan`: the rewards [horizon], zero after termination, the last state, and whether
-    it goes on from there."""
+    """Execute `plan` from `state`: rewards [horizon], the last state and whether it is alive.
 
-    def step(carry, at):
+    Rewards are zero after termination.
+    """
+
+    def step(carry, action_and_key):
         state, alive = carry
-        after = model.step(state, *at)
-        return (after.state, alive & ~after.terminated), jnp.where(alive, after.reward, 0)
+        outcome = model.step(state, *action_and_key)
+        return (outcome.state, alive & ~outcome.terminated), jnp.where(alive, outcome.reward, 0)
 
-    (last, alive), rewards = jax.lax.scan(
+    (last_state, alive), rewards = jax.lax.scan(
         step, (state, jnp.bool_(True)), (plan, jax.random.split(key, len(plan)))
     )
-    return rewards, last, alive
+    return rewards, last_state, alive
 
 
 def open_loop_control(
-    model: Model, planner: PlannerFn, state: Any, start: Array, key: Array
+    model: Model, planner: PlannerFn, state: Any, initial_plan: Array, key: Array
 ) -> Array:
-    """The rewards, [horizon], of planning once from `start` [horizon, *action] and doing all of
-    it."""
-    key_plan, key_play = jax.random.split(key)
-    return execute_plan(model, state, planner(state, start, key_plan), key_play)[0]
+    """Plan once and execute the whole plan: rewards [horizon].
+
+    `initial_plan` [horizon, *action] is where the search starts.
+    """
+    key_plan, key_execute = jax.random.split(key)
+    return execute_plan(model, state, planner(state, initial_plan, key_plan), key_execute)[0]
 
 
 def receding_horizon_control(
-    model: Model, planner: PlannerFn, state: Any, start: Array, key: Array, steps: int
+    model: Model, planner: PlannerFn, state: Any, initial_plan: Array, key: Array, steps: int
 ) -> Array:
-    """The rewards, [steps], of planning anew at each step, from what is left of the last plan; zero
-    after termination.
+    """Plan again at every step and execute the first action: rewards [steps].
 
-    `start` [horizon, *action] is where the first search begins.
+    The first search starts from `initial_plan` [horizon, *action], each later one from the shifted
+    last plan. Rewards are zero after termination.
     """
 
     def step(carry, key):
-        state, start, alive = carry
+        state, initial_plan, alive = carry
         key_plan, key_step = jax.random.split(key)
-        plan = planner(state, start, key_plan)
-        after = model.step(state, plan[0], key_step)
-        return (after.state, shift_plan(plan), alive & ~after.terminated), jnp.where(
-            alive, after.reward, 0
+        plan = planner(state, initial_plan, key_plan)
+        outcome = model.step(state, plan[0], key_step)
+        return (outcome.state, shift_plan(plan), alive & ~outcome.terminated), jnp.where(
+            alive, outcome.reward, 0
         )
 
-    return jax.lax.scan(step, (state, start, jnp.bool_(True)), jax.random.split(key, steps))[1]
+    return jax.lax.scan(step, (state, initial_plan, jnp.bool_(True)), jax.random.split(key, steps))[
+        1
+    ]
 
 
 def shift_plan(plan: Array) -> Array:
-    """What is left of a plan [horizon, *action] a step later, its last action repeated: a warm
-    start for the next search."""
+    """Drop the first action of a plan [horizon, *action] and repeat the last one: a warm start."""
     return jnp.concatenate([plan[1:], plan[-1:]])

@@ -1,11 +1,10 @@
-"""What a planner plans on: a model, known or learned, and what is to be gained or spent.
+"""Protocols of planning: the model, known or learned, and the optimal control problem.
 
-    step(state, action, key) -> Step                       any model: what searches and samples need
-    dynamics(x, u) -> x, cost(x, u, t), final_cost(x)      a problem of optimal control: what
-    derivatives are taken of
+    step(state, action, key) -> ModelStep               Model: for sampling and tree search
+    dynamics(x, u), cost(x, u, t), final_cost(x)        Problem: differentiable, for trajectory
+                                                        optimization
 
-Both are of one state; planners `vmap` them. A problem is a model too: `step_of` makes the one of
-the other.
+The functions take one state; planners `vmap` them. `model_step_of` turns a problem into a model.
 """
 
 import math
@@ -20,25 +19,24 @@ from etude.types import Array
 
 @struct
 class ModelStep:
-    """Where an action leads."""
+    """One step of a model: the next state, the reward and whether the episode terminates."""
 
-    state: Any
+    state: Any  # the next state
     reward: Array  # float32, []
-    terminated: Array  # bool, []: nothing is gained from here on
+    terminated: Array  # bool, []: rewards after this step are zero
 
 
 class Model(Protocol):
-    """Where actions lead, by chance or for certain; `key` decides the chance, and a certain model
-    ignores it."""
+    """A transition model; a stochastic one draws from `key`, a deterministic one ignores it."""
 
     def step(self, state: Any, action: Any, key: Array) -> ModelStep: ...
 
 
 class Problem(Protocol):
-    """min over u of Σₜ cost(xₜ, uₜ, t) + final_cost(x_T), where xₜ₊₁ = dynamics(xₜ, uₜ).
+    """The problem min over u of Σₜ cost(xₜ, uₜ, t) + final_cost(x_T), xₜ₊₁ = dynamics(xₜ, uₜ).
 
-    States are [n], controls [m], times whole numbers, costs []. `low` and `high` bound each
-    control, ±inf where nothing does.
+    States are [n], controls [m], times integers, costs []. `low` and `high` bound each control;
+    ±inf leaves it unbounded.
     """
 
     low: Any
@@ -53,7 +51,7 @@ class Problem(Protocol):
 
 @struct
 class ControlProblem:
-    """A problem made of functions."""
+    """An optimal control problem (`Problem`) made of plain functions."""
 
     dynamics: Callable[[Array, Array], Array] = static()
     cost: Callable[[Array, Array, Array], Array] = static()
@@ -63,8 +61,7 @@ class ControlProblem:
 
 
 def model_step_of(problem: Problem, state: Array, control: Array) -> ModelStep:
-    """A step of the problem as a model has it, costs negative rewards; the time, which a model does
-    not know, is 0."""
+    """Step the problem as a model with reward = −cost, the cost taken at time 0."""
     return ModelStep(
         problem.dynamics(state, control),
         -problem.cost(state, control, jnp.int32(0)),

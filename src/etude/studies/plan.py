@@ -134,7 +134,7 @@ def run_planner(
 ) -> PlannedPath:
     """The path from a random first state, as float64 or float32 arrays of numpy."""
     key_start, key_search = jax.random.split(key)
-    start = problem.initial(key_start)
+    start = problem.initial_state(key_start)
     guess = zero_controls(problem)
     match planner:
         case "ilqr" | "ddp":
@@ -199,7 +199,7 @@ def run_collocation(problem: Any, start: Array, rest: Array, iterations: int) ->
 
     made = collocate(posed, steps // 2, guess=line, iterations=iterations)
     times = np.linspace(0, duration, steps + 1)
-    states, controls = made.at(times)
+    states, controls = made.interpolate(times)
     return PlannedPath(states, controls[:-1], np.array([made.cost]))
 
 
@@ -229,7 +229,7 @@ def run_sampling_planner(
                 after = cem(score, key, mean, std, **size, elites=elites, smoothing=0.1)
             case "icem":
                 after, kept = icem(
-                    score, key, mean, std, **size, elites=elites, exponent=2.0, kept=kept
+                    score, key, mean, std, **size, elites=elites, exponent=2.0, reused_plans=kept
                 )
             case _:
                 after = mppi(score, key, mean, std, **size, exponent=2.0)
@@ -283,8 +283,8 @@ def search_game(
 ) -> tuple[Path, dict[str, Any]]:
     """Search a game from its start, and draw the tree."""
     game = GAMES[name]
-    uct = mcts.UCT(game.actions, simulations, game.cells, 2, legal=game.legal)
-    found = jax.device_get(jax.jit(partial(mcts.search, uct, game))(game.initial(), key))
+    uct = mcts.UCT(game.num_actions, simulations, game.num_cells, 2, legal=game.legal)
+    found = jax.device_get(jax.jit(partial(mcts.search, uct, game))(game.initial_state(), key))
     said = {
         "problem": name,
         "planner": "mcts",
@@ -319,5 +319,9 @@ def most_visited(tree: mcts.Tree) -> Iterator[tuple[int, tuple[int, int, int, fl
     for node in sorted(shown):  # a parent was there before its children, and visited as often
         yield (
             node,
-            (*parents[node], int(tree.visits[node]), float(tree.total[node] / tree.visits[node])),
+            (
+                *parents[node],
+                int(tree.visits[node]),
+                float(tree.return_sum[node] / tree.visits[node]),
+            ),
         )

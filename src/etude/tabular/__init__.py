@@ -1,2 +1,1 @@
-"""Decision processes small enough to write down, and their exact answers: what everything learned
-is judged against."""
+"""Exact solutions of small Markov decision processes, the reference for learning algorithms."""

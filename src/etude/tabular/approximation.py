@@ -1,28 +1,25 @@
-"""Value functions that cannot hold every value: what fitting does to the backup.
+"""Linear value function approximation: fitted value iteration, semi-gradients and divergence.
 
-B contracts the largest difference, Π expands no weighted squares, and one after the other may
-contract nothing. Values are linear in features here, V = X θ, which is enough to diverge. What
-helps, and what does not, is exact and in the tests:
+The backup B contracts in the sup norm, the projection Π does not expand a weighted 2-norm, and
+their composition Π B may not contract in any norm. Linear values V = X θ are enough to diverge. The
+tests verify exactly what helps and what does not:
 
-    the policy's own weights    with the stationary distribution of the policy that is judged Π B_π
-                                contracts by γ in its
-                                norm, and semi-gradient TD in small steps converges too (Tsitsiklis
-                                & Van Roy, 1997); it says nothing of states where the policy never
-                                is
-    averaging features          one-hot groups of states make Π a mean, which does not expand the
-                                largest difference: Π B
-                                contracts by γ, whatever the weights (Gordon, 1995)
-    a target network            no cure of Π B: with ever more steps between copies, a copy's move
-                                becomes Π B itself. In
-                                `two_states` it diverges for every number of them. In Baird's star,
-                                where Π B contracts and only the semi-gradient does not, some steps
-                                between copies are enough
-    the true gradient           descends for small steps, slowly, and to the least Bellman error,
-                                which need not be the best
-                                policy's (Baird, 1995); without a model it needs two samples of
-                                every step
+    on-policy weights     With the stationary distribution of the evaluated policy as weights, Π B_π
+                          contracts by γ in the weighted norm, and semi-gradient TD with small steps
+                          converges (Tsitsiklis & Van Roy, 1997). States that the policy does not
+                          visit have no weight.
+    state aggregation     With one-hot features of groups of states Π averages and does not expand
+                          the sup norm, so Π B contracts by γ for any weights (Gordon, 1995).
+    target network        It does not cure Π B: with more and more steps between copies the change
+                          per copy becomes that of Π B. In `two_states` it diverges for any number
+                          of steps. In Baird's star, where Π B contracts and only the semi-gradient
+                          diverges, enough steps between copies make it converge.
+    residual gradient     With small steps it converges, slowly, to the least Bellman error, whose
+                          policy need not be the best (Baird, 1995). Without a model it needs two
+                          samples of every transition.
 
-An operator is a function of values alone: `functools.partial(backup, mdp, discount=0.9)`.
+An operator is a function of values alone: `functools.partial(optimality_backup, mdp,
+discount=0.9)`.
 """
 
 from collections.abc import Callable
@@ -36,16 +33,15 @@ from etude.tabular.dynamic_programming import Operator
 from etude.tabular.mdp import MDP, make_mdp
 from etude.types import Array
 
-Regressor = Callable[[Array], Array]  # targets in, the values fitted to them out, of one shape
+Regressor = Callable[[Array], Array]  # targets -> fitted values of the same shape
 
 
 def fitted_value_iteration(
     operator: Operator, regress: Regressor, start: Array, iterations: int
 ) -> Array:
-    """V ← regress(B V), with a known model: all the values, [iteration + 1, *start], the start
-    first.
+    """Iterate V ← regress(B V) with a known model: all iterates, [iteration + 1, *start].
 
-    For Q hand in the operator on Q and a regressor of its shape.
+    The first is `start`. For Q pass an operator on Q and a regressor of its shape.
     """
 
     def step(v, _):
@@ -56,22 +52,23 @@ def fitted_value_iteration(
 
 
 def projection(features: Array, weights: Array | None = None) -> Array:
-    """Π, [state, state]: takes values to the nearest that are linear in `features` [state,
-    feature].
+    """Return the projection Π [state, state] onto the span of `features` [state, feature].
 
-    Nearest in squares weighted by `weights` [state], all alike when none are given. Where several θ
-    are as near, the one of least norm is taken.
+    It minimizes the squared error weighted by `weights` [state], uniform by default. Where θ is not
+    unique, it takes the one of least norm.
     """
-    root = jnp.ones(len(features)) if weights is None else jnp.sqrt(weights)
-    return features @ (jnp.linalg.pinv(root[:, None] * features) * root)
+    sqrt_weights = jnp.ones(len(features)) if weights is None else jnp.sqrt(weights)
+    return features @ (jnp.linalg.pinv(sqrt_weights[:, None] * features) * sqrt_weights)
 
 
 def least_squares(features: Array, weights: Array | None = None) -> Regressor:
-    """The regressor that is Π: `features` [..., feature] and `weights` [...] for values [...], of
-    states or of choices."""
-    flat = features.reshape(-1, features.shape[-1])
-    onto = projection(flat, None if weights is None else weights.ravel())
-    return lambda targets: (onto @ targets.ravel()).reshape(targets.shape)
+    """Return the projection Π as a regressor of values [...], of V or Q.
+
+    `features` are [..., feature], `weights` [...].
+    """
+    flat_features = features.reshape(-1, features.shape[-1])
+    matrix = projection(flat_features, None if weights is None else weights.ravel())
+    return lambda targets: (matrix @ targets.ravel()).reshape(targets.shape)
 
 
 def semi_gradient(
@@ -79,25 +76,25 @@ def semi_gradient(
     features: Array,
     weights: Array,
     start: Array,
-    rate: float | Array,
+    learning_rate: float | Array,
     steps: int,
-    copy_every: int = 1,
+    target_period: int = 1,
 ) -> Array:
-    """The expected updates of TD, or of Q-learning, against a target θ' that is copied from θ
-    before every so many:
+    """Run expected semi-gradient updates of TD or Q-learning: all iterates θ, [step + 1, feature].
 
         θ ← θ + α Σ d(x) [(B X θ')(x) - (X θ)(x)] X(x)
 
-    all θ, [step + 1, feature], `start` first. `features` are [..., feature] and `weights` d [...],
-    of states for an operator on V, of [state, action] for one on Q. The target is taken for a
-    constant: that is no gradient of anything.
+    The target parameters θ' are copied from θ every `target_period` steps. The first iterate is
+    `start`. `features` are [..., feature] and `weights` d [...], over states for an operator on V
+    and over [state, action] for one on Q. The update ignores the derivative of the target, so it is
+    not the gradient of any function.
     """
 
     def step(carry, index):
         theta, target = carry
-        target = jnp.where(index % copy_every == 0, theta, target)
-        error = operator(features @ target) - features @ theta
-        theta = theta + rate * jnp.tensordot(weights * error, features, error.ndim)
+        target = jnp.where(index % target_period == 0, theta, target)
+        td_error = operator(features @ target) - features @ theta
+        theta = theta + learning_rate * jnp.tensordot(weights * td_error, features, td_error.ndim)
         return (theta, target), theta
 
     return jnp.concatenate([start[None], jax.lax.scan(step, (start, start), jnp.arange(steps))[1]])
@@ -108,18 +105,20 @@ def residual_gradient(
     features: Array,
     weights: Array,
     start: Array,
-    rate: float | Array,
+    learning_rate: float | Array,
     steps: int,
 ) -> Array:
-    """Gradient descent on the Bellman error ½ Σ d(x) [(B X θ)(x) - (X θ)(x)]² (Baird, 1995): all θ,
-    as `semi_gradient`."""
+    """Run gradient descent on the Bellman error ½ Σ d(x) [(B X θ)(x) - (X θ)(x)]² (Baird, 1995).
+
+    Arguments and result are as in `semi_gradient`.
+    """
 
     def loss(theta):
         v = features @ theta
         return (weights * (operator(v) - v) ** 2).sum() / 2
 
     def step(theta, _):
-        theta = theta - rate * jax.grad(loss)(theta)
+        theta = theta - learning_rate * jax.grad(loss)(theta)
         return theta, theta
 
     return jnp.concatenate([start[None], jax.lax.scan(step, start, length=steps)[1]])
@@ -127,40 +126,36 @@ def residual_gradient(
 
 @struct
 class Counterexample:
-    """A policy whose value is zero, and features that can say so, which fitting walks away from."""
+    """A policy of value zero, which the features represent exactly, and a fit that diverges."""
 
     mdp: MDP
-    policy: Array  # [state, action]: the one that is judged
+    policy: Array  # [state, action]: the policy to evaluate
     features: Array  # [state, feature]
-    # [state]: how much each state counts in the fit, not as often as the policy is there
-    weights: Array
-    start: Array  # [feature]: θ
+    weights: Array  # [state]: weights of the fit, not the policy's state distribution
+    start: Array  # [feature]: initial θ
 
 
-def two_states(end: float = 0.0) -> Counterexample:
-    """Two states with values θ and 2θ, the first followed by the second, that by itself until play
-    ends; rewards are zero.
+def two_states(termination: float = 0.0) -> Counterexample:
+    """Return two states with values θ and 2θ whose fit diverges (Sutton & Barto, example 11.1).
 
-    Π B multiplies θ by γ (6 - 4 end) / 5 when both states count alike: it diverges for γ above 5/6
-    where `end` is 0, although θ = 0 is exact (Tsitsiklis & Van Roy, 1996; Sutton & Barto, 2018,
-    example 11.1).
+    The first state leads to the second, the second to itself until it terminates; rewards are zero.
+    Under uniform weights Π B multiplies θ by γ (6 - 4 termination) / 5: without termination it
+    diverges for γ above 5/6, although θ = 0 is exact (Tsitsiklis & Van Roy, 1996).
     """
     transition = [[[0, 1]], [[0, 1]]]
-    terminates = [[[0, 0]], [[0, end]]]
-    features, alike = jnp.array([[1.0], [2.0]]), jnp.full(2, 0.5)
-    return Counterexample(
-        make_mdp(transition, 0, terminates), jnp.ones((2, 1)), features, alike, jnp.ones(1)
-    )
+    terminations = [[[0, 0]], [[0, termination]]]
+    features, uniform_weights = jnp.array([[1.0], [2.0]]), jnp.full(2, 0.5)
+    mdp = make_mdp(transition, 0, terminations)
+    return Counterexample(mdp, jnp.ones((2, 1)), features, uniform_weights, jnp.ones(1))
 
 
 def baird() -> Counterexample:
-    """Baird's star (1995) with seven states and eight features, as in Sutton & Barto, 2018, figure
-    11.1.
+    """Return Baird's star (1995) with seven states and eight features.
 
-    Action 0 leads to one of the six upper states, 1 to the seventh; rewards are zero. The policy
-    judged always takes 1; states count alike, as one visits them who takes 0 six times out of
-    seven. Semi-gradient steps diverge however small they are. The features are independent, so Π
-    changes nothing and Π B contracts.
+    As in Sutton & Barto, 2018, figure 11.1. Action 0 leads to one of the six upper states, 1 to the
+    seventh; rewards are zero. The evaluated policy always takes 1. The weights are uniform, the
+    state distribution of a behavior policy that takes 0 six times out of seven. Semi-gradient steps
+    diverge for any step size. The features span all values, so Π is the identity and Π B contracts.
     """
     upper, lower = np.append(np.full(6, 1 / 6), 0), np.eye(7)[6]
     features = np.zeros((7, 8))

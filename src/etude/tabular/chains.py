@@ -1,7 +1,7 @@
-"""Markov chains: where a state goes when nobody chooses.
+"""Markov chains: propagation, stationary distributions and absorption.
 
-A chain is a matrix [state, next state] of probabilities, each row with sum one; a distribution is a
-row, [state].
+A chain is a matrix of transition probabilities [state, next state] whose rows sum to one; a
+distribution is a row vector [state].
 """
 
 import jax.numpy as jnp
@@ -10,41 +10,43 @@ from etude.types import Array
 
 
 def propagate(transition: Array, distribution: Array, steps: int = 1) -> Array:
-    """The distribution after `steps` steps, [state]: μₜ₊₁ = μₜ T."""
+    """Return the distribution after `steps` steps, [state]: μₜ₊₁ = μₜ T."""
     return distribution @ jnp.linalg.matrix_power(transition, steps)
 
 
 def stationary(transition: Array) -> Array:
-    """The distribution that a step leaves as it is, μ = μ T, [state].
+    """Return the stationary distribution μ = μ T, [state].
 
-    It is the only one where some state can be reached from every state; where there are several, as
-    with two absorbing states, the one of least norm is given. A chain that goes round has one too,
-    and never settles into it.
+    It is unique where some state can be reached from every state. Of several, as with two absorbing
+    states, the result is the one of least norm. A periodic chain has one too, but does not converge
+    to it.
     """
     n = len(transition)
-    # the last: probabilities sum to one
+    # the last equation is that probabilities sum to one
     equations = jnp.concatenate([transition.T - jnp.eye(n), jnp.ones((1, n))])
     solution = jnp.linalg.lstsq(equations, jnp.zeros(n + 1).at[-1].set(1.0))[0]
-    return jnp.maximum(solution, 0)  # rounding may pass below
+    return jnp.maximum(solution, 0)  # rounding may make it negative
 
 
 def absorbing(transition: Array) -> Array:
-    """Which states are never left, [state] of bool."""
+    """Return the mask of absorbing states, bool [state]."""
     return jnp.where(jnp.eye(len(transition), dtype=bool), 0, transition).sum(-1) == 0
 
 
 def absorption(transition: Array) -> tuple[Array, Array]:
-    """Where the chain ends, and after how long: probabilities [state, state] and expected steps
-    [state].
+    """Return absorption probabilities [state, state] and expected steps to absorption [state].
 
-    Column j is the probability of ending in the absorbing state j, zero where j is none. An
-    absorbing state must be within reach of every state, or the linear systems have no solution
+    Column j is the probability of absorption in state j, zero where j is not absorbing. An
+    absorbing state must be reachable from every state, or the linear systems have no solution
     (Kemeny & Snell, 1960, chapter 3).
     """
-    end, same = absorbing(transition), jnp.eye(len(transition))
-    passing = jnp.where(end[:, None] | end, 0, transition)  # among transient states alone
-    fundamental = same - passing  # its inverse counts the visits
-    into = jnp.where(end[:, None], same, jnp.where(end, transition, 0))
-    return jnp.linalg.solve(fundamental, into), jnp.linalg.solve(
-        fundamental, jnp.where(end, 0.0, 1.0)
+    is_absorbing, identity = absorbing(transition), jnp.eye(len(transition))
+    # between transient states only
+    transient = jnp.where(is_absorbing[:, None] | is_absorbing, 0, transition)
+    inverse_fundamental = identity - transient  # its inverse is the expected number of visits
+    into_absorbing = jnp.where(
+        is_absorbing[:, None], identity, jnp.where(is_absorbing, transition, 0)
+    )
+    return jnp.linalg.solve(inverse_fundamental, into_absorbing), jnp.linalg.solve(
+        inverse_fundamental, jnp.where(is_absorbing, 0.0, 1.0)
     )

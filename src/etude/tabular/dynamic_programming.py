@@ -1,10 +1,11 @@
-"""The best policy of a known process (Bellman, 1957).
+"""Dynamic programming: value iteration, Q-iteration, policy iteration (Bellman, 1957).
 
-The operators are functions, and the algorithms are their repetition. Policies are returned as the
-action of each state; `jax.nn.one_hot` makes the [state, action] of `evaluation` of them.
+The Bellman operators are functions, and the algorithms iterate them. The algorithms return a policy
+as the action of each state; `jax.nn.one_hot` turns it into probabilities [state, action].
 """
 
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,28 +14,32 @@ from etude.tabular import evaluation
 from etude.tabular.mdp import MDP
 from etude.types import Array
 
-Operator = Callable[[Array], Array]  # values in, values out, of one shape
+Operator = Callable[[Array], Array]  # values -> values of the same shape
 
 
 def optimality_backup(mdp: MDP, value: Array, discount: float | Array) -> Array:
-    """B V = maxₐ r(s, a) + γ Σ p(s' | s, a) V(s'), [state]: a contraction by γ in the largest
-    difference."""
+    """Return B V = maxₐ r(s, a) + γ Σ p(s' | s, a) V(s'), [state].
+
+    B is a contraction by γ in the sup norm.
+    """
     return evaluation.action_value(mdp, value, discount).max(-1)
 
 
 def optimality_q_backup(mdp: MDP, q: Array, discount: float | Array) -> Array:
-    """B Q = r(s, a) + γ Σ p(s' | s, a) maxₐ' Q(s', a'), [state, action]."""
+    """Return B Q = r(s, a) + γ Σ p(s' | s, a) maxₐ' Q(s', a'), [state, action]."""
     return evaluation.action_value(mdp, q.max(-1), discount)
 
 
 def sup_norm(difference: Array) -> Array:
-    """The norm in which B contracts: the largest absolute value."""
+    """Return the largest absolute value, the norm in which B contracts."""
     return jnp.abs(difference).max()
 
 
 def weighted_norm(weights: Array) -> Callable[[Array], Array]:
-    """The norm √Σ d(s) x(s)² with `weights` d [state]: Π never expands it, and B_π contracts it
-    where d is stationary."""
+    """Return the norm √Σ d(s) x(s)² with `weights` d [state].
+
+    Π does not expand it, and B_π contracts it where d is stationary.
+    """
     return lambda difference: jnp.sqrt((weights * difference**2).sum())
 
 
@@ -45,80 +50,102 @@ def contraction_rate(
     norm: Callable[[Array], Array] = sup_norm,
     pairs: int = 100,
 ) -> Array:
-    """The largest of |O x - O y| / |x - y| seen over random pairs of `shape`: the rate of
-    contraction is at least this.
+    """Estimate the contraction rate: the largest |O x - O y| / |x - y| over random pairs.
 
-    Half of the pairs differ by one everywhere, which is where B contracts least.
+    It is a lower bound of the rate. The pairs have the shape `shape`; half of them differ by one in
+    every element, where B contracts least.
     """
     key_x, key_y = jax.random.split(key)
-    x, other = (jax.random.normal(key, (pairs, *shape)) for key in (key_x, key_y))
-    half = (jnp.arange(pairs) % 2 == 0).reshape(-1, *(1,) * len(shape))
-    y = jnp.where(half, x + 1, other)
+    x, random_y = (jax.random.normal(key, (pairs, *shape)) for key in (key_x, key_y))
+    is_shifted = (jnp.arange(pairs) % 2 == 0).reshape(-1, *(1,) * len(shape))
+    y = jnp.where(is_shifted, x + 1, random_y)
     return jax.vmap(lambda x, y: norm(operator(x) - operator(y)) / norm(x - y))(x, y).max()
 
 
 def value_iteration(
-    mdp: MDP, discount: float | Array, tolerance: float = 1e-6, limit: int = 100_000
+    mdp: MDP, discount: float | Array, tolerance: float = 1e-6, max_iterations: int = 100_000
 ) -> tuple[Array, Array]:
-    """V* [state] and a greedy policy [state]: V ← B V from zero.
+    """Return V* [state] and a greedy policy [state], by V ← B V from zero.
 
-    Stops within `tolerance` of V*, |V - V*| ≤ γ / (1 - γ) times the last change, or as near as
-    rounding lets it come; with discount 1 that is the only end. It stops after `limit` backups in
-    any case.
+    It stops within `tolerance` of V*, by |V - V*| ≤ γ / (1 - γ) times the last change, or once the
+    change is below rounding (with discount 1 only then), and after `max_iterations` backups at the
+    latest.
     """
     v = fixed_point(
         lambda v: optimality_backup(mdp, v, discount),
         jnp.zeros(mdp.num_states),
         tolerance * (1 - discount),
-        limit,
+        max_iterations,
     )
     return v, greedy_policy(evaluation.action_value(mdp, v, discount))
 
 
 def q_iteration(
-    mdp: MDP, discount: float | Array, tolerance: float = 1e-6, limit: int = 100_000
+    mdp: MDP, discount: float | Array, tolerance: float = 1e-6, max_iterations: int = 100_000
 ) -> tuple[Array, Array]:
-    """Q* [state, action] and a greedy policy [state]: Q ← B Q, stopped as in `value_iteration`.
-    Acting on Q takes no model."""
+    """Return Q* [state, action] and a greedy policy [state], by Q ← B Q from zero.
+
+    It stops as in `value_iteration`.
+    """
     start = jnp.zeros((mdp.num_states, mdp.num_actions))
     q = fixed_point(
-        lambda q: optimality_q_backup(mdp, q, discount), start, tolerance * (1 - discount), limit
+        lambda q: optimality_q_backup(mdp, q, discount),
+        start,
+        tolerance * (1 - discount),
+        max_iterations,
     )
     return q, greedy_policy(q)
 
 
-def policy_iteration(mdp: MDP, discount: float | Array, limit: int = 1_000) -> tuple[Array, Array]:
-    """V* [state] and an optimal policy [state]: evaluate exactly, act greedily, until the policy
-    stays (Howard, 1960).
+class _PolicyIterationState(NamedTuple):
+    """Carry of policy iteration."""
 
-    An action is kept unless another is better by more than rounding, so that equals do not take
-    turns for ever. With discount 1 the uniform policy, which is the first, and all that follow must
-    come to an end.
+    actions: Array  # [state]
+    policy: Array  # [state, action]: probabilities
+    has_changed: Array  # bool, []
+    iteration: Any  # int, []
+
+
+def policy_iteration(
+    mdp: MDP, discount: float | Array, max_iterations: int = 1_000
+) -> tuple[Array, Array]:
+    """Return V* [state] and an optimal policy [state], by policy iteration (Howard, 1960).
+
+    Each iteration evaluates the policy exactly and acts greedily, until the policy is stable. An
+    action changes only where another is better by more than rounding, so that the policy cannot
+    alternate between equal actions. With discount 1 the uniform policy, which is the first, and all
+    that follow must terminate from every state.
     """
 
-    def improve(carry):
-        actions, policy, _, n = carry
+    def improve(state):
+        actions, policy, _, i = state
         q = evaluation.action_value(mdp, evaluation.policy_value(mdp, policy, discount), discount)
-        kept = jnp.take_along_axis(q, actions[:, None], 1)[:, 0]
-        rounding = jnp.finfo(q.dtype).eps ** 0.75 * (1 + jnp.abs(kept))
-        better = jnp.where((n == 0) | (q.max(-1) > kept + rounding), greedy_policy(q), actions)
-        return (
-            better,
-            jax.nn.one_hot(better, mdp.num_actions),
-            (n == 0) | (better != actions).any(),
-            n + 1,
+        value = jnp.take_along_axis(q, actions[:, None], 1)[:, 0]
+        rounding = jnp.finfo(q.dtype).eps ** 0.75 * (1 + jnp.abs(value))
+        new_actions = jnp.where(
+            (i == 0) | (q.max(-1) > value + rounding), greedy_policy(q), actions
+        )
+        return _PolicyIterationState(
+            new_actions,
+            jax.nn.one_hot(new_actions, mdp.num_actions),
+            (i == 0) | (new_actions != actions).any(),
+            i + 1,
         )
 
-    start = jnp.zeros(mdp.num_states, int), evaluation.uniform_policy(mdp), jnp.bool_(True), 0
+    initial_state = _PolicyIterationState(
+        jnp.zeros(mdp.num_states, int), evaluation.uniform_policy(mdp), jnp.bool_(True), 0
+    )
     actions, policy, _, _ = jax.lax.while_loop(
-        lambda carry: carry[2] & (carry[3] < limit), improve, start
+        lambda state: state.has_changed & (state.iteration < max_iterations), improve, initial_state
     )
     return evaluation.policy_value(mdp, policy, discount), actions
 
 
 def finite_horizon(mdp: MDP, horizon: int, discount: float | Array = 1.0) -> tuple[Array, Array]:
-    """The best values and actions with the time in view, both [time, state]: row t has horizon - t
-    steps to go."""
+    """Return the optimal values and actions of each time, both [time, state].
+
+    Row t has `horizon` - t steps left.
+    """
 
     def backward(v, _):
         q = evaluation.action_value(mdp, v, discount)
@@ -131,23 +158,36 @@ def finite_horizon(mdp: MDP, horizon: int, discount: float | Array = 1.0) -> tup
 
 
 def greedy_policy(q: Array) -> Array:
-    """argmaxₐ Q(s, a), [state]; the first of equals."""
+    """Return argmaxₐ Q(s, a), [state]; ties go to the lowest action."""
     return q.argmax(-1)
 
 
-def fixed_point(operator: Operator, start: Array, tolerance: float | Array, limit: int) -> Array:
-    """`start` under the operator again and again, until no element moves by more than `tolerance`
-    or than rounding does.
+class _FixedPointState(NamedTuple):
+    """Carry of `fixed_point`."""
 
-    It stops after `limit` times in any case.
+    x: Array
+    has_changed: Array  # bool, []
+    iteration: Any  # int, []
+
+
+def fixed_point(
+    operator: Operator, start: Array, tolerance: float | Array, max_iterations: int
+) -> Array:
+    """Iterate the operator from `start` until no element changes by more than the tolerance.
+
+    The tolerance is `tolerance` or rounding, whichever is larger. The iteration stops after
+    `max_iterations` at the latest.
     """
 
-    def step(carry):
-        x, _, n = carry
-        after = operator(x)
-        rounding = jnp.finfo(x.dtype).eps * sup_norm(after)
-        return after, sup_norm(after - x) > jnp.maximum(tolerance, rounding), n + 1
+    def step(state):
+        x, _, i = state
+        new_x = operator(x)
+        rounding = jnp.finfo(x.dtype).eps * sup_norm(new_x)
+        has_changed = sup_norm(new_x - x) > jnp.maximum(tolerance, rounding)
+        return _FixedPointState(new_x, has_changed, i + 1)
 
     return jax.lax.while_loop(
-        lambda carry: carry[1] & (carry[2] < limit), step, (start, jnp.bool_(True), 0)
-    )[0]
+        lambda state: state.has_changed & (state.iteration < max_iterations),
+        step,
+        _FixedPointState(start, jnp.bool_(True), 0),
+    ).x

@@ -1,9 +1,8 @@
-"""Decision processes as arrays.
+"""Markov decision processes as arrays: MDP, POMDP, Gymnasium's tables and belief updates.
 
-MDP      transition [state, action, next state], reward and end of the same shape, initial
+MDP      transition [state, action, next state], reward and termination of the same shape, initial
          [state]
-POMDP    an MDP whose states are not seen, but observations, emitted with probabilities [state,
-         observation]
+POMDP    an MDP with hidden states and emission probabilities [state, observation]
 """
 
 from typing import Any
@@ -20,14 +19,12 @@ from etude.types import Array
 
 @struct
 class MDP:
-    """A Markov decision process whose whole law is known; `mdp` makes one of arrays, and holds them
-    to what they must be."""
+    """A Markov decision process; `make_mdp` makes one from arrays and validates them."""
 
-    transition: Array  # [state, action, next state]: probabilities, sum one over the last axis
-    reward: Array  # [state, action, next state]: of that step, expected
-    # [state, action, next state]: the probability that the step is the episode's last
-    termination: Array
-    initial: Array  # [state]: probabilities of the first state
+    transition: Array  # [state, action, next state]: probabilities, which sum to 1 over next states
+    reward: Array  # [state, action, next state]: expected reward of the step
+    termination: Array  # [state, action, next state]: probability that the step is the last
+    initial: Array  # [state]: probabilities of the initial state
 
     @property
     def num_states(self) -> int:
@@ -39,8 +36,7 @@ class MDP:
 
     @property
     def continues(self) -> Array:
-        """The probability that play goes on in a state, [state, action, next state]; rows sum to
-        one or less."""
+        """The probability of the next state without termination, [state, action, next state]."""
         return self.transition * (1 - self.termination)
 
     @property
@@ -51,65 +47,68 @@ class MDP:
 
 @struct
 class POMDP:
-    """A decision process seen through observations."""
+    """A partially observable Markov decision process."""
 
     mdp: MDP
-    emission: Array  # [state, observation]: probabilities of what is seen in a state
+    emission: Array  # [state, observation]: probabilities of the observations of a state
 
 
-def make_mdp(transition: Any, reward: Any, terminates: Any = 0.0, initial: Any = None) -> MDP:
-    """An MDP from arrays.
+def make_mdp(transition: Any, reward: Any, termination: Any = 0.0, initial: Any = None) -> MDP:
+    """Make an MDP from arrays and validate them.
 
-    `reward` and `terminates` are [state, action, next state] or what broadcasts to it, such as
-    [state, action, 1] or, where only the state reached counts, [next state]; `initial` is uniform
-    when none is given.
+    `reward` and `termination` are [state, action, next state] or broadcast to it, such as [state,
+    action, 1] or [next state]; `initial` is uniform by default.
 
-    Raises InvalidInput where shapes do not fit, a number is not finite or a probability is none.
+    Raises InvalidInput where shapes do not fit, a reward is not finite, or probabilities are not in
+    [0, 1] or do not sum to 1.
     """
     transition = as_numbers("transition", transition)
     if transition.ndim != 3 or transition.shape[0] != transition.shape[2] or not transition.size:
         raise InvalidInput(
             f"transition has shape {transition.shape}; it must be [state, action, state]"
         )
-    states = len(transition)
-    reward, terminates = (
+    num_states = len(transition)
+    reward, termination = (
         broadcast(name, x, transition.shape)
-        for name, x in (("reward", reward), ("terminates", terminates))
+        for name, x in (("reward", reward), ("termination", termination))
     )
-    initial = np.full(states, 1 / states) if initial is None else as_numbers("initial", initial)
-    if initial.shape != (states,):
+    initial = (
+        np.full(num_states, 1 / num_states) if initial is None else as_numbers("initial", initial)
+    )
+    if initial.shape != (num_states,):
         raise InvalidInput(
-            f"initial has shape {initial.shape}; it must be ({states},), one probability a state"
+            f"initial has shape {initial.shape}; it must be ({num_states},), one probability a "
+            "state"
         )
-    if wrong := first_index(~np.isfinite(reward)):
+    if index := first_index(~np.isfinite(reward)):
         raise InvalidInput(
-            f"reward is {reward[wrong]} at [state, action, next state] {list(wrong)}; it must be "
+            f"reward is {reward[index]} at [state, action, next state] {list(index)}; it must be "
             "finite"
         )
-    check_probabilities("terminates", terminates)
+    check_probabilities("termination", termination)
     check_distributions("transition", transition)
     check_distributions("initial", initial)
-    return MDP(*map(jnp.asarray, (transition, reward, terminates, initial)))
+    return MDP(*map(jnp.asarray, (transition, reward, termination, initial)))
 
 
-def make_pomdp(process: MDP, emission: Any) -> POMDP:
-    """A POMDP from an MDP and the probabilities [state, observation] of what is seen in its states.
+def make_pomdp(mdp: MDP, emission: Any) -> POMDP:
+    """Make a POMDP from an MDP and emission probabilities [state, observation].
 
-    Raises InvalidInput where the shape does not fit or a probability is none.
+    Raises InvalidInput where the shape does not fit, or probabilities are not in [0, 1] or do not
+    sum to 1.
     """
     emission = as_numbers("emission", emission)
-    if emission.ndim != 2 or len(emission) != process.num_states:
+    if emission.ndim != 2 or len(emission) != mdp.num_states:
         raise InvalidInput(
             f"emission has shape {emission.shape}; it must be [state, observation] of "
-            f"{process.num_states} states"
+            f"{mdp.num_states} states"
         )
     check_distributions("emission", emission)
-    return POMDP(process, jnp.asarray(emission))
+    return POMDP(mdp, jnp.asarray(emission))
 
 
 def as_numbers(name: str, x: Any) -> np.ndarray:
-    """`x` as an array of float64, for rows that sum to one in float32 may not do so to the last
-    digit."""
+    """Convert `x` to float64, since rows that sum to one in float32 may not do so exactly."""
     try:
         return np.asarray(x, np.float64)
     except (TypeError, ValueError) as error:
@@ -117,62 +116,69 @@ def as_numbers(name: str, x: Any) -> np.ndarray:
 
 
 def broadcast(name: str, x: Any, shape: tuple[int, ...]) -> np.ndarray:
-    given = as_numbers(name, x)
+    """Broadcast `x` to the transition's `shape`, or raise InvalidInput."""
+    array = as_numbers(name, x)
     try:
-        return np.broadcast_to(given, shape)
+        return np.broadcast_to(array, shape)
     except ValueError as error:
         raise InvalidInput(
-            f"{name} has shape {given.shape}, which does not broadcast to transition's {shape}"
+            f"{name} has shape {array.shape}, which does not broadcast to transition's {shape}"
         ) from error
 
 
 def check_probabilities(name: str, x: np.ndarray) -> None:
-    if wrong := first_index(~((x >= 0) & (x <= 1 + 1e-6))):
+    """Raise InvalidInput unless all elements are in [0, 1]."""
+    if index := first_index(~((x >= 0) & (x <= 1 + 1e-6))):
         raise InvalidInput(
-            f"{name} is {x[wrong]} at {list(wrong)}; a probability is between 0 and 1"
+            f"{name} is {x[index]} at {list(index)}; a probability is between 0 and 1"
         )
 
 
 def check_distributions(name: str, x: np.ndarray) -> None:
-    """The numbers along the last axis must be probabilities, and their sum one."""
+    """Raise InvalidInput unless the last axis holds probabilities that sum to 1."""
     check_probabilities(name, x)
     sums = x.sum(-1, keepdims=True)
-    if wrong := first_index(abs(sums - 1) > 1e-6):
-        where = f" in row {list(wrong[:-1])}" if x.ndim > 1 else ""
-        raise InvalidInput(f"{name} sums to {sums[wrong]}{where}; probabilities sum to 1")
+    if index := first_index(abs(sums - 1) > 1e-6):
+        row = f" in row {list(index[:-1])}" if x.ndim > 1 else ""
+        raise InvalidInput(f"{name} sums to {sums[index]}{row}; probabilities sum to 1")
 
 
-def first_index(wrong: np.ndarray) -> tuple[int, ...]:
-    """The index of the first place that is wrong; empty when none is."""
-    places = np.argwhere(wrong)
-    return tuple(places[0].tolist()) if len(places) else ()
+def first_index(mask: np.ndarray) -> tuple[int, ...]:
+    """Return the index of the first True element, or () where there is none."""
+    indices = np.argwhere(mask)
+    return tuple(indices[0].tolist()) if len(indices) else ()
 
 
-def random_mdp(key: Array, num_states: int, num_actions: int, end: float = 0.0) -> MDP:
-    """An MDP of normal rewards and distributions drawn alike from all there are; each step is the
-    last with probability `end`."""
+def random_mdp(key: Array, num_states: int, num_actions: int, termination: float = 0.0) -> MDP:
+    """Sample an MDP with normal rewards and uniformly distributed (Dirichlet) transitions.
+
+    Each step terminates with probability `termination`.
+    """
     key_transition, key_reward, key_initial = jax.random.split(key, 3)
     shape = (num_states, num_actions, num_states)
-    weights, start = (
+    # normalized exponentials are Dirichlet(1, ..., 1)
+    transition, initial = (
         jax.random.exponential(key_transition, shape),
         jax.random.exponential(key_initial, shape[:1]),
     )
-    transition = weights / weights.sum(-1, keepdims=True)  # Dirichlet(1, ..., 1)
+    transition = transition / transition.sum(-1, keepdims=True)
     return MDP(
-        transition, jax.random.normal(key_reward, shape), jnp.full(shape, end), start / start.sum()
+        transition,
+        jax.random.normal(key_reward, shape),
+        jnp.full(shape, termination),
+        initial / initial.sum(),
     )
 
 
 def from_gymnasium(environment: str | gymnasium.Env, **options: Any) -> MDP:
-    """The MDP in the table of a toy-text environment: FrozenLake-v1, Taxi-v4, CliffWalking-v1, or
-    one made with a map.
+    """Read the MDP of a toy-text environment: FrozenLake-v1, Taxi-v4 or CliffWalking-v1.
 
-    `environment` is one, or its id, for which `options` are those of `gymnasium.make`. Gymnasium's
-    time limit is not in it. Where one action leads to one state in several ways that pay
-    differently, as on a slippery cliff, the reward is their mean: values are the same, only returns
-    spread less.
+    `environment` is the environment, or its id, with `options` for `gymnasium.make`. The MDP has no
+    time limit. Where several entries of the table lead to the same state with different rewards, as
+    on a slippery cliff, the reward is their mean: values are equal, only the variance of returns is
+    smaller.
 
-    Raises InvalidInput for an environment that cannot be made or whose law is not in a table `P`.
+    Raises InvalidInput for an environment that cannot be made or has no transition table `P`.
     """
     if not isinstance(environment, str):
         if options:
@@ -181,19 +187,23 @@ def from_gymnasium(environment: str | gymnasium.Env, **options: Any) -> MDP:
             )
         return from_table(environment)
     try:
-        made = gymnasium.make(environment, **options)
+        env = gymnasium.make(environment, **options)
     except (gymnasium.error.Error, TypeError) as error:
-        given = f" with options {options}" if options else ""
-        raise InvalidInput(f"environment {environment!r} cannot be made{given}: {error}") from error
+        suffix = f" with options {options}" if options else ""
+        raise InvalidInput(
+            f"environment {environment!r} cannot be made{suffix}: {error}"
+        ) from error
     try:
-        return from_table(made)
+        return from_table(env)
     finally:
-        made.close()
+        env.close()
 
 
 def from_table(environment: gymnasium.Env) -> MDP:
-    """The MDP in an environment's own table, P[state][action] = [(probability, next state, reward,
-    terminated), ...]."""
+    """Read the MDP from an environment's transition table.
+
+    P[state][action] = [(probability, next state, reward, terminated), ...]
+    """
     table, initial = (
         getattr(environment.unwrapped, name, None) for name in ("P", "initial_state_distrib")
     )
@@ -214,46 +224,45 @@ def from_table(environment: gymnasium.Env) -> MDP:
             "a fickle passenger's change of mind is not in Taxi's table; make it with "
             "fickle_passenger=False"
         )
-    transition, reward, terminates = np.zeros((3, int(states.n), int(actions.n), int(states.n)))
-    for state, choices in table.items():
-        for action, ways in choices.items():
-            for probability, successor, paid, ends in ways:  # several ways may lead to one state
-                place = state, action, int(successor)
-                transition[place] += probability
-                reward[place] += probability * paid
-                terminates[place] += probability * ends
-    reached = np.where(transition > 0, transition, 1)
-    return make_mdp(transition, reward / reached, terminates / reached, initial)
+    transition, reward, termination = np.zeros((3, int(states.n), int(actions.n), int(states.n)))
+    for state, actions_of_state in table.items():
+        for action, entries in actions_of_state.items():
+            # several entries may lead to one state
+            for probability, next_state, entry_reward, terminated in entries:
+                index = state, action, int(next_state)
+                transition[index] += probability
+                reward[index] += probability * entry_reward
+                termination[index] += probability * terminated
+    divisor = np.where(transition > 0, transition, 1)
+    return make_mdp(transition, reward / divisor, termination / divisor, initial)
 
 
-def observe(process: POMDP, belief: Array, observation: Array) -> Array:
-    """Bayes' rule: what is believed of the state, [state], once an observation of it is there.
+def observe(pomdp: POMDP, belief: Array, observation: Array) -> Array:
+    """Condition a belief [state] on an observation by Bayes' rule.
 
         b(s | o) ∝ p(o | s) b(s)
 
-    Zero everywhere when such an observation could not be. The belief before the first observation
-    is `mdp.initial`.
+    The result is zero for an observation of probability zero. The belief before the first
+    observation is `pomdp.mdp.initial`.
     """
-    joint = process.emission[:, observation] * belief
+    joint = pomdp.emission[:, observation] * belief
     total = joint.sum()
     return jnp.where(total > 0, joint / jnp.where(total > 0, total, 1), 0)
 
 
-def belief_update(process: POMDP, belief: Array, action: Array, observation: Array) -> Array:
-    """What is believed of the state, [state], after an action and the observation that followed it,
-    play going on.
+def belief_update(pomdp: POMDP, belief: Array, action: Array, observation: Array) -> Array:
+    """Return the belief [state] after an action and the next observation, without termination.
 
-        b'(s') ∝ p(o | s') Σₛ p(s' | s, a) b(s)
+    b'(s') ∝ p(o | s') Σₛ p(s' | s, a) b(s)
     """
-    return observe(process, belief @ process.mdp.continues[:, action], observation)
+    return observe(pomdp, belief @ pomdp.mdp.continues[:, action], observation)
 
 
-def make_continuing(process: MDP) -> MDP:
-    """The same process with no episode ever over: a step that would end one starts the next, s' ~
-    initial."""
-    ends = (process.transition * process.termination).sum(-1, keepdims=True)
-    transition = process.continues + ends * process.initial
-    reward = jnp.broadcast_to(process.expected_reward[..., None], transition.shape)
+def make_continuing(mdp: MDP) -> MDP:
+    """Make the MDP continuing: a step that would terminate leads to an initial state instead."""
+    terminates = (mdp.transition * mdp.termination).sum(-1, keepdims=True)
+    transition = mdp.continues + terminates * mdp.initial
+    reward = jnp.broadcast_to(mdp.expected_reward[..., None], transition.shape)
     return replace(
-        process, transition=transition, reward=reward, termination=jnp.zeros_like(transition)
+        mdp, transition=transition, reward=reward, termination=jnp.zeros_like(transition)
     )

@@ -275,7 +275,7 @@ def test_a_batch_is_due_when_there_is_enough(reinforce, ends):
 
 # Its gradient.
 
-PROCESS = random_mdp(jax.random.key(52), STATES, ACTIONS, end=0.35)
+PROCESS = random_mdp(jax.random.key(52), STATES, ACTIONS, termination=0.35)
 PROCESS = replace(PROCESS, reward=PROCESS.reward + 1)
 BATCHES, LIFE = 2000, 24  # one step in 30,000 outlives that
 PLAIN = Reinforce(

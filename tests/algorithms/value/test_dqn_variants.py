@@ -77,7 +77,7 @@ transitions = partial(experience, action=choices(4), ends=0.2)
 
 @pytest.fixture(scope="module")
 def process():
-    mdp = random_mdp(jax.random.key(3), 4, 2, end=0.1)
+    mdp = random_mdp(jax.random.key(3), 4, 2, termination=0.1)
     q, _ = q_iteration(mdp, 0.8)
     return JaxEnvs(Tabular(mdp), 8), np.asarray(q)
 

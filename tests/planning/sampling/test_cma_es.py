@@ -103,10 +103,10 @@ def test_adaptation_is_the_tutorials(samples, n):
         waited.add(slow.step(y))
         for ours, theirs in (
             (search.mean, slow.m),
-            (search.step, slow.sigma),
+            (search.step_size, slow.sigma),
             (search.covariance, slow.C),
-            (search.step_path, slow.p_sigma),
-            (search.path, slow.p_c),
+            (search.step_size_path, slow.p_sigma),
+            (search.covariance_path, slow.p_c),
         ):
             np.testing.assert_allclose(ours, theirs, **close)
         assert np.linalg.eigvalsh(slow.C).min() > 0
@@ -124,8 +124,9 @@ def test_the_path_waits_while_the_step_grows_fast():
     def waits(y):
         search = cma.CMAESState(zero, jnp.float32(1), jnp.eye(3), zero, zero, zero, jnp.float32(0))
         first = cma.update_distribution(search, p, y, y, 0)
-        return (first.path == 0).all(), (
-            cma.update_distribution(first, p, y, y, 1).path == (1 - p.path_rate) * first.path
+        return (first.covariance_path == 0).all(), (
+            cma.update_distribution(first, p, y, y, 1).covariance_path
+            == (1 - p.covariance_path_rate) * first.covariance_path
         ).all()
 
     moves = noise + np.linspace(0, 4, 200)[:, None, None]
@@ -158,7 +159,9 @@ def test_candidates_are_drawn_ranked_and_judged_as_the_tutorial_says(watched):
         )
         slow.step(drawn[np.argsort(abs(candidates - [0.2, -0.1]).sum(-1))])
     np.testing.assert_allclose(found.mean, slow.m, **close)
-    np.testing.assert_allclose(found.step**2 * found.covariance, slow.sigma**2 * slow.C, **close)
+    np.testing.assert_allclose(
+        found.step_size**2 * found.covariance, slow.sigma**2 * slow.C, **close
+    )
     everything = np.concatenate(seen)
     values = -abs(everything - [0.2, -0.1]).sum(-1)
     np.testing.assert_allclose(found.best, everything[values.argmax()], rtol=1e-6)
@@ -170,8 +173,13 @@ def test_weights_and_rates_are_in_their_ranges(samples, n):
     p, slow = cma.default_parameters(samples, n), Slow(np.zeros(n), np.ones(n), samples)
     np.testing.assert_allclose(p.weights, slow.w, rtol=1e-9, atol=1e-12)
     assert p.weights[p.weights > 0].sum() == pytest.approx(1) and (np.diff(p.weights) <= 0).all()
-    assert p.rank_one > 0 and p.rank_mu > 0 and p.rank_one + p.rank_mu <= 1 and 0 < p.step_rate < 1
-    assert p.norm == pytest.approx(
+    assert (
+        p.rank_one_rate > 0
+        and p.rank_mu_rate > 0
+        and p.rank_one_rate + p.rank_mu_rate <= 1
+        and 0 < p.step_size_rate < 1
+    )
+    assert p.expected_norm == pytest.approx(
         np.linalg.norm(np.random.default_rng(0).normal(size=(100_000, n)), axis=1).mean(), rel=0.03
     )
 
@@ -308,5 +316,5 @@ def test_many_problems_at_once_are_each_alone_and_a_key_is_an_answer(found):
 
 
 def test_one_sample_is_refused():
-    with pytest.raises(InvalidInput, match="samples is 1; evolution compares at least 2"):
+    with pytest.raises(InvalidInput, match="samples is 1; CMA-ES needs at least 2"):
         cma_es(lambda x: x.sum(-1), KEY, jnp.zeros(2), 1.0, samples=1, iterations=1)

@@ -29,7 +29,7 @@ def test_each_iteration_is_that_of_numpy(watched):
     search = partial(
         icem, score, samples=40, elites=10, iterations=4, exponent=2.0, smoothing=0.2, high=0.9
     )
-    found, ours = jax.jit(lambda key: search(key, mean, 0.7, kept=kept))(KEY)
+    found, ours = jax.jit(lambda key: search(key, mean, 0.7, reused_plans=kept))(KEY)
     jax.effects_barrier()
     m, s, kept, best, value = (
         np.asarray(mean, float),

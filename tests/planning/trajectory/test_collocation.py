@@ -62,12 +62,12 @@ def test_hermite_simpson_is_exact_for_cubics():
     found = collocate(BLOCK, 2)
     assert found.cost == pytest.approx(12, abs=1e-8) and found.converged and found.violation < 1e-12
     times = np.linspace(0, 1, 23)
-    states, controls = found.at(times)
+    states, controls = found.interpolate(times)
     np.testing.assert_allclose(
         states, np.stack([3 * times**2 - 2 * times**3, 6 * times - 6 * times**2], 1), atol=1e-8
     )
     np.testing.assert_allclose(controls[:, 0], 6 - 12 * times, atol=1e-6)
-    np.testing.assert_allclose(found.at(0.25)[0], [0.15625, 1.125], atol=1e-8)
+    np.testing.assert_allclose(found.interpolate(0.25)[0], [0.15625, 1.125], atol=1e-8)
     np.testing.assert_allclose(found.times, np.linspace(0, 1, 5))
 
 
@@ -82,7 +82,7 @@ def test_hermite_simpson_is_of_fourth_order():
     assert 0 < errors[1] < 1e-5 and np.log2(errors[0] / errors[1]) == pytest.approx(4, abs=0.1)
     times = np.linspace(0, 2, 41)
     np.testing.assert_allclose(
-        found[1].at(times)[0][:, 0], np.cosh(2 - times) / np.cosh(2), atol=2e-4
+        found[1].interpolate(times)[0][:, 0], np.cosh(2 - times) / np.cosh(2), atol=2e-4
     )
 
 
@@ -176,7 +176,7 @@ def test_an_obstacle_is_passed_at_no_distance_and_the_flight_is_true(flown):
     with jax.enable_x64(True):
         derivative = jax.jit(QUADROTOR.derivative)
         true = solve_ivp(
-            lambda t, x: np.asarray(derivative(x, flown.at(t)[1])),
+            lambda t, x: np.asarray(derivative(x, flown.interpolate(t)[1])),
             (0, 2),
             flown.states[0],
             t_eval=flown.times,
@@ -201,7 +201,7 @@ def test_the_guess_decides_the_way_round(flown):
     over = collocate(FLIGHT, 15, guess=above)
     middle = len(flown.times) // 2
     assert over.states[middle, 1] > 0.6 and flown.states[middle, 1] < -0.4 and over.converged
-    again = collocate(FLIGHT, 15, guess=flown.at)
+    again = collocate(FLIGHT, 15, guess=flown.interpolate)
     np.testing.assert_allclose(again.states, flown.states, atol=1e-2)
 
 
@@ -223,13 +223,13 @@ def test_derivatives_are_those_of_finite_differences_and_sparse(flown):
         def slope(function):
             return (function(x + h * direction) - function(x - h * direction)) / (2 * h)
 
-        jacobian, curvature = program.jacobian(x), program.curvature(x, multipliers)
+        jacobian, curvature = program.jacobian(x), program.constraint_hessian(x, multipliers)
         assert program.gradient(x) @ direction == pytest.approx(slope(program.cost), rel=1e-6)
         np.testing.assert_allclose(
             jacobian @ direction, slope(program.constraints), rtol=1e-5, atol=1e-6
         )
         np.testing.assert_allclose(
-            program.cost_curvature(x) @ direction, slope(program.gradient), rtol=1e-5, atol=1e-6
+            program.cost_hessian(x) @ direction, slope(program.gradient), rtol=1e-5, atol=1e-6
         )
         np.testing.assert_allclose(
             curvature @ direction,

@@ -203,7 +203,7 @@ def test_a_step_without_a_minimum_is_refused_by_its_number_and_marked_inside_jit
     ],
 )  # a control without a cost
 def test_a_value_that_does_not_settle_is_refused_and_marked_inside_jit(F, C):
-    with pytest.raises(InvalidInput, match="the value has not settled after 2\\^50 steps"):
+    with pytest.raises(InvalidInput, match="the value has not converged after 2\\^50 steps"):
         infinite_horizon(F, C)
     assert not jax.jit(infinite_horizon)(F, C).converged
 

@@ -22,7 +22,7 @@ from etude.planning.tree.games import (
 )
 
 KEY = jax.random.key(0)
-SMALL = Game(3, 3, 3, falls=True)
+SMALL = Game(3, 3, 3, has_gravity=True)
 
 
 def slow_line(stones, length):
@@ -43,7 +43,7 @@ def test_a_line_is_found_wherever_it_lies(shape, length):
     stones = (
         np.random.default_rng(0).random((300, *shape)) < np.linspace(0.2, 0.8, 300)[:, None, None]
     )
-    found = jax.jit(jax.vmap(partial(has_line, length=length)))(stones)
+    found = jax.jit(jax.vmap(partial(has_line, line_length=length)))(stones)
     expected = [slow_line(board, length) for board in stones]
     np.testing.assert_array_equal(found, expected)
     assert length > max(shape) or 0 < sum(expected) < 300
@@ -56,28 +56,28 @@ def test_random_games_go_as_on_a_board_of_plain_python(game):
     for seed in range(12):
         rng, state, board, mover = (
             np.random.default_rng(seed),
-            game.initial(),
+            game.initial_state(),
             np.zeros((game.rows, game.columns), int),
             1,
         )
-        for _ in range(game.cells):
+        for _ in range(game.num_cells):
             free = [
                 a
-                for a in range(game.actions)
-                if (board[-1, a] if game.falls else board.flat[a]) == 0
+                for a in range(game.num_actions)
+                if (board[-1, a] if game.has_gravity else board.flat[a]) == 0
             ]
             assert np.flatnonzero(legal(state)).tolist() == free
             action = rng.choice(free)
             row, column = (
                 (np.flatnonzero(board[:, action] == 0)[0], action)
-                if game.falls
+                if game.has_gravity
                 else divmod(action, game.columns)
             )
             board[row, column] = mover
             after = step(state, action, KEY)
             mover, state = -mover, after.state
             np.testing.assert_array_equal(state, mover * board)
-            won = slow_line(board == -mover, game.length)
+            won = slow_line(board == -mover, game.line_length)
             assert after.reward == won and after.terminated == (won or (board != 0).all())
             if after.terminated:
                 ends.add(won)
@@ -90,8 +90,8 @@ def test_random_games_go_as_on_a_board_of_plain_python(game):
     "game", [TIC_TAC_TOE, CONNECT_FOUR, SMALL], ids=["tic-tac-toe", "connect four", "small"]
 )
 def test_an_illegal_action_lays_no_stone(game):
-    step, state = jax.jit(game.step), game.initial()
-    for _ in range(game.rows if game.falls else 1):
+    step, state = jax.jit(game.step), game.initial_state()
+    for _ in range(game.rows if game.has_gravity else 1):
         state = step(state, 1, KEY).state
     assert not jax.jit(game.legal)(state)[1]
     np.testing.assert_array_equal(step(state, 1, KEY).state, -np.asarray(state))
@@ -105,10 +105,10 @@ def test_values_satisfy_bellman_on_every_board(game, boards):
     """max over a of (r, or minus what the other gets), as the model steps; 4,520 of tic-tac-toe's
     5,478 boards go on."""
     solution = solve_game(game)
-    rows = np.flatnonzero(solution.best.any(1))
-    assert boards in (None, len(rows)) and board_index(game.initial()) in rows
+    rows = np.flatnonzero(solution.best_actions.any(1))
+    assert boards in (None, len(rows)) and board_index(game.initial_state()) in rows
     states = (
-        (rows[:, None] // 3 ** np.arange(game.cells) % 3 - 1)
+        (rows[:, None] // 3 ** np.arange(game.num_cells) % 3 - 1)
         .astype(np.int8)
         .reshape(-1, game.rows, game.columns)
     )
@@ -116,7 +116,7 @@ def test_values_satisfy_bellman_on_every_board(game, boards):
     @jax.jit
     @jax.vmap
     def gains(state):
-        after = jax.vmap(lambda action: game.step(state, action, KEY))(jnp.arange(game.actions))
+        after = jax.vmap(lambda action: game.step(state, action, KEY))(jnp.arange(game.num_actions))
         later = jnp.where(
             after.terminated, 0, -jnp.asarray(solution.value)[jax.vmap(board_index)(after.state)]
         )
@@ -125,14 +125,16 @@ def test_values_satisfy_bellman_on_every_board(game, boards):
     back, gain = gains(states)
     np.testing.assert_array_equal(back, rows)
     np.testing.assert_array_equal(gain.max(1), solution.value[rows])
-    np.testing.assert_array_equal(gain == gain.max(1, keepdims=True), solution.best[rows])
+    np.testing.assert_array_equal(gain == gain.max(1, keepdims=True), solution.best_actions[rows])
 
 
 def test_what_everybody_knows_of_tic_tac_toe():
-    solution, state = solve_game(TIC_TAC_TOE), TIC_TAC_TOE.initial()
-    assert solution.value[board_index(state)] == 0 and solution.best[board_index(state)].all()
+    solution, state = solve_game(TIC_TAC_TOE), TIC_TAC_TOE.initial_state()
+    assert (
+        solution.value[board_index(state)] == 0 and solution.best_actions[board_index(state)].all()
+    )
     corner = TIC_TAC_TOE.step(state, 0, KEY).state
-    assert np.flatnonzero(solution.best[board_index(corner)]).tolist() == [4]
+    assert np.flatnonzero(solution.best_actions[board_index(corner)]).tolist() == [4]
     edge = TIC_TAC_TOE.step(corner, 1, KEY).state
     assert solution.value[board_index(edge)] == 1
 

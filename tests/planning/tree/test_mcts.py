@@ -98,7 +98,7 @@ def numbers_of(key, uct):
 def assert_same(tree, root, index=0):
     """Node by node; how many there are."""
     assert (tree.visits[index], tree.terminated[index]) == (root.visits, root.terminated)
-    np.testing.assert_allclose(tree.total[index], root.total, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(tree.return_sum[index], root.return_sum, rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(tree.reward[index], root.reward, rtol=1e-6)
     assert tree.fully_expanded[index] == (not root.untried and any(root.children))
     assert [child > 0 for child in tree.children[index]] == [
@@ -284,7 +284,7 @@ def test_where_nothing_is_legal_there_is_nothing_to_search():
     uct = UCT(ACTIONS, 3, horizon=2, legal=lambda state: jnp.zeros(ACTIONS, bool))
     found = jax.tree.map(np.asarray, jax.jit(lambda: search(uct, Table(), jnp.int32(0), KEY))())
     assert found.action == 0 and (found.visits == 0).all() and (found.values == -jnp.inf).all()
-    assert found.tree.visits.tolist() == [3, 0, 0, 0] and found.tree.total[0] == 0
+    assert found.tree.visits.tolist() == [3, 0, 0, 0] and found.tree.return_sum[0] == 0
 
 
 def test_every_action_in_question_is_picked_alike():
@@ -299,7 +299,7 @@ def test_every_action_in_question_is_picked_alike():
 
 def test_bad_input():
     for wrong, message in (
-        ({"actions": 0}, "actions is 0"),
+        ({"num_actions": 0}, "num_actions is 0"),
         ({"simulations": 0}, "simulations is 0; it must be at least 1"),
         ({"horizon": 0}, "horizon is 0"),
         ({"players": 3}, "players is 3"),
@@ -309,7 +309,7 @@ def test_bad_input():
             {"policy": lambda state, key: 0, "value": lambda state: 0.0},
             "policy and value are both given",
         ),
-        ({"actions": 4}, r"legal gives an array of shape \(3,\) for 4 actions"),
+        ({"num_actions": 4}, r"legal gives an array of shape \(3,\) for 4 actions"),
     ):
         with pytest.raises(InvalidInput, match=message):
             search(replace(ONE, **wrong), Table(), jnp.int32(0), KEY)

@@ -22,7 +22,7 @@ def test_it_balances_the_pole_of_a_gymnasium_environment():
     each search."""
     env, rng = gymnasium.make("CartPole-v1"), np.random.default_rng(0)
     env.reset(seed=0)
-    uct = UCT(actions=2, simulations=20, horizon=20, exploration=5.0)
+    uct = UCT(num_actions=2, simulations=20, horizon=20, exploration=5.0)
     for _ in range(60):
         before = (env.unwrapped.state, luck(env))
         root = search_simulator(uct, env, rng)
@@ -38,7 +38,7 @@ def test_the_search_does_not_know_what_the_environment_will_draw():
     rng = np.random.default_rng(0)
     ends = {
         int(
-            search_simulator(UCT(actions=4, simulations=4, horizon=1), env, rng)
+            search_simulator(UCT(num_actions=4, simulations=4, horizon=1), env, rng)
             .children[2]
             .simulator.unwrapped.s
         )
@@ -62,16 +62,21 @@ class Road:
 @pytest.mark.parametrize("value, worth", [(None, 3.0), (lambda road: 10.0, 3 + 10.0)])
 def test_a_time_limit_cuts_off_play_and_what_comes_later_has_its_value(value, worth):
     root = search_simulator(
-        UCT(actions=1, simulations=6, horizon=50, value=value), Road(3), np.random.default_rng(0)
+        UCT(num_actions=1, simulations=6, horizon=50, value=value),
+        Road(3),
+        np.random.default_rng(0),
     )
     node, depth = root, 0
     while node.children[0]:
         node, depth = node.children[0], depth + 1
     assert depth == 3 and not node.terminated and node.untried == []
     if value is None:
-        assert root.total / root.visits == worth
+        assert root.return_sum / root.visits == worth
     else:
-        assert node.total / node.visits == 10 and root.total == (1 + 10) + (2 + 10) + 4 * worth
+        assert (
+            node.return_sum / node.visits == 10
+            and root.return_sum == (1 + 10) + (2 + 10) + 4 * worth
+        )
 
 
 def test_what_cannot_be_copied_is_refused():
@@ -80,7 +85,7 @@ def test_what_cannot_be_copied_is_refused():
             raise TypeError("cannot pickle 'SwigPyObject' object")
 
     with pytest.raises(InvalidInput, match="cannot be copied .TypeError.*SwigPyObject"):
-        search_simulator(UCT(actions=1), Bound(3), np.random.default_rng(0))
+        search_simulator(UCT(num_actions=1), Bound(3), np.random.default_rng(0))
 
     class Forgetful(Road, gymnasium.utils.EzPickle):
         def __init__(self, limit):
@@ -90,10 +95,10 @@ def test_what_cannot_be_copied_is_refused():
     road = Forgetful(3)
     road.step(0)
     assert copy.deepcopy(road).left == 3 and road.left == 2  # as LunarLander-v3 does
-    with pytest.raises(InvalidInput, match="starts from scratch, not from where it stands"):
-        search_simulator(UCT(actions=1), road, np.random.default_rng(0))
+    with pytest.raises(InvalidInput, match="starts from scratch, not from its current state"):
+        search_simulator(UCT(num_actions=1), road, np.random.default_rng(0))
     with pytest.raises(InvalidInput, match="simulations is 0"):
-        search_simulator(UCT(actions=1, simulations=0), Road(3), np.random.default_rng(0))
+        search_simulator(UCT(num_actions=1, simulations=0), Road(3), np.random.default_rng(0))
 
 
 def test_the_best_action_is_the_most_visited():

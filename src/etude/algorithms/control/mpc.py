@@ -142,7 +142,7 @@ class MPC:
                     elites=self.elites,
                     exponent=self.noise_exponent,
                     smoothing=self.smoothing,
-                    kept=start.reused_plans,
+                    reused_plans=start.reused_plans,
                 )
                 return result.best, PlannerMemory(result.mean, reused_plans)
         result = mppi(

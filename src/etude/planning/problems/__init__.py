@@ -1,16 +1,16 @@
-"""Problems to plan on, small and named.
+"""Optimal control problems: swing-up, parking, hovering and the double integrator.
 
-Each is a problem of optimal control (`etude.planning.protocol.Problem`) with, beyond that:
+Each implements `etude.planning.protocol.Problem` and adds:
 
-    derivative(x, u)       dx/dt: the continuous dynamics, which `dynamics` follows for `time_step`
-                           seconds
-    running_cost(x, u)     what a second costs, of which `cost` is `time_step` times as much; zero
-                           at the goal
-    initial(key)           a random first state
-    horizon                steps from there to the goal, with time to spare
-    solved(states)         bool: whether the path [time, n] ends at the goal, and no obstacle was
-                           hit on the way
-    clearance(x)           m to the nearest obstacle, negative inside one, where there are obstacles
+    derivative(x, u)       dx/dt, the continuous dynamics that `dynamics` integrates over
+                           `time_step` seconds
+    running_cost(x, u)     cost per second; `cost` is `time_step` times it; zero at the goal
+    initial_state(key)     a random initial state
+    horizon                number of steps, ample to reach the goal
+    solved(states)         bool: whether the trajectory [time, n] ends at the goal without a
+                           collision
+    clearance(x)           distance to the nearest obstacle (m), negative inside one; only of
+                           problems with obstacles
 
 so that one problem serves shooting, collocation and sampling. Units are SI: m, s, kg, N, rad.
 """

@@ -1,5 +1,4 @@
-"""Two links and a motor between them, to be swung up and held upright (Spong, 1995), with
-Gymnasium's constants."""
+"""Acrobot swing-up: two links with a motor between them (Spong, 1995), Gymnasium's constants."""
 
 import math
 
@@ -14,20 +13,20 @@ from etude.types import Array
 
 @struct
 class AcrobotSwingUp:
-    """State [4]: the first link's angle from upright, the second's from the first (rad, not
-    wrapped), and their rates (rad/s).
+    """Swing the acrobot up and hold both links upright.
 
-    Control [1]: the torque between the links (N m). Both links are alike: uniform but for their
-    moment of inertia, as Gymnasium's Acrobot-v1 has it.
+    State [4]: the first link's angle from upright, the second's from the first (rad, not wrapped),
+    and their rates (rad/s). Control [1]: the torque between the links (N m). Both links have the
+    constants of Gymnasium's Acrobot-v1.
     """
 
     gravity: float = 9.8  # m/s²
     mass: float = 1.0  # kg, of each link
-    length: float = 1.0  # m; the center of mass is in the middle
+    length: float = 1.0  # m, of each link; the center of mass is in the middle
     inertia: float = 1.0  # kg m², about the center of mass
     time_step: float = 0.05  # s
-    effort: float = 0.05  # cost of a (N m)² for a second
-    spread: float = 0.1  # rad, rad/s: first elements are within ± this of hanging at rest
+    effort: float = 0.05  # weight of the squared torque in the running cost, per (N m)² s
+    start_range: float = 0.1  # rad, rad/s: initial elements are within ± this of hanging at rest
     horizon: int = static(120)
     low: tuple[float, ...] = static((-20.0,))  # N m
     high: tuple[float, ...] = static((20.0,))
@@ -46,10 +45,10 @@ class AcrobotSwingUp:
         return runge_kutta(self.derivative, state, control, self.time_step)
 
     def running_cost(self, state: Array, control: Array) -> Array:
-        first, second = state[:2]
+        angle_1, angle_2 = state[:2]
         return (
-            2 * (1 - jnp.cos(first))
-            + 2 * (1 - jnp.cos(second))
+            2 * (1 - jnp.cos(angle_1))
+            + 2 * (1 - jnp.cos(angle_2))
             + 0.05 * state[2:] @ state[2:]
             + self.effort * control @ control
         )
@@ -60,13 +59,13 @@ class AcrobotSwingUp:
     def final_cost(self, state: Array) -> Array:
         return 200 * (2 - jnp.cos(state[0]) - jnp.cos(state[1])) + 20 * state[2:] @ state[2:]
 
-    def initial(self, key: Array) -> Array:
+    def initial_state(self, key: Array) -> Array:
         return jnp.array([math.pi, 0, 0, 0]) + jax.random.uniform(
-            key, (4,), minval=-self.spread, maxval=self.spread
+            key, (4,), minval=-self.start_range, maxval=self.start_range
         )
 
     def solved(self, states: Array) -> Array:
-        """At the end both links within 0.1 rad of upright, turning at less than 0.5 rad/s."""
+        """Whether both links end within 0.1 rad of upright and 0.5 rad/s of rest."""
         return (jnp.cos(states[-1, :2]) > math.cos(0.1)).all() & (
             jnp.abs(states[-1, 2:]) < 0.5
         ).all()

@@ -1,32 +1,34 @@
-"""A car to be driven past obstacles and parked at the origin: the kinematic bicycle."""
+"""Parking a car past obstacles: the kinematic bicycle model."""
 
 import jax
 import jax.numpy as jnp
 
 from etude.dynamics import car
 from etude.dynamics.integration import runge_kutta
-from etude.planning.problems.obstacles import Obstacles, distance_to_nearest, penalty
+from etude.planning.problems.obstacles import Obstacles, distance_to_nearest, obstacle_penalty
 from etude.struct import static, struct
 from etude.types import Array
 
 
 @struct
 class Car:
-    """State [4]: position of the rear axle (m), heading (rad, from the x axis) and speed (m/s).
+    """Drive a car past obstacles and park it at the origin, along the x axis.
 
+    State [4]: position of the rear axle (m), heading (rad, from the x axis) and speed (m/s).
     Control [2]: acceleration (m/s²) and steering angle (rad).
     """
 
     wheelbase: float = 0.5  # m
-    margin: float = 0.2  # m around an obstacle that costs already
-    avoidance: float = 100.0  # cost of a second in the middle of an obstacle
+    margin: float = 0.2  # m around an obstacle in which the penalty is positive
+    avoidance: float = 100.0  # cost per second at the center of an obstacle
     time_step: float = 0.1  # s
     obstacles: Obstacles = static(((-2.0, -0.2, 0.5), (-3.5, 1.2, 0.4)))
-    """The car's own size included."""
+    """(x, y, radius) of each obstacle (m), enlarged by the size of the car."""
     horizon: int = static(80)
     low: tuple[float, ...] = static((-2.0, -0.6))
-    """m/s², rad."""
+    """Lower bounds of the controls (m/s², rad)."""
     high: tuple[float, ...] = static((2.0, 0.6))
+    """Upper bounds of the controls (m/s², rad)."""
 
     def derivative(self, state: Array, control: Array) -> Array:
         return car.derivative(state, control, wheelbase=self.wheelbase)
@@ -41,7 +43,7 @@ class Car:
             + 0.1 * heading**2
             + 0.1 * speed**2
             + 0.1 * control @ control
-            + self.avoidance * penalty(position, self.obstacles, self.margin)
+            + self.avoidance * obstacle_penalty(position, self.obstacles, self.margin)
         )
 
     def cost(self, state: Array, control: Array, time: Array) -> Array:
@@ -53,14 +55,13 @@ class Car:
     def clearance(self, state: Array) -> Array:
         return distance_to_nearest(state[:2], self.obstacles)
 
-    def initial(self, key: Array) -> Array:
-        """At rest, five metres away, headed for the origin more or less."""
-        spread = jnp.array([0.5, 1.0, 0.3, 0.0])
-        return jnp.array([-5.0, 0, 0, 0]) + spread * jax.random.uniform(
+    def initial_state(self, key: Array) -> Array:
+        """Sample a state at rest, about five meters from the origin and headed roughly for it."""
+        start_range = jnp.array([0.5, 1.0, 0.3, 0.0])
+        return jnp.array([-5.0, 0, 0, 0]) + start_range * jax.random.uniform(
             key, (4,), minval=-1, maxval=1
         )
 
     def solved(self, states: Array) -> Array:
-        """At the end within 0.1 m, 0.1 rad and 0.1 m/s of rest at the origin along the x axis;
-        every obstacle was cleared."""
+        """Whether the car ends within 0.1 m, 0.1 rad and 0.1 m/s of the goal, without collision."""
         return (jnp.abs(states[-1]) < 0.1).all() & (jax.vmap(self.clearance)(states) >= 0).all()

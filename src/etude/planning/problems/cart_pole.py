@@ -1,5 +1,4 @@
-"""The pole on a cart, to be swung up or kept upright by a force on the cart (Barto, Sutton &
-Anderson, 1983)."""
+"""Cart-pole swing-up and balancing by a force on the cart (Barto, Sutton & Anderson, 1983)."""
 
 import math
 
@@ -14,12 +13,12 @@ from etude.types import Array
 
 @struct
 class CartPoleSwingUp:
-    """State [4]: the cart's position (m) and velocity (m/s), the pole's angle from upright (rad)
-    and its rate (rad/s).
+    """Bring the cart to rest in the middle with the pole upright.
 
-    Control [1]: force (N). Constants are those of Gymnasium's CartPole-v1. The cart is to come to
-    rest in the middle with the pole upright: swung up from where it hangs, or, of
-    CartPole(start_angle=0.0, spread=0.05, horizon=40), kept there from Gymnasium's start.
+    State [4]: the cart's position (m) and velocity (m/s), the pole's angle from upright (rad) and
+    its rate (rad/s). Control [1]: force (N). Constants are those of Gymnasium's CartPole-v1. The
+    pole hangs at first; CartPoleSwingUp(start_angle=0.0, start_range=0.05, horizon=40) balances it
+    from Gymnasium's initial states instead.
     """
 
     gravity: float = 9.8  # m/s²
@@ -27,9 +26,9 @@ class CartPoleSwingUp:
     pole_mass: float = 0.1  # kg
     half_length: float = 0.5  # m, from the joint to the pole's center of mass
     time_step: float = 0.05  # s
-    effort: float = 0.1  # cost of a N² for a second
-    start_angle: float = math.pi  # rad
-    spread: float = 0.2  # m, m/s, rad, rad/s: first elements are within ± this of the start
+    effort: float = 0.1  # weight of the squared force in the running cost, per N² s
+    start_angle: float = math.pi  # rad, initial angle of the pole
+    start_range: float = 0.2  # m, m/s, rad, rad/s: initial elements are within ± this of the start
     horizon: int = static(80)
     low: tuple[float, ...] = static((-10.0,))  # N
     high: tuple[float, ...] = static((10.0,))
@@ -64,14 +63,16 @@ class CartPoleSwingUp:
         position, velocity, angle, rate = state
         return 100 * (position**2 + 2 * (1 - jnp.cos(angle))) + 10 * (velocity**2 + rate**2)
 
-    def initial(self, key: Array) -> Array:
+    def initial_state(self, key: Array) -> Array:
         return jnp.array([0, 0, self.start_angle, 0]) + jax.random.uniform(
-            key, (4,), minval=-self.spread, maxval=self.spread
+            key, (4,), minval=-self.start_range, maxval=self.start_range
         )
 
     def solved(self, states: Array) -> Array:
-        """At the end within 0.1 rad and 0.5 rad/s of upright, and the cart within 0.1 m and 0.5 m/s
-        of rest in the middle."""
+        """Whether the pole ends within 0.1 rad and 0.5 rad/s of rest upright.
+
+        The cart must end within 0.1 m and 0.5 m/s of rest in the middle.
+        """
         position, velocity, angle, rate = states[-1]
         upright = (jnp.cos(angle) > math.cos(0.1)) & (jnp.abs(rate) < 0.5)
         return upright & (jnp.abs(position) < 0.1) & (jnp.abs(velocity) < 0.5)

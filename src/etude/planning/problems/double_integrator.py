@@ -1,4 +1,4 @@
-"""The double integrator: a block pushed along a line without friction, to rest at the origin."""
+"""The double integrator: a frictionless block to bring to rest at the origin by a force."""
 
 import jax
 import jax.numpy as jnp
@@ -10,15 +10,16 @@ from etude.types import Array
 
 @struct
 class DoubleIntegrator:
-    """State [2]: position (m) and velocity (m/s); control [1]: force (N).
+    """Bring the block to rest at the origin.
 
-    The only problem here that is linear and quadratic, but for the bounds of its force.
+    State [2]: position (m) and velocity (m/s). Control [1]: force (N). Dynamics are linear and
+    costs quadratic, so without the bounds of the force LQR solves it exactly.
     """
 
     mass: float = 1.0  # kg
-    effort: float = 0.1  # cost of a N² for a second
+    effort: float = 0.1  # weight of the squared force in the running cost, per N² s
     time_step: float = 0.1  # s
-    start: float = 2.0  # m, m/s: both are first within ± this
+    start_range: float = 2.0  # m, m/s: initial position and velocity are within ± this
     horizon: int = static(80)
     low: tuple[float, ...] = static((-2.0,))  # N
     high: tuple[float, ...] = static((2.0,))
@@ -27,7 +28,7 @@ class DoubleIntegrator:
         return double_integrator.derivative(state, control, mass=self.mass)
 
     def dynamics(self, state: Array, control: Array) -> Array:
-        """Exact for a force that is held."""
+        """Return the next state, exact for a constant force during the step."""
         return double_integrator.next_state(
             state, control, mass=self.mass, time_step=self.time_step
         )
@@ -41,9 +42,9 @@ class DoubleIntegrator:
     def final_cost(self, state: Array) -> Array:
         return 10 * state @ state
 
-    def initial(self, key: Array) -> Array:
-        return jax.random.uniform(key, (2,), minval=-self.start, maxval=self.start)
+    def initial_state(self, key: Array) -> Array:
+        return jax.random.uniform(key, (2,), minval=-self.start_range, maxval=self.start_range)
 
     def solved(self, states: Array) -> Array:
-        """At the end within 0.05 m and 0.05 m/s of rest at the origin."""
+        """Whether the block ends within 0.05 m and 0.05 m/s of rest at the origin."""
         return (jnp.abs(states[-1]) < 0.05).all()

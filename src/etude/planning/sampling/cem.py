@@ -1,4 +1,4 @@
-"""The cross-entropy method (Rubinstein, 1999; de Boer et al., 2005)."""
+"""The cross-entropy method, CEM (Rubinstein, 1999; de Boer et al., 2005)."""
 
 import jax
 import jax.numpy as jnp
@@ -11,12 +11,12 @@ from etude.types import Array
 
 @struct
 class CEMState:
-    """Where the search stands; `value` is a number, the others are [*shape]."""
+    """State of the search: a diagonal normal distribution and the best candidate so far."""
 
-    mean: Array  # of the normal distribution that candidates are drawn from
-    std: Array  # its standard deviation, each element by itself
-    best: Array  # the best candidate so far
-    value: Array  # what it is worth
+    mean: Array  # [*shape]: mean of the sampling distribution
+    std: Array  # [*shape]: standard deviation of each element
+    best: Array  # [*shape]: the best candidate so far
+    value: Array  # []: its value
 
 
 def cem(
@@ -32,45 +32,44 @@ def cem(
     low: float | Array = -1.0,
     high: float | Array = 1.0,
 ) -> CEMState:
-    """Draw `samples` candidates from a normal distribution, refit it to the `elites` best of them,
-    and again.
+    """Sample candidates from a normal distribution, refit it to the best ones, and repeat.
 
         x ~ N(mean, std²),   mean ← elites' mean,   std ← elites' std
 
     `mean` is [*shape], in the box; `std`, `low` and `high` are numbers or [*shape]. Candidates
-    beyond the box are clipped to it, so that a maximum on its boundary is found exactly.
-    `smoothing` is the share of the old mean and std that is kept (de Boer et al., 2005). The answer
-    holds the best candidate of all, and the last distribution, whose mean is the steadier plan
-    where `score` is noisy and the warm start of the next search.
+    beyond the box are clipped to it, so that the search finds a maximum on the boundary exactly.
+    `smoothing` is the weight of the old mean and std in the new ones (de Boer et al., 2005). The
+    result holds the best candidate of all iterations and the last distribution. Its mean is the
+    more robust plan where `score` is noisy, and the warm start of the next search.
 
     Raises InvalidInput for more elites than samples.
     """
     check_elites(samples, elites)
 
-    def improve(search, key):
+    def iterate(state, key):
         noise = jax.random.normal(key, (samples, *mean.shape), mean.dtype)
-        candidates = jnp.clip(search.mean + search.std * noise, low, high)
+        candidates = jnp.clip(state.mean + state.std * noise, low, high)
         return refit_to_elites(
-            search, candidates, evaluate_candidates(score, candidates), elites, smoothing
+            state, candidates, evaluate_candidates(score, candidates), elites, smoothing
         ), None
 
     std = jnp.broadcast_to(jnp.asarray(std, mean.dtype), mean.shape)
-    start = CEMState(mean, std, mean, jnp.full((), -jnp.inf, mean.dtype))
-    return jax.lax.scan(improve, start, jax.random.split(key, iterations))[0]
+    state = CEMState(mean, std, mean, jnp.full((), -jnp.inf, mean.dtype))
+    return jax.lax.scan(iterate, state, jax.random.split(key, iterations))[0]
 
 
 def refit_to_elites(
-    search: CEMState, candidates: Array, values: Array, elites: int, smoothing: float | Array
+    state: CEMState, candidates: Array, values: Array, elites: int, smoothing: float | Array
 ) -> CEMState:
-    """The search after it saw `candidates` [samples, *shape], worth `values` [samples]."""
+    """Refit to the best of `candidates` [samples, *shape] by their `values` [samples]."""
     elite = candidates[jax.lax.top_k(values, elites)[1]]
-    mean = smoothing * search.mean + (1 - smoothing) * elite.mean(0)
-    std = smoothing * search.std + (1 - smoothing) * elite.std(0)
-    return replace(update_best(search, candidates, values), mean=mean, std=std)
+    mean = smoothing * state.mean + (1 - smoothing) * elite.mean(0)
+    std = smoothing * state.std + (1 - smoothing) * elite.std(0)
+    return replace(update_best(state, candidates, values), mean=mean, std=std)
 
 
 def check_elites(samples: int, elites: int) -> None:
-    """Raises InvalidInput for more elites than samples, or none."""
+    """Raise InvalidInput unless 1 ≤ elites ≤ samples."""
     if not 1 <= elites <= samples:
         raise InvalidInput(
             f"elites is {elites}; of {samples} samples there can be 1 to {samples} of them"

@@ -1,8 +1,7 @@
-"""Evolution by covariance matrix adaptation, CMA-ES (Hansen, 2016, "The CMA evolution strategy: a
-tutorial").
+"""Covariance matrix adaptation evolution strategy, CMA-ES (Hansen, 2016).
 
-Equations are the tutorial's, edition of 2023, with its default parameters, negative weights among
-them (table 1).
+Equations and default parameters, negative weights included (table 1), are those of "The CMA
+evolution strategy: a tutorial", edition of 2023.
 """
 
 import math
@@ -19,30 +18,30 @@ from etude.types import Array
 
 
 class CMAESParameters(NamedTuple):
-    """What the tutorial sets by the number of samples λ and of elements n (table 1)."""
+    """Default parameters for λ samples and n dimensions (table 1)."""
 
-    # w of each rank, best first, [samples]; those of the better half are positive, with sum 1
+    # w_i by rank i, best first, [samples]; those of the better half are positive and sum to 1
     weights: np.ndarray
-    mass: float  # μ_eff: how many parents of equal weight would vary as these do
-    rank_one: float  # c₁: share of the evolution path in the covariance
-    rank_mu: float  # c_μ: share of the candidates
-    path_rate: float  # c_c: of the evolution path
-    step_rate: float  # c_σ: of the step size's path
-    step_damping: float  # d_σ
-    norm: float  # E|N(0, I)|
+    mu_eff: float  # μ_eff: variance-effective selection mass, (Σ w)² / Σ w² of the positive w
+    rank_one_rate: float  # c₁: learning rate of the rank-one update of C
+    rank_mu_rate: float  # c_μ: learning rate of the rank-μ update of C
+    covariance_path_rate: float  # c_c: decay rate of the evolution path p_c
+    step_size_rate: float  # c_σ: decay rate of the conjugate evolution path p_σ
+    step_size_damping: float  # d_σ: damping of the step size update
+    expected_norm: float  # E|N(0, I)|
 
 
 @struct
 class CMAESState:
-    """Where the search stands, n elements in one axis; `best` alone is [*shape]."""
+    """State of the search in n dimensions, the candidate's shape flattened."""
 
     mean: Array  # m, [n]; beyond the box it stands for its mirror image
-    step: Array  # σ, the overall scale
+    step_size: Array  # σ, []
     covariance: Array  # C, [n, n]
-    step_path: Array  # p_σ, [n]: recent moves of the mean, in units of their spread
-    path: Array  # p_c, [n]: recent moves of the mean
-    best: Array  # the best candidate so far
-    value: Array  # what it is worth
+    step_size_path: Array  # p_σ, [n]: conjugate evolution path, whitened steps of the mean
+    covariance_path: Array  # p_c, [n]: evolution path, steps of the mean
+    best: Array  # [*shape]: the best candidate so far
+    value: Array  # []: its value
 
 
 def cma_es(
@@ -56,118 +55,131 @@ def cma_es(
     low: float | Array = -1.0,
     high: float | Array = 1.0,
 ) -> CMAESState:
-    """Draw `samples` candidates from a normal distribution, and move its mean, its scale and its
-    whole covariance to the better.
+    """Sample candidates from a normal distribution and adapt its mean, step size and covariance.
 
         x ~ N(m, σ² C)
 
     `mean` is [*shape], in the box; `std`, `low` and `high` are numbers or [*shape]. The box is
-    finite, and its walls are mirrors: a candidate beyond them is judged as its mirror image, while
-    the search goes on as if there were no walls.
+    finite and its boundary is a mirror: a candidate beyond it has the value of its mirror image,
+    while the distribution is unbounded.
 
     Raises InvalidInput for fewer than two samples.
     """
     if samples < 2:
-        raise InvalidInput(f"samples is {samples}; evolution compares at least 2")
+        raise InvalidInput(f"samples is {samples}; CMA-ES needs at least 2")
     parameters = default_parameters(samples, mean.size)
     low, high = (jnp.broadcast_to(bound, mean.shape) for bound in (low, high))
 
-    def improve(search, step):
-        key, generation = step
-        noise = jax.random.normal(key, (samples, mean.size), mean.dtype)  # z
-        axes, deviations = eigendecompose(search.covariance)
-        moves = noise * deviations @ axes.T  # y = B D z
+    def iterate(state, key_and_generation):
+        key, generation = key_and_generation
+        z = jax.random.normal(key, (samples, mean.size), mean.dtype)
+        B, D = eigendecompose(state.covariance)
+        y = z * D @ B.T  # y = B D z
         candidates = reflect_into_box(
-            (search.mean + search.step * moves).reshape(samples, *mean.shape), low, high
+            (state.mean + state.step_size * y).reshape(samples, *mean.shape), low, high
         )
         values = evaluate_candidates(score, candidates)
         order = jnp.argsort(-values)
-        search = update_distribution(
-            search, parameters, moves[order], noise[order] @ axes.T, generation
-        )
-        return update_best(search, candidates, values), None
+        state = update_distribution(state, parameters, y[order], z[order] @ B.T, generation)
+        return update_best(state, candidates, values), None
 
-    nothing = jnp.zeros(mean.size, mean.dtype)
+    zeros = jnp.zeros(mean.size, mean.dtype)
     variance = jnp.broadcast_to(jnp.asarray(std, mean.dtype), mean.shape).ravel() ** 2
     one = jnp.ones((), mean.dtype)
-    start = CMAESState(
-        mean.ravel(), one, jnp.diag(variance), nothing, nothing, mean, -jnp.inf * one
-    )
+    state = CMAESState(mean.ravel(), one, jnp.diag(variance), zeros, zeros, mean, -jnp.inf * one)
     return jax.lax.scan(
-        improve, start, (jax.random.split(key, iterations), jnp.arange(iterations))
+        iterate, state, (jax.random.split(key, iterations), jnp.arange(iterations))
     )[0]
 
 
 def update_distribution(
-    search: CMAESState, p: CMAESParameters, moves: Array, whitened: Array, generation: Array
+    state: CMAESState, p: CMAESParameters, y: Array, whitened: Array, generation: Array
 ) -> CMAESState:
-    """The distribution after candidates m + σ y, best first; `moves` y and `whitened` C^(-1/2) y
-    are [samples, n]."""
-    n, weights = moves.shape[1], jnp.asarray(p.weights, moves.dtype)
-    positive = jnp.maximum(weights, 0)
-    move = positive @ moves  # ⟨y⟩
-    mean = search.mean + search.step * move
-    step_path = (1 - p.step_rate) * search.step_path + math.sqrt(
-        p.step_rate * (2 - p.step_rate) * p.mass
-    ) * positive @ whitened
-    length = jnp.linalg.norm(step_path)
-    step = search.step * jnp.exp(p.step_rate / p.step_damping * (length / p.norm - 1))
+    """Adapt the distribution to candidates m + σ y, best first.
 
-    settled = jnp.sqrt(1 - (1 - p.step_rate) ** (2 * (generation + 1)))  # the path began at zero
-    # h_σ: no path while the step grows fast
-    steady = length < settled * (1.4 + 2 / (n + 1)) * p.norm
-    path = (1 - p.path_rate) * search.path + steady * math.sqrt(
-        p.path_rate * (2 - p.path_rate) * p.mass
-    ) * move
-    spread = jnp.maximum((whitened**2).sum(-1), 1e-30)
-    # so that C stays positive definite
-    scaled = jnp.where(weights < 0, weights * n / spread, weights)
-    missed = (1 - steady) * p.path_rate * (2 - p.path_rate)  # δ(h_σ): what the path did not take
+    Steps `y` and `whitened` steps C^(-1/2) y are [samples, n].
+    """
+    n, weights = y.shape[1], jnp.asarray(p.weights, y.dtype)
+    positive_weights = jnp.maximum(weights, 0)
+    mean_step = positive_weights @ y  # ⟨y⟩
+    mean = state.mean + state.step_size * mean_step
+    step_size_path = (1 - p.step_size_rate) * state.step_size_path + math.sqrt(
+        p.step_size_rate * (2 - p.step_size_rate) * p.mu_eff
+    ) * positive_weights @ whitened
+    path_norm = jnp.linalg.norm(step_size_path)
+    step_size = state.step_size * jnp.exp(
+        p.step_size_rate / p.step_size_damping * (path_norm / p.expected_norm - 1)
+    )
+
+    # p_σ starts at zero, so it is shorter in the first generations
+    bias_correction = jnp.sqrt(1 - (1 - p.step_size_rate) ** (2 * (generation + 1)))
+    # h_σ is 0 while the step size grows fast: it stalls the update of p_c
+    h_sigma = path_norm < bias_correction * (1.4 + 2 / (n + 1)) * p.expected_norm
+    covariance_path = (1 - p.covariance_path_rate) * state.covariance_path + h_sigma * math.sqrt(
+        p.covariance_path_rate * (2 - p.covariance_path_rate) * p.mu_eff
+    ) * mean_step
+    squared_norm = jnp.maximum((whitened**2).sum(-1), 1e-30)
+    # negative weights are scaled so that C stays positive definite
+    scaled_weights = jnp.where(weights < 0, weights * n / squared_norm, weights)
+    # δ(h_σ): compensates for the variance that p_c loses where h_σ is 0
+    delta = (1 - h_sigma) * p.covariance_path_rate * (2 - p.covariance_path_rate)
     covariance = (
-        (1 + p.rank_one * (missed - 1) - p.rank_mu * weights.sum()) * search.covariance
-        + p.rank_one * jnp.outer(path, path)
-        + p.rank_mu * (moves.T * scaled) @ moves
+        (1 + p.rank_one_rate * (delta - 1) - p.rank_mu_rate * weights.sum()) * state.covariance
+        + p.rank_one_rate * jnp.outer(covariance_path, covariance_path)
+        + p.rank_mu_rate * (y.T * scaled_weights) @ y
     )
     return replace(
-        search,
+        state,
         mean=mean,
-        step=step,
+        step_size=step_size,
         covariance=(covariance + covariance.T) / 2,
-        step_path=step_path,
-        path=path,
+        step_size_path=step_size_path,
+        covariance_path=covariance_path,
     )
 
 
 def eigendecompose(covariance: Array) -> tuple[Array, Array]:
-    """C = B D² Bᵀ as its axes B [n, n], in columns, and the standard deviations D [n] along
-    them."""
-    variances, axes = jnp.linalg.eigh(covariance)
-    # below which float32 tells nothing
-    return axes, jnp.sqrt(jnp.maximum(variances, 1e-7 * variances[-1]))
+    """Factor C = B D² Bᵀ: eigenvectors B [n, n] in columns, standard deviations D [n]."""
+    eigenvalues, B = jnp.linalg.eigh(covariance)
+    # smaller eigenvalues are below the precision of float32
+    return B, jnp.sqrt(jnp.maximum(eigenvalues, 1e-7 * eigenvalues[-1]))
 
 
 def reflect_into_box(x: Array, low: Array, high: Array) -> Array:
-    """x in the box between mirrors at `low` and `high`."""
+    """Map x into the box by reflection at `low` and `high`."""
     width = high - low
-    inside = jnp.abs((x - low + width) % (2 * width) - width)  # a triangle wave
-    return jnp.clip(low + inside, low, high)  # rounding
+    offset = jnp.abs((x - low + width) % (2 * width) - width)  # a triangle wave
+    return jnp.clip(low + offset, low, high)  # against rounding
 
 
 def default_parameters(samples: int, n: int) -> CMAESParameters:
-    """The tutorial's default parameters (table 1)."""
-    rank = np.log((samples + 1) / 2) - np.log(np.arange(1, samples + 1))
-    better, worse = rank[rank > 0], rank[rank < 0]
-    mass, other_mass = (float(part.sum() ** 2 / (part**2).sum()) for part in (better, worse))
-    rank_one = 2 / ((n + 1.3) ** 2 + mass)
-    rank_mu = min(1 - rank_one, 2 * (0.25 + mass + 1 / mass - 2) / ((n + 2) ** 2 + mass))
-    negative = min(
-        1 + rank_one / rank_mu,
-        1 + 2 * other_mass / (mass + 2),
-        (1 - rank_one - rank_mu) / (n * rank_mu),
+    """Return the tutorial's default parameters (table 1)."""
+    log_rank = np.log((samples + 1) / 2) - np.log(np.arange(1, samples + 1))
+    positive, negative = log_rank[log_rank > 0], log_rank[log_rank < 0]
+    mu_eff, mu_eff_negative = (float(w.sum() ** 2 / (w**2).sum()) for w in (positive, negative))
+    rank_one_rate = 2 / ((n + 1.3) ** 2 + mu_eff)
+    rank_mu_rate = min(
+        1 - rank_one_rate, 2 * (0.25 + mu_eff + 1 / mu_eff - 2) / ((n + 2) ** 2 + mu_eff)
     )
-    weights = np.where(rank >= 0, rank / better.sum(), negative * rank / -worse.sum())
-    step_rate = (mass + 2) / (n + mass + 5)
-    damping = 1 + 2 * max(0, math.sqrt((mass - 1) / (n + 1)) - 1) + step_rate
-    path_rate = (4 + mass / n) / (n + 4 + 2 * mass / n)
-    norm = math.sqrt(n) * (1 - 1 / (4 * n) + 1 / (21 * n**2))
-    return CMAESParameters(weights, mass, rank_one, rank_mu, path_rate, step_rate, damping, norm)
+    negative_sum = min(
+        1 + rank_one_rate / rank_mu_rate,
+        1 + 2 * mu_eff_negative / (mu_eff + 2),
+        (1 - rank_one_rate - rank_mu_rate) / (n * rank_mu_rate),
+    )
+    weights = np.where(
+        log_rank >= 0, log_rank / positive.sum(), negative_sum * log_rank / -negative.sum()
+    )
+    step_size_rate = (mu_eff + 2) / (n + mu_eff + 5)
+    damping = 1 + 2 * max(0, math.sqrt((mu_eff - 1) / (n + 1)) - 1) + step_size_rate
+    covariance_path_rate = (4 + mu_eff / n) / (n + 4 + 2 * mu_eff / n)
+    expected_norm = math.sqrt(n) * (1 - 1 / (4 * n) + 1 / (21 * n**2))
+    return CMAESParameters(
+        weights,
+        mu_eff,
+        rank_one_rate,
+        rank_mu_rate,
+        covariance_path_rate,
+        step_size_rate,
+        damping,
+        expected_norm,
+    )

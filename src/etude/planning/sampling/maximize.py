@@ -1,4 +1,4 @@
-"""The maximizers under one name, for an algorithm to choose among."""
+"""One function for the sampling-based maximizers: random shooting, CEM and CMA-ES."""
 
 from typing import Literal
 
@@ -21,22 +21,21 @@ def maximize(
     iterations: int,
     elites: int,
 ) -> tuple[Array, Array]:
-    """The best candidate in [-1, 1] that `samples` × `iterations` evaluations find, [*shape], and
-    its value, [].
+    """Maximize `score` over the box [-1, 1] with `samples` × `iterations` evaluations.
 
-    `score` takes candidates [samples, *shape] to [samples]. Random shooting draws them all at once.
-    Cross entropy starts from the middle with half the box's width as standard deviation, which puts
-    a third of the first candidates on its walls, where the best action often is, and refits to
-    `elites` of each iteration's samples; evolution starts with three tenths (Hansen, 2016), and
-    weighs its samples by rank.
+    Returns the best candidate [*shape] and its value []. `score` takes candidates [samples, *shape]
+    to values [samples]. Random shooting evaluates all samples at once. CEM starts from zero with
+    half the width of the box as standard deviation, which puts a third of the first candidates on
+    the boundary, where the best action often is, and refits to `elites` samples of each iteration.
+    CMA-ES starts with three tenths of the width (Hansen, 2016) and weighs its samples by rank.
 
-    Raises InvalidInput for more elites than samples, or, in evolution, fewer than two samples.
+    Raises InvalidInput for more elites than samples and, in CMA-ES, for fewer than two samples.
     """
-    middle = jnp.zeros(shape)
+    mean = jnp.zeros(shape)
     if method == "cem":
-        found = cem(score, key, middle, 1.0, samples=samples, elites=elites, iterations=iterations)
-        return found.best, found.value
+        state = cem(score, key, mean, 1.0, samples=samples, elites=elites, iterations=iterations)
+        return state.best, state.value
     if method == "cma_es":
-        fittest = cma_es(score, key, middle, 0.6, samples=samples, iterations=iterations)
-        return fittest.best, fittest.value
+        evolution = cma_es(score, key, mean, 0.6, samples=samples, iterations=iterations)
+        return evolution.best, evolution.value
     return random_shooting(score, key, shape, samples * iterations)

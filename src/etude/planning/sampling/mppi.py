@@ -1,5 +1,7 @@
-"""Model-predictive path integral control, MPPI (Williams et al., 2017, "Information theoretic
-MPC")."""
+"""Model-predictive path integral control, MPPI.
+
+Williams et al., "Information theoretic MPC for model-based reinforcement learning", 2017.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -24,34 +26,32 @@ def mppi(
     low: float | Array = -1.0,
     high: float | Array = 1.0,
 ) -> CEMState:
-    """Draw `samples` plans around `mean`, and move it to their average, each weighed by how good it
-    is.
+    """Move `mean` to the average of sampled plans, weighted by a softmax of their values.
 
         x ~ N(mean, std²),   mean ← Σ w x,   w ∝ exp((value − max value) / temperature)
 
-    `mean` is [horizon, *action], in the box; `std`, which stays as it is, `low` and `high` are
-    numbers or of that shape. Candidates beyond the box are clipped to it. `temperature`, in units
-    of the value, says how much worse a plan may be and still count: near 0 the best is everything,
-    at infinity all are alike. `exponent` smooths the noise in time, as in `colored_noise`; 0, the
-    paper's, leaves it white. What the paper charges for leaving the mean (its γ) is not in the
-    weights: whoever minds the effort says so in the score.
+    `mean` is [horizon, *action], in the box; `std`, which is constant, `low` and `high` are numbers
+    or of that shape. Candidates beyond the box are clipped to it. `temperature`, in units of the
+    value, sets how sharply the weights prefer good plans: near 0 the best plan has all the weight,
+    at infinity all weights are equal. `exponent` correlates the noise in time, as in
+    `colored_noise`; 0, as in the paper, is white noise. The weights leave out the paper's control
+    cost (its γ): put the cost of control into the score.
     """
     std = jnp.broadcast_to(jnp.asarray(std, mean.dtype), mean.shape)
 
-    def improve(search, key):
+    def iterate(state, key):
         noise = colored_noise(key, (samples, *mean.shape), exponent, mean.dtype)
-        candidates = jnp.clip(search.mean + std * noise, low, high)
+        candidates = jnp.clip(state.mean + std * noise, low, high)
         values = evaluate_candidates(score, candidates)
-        moved = jnp.tensordot(softmax_weights(values, temperature), candidates, 1)
-        return replace(update_best(search, candidates, values), mean=moved), None
+        new_mean = jnp.tensordot(softmax_weights(values, temperature), candidates, 1)
+        return replace(update_best(state, candidates, values), mean=new_mean), None
 
-    start = CEMState(mean, std, mean, jnp.full((), -jnp.inf, mean.dtype))
-    return jax.lax.scan(improve, start, jax.random.split(key, iterations))[0]
+    state = CEMState(mean, std, mean, jnp.full((), -jnp.inf, mean.dtype))
+    return jax.lax.scan(iterate, state, jax.random.split(key, iterations))[0]
 
 
 def softmax_weights(values: Array, temperature: float | Array) -> Array:
-    """The share of each of `values` [samples] in the average, [samples]: a softmax; where all are
-    worth −∞, equal shares."""
+    """Softmax weights of `values` [samples]; equal weights where all values are −inf."""
     largest = jnp.finfo(values.dtype).max
     finite = jnp.clip(values, -largest, largest)
     return jax.nn.softmax((finite - finite.max()) / temperature)

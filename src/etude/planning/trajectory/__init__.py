@@ -1,1 +1,1 @@
-"""Trajectory optimizers that take derivatives: LQR, iLQR, DDP, shooting, collocation."""
+"""Trajectory optimization with derivatives: LQR, iLQR, DDP, shooting and collocation."""

@@ -1,14 +1,15 @@
 """Differential dynamic programming: the backward pass of iLQR, DDP and multiple shooting.
 
-Around a path of states x̂ and controls û the problem is nearly linear and quadratic, in δx = x - x̂
-and δu = u - û:
+Around a trajectory of states x̂ and controls û the problem is expanded in δx = x - x̂, δu = u - û:
 
     δxₜ₊₁ ≈ Fₜ [δxₜ; δuₜ] + gapₜ,    costₜ ≈ const + ½ [δxₜ; δuₜ]ᵀ Cₜ [δxₜ; δuₜ] + [δxₜ; δuₜ]ᵀ cₜ
 
-so it is solved as a regulator is: δu = K δx + k. The gap, dynamics(x̂ₜ, ûₜ) - x̂ₜ₊₁, is zero where
-the path obeys the dynamics. The curvature of the dynamics is what DDP has (Mayne, 1966) and iLQR
-leaves out (Li & Todorov, 2004), as Newton's method and Gauss-Newton differ.
+and solved as a linear-quadratic regulator: δu = K δx + k. The gap, dynamics(x̂ₜ, ûₜ) - x̂ₜ₊₁, is
+zero where the trajectory obeys the dynamics. DDP includes the second derivatives of the dynamics
+(Mayne, 1966), iLQR leaves them out (Li & Todorov, 2004), as Newton's method and Gauss-Newton do.
 """
+
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,39 +21,38 @@ from etude.planning.trajectory.small_linalg import matmul
 from etude.struct import replace, struct
 from etude.types import Array
 
-# the lowest and the highest controls; None where nothing bounds any
-ControlBounds = tuple[Array, Array] | None
+ControlBounds = tuple[Array, Array] | None  # the lowest and highest controls; None: unbounded
 
 
 @struct
 class Expansion:
-    """Derivatives of a problem along a path of T steps, by z = [x; u]."""
+    """Derivatives of a problem by z = [x; u] along a trajectory of T steps."""
 
-    F: Array  # [T, n, n + m]: of the dynamics
-    curvature: Array | None  # [T, n, n + m, n + m]: second, of the dynamics; None in iLQR
-    c: Array  # [T, n + m]: of the cost
-    C: Array  # [T, n + m, n + m]: second, of the cost
-    v: Array  # [n]: of the final cost
-    V: Array  # [n, n]: second, of the final cost
+    F: Array  # [T, n, n + m]: Jacobians of the dynamics
+    F_zz: Array | None  # [T, n, n + m, n + m]: Hessians of the dynamics; None in iLQR
+    c: Array  # [T, n + m]: gradients of the cost
+    C: Array  # [T, n + m, n + m]: Hessians of the cost
+    v: Array  # [n]: gradient of the final cost
+    V: Array  # [n, n]: Hessian of the final cost
 
 
 @struct
 class AffinePolicy:
-    """δu = K δx + k, what is to be had of it, and how good the path was that it would improve."""
+    """The policy δu = K δx + k, its predicted cost change and the gradient of the current cost."""
 
-    K: Array  # [T, m, n]
-    k: Array  # [T, m]
-    # []: of the cost, as the model has it, when the policy is followed and all gaps close
+    K: Array  # [T, m, n]: feedback gains
+    k: Array  # [T, m]: feedforward terms
+    # []: predicted change of the cost under the full step, which closes all gaps
     cost_change: Array
-    # bool, []: every step had a minimum; K, k and change are NaN where not
+    # bool, []: Q_uu is at every step; else K, k and cost_change are NaN
     is_positive_definite: Array
-    gradient: Array  # [T, m]: of the path's cost by its controls
+    gradient: Array  # [T, m]: of the trajectory's cost by its controls
 
 
 def expand_problem(
     problem: Problem, states: Array, controls: Array, second_order: bool
 ) -> Expansion:
-    """The derivatives along states [T + 1, n] and controls [T, m]."""
+    """Differentiate the problem along states [T + 1, n] and controls [T, m]."""
     n = states.shape[1]
     z, times = jnp.hstack([states[:-1], controls]), jnp.arange(len(controls))
 
@@ -64,7 +64,7 @@ def expand_problem(
 
     return Expansion(
         F=jax.vmap(jax.jacfwd(dynamics))(z),
-        curvature=jax.vmap(jax.jacfwd(jax.jacfwd(dynamics)))(z) if second_order else None,
+        F_zz=jax.vmap(jax.jacfwd(jax.jacfwd(dynamics)))(z) if second_order else None,
         c=jax.vmap(jax.grad(cost))(z, times),
         C=jax.vmap(jax.hessian(cost))(z, times),
         v=jax.grad(problem.final_cost)(states[-1]),
@@ -73,80 +73,98 @@ def expand_problem(
 
 
 def backward_pass(
-    model: Expansion, gaps: Array, regularization: Array, bounds: ControlBounds
+    expansion: Expansion, gaps: Array, regularization: Array, bounds: ControlBounds
 ) -> AffinePolicy:
-    """The best steps of the model, if `regularization` ½ |δu|² were added to each cost (Tassa, Erez
-    & Todorov, 2012).
+    """Solve the expansion with `regularization` ½ |δu|² added to each cost (Tassa et al., 2012).
 
-    `gaps` are [T, n]. `bounds` of δu, both [T, m], hold δu where δx = 0; feedback K is zero for a
-    control at its bound.
+    `gaps` are [T, n]. `bounds` of δu, both [T, m], apply where δx = 0; the feedback K of a control
+    at its bound is zero.
     """
-    m = model.F.shape[2] - model.F.shape[1]
+    m = expansion.F.shape[2] - expansion.F.shape[1]
 
-    def step(later, at):
-        value, costate = later
-        F, curvature, C, c, gap, bounds = at
-        now = quadratic_q(F, gap, C, c, value)
-        if curvature is not None:
-            now = replace(
-                now, matrix=now.matrix + matmul(value.vector + matmul(value.matrix, gap), curvature)
+    def step(carry, derivatives):
+        next_value, costate = carry
+        F, F_zz, C, c, gap, bounds = derivatives
+        q_function = quadratic_q(F, gap, C, c, next_value)
+        if F_zz is not None:
+            costate_at_gap = next_value.vector + matmul(next_value.matrix, gap)
+            q_function = replace(
+                q_function, matrix=q_function.matrix + matmul(costate_at_gap, F_zz)
             )
-        K, k, definite = regularized_gains(now, m, regularization, bounds)
+        K, k, is_definite = regularized_gains(q_function, m, regularization, bounds)
         gradient = c + matmul(F.T, costate)
-        return (value_of_gains(now, K, k), gradient[:-m]), (K, k, gradient[-m:], definite)
+        return (value_of_gains(q_function, K, k), gradient[:-m]), (K, k, gradient[-m:], is_definite)
 
-    end = Quadratic(model.V, model.v, jnp.zeros_like(model.v, shape=())), model.v
-    steps = (model.F, model.curvature, model.C, model.c, gaps, bounds)
-    (value, _), (K, k, gradient, definite) = jax.lax.scan(step, end, steps, reverse=True)
-    return AffinePolicy(K, k, value.constant, definite.all(), gradient)
+    final_value = Quadratic(expansion.V, expansion.v, jnp.zeros_like(expansion.v, shape=()))
+    steps = (expansion.F, expansion.F_zz, expansion.C, expansion.c, gaps, bounds)
+    (value, _), (K, k, gradient, is_definite) = jax.lax.scan(
+        step, (final_value, expansion.v), steps, reverse=True
+    )
+    return AffinePolicy(K, k, value.constant, is_definite.all(), gradient)
 
 
 def regularized_gains(
-    now: Quadratic, m: int, regularization: Array, bounds: ControlBounds
+    q_function: Quadratic, m: int, regularization: Array, bounds: ControlBounds
 ) -> tuple[Array, Array, Array]:
-    """The `gains` of Q_uu + regularization I, in the box when there is one: K [m, n], k [m], and
-    whether there is a minimum."""
-    n = len(now.vector) - m
-    now = replace(
-        now, matrix=now.matrix.at[n:, n:].add(regularization * jnp.eye(m, dtype=now.vector.dtype))
-    )
-    return gains(now, n) if bounds is None else box_gains(now, n, *bounds)
+    """Return the `gains` of Q_uu + regularization I, within `bounds`: K [m, n], k [m].
 
-
-def box_gains(now: Quadratic, n: int, low: Array, high: Array) -> tuple[Array, Array, Array]:
-    """The `gains` with k in the box, by projected Newton (Bertsekas, 1982; Tassa, Mansard &
-    Todorov, 2014).
-
-    A control that is held, at a bound with the cost falling beyond it, is left out of the Newton
-    step and has no feedback.
+    The third result says whether the regularized Q_uu is positive definite.
     """
-    Q_uu, q_u = now.matrix[n:, n:], now.vector[n:]
-    halves = 0.5 ** jnp.arange(16, dtype=q_u.dtype)
-    definite = gains(now, n)[2]
+    n = len(q_function.vector) - m
+    identity = jnp.eye(m, dtype=q_function.vector.dtype)
+    q_function = replace(
+        q_function, matrix=q_function.matrix.at[n:, n:].add(regularization * identity)
+    )
+    return gains(q_function, n) if bounds is None else box_gains(q_function, n, *bounds)
 
-    def of_the_free(k):
-        slope = q_u + Q_uu @ k
-        held = ((k <= low) & (slope > 0)) | ((k >= high) & (slope < 0))
-        kept = jnp.concatenate([jnp.ones(n, bool), ~held])
-        vector = now.vector + now.matrix[:, n:] @ k
-        matrix = jnp.where(kept[:, None] & kept, now.matrix, jnp.eye(len(kept), dtype=k.dtype))
-        return gains(Quadratic(matrix, jnp.where(kept, vector, 0), now.constant), n)
 
-    def improve(carry):
-        k, _, i = carry
-        tried = jnp.clip(k + halves[:, None] * of_the_free(k)[1], low, high)  # [try, m]
-        best = tried[((tried @ Q_uu / 2 + q_u) * tried).sum(1).argmin()]
-        moved = jnp.abs(best - k).max() > 8 * jnp.finfo(k.dtype).eps * jnp.abs(best).max()
-        return best, moved, i + 1
+class _ProjectedNewtonState(NamedTuple):
+    """Carry of projected Newton."""
 
-    start = (jnp.clip(jnp.zeros_like(q_u), low, high), definite, 0)
-    k = jax.lax.while_loop(lambda carry: carry[1] & (carry[2] < 50), improve, start)[0]
-    K = of_the_free(k)[0]
-    return jnp.where(definite, K, jnp.nan), jnp.where(definite, k, jnp.nan), definite
+    k: Array  # [m]
+    is_improving: Array  # bool, []
+    iteration: Any  # int, []
+
+
+def box_gains(q_function: Quadratic, n: int, low: Array, high: Array) -> tuple[Array, Array, Array]:
+    """Return the `gains` with k in the box, by projected Newton (Tassa, Mansard & Todorov, 2014).
+
+    A control is clamped where it is at a bound and the cost falls beyond it; it has no Newton step
+    and no feedback (Bertsekas, 1982).
+    """
+    Q_uu, q_u = q_function.matrix[n:, n:], q_function.vector[n:]
+    step_lengths = 0.5 ** jnp.arange(16, dtype=q_u.dtype)
+    is_definite = gains(q_function, n)[2]
+
+    def free_gains(k):
+        gradient = q_u + Q_uu @ k
+        is_clamped = ((k <= low) & (gradient > 0)) | ((k >= high) & (gradient < 0))
+        is_free = jnp.concatenate([jnp.ones(n, bool), ~is_clamped])
+        vector = q_function.vector + q_function.matrix[:, n:] @ k
+        matrix = jnp.where(
+            is_free[:, None] & is_free, q_function.matrix, jnp.eye(len(is_free), dtype=k.dtype)
+        )
+        return gains(Quadratic(matrix, jnp.where(is_free, vector, 0), q_function.constant), n)
+
+    def newton_iteration(state):
+        k, _, i = state
+        # [step length, m]
+        candidates = jnp.clip(k + step_lengths[:, None] * free_gains(k)[1], low, high)
+        best_k = candidates[((candidates @ Q_uu / 2 + q_u) * candidates).sum(1).argmin()]
+        tolerance = 8 * jnp.finfo(k.dtype).eps
+        is_improving = jnp.abs(best_k - k).max() > tolerance * jnp.abs(best_k).max()
+        return _ProjectedNewtonState(best_k, is_improving, i + 1)
+
+    initial_state = _ProjectedNewtonState(jnp.clip(jnp.zeros_like(q_u), low, high), is_definite, 0)
+    k = jax.lax.while_loop(
+        lambda state: state.is_improving & (state.iteration < 50), newton_iteration, initial_state
+    ).k
+    K = free_gains(k)[0]
+    return jnp.where(is_definite, K, jnp.nan), jnp.where(is_definite, k, jnp.nan), is_definite
 
 
 def control_bounds(problem: Problem, controls: Array) -> ControlBounds:
-    """The bounds of the problem, both [m], unless they are known to be infinite."""
+    """Return the bounds of the problem, both [m], or None where all are known to be infinite."""
     bounds = problem.low, problem.high
     if not any(isinstance(bound, jax.core.Tracer) for bound in jax.tree.leaves(bounds)) and (
         np.all(np.asarray(problem.low) == -np.inf) and np.all(np.asarray(problem.high) == np.inf)
@@ -158,7 +176,6 @@ def control_bounds(problem: Problem, controls: Array) -> ControlBounds:
     return low, high
 
 
-def projected_gradient(gradient: Array, controls: Array, box: ControlBounds) -> Array:
-    """û less û - gradient clipped to the box, [T, m]: zero just where the controls are stationary
-    in it."""
-    return jnp.clip(gradient, controls - box[1], controls - box[0]) if box else gradient
+def projected_gradient(gradient: Array, controls: Array, bounds: ControlBounds) -> Array:
+    """Return û − clip(û − gradient, bounds), [T, m], zero at a stationary point in the box."""
+    return jnp.clip(gradient, controls - bounds[1], controls - bounds[0]) if bounds else gradient

@@ -1,16 +1,17 @@
-"""Gradient shooting: descend what the controls cost, through the dynamics.
+"""Gradient shooting: gradient descent on the controls by backpropagation through the dynamics.
 
     min over u of Σₜ cost(xₜ, uₜ, t) + final_cost(x_T),    xₜ₊₁ = f(xₜ, uₜ)
 
-The gradient comes by backpropagation through time, from λ_T = ∂final_cost/∂x:
+The gradient comes from the costates λ, from λ_T = ∂final_cost/∂x backward:
 
     dJ/duₜ = ∂cost/∂uₜ + (∂f/∂uₜ)ᵀ λₜ₊₁,    λₜ = ∂cost/∂xₜ + (∂f/∂xₜ)ᵀ λₜ₊₁
 
-A product of as many Jacobians as there are steps is in it, so early controls matter by far more or
-less than late ones; that is what methods of second order correct.
+The gradient contains a product of up to T Jacobians, so early and late controls can have gradients
+of very different size; second-order methods such as iLQR correct for that.
 """
 
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,12 +25,12 @@ from etude.types import Array
 
 @struct
 class GradientShootingResult:
-    """The best path seen on the way down."""
+    """The best trajectory of all iterations."""
 
     states: Array  # [T + 1, n]
     controls: Array  # [T, m]
     cost: Array  # []
-    costs: Array  # of the controls before each iteration and after the last, [iterations + 1]
+    costs: Array  # [iterations + 1]: before each iteration and after the last
 
 
 def gradient_shooting(
@@ -40,18 +41,24 @@ def gradient_shooting(
     *,
     iterations: int,
 ) -> GradientShootingResult:
-    """Descend from the first guess `controls` [T, m], played from `state` [n], by any optimizer of
-    optax.
+    """Minimize the cost from `state` [n] and the initial guess `controls` [T, m] with optax.
 
-    After each step the controls are clipped to the problem's box. An optimizer that searches along
-    a line, such as L-BFGS, has the cost to search with. Costs that are not numbers are never the
-    best, save a first guess that costs none.
+    After each update the controls are clipped to the problem's bounds. Optimizers with a line
+    search, such as L-BFGS, receive the cost function. A NaN cost is never the best; if no cost is
+    finite, the result is the initial guess.
 
     Raises InvalidInput for shapes that do not fit together.
     """
     state, controls = jnp.asarray(state), jnp.asarray(controls)
     check_shapes(problem, state, controls)
     return _gradient_shooting(problem, state, controls, optimizer, iterations)
+
+
+class _Best(NamedTuple):
+    """The best controls so far and their cost."""
+
+    controls: Array
+    cost: Array
 
 
 @partial(jax.jit, static_argnames=("optimizer", "iterations"))
@@ -62,23 +69,29 @@ def _gradient_shooting(problem, state, controls, optimizer, iterations):
     def cost(controls):
         return simulate_controls(problem, state, controls)[1].sum()
 
-    def better(best, controls, value):
-        lower = value < best[1]
-        return jnp.where(lower, controls, best[0]), jnp.where(lower, value, best[1])
+    def update_best_controls(best, controls, value):
+        improved = value < best.cost
+        return _Best(
+            jnp.where(improved, controls, best.controls), jnp.where(improved, value, best.cost)
+        )
 
     def descend(carry, _):
-        controls, memory, best = carry
+        controls, optimizer_state, best = carry
         value, gradient = jax.value_and_grad(cost)(controls)
-        move, memory = optimizer.update(
-            gradient, memory, controls, value=value, grad=gradient, value_fn=cost
+        updates, optimizer_state = optimizer.update(
+            gradient, optimizer_state, controls, value=value, grad=gradient, value_fn=cost
         )
-        after = jnp.clip(optax.apply_updates(controls, move), low, high)
-        return (after, memory, better(best, controls, value)), value
+        new_controls = jnp.clip(optax.apply_updates(controls, updates), low, high)
+        return (new_controls, optimizer_state, update_best_controls(best, controls, value)), value
 
     controls = jnp.clip(controls, low, high)
-    start = controls, optimizer.init(controls), (controls, jnp.full((), jnp.inf, controls.dtype))
-    (last, _, best), costs = jax.lax.scan(descend, start, length=iterations)
-    value = cost(last)
-    controls, _ = better(best, last, value)
-    states, spent = simulate_controls(problem, state, controls)
-    return GradientShootingResult(states, controls, spent.sum(), jnp.append(costs, value))
+    carry = (
+        controls,
+        optimizer.init(controls),
+        _Best(controls, jnp.full((), jnp.inf, controls.dtype)),
+    )
+    (final_controls, _, best), costs = jax.lax.scan(descend, carry, length=iterations)
+    value = cost(final_controls)
+    controls, _ = update_best_controls(best, final_controls, value)
+    states, step_costs = simulate_controls(problem, state, controls)
+    return GradientShootingResult(states, controls, step_costs.sum(), jnp.append(costs, value))

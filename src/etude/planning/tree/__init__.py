@@ -1,1 +1,1 @@
-"""Monte Carlo tree search, compiled and in plain Python, and games to search."""
+"""Monte Carlo tree search (UCT), compiled and in plain Python, and board games."""

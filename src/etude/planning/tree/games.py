@@ -1,16 +1,17 @@
-"""Games of stones in a line, as models to search: tic-tac-toe, connect four, and any other size of
-board.
+"""Board games as models for tree search: tic-tac-toe, connect four and other m,n,k-games.
 
-A state is the board, int8 [row, column], as whoever is to move sees it: 1 for their own stones, -1
-for the other's, 0 for none. A move's reward goes to the one who made it. `solve` knows the small
-games exactly; `play` sets two players, functions (state, key) -> action, against each other. All
-but `solve` is pure, and a `vmap` plays many games at once.
+A state is the board, int8 [row, column], from the view of the player to move: 1 for own stones, -1
+for the opponent's, 0 for empty cells. The reward of a move goes to the player who made it.
+`solve_game` computes the exact values of small games; `play_match` plays one game between two
+players, functions (state, key) -> action. All functions but `solve_game` are pure, so a `vmap`
+plays many games at once.
 """
 
 from collections.abc import Callable
 from functools import reduce
 from itertools import product
 from operator import and_
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,210 +25,223 @@ from etude.types import Array
 
 Player = Callable[[Array, Array], Array]  # board [row, column] and key to action []
 
-# (rows, columns) from a stone to the next one of its line
+# (rows, columns) from one stone of a line to the next
 DIRECTIONS = ((0, 1), (1, 0), (1, 1), (1, -1))
-MAX_CELLS = 12  # cells of a board that is solved: 3¹² = 531,441 rows of a table
+MAX_CELLS = 12  # of a board to solve: a table of 3¹² = 531,441 boards
 
 
 @struct
 class Game:
-    """Two players lay stones in turn; `length` of one's own in a line win, reward 1, and a full
-    board is a draw, reward 0.
+    """A game of two players who place stones in turn until one has `line_length` in a line.
 
-    Actions are cells, row by row; or columns where stones fall, down to row 0 or onto the stones
-    that lie there. An illegal action lays no stone, and the other player is to move.
+    The winner's last move has reward 1; a full board is a draw, reward 0. Actions are cells, row by
+    row, or with gravity columns, whose stones fall to row 0 or onto the stones below. An illegal
+    action places no stone and passes the turn.
     """
 
     rows: int = static()
     columns: int = static()
-    length: int = static()
-    falls: bool = static(False)
+    line_length: int = static()
+    has_gravity: bool = static(False)
 
     @property
-    def cells(self) -> int:
+    def num_cells(self) -> int:
         return self.rows * self.columns
 
     @property
-    def actions(self) -> int:
-        return self.columns if self.falls else self.cells
+    def num_actions(self) -> int:
+        return self.columns if self.has_gravity else self.num_cells
 
-    def initial(self) -> Array:
-        """The empty board."""
+    def initial_state(self) -> Array:
+        """Return the empty board."""
         return jnp.zeros((self.rows, self.columns), jnp.int8)
 
     def legal(self, state: Array) -> Array:
-        """Which actions lay a stone, bool [action]."""
-        return state[-1] == 0 if self.falls else state.ravel() == 0
+        """Return the mask of legal actions, bool [action]."""
+        return state[-1] == 0 if self.has_gravity else state.ravel() == 0
 
     def step(self, state: Array, action: Array, key: Array) -> ModelStep:
-        """The board as the other player then sees it; nothing is left to chance."""
-        board = jnp.where(self.stone(state, action), jnp.int8(1), state)
-        won = has_line(board == 1, self.length)
+        """Place a stone and return the board from the opponent's view; `key` is unused."""
+        board = jnp.where(self.placement(state, action), jnp.int8(1), state)
+        won = has_line(board == 1, self.line_length)
         return ModelStep(-board, won.astype(jnp.float32), won | (board != 0).all())
 
-    def stone(self, state: Array, action: Array) -> Array:
-        """Where the action's stone comes to lie, bool [row, column]."""
-        if self.falls:
+    def placement(self, state: Array, action: Array) -> Array:
+        """Return the cell that the action's stone takes, as a mask bool [row, column]."""
+        if self.has_gravity:
             height = (state != 0).sum(0)
             return (jnp.arange(self.rows)[:, None] == height) & (jnp.arange(self.columns) == action)
-        return (jnp.arange(self.cells).reshape(state.shape) == action) & (state == 0)
+        return (jnp.arange(self.num_cells).reshape(state.shape) == action) & (state == 0)
 
 
 TIC_TAC_TOE = Game(3, 3, 3)
-CONNECT_FOUR = Game(6, 7, 4, falls=True)
+CONNECT_FOUR = Game(6, 7, 4, has_gravity=True)
 
 
-def has_line(stones: Array, length: int) -> Array:
-    """Whether so many of `stones`, bool [row, column], lie next to each other along a row, a column
-    or a diagonal."""
+def has_line(stones: Array, line_length: int) -> Array:
+    """Whether `stones`, bool [row, column], have a row, column or diagonal of `line_length`."""
     rows, columns = stones.shape
-    found = jnp.bool_(False)
+    is_line = jnp.bool_(False)
     for down, right in DIRECTIONS:
-        # of where a line can begin
-        height, width = rows - down * (length - 1), columns - abs(right) * (length - 1)
+        # the region of cells where a line can start
+        height, width = rows - down * (line_length - 1), columns - abs(right) * (line_length - 1)
         if height > 0 and width > 0:
-            first = (length - 1) * (right < 0)
+            offset = (line_length - 1) * (right < 0)
             shifted = (
-                stones[down * k :, first + right * k :][:height, :width] for k in range(length)
+                stones[down * k :, offset + right * k :][:height, :width]
+                for k in range(line_length)
             )
-            found |= reduce(and_, shifted).any()
-    return found
+            is_line |= reduce(and_, shifted).any()
+    return is_line
 
 
 @struct
 class GameSolution:
-    """What every board is worth under the best play of both, and the moves that keep it so; rows
-    are `index` of the board."""
+    """Minimax values and optimal moves of all boards; `board_index` is a board's row."""
 
-    # int8, [board]: 1 if whoever is to move wins, -1 if they lose, 0 if it is a draw
-    value: np.ndarray
-    # bool, [board, action]; of none where play has ended or the board cannot come about
-    best: np.ndarray
+    value: np.ndarray  # int8, [board]: 1 if the player to move wins, -1 if they lose, 0 for a draw
+    # bool, [board, action]: optimal moves; none where the game is over or the board unreachable
+    best_actions: np.ndarray
 
 
 def board_index(board: Array) -> Array:
-    """The row of a small board in a table of all: its cells are digits in base 3."""
+    """Return the index of a small board among all boards: its cells are digits in base 3."""
     return ((board.ravel() + 1) * 3 ** jnp.arange(board.size)).sum()
 
 
 def solve_game(game: Game) -> GameSolution:
-    """The value of every board that can come about, by looking at all that can follow (negamax).
+    """Solve the game by exhaustive search (negamax with a table of the visited boards).
 
     Raises InvalidInput for a board of more than 12 cells.
     """
-    if game.cells > MAX_CELLS:
+    if game.num_cells > MAX_CELLS:
         raise InvalidInput(
-            f"a board of {game.rows} × {game.columns} has {game.cells} cells; up to {MAX_CELLS} "
-            "can be solved"
+            f"a board of {game.rows} × {game.columns} has {game.num_cells} cells; up to "
+            f"{MAX_CELLS} can be solved"
         )
-    lines, value = lines_of(game), np.zeros(3**game.cells, np.int8)
-    best = np.zeros((3**game.cells, game.actions), bool)
-    seen = set()
+    lines, value = winning_lines(game), np.zeros(3**game.num_cells, np.int8)
+    best_actions = np.zeros((3**game.num_cells, game.num_actions), bool)
+    visited = set()
 
-    def worth(board):
-        row = sum((stone + 1) * 3**cell for cell, stone in enumerate(board))
-        if row not in seen:
-            seen.add(row)
-            outcomes = {action: outcome(board, cell) for action, cell in legal_moves(game, board)}
-            value[row] = max(outcomes.values())
-            best[row, [action for action, gain in outcomes.items() if gain == value[row]]] = True
-        return int(value[row])
+    def board_value(board):
+        index = sum((stone + 1) * 3**cell for cell, stone in enumerate(board))
+        if index not in visited:
+            visited.add(index)
+            q = {action: move_value(board, cell) for action, cell in legal_moves(game, board)}
+            value[index] = max(q.values())
+            best_actions[index, [a for a, q_a in q.items() if q_a == value[index]]] = True
+        return int(value[index])
 
-    def outcome(board, cell):
+    def move_value(board, cell):
         board = (*board[:cell], 1, *board[cell + 1 :])
         if any(all(board[cell] == 1 for cell in line) for line in lines[cell]):
             return 1
-        return -worth(tuple(-stone for stone in board)) if 0 in board else 0
+        return -board_value(tuple(-stone for stone in board)) if 0 in board else 0
 
-    worth((0,) * game.cells)
-    return GameSolution(value, best)
+    board_value((0,) * game.num_cells)
+    return GameSolution(value, best_actions)
 
 
 def legal_moves(game: Game, board: tuple[int, ...]) -> list[tuple[int, int]]:
-    """(action, cell) of every legal move on a board given cell by cell."""
-    free = [cell for cell, stone in enumerate(board) if stone == 0]
-    if not game.falls:
-        return [(cell, cell) for cell in free]
-    lowest = {cell % game.columns: cell for cell in reversed(free)}
-    return sorted(lowest.items())
+    """Return (action, cell) of every legal move on a flat board."""
+    empty_cells = [cell for cell, stone in enumerate(board) if stone == 0]
+    if not game.has_gravity:
+        return [(cell, cell) for cell in empty_cells]
+    lowest_cell = {cell % game.columns: cell for cell in reversed(empty_cells)}
+    return sorted(lowest_cell.items())
 
 
-def lines_of(game: Game) -> list[list[list[int]]]:
-    """The lines that go through each cell, as lists of cells."""
-    through = [[] for _ in range(game.cells)]
+def winning_lines(game: Game) -> list[list[list[int]]]:
+    """Return for each cell the lines through it, as lists of cells."""
+    lines = [[] for _ in range(game.num_cells)]
     for row, column, (down, right) in product(range(game.rows), range(game.columns), DIRECTIONS):
-        line = [(row + down * k, column + right * k) for k in range(game.length)]
+        line = [(row + down * k, column + right * k) for k in range(game.line_length)]
         if all(0 <= r < game.rows and 0 <= c < game.columns for r, c in line):
             cells = [r * game.columns + c for r, c in line]
             for cell in cells:
-                through[cell].append(cells)
-    return through
+                lines[cell].append(cells)
+    return lines
 
 
 def perfect_player(game: Game) -> Player:
-    """A player that makes no mistake, and chooses at random among the best moves. Raises
-    InvalidInput as `solve` does."""
-    best = jnp.asarray(solve_game(game).best)
-    return lambda board, key: random_legal(best[board_index(board)], key)
+    """Return a player that picks a random optimal move.
+
+    Raises InvalidInput as `solve_game` does.
+    """
+    best_actions = jnp.asarray(solve_game(game).best_actions)
+    return lambda board, key: random_legal(best_actions[board_index(board)], key)
 
 
 def one_ply_player(game: Game) -> Player:
-    """A player that wins where one move wins, else stops the other from winning with their next,
-    else moves at random."""
+    """Return a player that wins in one move if it can, else blocks, else moves at random."""
 
     def player(board, key):
-        winning = lambda side: jax.vmap(lambda action: game.step(side, action, key).reward > 0)(
-            jnp.arange(game.actions)
-        )
-        wins, threats = winning(board), winning(-board)
-        urgent = jnp.where(wins.any(), wins, threats)
-        return random_legal(jnp.where(urgent.any(), urgent, game.legal(board)), key)
+        winning_moves = lambda board: jax.vmap(
+            lambda action: game.step(board, action, key).reward > 0
+        )(jnp.arange(game.num_actions))
+        wins, threats = winning_moves(board), winning_moves(-board)
+        forced = jnp.where(wins.any(), wins, threats)
+        return random_legal(jnp.where(forced.any(), forced, game.legal(board)), key)
 
     return player
 
 
-def random_legal(actions: Array, key: Array) -> Array:
-    """One of the actions that are True, [action], all alike."""
-    return sample_legal(actions, jax.random.uniform(key))
+def random_legal(legal: Array, key: Array) -> Array:
+    """Sample an action uniformly from the mask `legal`, bool [action]."""
+    return sample_legal(legal, jax.random.uniform(key))
 
 
 @struct
 class Match:
-    """What came of a game."""
+    """The result and the moves of one game."""
 
     result: Array  # 1 if the first of the two players won, -1 if the second did, 0 for a draw
-    moves: Array  # int32, [cell]: actions in order; -1 where play was over
+    moves: Array  # int32, [cell]: actions in order; -1 after the end of the game
+
+
+class _MatchState(NamedTuple):
+    """Carry of the scan over rounds."""
+
+    board: Array  # [row, column], from the view of the player to move
+    is_over: Array  # bool, []
+    result: Array  # [], as in `Match`
 
 
 def play_match(
     game: Game, first: Player, second: Player, key: Array, second_starts: Array | bool = False
 ) -> Match:
-    """One game; `vmap` it over keys, and over who starts, to play many. A player who makes an
-    illegal move has lost."""
+    """Play one game; `vmap` it over keys and over `second_starts` to play many.
 
-    def move(standing, player, side, key, waits):
-        board, over, _ = standing
+    A player who makes an illegal move loses.
+    """
+
+    def move(state, player, sign, key, skip):
+        board = state.board
         action = player(board, key)
         step, legal = game.step(board, action, key), game.legal(board)[action]
-        moved = step.state, step.terminated | ~legal, side * jnp.where(legal, step.reward, -1)
-        waits |= over
-        return jax.tree.map(
-            lambda old, new: jnp.where(waits, old, new), standing, moved
-        ), jnp.where(waits, -1, action)
-
-    def both(standing, turn):
-        number, key = turn
-        key_second, key_first = jax.random.split(key)
-        standing, reply = move(
-            standing, second, -1, key_second, (number == 0) & ~jnp.asarray(second_starts)
+        next_state = _MatchState(
+            step.state, step.terminated | ~legal, sign * jnp.where(legal, step.reward, -1)
         )
-        standing, action = move(standing, first, 1, key_first, False)
-        return standing, jnp.stack([reply, action])
+        skip |= state.is_over
+        return jax.tree.map(
+            lambda old, new: jnp.where(skip, old, new), state, next_state
+        ), jnp.where(skip, -1, action)
 
-    turns = game.cells // 2 + 1  # of second and first, in which the second may miss one
-    start = game.initial(), jnp.bool_(False), jnp.zeros(())
+    def play_round(state, round_and_key):
+        round_index, key = round_and_key
+        key_second, key_first = jax.random.split(key)
+        state, second_action = move(
+            state, second, -1, key_second, (round_index == 0) & ~jnp.asarray(second_starts)
+        )
+        state, first_action = move(state, first, 1, key_first, False)
+        return state, jnp.stack([second_action, first_action])
+
+    # a round is a move of the second player, skipped in the first round unless they start, and
+    # one of the first
+    rounds = game.num_cells // 2 + 1
+    state = _MatchState(game.initial_state(), jnp.bool_(False), jnp.zeros(()))
     (_, _, result), moves = jax.lax.scan(
-        both, start, (jnp.arange(turns), jax.random.split(key, turns))
+        play_round, state, (jnp.arange(rounds), jax.random.split(key, rounds))
     )
     moves = jnp.where(second_starts, moves.ravel(), jnp.roll(moves.ravel(), -1))
-    return Match(result, moves[: game.cells])
+    return Match(result, moves[: game.num_cells])
