@@ -45,7 +45,7 @@ def test_auto_takes_envpool_next():
     assert choose_backend("FrozenLake-v1", "auto", gymnasium_only=True) == "gymnasium"
     assert choose_backend("Blackjack-v1", "auto") == "gymnasium"
     environment = make("FrozenLake-v1", 2)
-    assert type(environment).__name__ == "EnvPool" and environment.spec.num_envs == 2
+    assert type(environment).__name__ == "EnvPoolEnvs" and environment.spec.num_envs == 2
 
 
 def test_auto_takes_gymnasium_last(monkeypatch):

@@ -111,7 +111,7 @@ def test_every_bit_pattern_of_every_type_survives(tmp_path, dtype):
     dtype = np.dtype(getattr(ml_dtypes, dtype, dtype))
     raw = np.random.default_rng(0).integers(0, 256, 64 * dtype.itemsize, dtype=np.uint8)
     # NaNs with payloads among them
-    array = (raw % 2 if dtype.name == "bool" else raw).env_kwargs(dtype).reshape(4, 16)
+    array = (raw % 2 if dtype.name == "bool" else raw).view(dtype).reshape(4, 16)
     tree = {
         "whole": array,
         "strided": array[::2, ::3],

@@ -58,7 +58,7 @@ def test_value_may_be_asked_for_everywhere_in_a_sequence():
     """Every successor is the true one, also in the middle, and nothing is marked as cut off that
     was not."""
     ring, lives = filled(12, terminated=0.2, truncated=0.2)
-    drawn = sample(ring, jax.random.key(0), 500, int(replay.held(ring)))
+    drawn = sample(ring, jax.random.key(0), 500, int(replay.num_valid(ring)))
     lived = {row["observation"]: row for step in lives.rows for row in step}
     told = [lived[number] for number in number_of(drawn.observation["eye"]).ravel()]
     after = number_of(drawn.next_observation["eye"]).ravel()
