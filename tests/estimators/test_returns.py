@@ -20,10 +20,11 @@ n_step_returns = jax.jit(returns.n_step_returns, static_argnames="n")
 n_step = jax.jit(returns.fold_n_steps)
 running_returns = jax.jit(returns.running_returns)
 
-SHAPES = [(1,), (2,), (6,), (1, 1), (5, 3), (4, 2, 2)]
+SHAPES = [(1,), (6,), (4, 2, 2)]
+STEPS = st.sampled_from([1, 3, 8])  # of an n-step return, each compiled by itself
 numbers = st.floats(-10, 10, width=32, allow_subnormal=False)  # which XLA takes for zero on a CPU
 shares = st.floats(0, 1, width=32)
-quick = settings(deadline=None, max_examples=50)
+quick = settings(deadline=None, max_examples=25)
 close = dict(rtol=1e-4, atol=1e-4)
 
 
@@ -136,7 +137,7 @@ def test_discounted_returns_are_the_sum_to_the_end(x, discount):
 
 
 @quick
-@given(experiences(), shares, st.integers(1, 8))
+@given(experiences(), shares, STEPS)
 def test_n_step_returns_are_the_sum_of_n_rewards(x, discount, n):
     np.testing.assert_allclose(
         n_step_returns(**without_value(x), discount=discount, n=n),

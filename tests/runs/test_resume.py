@@ -88,7 +88,9 @@ def trained(settings, part, stop=lambda update: False):
         pytest.param(
             SMALL_DQN, "jax", 1, 2, 4_000, id="many seeds in one program", marks=pytest.mark.slow
         ),
-        pytest.param(SMALL_DQN, "gymnasium", 1, 1, 1_200, id="dqn on gymnasium"),
+        pytest.param(
+            SMALL_DQN, "gymnasium", 1, 1, 1_200, id="dqn on gymnasium", marks=pytest.mark.slow
+        ),
         pytest.param(
             SMALL_PPO, "gymnasium", 4, 1, 9_600, id="ppo on gymnasium", marks=pytest.mark.slow
         ),

@@ -191,7 +191,7 @@ def test_rounding_never_draws_a_row_without_priority(monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("giant", [False, True])
+@pytest.mark.parametrize("giant", [pytest.param(False, marks=pytest.mark.system), True])
 def test_a_million_rows_are_drawn_each_as_often_as_the_others(giant):
     """Also where they share a 64th of the sum: 2²⁶ of them would fill it, of which float32 can tell
     2²⁴ apart at best."""
