@@ -36,9 +36,9 @@ class Lives:
     """Copies that go on and on: `live` gives the next rollout, `rows` has every row ever lived,
     [time][env]."""
 
-    def __init__(self, seed, num_envs, terminated=0.1, truncated=0.1, limit=10**9, pictures=True):
+    def __init__(self, seed, num_envs, terminated=0.1, truncated=0.1, limit=10**9, images=True):
         self.rng = np.random.default_rng(seed)
-        self.shares, self.limit, self.images = (terminated, truncated), limit, pictures
+        self.shares, self.limit, self.images = (terminated, truncated), limit, images
         self.age = np.zeros(num_envs, int)
         self.seen = num_envs
         self.now = np.arange(num_envs)

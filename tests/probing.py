@@ -49,7 +49,7 @@ def learned(algorithm, action_space, num_envs, iterations):
     def one(which, key):
         environment = JaxEnvs(TimeLimit(Chosen(which, action_space), LIMIT), num_envs)
         training, tallies = pure_train(algorithm, environment, key, iterations)
-        return training.state, jax.tree.map(lambda x: x[-1], tallies)
+        return training.algorithm_state, jax.tree.map(lambda x: x[-1], tallies)
 
     return jax.vmap(one)(jnp.arange(len(KINDS)), jax.random.split(jax.random.key(0), len(KINDS)))
 

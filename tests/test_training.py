@@ -119,7 +119,7 @@ def uninterrupted():
 
 def test_the_budget_is_never_overshot_and_what_was_taken_is_reported(uninterrupted):
     assert uninterrupted[-1].iterations == 16 and uninterrupted[-1].steps == 96
-    assert uninterrupted[-1].train_state.state["iterations"] == 16
+    assert uninterrupted[-1].train_state.algorithm_state["iterations"] == 16
     for report in uninterrupted:
         assert report.steps == 6 * report.iterations
     assert [report.iterations for report in uninterrupted] == sorted(
@@ -244,7 +244,8 @@ def test_keys_make_the_difference(uninterrupted):
     other = reports_of(key=jax.random.key(4))
     assert_equal(again[-1].train_state, uninterrupted[-1].train_state)
     assert (
-        other[-1].train_state.state["place"] != uninterrupted[-1].train_state.state["place"]
+        other[-1].train_state.algorithm_state["place"]
+        != uninterrupted[-1].train_state.algorithm_state["place"]
     ).all()
 
 
@@ -260,7 +261,7 @@ def test_seeds_in_one_program_are_the_seeds_alone(uninterrupted):
         last,
         uninterrupted[-1].train_state,
     )
-    assert (last.state["place"][0] != last.state["place"][1]).all()
+    assert (last.algorithm_state["place"][0] != last.algorithm_state["place"][1]).all()
     for name, value in together[0].metrics.items():
         assert np.shape(value) == (2,), name
 
@@ -274,7 +275,7 @@ def test_a_loss_that_is_not_finite_is_named():
 def test_the_seed_that_diverged_is_named():
     keys = jax.random.split(KEY, 4)
     places = [
-        report.train_state.state["place"][:, 0]
+        report.train_state.algorithm_state["place"][:, 0]
         for report in reports_of(key=keys, chunk_seconds=TINY)
     ]
     highest = np.max(places, 0)
@@ -319,7 +320,7 @@ def test_a_tally_adds_up():
 
 def test_train_is_the_same_loop_in_one_program(uninterrupted):
     training, tallies = jax.jit(lambda key: pure_train(Walk(), ENVIRONMENT, key, 16))(KEY)
-    assert_equal(on_host(training.state), uninterrupted[-1].train_state.state)
+    assert_equal(on_host(training.algorithm_state), uninterrupted[-1].train_state.algorithm_state)
     np.testing.assert_array_equal(tallies.updates, np.arange(1, 17))
     assert tallies.episodes.count.sum() == 2 * (48 // 5)
 
@@ -329,7 +330,7 @@ def test_chunks_may_be_any_stretch_of_iterations(uninterrupted):
     run = compile_chunk(Walk(), ENVIRONMENT, training, KEY, 5, 0)
     for start, stop in ((0, 1), (1, 1), (1, 9), (9, 16)):
         training = run(training, KEY, start, stop)
-    assert_equal(on_host(training.state), uninterrupted[-1].train_state.state)
+    assert_equal(on_host(training.algorithm_state), uninterrupted[-1].train_state.algorithm_state)
 
 
 def test_over_seeds():
@@ -357,18 +358,22 @@ def test_simulators_restart_so_that_going_on_is_never_having_stopped():
     environment = GymnasiumEnvs(make, 2)
     resumed = replace(
         part.train_state,
-        rollout_state=restart_rollout(Walk(), environment, part.train_state.state, KEY, 8 - 1),
+        rollout_state=restart_rollout(
+            Walk(), environment, part.train_state.algorithm_state, KEY, 8 - 1
+        ),
     )
     np.testing.assert_array_equal(
         resumed.rollout_state.observation, part.train_state.rollout_state.observation
     )
     rest = reports_of(environment=environment, resumed=(resumed, 8), **options)
-    assert_equal(rest[-1].train_state.state, whole[-1].train_state.state)
+    assert_equal(rest[-1].train_state.algorithm_state, whole[-1].train_state.algorithm_state)
     np.testing.assert_array_equal(
         rest[-1].train_state.rollout_state.observation,
         whole[-1].train_state.rollout_state.observation,
     )
-    assert part.train_state.state["seen"] % 100 == 2 * 2  # both copies, at iterations 4 and 8
+    assert (
+        part.train_state.algorithm_state["seen"] % 100 == 2 * 2
+    )  # both copies, at iterations 4 and 8
     assert part.train_state.rollout_state.episode_length.max() == 0
 
 

@@ -1,14 +1,13 @@
-"""The errors a user can mend. Each message names the thing, its value and the way out."""
+"""The errors that a user can mend; each message names the thing, its value and the way out."""
 
 
 class InvalidInput(ValueError):
-    """Something asked for cannot be done as asked. The command line prints it and exits with status
-    2."""
+    """An input that etude cannot accept; the command line prints it and exits with status 2."""
 
 
 class EnvironmentFault(RuntimeError):
-    """An environment raised, or returned what its spaces do not allow."""
+    """An environment raised an error, or returned a value outside its spaces."""
 
 
 class Diverged(RuntimeError):
-    """A loss or a weight stopped being finite."""
+    """A loss or a weight is no longer finite."""

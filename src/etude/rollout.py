@@ -1,4 +1,4 @@
-"""Generating samples: following a policy, and judging it."""
+"""Rollouts: transitions collected by a policy, and evaluation over whole episodes."""
 
 from collections.abc import Callable
 from functools import partial
@@ -19,13 +19,13 @@ PolicyFn = Callable[[Any, Any, Array], tuple[Any, Any]]
 
 @struct
 class RolloutState:
-    """Where play stands; leaves are [env, ...] but for the environment's own state."""
+    """The state between two steps of a rollout; leaves are [env, ...] but for environment_state."""
 
-    environment: Any
+    environment_state: Any
     observation: Any  # to act on next
-    memory: Any  # the policy's own, zeros at the start of an episode
-    episode_return: Array  # float32: rewards so far, undiscounted
-    episode_length: Array  # int32: steps so far
+    memory: Any  # of the policy; zeros at the start of an episode
+    episode_return: Array  # float32: undiscounted sum of the rewards of the running episode
+    episode_length: Array  # int32: steps of the running episode
 
 
 @struct
@@ -38,101 +38,116 @@ class EpisodeSums:
 
 
 def init_rollout_state(environment: Environment, key: Array, memory: Any = ()) -> RolloutState:
-    """The start of play in every copy."""
-    state, observation = environment.reset(key)
+    """The state after a reset of every environment."""
+    environment_state, observation = environment.reset(key)
     n = environment.spec.num_envs
-    return RolloutState(state, observation, memory, jnp.zeros(n), jnp.zeros(n, jnp.int32))
+    return RolloutState(
+        environment_state, observation, memory, jnp.zeros(n), jnp.zeros(n, jnp.int32)
+    )
 
 
 def initial_memory(environment: Environment, policy: PolicyFn) -> Any:
-    """A policy's memory at the start of an episode: zeros in the shape of what it notes when it is
-    given none, ()."""
+    """The policy's memory at the start of an episode: zeros.
 
-    def noted(key):
+    Their shapes are those of the memory that the policy returns for the memory ().
+    """
+
+    def next_memory(key):
         return policy(environment.reset(key)[1], (), key)[1]
 
     return jax.tree.map(
-        lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(noted, jax.random.key(0))
+        lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(next_memory, jax.random.key(0))
     )
 
 
 def rollout(
-    environment: Environment, policy: PolicyFn, stage: RolloutState, key: Array, length: int
+    environment: Environment, policy: PolicyFn, rollout_state: RolloutState, key: Array, length: int
 ) -> tuple[RolloutState, Transition, EpisodeSums]:
-    """Follow `policy` for `length` steps in every copy; the transitions are [time, env, ...]."""
+    """Follow `policy` for `length` steps in every environment; transitions are [time, env, ...]."""
 
-    def step(stage, key):
+    def step(rollout_state, key):
         key_act, key_step = jax.random.split(key)
-        action, noted = policy(stage.observation, stage.memory, key_act)
-        state, observation, outcome = environment.step(stage.environment, action, key_step)
+        action, next_memory = policy(rollout_state.observation, rollout_state.memory, key_act)
+        environment_state, observation, step_result = environment.step(
+            rollout_state.environment_state, action, key_step
+        )
         transition = Transition(
-            stage.observation,
+            rollout_state.observation,
             action,
-            outcome.reward,
-            outcome.next_observation,
-            outcome.terminated,
-            outcome.truncated,
-            noted,
+            step_result.reward,
+            step_result.next_observation,
+            step_result.terminated,
+            step_result.truncated,
+            next_memory,
         )
         episode_return, episode_length = (
-            stage.episode_return + outcome.reward,
-            stage.episode_length + 1,
+            rollout_state.episode_return + step_result.reward,
+            rollout_state.episode_length + 1,
         )
         done = transition.done
-        ended = EpisodeSums(
+        episode_sums = EpisodeSums(
             done.sum(),
             jnp.where(done, episode_return, 0).sum(),
             jnp.where(done, episode_length, 0).sum(),
         )
-        after = RolloutState(state, observation, noted, episode_return, episode_length)
-        forget = jax.tree.map(
+        next_state = RolloutState(
+            environment_state, observation, next_memory, episode_return, episode_length
+        )
+        zeroed = jax.tree.map(
             lambda x: where_done(done, jnp.zeros_like(x), x),
-            (noted, episode_return, episode_length),
+            (next_memory, episode_return, episode_length),
         )
-        memory, episode_return, episode_length = forget
-        after = replace(
-            after, memory=memory, episode_return=episode_return, episode_length=episode_length
+        memory, episode_return, episode_length = zeroed
+        next_state = replace(
+            next_state, memory=memory, episode_return=episode_return, episode_length=episode_length
         )
-        return after, (transition, ended)
+        return next_state, (transition, episode_sums)
 
-    stage, (experience, ended) = jax.lax.scan(
-        step, stage, jax.random.split(key, length), unroll=length == 1
+    rollout_state, (experience, episode_sums) = jax.lax.scan(
+        step, rollout_state, jax.random.split(key, length), unroll=length == 1
     )
-    return stage, experience, jax.tree.map(partial(jnp.sum, axis=0), ended)
+    return rollout_state, experience, jax.tree.map(partial(jnp.sum, axis=0), episode_sums)
 
 
 def evaluate(
     environment: Environment, policy: PolicyFn, key: Array, episodes: int, memory: Any = ()
 ) -> tuple[Array, Array]:
-    """The returns and lengths, [episodes], of whole episodes played by `policy`.
+    """Returns and lengths, [episodes] each, of whole episodes under `policy`.
 
-    Every copy plays the same number of episodes, so that short ones are not counted more often than
-    long ones; `episodes` must be a multiple of the number of copies.
+    Every environment contributes the same number of episodes, for otherwise short episodes would
+    count more often than long ones; `episodes` is a multiple of the number of environments.
     """
     n = environment.spec.num_envs
-    quota = episodes // n
-    key_reset, key_play = jax.random.split(key)
+    episodes_per_env = episodes // n
+    key_reset, key_steps = jax.random.split(key)
 
-    def play(carry):
-        stage, played, returns, lengths, time = carry
-        before = stage
-        stage, transition, _ = rollout(
-            environment, policy, stage, jax.random.fold_in(key_play, time), 1
+    def step(carry):
+        rollout_state, num_episodes, returns, lengths, time = carry
+        previous = rollout_state
+        rollout_state, transition, _ = rollout(
+            environment, policy, rollout_state, jax.random.fold_in(key_steps, time), 1
         )
-        # past the quota: dropped
-        slot = (jnp.arange(n), jnp.where(transition.done[0] & (played < quota), played, quota))
-        returns = returns.at[slot].set(before.episode_return + transition.reward[0], mode="drop")
-        lengths = lengths.at[slot].set(before.episode_length + 1, mode="drop")
-        return stage, played + transition.done[0], returns, lengths, time + 1
+        # episodes beyond `episodes_per_env` are dropped
+        index = (
+            jnp.arange(n),
+            jnp.where(
+                transition.done[0] & (num_episodes < episodes_per_env),
+                num_episodes,
+                episodes_per_env,
+            ),
+        )
+        returns = returns.at[index].set(previous.episode_return + transition.reward[0], mode="drop")
+        lengths = lengths.at[index].set(previous.episode_length + 1, mode="drop")
+        return rollout_state, num_episodes + transition.done[0], returns, lengths, time + 1
 
-    start = (
+    initial_carry = (
         init_rollout_state(environment, key_reset, memory),
         jnp.zeros(n, jnp.int32),
-        jnp.zeros((n, quota)),
-        jnp.zeros((n, quota), jnp.int32),
+        jnp.zeros((n, episodes_per_env)),
+        jnp.zeros((n, episodes_per_env), jnp.int32),
         jnp.int32(0),
     )
     _, _, returns, lengths, _ = jax.lax.while_loop(
-        lambda carry: (carry[1] < quota).any(), play, start
+        lambda carry: (carry[1] < episodes_per_env).any(), step, initial_carry
     )
     return returns.ravel(), lengths.ravel()

@@ -1,8 +1,7 @@
-"""What observations and actions look like: Gymnasium spaces to hashable specs and back, and action
-scaling.
+"""Observation and action spaces as hashable specs, conversion from Gymnasium, action scaling.
 
-A policy acts in [-1, 1] wherever a Box is bounded, and counts every choice from 0. `to_environment`
-is the one place where that becomes what the environment was promised.
+A policy acts in [-1, 1] on the bounded elements of a Box and counts discrete actions from 0.
+`to_environment_action` alone converts its actions to those of the environment.
 """
 
 import math
@@ -17,13 +16,15 @@ from etude.errors import InvalidInput
 from etude.struct import static, struct
 from etude.types import Array
 
-ACTION_MASK = "action_mask"  # the part of a Dict observation that says which choices there are
+ACTION_MASK = "action_mask"  # the key of a Dict observation under which the legal actions stand
 
 
 @struct
 class Box:
-    """Real or integer arrays; `low` and `high` are one number, or one for each element in row-major
-    order."""
+    """Real or integer arrays between bounds.
+
+    `low` and `high` are one number, or one for each element in row-major order.
+    """
 
     shape: tuple[int, ...] = static()
     dtype: str = static("float32")
@@ -47,13 +48,13 @@ class Box:
 
     @property
     def is_bounded(self) -> np.ndarray:
-        """Which elements have both bounds, of `shape`."""
+        """True for the elements with two finite bounds, of `shape`."""
         return np.logical_and(*map(np.isfinite, self.bounds))
 
 
 @struct
 class Discrete:
-    """One of `n` choices; the environment counts them from `start`, we from 0."""
+    """One of `n` integers: the environment counts them from `start`, policies from 0."""
 
     n: int = static()
     start: int = static(0)
@@ -65,7 +66,7 @@ class Discrete:
 
 @struct
 class MultiDiscrete:
-    """One choice for each of several questions; `sizes` and `starts` in row-major order."""
+    """An array of Discrete elements, with `sizes` and `starts` in row-major order."""
 
     sizes: tuple[int, ...] = static()
     starts: tuple[int, ...] = static()
@@ -88,8 +89,7 @@ class MultiBinary:
 
 @struct
 class Composite:
-    """A Dict (with names) or a Tuple (without) of spaces; its values are dicts or tuples of
-    arrays."""
+    """A Dict (with names) or Tuple (without) of spaces: its values are dicts or tuples."""
 
     parts: tuple[Any, ...] = static()
     names: tuple[str, ...] | None = static(None)
@@ -109,7 +109,7 @@ Space = Box | Discrete | MultiDiscrete | MultiBinary | Composite
 
 @struct
 class EnvironmentSpec:
-    """What an algorithm may know of an environment before it sees one."""
+    """The spaces of an environment and the number of its copies: all that an algorithm is given."""
 
     observation: Space = static()
     action: Space = static()
@@ -119,46 +119,46 @@ class EnvironmentSpec:
 def space_from_gymnasium(space: gymnasium.Space, role: str = "observation") -> Space:
     """The spec of a Gymnasium space.
 
-    Raises InvalidInput, naming `role` and the space, for those without a fixed-size array form
-    (Text, Graph, ...).
+    Raises InvalidInput, naming `role` and the space, for a space whose values are not arrays of one
+    size (Text, Graph, ...).
     """
-    kinds = gymnasium.spaces
+    gym_spaces = gymnasium.spaces
     match space:
-        case kinds.Box():
+        case gym_spaces.Box():
             low, high = (_compact_bound(bound) for bound in (space.low, space.high))
             return Box(space.shape, space.dtype.name, low, high)
-        case kinds.Discrete():
+        case gym_spaces.Discrete():
             return Discrete(int(space.n), int(space.start), space.dtype.name)
-        case kinds.MultiDiscrete():
+        case gym_spaces.MultiDiscrete():
             sizes, starts = (tuple(np.ravel(x).tolist()) for x in (space.nvec, space.start))
             return MultiDiscrete(sizes, starts, space.shape, space.dtype.name)
-        case kinds.MultiBinary():
+        case gym_spaces.MultiBinary():
             return MultiBinary(space.shape)
-        case kinds.Dict() if role != "action":
-            names = tuple(sorted(space.spaces))  # the order in which JAX reads a dict
+        case gym_spaces.Dict() if role != "action":
+            names = tuple(sorted(space.spaces))  # the order in which JAX flattens a dict
             return Composite(
                 tuple(space_from_gymnasium(space[name], f"{role}[{name!r}]") for name in names),
                 names,
             )
-        case kinds.Tuple() if role != "action":
+        case gym_spaces.Tuple() if role != "action":
             return Composite(
                 tuple(
                     space_from_gymnasium(part, f"{role}[{i}]")
                     for i, part in enumerate(space.spaces)
                 )
             )
-    offer = "Discrete, MultiDiscrete, MultiBinary and Box" + (
+    supported = "Discrete, MultiDiscrete, MultiBinary and Box" + (
         ", and Dict and Tuple of them" if role != "action" else ""
     )
     raise InvalidInput(
         f"the {role} space is {space}; {type(space).__name__} is not supported there. "
-        f"Supported: {offer}. Wrap the environment to give one of these"
+        f"Supported: {supported}. Wrap the environment to give one of these"
     )
 
 
 def space_to_gymnasium(space: Space) -> gymnasium.Space:
-    """The Gymnasium space a spec describes."""
-    kinds = gymnasium.spaces
+    """The Gymnasium space of a spec."""
+    gym_spaces = gymnasium.spaces
     match space:
         case Box():
             dtype = np.dtype(space.dtype)
@@ -169,36 +169,36 @@ def space_to_gymnasium(space: Space) -> gymnasium.Space:
                 )
                 for bound in (space.low, space.high)
             )
-            return kinds.Box(low, high, dtype=dtype.type)
+            return gym_spaces.Box(low, high, dtype=dtype.type)
         case Discrete():
-            return kinds.Discrete(space.n, start=space.start, dtype=np.dtype(space.dtype).type)
+            return gym_spaces.Discrete(space.n, start=space.start, dtype=np.dtype(space.dtype).type)
         case MultiDiscrete():
-            shaped = (np.asarray(x).reshape(space.shape) for x in (space.sizes, space.starts))
-            sizes, starts = shaped
-            return kinds.MultiDiscrete(sizes, dtype=np.dtype(space.dtype).type, start=starts)
+            reshaped = (np.asarray(x).reshape(space.shape) for x in (space.sizes, space.starts))
+            sizes, starts = reshaped
+            return gym_spaces.MultiDiscrete(sizes, dtype=np.dtype(space.dtype).type, start=starts)
         case MultiBinary():
-            return kinds.MultiBinary(space.shape if len(space.shape) != 1 else space.shape[0])
+            return gym_spaces.MultiBinary(space.shape if len(space.shape) != 1 else space.shape[0])
         case Composite():
             parts = space.assemble([space_to_gymnasium(part) for part in space.parts])
-            return kinds.Tuple(parts) if space.names is None else kinds.Dict(parts)
+            return gym_spaces.Tuple(parts) if space.names is None else gym_spaces.Dict(parts)
 
 
 def to_environment_action(space: Space, action: Array) -> Array:
-    """The environment's action for the policy's, [..., *shape].
+    """The environment's action for an action of the policy, [..., *shape].
 
-    Bounded Box elements go from [-1, 1] to [low, high] and are clipped there; a single bound only
-    clips; choices are counted from the space's `start`.
+    Bounded Box elements are scaled from [-1, 1] to [low, high] and clipped; elements with a single
+    bound are clipped only; discrete actions are shifted by the space's `start`.
     """
     match space:
         case Box():
             low, high = space.bounds
-            lowest, highest = (
+            lower, upper = (
                 np.where(space.is_bounded, x, y)
                 for x, y in ((low, np.float32(-1)), (high, np.float32(1)))
             )
-            # halved first: no sum overflows
-            middle, half = lowest / 2 + highest / 2, highest / 2 - lowest / 2
-            action = jnp.clip(action * half + middle, low, high)
+            # halve before adding, so that no sum overflows
+            center, half_width = lower / 2 + upper / 2, upper / 2 - lower / 2
+            action = jnp.clip(action * half_width + center, low, high)
             return jnp.rint(action) if np.issubdtype(space.dtype, np.integer) else action
         case Discrete(start=start):
             return action + start
@@ -208,7 +208,7 @@ def to_environment_action(space: Space, action: Array) -> Array:
 
 
 def table_shape(spec: EnvironmentSpec, name: str) -> tuple[int, int]:
-    """How many states and actions a table of their values has.
+    """(number of states, number of actions) of a table of action values.
 
     Raises InvalidInput, naming the algorithm and the space, where either is not Discrete.
     """
@@ -219,19 +219,17 @@ def table_shape(spec: EnvironmentSpec, name: str) -> tuple[int, int]:
         )
     if not isinstance(spec.observation, Discrete):
         raise InvalidInput(
-            f"{name} keeps a value for each of so many states, and this environment's "
-            "observations are "
-            f"{spec.observation}; dqn and ppo take every kind of observation"
+            f"{name} keeps a value for each of so many states, and this environment's observations "
+            f"are {spec.observation}; dqn and ppo take every kind of observation"
         )
     return spec.observation.n, spec.action.n
 
 
 def normalized_action_space(space: Space, name: str) -> Box:
-    """What a tanh policy gives for actions of `space`: real numbers in [-1, 1], whatever the Box's
-    dtype and bounds.
+    """The actions of a tanh policy for a bounded Box: real numbers in [-1, 1], of the same shape.
 
-    Raises InvalidInput, naming the algorithm and the space or the elements, for actions that are
-    not a bounded Box.
+    Raises InvalidInput, naming the algorithm and the space or its elements, where `space` is not a
+    Box with two bounds for each element.
     """
     if not isinstance(space, Box):
         raise InvalidInput(
@@ -240,27 +238,27 @@ def normalized_action_space(space: Space, name: str) -> Box:
         )
     if not space.is_bounded.all():
         low, high = space.bounds
-        free = ", ".join(
+        unbounded = ", ".join(
             f"action{index} in [{low[tuple(index)]}, {high[tuple(index)]}]"
             for index in np.argwhere(~space.is_bounded).tolist()
         )
         raise InvalidInput(
             f"{name} acts within bounds, and this environment's actions have elements without: "
-            f"{free}. "
-            "Wrap it in one whose Box is bounded, or take ppo, which needs no bounds"
+            f"{unbounded}. Wrap it in one whose Box is bounded, or take ppo, which needs no bounds"
         )
     return Box(space.shape, low=-1.0, high=1.0)
 
 
 def gymnasium_dtype(space: Space) -> str | None:
-    """The dtype in which a Gymnasium environment takes actions of `space`; None for a plain Python
-    integer."""
+    """The dtype of actions that a Gymnasium environment takes; None for a plain Python integer."""
     return None if isinstance(space, Discrete) else getattr(space, "dtype", "int8")
 
 
 def action_offset(space: Space) -> Any:
-    """The number (or numbers, of the space's shape) from which the environment counts choices; None
-    where there are none."""
+    """The number, or the array of them, that the environment adds to an action counted from 0.
+
+    None where it adds nothing.
+    """
     match space:
         case Discrete(start=start):
             return start or None
@@ -270,7 +268,7 @@ def action_offset(space: Space) -> Any:
 
 
 def leaves_with_path(space: Space, path: tuple = ()) -> list[tuple[tuple, Space]]:
-    """(path, space) of every array in a value of `space`, in the order of `jax.tree.leaves`."""
+    """(path, space) of each array in a value of `space`, in the order of `jax.tree.leaves`."""
     if not isinstance(space, Composite):
         return [(path, space)]
     keys = range(len(space.parts)) if space.names is None else space.names
@@ -282,6 +280,6 @@ def leaves_with_path(space: Space, path: tuple = ()) -> list[tuple[tuple, Space]
 
 
 def _compact_bound(bound: np.ndarray) -> float | tuple[float, ...]:
-    # integers stay integers: floats cannot hold the bounds of int64
+    # integers stay integers, for floats cannot represent the bounds of int64
     values = np.ravel(bound).tolist()
     return values[0] if values and values.count(values[0]) == len(values) else tuple(values)

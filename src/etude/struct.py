@@ -1,4 +1,4 @@
-"""Frozen dataclasses that JAX sees as pytrees, and the hyperparameters declared in them."""
+"""Frozen dataclasses as JAX pytrees, with traced and static fields and bounds on their values."""
 
 import dataclasses
 import math
@@ -18,8 +18,10 @@ def traced(
     at_least: float | None = None,
     at_most: float | None = None,
 ) -> Any:
-    """A field that is a child of the pytree, so it can be swept by `vmap`; `validate` holds it to
-    its bounds."""
+    """Declare a field that is a child of the pytree, so that `vmap` can sweep over it.
+
+    `validate` checks its bounds.
+    """
     return dataclasses.field(default=default, metadata={"bounds": (above, at_least, at_most)})
 
 
@@ -30,8 +32,10 @@ def static(
     at_least: float | None = None,
     at_most: float | None = None,
 ) -> Any:
-    """A field fixed at compile time: a size, a choice, a function; `validate` holds it to its
-    bounds."""
+    """Declare a field that is fixed at compile time: a size, an option or a function.
+
+    `validate` checks its bounds.
+    """
     return dataclasses.field(
         default=default, metadata={"static": True, "bounds": (above, at_least, at_most)}
     )
@@ -39,22 +43,21 @@ def static(
 
 @dataclass_transform(frozen_default=True)
 def struct(cls):
-    """Declare an immutable pytree: annotated fields are its children, `static` fields its
-    structure."""
+    """Make a class an immutable pytree: `static` fields are its structure, all others children."""
     return jax.tree_util.register_dataclass(dataclasses.dataclass(frozen=True)(cls))
 
 
 def validate(algorithm: Any) -> None:
-    """Hold every hyperparameter to the type and the bounds it was declared with, then ask the
-    algorithm's own `validate_fields`.
+    """Check every hyperparameter against its declared options and bounds.
 
-    Raises InvalidInput naming the field, its value and what is allowed.
+    Then call the algorithm's own `validate_fields`, if it has one. Raises InvalidInput naming the
+    field, its value and the values that are allowed.
     """
     hints = get_type_hints(type(algorithm))
     for field in dataclasses.fields(algorithm):
         value = getattr(algorithm, field.name)
         if isinstance(value, jax.core.Tracer):
-            continue  # a sweep inside `vmap`: the values are not known yet
+            continue  # a sweep inside `vmap`: the values are not known at compile time
         options = get_args(hints[field.name]) if get_origin(hints[field.name]) is not tuple else ()
         if options and all(isinstance(option, str) for option in options) and value not in options:
             raise InvalidInput(f"{field.name} is {value!r}; choose one of {', '.join(options)}")
@@ -66,7 +69,7 @@ def validate(algorithm: Any) -> None:
 
 def _check_bounds(field, number):
     above, at_least, at_most = field.metadata.get("bounds", (None, None, None))
-    wanted = " and ".join(
+    requirement = " and ".join(
         text
         for bound, text in (
             (above, f"above {above}"),
@@ -75,16 +78,16 @@ def _check_bounds(field, number):
         )
         if bound is not None
     )
-    if not wanted or isinstance(number, (bool, str)):
+    if not requirement or isinstance(number, (bool, str)):
         return
     try:
-        within = (
+        in_bounds = (
             not math.isnan(number)
             and (above is None or number > above)
             and (at_least is None or number >= at_least)
             and (at_most is None or number <= at_most)
         )
     except TypeError:
-        within = False
-    if not within:
-        raise InvalidInput(f"{field.name} is {number}; it must be {wanted}")
+        in_bounds = False
+    if not in_bounds:
+        raise InvalidInput(f"{field.name} is {number}; it must be {requirement}")

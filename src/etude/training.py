@@ -1,5 +1,8 @@
-"""The loop, written once: generate samples, then fit or estimate, then improve. It knows the
-protocol, no algorithm."""
+"""The training loop of every algorithm: roll out, update, repeat, in chunks compiled by XLA.
+
+The loop knows the protocol `Algorithm` and the protocol `Environment`, and no implementation of
+either.
+"""
 
 import time
 from collections.abc import Iterator
@@ -26,15 +29,17 @@ from etude.types import Array, Metrics
 
 
 class Algorithm(Protocol):
-    """Hyperparameters and three verbs; observations, actions and memories are [env, ...],
-    experience [time, env, ...].
+    """Hyperparameters and three methods: `init`, `act` and `update`.
 
-    `act` returns what the policy notes of the step, which it is given back at the next and finds in
-    the experience. At the start of an episode that is zeros, in the shape of what it notes when it
-    is given ().
+    Observations, actions and memories are [env, ...], experience is [time, env, ...].
 
-    `update` reports the means of its metrics over its gradient steps, and under "updates" how many
-    it took; a metric of an update that took none is not counted.
+    `act` returns the action and the policy's next memory. The next call receives that memory, and
+    the experience holds it. At the start of an episode the memory is zeros, with the shapes that
+    `act` returns for the memory ().
+
+    `update` returns the next state and metrics, each the mean over the update's gradient steps, and
+    under "updates" the number of gradient steps. The metrics of an update of zero gradient steps
+    are not counted.
     """
 
     rollout_length: int
@@ -54,112 +59,130 @@ class MetricSums:
 
     episodes: EpisodeSums
     updates: Array  # gradient steps
-    metrics: Metrics  # each weighted by the gradient steps it is a mean of
+    metrics: Metrics  # each mean times the number of gradient steps it is taken over
 
 
 @struct
 class TrainState:
-    """The whole of training but its key; with many seeds every leaf has a leading [seed]."""
+    """The whole state of training but for its key; with many seeds every leaf is [seed, ...]."""
 
-    state: Any  # the algorithm's
+    algorithm_state: Any
     rollout_state: RolloutState
     metric_sums: MetricSums
 
 
+class RunKeys(NamedTuple):
+    """The keys of a run, by their roles."""
+
+    init: Array  # of the algorithm's initial state
+    reset: Array  # of the first reset of the environments
+    iterations: Array  # of rollouts and updates: fold in the iteration
+    restarts: Array  # of the resets that `restart_every` asks for: fold in the iteration
+
+
+def split_run_key(key: Array) -> RunKeys:
+    """The keys of a run, from its one key."""
+    return RunKeys(*jax.random.split(key, 4))
+
+
 def init_train_state(algorithm: Algorithm, environment: Environment, key: Array) -> TrainState:
-    """Before the first iteration."""
-    key_init, key_reset, _, _ = jax.random.split(key, 4)
-    # two programs, because one with a callback in it, as a reset may be, is not kept in JAX's cache
-    state = jax.jit(partial(algorithm.init, spec=environment.spec))(key_init)
-    stage = jax.jit(partial(init_rollout, algorithm, environment))(state, key_reset)
-    return TrainState(state, stage, zero_metrics(algorithm, environment, state, stage))
+    """The state of training before the first iteration."""
+    keys = split_run_key(key)
+    # two programs, since JAX's cache does not keep a program with a callback, as a reset may have
+    algorithm_state = jax.jit(partial(algorithm.init, spec=environment.spec))(keys.init)
+    rollout_state = jax.jit(partial(init_rollout, algorithm, environment))(
+        algorithm_state, keys.reset
+    )
+    metric_sums = zero_metrics(algorithm, environment, algorithm_state, rollout_state)
+    return TrainState(algorithm_state, rollout_state, metric_sums)
 
 
-def behavior_policy(algorithm: Algorithm, state: Any) -> PolicyFn:
-    """The policy that an algorithm trains by."""
+def behavior_policy(algorithm: Algorithm, algorithm_state: Any) -> PolicyFn:
+    """The policy that collects an algorithm's experience: the one that explores."""
     return lambda observation, memory, key: algorithm.act(
-        state, observation, memory, key, explore=True
+        algorithm_state, observation, memory, key, explore=True
     )
 
 
 def init_rollout(
-    algorithm: Algorithm, environment: Environment, state: Any, key: Array
+    algorithm: Algorithm, environment: Environment, algorithm_state: Any, key: Array
 ) -> RolloutState:
-    """The start of play, with nothing remembered."""
+    """The state after a reset of every environment, with the behavior policy's initial memory."""
     return init_rollout_state(
-        environment, key, initial_memory(environment, behavior_policy(algorithm, state))
+        environment, key, initial_memory(environment, behavior_policy(algorithm, algorithm_state))
     )
 
 
 def train_iteration(
     algorithm: Algorithm,
     environment: Environment,
-    training: TrainState,
+    train_state: TrainState,
     key: Array,
     index: Array,
     restart_every: int = 0,
 ) -> TrainState:
-    """The anatomy of every algorithm: generate samples, then fit a model or estimate the return,
-    and improve the policy.
+    """One iteration of training: a rollout by the behavior policy, then the algorithm's update.
 
-    With `restart_every`, all copies start afresh after that many iterations, and what was cut off
-    counts as truncated: for environments whose state cannot be saved, so that a run resumed there
-    is the run that never stopped.
+    With `restart_every` > 0, every environment is reset after each `restart_every` iterations, and
+    running episodes are marked as truncated. This is for environments whose state a checkpoint
+    cannot hold: a run resumed there equals the run without interruption.
     """
-    key_iterations = jax.random.split(key, 4)[2]
-    key_rollout, key_update = jax.random.split(jax.random.fold_in(key_iterations, index))
-    policy = behavior_policy(algorithm, training.state)
-    stage, experience, episodes = rollout(
-        environment, policy, training.rollout_state, key_rollout, algorithm.rollout_length
+    keys = split_run_key(key)
+    key_rollout, key_update = jax.random.split(jax.random.fold_in(keys.iterations, index))
+    policy = behavior_policy(algorithm, train_state.algorithm_state)
+    rollout_state, experience, episodes = rollout(
+        environment, policy, train_state.rollout_state, key_rollout, algorithm.rollout_length
     )
     if restart_every:
-        last = (index + 1) % restart_every == 0
-        experience = replace(
-            experience, truncated=experience.truncated.at[-1].set(experience.truncated[-1] | last)
+        is_last = (index + 1) % restart_every == 0
+        truncated = experience.truncated.at[-1].set(experience.truncated[-1] | is_last)
+        experience = replace(experience, truncated=truncated)
+        rollout_state = jax.lax.cond(
+            is_last,
+            lambda: restart_rollout(
+                algorithm, environment, train_state.algorithm_state, key, index
+            ),
+            lambda: rollout_state,
         )
-        stage = jax.lax.cond(
-            last,
-            lambda: restart_rollout(algorithm, environment, training.state, key, index),
-            lambda: stage,
-        )
-    state, metrics = algorithm.update(training.state, experience, key_update)
-    return TrainState(state, stage, accumulate(training.metric_sums, episodes, metrics))
+    algorithm_state, metrics = algorithm.update(train_state.algorithm_state, experience, key_update)
+    metric_sums = accumulate(train_state.metric_sums, episodes, metrics)
+    return TrainState(algorithm_state, rollout_state, metric_sums)
 
 
 def restart_rollout(
-    algorithm: Algorithm, environment: Environment, state: Any, key: Array, index: Array
+    algorithm: Algorithm, environment: Environment, algorithm_state: Any, key: Array, index: Array
 ) -> RolloutState:
-    """The fresh start that follows iteration `index`."""
+    """The state after the reset of every environment that follows iteration `index`."""
+    keys = split_run_key(key)
     return init_rollout(
-        algorithm, environment, state, jax.random.fold_in(jax.random.split(key, 4)[3], index)
+        algorithm, environment, algorithm_state, jax.random.fold_in(keys.restarts, index)
     )
 
 
 def pure_train(
     algorithm: Algorithm, environment: Environment, key: Array, iterations: int
-) -> tuple[TrainState, Any]:
-    """The whole of training as one program, and the tally of each iteration, [iteration]."""
+) -> tuple[TrainState, MetricSums]:
+    """Training as one pure function: the last state, and the metric sums [iteration] of each."""
 
-    def step(training, index):
-        training = train_iteration(algorithm, environment, training, key, index)
-        return replace(
-            training, metric_sums=jax.tree.map(jnp.zeros_like, training.metric_sums)
-        ), training.metric_sums
+    def step(train_state, index):
+        train_state = train_iteration(algorithm, environment, train_state, key, index)
+        zero_sums = jax.tree.map(jnp.zeros_like, train_state.metric_sums)
+        return replace(train_state, metric_sums=zero_sums), train_state.metric_sums
 
     return jax.lax.scan(step, init_train_state(algorithm, environment, key), jnp.arange(iterations))
 
 
 class ProgressReport(NamedTuple):
-    """Where a run stands after a chunk of compiled work."""
+    """The state of a run after a chunk of compiled iterations."""
 
-    train_state: TrainState  # its buffers are handed on to the next chunk: copy what you keep
-    iterations: int  # done since the beginning of the run
-    steps: int  # environment steps taken by each seed since the beginning of the run
-    # since the last row; [seed] with many seeds; NaN where nothing was measured
+    train_state: TrainState  # the next chunk reuses its buffers: copy what you keep
+    iterations: int  # since the start of the run
+    steps: int  # environment steps of each seed since the start of the run
+    # means since the last row, [seed] with many seeds; NaN without a measurement
     metrics: dict[str, np.ndarray]
-    end_of_row: bool  # a row of metrics ends here
-    seconds: float  # that the chunk took
-    compile_seconds: float  # that compiling took before the first chunk, else 0
+    end_of_row: bool  # whether a row of metrics ends here
+    seconds: float  # duration of the chunk
+    compile_seconds: float  # duration of compilation, in the first report; else 0
 
 
 def progress(
@@ -173,24 +196,23 @@ def progress(
     restart_every: int = 0,
     chunk_seconds: float = 1.0,
 ) -> Iterator[ProgressReport]:
-    """Train for at most `steps` environment steps, in compiled chunks of about `chunk_seconds`; a
-    Report after each.
+    """Train for at most `steps` environment steps, and yield a ProgressReport after each chunk.
 
-    `key` is one key, or [seed] of them for many seeds in one program (JAX environments). The budget
-    is never overshot: the steps taken are the whole iterations that fit. Where chunks fall makes no
-    difference to the result. `row_every` is the number of iterations a row of metrics sums up
-    (default: the budget in 100 rows); `resumed` is the training and the number of iterations it has
-    done, when it goes on from a checkpoint.
+    `key` is one key, or [seed] keys for many seeds in one program (JAX environments). Training
+    takes all whole iterations that fit into `steps`. A chunk is a compiled program that runs about
+    `chunk_seconds`; the results do not depend on where chunks end. A row of metrics covers
+    `row_every` iterations (default: a hundredth of all). To continue from a checkpoint, pass
+    `resumed`, its state and its number of iterations. For `restart_every` see `train_iteration`.
 
     Raises InvalidInput for hyperparameters out of bounds or a budget below one iteration,
     EnvironmentFault for an environment that fails, Diverged when a metric stops being finite.
     """
     validate(algorithm)
-    per_iteration = algorithm.rollout_length * environment.spec.num_envs
-    total = steps // per_iteration
-    if total < 1:
+    steps_per_iteration = algorithm.rollout_length * environment.spec.num_envs
+    num_iterations = steps // steps_per_iteration
+    if num_iterations < 1:
         raise InvalidInput(
-            f"a budget of {steps} steps is less than one iteration of {per_iteration} "
+            f"a budget of {steps} steps is less than one iteration of {steps_per_iteration} "
             f"(rollout_length {algorithm.rollout_length} × num_envs {environment.spec.num_envs}); "
             "give at least that"
         )
@@ -199,67 +221,72 @@ def progress(
             "only environments written in JAX train many seeds in one program; give this one a "
             "single key"
         )
-    row_every = row_every or max(1, total // 100)
-    clock = time.perf_counter()
-    training, done = resumed or (
+    row_every = row_every or max(1, num_iterations // 100)
+    start_time = time.perf_counter()
+    train_state, iteration = resumed or (
         vmap_over_seeds(partial(init_train_state, algorithm, environment), key)(key),
         0,
     )
-    # no two leaves may share a buffer that is handed on
-    training = jax.tree.map(jnp.copy, training)
-    run = compile_chunk(algorithm, environment, training, key, row_every, restart_every)
-    compiling, chunk = time.perf_counter() - clock, 1
-    while done < total:
-        stop = min(done + chunk, total, done - done % row_every + row_every)
-        clock = time.perf_counter()
-        training = run_compiled(environment, run, training, key, done, stop)
-        metrics = average_metrics(jax.device_get(training.metric_sums))
-        seconds = time.perf_counter() - clock
-        chunk = max(1, min(int(chunk_seconds * (stop - done) / seconds), 4 * chunk))
-        done = stop
+    # two leaves may not share a buffer that is donated
+    train_state = jax.tree.map(jnp.copy, train_state)
+    run = compile_chunk(algorithm, environment, train_state, key, row_every, restart_every)
+    compile_seconds, chunk_length = time.perf_counter() - start_time, 1
+    while iteration < num_iterations:
+        end_of_row = iteration - iteration % row_every + row_every
+        stop = min(iteration + chunk_length, num_iterations, end_of_row)
+        start_time = time.perf_counter()
+        train_state = run_compiled(environment, run, train_state, key, iteration, stop)
+        metrics = average_metrics(jax.device_get(train_state.metric_sums))
+        seconds = time.perf_counter() - start_time
+        fitting = int(chunk_seconds * (stop - iteration) / seconds)
+        chunk_length = max(1, min(fitting, 4 * chunk_length))
+        iteration = stop
         yield ProgressReport(
-            training,
-            done,
-            done * per_iteration,
+            train_state,
+            iteration,
+            iteration * steps_per_iteration,
             metrics,
-            done % row_every == 0 or done == total,
+            iteration % row_every == 0 or iteration == num_iterations,
             seconds,
-            compiling,
+            compile_seconds,
         )
-        compiling = 0.0
+        compile_seconds = 0.0
 
 
 def compile_chunk(
     algorithm: Algorithm,
     environment: Environment,
-    training: TrainState,
+    train_state: TrainState,
     key: Array,
     row_every: int,
     restart_every: int,
 ):
-    """The program of one chunk, `run(training, key, start, stop)`: the iterations from `start` up
-    to `stop`."""
+    """The compiled program `run(train_state, key, start, stop)` of iterations `start` to `stop`.
 
-    def step(index, training, key):
-        return train_iteration(algorithm, environment, training, key, index, restart_every)
+    It reuses the buffers of `train_state`; iteration `stop` is not part of it.
+    """
 
-    def run(training, key, start, stop):
-        fresh = start % row_every == 0
-        tally = jax.tree.map(lambda x: jnp.where(fresh, jnp.zeros_like(x), x), training.metric_sums)
-        many = jax.vmap(step, (None, 0, 0)) if key.ndim else step
+    def step(index, train_state, key):
+        return train_iteration(algorithm, environment, train_state, key, index, restart_every)
+
+    def run(train_state, key, start, stop):
+        is_row_start = start % row_every == 0
+        metric_sums = jax.tree.map(
+            lambda x: jnp.where(is_row_start, jnp.zeros_like(x), x), train_state.metric_sums
+        )
+        step_all_seeds = jax.vmap(step, (None, 0, 0)) if key.ndim else step
         return jax.lax.fori_loop(
             start,
             stop,
-            lambda i, training: many(i, training, key),
-            replace(training, metric_sums=tally),
+            lambda i, train_state: step_all_seeds(i, train_state, key),
+            replace(train_state, metric_sums=metric_sums),
         )
 
-    return jax.jit(run, donate_argnums=0).lower(training, key, 0, 1).compile()
+    return jax.jit(run, donate_argnums=0).lower(train_state, key, 0, 1).compile()
 
 
 def run_compiled(environment: Environment, function, *arguments) -> Any:
-    """The result of a compiled function; what an environment raised inside it comes out as it was
-    raised."""
+    """The result of a compiled function; an error that the environment raised inside is raised."""
     try:
         return jax.block_until_ready(function(*arguments))
     except jax.errors.JaxRuntimeError:
@@ -269,55 +296,58 @@ def run_compiled(environment: Environment, function, *arguments) -> Any:
 
 
 def vmap_over_seeds(function, key: Array):
-    """`function(key)`, or its `vmap` when `key` holds one key a seed."""
+    """`function`, under `vmap` where `key` holds one key for each seed."""
     return jax.vmap(function) if key.ndim else function
 
 
 def zero_metrics(
-    algorithm: Algorithm, environment: Environment, state: Any, stage: RolloutState
+    algorithm: Algorithm,
+    environment: Environment,
+    algorithm_state: Any,
+    rollout_state: RolloutState,
 ) -> MetricSums:
-    """A tally of zeros with a place for every metric that `update` reports."""
+    """Metric sums of zero, with an entry for every metric that `update` returns."""
 
-    def metrics_of(state, stage, key):
+    def metrics_of(algorithm_state, rollout_state, key):
+        policy = behavior_policy(algorithm, algorithm_state)
         _, experience, _ = rollout(
-            environment, behavior_policy(algorithm, state), stage, key, algorithm.rollout_length
+            environment, policy, rollout_state, key, algorithm.rollout_length
         )
-        return algorithm.update(state, experience, key)[1]
+        return algorithm.update(algorithm_state, experience, key)[1]
 
-    shapes = jax.eval_shape(metrics_of, state, stage, jax.random.key(0))
+    shapes = jax.eval_shape(metrics_of, algorithm_state, rollout_state, jax.random.key(0))
     metrics = {name: jnp.zeros(()) for name in shapes if name != "updates"}
     return MetricSums(EpisodeSums(jnp.int32(0), jnp.zeros(()), jnp.int32(0)), jnp.int32(0), metrics)
 
 
-def accumulate(tally: MetricSums, episodes: EpisodeSums, metrics: Metrics) -> MetricSums:
-    """The tally with one more iteration in it."""
+def accumulate(metric_sums: MetricSums, episodes: EpisodeSums, metrics: Metrics) -> MetricSums:
+    """The metric sums with one more iteration added."""
     updates = metrics["updates"]
-    sums = {name: total + metrics[name] * updates for name, total in tally.metrics.items()}
+    sums = {name: total + metrics[name] * updates for name, total in metric_sums.metrics.items()}
     return MetricSums(
-        jax.tree.map(jnp.add, tally.episodes, episodes), tally.updates + updates, sums
+        jax.tree.map(jnp.add, metric_sums.episodes, episodes), metric_sums.updates + updates, sums
     )
 
 
-def average_metrics(tally: MetricSums) -> dict[str, Any]:
-    """The means that a tally holds, NaN where there was nothing to average.
+def average_metrics(metric_sums: MetricSums) -> dict[str, Any]:
+    """The means of the metric sums, NaN where there is nothing to average.
 
     Raises Diverged, naming the metrics (and the seeds), when some are not finite.
     """
-    lost = {
+    diverged = {
         name: np.flatnonzero(~np.isfinite(total))
-        for name, total in tally.metrics.items()
+        for name, total in metric_sums.metrics.items()
         if not np.isfinite(total).all()
     }
-    if lost:
-        seeds = sorted({int(seed) for which in lost.values() for seed in which})
-        where = f" in the seeds numbered {seeds}" if np.ndim(tally.updates) else ""
+    if diverged:
+        seeds = sorted({int(seed) for indices in diverged.values() for seed in indices})
+        which = f" in the seeds numbered {seeds}" if np.ndim(metric_sums.updates) else ""
         raise Diverged(
-            f"{', '.join(sorted(lost))} stopped being finite{where}; the last good checkpoint is "
-            "kept. "
-            "A smaller learning rate, or normalized rewards, may help"
+            f"{', '.join(sorted(diverged))} stopped being finite{which}; the last good checkpoint "
+            "is kept. A smaller learning rate, or normalized rewards, may help"
         )
     with np.errstate(divide="ignore", invalid="ignore"):
-        episodes = tally.episodes
+        episodes = metric_sums.episodes
         return {
             "episodes": episodes.count,
             "episode_return": np.where(
@@ -326,9 +356,9 @@ def average_metrics(tally: MetricSums) -> dict[str, Any]:
             "episode_length": np.where(
                 episodes.count, episodes.total_length / episodes.count, np.nan
             ),
-            "updates": tally.updates,
+            "updates": metric_sums.updates,
             **{
-                name: np.where(tally.updates, total / tally.updates, np.nan)
-                for name, total in tally.metrics.items()
+                name: np.where(metric_sums.updates, total / metric_sums.updates, np.nan)
+                for name, total in metric_sums.metrics.items()
             },
         }

@@ -20,8 +20,10 @@ def tree_axpy(x: Any, scale: float | Array, y: Any) -> Any:
 
 
 def batched_index(values: Array, index: Array) -> Array:
-    """values[..., index]: one element of the last axis for each leading index, [..., n] and [...]
-    to [...]."""
+    """values[..., index], one element of the last axis for each leading index.
+
+    The shapes are [..., n] and [...] to [...].
+    """
     return jnp.take_along_axis(values, index[..., None], -1)[..., 0]
 
 

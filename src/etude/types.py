@@ -1,4 +1,4 @@
-"""The names of types that every room uses."""
+"""Type aliases that all packages share."""
 
 import jax
 

@@ -279,7 +279,8 @@ def test_seeds_differ(name, programs):
     tables = SMALL[name][1] is PROCESS
     for training in (after,) if tables else (begun, after):  # no chance is in a table's beginning
         first, second = (
-            jax.tree.leaves(part_of(seed_of(training, i).state, learned))[0] for i in range(2)
+            jax.tree.leaves(part_of(seed_of(training, i).algorithm_state, learned))[0]
+            for i in range(2)
         )
         assert (first != second).any() if tables else (first != second).all()
     assert (
@@ -355,7 +356,7 @@ def test_spaces_of_every_kind_are_played_on(name, observation, action):
     algorithm = SMALL[name][0]
     state = blank_state(algorithm, environment)
     _, experience = jax.jit(partial(played, algorithm, environment))(state, KEYS[0])
-    for simulator in environment.copies.simulators:
+    for simulator in environment.vector_env.envs:
         assert len(simulator.given) == 3 and all(
             simulator.action_space.contains(given) for given in simulator.given
         )
@@ -653,6 +654,6 @@ def test_a_time_limit_of_gymnasium_is_no_end():
 
     @jax.jit
     def values(key):
-        return pure_train(row.algorithm, environment, key, 100)[0].state.q(jnp.zeros(1))
+        return pure_train(row.algorithm, environment, key, 100)[0].algorithm_state.q(jnp.zeros(1))
 
     np.testing.assert_allclose(values(jax.random.key(0)), [FOREVER, FOREVER], rtol=0.05)

@@ -183,6 +183,7 @@ def test_the_video_shows_the_episode(trained):
     assert len(frames) >= 8 and frames[0].ndim == 3 and (frames[0] != frames[-1]).any()
 
 
+@pytest.mark.slow
 def test_watch_opens_a_window_where_there_is_a_screen(trained, monkeypatch):
     directory, _ = trained
     for name in ("DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER"):
@@ -200,6 +201,7 @@ def test_watch_opens_a_window_where_there_is_a_screen(trained, monkeypatch):
     assert [line[:9] for line in shown.stdout.splitlines()] == ["episode 1", "episode 2"]
 
 
+@pytest.mark.slow
 def test_evaluate_judges_anew(trained):
     directory, _ = trained
     done = here("evaluate", "run", "--episodes", "6", "--stochastic", cwd=directory)

@@ -186,6 +186,7 @@ def test_time_limited(limit):
     assert fixed_point(experience.done) < fixed_point(experience.terminated)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name, environment",
     [("Counter", probes.Counter()), ("TimeLimited", TimeLimit(probes.TimeLimited(), 5))],

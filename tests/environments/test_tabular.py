@@ -143,6 +143,7 @@ def test_steps_are_gymnasiums_own(name):
     assert len(np.unique(first)) > (200 if name == "Taxi-v4" else 0)
 
 
+@pytest.mark.slow
 def test_a_deterministic_process_comes_back_as_it_was():
     process = random_process(2, sure=True)
     again = mdp_from_environment(Tabular(process), jax.random.key(0))

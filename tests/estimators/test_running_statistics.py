@@ -129,6 +129,7 @@ def observations(rng, *leading):
     }
 
 
+@pytest.mark.slow
 def test_only_numbers_of_a_tree_are_normalized():
     """Choices, switches and images have their own scale."""
     rng = np.random.default_rng(0)

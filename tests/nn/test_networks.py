@@ -331,7 +331,7 @@ def test_layer_norm_makes_what_enters_an_activation_mean_zero_and_variance_one()
 @pytest.mark.parametrize("hidden", [(6,), (7, 6)])
 def test_dueling_values_are_the_states_plus_what_an_action_is_above_their_mean(hidden):
     net = filled(
-        lambda: networks.make_dueling_network(KEY, Box((3,)), hidden, actions=4, num_atoms=2)
+        lambda: networks.make_dueling_network(KEY, Box((3,)), hidden, num_actions=4, num_atoms=2)
     )
     x = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
     assert (net.head.trunk is None) == (len(hidden) == 1)

@@ -317,6 +317,7 @@ def test_no_flipped_bit_goes_unseen(tmp_path):
     checkpoints.load_checkpoint(path, template)
 
 
+@pytest.mark.slow
 def test_no_truncation_or_growth_goes_unseen(tmp_path):
     path = checkpoints.save_checkpoint(tmp_path, 1, small(), {"k": 1})
     for file in path.iterdir():
@@ -704,6 +705,7 @@ def test_a_crash_at_any_operation_leaves_the_newest_whole(tmp_path, history, hal
     assert 10 < stop < 59  # every operation had its turn
 
 
+@pytest.mark.slow
 def test_two_remain_when_pruning_is_cut_short(tmp_path):
     for stop in range(1, 40):
         directory = tmp_path / str(stop)

@@ -1,4 +1,4 @@
-"""What an agent has lived through."""
+"""The transition record, and random minibatches of it."""
 
 from typing import Any
 
@@ -12,28 +12,27 @@ from etude.types import Array
 
 @struct
 class Transition:
-    """A step of experience; a rollout has leading axes [time, env].
+    """One environment step; a rollout has leading axes [time, env].
 
-    Observation and action are trees of arrays in the shape of their spaces.
+    Observations and actions are trees of arrays with the structure of their spaces.
     """
 
     observation: Any
-    action: Any  # as the policy chose it, in [-1, 1] for bounded Box actions
+    action: Any  # of the policy: in [-1, 1] for bounded Box actions
     reward: Array
     next_observation: Any  # the true successor, never the next episode's first observation
-    terminated: Array  # the future is worth zero
-    truncated: Array  # the future was cut off: bootstrap from next_observation
-    memory: Any = ()  # the policy's own: recurrent state, warm-started plan, search weights
+    terminated: Array  # the value of next_observation is zero
+    truncated: Array  # a limit ended the episode: bootstrap from next_observation
+    memory: Any = ()  # of the policy: recurrent carry, warm-started plan, search weights
 
     @property
     def done(self) -> Array:
-        """The episode ended here, one way or the other: stops sums, never a bootstrap."""
+        """terminated | truncated: the episode ended here, so sums stop; not for bootstrapping."""
         return self.terminated | self.truncated
 
 
 def zeros_like_spec(spec: EnvironmentSpec) -> Transition:
-    """One transition of zeros, without leading axes; what a policy chooses in a Box is real,
-    whatever the Box's dtype."""
+    """A transition of zeros without leading axes; actions of a Box are real, whatever its dtype."""
     observation = spec.observation.zeros()
     flag = jnp.zeros((), bool)
     action = jnp.zeros(spec.action.shape) if isinstance(spec.action, Box) else spec.action.zeros()
@@ -41,24 +40,26 @@ def zeros_like_spec(spec: EnvironmentSpec) -> Transition:
 
 
 def flatten_time(tree: Any) -> Any:
-    """[time, env, ...] to [time * env, ...]."""
+    """Leaves [time, env, ...] as [time * env, ...]."""
     return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), tree)
 
 
 def minibatches(key: Array, samples: Any, batch_size: int) -> Any:
-    """Samples [sample, ...] in random order as [batch, batch_size, ...]; what is over a whole
-    number of batches is left out."""
+    """Samples [sample, ...] in random order as [batch, batch_size, ...].
+
+    Samples beyond a whole number of batches are dropped.
+    """
     order = random_permutation(key, jax.tree.leaves(samples)[0].shape[0])
     order = order[: order.size // batch_size * batch_size].reshape(-1, batch_size)
     return jax.tree.map(lambda x: x[order], samples)
 
 
 def random_permutation(key: Array, n: int) -> Array:
-    """The numbers below n in random order, [n].
+    """A random permutation of 0, ..., n - 1, [n].
 
-    Random bits above, the number itself below, sorted as one word: six times faster on a CPU than
-    `jax.random.permutation`. Two numbers whose random bits agree (at 2^16 of them, one pair in
-    2^16) keep their order.
+    It sorts words with random high bits and the number itself in the low bits. This is six times
+    faster on a CPU than `jax.random.permutation`. Two numbers with equal random bits keep their
+    order (for n = 2^16 one pair in 2^16).
     """
     bits = (n - 1).bit_length()
     if bits > 16:

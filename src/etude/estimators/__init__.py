@@ -1,1 +1,1 @@
-"""Pure functions over time: returns and advantages, errors and losses, running moments."""
+"""Pure functions over time: returns and advantages, losses, baselines, running statistics."""

@@ -1,12 +1,12 @@
-"""What to subtract from returns so that the policy gradient spreads less.
+"""Baselines and control variates, which reduce the variance of the policy gradient.
 
     ∇J = E[∇log π (R - b)],   for any b that does not depend on the sample's own actions, since
                               E[∇log π] = 0
 
-Samples are episodes, or steps, and lie on the first axis; other axes, such as [sample, time], have
-baselines of their own. A baseline of the very samples it is subtracted from depends on each of them
-a little, a bias of order 1/N: the average shrinks the gradient by 1 - 1/N. The same of all other
-samples, one baseline for each, leaves it unbiased.
+Samples, episodes or steps, are on the first axis; each index of the other axes, such as [sample,
+time], has its own baseline. A baseline computed from the same samples depends on each of them,
+which is a bias of order 1/N: the mean scales the gradient by 1 - 1/N. A baseline for each sample
+from all other samples (leave one out) is unbiased.
 """
 
 import jax
@@ -17,24 +17,23 @@ from etude.types import Array
 
 
 def mean_baseline(returns: Array) -> Array:
-    """E[R], of returns [sample, ...], [...]."""
+    """E[R], [...], of returns [sample, ...]."""
     return returns.mean(0)
 
 
 def optimal_baseline(returns: Array, squared_score: Array) -> Array:
-    """b = E[g² R] / E[g²], g² = ‖∇log π‖²: the baseline of least variance, [...] (Peters & Schaal,
-    2008).
+    """b = E[g² R] / E[g²], [...], with g² = ‖∇log π‖²: the baseline of minimal variance.
 
-    It minimizes E[g² (R - b)²], the trace of the covariance up to what no b changes. `returns` and
-    `squared_score` are [sample, ...]; with the squares of the score's elements, [sample,
-    parameter], and returns [sample, 1] each parameter has a baseline of its own. It is zero where
-    no score has any length.
+    It minimizes E[g² (R - b)²], the trace of the gradient's covariance up to a constant (Peters &
+    Schaal, 2008). `returns` and `squared_score` are [sample, ...]. With the squares of the score's
+    elements, [sample, parameter], and returns [sample, 1], each parameter has its own baseline. It
+    is zero where all scores are zero.
     """
     return safe_divide((squared_score * returns).sum(0), squared_score.sum(0))
 
 
 def leave_one_out_mean(returns: Array) -> Array:
-    """For each sample the average return of all others, [sample, ...] (Kool et al., 2019).
+    """The mean return of all other samples, [sample, ...] (RLOO; Kool et al., 2019).
 
     Raises InvalidInput for a single sample.
     """
@@ -43,8 +42,7 @@ def leave_one_out_mean(returns: Array) -> Array:
 
 
 def leave_one_out_optimal(returns: Array, squared_score: Array) -> Array:
-    """For each sample the optimal baseline by all others, [sample, ...]; shapes are those of
-    `optimal`.
+    """The optimal baseline of all other samples, [sample, ...], as in `optimal_baseline`.
 
     Raises InvalidInput for a single sample.
     """
@@ -56,26 +54,26 @@ def leave_one_out_optimal(returns: Array, squared_score: Array) -> Array:
 def control_variate_objective(
     log_prob: Array, returns: Array, baseline: Array, expected: Array
 ) -> Array:
-    """A control variate b(s, a) with its correction, to be differentiated by the policy's
-    parameters (Gu et al., 2017).
+    """The objective with an action-dependent control variate b(s, a) (Q-Prop; Gu et al., 2017).
 
         log π(a | s) (R - b(s, a)) + E[b(s, a')],   a' ~ π
 
-    All are [...]: `log_prob`, `returns` and `baseline` of the action taken, `expected` of all
-    actions, a function of the policy while b is held fixed. The gradient is unbiased whatever b,
-    and spreads the less the nearer b is to Q; b = V(s) is the baseline of the state, whose
-    correction has no gradient.
+    Its gradient with respect to the policy's parameters is unbiased for any b, and of lower
+    variance the nearer b is to Q. All arguments are [...]: `log_prob`, `returns` and `baseline` of
+    the action taken, `expected` over the policy's actions, a function of the policy with b
+    constant. For b = V(s) the correction has no gradient.
     """
     return log_prob * jax.lax.stop_gradient(returns - baseline) + expected
 
 
 def safe_divide(numerator: Array, denominator: Array) -> Array:
-    """Zero where the denominator is."""
-    there = denominator > 0
-    return jnp.where(there, numerator / jnp.where(there, denominator, 1), 0)
+    """numerator / denominator, and zero where the denominator is zero."""
+    is_positive = denominator > 0
+    return jnp.where(is_positive, numerator / jnp.where(is_positive, denominator, 1), 0)
 
 
 def require_two(returns: Array) -> None:
+    """Raise InvalidInput for a single sample."""
     if len(returns) < 2:
         raise InvalidInput(
             f"there are {len(returns)} samples; a baseline from all others takes at least 2"

@@ -1,5 +1,4 @@
-"""Targets and losses of value functions. A variant of Q-learning is another target handed to an
-unchanged rest."""
+"""Targets and losses: TD, Huber, categorical projection (C51), quantile Huber, weighted NLL."""
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +9,7 @@ from etude.types import Array
 def td_target(
     reward: Array, next_value: Array, terminated: Array, discount: float | Array
 ) -> Array:
-    """r + γ (1 - terminated) V(s'): what a step says its state and action are worth."""
+    """The one-step TD target r + γ (1 - terminated) V(s')."""
     return reward + discount * ~terminated * next_value
 
 
@@ -20,52 +19,51 @@ def max_q(q: Array) -> Array:
 
 
 def weighted_nll(log_prob: Array, weight: Array | float = 1.0) -> Array:
-    """- E[w log π(a|s)], weights being constants: maximum likelihood, of which each sample counts
-    as much as it is worth.
+    """The weighted negative log-likelihood - E[w log π(a|s)], with constant weights.
 
-    With weight 1 it is the loss of behavior cloning, cross entropy for choices and the squared
-    error, up to the spread, for a normal; with the return for a weight its gradient is REINFORCE's.
+    With weight 1 it is the loss of behavior cloning: cross-entropy for discrete actions, and for a
+    normal of fixed variance the squared error up to scale and a constant. With returns as weights
+    its gradient is that of REINFORCE.
     """
     return -(jax.lax.stop_gradient(weight) * log_prob).mean()
 
 
 def l2_loss(error: Array) -> Array:
-    """½ error²"""
+    """½ error²."""
     return error**2 / 2
 
 
 def huber_loss(error: Array, delta: float | Array = 1.0) -> Array:
-    """½ error² within `delta`, linear beyond, with the slopes meeting (Huber, 1964): the gradient
-    is clipped to `delta`."""
-    inside = jnp.minimum(jnp.abs(error), delta)
-    return inside**2 / 2 + delta * (jnp.abs(error) - inside)
+    """½ error² up to |error| = `delta` and linear beyond, so |gradient| ≤ `delta` (Huber, 1964)."""
+    quadratic = jnp.minimum(jnp.abs(error), delta)
+    return quadratic**2 / 2 + delta * (jnp.abs(error) - quadratic)
 
 
 def categorical_projection(atoms: Array, probabilities: Array, support: Array) -> Array:
-    """A distribution on `atoms` [..., atom] as one on the evenly spaced `support` [n], [..., n], of
-    the same mean inside it.
+    """Project a distribution on `atoms` [..., atom] onto the even grid `support` [n], to [..., n].
 
-    Each atom, held within the support, shares its probability out to its two neighbors, the nearer
-    one getting more (Bellemare et al., 2017, eq. 7).
+    Each atom is clipped to the support, and its probability is split between the two neighboring
+    points in proportion to their nearness (Bellemare et al., 2017, eq. 7). This keeps the mean of
+    atoms inside the support.
     """
     spacing = support[1] - support[0]
-    # counted in atoms of the support
-    place = (jnp.clip(atoms, support[0], support[-1]) - support[0]) / spacing
+    # in units of the spacing
+    position = (jnp.clip(atoms, support[0], support[-1]) - support[0]) / spacing
     # [..., atom, n]
-    share = jnp.maximum(1 - jnp.abs(place[..., None] - jnp.arange(support.size)), 0)
-    return jnp.einsum("...an,...a->...n", share, probabilities)  # quicker than a sum of products
+    weight = jnp.maximum(1 - jnp.abs(position[..., None] - jnp.arange(support.size)), 0)
+    return jnp.einsum("...an,...a->...n", weight, probabilities)  # faster than a sum of products
 
 
 def quantile_huber_loss(quantiles: Array, targets: Array, delta: float | Array = 1.0) -> Array:
-    """How far `quantiles` [..., n] are from those of the samples `targets` [..., m], [...] (Dabney
-    et al., 2018, eq. 10).
+    """The quantile regression loss, [...], of `quantiles` [..., n] for samples `targets` [..., m].
 
         Σᵢ meanⱼ |τᵢ - 1(uᵢⱼ < 0)| huber(uᵢⱼ) / δ,   uᵢⱼ = targetⱼ - quantileᵢ,   τᵢ = (2i + 1) / 2n
 
-    The slope is τᵢ where the target lies above and τᵢ - 1 where it lies below.
+    For |u| > δ its derivative by u is τᵢ where the target is above the quantile and τᵢ - 1 where it
+    is below (Dabney et al., 2018, eq. 10).
     """
     n = quantiles.shape[-1]
-    level = (jnp.arange(n) + 0.5) / n
+    tau = (jnp.arange(n) + 0.5) / n
     error = targets[..., None, :] - quantiles[..., None]  # [..., n, m]
-    weight = jnp.abs(level[:, None] - (jax.lax.stop_gradient(error) < 0))
+    weight = jnp.abs(tau[:, None] - (jax.lax.stop_gradient(error) < 0))
     return (weight * huber_loss(error, delta) / delta).mean(-1).sum(-1)

@@ -1,4 +1,4 @@
-"""Running mean and variance, merged batch by batch (Chan, Golub & LeVeque, 1979)."""
+"""Running mean and variance for normalization, updated by batches (Chan et al., 1979)."""
 
 from typing import Any
 
@@ -9,42 +9,43 @@ from etude.spaces import ACTION_MASK, Box, Space, leaves_with_path
 from etude.struct import struct
 from etude.types import Array
 
-MAX_COUNT = 2**30  # beyond it new samples keep this weight, and an int32 never overflows
+MAX_COUNT = 2**30  # cap of the count: from there on weights stay, and int32 is safe
 
 
 @struct
 class RunningMeanStd:
-    """Of samples of any one shape."""
+    """Mean and variance of samples of one shape."""
 
     mean: Array
     variance: Array
-    count: Array  # int32: samples seen
+    count: Array  # int32: number of samples
 
 
 def init_statistics(shape: tuple[int, ...]) -> RunningMeanStd:
-    """Before the first sample: mean 0, variance 1, so that normalizing changes nothing."""
+    """Statistics of no samples: mean 0 and variance 1, with which `normalize` only clips."""
     return RunningMeanStd(jnp.zeros(shape), jnp.ones(shape), jnp.int32(0))
 
 
-def update_statistics(moments: RunningMeanStd, samples: Array) -> RunningMeanStd:
-    """The moments with `samples` [n, *shape] added."""
+def update_statistics(statistics: RunningMeanStd, samples: Array) -> RunningMeanStd:
+    """The statistics with `samples` [n, *shape] added."""
     n = samples.shape[0]
-    count = jnp.minimum(moments.count, MAX_COUNT) + n
-    share = n / count  # the new samples' weight
+    count = jnp.minimum(statistics.count, MAX_COUNT) + n
+    weight = n / count  # of the new samples
     mean, variance = samples.mean(0), samples.var(0)
-    shift = mean - moments.mean
-    merged = (1 - share) * moments.variance + share * variance + share * (1 - share) * shift**2
-    return RunningMeanStd(moments.mean + share * shift, merged, count)
+    shift = mean - statistics.mean
+    merged = (
+        (1 - weight) * statistics.variance + weight * variance + weight * (1 - weight) * shift**2
+    )
+    return RunningMeanStd(statistics.mean + weight * shift, merged, count)
 
 
-def normalize(moments: RunningMeanStd, x: Array, limit: float = 10.0) -> Array:
-    """(x - mean) / std, clipped to ±`limit`; x is [..., *shape]."""
-    return jnp.clip((x - moments.mean) * jax.lax.rsqrt(moments.variance + 1e-8), -limit, limit)
+def normalize(statistics: RunningMeanStd, x: Array, clip: float = 10.0) -> Array:
+    """(x - mean) / std, clipped to ±`clip`; x is [..., *shape]."""
+    return jnp.clip((x - statistics.mean) * jax.lax.rsqrt(statistics.variance + 1e-8), -clip, clip)
 
 
 def init_observation_statistics(space: Space) -> tuple[RunningMeanStd | None, ...]:
-    """For each leaf of an observation the moments to normalize it by; None for choices, images and
-    masks, which have a scale."""
+    """Statistics for each leaf of an observation; None for discrete leaves, images and masks."""
     return tuple(
         init_statistics(leaf.shape)
         if isinstance(leaf, Box) and leaf.dtype != "uint8" and path[-1:] != (ACTION_MASK,)
@@ -54,18 +55,22 @@ def init_observation_statistics(space: Space) -> tuple[RunningMeanStd | None, ..
 
 
 def update_observation_statistics(
-    each: tuple[RunningMeanStd | None, ...], observation: Any
+    statistics: tuple[RunningMeanStd | None, ...], observation: Any
 ) -> tuple[RunningMeanStd | None, ...]:
-    """The moments with observations [n, ...] added."""
+    """The statistics with observations [n, ...] added."""
     return tuple(
-        one and update_statistics(one, x)
-        for one, x in zip(each, jax.tree.leaves(observation), strict=True)
+        leaf_statistics and update_statistics(leaf_statistics, x)
+        for leaf_statistics, x in zip(statistics, jax.tree.leaves(observation), strict=True)
     )
 
 
-def normalize_leaves(each: tuple[RunningMeanStd | None, ...], observation: Any) -> Any:
-    """The observation with each leaf that has moments normalized by them; leading axes are any."""
+def normalize_leaves(statistics: tuple[RunningMeanStd | None, ...], observation: Any) -> Any:
+    """The observation with each leaf that has statistics normalized; leading axes are any."""
     values, structure = jax.tree.flatten(observation)
     return jax.tree.unflatten(
-        structure, [normalize(one, x) if one else x for one, x in zip(each, values, strict=True)]
+        structure,
+        [
+            normalize(leaf_statistics, x) if leaf_statistics else x
+            for leaf_statistics, x in zip(statistics, values, strict=True)
+        ],
     )

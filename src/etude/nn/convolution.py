@@ -1,9 +1,9 @@
-"""The convolution of a layer as a matrix product, which XLA compiles well for a CPU in a loop too.
+"""Convolution as one matrix product, which XLA compiles to fast code on a CPU, in loops too.
 
 XLA's own convolution has a gradient on the CPU that is a dozen times slower inside a loop than
-outside, and training is a loop. Here pictures are cut into blocks of stride × stride pixels, of
-which a kernel of any size covers a few, one block further each time; those are laid side by side
-for one product.
+outside, and training is a loop. Here images are cut into blocks of stride × stride pixels. A kernel
+covers a few neighboring blocks, and from one output pixel to the next it moves by one block. The
+blocks under the kernel are concatenated for one product.
 """
 
 import jax
@@ -15,8 +15,11 @@ from etude.types import Array
 
 
 def convolution(x: Array, weight: Array, stride: int, padding: str = "VALID") -> Array:
-    """Pictures [n, height, width, channel] under `weight` [filter, channel, rows, columns], to [n,
-    height', width', filter]."""
+    """The convolution of images x with the kernels `weight`.
+
+    Shapes are [n, height, width, channel] and [filter, channel, rows, columns] to [n, height',
+    width', filter].
+    """
     if jax.default_backend() != "cpu":
         return lax.conv_general_dilated(
             x, weight, (stride, stride), padding, dimension_numbers=("NHWC", "OIHW", "NHWC")
@@ -24,27 +27,31 @@ def convolution(x: Array, weight: Array, stride: int, padding: str = "VALID") ->
     filters, channels, *kernel = weight.shape
     pads = lax.padtype_to_pads(x.shape[1:3], kernel, (stride, stride), padding)
     x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
-    places = [(size - rows) // stride + 1 for size, rows in zip(x.shape[1:3], kernel, strict=True)]
-    under = [-(-rows // stride) for rows in kernel]  # blocks under a kernel, along each axis
-    bands = [place + block - 1 for place, block in zip(places, under, strict=True)]
+    output = [(size - rows) // stride + 1 for size, rows in zip(x.shape[1:3], kernel, strict=True)]
+    kernel_blocks = [-(-rows // stride) for rows in kernel]  # blocks under a kernel, of each axis
+    blocks = [size + count - 1 for size, count in zip(output, kernel_blocks, strict=True)]
 
-    cut = resized(resized(x, 1, bands[0] * stride), 2, bands[1] * stride)
-    cut = cut.reshape(-1, bands[0], stride, bands[1], stride, channels).transpose(0, 1, 3, 2, 4, 5)
-    cut = cut.reshape(-1, *bands, stride * stride * channels)  # [n, band, band, block]
-    covered = [
-        cut[:, i : i + places[0], j : j + places[1]]
-        for i in range(under[0])
-        for j in range(under[1])
+    x_blocks = _crop_or_pad(_crop_or_pad(x, 1, blocks[0] * stride), 2, blocks[1] * stride)
+    x_blocks = x_blocks.reshape(-1, blocks[0], stride, blocks[1], stride, channels).transpose(
+        0, 1, 3, 2, 4, 5
+    )
+    x_blocks = x_blocks.reshape(-1, *blocks, stride * stride * channels)  # [n, row, column, pixels]
+    patches = [
+        x_blocks[:, i : i + output[0], j : j + output[1]]
+        for i in range(kernel_blocks[0])
+        for j in range(kernel_blocks[1])
     ]
 
-    weight = resized(resized(weight, 2, under[0] * stride), 3, under[1] * stride)
-    weight = weight.reshape(filters, channels, under[0], stride, under[1], stride).transpose(
-        0, 2, 4, 3, 5, 1
+    weight = _crop_or_pad(
+        _crop_or_pad(weight, 2, kernel_blocks[0] * stride), 3, kernel_blocks[1] * stride
     )
-    return linear(jnp.concatenate(covered, -1), weight.reshape(filters, -1))
+    weight = weight.reshape(
+        filters, channels, kernel_blocks[0], stride, kernel_blocks[1], stride
+    ).transpose(0, 2, 4, 3, 5, 1)
+    return linear(jnp.concatenate(patches, -1), weight.reshape(filters, -1))
 
 
-def resized(x: Array, axis: int, size: int) -> Array:
-    """x cut off, or padded with zeros, to this size of an axis."""
+def _crop_or_pad(x: Array, axis: int, size: int) -> Array:
+    """x with this size of an axis, its end cropped or padded with zeros."""
     x = lax.slice_in_dim(x, 0, min(size, x.shape[axis]), axis=axis)
     return jnp.pad(x, [(0, size - x.shape[axis] if i == axis else 0) for i in range(x.ndim)])

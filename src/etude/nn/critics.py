@@ -1,5 +1,4 @@
-"""Action values Q(s, a) of continuous actions: networks that take the action beside the
-observation."""
+"""Critics Q(s, a) for continuous actions: networks of the observation and the action."""
 
 from collections.abc import Sequence
 
@@ -10,7 +9,7 @@ from etude.nn.networks import Activation, Network, make_network
 from etude.spaces import Composite, EnvironmentSpec
 from etude.types import Array
 
-Critics = tuple[Network, ...]  # each ((observation, action)) -> [..., 1]
+Critics = tuple[Network, ...]  # each maps (observation, action) to [..., 1]
 
 
 def make_critics(
@@ -18,21 +17,23 @@ def make_critics(
     spec: EnvironmentSpec,
     hidden: Sequence[int],
     activation: Activation = "relu",
-    count: int = 2,
+    num_critics: int = 2,
 ) -> Critics:
-    """`count` networks of the same shape and different weights; two are twins (Fujimoto et al.,
-    2018).
+    """`num_critics` networks that differ in their weights; two are twins (Fujimoto et al., 2018).
 
     They are a tuple and not one network with a leading axis, whose batched products are slower on a
-    CPU than those of each.
+    CPU than one product for each critic.
     """
     space = Composite((spec.observation, spec.action))
     return tuple(
-        make_network(key, space, hidden, 1, activation) for key in jax.random.split(key, count)
+        make_network(key, space, hidden, 1, activation)
+        for key in jax.random.split(key, num_critics)
     )
 
 
 def critic_values(critics: Critics, observation, action: Array) -> Array:
-    """Q(s, a) by each, [critic, ...]; actions are as the policy chooses them, in [-1, 1] where the
-    Box is bounded."""
+    """Q(s, a) of each critic, [critic, ...].
+
+    Actions are the policy's, in [-1, 1] where the Box is bounded.
+    """
     return jnp.stack([critic((observation, action))[..., 0] for critic in critics])

@@ -1,8 +1,9 @@
-"""What a policy's network puts over its actions.
+"""Action distributions: categorical, Bernoulli, normal, state-dependent (gSDE) and tanh-normal.
 
-Each is a pytree with `sample(key)`, `mode()`, `log_prob(action)` and, but for the squashed normal,
-`entropy()` and `kl(other)`, the divergence KL(self || other) from one of its kind, [...]; leading
-axes are any, and the axes of one action are summed over, its parts being independent.
+Each is a pytree with `sample(key)`, `mode()`, `log_prob(action)` and, but for SquashedNormal,
+`entropy()` and `kl(other)`, the divergence KL(self || other) from a distribution of the same type.
+Leading axes are any. The elements of one action are independent, and log-probabilities, entropies
+and divergences are sums over them, [...].
 """
 
 import functools
@@ -20,13 +21,13 @@ from etude.struct import replace, static, struct
 from etude.trees import batched_index
 from etude.types import Array
 
-# the logit of a choice that is masked out: its probability is 0, and 0 log 0 is no NaN
+# the logit of an illegal action: its probability is 0, and p log p is 0 and not NaN
 MASKED_LOGIT = -1e9
 
 
 @struct
 class Categorical:
-    """One choice of n, in logits [..., n]."""
+    """Categorical distribution over n actions, with logits [..., n]."""
 
     logits: Array
 
@@ -50,7 +51,7 @@ class Categorical:
 
 @struct
 class MultiCategorical:
-    """Independent choices, action [..., *shape], in logits [..., sum of sizes]."""
+    """Independent categoricals, actions [..., *shape], with logits [..., sum of sizes]."""
 
     logits: Array
     sizes: tuple[int, ...] = static()
@@ -66,15 +67,17 @@ class MultiCategorical:
 
     def sample(self, key: Array) -> Array:
         keys = jax.random.split(key, len(self.sizes))
-        return self._shaped([part.sample(key) for part, key in zip(self.parts, keys, strict=True)])
+        return self._reshape_action(
+            [part.sample(key) for part, key in zip(self.parts, keys, strict=True)]
+        )
 
     def mode(self) -> Array:
-        return self._shaped([part.mode() for part in self.parts])
+        return self._reshape_action([part.mode() for part in self.parts])
 
     def log_prob(self, action: Array) -> Array:
-        choices = action.reshape(*self.logits.shape[:-1], len(self.sizes))
+        actions = action.reshape(*self.logits.shape[:-1], len(self.sizes))
         return functools.reduce(
-            operator.add, [part.log_prob(choices[..., i]) for i, part in enumerate(self.parts)]
+            operator.add, [part.log_prob(actions[..., i]) for i, part in enumerate(self.parts)]
         )
 
     def entropy(self) -> Array:
@@ -85,22 +88,22 @@ class MultiCategorical:
             operator.add, [p.kl(q) for p, q in zip(self.parts, other.parts, strict=True)]
         )
 
-    def _shaped(self, choices: list[Array]) -> Array:
-        return jnp.stack(choices, -1).reshape(*self.logits.shape[:-1], *self.shape)
+    def _reshape_action(self, actions: list[Array]) -> Array:
+        return jnp.stack(actions, -1).reshape(*self.logits.shape[:-1], *self.shape)
 
 
 @struct
 class Bernoulli:
-    """Independent zeros and ones, action [..., *shape] of int8, in logits [..., n]."""
+    """Independent Bernoulli variables, actions int8 [..., *shape], with logits [..., n]."""
 
     logits: Array
     shape: tuple[int, ...] = static()
 
     def sample(self, key: Array) -> Array:
-        return self._shaped(jax.random.bernoulli(key, jax.nn.sigmoid(self.logits)))
+        return self._reshape_action(jax.random.bernoulli(key, jax.nn.sigmoid(self.logits)))
 
     def mode(self) -> Array:
-        return self._shaped(self.logits > 0)
+        return self._reshape_action(self.logits > 0)
 
     def log_prob(self, action: Array) -> Array:
         sign = 2.0 * action.reshape(self.logits.shape) - 1
@@ -113,20 +116,20 @@ class Bernoulli:
         ).sum(-1)
 
     def kl(self, other: "Bernoulli") -> Array:
-        on, off = (
-            jax.nn.log_sigmoid(s * self.logits) - jax.nn.log_sigmoid(s * other.logits)
-            for s in (1, -1)
+        log_ratio_1, log_ratio_0 = (
+            jax.nn.log_sigmoid(sign * self.logits) - jax.nn.log_sigmoid(sign * other.logits)
+            for sign in (1, -1)
         )
         p = jax.nn.sigmoid(self.logits)
-        return (p * on + (1 - p) * off).sum(-1)
+        return (p * log_ratio_1 + (1 - p) * log_ratio_0).sum(-1)
 
-    def _shaped(self, on: Array) -> Array:
-        return on.astype(jnp.int8).reshape(*self.logits.shape[:-1], *self.shape)
+    def _reshape_action(self, bits: Array) -> Array:
+        return bits.astype(jnp.int8).reshape(*self.logits.shape[:-1], *self.shape)
 
 
 @struct
 class Normal:
-    """Independent normals, action [..., *shape], with mean and log standard deviation [..., n]."""
+    """Independent normals, actions [..., *shape], with mean and log standard z [..., n]."""
 
     mean: Array
     log_std: Array
@@ -134,14 +137,14 @@ class Normal:
 
     def sample(self, key: Array) -> Array:
         noise = jax.random.normal(key, self.mean.shape)
-        return self._shaped(self.mean + jnp.exp(self.log_std) * noise)
+        return self._reshape_action(self.mean + jnp.exp(self.log_std) * noise)
 
     def mode(self) -> Array:
-        return self._shaped(self.mean)
+        return self._reshape_action(self.mean)
 
     def log_prob(self, action: Array) -> Array:
-        deviation = (action.reshape(self.mean.shape) - self.mean) * jnp.exp(-self.log_std)
-        return -(deviation**2 / 2 + self.log_std + math.log(2 * math.pi) / 2).sum(-1)
+        z = (action.reshape(self.mean.shape) - self.mean) * jnp.exp(-self.log_std)
+        return -(z**2 / 2 + self.log_std + math.log(2 * math.pi) / 2).sum(-1)
 
     def entropy(self) -> Array:
         return (
@@ -154,36 +157,35 @@ class Normal:
         scale = self.log_std - other.log_std
         return (jnp.exp(2 * scale) / 2 + shift**2 / 2 - 1 / 2 - scale).sum(-1)
 
-    def _shaped(self, action: Array) -> Array:
+    def _reshape_action(self, action: Array) -> Array:
         return action.reshape(*self.mean.shape[:-1], *self.shape)
 
 
 @struct
 class StateDependentNormal:
-    """Normals whose noise is a linear function of the state's features (generalized SDE; Raffin et
-    al., 2021).
+    """Normals with noise that is linear in the features (generalized SDE; Raffin et al., 2021).
 
         a = μ(s) + Eᵀ φ(s),   E[feature, n] ~ N(0, σ²),   so a ~ N(μ(s), Σ_f φ_f² σ_f²)
 
-    A key stands for an E: the same one in states alike makes the same noise. `sample` takes one, or
-    one a leading index.
+    A key determines E: with the same key, equal features get equal noise. `sample` takes a key, or
+    a key for each leading index.
     """
 
     mean: Array  # [..., n]
-    features: Array  # φ, [..., feature]: constants
+    features: Array  # φ, [..., feature], without gradient
     log_std: Array  # of E, [feature, n]
     shape: tuple[int, ...] = static()
 
     @property
     def marginal(self) -> Normal:
-        """Of the action in its state, E being unknown."""
+        """The distribution of the action in its state, with E integrated out."""
         variance = self.features**2 @ jnp.exp(2 * self.log_std)
         return Normal(self.mean, jnp.log(variance + 1e-6) / 2, self.shape)
 
     def sample(self, key: Array) -> Array:
         keys = key if key.ndim else jax.random.split(key, self.mean.shape[:-1])
-        draw = lambda key: jax.random.normal(key, self.log_std.shape)
-        noise = jax.vmap(draw)(keys.ravel()).reshape(*keys.shape, *self.log_std.shape)
+        standard_normal = lambda key: jax.random.normal(key, self.log_std.shape)
+        noise = jax.vmap(standard_normal)(keys.ravel()).reshape(*keys.shape, *self.log_std.shape)
         action = self.mean + jnp.einsum(
             "...f,...fn->...n", self.features, jnp.exp(self.log_std) * noise
         )
@@ -204,62 +206,58 @@ class StateDependentNormal:
 
 @struct
 class SquashedNormal:
-    """Normals u of which the policy plays tanh(u), or u itself where `squashed` is false (Haarnoja
-    et al., 2018, appendix C).
+    """Normals u squashed to actions tanh(u), as in SAC (Haarnoja et al., 2018, appendix C).
 
         log π(a) = log N(u) - Σ log(1 - tanh²(u)),   a = tanh(u)
 
-    Parameters and shapes are those of Normal. It has no entropy in closed form: the mean of
-    -log_prob over samples estimates it.
+    Elements for which `squashed` is false are u itself. Parameters and shapes are those of Normal.
+    The entropy has no closed form: the mean of -log_prob over samples estimates it.
     """
 
     mean: Array
     log_std: Array
     shape: tuple[int, ...] = static()
-    squashed: bool | tuple[bool, ...] = static(True)  # of all elements, or of each
+    squashed: bool | tuple[bool, ...] = static(True)  # for all elements, or for each
 
     def sample(self, key: Array) -> Array:
-        return self._action(self._draw(key))
+        return self._action(self._sample_pre_tanh(key))
 
     def mode(self) -> Array:
-        """The action of the mean, as is customary: where it is squashed, the density may be highest
-        elsewhere."""
+        """The action of the mean, as is customary; the density may be highest elsewhere."""
         return self._action(self.mean)
 
     def log_prob(self, action: Array) -> Array:
-        """Of actions [..., *shape]; one that rounding has put on ±1 counts as the nearest number
-        inside."""
+        """log π of actions [..., *shape]; ±1 counts as the nearest number inside (-1, 1)."""
         limit = 1 - float(jnp.finfo(self.mean.dtype).epsneg)
         action = action.reshape(self.mean.shape)
         inverse = jnp.arctanh(jnp.clip(action, -limit, limit))
         return self._log_prob(jnp.where(np.asarray(self.squashed), inverse, action))
 
     def sample_and_log_prob(self, key: Array, reparameterized: bool = True) -> tuple[Array, Array]:
-        """An action and its log-probability, from u without inverting, hence exact however near ±1
-        the action is.
+        """An action and its log-probability, computed from u and so exact near ±1 too.
 
-        Their gradients go through the action too; when not `reparameterized` it is a constant, and
-        that of log π the score.
+        Gradients flow through the action. If not `reparameterized`, u is a constant and the
+        gradient of log π is the score.
         """
-        u = self._draw(key)
+        u = self._sample_pre_tanh(key)
         u = u if reparameterized else jax.lax.stop_gradient(u)
         return self._action(u), self._log_prob(u)
 
     def environment_log_prob(self, space: Box, action: Array) -> Array:
-        """The log-density of the environment's actions [..., *shape] in `space`: what
-        `spaces.to_environment` makes of ours.
+        """The log-density of actions [..., *shape] scaled to the bounds of `space`.
 
-        It is log π(a) - Σ log(half-width) over the squashed elements. Where a single bound clips,
-        or integers are rounded, there is no density; this is that of the action before.
+        They are outputs of `spaces.to_environment_action`, and the density is log π(a) - Σ
+        log(half-width) over the squashed elements. A clipped or rounded action has no density; this
+        is the density before clipping and rounding.
         """
         low, high = (
             np.where(space.is_bounded, bound, unit)
             for bound, unit in zip(space.bounds, (-1, 1), strict=True)
         )
-        middle, half = low / 2 + high / 2, high / 2 - low / 2
-        return self.log_prob((action - middle) / half) - np.log(half).sum()
+        center, half_width = low / 2 + high / 2, high / 2 - low / 2
+        return self.log_prob((action - center) / half_width) - np.log(half_width).sum()
 
-    def _draw(self, key: Array) -> Array:
+    def _sample_pre_tanh(self, key: Array) -> Array:
         return self.mean + jnp.exp(self.log_std) * jax.random.normal(key, self.mean.shape)
 
     def _action(self, u: Array) -> Array:
@@ -279,7 +277,7 @@ Distribution = Categorical | MultiCategorical | Bernoulli | Normal | StateDepend
 
 
 def num_parameters(space: Space) -> int:
-    """How many numbers a network must give to put a distribution over actions of `space`."""
+    """The number of network outputs that parameterize a distribution over actions of `space`."""
     match space:
         case spaces.Discrete(n=n):
             return n
@@ -289,9 +287,9 @@ def num_parameters(space: Space) -> int:
 
 
 def distribution_for(space: Space, parameters: Array, log_std: Any = ()) -> Distribution:
-    """The distribution over actions of `space` with these parameters, [..., num_parameters(space)].
+    """The distribution over actions of `space` with parameters [..., num_parameters(space)].
 
-    A Box takes them as the mean, and `log_std` [num_parameters(space)] beside them.
+    They are logits, or for a Box the mean, with `log_std` [num_parameters(space)].
     """
     match space:
         case spaces.Discrete():
@@ -304,35 +302,42 @@ def distribution_for(space: Space, parameters: Array, log_std: Any = ()) -> Dist
 
 
 def squashed_distribution_for(space: Box, mean: Array, log_std: Array) -> SquashedNormal:
-    """The distribution over actions of `space`, mean and log_std [..., elements]: squashed where it
-    has both bounds.
+    """The SquashedNormal over actions of `space`, from mean and log_std [..., elements].
 
-    So the policy acts in (-1, 1) there, and elsewhere as it is, by a plain normal.
+    Elements with two bounds are squashed to (-1, 1); all others are plain normals.
     """
     return SquashedNormal(mean, log_std, space.shape, tuple(space.is_bounded.ravel().tolist()))
 
 
-def masked(choice: Distribution, allowed: Array) -> Distribution:
-    """The same without the choices that are not `allowed`, [..., n] in the order of the logits.
+def masked(distribution: Distribution, action_mask: Array) -> Distribution:
+    """The distribution restricted to legal actions, by a mask [..., n] in the order of the logits.
 
-    Where none is, no action is right: the logits are NaN there, and so is whatever is made of them.
+    Where no action is legal, the logits are NaN, and so is every result.
     """
-    sizes = choice.sizes if isinstance(choice, MultiCategorical) else choice.logits.shape[-1:]
-    ends = np.cumsum(sizes)[:-1]
-    possible = jnp.stack([part.any(-1) for part in jnp.split(allowed, ends, -1)], -1).all(
-        -1, keepdims=True
+    sizes = (
+        distribution.sizes
+        if isinstance(distribution, MultiCategorical)
+        else distribution.logits.shape[-1:]
     )
-    logits = jnp.where(allowed, choice.logits, MASKED_LOGIT)
-    return replace(choice, logits=jnp.where(possible, logits, jnp.nan))
+    ends = np.cumsum(sizes)[:-1]
+    has_legal_action = jnp.stack(
+        [part.any(-1) for part in jnp.split(action_mask, ends, -1)], -1
+    ).all(-1, keepdims=True)
+    logits = jnp.where(action_mask, distribution.logits, MASKED_LOGIT)
+    return replace(distribution, logits=jnp.where(has_legal_action, logits, jnp.nan))
 
 
-def broadcast_params(choice: Distribution) -> Distribution:
-    """The same with every parameter in the leading axes of the choice, none in common: it can be
-    cut and reordered."""
-    if isinstance(choice, StateDependentNormal):
-        return choice.marginal
+def broadcast_params(distribution: Distribution) -> Distribution:
+    """The distribution with every parameter broadcast to the leading axes.
+
+    It can then be sliced and shuffled. StateDependentNormal becomes its marginal.
+    """
+    if isinstance(distribution, StateDependentNormal):
+        return distribution.marginal
     return (
-        replace(choice, log_std=jnp.broadcast_to(choice.log_std, choice.mean.shape))
-        if isinstance(choice, Normal)
-        else choice
+        replace(
+            distribution, log_std=jnp.broadcast_to(distribution.log_std, distribution.mean.shape)
+        )
+        if isinstance(distribution, Normal)
+        else distribution
     )

@@ -1,9 +1,9 @@
-"""The matrix product of a fully connected layer, with a gradient that XLA compiles well for a CPU.
+"""The product of a fully connected layer, with a weight gradient that is fast on a CPU.
 
-The gradient of the weights, gᵀ x, is a sum over samples. XLA hands a product to its fast routine
-for the CPU when the left matrix lies in memory row by row along the sum, and this one to a routine
-up to eight times slower. So the narrower of g and x is turned in memory first: a training step of
-small networks takes a quarter less time, of wide ones a tenth.
+The gradient of the weights, gᵀ x, is a sum over samples. XLA calls its fast routine for the CPU
+when the rows of the left matrix run along the sum and lie contiguous in memory. For gᵀ x as it
+stands it calls a routine up to eight times slower. So the narrower of g and x is transposed in
+memory first: a training step of small networks takes a quarter less time, of wide ones a tenth.
 """
 
 import equinox as eqx
@@ -21,7 +21,7 @@ def linear(x: Array, weight: Array) -> Array:
 
 
 def affine(layer: eqx.nn.Linear, x: Array) -> Array:
-    """A layer over any leading axes: [..., inputs] to [..., outputs]."""
+    """x Wᵀ + b of a linear layer over any leading axes: [..., inputs] to [..., outputs]."""
     product = linear(x, layer.weight)
     return product if layer.bias is None else product + layer.bias
 
@@ -41,8 +41,7 @@ def _gradient_of_weight(g: Array, x: Array, weight: Array) -> Array:
 
 
 def _transposed_copy(x: Array) -> Array:
-    """The transpose, written to memory on a CPU, where the compiler would otherwise pass a view
-    on."""
+    """The transpose, written to memory on a CPU, where XLA would otherwise use a view."""
     return _materialize(x.mT)
 
 
@@ -53,8 +52,10 @@ def _materialize(x: Array) -> Array:
 def _batching_rule(
     arguments: tuple[Array, Array], axes: tuple[int | None, int | None]
 ) -> tuple[Array, int]:
-    """Under `vmap`, as for many seeds, both get the batch in front; with one weight for all of it,
-    it is only more samples."""
+    """The rule of `vmap`: both arguments get the batch axis in front.
+
+    With one weight for the whole batch, the batch is merged into the samples.
+    """
     (x, weight), (axis, weight_axis) = arguments, axes
     if weight_axis is None and axis is not None:
         x = jnp.moveaxis(x, axis, -3)

@@ -1,9 +1,9 @@
-"""Networks as callable pytrees: Equinox layers, applied over any leading axes.
+"""Networks as callable pytrees of Equinox layers: MLP, CNN, dueling, encoder and torso.
 
     observation tree [..., *shape]  --Encoder-->  features [..., n]  --MLP-->  [..., outputs]
 
-A Body is the same without its last layer, for what looks at the features in more than one way or
-needs a memory.
+A Torso is such a network without its last layer and with an optional recurrent cell; several heads
+can share it. All apply over any leading axes.
 """
 
 import math
@@ -35,7 +35,7 @@ Activation = Literal["relu", "tanh", "silu", "gelu", "elu"]
 
 @struct
 class MLP:
-    """[..., inputs] to [..., outputs]; the activation stands between layers, not after the last."""
+    """Multilayer perceptron, [..., inputs] to [..., outputs]; the last layer is linear."""
 
     layers: tuple[eqx.nn.Linear, ...]
     norms: tuple[eqx.nn.LayerNorm | None, ...]  # before each activation
@@ -50,13 +50,12 @@ class MLP:
 
 @struct
 class Dueling:
-    """Features [..., n] to [..., action * atom]: the state's value and each action's advantage in
-    streams of their own.
+    """Dueling head: features [..., n] to [..., action * atom], by a value and an advantage stream.
 
-        Q(s, a) = V(s) + A(s, a) - meanₐ A(s, a)        (Wang et al., 2016, eq. 9)
+    Q(s, a) = V(s) + A(s, a) - meanₐ A(s, a)        (Wang et al., 2016, eq. 9)
     """
 
-    trunk: MLP | None  # the layers that both share, none when there is one layer only
+    trunk: MLP | None  # the layers that both streams share; None with a single hidden layer
     value: MLP  # [..., atom]
     advantage: MLP  # [..., action * atom]
     num_atoms: int = static()
@@ -72,8 +71,10 @@ class Dueling:
 
 @struct
 class CNN:
-    """Images [..., height, width, channel] or [..., channel, height, width], uint8 or real, to
-    features [..., n]."""
+    """Convolutional network: images, uint8 or real, to features [..., n].
+
+    Images are [..., height, width, channel] or [..., channel, height, width].
+    """
 
     layers: tuple[eqx.nn.Conv2d, ...]
     shape: tuple[int, ...] = static()
@@ -92,10 +93,12 @@ class CNN:
 
 @struct
 class Encoder:
-    """An observation tree to one vector of features, [..., n]: images by a CNN, choices one-hot,
-    the rest flattened."""
+    """An observation tree to features [..., n].
 
-    cnns: tuple[CNN | None, ...]  # one for each leaf of the space
+    Images pass a CNN, discrete values become one-hot vectors, all else is flattened.
+    """
+
+    cnns: tuple[CNN | None, ...]  # for each leaf of the space; None where it is no image
     space: Space = static()
 
     def __call__(self, observation: Any) -> Array:
@@ -111,7 +114,7 @@ class Encoder:
 
 @struct
 class Network:
-    """observation tree [..., *shape] to [..., outputs]."""
+    """Feed-forward network of an encoder and a head: observation tree to [..., outputs]."""
 
     encoder: Encoder
     head: MLP | Dueling
@@ -122,8 +125,7 @@ class Network:
 
 @struct
 class Torso:
-    """observation tree [..., *shape] to features [..., n]: an encoder, a memory where there is one,
-    hidden layers."""
+    """Observation tree to features [..., n]: encoder, optional recurrent cell, hidden layers."""
 
     encoder: Encoder
     cell: RecurrentCell | None
@@ -131,28 +133,28 @@ class Torso:
     activation: Activation = static("tanh")
 
     def __call__(
-        self, observation: Any, memory: Carry = (), fresh: Array | None = None
+        self, observation: Any, carry: Carry = (), is_first: Array | None = None
     ) -> tuple[Array, Carry]:
-        """The features, and the memory to go on with.
+        """(features, next carry).
 
-        Without `fresh` this is one step, over any leading axes. With it, [time, n], the
-        observations are stretches of time, and so are the memories returned; `memory` [n, size] is
-        that before the first, and forgotten where `fresh`.
+        Without `is_first` this is one step, over any leading axes. With `is_first` [time, n],
+        observations are sequences, `carry` [n, size] precedes the first step and is reset to zero
+        where `is_first` is true, and the carries of all steps are returned.
         """
         x = self.encoder(observation)
         if self.cell:
-            memory = memory or initial_carry(
-                self.cell, x.shape[:-1] if fresh is None else x.shape[1:-1]
+            carry = carry or initial_carry(
+                self.cell, x.shape[:-1] if is_first is None else x.shape[1:-1]
             )
-            memory = (
-                step_cell(self.cell, x, memory)
-                if fresh is None
-                else unroll_cell(self.cell, x, memory, fresh)
+            carry = (
+                step_cell(self.cell, x, carry)
+                if is_first is None
+                else unroll_cell(self.cell, x, carry, is_first)
             )
-            x = memory[0]
+            x = carry[0]
         for layer in self.layers:
             x = getattr(jax.nn, self.activation)(affine(layer, x))
-        return x, memory
+        return x, carry
 
 
 def make_torso(
@@ -165,21 +167,20 @@ def make_torso(
     recurrent: CellType = "none",
     memory_size: int = 64,
 ) -> tuple[Torso, eqx.nn.Linear]:
-    """A body for observations of `space`, and the layer that makes `outputs` numbers of its
-    features.
+    """(torso, head): a torso for observations of `space`, and a linear layer to `outputs` numbers.
 
-    Weights are as `network` has them with `final_scale`; those of a recurrent layer, which has
-    `memory_size` units and stands before the hidden ones, are Equinox's.
+    Weights are initialized as in `make_network` with `final_scale`. The recurrent cell has
+    `memory_size` units, precedes the hidden layers and keeps Equinox's initial weights.
     """
-    key_network, key_core = jax.random.split(key) if recurrent != "none" else (key, key)
+    key_network, key_cell = jax.random.split(key) if recurrent != "none" else (key, key)
     key_encoder, key_head = jax.random.split(key_network)
-    see = make_encoder(key_encoder, space)
-    features = jax.eval_shape(see, space.zeros()).shape[-1]
-    memory = make_cell(key_core, recurrent, features, memory_size)
-    *layers, last = make_mlp(
-        key_head, (memory_size if memory else features, *hidden, outputs), activation, final_scale
+    encoder = make_encoder(key_encoder, space)
+    num_features = jax.eval_shape(encoder, space.zeros()).shape[-1]
+    cell = make_cell(key_cell, recurrent, num_features, memory_size)
+    *layers, head = make_mlp(
+        key_head, (memory_size if cell else num_features, *hidden, outputs), activation, final_scale
     ).layers
-    return Torso(see, memory, tuple(layers), activation), last
+    return Torso(encoder, cell, tuple(layers), activation), head
 
 
 def make_network(
@@ -191,18 +192,19 @@ def make_network(
     final_scale: float | None = None,
     layer_norm: bool = False,
 ) -> Network:
-    """A network from observations of `space` to `outputs` numbers, with `hidden` units a layer.
+    """A network from observations of `space` to `outputs` numbers, with `hidden` units per layer.
 
-    With `final_scale`, weights are orthogonal with gain √2, and `final_scale` in the last layer,
-    biases zero (Saxe et al., 2014; the custom of policy gradients); without, Equinox's uniform
-    ±1/√inputs. With `layer_norm`, what enters an activation has mean 0 and variance 1 over the
-    layer's units (Ba et al., 2016).
+    With `final_scale`, weights are orthogonal with gain √2, in the last layer with gain
+    `final_scale`, and biases are zero (Saxe et al., 2014; usual for policy gradients). Without it,
+    weights and biases are uniform in ±1/√inputs, as in Equinox. With `layer_norm`, the input of
+    each activation is normalized over the layer's units (Ba et al., 2016).
     """
     key_encoder, key_head = jax.random.split(key)
-    built = make_encoder(key_encoder, space)
-    features = jax.eval_shape(built, space.zeros()).shape[-1]
+    encoder = make_encoder(key_encoder, space)
+    num_features = jax.eval_shape(encoder, space.zeros()).shape[-1]
     return Network(
-        built, make_mlp(key_head, (features, *hidden, outputs), activation, final_scale, layer_norm)
+        encoder,
+        make_mlp(key_head, (num_features, *hidden, outputs), activation, final_scale, layer_norm),
     )
 
 
@@ -210,20 +212,24 @@ def make_dueling_network(
     key: Array,
     space: Space,
     hidden: Sequence[int],
-    actions: int,
-    atoms: int = 1,
+    num_actions: int,
+    num_atoms: int = 1,
     activation: Activation = "relu",
 ) -> Network:
-    """A network from observations of `space` to `actions` × `atoms` numbers, whose last hidden
-    layer is one for each stream."""
+    """A dueling network from observations of `space` to `num_actions` × `num_atoms` numbers.
+
+    Each stream has the last hidden layer for itself; both share the others.
+    """
     key_encoder, key_trunk, key_value, key_advantage = jax.random.split(key, 4)
-    built = make_encoder(key_encoder, space)
-    features = jax.eval_shape(built, space.zeros()).shape[-1]
-    shared = (features, *hidden[:-1])
+    encoder = make_encoder(key_encoder, space)
+    num_features = jax.eval_shape(encoder, space.zeros()).shape[-1]
+    shared = (num_features, *hidden[:-1])
     trunk = make_mlp(key_trunk, shared, activation) if len(shared) > 1 else None
-    value = make_mlp(key_value, (shared[-1], hidden[-1], atoms), activation)
-    advantage = make_mlp(key_advantage, (shared[-1], hidden[-1], actions * atoms), activation)
-    return Network(built, Dueling(trunk, value, advantage, atoms))
+    value = make_mlp(key_value, (shared[-1], hidden[-1], num_atoms), activation)
+    advantage = make_mlp(
+        key_advantage, (shared[-1], hidden[-1], num_actions * num_atoms), activation
+    )
+    return Network(encoder, Dueling(trunk, value, advantage, num_atoms))
 
 
 def make_mlp(
@@ -233,7 +239,7 @@ def make_mlp(
     final_scale: float | None = None,
     layer_norm: bool = False,
 ) -> MLP:
-    """Fully connected layers of these sizes, inputs first; initialized as `network` says."""
+    """An MLP with layers of these sizes, inputs first, initialized as in `make_network`."""
     keys = jax.random.split(key, len(sizes) - 1)
     layers = tuple(
         eqx.nn.Linear(n, m, key=key) for n, m, key in zip(sizes[:-1], sizes[1:], keys, strict=True)
@@ -263,28 +269,32 @@ def make_encoder(key: Array, space: Space) -> Encoder:
 
 
 def make_cnn(key: Array, shape: tuple[int, ...]) -> CNN:
-    """Convolutions for images of `shape`: those of Mnih et al. (2015) from 36 pixels up, two of 3×3
-    below."""
-    *size, channels = jax.eval_shape(
+    """A CNN for images of `shape`.
+
+    It is that of Mnih et al. (2015) for images from 36 pixels, and two 3×3 layers for smaller ones.
+    """
+    *image_size, channels = jax.eval_shape(
         lambda x: channels_last(x, shape), jnp.zeros((1, *shape))
     ).shape[1:]
-    plan = [(32, 8, 4), (64, 4, 2), (64, 3, 1)] if min(size) >= 36 else [(16, 3, 1), (32, 3, 1)]
-    inputs = (channels, *(filters for filters, _, _ in plan))
-    keys = jax.random.split(key, len(plan))
-    layers = (
-        eqx.nn.Conv2d(n, filters, min(kernel, *size), stride, key=key)
-        for n, (filters, kernel, stride), key in zip(inputs, plan, keys, strict=False)
+    layer_specs = (
+        [(32, 8, 4), (64, 4, 2), (64, 3, 1)] if min(image_size) >= 36 else [(16, 3, 1), (32, 3, 1)]
     )
-    return CNN(tuple(layers), shape, "VALID" if min(size) >= 36 else "SAME")
+    channel_sizes = (channels, *(filters for filters, _, _ in layer_specs))
+    keys = jax.random.split(key, len(layer_specs))
+    layers = (
+        eqx.nn.Conv2d(n, filters, min(kernel, *image_size), stride, key=key)
+        for n, (filters, kernel, stride), key in zip(channel_sizes, layer_specs, keys, strict=False)
+    )
+    return CNN(tuple(layers), shape, "VALID" if min(image_size) >= 36 else "SAME")
 
 
 def apply_layer_norm(norm: eqx.nn.LayerNorm, x: Array) -> Array:
-    """The layer norm over any leading axes: [..., units], each to mean 0 and variance 1 over its
-    units."""
+    """The layer norm of x [..., units] over its last axis."""
     return jax.vmap(norm)(x.reshape(-1, x.shape[-1])).reshape(x.shape)
 
 
 def orthogonal_init(layer: eqx.nn.Linear, scale: float, key: Array) -> eqx.nn.Linear:
+    """The layer with an orthogonal weight of gain `scale` and zero bias."""
     weight = jax.nn.initializers.orthogonal(scale)(key, layer.weight.shape)
     return eqx.tree_at(
         lambda layer: (layer.weight, layer.bias), layer, (weight, jnp.zeros(weight.shape[0]))
@@ -292,7 +302,7 @@ def orthogonal_init(layer: eqx.nn.Linear, scale: float, key: Array) -> eqx.nn.Li
 
 
 def encode_leaf(space: Space, x: Array) -> Array:
-    """A leaf without picture, [..., *shape], as features [..., n]."""
+    """A leaf of an observation that is no image, [..., *shape], as features [..., n]."""
     match space:
         case spaces.Discrete(n=n):
             return jax.nn.one_hot(x, n)
@@ -306,15 +316,17 @@ def encode_leaf(space: Space, x: Array) -> Array:
 
 
 def is_image(space: Space) -> bool:
-    """A uint8 Box of two axes (gray), three (channels first or last) or four (a stack of those)."""
+    """True for a uint8 Box of two axes (gray), three (with channels) or four (a stack of those)."""
     return (
         isinstance(space, spaces.Box) and space.dtype == "uint8" and len(space.shape) in (2, 3, 4)
     )
 
 
 def channels_last(x: Array, shape: tuple[int, ...]) -> Array:
-    """Images [n, *shape] as [n, height, width, channel]; the shortest outer axis is taken for the
-    channels."""
+    """Images [n, *shape] as [n, height, width, channel].
+
+    The shorter of the first and last axes is taken for the channels.
+    """
     match len(shape):
         case 2:
             return x[..., None]

@@ -1,4 +1,4 @@
-"""Networks that explore by themselves: weights with learned noise (Fortunato et al., 2018)."""
+"""Noisy networks: exploration by weights with learned noise (Fortunato et al., 2018)."""
 
 import math
 from typing import Any
@@ -13,10 +13,11 @@ from etude.types import Array
 
 @struct
 class NoisyLinear:
-    """A layer whose every weight has a mean and a learned spread; applied as it is, it takes the
-    means.
+    """A linear layer whose weights are normal with learned mean and scale.
 
         w = μ + σ ε,   ε[out, in] = f(ε_out) f(ε_in),   f(x) = sgn(x) √|x|        (eqs. 9 to 11)
+
+    Applied without a call of `sample_noise`, it uses the means.
     """
 
     weight: Array  # μ, [outputs, inputs]
@@ -25,50 +26,54 @@ class NoisyLinear:
     bias_sigma: Array
 
 
-def add_noise_layers(network: Any, spread: float | Array) -> Any:
-    """The network with a NoisyLinear in place of every linear layer, σ = `spread` / √inputs at the
-    start."""
+def add_noise_layers(network: Any, sigma: float | Array) -> Any:
+    """The network with NoisyLinear layers for its linear ones, initially σ = `sigma` / √inputs."""
 
-    def noisy(layer: eqx.nn.Linear) -> NoisyLinear:
-        start = spread / math.sqrt(layer.weight.shape[1])
+    def to_noisy(layer: eqx.nn.Linear) -> NoisyLinear:
+        initial_sigma = sigma / math.sqrt(layer.weight.shape[1])
         bias = jnp.zeros(layer.weight.shape[0]) if layer.bias is None else layer.bias
         return NoisyLinear(
-            layer.weight, bias, jnp.full_like(layer.weight, start), jnp.full_like(bias, start)
+            layer.weight,
+            bias,
+            jnp.full_like(layer.weight, initial_sigma),
+            jnp.full_like(bias, initial_sigma),
         )
 
-    return _map_layers(eqx.nn.Linear, noisy, network)
+    return _map_layers(eqx.nn.Linear, to_noisy, network)
 
 
 def sample_noise(network: Any, key: Array) -> Any:
-    """The network with its noise drawn once, for everything that is put to it; without noisy
-    layers, the network itself."""
-    layers = [x for x in jax.tree.leaves(network, is_leaf=_is_noisy) if _is_noisy(x)]
-    # one draw is quicker than many
-    noise = jax.random.normal(key, (sum(sum(layer.weight.shape) for layer in layers),))
-    noise, start = jnp.sign(noise) * jnp.sqrt(jnp.abs(noise)), 0
+    """The network with one sample of its noise, the same for all inputs.
 
-    def draw(layer: NoisyLinear) -> NoisyLinear:
-        nonlocal start
+    A network without noisy layers is returned as it is.
+    """
+    layers = [x for x in jax.tree.leaves(network, is_leaf=_is_noisy) if _is_noisy(x)]
+    # one call of the generator is faster than one for each layer
+    noise = jax.random.normal(key, (sum(sum(layer.weight.shape) for layer in layers),))
+    noise, offset = jnp.sign(noise) * jnp.sqrt(jnp.abs(noise)), 0
+
+    def add_noise(layer: NoisyLinear) -> NoisyLinear:
+        nonlocal offset
         outputs, inputs = layer.weight.shape
-        out, into = jnp.split(noise[start : start + outputs + inputs], [outputs])
-        start += outputs + inputs
+        output_noise, input_noise = jnp.split(noise[offset : offset + outputs + inputs], [outputs])
+        offset += outputs + inputs
         return replace(
             layer,
-            weight=layer.weight + layer.weight_sigma * out[:, None] * into,
-            bias=layer.bias + layer.bias_sigma * out,
+            weight=layer.weight + layer.weight_sigma * output_noise[:, None] * input_noise,
+            bias=layer.bias + layer.bias_sigma * output_noise,
         )
 
-    return _map_layers(NoisyLinear, draw, network) if layers else network
+    return _map_layers(NoisyLinear, add_noise, network) if layers else network
 
 
 def _is_noisy(x: Any) -> bool:
     return isinstance(x, NoisyLinear)
 
 
-def _map_layers(kind: type, change: Any, network: Any) -> Any:
-    """The network with every layer of a kind changed."""
+def _map_layers(layer_type: type, function: Any, network: Any) -> Any:
+    """The network with `function` applied to every layer of a type."""
     return jax.tree.map(
-        lambda x: change(x) if isinstance(x, kind) else x,
+        lambda x: function(x) if isinstance(x, layer_type) else x,
         network,
-        is_leaf=lambda x: isinstance(x, kind),
+        is_leaf=lambda x: isinstance(x, layer_type),
     )

@@ -1,8 +1,7 @@
-"""Policies and value functions of states: what on-policy algorithms learn, with a memory or
-without.
+"""Actor and critic networks of on-policy algorithms, feed-forward or recurrent.
 
-    observation --Body--> features --Policy--> a distribution over actions
-                                   --Value-->  a number
+observation --Torso--> features --Policy-->       distribution over actions
+                                --ValueNetwork--> state value
 """
 
 import math
@@ -23,87 +22,89 @@ from etude.spaces import ACTION_MASK, Composite, EnvironmentSpec, Space
 from etude.struct import static, struct
 from etude.types import Array
 
-# of the policy's body and of the value's, () each where there is none
+# of the policy's torso and of the value's, () for one without a recurrent cell
 Carries = tuple[Carry, Carry]
 NO_CARRIES: Carries = ((), ())
 
 
 @struct
 class Policy:
-    """An observation tree [..., *shape] to a distribution over actions."""
+    """Policy network: observations [..., *shape] to a distribution over actions."""
 
     torso: Torso
     head: eqx.nn.Linear
-    # of a Box: [n], whatever the observation, or [feature, n] of state-dependent noise; else empty
+    # of a Box: [n], equal in all states, or [feature, n] of state-dependent noise; else empty
     log_std: Array
     action_space: Space = static()
-    observation_space: Space = static()  # what observations are like
+    observation_space: Space = static()
 
     def __call__(
-        self, observation: Any, memory: Carry = (), fresh: Array | None = None
+        self, observation: Any, carry: Carry = (), is_first: Array | None = None
     ) -> Distribution:
-        """Arguments are those of a Body."""
+        """The distribution over actions; for the arguments see Torso."""
         return self.distribution_from_features(
-            self.torso(observation, memory, fresh)[0], observation
+            self.torso(observation, carry, is_first)[0], observation
         )
 
     def distribution_from_features(self, features: Array, observation: Any) -> Distribution:
+        """The distribution over the actions that are legal in `observation`."""
         parameters = affine(self.head, features)
         if self.log_std.ndim == 2:
             return StateDependentNormal(
                 parameters, jax.lax.stop_gradient(features), self.log_std, self.action_space.shape
             )
-        choice = distributions.distribution_for(self.action_space, parameters, self.log_std)
-        allowed = action_mask(self.observation_space, self.action_space, observation)
-        return choice if allowed is None else distributions.masked(choice, allowed)
+        pi = distributions.distribution_for(self.action_space, parameters, self.log_std)
+        mask = action_mask(self.observation_space, self.action_space, observation)
+        return pi if mask is None else distributions.masked(pi, mask)
 
 
 @struct
 class ValueNetwork:
-    """An observation tree [..., *shape] to what is to come, [...]; without a body, of the features
-    of another's."""
+    """State-value network; with `torso=None` it reads the features of the policy's torso."""
 
     torso: Torso | None
     head: eqx.nn.Linear
 
-    def __call__(self, observation: Any, memory: Carry = (), fresh: Array | None = None) -> Array:
-        """Of one that has a body, whose arguments these are."""
+    def __call__(self, observation: Any, carry: Carry = (), is_first: Array | None = None) -> Array:
+        """V(s), [...], by a network with its own torso; for the arguments see Torso."""
         assert self.torso is not None
-        return self.value_from_features(self.torso(observation, memory, fresh)[0])
+        return self.value_from_features(self.torso(observation, carry, is_first)[0])
 
     def value_from_features(self, features: Array) -> Array:
+        """V(s), [...], from features [..., n]."""
         return affine(self.head, features)[..., 0]
 
 
 @struct
 class ActorCriticNetworks:
-    """A policy and a value, of networks of their own or with one body between them."""
+    """A policy and a state-value network, with separate torsos or a shared one."""
 
     policy: Policy
     value: ValueNetwork
 
     def __call__(
-        self, observation: Any, memory: Carries = NO_CARRIES, fresh: Array | None = None
+        self, observation: Any, carries: Carries = NO_CARRIES, is_first: Array | None = None
     ) -> tuple[Distribution, Array, Carries]:
-        """(distribution over actions, value, memories to go on with); arguments as those of a
-        Body."""
-        features, of_policy = self.policy.torso(observation, memory[0], fresh)
-        others, of_value = (
-            self.value.torso(observation, memory[1], fresh) if self.value.torso else (features, ())
+        """(distribution over actions, state value, next carries); for the arguments see Torso."""
+        features, policy_carry = self.policy.torso(observation, carries[0], is_first)
+        value_features, value_carry = (
+            self.value.torso(observation, carries[1], is_first)
+            if self.value.torso
+            else (features, ())
         )
         return (
             self.policy.distribution_from_features(features, observation),
-            self.value.value_from_features(others),
-            (of_policy, of_value),
+            self.value.value_from_features(value_features),
+            (policy_carry, value_carry),
         )
 
-    def initial_carries(self, leading: tuple[int, ...]) -> Carries:
-        """The memories at the start of an episode."""
-        of_policy, of_value = (
-            initial_carry(body.cell, leading) if body and body.cell else ()
-            for body in (self.policy.torso, self.value.torso)
+    def initial_carries(self, batch_shape: tuple[int, ...]) -> Carries:
+        """The carries at the start of an episode."""
+        policy_carry, value_carry = (
+            initial_carry(torso.cell, batch_shape) if torso and torso.cell else ()
+            for torso in (self.policy.torso, self.value.torso)
         )
-        return of_policy, of_value
+        return policy_carry, value_carry
 
 
 def make_actor_critic(
@@ -118,51 +119,61 @@ def make_actor_critic(
     memory_size: int = 64,
     state_noise: bool = False,
 ) -> ActorCriticNetworks:
-    """An agent for observations and actions of `spec`, its policy near the middle at first and
-    indifferent between choices.
+    """Networks for observations and actions of `spec`.
 
-    With `state_noise` the noise of a Box action depends on the state's features, else on nothing;
-    `initial_std` is its standard deviation in units of the policy's [-1, 1], or of the noise that a
-    feature adds.
+    The policy's head starts near zero: the mean action near 0, and discrete actions almost equally
+    likely. With `state_noise` the noise of a Box action depends on the features of the state;
+    otherwise it is the same in all states. `initial_std` is its standard deviation in units of the
+    policy's [-1, 1], or of the noise that one feature adds.
 
-    Raises InvalidInput where state-dependent noise is asked for choices.
+    Raises InvalidInput for state-dependent noise of actions that are not a Box.
     """
     key_policy, key_value = jax.random.split(key)
     build = lambda key, outputs, scale: make_torso(
         key, spec.observation, hidden, outputs, activation, scale, recurrent, memory_size
     )
-    outputs = distributions.num_parameters(spec.action)
-    see, head = build(key_policy, outputs, 0.01)
-    judge, judge_head = build(key_value, 1, 1.0)
-    continuous = isinstance(spec.action, spaces.Box)
-    if state_noise and not continuous:
+    num_parameters = distributions.num_parameters(spec.action)
+    policy_torso, policy_head = build(key_policy, num_parameters, 0.01)
+    value_torso, value_head = build(key_value, 1, 1.0)
+    is_box = isinstance(spec.action, spaces.Box)
+    if state_noise and not is_box:
         raise InvalidInput(
             f"state_noise is for actions of a Box, and this environment's are {spec.action}; "
             "leave it off"
         )
-    sizes = (head.weight.shape[1], outputs) if state_noise else (outputs if continuous else 0,)
-    policy = Policy(see, head, jnp.full(sizes, jnp.log(initial_std)), spec.action, spec.observation)
-    return ActorCriticNetworks(policy, ValueNetwork(None if shared else judge, judge_head))
+    log_std_shape = (
+        (policy_head.weight.shape[1], num_parameters)
+        if state_noise
+        else (num_parameters if is_box else 0,)
+    )
+    log_std = jnp.full(log_std_shape, jnp.log(initial_std))
+    policy = Policy(policy_torso, policy_head, log_std, spec.action, spec.observation)
+    return ActorCriticNetworks(policy, ValueNetwork(None if shared else value_torso, value_head))
 
 
-def action_mask(seen: Space, action: Space, observation: Any) -> Array | None:
-    """Which choices an observation [...] allows, bool [..., n] in the order of the logits; None
-    where it does not say.
+def action_mask(observation_space: Space, action_space: Space, observation: Any) -> Array | None:
+    """The legal actions of an observation [...], bool [..., n] in the order of the logits.
 
-    It says so in the part called action_mask of a Dict, zeros and ones, one for each of Discrete or
-    MultiDiscrete choices. Raises InvalidInput where there is not one for each.
+    They are given by the entry "action_mask" of a Dict observation: zeros and ones, one for each
+    value of a Discrete action or of each element of a MultiDiscrete one. The result is None for
+    observations without that entry and for other actions. Raises InvalidInput for a mask of another
+    size.
     """
     parts = (
-        dict(zip(seen.names or (), seen.parts, strict=False)) if isinstance(seen, Composite) else {}
+        dict(zip(observation_space.names or (), observation_space.parts, strict=False))
+        if isinstance(observation_space, Composite)
+        else {}
     )
-    if ACTION_MASK not in parts or not isinstance(action, (spaces.Discrete, spaces.MultiDiscrete)):
+    if ACTION_MASK not in parts or not isinstance(
+        action_space, (spaces.Discrete, spaces.MultiDiscrete)
+    ):
         return None
     shape = getattr(parts[ACTION_MASK], "shape", ())
-    if math.prod(shape) != distributions.num_parameters(action):
+    if math.prod(shape) != distributions.num_parameters(action_space):
         raise InvalidInput(
             f"the observation's {ACTION_MASK} has shape {shape}, and there are "
-            f"{distributions.num_parameters(action)} "
-            "choices to allow or not; give one number for each"
+            f"{distributions.num_parameters(action_space)} choices to allow or not; give one "
+            "number for each"
         )
-    allowed = observation[ACTION_MASK]
-    return allowed.reshape(*allowed.shape[: allowed.ndim - len(shape)], -1) > 0
+    mask = observation[ACTION_MASK]
+    return mask.reshape(*mask.shape[: mask.ndim - len(shape)], -1) > 0

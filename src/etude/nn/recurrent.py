@@ -1,7 +1,7 @@
-"""Layers with a memory: what they say of an input depends on those before it.
+"""Recurrent cells, GRU and LSTM: one step, or a whole sequence with resets between episodes.
 
-A memory is a tuple of arrays [..., size], zeros at the start of an episode; the first is what the
-layer says.
+A carry is the recurrent state, a tuple of arrays [..., size], zeros at the start of an episode. Its
+first array is the cell's output.
 """
 
 from typing import Literal
@@ -20,43 +20,42 @@ CellType = Literal["none", "gru", "lstm"]
 
 @struct
 class GRU:
-    """Gated recurrent unit (Cho et al., 2014, with the reset gate behind the product).
+    """Gated recurrent unit (Cho et al., 2014), with the reset gate applied after the product.
 
-    r = σ(W_r x + U_r h),   z = σ(W_z x + U_z h),   n = tanh(W_n x + r U_n h),   h' = (1 - z) n + z
-                            h
+    r = σ(W_r x + U_r h),   z = σ(W_z x + U_z h),   n = tanh(W_n x + r U_n h)
+    h' = (1 - z) n + z h
     """
 
-    # W and biases, of r, z and n in turn: [..., inputs] to [..., 3 size]
+    # W and biases of r, z and n in turn: [..., inputs] to [..., 3 size]
     input_projection: eqx.nn.Linear
     recurrent_projection: eqx.nn.Linear  # U and biases: [..., size] to [..., 3 size]
-    carry_size = 1  # of the memory
+    carry_length = 1
 
-    def advance(self, drive: Array, memory: Carry) -> Carry:
-        (h,) = memory
-        (drive_r, drive_z, drive_n), (own_r, own_z, own_n) = (
-            jnp.split(x, 3, -1) for x in (drive, affine(self.recurrent_projection, h))
+    def next_carry(self, projected_input: Array, carry: Carry) -> Carry:
+        (h,) = carry
+        (input_r, input_z, input_n), (recurrent_r, recurrent_z, recurrent_n) = (
+            jnp.split(x, 3, -1) for x in (projected_input, affine(self.recurrent_projection, h))
         )
-        r, z = jax.nn.sigmoid(drive_r + own_r), jax.nn.sigmoid(drive_z + own_z)
-        n = jnp.tanh(drive_n + r * own_n)
+        r, z = jax.nn.sigmoid(input_r + recurrent_r), jax.nn.sigmoid(input_z + recurrent_z)
+        n = jnp.tanh(input_n + r * recurrent_n)
         return ((1 - z) * n + z * h,)
 
 
 @struct
 class LSTM:
-    """Long short-term memory (Hochreiter & Schmidhuber, 1997, with the forget gate of Gers et al.,
-    2000).
+    """Long short-term memory (Hochreiter & Schmidhuber, 1997; forget gate: Gers et al., 2000).
 
-        i, f, o = σ(W x + U h) each,   g = tanh(W_g x + U_g h),   c' = f c + i g,   h' = o tanh(c')
+    i, f, o = σ(W x + U h) each,   g = tanh(W_g x + U_g h),   c' = f c + i g,   h' = o tanh(c')
     """
 
-    # W and biases, of i, f, g and o in turn: [..., inputs] to [..., 4 size]
+    # W and biases of i, f, g and o in turn: [..., inputs] to [..., 4 size]
     input_projection: eqx.nn.Linear
     recurrent_projection: eqx.nn.Linear  # U and biases: [..., size] to [..., 4 size]
-    carry_size = 2
+    carry_length = 2
 
-    def advance(self, drive: Array, memory: Carry) -> Carry:
-        h, c = memory
-        i, f, g, o = jnp.split(drive + affine(self.recurrent_projection, h), 4, -1)
+    def next_carry(self, projected_input: Array, carry: Carry) -> Carry:
+        h, c = carry
+        i, f, g, o = jnp.split(projected_input + affine(self.recurrent_projection, h), 4, -1)
         c = jax.nn.sigmoid(f) * c + jax.nn.sigmoid(i) * jnp.tanh(g)
         return jax.nn.sigmoid(o) * jnp.tanh(c), c
 
@@ -64,42 +63,48 @@ class LSTM:
 RecurrentCell = GRU | LSTM
 
 
-def make_cell(key: Array, kind: CellType, inputs: int, size: int) -> RecurrentCell | None:
-    """A recurrent layer from `inputs` to `size` numbers; None where the kind is "none"."""
-    if kind == "none":
+def make_cell(key: Array, cell_type: CellType, inputs: int, size: int) -> RecurrentCell | None:
+    """A recurrent cell from `inputs` to `size` numbers; None for the type "none"."""
+    if cell_type == "none":
         return None
-    gates = 3 if kind == "gru" else 4
-    key_into, key_within = jax.random.split(key)
-    into, within = (
-        eqx.nn.Linear(inputs, gates * size, key=key_into),
-        eqx.nn.Linear(size, gates * size, key=key_within),
+    gates = 3 if cell_type == "gru" else 4
+    key_input, key_recurrent = jax.random.split(key)
+    input_projection, recurrent_projection = (
+        eqx.nn.Linear(inputs, gates * size, key=key_input),
+        eqx.nn.Linear(size, gates * size, key=key_recurrent),
     )
-    return GRU(into, within) if kind == "gru" else LSTM(into, within)
+    return (
+        GRU(input_projection, recurrent_projection)
+        if cell_type == "gru"
+        else LSTM(input_projection, recurrent_projection)
+    )
 
 
-def initial_carry(core: RecurrentCell, leading: tuple[int, ...]) -> Carry:
-    """The memory at the start of an episode."""
-    return (jnp.zeros((*leading, core.recurrent_projection.weight.shape[1])),) * core.carry_size
+def initial_carry(cell: RecurrentCell, batch_shape: tuple[int, ...]) -> Carry:
+    """The carry at the start of an episode: zeros [*batch_shape, size]."""
+    return (
+        jnp.zeros((*batch_shape, cell.recurrent_projection.weight.shape[1])),
+    ) * cell.carry_length
 
 
-def step_cell(core: RecurrentCell, x: Array, memory: Carry) -> Carry:
-    """The memory after x [..., inputs], over any leading axes."""
-    return core.advance(affine(core.input_projection, x), memory)
+def step_cell(cell: RecurrentCell, x: Array, carry: Carry) -> Carry:
+    """The carry after the input x [..., inputs], over any leading axes."""
+    return cell.next_carry(affine(cell.input_projection, x), carry)
 
 
-def unroll_cell(core: RecurrentCell, x: Array, memory: Carry, fresh: Array) -> Carry:
-    """The memories after each of x [time, n, inputs], [time, n, size].
+def unroll_cell(cell: RecurrentCell, x: Array, carry: Carry, is_first: Array) -> Carry:
+    """The carries [time, n, size] after each of the inputs x [time, n, inputs].
 
-    `memory` [n, size] is that before the first; where `fresh` [time, n], an episode begins and what
-    was before is forgotten. The products with all inputs are taken at once, and only those with the
-    memory one after the other.
+    `carry` [n, size] precedes the first input. Where `is_first` [time, n] is true, an episode
+    begins and the carry is reset to zero. The projections of all inputs are one product; only those
+    of the carry are sequential.
     """
 
-    def advance(memory, step):
-        drive, fresh = step
-        memory = core.advance(
-            drive, jax.tree.map(lambda h: jnp.where(fresh[:, None], 0, h), memory)
+    def step(carry, inputs):
+        projected_input, is_first = inputs
+        carry = cell.next_carry(
+            projected_input, jax.tree.map(lambda h: jnp.where(is_first[:, None], 0, h), carry)
         )
-        return memory, memory
+        return carry, carry
 
-    return jax.lax.scan(advance, memory, (affine(core.input_projection, x), fresh))[1]
+    return jax.lax.scan(step, carry, (affine(cell.input_projection, x), is_first))[1]

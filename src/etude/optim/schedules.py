@@ -1,4 +1,4 @@
-"""What changes as training goes on: hyperparameters, and what is due."""
+"""Linear schedules of hyperparameters, and helpers that keep `lax.cond` a branch under `vmap`."""
 
 import jax.numpy as jnp
 from jax.custom_batching import custom_vmap
@@ -7,44 +7,42 @@ from etude.types import Array
 
 
 def linear_decay(steps: Array, decay: float | Array) -> Array:
-    """What is left at `steps` of a linear fall from 1 to 0 over `decay` steps; 1 for ever when that
-    is infinite."""
+    """A factor that falls linearly from 1 to 0 over `decay` steps; 1 if `decay` is infinite."""
     return jnp.maximum(1 - steps / decay, 0)
 
 
 def linear_schedule(
     steps: Array, initial: float | Array, final: float | Array, decay: float | Array
 ) -> Array:
-    """`initial` at the start, then linearly to `final` over `decay` steps, and that from there
-    on."""
+    """A value that changes linearly from `initial` to `final` over `decay` steps, then stays."""
     return final + linear_decay(steps, decay) * (initial - final)
 
 
 @custom_vmap
-def assume_unbatched(clock: Array) -> Array:
-    """`clock`, which is the same in all members of a `vmap`, as the one value it is.
+def assume_unbatched(x: Array) -> Array:
+    """`x` without its batch axis under `vmap`, where the caller guarantees equal values.
 
-    Seeds in one program have all taken as many steps. A `lax.cond` on one value stays a branch
-    there; on a value for each seed both branches run, and what is not due is thrown away.
+    An example is the step count, which is equal for all seeds in one program. A `lax.cond` on the
+    unbatched value stays a branch; on a batched one both branches run, and a select follows.
     """
-    return clock
+    return x
 
 
 @assume_unbatched.def_vmap
-def _first_of_batch(size: int, batched: list[bool], clock: Array) -> tuple[Array, bool]:
-    return assume_unbatched(clock[0] if batched[0] else clock), False
+def _first_of_batch(size: int, batched: list[bool], x: Array) -> tuple[Array, bool]:
+    return assume_unbatched(x[0] if batched[0] else x), False
 
 
 @custom_vmap
-def any_in_vmap(due: Array) -> Array:
-    """`due`, or in a `vmap` whether it is so for any member, one value for all.
+def any_in_vmap(x: Array) -> Array:
+    """`x`, or under `vmap` whether it is true for any member: one value, without the batch axis.
 
-    A `lax.cond` on it stays a branch: what is due for one seed is worked out for all, and chosen
-    from by each one's own `due`.
+    A `lax.cond` on it stays a branch. The branch then runs for all members, and each member selects
+    between old and new values by its own `x`.
     """
-    return due
+    return x
 
 
 @any_in_vmap.def_vmap
-def _any_of_batch(size: int, batched: list[bool], due: Array) -> tuple[Array, bool]:
-    return any_in_vmap(due.any() if batched[0] else due), False
+def _any_of_batch(size: int, batched: list[bool], x: Array) -> tuple[Array, bool]:
+    return any_in_vmap(x.any() if batched[0] else x), False

@@ -63,7 +63,7 @@ def mean_returns(recurrent, keys):
 
     def one(key):
         key_train, key_play = jax.random.split(key)
-        state = pure_train(algorithm, environment, key_train, ITERATIONS)[0].state
+        state = pure_train(algorithm, environment, key_train, ITERATIONS)[0].algorithm_state
         policy = lambda observation, memory, key: algorithm.act(
             state, observation, memory, key, explore=False
         )

@@ -106,7 +106,7 @@ def test_values_of_a_random_process_are_those_of_dynamic_programming(process, va
     @jax.jit
     def trained(key):
         training, tally = pure_train(dqn, environment, key, 250)
-        return training.state.q(jnp.arange(4)), tally
+        return training.algorithm_state.q(jnp.arange(4)), tally
 
     found, tally = trained(KEY)
     np.testing.assert_allclose(found, exact, atol=0.25)  # of values that spread over several
@@ -135,7 +135,9 @@ def test_multi_step_values_are_learned_where_the_policy_makes_no_difference():
     )
     environment = JaxEnvs(probes.Counter(length=6), 4)
     values = jax.jit(
-        lambda key: pure_train(dqn, environment, key, 1000)[0].state.q(jnp.arange(6.0)[:, None])
+        lambda key: pure_train(dqn, environment, key, 1000)[0].algorithm_state.q(
+            jnp.arange(6.0)[:, None]
+        )
     )(KEY)
     exact = [(1 - 0.9 ** (6 - n)) / 0.1 for n in range(6)]
     np.testing.assert_allclose(values, np.repeat(np.array(exact)[:, None], 2, 1), atol=0.15)

@@ -49,7 +49,7 @@ def learned(algorithm, process, key, iterations=2500, num_envs=16, limit=6):
     compiled once a target."""
     return pure_train(
         algorithm, JaxEnvs(TimeLimit(Tabular(process), limit), num_envs), key, iterations
-    )[0].state.q
+    )[0].algorithm_state.q
 
 
 def experience(seed, time, copies):
@@ -233,9 +233,13 @@ def test_greedy_play_is_the_textbooks_step_by_step(target):
         def step(training, index):
             after = train_iteration(algorithm, environment, training, key, index)
             action, _ = algorithm.act(
-                training.state, training.rollout_state.observation, (), key, False
+                training.algorithm_state, training.rollout_state.observation, (), key, False
             )
-            return after, (training.rollout_state.observation[0], action[0], after.state.q)
+            return after, (
+                training.rollout_state.observation[0],
+                action[0],
+                after.algorithm_state.q,
+            )
 
         return jax.lax.scan(step, init_train_state(algorithm, environment, key), jnp.arange(300))[1]
 
@@ -383,7 +387,7 @@ def test_gymnasiums_own_cliff_teaches_what_the_textbook_says():
     """In a compiled loop with callbacks: the whole table is the same after 400 greedy steps."""
     algorithm = QLearning(learning_rate=0.5, discount=1.0, initial_epsilon=0.0, final_epsilon=0.0)
     environment = GymnasiumEnvs(lambda: gymnasium.make("CliffWalking-v1"), 1)
-    q = jax.jit(lambda key: pure_train(algorithm, environment, key, 400))(KEY)[0].state.q
+    q = jax.jit(lambda key: pure_train(algorithm, environment, key, 400))(KEY)[0].algorithm_state.q
     path, course = textbook(from_gymnasium("CliffWalking-v1"), "q_learning", 400, 0.5, 1.0)
     np.testing.assert_allclose(q, course[-1], rtol=1e-6)
     assert len(np.unique(path[:, 0])) > 20

@@ -157,7 +157,7 @@ def test_the_random_walks_values_are_learned_for_every_lambda(length, left):
     @jax.vmap
     def learned(decay):
         td = TD(learning_rate=0.5, half_life_steps=1000.0, discount=1.0, trace_decay=decay)
-        return pure_train(td, environment, KEY, 5000)[0].state.value
+        return pure_train(td, environment, KEY, 5000)[0].algorithm_state.value
 
     values = np.asarray(learned(jnp.float32([0, 0.5, 0.9])))
     exact = np.linspace(left, 1, length + 2)[1:-1]
@@ -170,7 +170,7 @@ def test_a_time_limit_is_no_end():
     forever = make_mdp(np.ones((1, 2, 1)), 1)
     td = TD(learning_rate=0.5, discount=0.8, trace_decay=0.9)
     environment = JaxEnvs(TimeLimit(Tabular(forever), 3), 2)
-    value = jax.jit(lambda key: pure_train(td, environment, key, 200))(KEY)[0].state.value
+    value = jax.jit(lambda key: pure_train(td, environment, key, 200))(KEY)[0].algorithm_state.value
     np.testing.assert_allclose(value, [5], rtol=1e-4)
 
 

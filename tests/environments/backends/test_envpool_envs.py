@@ -121,6 +121,7 @@ def test_every_reset_starts_all_copies_afresh_and_none_repeats():
     assert not environment.deterministic_reset and not environment.functional
 
 
+@pytest.mark.slow
 def test_a_pool_follows_from_its_seed():
     first, again, other = (
         play(EnvPoolEnvs("CartPole-v1", 3, seed), random_pushes, 60)[0] for seed in (4, 4, 5)

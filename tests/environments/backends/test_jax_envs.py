@@ -75,6 +75,7 @@ def test_successors_of_a_real_environment_are_what_its_dynamics_say():
     )
 
 
+@pytest.mark.slow
 def test_a_reset_follows_from_its_key_and_gives_every_copy_its_own_start():
     environment = JaxEnvs(PORTS["Acrobot-v1"](), 5)
     (state, observation), (again, _) = (

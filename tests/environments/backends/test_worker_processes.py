@@ -54,7 +54,7 @@ def test_many_processes_tell_what_one_tells_bit_for_bit(workers):
         workers(make, make(), count, 2),
         InProcessEnvs(make, count, make_layout(spec_of(make(), count))),
     )
-    assert [(share.start, share.stop) for share in spread.shares] == [(0, 3), (3, 5)]
+    assert [(share.start, share.stop) for share in spread.slices] == [(0, 3), (3, 5)]
     rng = np.random.default_rng(0)
     for seed in (7, 2**32 - 1, 7):
         np.testing.assert_array_equal(spread.reset(seed), alone.reset(seed))
@@ -100,7 +100,7 @@ def test_a_process_that_is_killed_is_a_fault(workers):
     spread.reset(0)
     os.kill(spread.processes[0].pid, signal.SIGINT)  # Ctrl-C is the trainer's to answer
     rows = spread.step(np.zeros(4, np.int32)).view(spread.layout.dtype)
-    assert (rows["successor0"] == 1).all()
+    assert (rows["next_observation0"] == 1).all()
     os.kill(spread.processes[1].pid, signal.SIGKILL)
     for _ in range(2):
         with pytest.raises(
@@ -109,6 +109,7 @@ def test_a_process_that_is_killed_is_a_fault(workers):
             spread.step(np.zeros(4, np.int32))
 
 
+@pytest.mark.slow
 def test_a_fault_in_a_process_tells_copy_and_step_and_where_it_was_raised():
     environment = GymnasiumEnvs(partial(Faulty, "raise", 2), 3, workers=2)
     try:
@@ -137,6 +138,7 @@ def test_a_fault_in_a_process_tells_copy_and_step_and_where_it_was_raised():
     )
 
 
+@pytest.mark.slow
 def test_a_copy_that_cannot_be_made_in_a_process_is_a_fault(workers):
     spread = workers(Unmakeable, Counter(), 2, 1)
     for _ in range(2):  # and it goes on answering so
@@ -144,6 +146,7 @@ def test_a_copy_that_cannot_be_made_in_a_process_is_a_fault(workers):
             spread.reset(0)
 
 
+@pytest.mark.slow
 def test_options_and_limits_of_a_registered_environment_cross():
     """What Gymnasium's registry knows here is all that another process needs."""
     from etude.environments import make

@@ -111,6 +111,7 @@ def of(found, which):
     return jax.tree.map(lambda x: x[:, which], found)
 
 
+@pytest.mark.slow
 def test_it_converges_to_the_maximum_of_a_concave_quadratic(found):
     one = of(found, QUADRATIC)
     np.testing.assert_allclose(one.best, np.tile(TOP, (8, 1)), atol=0.01)

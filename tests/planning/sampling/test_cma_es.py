@@ -184,6 +184,7 @@ def test_weights_and_rates_are_in_their_ranges(samples, n):
     )
 
 
+@pytest.mark.slow
 def test_a_mirror_is_a_mirror():
     x = jnp.float32([0.5, 1.25, -1.25, 3.0, 3.5, 1.0, -1.0, 5.5, -1e6])
     np.testing.assert_allclose(
@@ -293,6 +294,7 @@ def test_candidates_keep_to_the_box(found):
     assert (best[:, 1] > 0.99).any() and (best[:, 3] < 0.01).any()
 
 
+@pytest.mark.slow
 def test_nothing_breaks_down_long_after_it_converged():
     """On a hill, and on a plain where no candidate is better than another."""
 

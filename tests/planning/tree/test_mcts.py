@@ -157,7 +157,14 @@ DEFAULTS = {
 }
 
 
-@pytest.mark.parametrize("default", DEFAULTS)
+@pytest.mark.parametrize(
+    "default",
+    [
+        "random",
+        pytest.param("policy", marks=pytest.mark.slow),
+        pytest.param("value", marks=pytest.mark.slow),
+    ],
+)
 def test_a_model_with_rewards_has_the_tree_of_plain_python(default):
     """With illegal actions, ends and a horizon that is reached; C and γ are traced."""
     ours, theirs = DEFAULTS[default]
@@ -280,6 +287,7 @@ def matches(game, uct, opponent, games):
     return np.asarray(run(jax.random.split(KEY, games), jnp.arange(games) % 2 == 1))
 
 
+@pytest.mark.slow
 def test_where_nothing_is_legal_there_is_nothing_to_search():
     uct = UCT(ACTIONS, 3, horizon=2, legal=lambda state: jnp.zeros(ACTIONS, bool))
     found = jax.tree.map(np.asarray, jax.jit(lambda: search(uct, Table(), jnp.int32(0), KEY))())

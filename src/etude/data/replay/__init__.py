@@ -1,1 +1,1 @@
-"""Replay buffers: a ring of transitions, drawn from uniformly, by priority or in sequences."""
+"""Replay buffers: a ring of transitions, sampled uniformly, by priority or in sequences."""

@@ -1,5 +1,4 @@
-"""Replay of sequences, for agents with a memory (Hausknecht & Stone, 2015; Kapturowski et al.,
-2019)."""
+"""Replay of sequences for recurrent agents (Hausknecht & Stone, 2015; Kapturowski et al., 2019)."""
 
 from typing import Any
 
@@ -14,23 +13,22 @@ __all__ = ["ReplayBuffer", "init", "insert", "num_valid", "sample"]
 
 
 def sample(replay: ReplayBuffer, key: Array, batch_size: int, length: int) -> Any:
-    """Sequences [length, batch, ...] of consecutive transitions of one copy, their starts drawn
-    uniformly with replacement.
+    """Sequences [length, batch, ...] of consecutive transitions, starts uniform with replacement.
 
-    They go on over the ends of episodes, where an agent's memory starts again at zero, and never
-    from the newest row to the oldest. `memory` is what the policy noted as it lived through a row:
-    that of row 0 is the state from which to go on at row 1 (the stored state of Kapturowski et al.,
-    2019), unless row 0 is done.
+    Each is of one environment. Sequences cross the ends of episodes, where an agent resets its
+    memory to zero, but never go from the newest row to the oldest. `memory` of a row is the
+    policy's memory after that step: that of row 0 is the initial memory for row 1 (the stored state
+    of Kapturowski et al., 2019), unless row 0 is done.
 
-    `held(replay) >= length` rows must be there before the first. Raises InvalidInput when they
-    never can be.
+    Before the first call, `num_valid(replay) >= length` must hold. Raises InvalidInput where it
+    never can.
     """
     if length > uniform.length(replay):
         raise InvalidInput(
             f"a sequence of {length} steps is longer than the {uniform.length(replay)} that the "
-            "replay buffer "
-            "holds of each copy; give shorter sequences, a larger buffer or fewer environments"
+            "replay buffer holds of each copy; give shorter sequences, a larger buffer or fewer "
+            "environments"
         )
     return window(
-        replay, uniform.sample_indices(replay, key, batch_size, followers=length - 1), length
+        replay, uniform.sample_indices(replay, key, batch_size, successors=length - 1), length
     )

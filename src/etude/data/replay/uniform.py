@@ -1,4 +1,4 @@
-"""Replay that draws every transition equally often (Lin, 1992; Mnih et al., 2015)."""
+"""Uniform replay: every transition is sampled equally often (Lin, 1992; Mnih et al., 2015)."""
 
 from typing import Any
 
@@ -23,19 +23,17 @@ __all__ = ["ReplayBuffer", "init", "insert", "length", "sample", "sample_indices
 
 
 def sample_indices(
-    replay: ReplayBuffer, key: Array, batch_size: int, followers: int = 0
+    replay: ReplayBuffer, key: Array, batch_size: int, successors: int = 0
 ) -> Indices:
-    """Rows [batch], drawn uniformly with replacement from those that at least `followers` rows of
-    their copy follow.
+    """Indices [batch], uniform with replacement, of rows that `successors` or more rows follow.
 
-    There must be one: `held(replay) > followers`.
+    Such a row must exist: `num_valid(replay) > successors`.
     """
     n = num_envs(replay)
-    number = jax.random.randint(key, (batch_size,), 0, n * (num_valid(replay) - followers))
-    return Indices((oldest(replay) + number // n) % length(replay), number % n)
+    flat_index = jax.random.randint(key, (batch_size,), 0, n * (num_valid(replay) - successors))
+    return Indices((oldest(replay) + flat_index // n) % length(replay), flat_index % n)
 
 
 def sample(replay: ReplayBuffer, key: Array, batch_size: int) -> Any:
-    """Transitions [batch, ...], drawn uniformly with replacement from those held, of which there
-    must be one."""
+    """Transitions [batch, ...], uniform with replacement; the buffer must not be empty."""
     return gather(replay, sample_indices(replay, key, batch_size))
