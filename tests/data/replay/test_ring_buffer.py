@@ -133,7 +133,7 @@ def test_n_steps_stay_in_the_episode_and_before_the_newest_row(
 ):
     size, n = kind
     ring, lives, held = filled(
-        seed, size, inserts, terminated=terminated, truncated=truncated, pictures=pictures
+        seed, size, inserts, terminated=terminated, truncated=truncated, images=pictures
     )
     rows, where = everything(ring, lives, held)
     folded, bootstrap = jax.tree.map(

@@ -15,7 +15,7 @@ from etude.data.replay import uniform as replay
 
 insert = jax.jit(replay.insert)
 at = jax.jit(ring_buffer.gather)
-draw = jax.jit(replay.sample_indices, static_argnames=("batch_size", "followers"))
+draw = jax.jit(replay.sample_indices, static_argnames=("batch_size", "successors"))
 
 
 def filled(inserts, **chances):
@@ -28,18 +28,18 @@ def filled(inserts, **chances):
 
 
 @pytest.mark.parametrize("inserts", [1, 3, 12])
-@pytest.mark.parametrize("followers", [0, 1])
-def test_draws_are_uniform_over_what_is_held(inserts, followers):
+@pytest.mark.parametrize("successors", [0, 1])
+def test_draws_are_uniform_over_what_is_held(inserts, successors):
     """Nothing empty is drawn before the ring is full, and everything held after; the last only
     where none need follow."""
-    ring, _ = filled(inserts, pictures=False)
-    rows = draw(ring, jax.random.key(inserts), 20_000, followers)
+    ring, _ = filled(inserts, images=False)
+    rows = draw(ring, jax.random.key(inserts), 20_000, successors)
     kept = min(2 * inserts, 10)
     age = (rows.time - (2 * inserts - kept)) % 10
-    assert age.min() == 0 and age.max() == kept - 1 - followers
-    counts = np.bincount(age * 3 + rows.env, minlength=3 * (kept - followers))
+    assert age.min() == 0 and age.max() == kept - 1 - successors
+    counts = np.bincount(age * 3 + rows.env, minlength=3 * (kept - successors))
     assert scipy.stats.chisquare(counts).pvalue > 1e-4
-    assert not np.array_equal(rows.env, draw(ring, jax.random.key(99), 20_000, followers).env)
+    assert not np.array_equal(rows.env, draw(ring, jax.random.key(99), 20_000, successors).env)
 
 
 @pytest.mark.slow
