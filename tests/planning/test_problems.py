@@ -246,7 +246,7 @@ def test_a_path_is_solved_when_its_end_is_at_the_goal(name):
     turns = name in ("pendulum", "cart-pole", "balance")  # a whole turn changes nothing
     paths[-1, -1, n - 2] = 2 * np.pi if turns else 1
     np.testing.assert_array_equal(
-        jax.jit(jax.vmap(problem.solved))(paths), [True, *n * [False], turns]
+        jax.jit(jax.vmap(problem.is_solved))(paths), [True, *n * [False], turns]
     )
 
 
@@ -256,7 +256,7 @@ def test_a_path_through_an_obstacle_is_not_solved(name):
     x, y, radius = problem.obstacles[0]
     paths = np.zeros((2, 5, WIDTHS[name]), np.float32)
     paths[:, 1, :2] = [x, y + radius + 0.01], [x, y + radius - 0.01]
-    assert jax.jit(jax.vmap(problem.solved))(paths).tolist() == [True, False]
+    assert jax.jit(jax.vmap(problem.is_solved))(paths).tolist() == [True, False]
 
 
 def test_the_clearance_is_to_the_nearest_obstacle_and_the_penalty_has_no_edge():
