@@ -31,7 +31,6 @@ def trained(tmp_path_factory):
         "run",
         "--evaluation-episodes",
         "4",
-        "--video",
     )
     done = here(*asked, cwd=directory)
     assert done.returncode == 0, done.stderr
@@ -177,8 +176,11 @@ def test_a_process_trains_and_watches_as_a_user_has_them(tmp_path, monkeypatch):
     assert [line[:9] for line in shown.stdout.splitlines()] == ["episode 1", "episode 2"]
 
 
+@pytest.mark.slow
 def test_the_video_shows_the_episode(trained):
     directory, _ = trained
+    asked = ("evaluate", "run", "--episodes", "2", "--video")
+    assert here(*asked, cwd=directory).returncode == 0
     frames = imageio.mimread(directory / "run/video/episode_1.mp4", memtest=False)
     assert len(frames) >= 8 and frames[0].ndim == 3 and (frames[0] != frames[-1]).any()
 

@@ -205,7 +205,15 @@ def test_a_car_with_its_wheels_turned_drives_in_a_circle():
     )
 
 
-@every_problem
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(
+            name, marks=() if name in ("cart-pole", "quadrotor", "car") else pytest.mark.slow
+        )
+        for name in PROBLEMS
+    ],
+)
 def test_costs_are_zero_at_the_goal_and_positive_elsewhere(name):
     problem, goal = PROBLEMS[name], np.zeros(WIDTHS[name], np.float32)
     at_goal, at_the_end, after = jax.jit(

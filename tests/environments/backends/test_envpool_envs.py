@@ -174,9 +174,7 @@ def test_numbers_of_64_bits_are_refused():
         name for name in envpool.list_all_envs() if name.startswith(("Ant-", "HalfCheetah-"))
     )
     assert not envpool_envs.supports(name)
-    with pytest.raises(
-        InvalidInput, match=f"{name} on EnvPool speaks float64.*--backend gymnasium"
-    ):
+    with pytest.raises(InvalidInput, match=f"{name} on EnvPool has float64.*--backend gymnasium"):
         EnvPoolEnvs(name, 1)
 
 

@@ -71,5 +71,9 @@ def test_states_and_controls_that_do_not_fit_are_refused():
         InvalidInput, match=r"the states are \[40, 1\] and the controls are \[40, 1\]; they must be"
     ):
         multiple_shooting(RUNAWAY, jnp.zeros((T, 1)), jnp.zeros((T, 1)))
+
+
+@pytest.mark.slow
+def test_a_guess_that_is_not_finite_is_refused():
     with pytest.raises(InvalidInput, match="not finite at step 3: its cost is nan"):
         multiple_shooting(RUNAWAY, jnp.zeros((T + 1, 1)).at[3].set(jnp.nan), jnp.zeros((T, 1)))
