@@ -213,6 +213,7 @@ def test_evaluate_judges_anew(trained):
     assert "stochastic" in done.stdout
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_falls_back_and_says_so(trained, tmp_path):
     directory, _ = trained
     shutil.copytree(directory / "run", tmp_path / "run")
@@ -227,6 +228,7 @@ def test_a_damaged_checkpoint_falls_back_and_says_so(trained, tmp_path):
     assert done.returncode == 2 and "Traceback" not in done.stderr and "checkpoint" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_another_algorithm_is_refused(trained, tmp_path):
     directory, _ = trained
     shutil.copytree(directory / "run", tmp_path / "run")

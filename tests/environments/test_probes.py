@@ -101,6 +101,7 @@ def test_constant_value():
     assert (experience.observation == experience.next_observation).all()
 
 
+@pytest.mark.slow
 def test_value_from_observation():
     experience = live(probes.ValueFromObservation())
     assert experience.terminated.all()

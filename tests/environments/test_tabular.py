@@ -191,6 +191,7 @@ class Ring:
         return after, StepResult(after, jnp.float32(after == 0), after == 0, jnp.bool_(True))
 
 
+@pytest.mark.slow
 def test_actions_are_the_environments_own_and_a_truncation_is_no_end():
     process = mdp_from_environment(Ring(), jax.random.key(0))
     places = np.arange(5)

@@ -158,6 +158,7 @@ def test_a_truncation_bootstraps_and_a_termination_does_not():
     )
 
 
+@pytest.mark.slow
 def test_it_can_be_swept_in_discount_and_decay():
     x = dict(
         reward=jnp.ones(3),

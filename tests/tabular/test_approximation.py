@@ -227,6 +227,7 @@ def test_a_target_network_cures_the_star_when_enough_steps_lie_between_copies():
     np.testing.assert_allclose(project(star.features, star.weights), np.eye(7), atol=1e-12)
 
 
+@pytest.mark.slow
 def test_the_policys_own_weights_cure_the_star_where_the_policy_is():
     """In the seventh state; the others keep a wrong value, for nothing is asked of them."""
     star = on_policy(in_numpy(baird()))

@@ -94,6 +94,7 @@ def test_the_best_within_gymnasiums_time_limit(name, horizon, best):
     np.testing.assert_allclose(timeless, expected, atol=5e-4)
 
 
+@pytest.mark.slow
 def test_the_best_policy_is_the_best_of_all():
     """Every one of 2⁶ is evaluated."""
     process = drawn(0)
@@ -221,6 +222,7 @@ def test_evaluation_contracts_in_the_norm_of_where_the_policy_stays():
     np.testing.assert_allclose(stays @ transition, stays, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_time_that_is_left_decides():
     """Three steps from the end of the walk there is time to reach it, with one step left there is
     not."""

@@ -117,6 +117,7 @@ def test_the_surrogate_is_the_importance_weighted_advantage_with_the_old_states(
     )
 
 
+@pytest.mark.slow
 def test_the_surrogate_agrees_to_first_order(pairs):
     """Its slope at the old policy is that of J, and the gap falls as the square of the change of
     policy."""

@@ -152,6 +152,7 @@ def test_n_steps_stay_in_the_episode_and_before_the_newest_row(
     np.testing.assert_array_equal(numbers[~ended], after[~ended])
 
 
+@pytest.mark.slow
 @quick
 @given(
     st.integers(0, 2**31),

@@ -78,6 +78,7 @@ def test_a_time_limit_truncates_and_does_not_terminate():
     assert not np.array_equal(outcome.next_observation[499], observation[500])
 
 
+@pytest.mark.slow
 def test_numbers_reach_the_simulator_scaled():
     """Pendulum takes torques in [-2, 2]; no episode of it terminates, all are truncated after 200
     steps."""

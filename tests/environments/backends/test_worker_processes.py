@@ -94,6 +94,7 @@ def test_processes_start_without_jax_and_never_more_than_copies(workers):
     assert rows["observation0"] == 0
 
 
+@pytest.mark.slow
 def test_a_process_that_is_killed_is_a_fault(workers):
     """Whenever that is seen: in the answer, or already when it is asked."""
     spread = workers(Counter, Counter(), 4, 2)

@@ -277,6 +277,7 @@ def test_a_maximum_in_the_corner_of_the_box_is_found(found):
     np.testing.assert_allclose(of(found, CORNER).value, 4, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_the_higher_of_two_hills_is_found(found):
     assert of(found, HILLS).best.shape == (8, 2, 2) and of(found, HILLS).mean.shape == (8, N)
     np.testing.assert_allclose(of(found, HILLS).best, 0.7, atol=0.01)

@@ -150,6 +150,7 @@ def test_the_infinite_horizon_solves_the_riccati_equation(seed):
     assert np.abs(np.linalg.eigvals(A + B @ forever.K)).max() < 1
 
 
+@pytest.mark.slow
 def test_the_double_integrator_is_that_of_the_books():
     F = np.float64([[1, 1, 0], [0, 1, 1]])
     forever = infinite_horizon(F, np.eye(3))
