@@ -12,8 +12,10 @@ import time
 from pathlib import Path
 from unittest import mock
 
+import jax
 import measuring
 import pytest
+from jax.experimental.compilation_cache.compilation_cache import reset_cache
 
 from etude.cli import main
 
@@ -52,6 +54,27 @@ def here(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
     return subprocess.CompletedProcess(
         arguments, exit.value.code, said.getvalue(), complained.getvalue()
     )
+
+
+@contextlib.contextmanager
+def programs_kept():
+    """Here too, a program that was compiled before, also by a process, is not compiled again; one
+    that calls a simulator is."""
+    options = {
+        "jax_compilation_cache_dir": CACHE.name,
+        "jax_persistent_cache_min_compile_time_secs": 0,
+        "jax_persistent_cache_min_entry_size_bytes": 0,
+    }
+    before = {name: getattr(jax.config, name) for name in options}
+
+    def use(options):
+        reset_cache()  # the directory is looked at once
+        for name, value in options.items():
+            jax.config.update(name, value)
+
+    use(options)
+    yield
+    use(before)
 
 
 def start(*arguments: str, cwd: Path) -> subprocess.Popen:

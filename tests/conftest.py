@@ -84,7 +84,7 @@ def pytest_terminal_summary(terminalreporter, config):
     fixed = config.stash.get(REFERENCE, None)
     terminalreporter.section("CPU time")
     terminalreporter.line(
-        f"{spent:.0f} s"
+        f"{spent:.1f} s"
         + (f", {spent / fixed:.0f} times the reference of {fixed:.2f} s" if fixed else "")
     )
 

@@ -86,6 +86,7 @@ def test_batched_decompositions_and_solves_do_not_hang():
     assert process.returncode == 0 and process.stdout.strip() == "done", process.stderr
 
 
+@pytest.mark.slow
 def test_importing_sets_the_flag_keeps_those_that_are_there_and_warns_where_jax_has_started():
     own = SCHEDULER.replace("false", "true")
     process = python(f"SCHEDULER, OWN = {SCHEDULER!r}, {own!r}\n{IMPORTS}")

@@ -31,7 +31,6 @@ def trained(tmp_path_factory):
         "run",
         "--evaluation-episodes",
         "4",
-        "--video",
     )
     done = here(*asked, cwd=directory)
     assert done.returncode == 0, done.stderr
@@ -177,12 +176,16 @@ def test_a_process_trains_and_watches_as_a_user_has_them(tmp_path, monkeypatch):
     assert [line[:9] for line in shown.stdout.splitlines()] == ["episode 1", "episode 2"]
 
 
+@pytest.mark.slow
 def test_the_video_shows_the_episode(trained):
     directory, _ = trained
+    asked = ("evaluate", "run", "--episodes", "2", "--video")
+    assert here(*asked, cwd=directory).returncode == 0
     frames = imageio.mimread(directory / "run/video/episode_1.mp4", memtest=False)
     assert len(frames) >= 8 and frames[0].ndim == 3 and (frames[0] != frames[-1]).any()
 
 
+@pytest.mark.slow
 def test_watch_opens_a_window_where_there_is_a_screen(trained, monkeypatch):
     directory, _ = trained
     for name in ("DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER"):
@@ -200,6 +203,7 @@ def test_watch_opens_a_window_where_there_is_a_screen(trained, monkeypatch):
     assert [line[:9] for line in shown.stdout.splitlines()] == ["episode 1", "episode 2"]
 
 
+@pytest.mark.slow
 def test_evaluate_judges_anew(trained):
     directory, _ = trained
     done = here("evaluate", "run", "--episodes", "6", "--stochastic", cwd=directory)
@@ -209,6 +213,7 @@ def test_evaluate_judges_anew(trained):
     assert "stochastic" in done.stdout
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_falls_back_and_says_so(trained, tmp_path):
     directory, _ = trained
     shutil.copytree(directory / "run", tmp_path / "run")
@@ -223,6 +228,7 @@ def test_a_damaged_checkpoint_falls_back_and_says_so(trained, tmp_path):
     assert done.returncode == 2 and "Traceback" not in done.stderr and "checkpoint" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_another_algorithm_is_refused(trained, tmp_path):
     directory, _ = trained
     shutil.copytree(directory / "run", tmp_path / "run")
@@ -307,12 +313,8 @@ class Faulty(gymnasium.Env):
         if self.time == self.when:
             if self.how == "raise":
                 raise OSError("the robot fell over")
-            if self.how == "nan":
-                observation = np.array([0, np.nan], np.float32)
             if self.how == "reward":
                 reward = 1e38
-            if self.how == "shape":
-                observation = np.zeros(3, np.float32)
         return observation, reward, self.time % 10 == 0, False, {}
 
 
@@ -328,9 +330,7 @@ gymnasium.register("Faulty-v0", Faulty)
             ("the robot fell over", "copy 0", "step 600", "in step"),
             marks=pytest.mark.slow,
         ),
-        pytest.param("nan", ("NaN", "copy 0", "step 600"), marks=pytest.mark.slow),
-        pytest.param("shape", ("(3,)", "(2,)", "copy 0", "step 600"), marks=pytest.mark.slow),
-        ("reward", ("finite", "value_loss", "checkpoint")),
+        pytest.param("reward", ("finite", "value_loss", "checkpoint"), marks=pytest.mark.slow),
     ],
 )
 def test_what_fails_while_training_is_named_and_the_checkpoint_kept(tmp_path, how, words):

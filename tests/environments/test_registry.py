@@ -67,6 +67,7 @@ def test_the_port_has_the_time_limit_of_the_registration():
         assert port().limit == gymnasium.spec(name).max_episode_steps
 
 
+@pytest.mark.slow
 def test_options_are_passed_on():
     environment = make("Pendulum-v1", 2, options={"g": 3.5, "max_episode_steps": 4})
     assert isinstance(environment, GymnasiumEnvs)

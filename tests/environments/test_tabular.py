@@ -143,6 +143,7 @@ def test_steps_are_gymnasiums_own(name):
     assert len(np.unique(first)) > (200 if name == "Taxi-v4" else 0)
 
 
+@pytest.mark.slow
 def test_a_deterministic_process_comes_back_as_it_was():
     process = random_process(2, sure=True)
     again = mdp_from_environment(Tabular(process), jax.random.key(0))
@@ -190,6 +191,7 @@ class Ring:
         return after, StepResult(after, jnp.float32(after == 0), after == 0, jnp.bool_(True))
 
 
+@pytest.mark.slow
 def test_actions_are_the_environments_own_and_a_truncation_is_no_end():
     process = mdp_from_environment(Ring(), jax.random.key(0))
     places = np.arange(5)

@@ -135,6 +135,7 @@ def test_each_is_what_its_definition_says(x, discount, lambda_, clip, other):
             np.testing.assert_allclose(ours[name][column], expected, **close, err_msg=name)
 
 
+@pytest.mark.slow
 @quick
 @given(experiences(), shares, shares, st.floats(1, 4, width=32), st.floats(1, 4, width=32))
 def test_on_policy_vtrace_is_the_lambda_return(x, discount, lambda_, clip, other):
@@ -199,6 +200,7 @@ def test_nothing_crosses_the_end_of_an_episode(x, t):
             np.testing.assert_array_equal(before[name][kept], after[name][kept], err_msg=name)
 
 
+@pytest.mark.slow
 def test_the_logarithm_of_a_weight_may_be_out_of_range_when_its_limit_is_not():
     """e³⁰⁰ is no float32; nor may an action that π never takes make a weight that is no number."""
     log_ratio, done = jnp.full(3, 100.0), jnp.bool_([False, False, True])

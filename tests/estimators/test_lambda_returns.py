@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 import rlax
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -79,6 +80,7 @@ def test_without_decay_it_is_the_one_step_target(x, discount):
     np.testing.assert_allclose(lambda_returns(**x, discount=discount, lambda_=0.0), one, **close)
 
 
+@pytest.mark.slow
 @quick
 @given(experiences(), shares)
 def test_with_decay_one_it_is_the_bootstrapped_sum_of_rewards(x, discount):
@@ -89,6 +91,7 @@ def test_with_decay_one_it_is_the_bootstrapped_sum_of_rewards(x, discount):
     )
 
 
+@pytest.mark.slow
 @quick
 @given(experiences(), arrays.arrays(np.float32, (), elements=numbers), shares, shares)
 def test_it_is_the_advantage_over_the_value_where_values_are_consistent(
@@ -102,6 +105,7 @@ def test_it_is_the_advantage_over_the_value_where_values_are_consistent(
     )
 
 
+@pytest.mark.slow
 @quick
 @given(
     arrays.arrays(np.float32, (6,), elements=numbers),
@@ -154,6 +158,7 @@ def test_a_truncation_bootstraps_and_a_termination_does_not():
     )
 
 
+@pytest.mark.slow
 def test_it_can_be_swept_in_discount_and_decay():
     x = dict(
         reward=jnp.ones(3),

@@ -35,6 +35,7 @@ def test_the_greedy_value_is_the_largest(q):
     np.testing.assert_array_equal(greedy_value(q), q.max(-1))
 
 
+@pytest.mark.slow
 @quick
 @given(q_values, q_values, arrays.arrays(bool, (3, 2)), st.floats(0, 1, width=32))
 def test_rlax_agrees_on_the_errors_of_q_learning(q, target_q, terminated, discount):
@@ -80,6 +81,10 @@ def test_huber_without_end_is_the_squared_loss():
     np.testing.assert_allclose(losses.huber_loss(error, 1e9), losses.l2_loss(error), rtol=1e-6)
 
 
+projection = jax.jit(losses.categorical_projection)
+library_projection = jax.jit(jax.vmap(rlax.categorical_l2_project, (0, 0, None)))
+
+
 def probabilities(seed, *shape):
     return np.random.default_rng(seed).dirichlet(np.ones(shape[-1]), shape[:-1]).astype(np.float32)
 
@@ -100,15 +105,14 @@ def test_a_projection_shares_each_atom_between_its_neighbors(atoms, seed):
             low, high = int(np.floor(place)), int(np.ceil(place))
             expected[row, low] += weight * (high - place if high > low else 1)
             expected[row, high] += weight * (place - low)
-    projected = losses.categorical_projection(
-        jnp.asarray(atoms), jnp.asarray(p), jnp.asarray(support)
-    )
+    projected = projection(atoms, p, support)
     np.testing.assert_allclose(projected, expected, atol=1e-5)
-    library = jax.vmap(lambda z, p: rlax.categorical_l2_project(z, p, jnp.asarray(support)))
     order = np.argsort(atoms, -1)
     sorted_atoms, sorted_p = (np.take_along_axis(x, order, -1) for x in (atoms, p))
     if (np.diff(sorted_atoms) > 1e-3).all():  # rlax asks for atoms in order, each once
-        np.testing.assert_allclose(library(sorted_atoms, sorted_p), expected, atol=1e-4)
+        np.testing.assert_allclose(
+            library_projection(sorted_atoms, sorted_p, support), expected, atol=1e-4
+        )
 
 
 def test_a_projection_keeps_the_mean_inside_the_support_and_the_support_itself():

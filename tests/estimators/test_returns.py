@@ -20,10 +20,11 @@ n_step_returns = jax.jit(returns.n_step_returns, static_argnames="n")
 n_step = jax.jit(returns.fold_n_steps)
 running_returns = jax.jit(returns.running_returns)
 
-SHAPES = [(1,), (2,), (6,), (1, 1), (5, 3), (4, 2, 2)]
+SHAPES = [(1,), (6,), (4, 2, 2)]
+STEPS = st.sampled_from([1, 3, 8])  # of an n-step return, each compiled by itself
 numbers = st.floats(-10, 10, width=32, allow_subnormal=False)  # which XLA takes for zero on a CPU
 shares = st.floats(0, 1, width=32)
-quick = settings(deadline=None, max_examples=50)
+quick = settings(deadline=None, max_examples=25)
 close = dict(rtol=1e-4, atol=1e-4)
 
 
@@ -136,7 +137,7 @@ def test_discounted_returns_are_the_sum_to_the_end(x, discount):
 
 
 @quick
-@given(experiences(), shares, st.integers(1, 8))
+@given(experiences(), shares, STEPS)
 def test_n_step_returns_are_the_sum_of_n_rewards(x, discount, n):
     np.testing.assert_allclose(
         n_step_returns(**without_value(x), discount=discount, n=n),
@@ -164,6 +165,7 @@ def test_running_returns_are_the_sum_so_far(x, discount):
     np.testing.assert_allclose(end, np.where(x["done"][-1], 0, discount * expected[-1]), **close)
 
 
+@pytest.mark.slow
 @quick
 @given(experiences(), shares)
 def test_running_returns_go_on_in_the_next_stretch(x, discount):
@@ -175,6 +177,7 @@ def test_running_returns_go_on_in_the_next_stretch(x, discount):
     np.testing.assert_allclose(last, end, **close)
 
 
+@pytest.mark.slow
 @quick
 @given(experiences(), shares)
 def test_without_decay_the_advantage_is_the_error_of_one_step(x, discount):
@@ -182,6 +185,7 @@ def test_without_decay_the_advantage_is_the_error_of_one_step(x, discount):
     np.testing.assert_allclose(gae(**x, discount=discount, lambda_=0), error, **close)
 
 
+@pytest.mark.slow
 @quick
 @given(experiences(consistent=True), shares)
 def test_with_decay_one_the_advantage_is_that_of_the_bootstrapped_return(x, discount):
@@ -191,6 +195,7 @@ def test_with_decay_one_the_advantage_is_that_of_the_bootstrapped_return(x, disc
     )
 
 
+@pytest.mark.slow
 @quick
 @given(experiences(consistent=True), shares, shares)
 def test_the_advantage_mixes_n_step_returns(x, discount, lambda_):
@@ -207,6 +212,7 @@ def test_the_advantage_mixes_n_step_returns(x, discount, lambda_):
     )
 
 
+@pytest.mark.slow
 @quick
 @given(experiences(), shares)
 def test_one_step_bootstraps_at_once_and_many_never(x, discount):
@@ -249,6 +255,7 @@ def test_a_fold_is_one_step_worth_as_much_as_all(x, discount):
     )
 
 
+@pytest.mark.slow
 @quick
 @given(experiences(), shares)
 def test_a_fold_of_one_step_is_that_step(x, discount):
@@ -271,12 +278,16 @@ def test_what_comes_after_the_end_of_a_fold_is_of_no_account():
     fold = lambda discount: returns.fold_n_steps(
         np.array([1, 2, nan]), np.array([5, 6, nan]), done & False, done, discount
     )
-    np.testing.assert_allclose(fold(0.5), [2, 6, 0, 0.25])
-    np.testing.assert_allclose(jax.vmap(fold)(jnp.float32([0, 1]))[0], [1, 3])
-    assert (
-        jax.grad(lambda discount: fold(discount)[0])(0.0) == 2
-        and jax.grad(lambda discount: fold(discount)[3])(0.5) == 1
-    )
+
+    @jax.jit
+    def all_of_it(discounts):
+        slopes = jax.vmap(jax.jacfwd(lambda discount: (fold(discount)[0], fold(discount)[3])))
+        return jax.vmap(fold)(discounts), slopes(discounts)
+
+    folded, (slope, slope_of_bootstrap) = all_of_it(np.float32([0, 0.5, 1]))
+    np.testing.assert_allclose([x[1] for x in folded], [2, 6, 0, 0.25])
+    np.testing.assert_allclose(folded[0][::2], [1, 3])
+    assert slope[0] == 2 and slope_of_bootstrap[1] == 1
 
 
 def estimates(x):
@@ -379,15 +390,15 @@ def oracle(reward, discounts, value, lambda_, n):
 def test_estimates_are_differentiable_in_discount_and_decay():
     """So that both can be swept and learned."""
     x = dict(
-        reward=jnp.ones(3),
-        value=jnp.zeros(3),
-        next_value=jnp.ones(3),
-        terminated=jnp.zeros(3, bool),
-        done=jnp.zeros(3, bool),
+        reward=np.ones(3, np.float32),
+        value=np.zeros(3, np.float32),
+        next_value=np.ones(3, np.float32),
+        terminated=np.zeros(3, bool),
+        done=np.zeros(3, bool),
     )
-    swept = jax.vmap(
-        lambda discount, lambda_: returns.gae(**x, discount=discount, lambda_=lambda_)
-    )(jnp.float32([0.5, 1]), jnp.float32([1, 0]))
+    estimate = lambda discount, lambda_: returns.gae(**x, discount=discount, lambda_=lambda_)
+    swept, slopes = jax.jit(
+        lambda *at: (jax.vmap(estimate)(*at), jax.vmap(jax.jacfwd(estimate, 1))(*at))
+    )(np.float32([0.5, 1]), np.float32([1, 0]))
     np.testing.assert_allclose(swept, [[1.5 + 0.75 + 0.375, 1.5 + 0.75, 1.5], [2, 2, 2]])
-    slope = jax.grad(lambda lambda_: returns.gae(**x, discount=1.0, lambda_=lambda_)[0])(0.0)
-    assert slope == 2  # A₀ = δ₀ + λ δ₁ + λ² δ₂
+    assert slopes[1, 0] == 2  # A₀ = δ₀ + λ δ₁ + λ² δ₂

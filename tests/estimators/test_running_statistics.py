@@ -79,7 +79,7 @@ def test_normalized_samples_have_mean_0_and_std_1_and_are_clipped():
         running_statistics.normalize(running, jnp.float32([[1e6, -1e6]])), [[10, -10]]
     )
     np.testing.assert_array_equal(
-        running_statistics.normalize(running, jnp.float32([1e6, -1e6]), clip=5.0), [5, -5]
+        running_statistics.normalize(running, jnp.float32([1e6, -1e6]), 5.0), [5, -5]
     )
     # leading axes are any
     assert running_statistics.normalize(running, jnp.zeros((4, 3, 2))).shape == (4, 3, 2)
@@ -129,6 +129,7 @@ def observations(rng, *leading):
     }
 
 
+@pytest.mark.slow
 def test_only_numbers_of_a_tree_are_normalized():
     """Choices, switches and images have their own scale."""
     rng = np.random.default_rng(0)

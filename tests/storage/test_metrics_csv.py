@@ -43,6 +43,7 @@ def test_rows_come_back(tmp_path):
         assert list(csv.DictReader(file))[1] == {"step": "200", "return": "", "loss": "0.25"}
 
 
+@pytest.mark.slow
 @given(st.lists(st.floats(), min_size=1, max_size=20))
 def test_every_float_round_trips(tmp_path_factory, values):
     path = tmp_path_factory.mktemp("records") / "metrics.csv"

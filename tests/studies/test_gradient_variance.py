@@ -12,7 +12,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory):
-    return measure_gradient_variance(20_000, out=tmp_path_factory.mktemp("figure"))
+    return measure_gradient_variance(4_000, out=tmp_path_factory.mktemp("figure"))
 
 
 def test_it_falls_in_the_order_of_the_notes(measured):
@@ -35,10 +35,10 @@ def test_every_weight_has_the_gradient_right_on_average(measured):
 def test_it_is_written_and_drawn(measured):
     directory, found = measured
     told = json.loads((directory / "policy_gradient_variance.json").read_text())
-    assert told["episodes"] == 20_000 and {name: told[name] for name in WEIGHTS} == found
+    assert told["episodes"] == 4_000 and {name: told[name] for name in WEIGHTS} == found
     assert (directory / "policy_gradient_variance.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
     with pytest.raises(InvalidInput, match="holds a measurement already; give another --out"):
-        measure_gradient_variance(20_000, out=directory)
+        measure_gradient_variance(4_000, out=directory)
 
 
 def test_too_few_episodes_are_refused(tmp_path):

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory):
-    return measure_open_loop(4, out=tmp_path_factory.mktemp("figure"))
+    return measure_open_loop(2, out=tmp_path_factory.mktemp("figure"))
 
 
 def test_without_a_shake_all_keep_the_pole_and_with_it_those_who_look(measured):
@@ -32,13 +32,13 @@ def test_it_is_written_and_drawn(measured):
     directory, found = measured
     told = json.loads((directory / "open_loop.json").read_text())
     assert (
-        told["runs"] == 4
+        told["runs"] == 2
         and told["costs"] == found["costs"]
         and told["shakes"] == list(DISTURBANCES)
     )
     assert (directory / "open_loop.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
     with pytest.raises(InvalidInput, match="holds a measurement already; give another --out"):
-        measure_open_loop(4, out=directory)
+        measure_open_loop(2, out=directory)
 
 
 def test_too_few_runs_are_refused(tmp_path):

@@ -41,6 +41,7 @@ def test_returns_are_those_of_whole_episodes_and_estimates_those_of_the_actions_
     assert told == pytest.approx(q.mean(), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_where_an_episode_is_cut_off_only_steps_with_their_horizon_ahead_count():
     """Reward 1 for ever is worth 1 / (1 - γ), less what is beyond the horizon; a return cut off
     sooner would be worth less."""
@@ -64,7 +65,7 @@ class NoisyArms:
         return state, StepResult(state, jax.random.normal(key), jnp.bool_(False), jnp.bool_(False))
 
 
-@pytest.mark.slow
+@pytest.mark.system
 def test_the_largest_of_noisy_estimates_is_too_large_and_double_targets_less_so():
     environment = JaxEnvs(TimeLimit(NoisyArms(), 50), 8)
     dqn = DQN(

@@ -169,6 +169,7 @@ def test_the_policys_own_weights_cure_two_states():
     )
 
 
+@pytest.mark.slow
 def test_the_star_is_bairds():
     star = in_numpy(baird())
     np.testing.assert_array_equal(
@@ -189,6 +190,7 @@ def slope(example, discount, weights):
     return x.T @ np.diag(weights) @ (discount * transition - np.eye(len(x))) @ x
 
 
+@pytest.mark.slow
 def test_the_star_diverges_however_small_the_step():
     """K has an eigenvalue with a positive real part, so |1 + α k| > 1 for every α; the course of θ
     is (1 + α K)ᵗ θ₀."""
@@ -225,6 +227,7 @@ def test_a_target_network_cures_the_star_when_enough_steps_lie_between_copies():
     np.testing.assert_allclose(project(star.features, star.weights), np.eye(7), atol=1e-12)
 
 
+@pytest.mark.slow
 def test_the_policys_own_weights_cure_the_star_where_the_policy_is():
     """In the seventh state; the others keep a wrong value, for nothing is asked of them."""
     star = on_policy(in_numpy(baird()))
@@ -266,6 +269,7 @@ def test_with_the_policys_own_weights_the_fit_contracts_whatever_the_features():
     assert min(rates(example.mdp, example.policy, example.features, example.weights)) > 1.1
 
 
+@pytest.mark.slow
 def test_averages_contract_with_any_weights_and_other_features_need_not():
     """Gordon, 1995: a mean over groups of states expands no largest difference, so Π B contracts by
     γ for the max too."""
@@ -353,6 +357,7 @@ def test_the_semi_gradient_is_the_gradient_of_nothing_and_the_residual_one_is():
     np.testing.assert_allclose(true, true.T, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_the_true_gradient_descends_where_the_semi_gradient_does_not():
     """To zero fast in two states and slowly in the star; each step is that of the loss by hand, ½
     |D^½ (γ P - I) X θ|²."""

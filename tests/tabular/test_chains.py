@@ -74,6 +74,7 @@ def test_no_probability_is_below_zero():
         assert (np.asarray(stationary(transition / transition.sum(1, keepdims=True))) >= 0).all()
 
 
+@pytest.mark.slow
 def test_only_states_that_are_never_left_absorb():
     transition = np.array([[1, 0, 0, 0], [0.5, 0, 0.5, 0], [0, 0, 1 - 1e-9, 1e-9], [0, 0, 1, 0]])
     np.testing.assert_array_equal(absorbing(transition), [True, False, False, False])

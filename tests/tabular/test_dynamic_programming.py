@@ -94,6 +94,7 @@ def test_the_best_within_gymnasiums_time_limit(name, horizon, best):
     np.testing.assert_allclose(timeless, expected, atol=5e-4)
 
 
+@pytest.mark.slow
 def test_the_best_policy_is_the_best_of_all():
     """Every one of 2⁶ is evaluated."""
     process = drawn(0)
@@ -122,6 +123,7 @@ def test_value_iteration_comes_as_near_as_it_says():
         assert abs(rough - slow_optimum(process, 0.9)).max() > 1e-4  # it stops when it may
 
 
+@pytest.mark.slow
 def test_the_iterations_stop_at_their_limit():
     process = drawn(2)
     expected = slow_optimum(process, 0.99, 3)
@@ -145,6 +147,7 @@ def greedy_on_uniform(process, discount):
     return slow_backup(process, v, discount).argmax(-1)
 
 
+@pytest.mark.slow
 def test_many_discounts_go_through_one_program():
     process, discounts = drawn(3), np.float32([0.5, 0.95])
     v, _ = jax.jit(jax.vmap(dp.policy_iteration, (None, 0)))(process, discounts)
@@ -203,6 +206,7 @@ def test_contraction_finds_what_it_is_given():
     assert 2.5 < rate <= 3
 
 
+@pytest.mark.slow
 def test_evaluation_contracts_in_the_norm_of_where_the_policy_stays():
     """Tsitsiklis & Van Roy, 1997, lemma 1: |P_π v| ≤ |v| in the weights that are stationary; in
     others it may stretch."""
@@ -218,6 +222,7 @@ def test_evaluation_contracts_in_the_norm_of_where_the_policy_stays():
     np.testing.assert_allclose(stays @ transition, stays, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_time_that_is_left_decides():
     """Three steps from the end of the walk there is time to reach it, with one step left there is
     not."""

@@ -175,6 +175,7 @@ def test_states_and_choices_are_a_chain_too():
     )
 
 
+@pytest.mark.slow
 def test_the_average_reward_is_that_of_a_very_long_play():
     """Whatever the first state; where an episode ends the next begins."""
     process, policy = drawn(7)
@@ -194,6 +195,7 @@ def test_the_uniform_policy_takes_every_action_alike():
     )
 
 
+@pytest.mark.slow
 def test_values_have_derivatives_and_go_through_vmap():
     """The policy gradient is a derivative of J: against differences."""
     process, policy = drawn(8)

@@ -110,6 +110,7 @@ def test_rows_that_sum_to_one_in_float32_are_taken():
     np.testing.assert_allclose(make_mdp(thirds, 0).transition.sum(-1), 1, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_process_without_end_starts_again():
     process = jax.tree.map(np.asarray, drawn(jax.random.key(0)))
     endless = make_continuing(process)
@@ -234,6 +235,7 @@ def test_what_could_not_be_seen_leaves_no_belief():
     np.testing.assert_array_equal(observe(process, jnp.array([0.5, 0.5]), 0), [0.5, 0.5])
 
 
+@pytest.mark.slow
 def test_the_gamblers_chances():
     """Bold play: .16, .4 and .64 with capital 25, 50 and 75 (Sutton & Barto, 2018, figure 4.3), all
     of it for a fair coin."""
@@ -247,6 +249,7 @@ def test_the_gamblers_chances():
     )
 
 
+@pytest.mark.slow
 def test_a_timid_gambler_is_ruined_as_a_random_walk_is():
     process = jax.tree.map(np.asarray, gambler(7, 0.3))
     assert process.num_actions == 3

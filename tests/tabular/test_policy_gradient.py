@@ -117,6 +117,7 @@ def test_the_surrogate_is_the_importance_weighted_advantage_with_the_old_states(
     )
 
 
+@pytest.mark.slow
 def test_the_surrogate_agrees_to_first_order(pairs):
     """Its slope at the old policy is that of J, and the gap falls as the square of the change of
     policy."""
@@ -148,6 +149,7 @@ def test_every_bound_holds(pairs):
     ).all()
 
 
+@pytest.mark.slow
 def test_the_drift_bound_is_all_but_reached_on_a_tightrope():
     """One wrong choice leads away for good: the policies are 2 (1 - (1 - ε)ᵗ) apart."""
     process = make_mdp([[[1, 0], [0, 1]], [[0, 1], [0, 1]]], 0, 0, [1, 0])
@@ -271,6 +273,7 @@ def test_staying_pays_as_the_closed_form_says():
     np.testing.assert_allclose(slope, 1 / (1 - theta) ** 2, rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_the_short_corridor_is_best_walked_by_chance():
     """Sutton & Barto (2018), example 13.1: p* = 2 - √2, J* = -11.657, and -82 and -44 for an
     ε-greedy player with ε = 0.1."""

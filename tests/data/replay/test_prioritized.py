@@ -107,6 +107,7 @@ def test_priorities_are_those_of_a_list(seed, size, exponent):
     assert_sums_are_right(prioritized)
 
 
+@pytest.mark.slow
 def test_of_several_priorities_for_one_row_one_stays():
     prioritized = with_priorities(np.ones(400), 2)
     error = jnp.where(jnp.arange(400) == 30, 4, jnp.arange(400) + 1.0)
@@ -122,6 +123,7 @@ def test_of_several_priorities_for_one_row_one_stays():
     assert_sums_are_right(prioritized)
 
 
+@pytest.mark.slow
 def test_sums_stay_right_over_many_updates_of_very_unlike_priorities():
     """10⁵ of them in batches of 100, over 10 orders of magnitude: adding the differences up would
     drift."""
@@ -144,7 +146,7 @@ def test_sums_stay_right_over_many_updates_of_very_unlike_priorities():
     assert_sums_are_right(prioritized)
 
 
-@pytest.mark.parametrize("n, num_envs", [(7, 1), (400, 2)])
+@pytest.mark.parametrize("n, num_envs", [pytest.param(7, 1, marks=pytest.mark.slow), (400, 2)])
 def test_draws_are_in_proportion(n, num_envs):
     """A row without priority never, however many it lies among."""
     rng = np.random.default_rng(n)
@@ -172,6 +174,7 @@ def test_each_draw_is_from_its_own_part_of_the_sum():
     assert (starts < np.arange(32) + 1 + 1e-4).all() and (ends[drawn] > np.arange(32) - 1e-4).all()
 
 
+@pytest.mark.slow
 def test_rounding_never_draws_a_row_without_priority(monkeypatch):
     """Sums that are not added up from left to right, as on a GPU, need not rise from one to the
     next; here by far."""
@@ -191,7 +194,7 @@ def test_rounding_never_draws_a_row_without_priority(monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("giant", [False, True])
+@pytest.mark.parametrize("giant", [pytest.param(False, marks=pytest.mark.system), True])
 def test_a_million_rows_are_drawn_each_as_often_as_the_others(giant):
     """Also where they share a 64th of the sum: 2²⁶ of them would fill it, of which float32 can tell
     2²⁴ apart at best."""

@@ -41,7 +41,10 @@ def numbered(start, rows, num_envs):
     }
 
 
-@pytest.mark.parametrize("capacity, num_envs, rows", [(13, 2, 3), (4, 1, 4), (40, 3, 2)])
+@pytest.mark.parametrize(
+    "capacity, num_envs, rows",
+    [(13, 2, 3), (4, 1, 4), pytest.param(40, 3, 2, marks=pytest.mark.slow)],
+)
 def test_the_ring_holds_the_latest_as_a_deque_does(capacity, num_envs, rows):
     ring = ring_buffer.init(NUMBER, capacity, num_envs, rows)
     time = ring_buffer.length(ring)
@@ -149,6 +152,7 @@ def test_n_steps_stay_in_the_episode_and_before_the_newest_row(
     np.testing.assert_array_equal(numbers[~ended], after[~ended])
 
 
+@pytest.mark.slow
 @quick
 @given(
     st.integers(0, 2**31),
@@ -245,6 +249,7 @@ def test_only_pictures_are_stored_once(observation, once):
     assert all((x == 1).all() for x in jax.tree.leaves(drawn))
 
 
+@pytest.mark.slow
 def test_what_is_no_transition_is_stored_as_it_is():
     like = {
         "observation": jnp.zeros((3, 3), jnp.uint8),

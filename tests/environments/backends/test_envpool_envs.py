@@ -78,6 +78,7 @@ def test_a_time_limit_truncates_and_does_not_terminate():
     assert not np.array_equal(outcome.next_observation[499], observation[500])
 
 
+@pytest.mark.slow
 def test_numbers_reach_the_simulator_scaled():
     """Pendulum takes torques in [-2, 2]; no episode of it terminates, all are truncated after 200
     steps."""
@@ -121,6 +122,7 @@ def test_every_reset_starts_all_copies_afresh_and_none_repeats():
     assert not environment.deterministic_reset and not environment.functional
 
 
+@pytest.mark.slow
 def test_a_pool_follows_from_its_seed():
     first, again, other = (
         play(EnvPoolEnvs("CartPole-v1", 3, seed), random_pushes, 60)[0] for seed in (4, 4, 5)
@@ -173,9 +175,7 @@ def test_numbers_of_64_bits_are_refused():
         name for name in envpool.list_all_envs() if name.startswith(("Ant-", "HalfCheetah-"))
     )
     assert not envpool_envs.supports(name)
-    with pytest.raises(
-        InvalidInput, match=f"{name} on EnvPool speaks float64.*--backend gymnasium"
-    ):
+    with pytest.raises(InvalidInput, match=f"{name} on EnvPool has float64.*--backend gymnasium"):
         EnvPoolEnvs(name, 1)
 
 

@@ -63,7 +63,9 @@ def test_every_successor_is_true():
     np.testing.assert_array_equal(outcome.terminated.sum(0), steps // lengths)
 
 
-@pytest.mark.parametrize("name", ["CartPole-v1", "Pendulum-v1"])
+@pytest.mark.parametrize(
+    "name", ["CartPole-v1", pytest.param("Pendulum-v1", marks=pytest.mark.slow)]
+)
 def test_play_is_that_of_gymnasium_by_hand(name):
     """Step by step from the same seeds, over terminations, time limits and the random restarts
     after them."""
@@ -92,6 +94,7 @@ def test_play_is_that_of_gymnasium_by_hand(name):
     assert outcome.truncated.any() and (name != "CartPole-v1" or outcome.terminated.any())
 
 
+@pytest.mark.slow
 def test_a_reset_starts_the_same_play_again():
     """Also after other play, and every copy has its own."""
     environment = GymnasiumEnvs(Noise, 4)

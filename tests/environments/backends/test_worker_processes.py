@@ -94,6 +94,7 @@ def test_processes_start_without_jax_and_never_more_than_copies(workers):
     assert rows["observation0"] == 0
 
 
+@pytest.mark.slow
 def test_a_process_that_is_killed_is_a_fault(workers):
     """Whenever that is seen: in the answer, or already when it is asked."""
     spread = workers(Counter, Counter(), 4, 2)
@@ -109,6 +110,7 @@ def test_a_process_that_is_killed_is_a_fault(workers):
             spread.step(np.zeros(4, np.int32))
 
 
+@pytest.mark.slow
 def test_a_fault_in_a_process_tells_copy_and_step_and_where_it_was_raised():
     environment = GymnasiumEnvs(partial(Faulty, "raise", 2), 3, workers=2)
     try:
@@ -137,6 +139,7 @@ def test_a_fault_in_a_process_tells_copy_and_step_and_where_it_was_raised():
     )
 
 
+@pytest.mark.slow
 def test_a_copy_that_cannot_be_made_in_a_process_is_a_fault(workers):
     spread = workers(Unmakeable, Counter(), 2, 1)
     for _ in range(2):  # and it goes on answering so
@@ -144,6 +147,7 @@ def test_a_copy_that_cannot_be_made_in_a_process_is_a_fault(workers):
             spread.reset(0)
 
 
+@pytest.mark.slow
 def test_options_and_limits_of_a_registered_environment_cross():
     """What Gymnasium's registry knows here is all that another process needs."""
     from etude.environments import make

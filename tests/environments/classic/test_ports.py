@@ -375,6 +375,7 @@ def test_values_are_float32_even_where_x64_is_enabled(name, x64):
         assert outcome.reward.shape == outcome.terminated.shape == outcome.truncated.shape == ()
 
 
+@pytest.mark.slow
 def test_physics_can_be_swept_in_one_program():
     state, control = jnp.float32([0.1, -0.2, 0.05, 0.3]), jnp.float32([4.0])
     gravities = jnp.float32([1.6, 9.8, 24.8])

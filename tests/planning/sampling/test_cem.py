@@ -56,6 +56,7 @@ def test_each_iteration_is_that_of_numpy(watched):
         seen.clear()
 
 
+@pytest.mark.slow
 def test_the_best_of_all_is_kept_when_later_ones_are_worse():
     search = CEMState(jnp.zeros(1), jnp.ones(1), jnp.float32([7]), jnp.float32(3))
     worse = refit_to_elites(search, jnp.float32([[1], [2], [5]]), jnp.float32([1, 2.5, 2]), 2, 0.0)
@@ -111,6 +112,7 @@ def of(found, which):
     return jax.tree.map(lambda x: x[:, which], found)
 
 
+@pytest.mark.slow
 def test_it_converges_to_the_maximum_of_a_concave_quadratic(found):
     one = of(found, QUADRATIC)
     np.testing.assert_allclose(one.best, np.tile(TOP, (8, 1)), atol=0.01)
@@ -119,6 +121,7 @@ def test_it_converges_to_the_maximum_of_a_concave_quadratic(found):
     assert (one.std < 0.01).all()
 
 
+@pytest.mark.slow
 def test_a_maximum_in_the_corner_of_the_box_is_found_exactly(found):
     one = of(found, CORNER)
     np.testing.assert_array_equal(one.best, np.tile([-1.0, 1.0, 1.0], (8, 1)))

@@ -184,6 +184,7 @@ def test_weights_and_rates_are_in_their_ranges(samples, n):
     )
 
 
+@pytest.mark.slow
 def test_a_mirror_is_a_mirror():
     x = jnp.float32([0.5, 1.25, -1.25, 3.0, 3.5, 1.0, -1.0, 5.5, -1e6])
     np.testing.assert_allclose(
@@ -276,6 +277,7 @@ def test_a_maximum_in_the_corner_of_the_box_is_found(found):
     np.testing.assert_allclose(of(found, CORNER).value, 4, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_the_higher_of_two_hills_is_found(found):
     assert of(found, HILLS).best.shape == (8, 2, 2) and of(found, HILLS).mean.shape == (8, N)
     np.testing.assert_allclose(of(found, HILLS).best, 0.7, atol=0.01)
@@ -293,6 +295,7 @@ def test_candidates_keep_to_the_box(found):
     assert (best[:, 1] > 0.99).any() and (best[:, 3] < 0.01).any()
 
 
+@pytest.mark.slow
 def test_nothing_breaks_down_long_after_it_converged():
     """On a hill, and on a plain where no candidate is better than another."""
 

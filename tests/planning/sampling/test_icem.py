@@ -63,6 +63,7 @@ def test_each_iteration_is_that_of_numpy(watched):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("exponent", [0.0, 1.0, 2.5])
 def test_the_noise_has_variance_1_and_the_power_asked_for(exponent):
     """The mean periodogram of 4000 samples, whose standard error is 1.6 %, falls as
@@ -80,6 +81,7 @@ def test_the_noise_has_variance_1_and_the_power_asked_for(exponent):
     assert abs((noise[:, :, 0] * noise[:, :, 1]).mean()) < 0.03
 
 
+@pytest.mark.slow
 def test_with_one_sample_and_one_iteration_the_samplers_agree():
     score, one = lambda plans: plans.sum((1, 2)), {"samples": 1, "iterations": 1}
     mean = jnp.full((3, 2), -1.0)  # any draw is better

@@ -20,6 +20,7 @@ GRID = np.linspace(-1, 1, 2001, dtype=np.float32)[:, None]
 every_method = pytest.mark.parametrize("method", METHODS)
 
 
+@pytest.mark.slow
 @every_method
 def test_each_evaluates_as_often_as_it_was_told_and_keeps_to_the_box(watched, method):
     score, seen = watched(lambda x: x.sum((1, 2)))

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from etude.planning.sampling.icem import colored_noise
 from etude.planning.sampling.mppi import mppi, softmax_weights
@@ -59,6 +60,7 @@ def test_each_iteration_is_that_of_numpy(watched):
         seen.clear()
 
 
+@pytest.mark.slow
 def test_weights_at_their_limits():
     """Near zero temperature the best is everything; far above, all are alike; what is worth −∞
     counts nothing unless all is."""

@@ -5,6 +5,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from etude.planning.sampling.random_shooting import (
     argmax_candidate,
@@ -35,6 +36,7 @@ def test_it_is_the_best_of_its_own_draws():
     np.testing.assert_allclose(value, max(values), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_draws_fill_the_box_evenly():
     seen, low, high = [], jnp.float32([-3, 0]), jnp.float32([-1, 10])
     random_shooting(lambda x: seen.append(x) or x.sum(-1), KEY, (2,), 20_000, low, high)
@@ -44,6 +46,7 @@ def test_draws_fill_the_box_evenly():
         np.testing.assert_allclose(np.histogram(column, 5, (0, 1))[0], 4000, atol=250)
 
 
+@pytest.mark.slow
 def test_a_maximum_is_found_inside_and_on_the_boundary():
     """In one dimension 2,000 draws leave gaps of a thousandth."""
     best, value = random_shooting(hill, KEY, (1,), 2000)
@@ -60,6 +63,7 @@ def test_a_key_is_an_answer():
     assert (one != other).all()
 
 
+@pytest.mark.slow
 def test_many_problems_at_once_are_each_alone():
     centers = jnp.float32([[0.1, -0.9], [0.5, 0.5], [-1, 2]])
     keys = jax.random.split(KEY, 3)

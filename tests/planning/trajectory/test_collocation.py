@@ -71,6 +71,7 @@ def test_hermite_simpson_is_exact_for_cubics():
     np.testing.assert_allclose(found.times, np.linspace(0, 1, 5))
 
 
+@pytest.mark.slow
 def test_hermite_simpson_is_of_fourth_order():
     """min ∫ x² + u² of dx/dt = u from 1 with a free end: x = cosh(T − t) / cosh T, at a cost of
     tanh T."""
@@ -129,6 +130,7 @@ def test_a_duration_that_is_free_and_a_force_that_is_bounded():
     )
 
 
+@pytest.mark.slow
 def test_a_final_cost_is_weighed_against_the_way():
     """min ∫ u² + k (x(1) − 1)² of dx/dt = u from 0: to k / (1 + k), at a cost of that."""
     problem = ContinuousProblem(

@@ -78,6 +78,7 @@ def test_a_linear_quadratic_problem_is_solved_as_densely(optimizer, iterations):
         np.testing.assert_allclose(found.states[i], states, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_controls_keep_to_their_box_and_are_the_best_in_it():
     found = gradient_shooting(
         replace(LINEAR, low=(0.2,), high=(0.7,)),
@@ -123,6 +124,7 @@ def test_the_gradient_is_the_notes_backpropagation():
     assert found.costs[1] < found.costs[0]
 
 
+@pytest.mark.slow
 def test_the_best_is_kept_when_descent_runs_away():
     """Steps too long by far: the costs grow, at last beyond numbers, and the first guess is still
     the best."""

@@ -174,6 +174,7 @@ def test_a_cost_without_a_minimum_ends_without_a_claim_to_one(plans):
     assert np.isfinite(plan.cost) and plan.cost < -1e4
 
 
+@pytest.mark.slow
 def test_a_step_to_infinity_is_not_taken():
     """A full step from 0 would be to 5, where the cost is -inf for float64."""
     problem = ControlProblem(
@@ -185,6 +186,7 @@ def test_a_step_to_infinity_is_not_taken():
     assert not plan.converged and np.isfinite(plan.cost) and plan.cost < plan.costs[0]
 
 
+@pytest.mark.slow
 def test_a_cost_without_a_derivative_leaves_the_search_stuck():
     problem = ControlProblem(
         lambda x, u: x + u, lambda x, u, time: u @ u, lambda x: jnp.sqrt(x @ x)

@@ -85,6 +85,7 @@ def test_it_solves_the_dense_quadratic_program_from_every_time_and_state(seed):
             np.testing.assert_allclose(ours[1], controls, rtol=1e-8, atol=1e-8)
 
 
+@pytest.mark.slow
 def test_noise_costs_what_the_spread_of_states_and_controls_costs_and_leaves_the_policy():
     """The expected cost by propagating mean and covariance (a Lyapunov recursion), which knows
     nothing of V."""
@@ -135,6 +136,7 @@ def test_many_problems_at_once_are_each_alone():
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_the_infinite_horizon_solves_the_riccati_equation(seed):
     problem = random_problem(seed)
@@ -148,6 +150,7 @@ def test_the_infinite_horizon_solves_the_riccati_equation(seed):
     assert np.abs(np.linalg.eigvals(A + B @ forever.K)).max() < 1
 
 
+@pytest.mark.slow
 def test_the_double_integrator_is_that_of_the_books():
     F = np.float64([[1, 1, 0], [0, 1, 1]])
     forever = infinite_horizon(F, np.eye(3))
@@ -182,6 +185,7 @@ def test_the_linearized_regulator_balances_the_cart_pole():
     assert (jnp.abs(last) < 0.01).all()
 
 
+@pytest.mark.slow
 def test_a_step_without_a_minimum_is_refused_by_its_number_and_marked_inside_jit():
     problem = random_problem(0)
     C = problem.C.copy()

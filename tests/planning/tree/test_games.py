@@ -128,6 +128,7 @@ def test_values_satisfy_bellman_on_every_board(game, boards):
     np.testing.assert_array_equal(gain == gain.max(1, keepdims=True), solution.best_actions[rows])
 
 
+@pytest.mark.slow
 def test_what_everybody_knows_of_tic_tac_toe():
     solution, state = solve_game(TIC_TAC_TOE), TIC_TAC_TOE.initial_state()
     assert (

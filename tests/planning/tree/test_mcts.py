@@ -157,7 +157,14 @@ DEFAULTS = {
 }
 
 
-@pytest.mark.parametrize("default", DEFAULTS)
+@pytest.mark.parametrize(
+    "default",
+    [
+        "random",
+        pytest.param("policy", marks=pytest.mark.slow),
+        pytest.param("value", marks=pytest.mark.slow),
+    ],
+)
 def test_a_model_with_rewards_has_the_tree_of_plain_python(default):
     """With illegal actions, ends and a horizon that is reached; C and γ are traced."""
     ours, theirs = DEFAULTS[default]
@@ -259,7 +266,7 @@ def test_tic_tac_toe_is_never_lost_to_perfect_play():
     np.testing.assert_array_equal(results, 0)
 
 
-@pytest.mark.slow
+@pytest.mark.system
 def test_connect_four_is_won_against_a_player_who_sees_one_move():
     uct = UCT(7, 200, horizon=42, players=2, legal=CONNECT_FOUR.legal)
     results = matches(CONNECT_FOUR, uct, one_ply_player(CONNECT_FOUR), 10)
@@ -280,6 +287,7 @@ def matches(game, uct, opponent, games):
     return np.asarray(run(jax.random.split(KEY, games), jnp.arange(games) % 2 == 1))
 
 
+@pytest.mark.slow
 def test_where_nothing_is_legal_there_is_nothing_to_search():
     uct = UCT(ACTIONS, 3, horizon=2, legal=lambda state: jnp.zeros(ACTIONS, bool))
     found = jax.tree.map(np.asarray, jax.jit(lambda: search(uct, Table(), jnp.int32(0), KEY))())

@@ -30,6 +30,7 @@ def test_it_balances_the_pole_of_a_gymnasium_environment():
         assert not env.step(best_action(root))[2]
 
 
+@pytest.mark.slow
 def test_the_search_does_not_know_what_the_environment_will_draw():
     """On slippery ice one step right of the start ends in one of three cells, whatever generator
     the environment holds."""
