@@ -37,7 +37,7 @@ def leave_one_out_mean(returns: Array) -> Array:
 
     Raises InvalidInput for a single sample.
     """
-    require_two(returns)
+    require_two_samples(returns)
     return (returns.sum(0) - returns) / (len(returns) - 1)
 
 
@@ -46,13 +46,13 @@ def leave_one_out_optimal(returns: Array, squared_score: Array) -> Array:
 
     Raises InvalidInput for a single sample.
     """
-    require_two(returns)
+    require_two_samples(returns)
     weighted = squared_score * returns
     return safe_divide(weighted.sum(0) - weighted, squared_score.sum(0) - squared_score)
 
 
 def control_variate_objective(
-    log_prob: Array, returns: Array, baseline: Array, expected: Array
+    log_prob: Array, returns: Array, control_variate: Array, expected_control_variate: Array
 ) -> Array:
     """The objective with an action-dependent control variate b(s, a) (Q-Prop; Gu et al., 2017).
 
@@ -63,7 +63,7 @@ def control_variate_objective(
     the action taken, `expected` over the policy's actions, a function of the policy with b
     constant. For b = V(s) the correction has no gradient.
     """
-    return log_prob * jax.lax.stop_gradient(returns - baseline) + expected
+    return log_prob * jax.lax.stop_gradient(returns - control_variate) + expected_control_variate
 
 
 def safe_divide(numerator: Array, denominator: Array) -> Array:
@@ -72,7 +72,7 @@ def safe_divide(numerator: Array, denominator: Array) -> Array:
     return jnp.where(is_positive, numerator / jnp.where(is_positive, denominator, 1), 0)
 
 
-def require_two(returns: Array) -> None:
+def require_two_samples(returns: Array) -> None:
     """Raise InvalidInput for a single sample."""
     if len(returns) < 2:
         raise InvalidInput(

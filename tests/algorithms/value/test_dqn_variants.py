@@ -196,7 +196,7 @@ def test_fitted_q_iteration_on_a_dataset_is_deep_q_learning_to_which_it_came_at_
     once, _ = jax.jit(partial(fitted_q_iteration, dqn, spec, iterations=1))(dataset, KEY)
     assert metrics["q_loss"].shape == (2, 6) and second is not None
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), once.target_q, lived.q)
-    assert once.updates == 6 and state.updates == 12
+    assert once.gradient_steps_taken == 6 and state.gradient_steps_taken == 12
     moved = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), state.q, once.q)
     assert max(jax.tree.leaves(moved)) > 1e-4
 

@@ -135,9 +135,11 @@ class ActorCritic:
         self, state: ActorCriticState, experience: Transition, key: Array
     ) -> tuple[ActorCriticState, Metrics]:
         """Fit the value, then take one gradient step of policy and value, on one rollout."""
-        learner, scaled = on_policy.scale_reward(self, state.learner, experience)
-        learner = self.fit_value(learner, scaled)
-        batch = on_policy.to_sequence(self, scaled, self.compute_advantages(learner, scaled))
+        learner, scaled_experience = on_policy.scale_reward(self, state.learner, experience)
+        learner = self.fit_value(learner, scaled_experience)
+        batch = on_policy.to_sequence(
+            self, scaled_experience, self.compute_advantages(learner, scaled_experience)
+        )
         learner, metrics = self.gradient_step(
             learner, batch, self.discount_weights(experience), state.control_variate, key
         )
@@ -145,7 +147,7 @@ class ActorCritic:
         # Fit it after the policy: a Q fitted to the actions it is subtracted from adds bias.
         if self.control_variate:
             control_variate, metrics["variate_loss"] = control_variate.fit(
-                batch.observation, batch.action, batch.target, self.value_optimizer()
+                batch.observation, batch.action, batch.value_target, self.value_optimizer()
             )
         learner = on_policy.finish_update(self, learner, experience)
         return ActorCriticState(learner, control_variate), {**metrics, "updates": jnp.int32(1)}
@@ -158,7 +160,7 @@ class ActorCritic:
                 self, experience, self.compute_advantages(learner, experience)
             )
             gradient = jax.grad(
-                lambda value: losses.l2_loss(batch.target - batch.values_of(value)).mean()
+                lambda value: losses.l2_loss(batch.value_target - batch.values_of(value)).mean()
             )(learner.networks.value)
             opt_state, value_opt_state = learner.opt_state
             updates, value_opt_state = self.value_optimizer().update(gradient, value_opt_state)
@@ -178,10 +180,16 @@ class ActorCritic:
             n_step_returns = returns.n_step_returns(
                 reward, next_value, terminated, done, self.discount, self.n_step
             )
-            advantage = n_step_returns - batch.value
+            advantage = n_step_returns - batch.old_value
         else:
             advantage = returns.gae(
-                reward, batch.value, next_value, terminated, done, self.discount, self.gae_lambda
+                reward,
+                batch.old_value,
+                next_value,
+                terminated,
+                done,
+                self.discount,
+                self.gae_lambda,
             )
         match self.value_target:
             case "monte_carlo":
@@ -191,8 +199,8 @@ class ActorCritic:
             case "one_step":
                 target = losses.td_target(reward, next_value, terminated, self.discount)
             case _:
-                target = advantage + batch.value
-        return replace(batch, advantage=advantage, target=target)
+                target = advantage + batch.old_value
+        return replace(batch, advantage=advantage, value_target=target)
 
     def discount_weights(self, experience: Transition) -> Array:
         """Return the weight of each step in the policy gradient, [time, env]: γᵗ, or 1.
@@ -224,13 +232,13 @@ class ActorCritic:
             policy_loss = losses.weighted_nll(log_prob, weight * advantage)
             if self.control_variate:
                 baseline = scale * control_variate.advantage(
-                    batch.distribution, batch.observation, batch.action
+                    batch.old_distribution, batch.observation, batch.action
                 )
                 correction = scale * control_variate.expected_q(pi, batch.observation, key)
                 policy_loss = -(
                     weight * control_variate_objective(log_prob, advantage, baseline, correction)
                 ).mean()
-            value_loss, entropy = ((batch.target - value) ** 2).mean(), pi.entropy().mean()
+            value_loss, entropy = ((batch.value_target - value) ** 2).mean(), pi.entropy().mean()
             loss = (
                 policy_loss
                 + self.value_coefficient * value_loss

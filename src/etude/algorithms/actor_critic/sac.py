@@ -48,13 +48,13 @@ class SACState:
     critics: Critics
     target_critics: Critics  # the bootstrap value comes from them; they follow the critics slowly
     log_temperature: Any  # log α; () when it is not learned
-    policy_optimizer: optax.OptState
-    critic_optimizer: optax.OptState
-    temperature_optimizer: optax.OptState
+    policy_opt_state: optax.OptState
+    critic_opt_state: optax.OptState
+    temperature_opt_state: optax.OptState
     replay: Any  # a uniform.ReplayBuffer; () during gradient steps
     rollout_noise_key: Any  # key data of the exploration noise; () unless `noise_per_rollout`
     steps: Array  # int32: environment steps taken
-    updates: Array  # int32: gradient steps taken
+    gradient_steps_taken: Array  # int32: gradient steps taken
 
 
 @struct
@@ -81,9 +81,9 @@ class SAC:
     """Learn the temperature, so that the policy's entropy stays near its target."""
     noise_per_rollout: bool = static(False)
     """Draw the exploration noise once for each rollout, not each step (Raffin et al., 2021)."""
-    gradient: Literal["reparameterized", "score_function"] = static("reparameterized")
+    policy_gradient: Literal["reparameterized", "score_function"] = static("reparameterized")
     """Estimator of the policy gradient: through the sampled action, or ∇log π Q."""
-    critics: int = static(2, at_least=1)
+    num_critics: int = static(2, at_least=1)
     """Number of critics, whose minimum is used; two are twins (Fujimoto et al., 2018)."""
     hidden: tuple[int, ...] = static((256, 256), at_least=1)
     """Units of each hidden layer, of policy and critics alike."""
@@ -124,11 +124,11 @@ class SAC:
         spec = replace(spec, action=actions.space)
         key_policy, key_critics, key_noise = jax.random.split(key, 3)
         network = make_network(
-            key_policy, spec.observation, self.hidden, actions.num_parameters, self.activation
+            key_policy, spec.observation, self.hidden, actions.num_outputs, self.activation
         )
         policy = StochasticPolicy(network, actions)
         critics = actions.init_critics(
-            key_critics, spec, self.hidden, self.activation, self.critics
+            key_critics, spec, self.hidden, self.activation, self.num_critics
         )
         log_temperature = (
             jnp.log(jnp.float32(self.initial_temperature)) if self.learn_temperature else ()
@@ -187,11 +187,13 @@ class SAC:
         """One gradient step of critics, policy and temperature, and an update of the targets."""
         key_critics, key_policy = jax.random.split(key)
         metrics = {"temperature": self.temperature(state)}
-        state, critic_metrics = self.fit_critics(state, batch, key_critics)
-        state, policy_metrics = self.improve_policy(state, batch.observation, key_policy)
+        state, critic_metrics = self.update_critics(state, batch, key_critics)
+        state, policy_metrics = self.update_policy(state, batch.observation, key_policy)
         state = self.update_temperature(state, policy_metrics["entropy"])
         targets = optax.incremental_update(state.critics, state.target_critics, self.target_rate)
-        state = replace(state, target_critics=targets, updates=state.updates + 1)
+        state = replace(
+            state, target_critics=targets, gradient_steps_taken=state.gradient_steps_taken + 1
+        )
         return state, {**metrics, **critic_metrics, **policy_metrics}
 
     def temperature(self, state: SACState) -> Any:
@@ -202,7 +204,7 @@ class SAC:
             else jnp.float32(self.initial_temperature)
         )
 
-    def fit_critics(
+    def update_critics(
         self, state: SACState, batch: Transition, key: Array
     ) -> tuple[SACState, Metrics]:
         """One gradient step on the sum over critics of E[½ (target - Q(s, a))²]."""
@@ -214,9 +216,9 @@ class SAC:
             return losses.l2_loss(target - values).mean(-1).sum(), values.mean()
 
         (loss, q_mean), gradient = jax.value_and_grad(loss_fn, has_aux=True)(state.critics)
-        step, opt_state = self.optimizer(state.steps).update(gradient, state.critic_optimizer)
+        step, opt_state = self.optimizer(state.steps).update(gradient, state.critic_opt_state)
         state = replace(
-            state, critics=optax.apply_updates(state.critics, step), critic_optimizer=opt_state
+            state, critics=optax.apply_updates(state.critics, step), critic_opt_state=opt_state
         )
         return state, {"critic_loss": loss, "q_value": q_mean}
 
@@ -225,7 +227,7 @@ class SAC:
 
         Haarnoja et al., 2019, eq. 2 and 3.
         """
-        next_samples = state.policy.actions.action_samples(
+        next_samples = state.policy.actions.action_expectation(
             state.policy(batch.next_observation), state.target_critics, batch.next_observation, key
         )
         next_value = next_samples.expectation(
@@ -233,19 +235,19 @@ class SAC:
         )
         return losses.td_target(batch.reward, next_value, batch.terminated, self.discount)
 
-    def improve_policy(
+    def update_policy(
         self, state: SACState, observation: Any, key: Array
     ) -> tuple[SACState, Metrics]:
         """One gradient step on E[α log π(a|s) - min Q(s, a)] at `observation` [batch, ...]."""
         loss_fn = (
             self.reparameterized_loss
-            if self.gradient == "reparameterized"
+            if self.policy_gradient == "reparameterized"
             else self.score_function_loss
         )
         gradient, metrics = jax.grad(loss_fn, has_aux=True)(state.policy, state, observation, key)
-        step, opt_state = self.optimizer(state.steps).update(gradient, state.policy_optimizer)
+        step, opt_state = self.optimizer(state.steps).update(gradient, state.policy_opt_state)
         policy = optax.apply_updates(state.policy, step)
-        return replace(state, policy=policy, policy_optimizer=opt_state), metrics
+        return replace(state, policy=policy, policy_opt_state=opt_state), metrics
 
     def reparameterized_loss(
         self, policy: StochasticPolicy, state: SACState, observation: Any, key: Array
@@ -255,7 +257,7 @@ class SAC:
         The gradient passes through the sampled action (Haarnoja et al., 2018, eq. 12), or through
         the probability of each discrete action (Christodoulou, 2019, eq. 12).
         """
-        samples = policy.actions.action_samples(
+        samples = policy.actions.action_expectation(
             policy(observation), state.critics, observation, key
         )
         cost = self.temperature(state) * samples.log_prob - samples.min_q
@@ -274,7 +276,7 @@ class SAC:
         The baseline does not depend on the action, so the gradient is unbiased (Kool et al., 2019).
         """
         repeat = functools.partial(jax.tree.map, lambda x: jnp.stack([x, x]))  # [2, batch, ...]
-        action, log_prob = policy.actions.sample_with_score(repeat(policy(observation)), key)
+        action, log_prob = policy.actions.sample_and_log_prob(repeat(policy(observation)), key)
         min_q = policy.actions.q_values(state.critics, repeat(observation), action).min(0)
         cost = jax.lax.stop_gradient(self.temperature(state) * log_prob - min_q)
         centered_cost = cost - cost[::-1]
@@ -293,9 +295,9 @@ class SAC:
         if not self.learn_temperature:
             return state
         gradient = entropy - state.policy.actions.target_entropy(self)
-        step, opt_state = self.optimizer(state.steps).update(gradient, state.temperature_optimizer)
+        step, opt_state = self.optimizer(state.steps).update(gradient, state.temperature_opt_state)
         return replace(
-            state, log_temperature=state.log_temperature + step, temperature_optimizer=opt_state
+            state, log_temperature=state.log_temperature + step, temperature_opt_state=opt_state
         )
 
 
@@ -304,7 +306,7 @@ class SAC:
 
 
 @struct
-class ActionSamples:
+class ActionExpectation:
     """Actions for an expectation over the policy, [..., action]: all of them, or one sample."""
 
     log_prob: Array
@@ -323,13 +325,13 @@ class DiscreteActions:
     space: Discrete = static()
 
     @property
-    def num_parameters(self) -> int:
+    def num_outputs(self) -> int:
         """Outputs of the policy network."""
         return self.space.n
 
-    def distribution(self, parameters: Array) -> Categorical:
-        """π(·|s) from the outputs of the policy network, [..., num_parameters]."""
-        return Categorical(parameters)
+    def distribution(self, outputs: Array) -> Categorical:
+        """π(·|s) from the outputs of the policy network, [..., num_outputs]."""
+        return Categorical(outputs)
 
     def random_action(self, key: Array, shape: tuple[int, ...]) -> Array:
         """Uniformly random actions, [*shape]."""
@@ -353,15 +355,15 @@ class DiscreteActions:
         """Q(s, a) by each critic, [critic, ...]."""
         return jnp.stack([batched_index(critic(observation), action) for critic in critics])
 
-    def action_samples(
+    def action_expectation(
         self, pi: Any, critics: Critics, observation: Any, key: Array
-    ) -> ActionSamples:
+    ) -> ActionExpectation:
         """All actions, weighted by their probabilities; the key is not used."""
         log_prob = jax.nn.log_softmax(pi.logits)
         min_q = jnp.stack([critic(observation) for critic in critics]).min(0)
-        return ActionSamples(log_prob, min_q, jnp.exp(log_prob))
+        return ActionExpectation(log_prob, min_q, jnp.exp(log_prob))
 
-    def sample_with_score(self, pi: Any, key: Array) -> tuple[Array, Array]:
+    def sample_and_log_prob(self, pi: Any, key: Array) -> tuple[Array, Array]:
         """A sampled action and its log π(a|s), whose gradient is the score function."""
         action = pi.sample(key)
         return action, pi.log_prob(action)
@@ -379,13 +381,13 @@ class BoxActions:
     min_log_std: float = static()
 
     @property
-    def num_parameters(self) -> int:
+    def num_outputs(self) -> int:
         """Outputs of the policy network."""
         return 2 * math.prod(self.space.shape)
 
-    def distribution(self, parameters: Array) -> SquashedNormal:
-        """π(·|s) from the outputs of the policy network, [..., num_parameters]."""
-        mean, log_std = jnp.split(parameters, 2, -1)
+    def distribution(self, outputs: Array) -> SquashedNormal:
+        """π(·|s) from the outputs of the policy network, [..., num_outputs]."""
+        mean, log_std = jnp.split(outputs, 2, -1)
         return squashed_distribution_for(
             self.space, mean, jnp.clip(log_std, self.min_log_std, MAX_LOG_STD)
         )
@@ -409,17 +411,17 @@ class BoxActions:
         """Q(s, a) by each critic, [critic, ...]."""
         return critic_values(critics, observation, action)
 
-    def action_samples(
+    def action_expectation(
         self, pi: Any, critics: Critics, observation: Any, key: Array
-    ) -> ActionSamples:
+    ) -> ActionExpectation:
         """One reparameterized sample."""
         action, log_prob = pi.sample_and_log_prob(key)
         min_q = self.q_values(critics, observation, action).min(0)
-        return ActionSamples(
+        return ActionExpectation(
             log_prob[..., None], min_q[..., None], jnp.ones_like(log_prob)[..., None]
         )
 
-    def sample_with_score(self, pi: Any, key: Array) -> tuple[Array, Array]:
+    def sample_and_log_prob(self, pi: Any, key: Array) -> tuple[Array, Array]:
         """A sampled action and its log π(a|s), whose gradient is the score function."""
         return pi.sample_and_log_prob(key, reparameterized=False)
 
@@ -448,11 +450,11 @@ def actions_for(space: spaces.Space, min_log_std: float) -> DiscreteActions | Bo
 # learning stops because sampled actions no longer differ.
 OffPolicyActorCritic = functools.partial(
     SAC,
-    critics=1,
+    num_critics=1,
     learn_temperature=False,
     initial_temperature=0.0,
     min_log_std=-2.0,
-    gradient="score_function",
+    policy_gradient="score_function",
 )
 
 ALGORITHMS = {

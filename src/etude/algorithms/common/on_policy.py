@@ -70,11 +70,11 @@ class RolloutBatch:
 
     observation: Any  # normalized, if the algorithm normalizes it
     action: Any
-    log_prob: Array  # log π_old(a|s)
-    value: Array  # V_old(s)
+    old_log_prob: Array  # log π_old(a|s)
+    old_value: Array  # V_old(s)
     advantage: Array
-    target: Array  # regression target of the value function
-    distribution: Any  # π_old(·|s)
+    value_target: Array  # regression target of the value function
+    old_distribution: Any  # π_old(·|s)
     initial_carry: Any = ()  # Carries at the first step of each sequence, [sequence, ...]
     is_first: Any = None  # bool [time, sequence]: first step of an episode, which resets the carry
 
@@ -205,11 +205,11 @@ def evaluate_rollout(
     batch = RolloutBatch(
         observation=observation,
         action=experience.action,
-        log_prob=log_prob,
-        value=value,
+        old_log_prob=log_prob,
+        old_value=value,
         advantage=jnp.zeros_like(value),
-        target=value,
-        distribution=broadcast_params(pi),
+        value_target=value,
+        old_distribution=broadcast_params(pi),
     )
     return batch, next_value
 
@@ -221,14 +221,14 @@ def compute_advantages(
     batch, next_value = evaluate_rollout(algorithm, learner, experience)
     advantage = returns.gae(
         experience.reward,
-        batch.value,
+        batch.old_value,
         next_value,
         experience.terminated,
         experience.done,
         algorithm.discount,
         algorithm.gae_lambda,
     )
-    return replace(batch, advantage=advantage, target=advantage + batch.value)
+    return replace(batch, advantage=advantage, value_target=advantage + batch.old_value)
 
 
 def to_sequence(algorithm: Any, experience: Transition, batch: RolloutBatch) -> RolloutBatch:

@@ -240,13 +240,13 @@ class Reinforce:
             "done": experience.done,
             "discount": self.discount,
         }
-        log_ratio = jnp.zeros_like(batch.log_prob)  # of the first step, which is on-policy
+        log_ratio = jnp.zeros_like(batch.old_log_prob)  # of the first step, which is on-policy
         _, returns = self.importance_weighted_returns(log_ratio, return_inputs, episodes)
         baseline = self.estimate_baseline(state.learner.networks.policy, batch, episodes, returns)
 
         def policy_step(carry, _):
             policy, opt_state = carry
-            log_ratio = batch.distribution_of(policy).log_prob(batch.action) - batch.log_prob
+            log_ratio = batch.distribution_of(policy).log_prob(batch.action) - batch.old_log_prob
             weight, returns = self.importance_weighted_returns(log_ratio, return_inputs, episodes)
             advantage = self.normalize_advantages(episodes, returns - baseline)
 
@@ -322,7 +322,7 @@ class Reinforce:
             case "none":
                 return jnp.zeros_like(returns)
             case "value":
-                return batch.value
+                return batch.old_value
             case "average":
                 weight = jnp.ones_like(returns)
             case "optimal":
@@ -395,7 +395,7 @@ def squared_scores(policy: Policy, batch: RolloutBatch) -> Array:
         score = jax.grad(lambda policy: policy(observation).log_prob(action))(policy)
         return optax.tree.norm(score, squared=True)
 
-    shape = batch.log_prob.shape
+    shape = batch.old_log_prob.shape
     steps = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), (batch.observation, batch.action))
     return jax.lax.map(squared_score, steps, batch_size=256).reshape(shape)
 

@@ -28,13 +28,13 @@ from etude.types import Array, Metrics
 
 # Factor over `kl_target` from which the adaptive penalty changes (Schulman et al., 2017, section 4)
 # and the early stop triggers (Stable-Baselines3).
-KL_TOLERANCE = 1.5
+KL_TOLERANCE_FACTOR = 1.5
 
 
 @struct
 class PPOState:
     learner: LearnerState
-    penalty: Array  # β, the weight of the KL divergence in the loss
+    kl_coefficient: Array  # β, the weight of the KL divergence in the loss
 
 
 @struct
@@ -55,9 +55,9 @@ class PPO:
     """Environment steps over which the clip range falls linearly to zero; inf: constant."""
     kl_target: float = traced(0.01, above=0)
     """Target divergence, in nats, of an update, for kl_penalty and kl_stop."""
-    initial_penalty: float = traced(1.0, at_least=0)
+    initial_kl_coefficient: float = traced(1.0, at_least=0)
     """Initial weight β of the KL penalty; it has no effect without kl_penalty."""
-    penalty_rate: float = traced(10.0, above=0)
+    kl_coefficient_rate: float = traced(10.0, above=0)
     """Step size of the dual penalty: growth of β per nat of divergence above kl_target."""
     value_clip: float = traced(math.inf, above=0)
     """Clip range of the value around its value before the update; inf: no clip."""
@@ -110,7 +110,9 @@ class PPO:
         on_policy.check_batch_sizes(self, spec)
         learner = on_policy.init_learner(self, key, spec)
         opt_state = self.optimizer(learner.steps).init(learner.networks)
-        return PPOState(replace(learner, opt_state=opt_state), jnp.float32(self.initial_penalty))
+        return PPOState(
+            replace(learner, opt_state=opt_state), jnp.float32(self.initial_kl_coefficient)
+        )
 
     def act(
         self, state: PPOState, observation: Any, memory: Any, key: Array, explore: bool
@@ -122,53 +124,53 @@ class PPO:
         self, state: PPOState, experience: Transition, key: Array
     ) -> tuple[PPOState, Metrics]:
         """Take `epochs` passes of minibatch gradient steps over one rollout [time, env]."""
-        learner, scaled = on_policy.scale_reward(self, state.learner, experience)
-        batch = on_policy.compute_advantages(self, learner, scaled)
-        batch = on_policy.to_samples(self, scaled, batch)
+        learner, scaled_experience = on_policy.scale_reward(self, state.learner, experience)
+        batch = on_policy.compute_advantages(self, learner, scaled_experience)
+        batch = on_policy.to_samples(self, scaled_experience, batch)
 
         def update_epoch(carry, key):
             # The distribution π_old is large and serves the KL penalty alone.
-            samples = batch if self.kl_penalty != "none" else replace(batch, distribution=())
+            samples = batch if self.kl_penalty != "none" else replace(batch, old_distribution=())
             minibatches = on_policy.sample_minibatches(self, key, samples)
-            step = partial(self.update_minibatch, penalty=state.penalty)
+            step = partial(self.update_minibatch, kl_coefficient=state.kl_coefficient)
             return jax.lax.scan(step, carry, minibatches)
 
         keep_going = jnp.bool_(True)
         keys = jax.random.split(key, self.epochs)
         (learner, _), metrics = jax.lax.scan(update_epoch, (learner, keep_going), keys)
-        penalty = self.update_penalty(state.penalty, learner.networks, batch)
+        kl_coefficient = self.update_kl_coefficient(state.kl_coefficient, learner.networks, batch)
 
         # Metrics are [epoch, minibatch]; average them over the steps before the early stop. Without
         # kl_stop there is no mask "applied": every step counts.
         applied = metrics.pop("applied", jnp.ones_like(metrics["kl"], bool))
         means = jax.tree.map(lambda x: jnp.where(applied, x, 0).sum() / applied.sum(), metrics)
         learner = on_policy.finish_update(self, learner, experience)
-        return PPOState(learner, penalty), {**means, "updates": applied.sum()}
+        return PPOState(learner, kl_coefficient), {**means, "updates": applied.sum()}
 
     def update_minibatch(
-        self, carry: tuple[LearnerState, Array], batch: RolloutBatch, penalty: Array
+        self, carry: tuple[LearnerState, Array], batch: RolloutBatch, kl_coefficient: Array
     ) -> tuple[tuple[LearnerState, Array], Metrics]:
         """Take one gradient step, unless `kl_stop` has ended this update.
 
         The carry is (learner, keep_going), keep_going being false from the early stop on.
         """
         learner, keep_going = carry
-        stepped, metrics = self.gradient_step(learner, batch, penalty)
+        new_learner, metrics = self.gradient_step(learner, batch, kl_coefficient)
         if not self.kl_stop:
-            return (stepped, keep_going), metrics
+            return (new_learner, keep_going), metrics
         # `kl` is measured before the step: above the limit, this step and later ones are discarded.
-        keep_going &= metrics["kl"] <= KL_TOLERANCE * self.kl_target
-        learner = jax.tree.map(partial(jnp.where, keep_going), stepped, learner)
+        keep_going &= metrics["kl"] <= KL_TOLERANCE_FACTOR * self.kl_target
+        learner = jax.tree.map(partial(jnp.where, keep_going), new_learner, learner)
         return (learner, keep_going), {**metrics, "applied": keep_going}
 
     def gradient_step(
-        self, learner: LearnerState, batch: RolloutBatch, penalty: Array
+        self, learner: LearnerState, batch: RolloutBatch, kl_coefficient: Array
     ) -> tuple[LearnerState, Metrics]:
         """Take one optimizer step of policy and value on a minibatch."""
 
         def loss_fn(networks):
             pi, value = batch.evaluate(networks)
-            policy_loss, metrics = self.policy_loss(pi, batch, penalty, learner.steps)
+            policy_loss, metrics = self.policy_loss(pi, batch, kl_coefficient, learner.steps)
             value_loss = self.value_loss(value, batch)
             loss = (
                 policy_loss
@@ -183,7 +185,7 @@ class PPO:
         return replace(learner, networks=networks, opt_state=opt_state), metrics
 
     def policy_loss(
-        self, pi: Distribution, batch: RolloutBatch, penalty: Array, steps: Array
+        self, pi: Distribution, batch: RolloutBatch, kl_coefficient: Array, steps: Array
     ) -> tuple[Array, Metrics]:
         """-E[min(r A, clip(r, 1 - ε, 1 + ε) A)] + β E[KL(π_old ‖ π)], and metrics.
 
@@ -193,13 +195,13 @@ class PPO:
         advantage, clip = batch.advantage, self.clip * linear_decay(steps, self.clip_decay)
         if self.normalize_advantage:
             advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
-        log_ratio = pi.log_prob(batch.action) - batch.log_prob
+        log_ratio = pi.log_prob(batch.action) - batch.old_log_prob
         ratio = jnp.exp(log_ratio)
-        unclipped = ratio * advantage
-        clipped = jnp.clip(ratio, 1 - clip, 1 + clip) * advantage
-        loss = -jnp.minimum(unclipped, clipped).mean()
+        unclipped_surrogate = ratio * advantage
+        clipped_surrogate = jnp.clip(ratio, 1 - clip, 1 + clip) * advantage
+        loss = -jnp.minimum(unclipped_surrogate, clipped_surrogate).mean()
         if self.kl_penalty != "none":
-            loss += penalty * batch.distribution.kl(pi).mean()
+            loss += kl_coefficient * batch.old_distribution.kl(pi).mean()
         return loss, {
             "entropy": pi.entropy().mean(),
             "kl": (ratio - 1 - log_ratio).mean(),
@@ -208,30 +210,32 @@ class PPO:
 
     def value_loss(self, value: Array, batch: RolloutBatch) -> Array:
         """E[max((target - V)², (target - V_clip)²)], V_clip being V within ±value_clip of V_old."""
-        change = jnp.clip(value - batch.value, -self.value_clip, self.value_clip)
-        clipped_value = batch.value + change
-        return jnp.maximum((batch.target - value) ** 2, (batch.target - clipped_value) ** 2).mean()
+        change = jnp.clip(value - batch.old_value, -self.value_clip, self.value_clip)
+        clipped_value = batch.old_value + change
+        return jnp.maximum(
+            (batch.value_target - value) ** 2, (batch.value_target - clipped_value) ** 2
+        ).mean()
 
-    def update_penalty(
-        self, penalty: Array, networks: ActorCriticNetworks, batch: RolloutBatch
+    def update_kl_coefficient(
+        self, kl_coefficient: Array, networks: ActorCriticNetworks, batch: RolloutBatch
     ) -> Array:
         """Return the weight β of the KL penalty for the next update.
 
-        Dual:      β ← max(β + penalty_rate (KL - kl_target), 0).
+        Dual:      β ← max(β + kl_coefficient_rate (KL - kl_target), 0).
         Adaptive:  β ← 2 β if KL > 1.5 kl_target,   β ← β / 2 if KL < kl_target / 1.5.
         """
         if self.kl_penalty == "none":
-            return penalty
+            return kl_coefficient
         pi, _ = batch.evaluate(networks)
-        kl = batch.distribution.kl(pi).mean()
+        kl = batch.old_distribution.kl(pi).mean()
         if self.kl_penalty == "dual":
-            return jnp.maximum(penalty + self.penalty_rate * (kl - self.kl_target), 0)
+            return jnp.maximum(kl_coefficient + self.kl_coefficient_rate * (kl - self.kl_target), 0)
         factor = jnp.where(
-            kl > KL_TOLERANCE * self.kl_target,
+            kl > KL_TOLERANCE_FACTOR * self.kl_target,
             2.0,
-            jnp.where(kl < self.kl_target / KL_TOLERANCE, 0.5, 1.0),
+            jnp.where(kl < self.kl_target / KL_TOLERANCE_FACTOR, 0.5, 1.0),
         )
-        return penalty * factor
+        return kl_coefficient * factor
 
     def optimizer(self, steps: Array) -> optax.GradientTransformation:
         """Adam with gradient clipping; the learning rate follows the environment steps taken."""

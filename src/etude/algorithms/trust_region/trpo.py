@@ -107,9 +107,9 @@ class TRPO:
         self, state: LearnerState, experience: Transition, key: Array
     ) -> tuple[LearnerState, Metrics]:
         """Take one natural gradient step of the policy, then fit the value, on one rollout."""
-        learner, scaled = on_policy.scale_reward(self, state, experience)
+        learner, scaled_experience = on_policy.scale_reward(self, state, experience)
         batch = on_policy.to_samples(
-            self, scaled, on_policy.compute_advantages(self, learner, scaled)
+            self, scaled_experience, on_policy.compute_advantages(self, learner, scaled_experience)
         )
         policy, policy_metrics = self.update_policy(learner.networks.policy, batch)
         value, opt_state, value_loss = self.fit_value(
@@ -177,22 +177,22 @@ class TRPO:
         if self.normalize_advantage:
             advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
         log_prob = batch.distribution_of(policy).log_prob(batch.action)
-        return (jnp.exp(log_prob - batch.log_prob) * advantage).mean()
+        return (jnp.exp(log_prob - batch.old_log_prob) * advantage).mean()
 
     def divergence(self, batch: RolloutBatch, policy: Policy) -> Array:
         """E[KL(π_old ‖ π)], in nats."""
-        return batch.distribution.kl(batch.distribution_of(policy)).mean()
+        return batch.old_distribution.kl(batch.distribution_of(policy)).mean()
 
     def fit_value(
         self, value: ValueNetwork, opt_state: optax.OptState, batch: RolloutBatch, key: Array
     ) -> tuple[ValueNetwork, optax.OptState, Array]:
         """Minimize E[(target - V(s))²] for `value_epochs` passes; return the mean loss too."""
-        batch = replace(batch, distribution=())
+        batch = replace(batch, old_distribution=())
 
         def update_minibatch(carry, minibatch):
             value, opt_state = carry
             loss, gradient = jax.value_and_grad(
-                lambda value: ((minibatch.target - minibatch.values_of(value)) ** 2).mean()
+                lambda value: ((minibatch.value_target - minibatch.values_of(value)) ** 2).mean()
             )(value)
             updates, opt_state = self.optimizer().update(gradient, opt_state)
             return (optax.apply_updates(value, updates), opt_state), loss

@@ -38,11 +38,11 @@ QFunction = DiscreteQ | ContinuousQ
 class DQNState:
     q: QFunction
     target_q: QFunction  # target network: the bootstrap value comes from it; it follows q slowly
-    optimizer: optax.OptState
+    opt_state: optax.OptState
     # uniform.ReplayBuffer or prioritized.ReplayBuffer; gradient steps change only its priorities
     replay: Any
     steps: Array  # int32: environment steps taken
-    updates: Array  # int32: gradient steps taken
+    gradient_steps_taken: Array  # int32: gradient steps taken
 
 
 @struct
@@ -323,11 +323,17 @@ class DQN:
 
         grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
         (loss, (td_error, q_mean)), gradient = grad_fn(state.q)
-        step, opt_state = self.optimizer(state.steps).update(gradient, state.optimizer)
-        q, updates = optax.apply_updates(state.q, step), state.updates + 1
-        rate = jnp.where(updates % self.target_interval == 0, self.target_rate, 0)
+        step, opt_state = self.optimizer(state.steps).update(gradient, state.opt_state)
+        q, gradient_steps_taken = optax.apply_updates(state.q, step), state.gradient_steps_taken + 1
+        rate = jnp.where(gradient_steps_taken % self.target_interval == 0, self.target_rate, 0)
         target_q = optax.incremental_update(q, state.target_q, rate)
-        state = replace(state, q=q, target_q=target_q, optimizer=opt_state, updates=updates)
+        state = replace(
+            state,
+            q=q,
+            target_q=target_q,
+            opt_state=opt_state,
+            gradient_steps_taken=gradient_steps_taken,
+        )
         return state, td_error, {"q_loss": loss, "q_value": q_mean}
 
     def estimate_target(

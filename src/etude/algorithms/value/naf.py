@@ -64,10 +64,10 @@ class QNetwork:
 class NAFState:
     q: QNetwork
     target_q: QNetwork  # target network: the bootstrap value comes from it; it follows q slowly
-    optimizer: optax.OptState
+    opt_state: optax.OptState
     replay: uniform.ReplayBuffer
     steps: Array  # int32: environment steps taken
-    updates: Array  # int32: gradient steps taken
+    gradient_steps_taken: Array  # int32: gradient steps taken
 
 
 @struct
@@ -159,10 +159,14 @@ class NAF:
         self, state: NAFState, batch: Transition, key: Array
     ) -> tuple[NAFState, dict[str, Array]]:
         """One gradient step on `batch`, and an update of the target network."""
-        fit_state = state.q, state.target_q, state.optimizer
+        fit_state = state.q, state.target_q, state.opt_state
         (q, target_q, opt_state), metrics = self.fit_q(fit_state, batch)
         state = replace(
-            state, q=q, target_q=target_q, optimizer=opt_state, updates=state.updates + 1
+            state,
+            q=q,
+            target_q=target_q,
+            opt_state=opt_state,
+            gradient_steps_taken=state.gradient_steps_taken + 1,
         )
         return state, metrics
 

@@ -28,7 +28,7 @@ FitState = tuple[Network, optax.OptState]  # q, opt_state
 @struct
 class PQNState:
     q: Network  # observation [..., *shape] -> action values [..., action]
-    optimizer: optax.OptState
+    opt_state: optax.OptState
     steps: Array  # int32: environment steps taken
 
 
@@ -143,9 +143,9 @@ class PQN:
             )
 
         (q, opt_state), metrics = jax.lax.scan(
-            epoch, (state.q, state.optimizer), jax.random.split(key, self.epochs)
+            epoch, (state.q, state.opt_state), jax.random.split(key, self.epochs)
         )
-        state = replace(state, q=q, optimizer=opt_state, steps=state.steps + samples.target.size)
+        state = replace(state, q=q, opt_state=opt_state, steps=state.steps + samples.target.size)
         num_updates = jnp.int32(metrics["q_loss"].size)
         return state, {**jax.tree.map(jnp.mean, metrics), "updates": num_updates}
 

@@ -38,7 +38,7 @@ class QLearning:
 
     learning_rate: float = traced(0.1, above=0, at_most=1)
     """Step size α: the fraction by which an update moves a value to its target."""
-    half_life_steps: float = traced(math.inf, above=0)
+    harmonic_decay_steps: float = traced(math.inf, above=0)
     """Environment steps h after which α is halved: α / (1 + steps / h); inf: never."""
     discount: float = traced(0.99, at_least=0, at_most=1)
     """Discount factor γ per environment step."""
@@ -92,7 +92,7 @@ class QLearning:
         the transitions learned, and "updates" is their number.
         """
         # harmonic decay: Σ α diverges and Σ α² does not
-        learning_rate = self.learning_rate / (1 + state.steps / self.half_life_steps)
+        learning_rate = self.learning_rate / (1 + state.steps / self.harmonic_decay_steps)
         learn_step = functools.partial(
             self.learn_step, learning_rate=learning_rate, epsilon=self.epsilon(state.steps)
         )
@@ -160,8 +160,8 @@ def update_table(
     """
     index = transition.observation, transition.action
     td_error = target - q[index]
-    duplicates = jnp.zeros_like(q).at[index].add(valid)[index]
-    new_q = q.at[index].add(learning_rate * valid * td_error / jnp.maximum(duplicates, 1))
+    counts = jnp.zeros_like(q).at[index].add(valid)[index]
+    new_q = q.at[index].add(learning_rate * valid * td_error / jnp.maximum(counts, 1))
     num_valid = valid.sum()
     loss_sum = (valid * losses.l2_loss(td_error)).sum()
     value_sum = (valid * q[index]).sum()

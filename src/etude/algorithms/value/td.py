@@ -29,7 +29,7 @@ class TD:
 
     learning_rate: float = traced(0.1, above=0, at_most=1)
     """Step size α: the fraction by which an update moves a value to its target."""
-    half_life_steps: float = traced(math.inf, above=0)
+    harmonic_decay_steps: float = traced(math.inf, above=0)
     """Environment steps h after which α is halved: α / (1 + steps / h); inf: never."""
     discount: float = traced(0.99, at_least=0, at_most=1)
     """Discount factor γ per environment step."""
@@ -63,7 +63,7 @@ class TD:
         the transitions, and "updates" is their number.
         """
         # harmonic decay: Σ α diverges and Σ α² does not
-        learning_rate = self.learning_rate / (1 + state.steps / self.half_life_steps)
+        learning_rate = self.learning_rate / (1 + state.steps / self.harmonic_decay_steps)
         fit_value = partial(self.fit_value, learning_rate=learning_rate)
         (value, traces), metrics = jax.lax.scan(
             fit_value, (state.value, state.traces), replace(experience, memory=())

@@ -39,12 +39,12 @@ class TD3State:
     critics: Critics  # each ((observation, action)) -> [..., 1]
     target_policy: DeterministicPolicy  # chooses the next action of the target; follows the policy
     target_critics: Critics  # evaluate that action; they follow the critics
-    policy_optimizer: optax.OptState
-    critic_optimizer: optax.OptState
+    policy_opt_state: optax.OptState
+    critic_opt_state: optax.OptState
     policy_loss: Array  # of the latest gradient step of the policy, 0 before the first
     replay: Any  # a uniform.ReplayBuffer; () during gradient steps
     steps: Array  # int32: environment steps taken
-    updates: Array  # int32: gradient steps taken by the critics
+    gradient_steps_taken: Array  # int32: gradient steps taken by the critics
 
 
 @struct
@@ -67,7 +67,7 @@ class TD3:
     """Units of each hidden layer; SB3 and the papers have (400, 300)."""
     activation: Activation = static("relu")
     """Activation after each hidden layer."""
-    critics: int = static(2, at_least=1)
+    num_critics: int = static(2, at_least=1)
     """Number of critics: targets use the minimum, the policy follows the first."""
     policy_interval: int = static(2, at_least=1)
     """Gradient steps of the critics between updates of the policy and the target networks."""
@@ -106,7 +106,7 @@ class TD3:
             make_network(key_policy, spec.observation, self.hidden, num_outputs, self.activation),
             spec.action.shape,
         )
-        critics = make_critics(key_critics, spec, self.hidden, self.activation, self.critics)
+        critics = make_critics(key_critics, spec, self.hidden, self.activation, self.num_critics)
         replay_buffer = uniform.init(
             zeros_like_spec(spec), self.capacity, spec.num_envs, self.rollout_length
         )
@@ -148,12 +148,12 @@ class TD3:
         The target networks move when the policy does. The metric "policy_loss" repeats the latest
         policy loss, so that its mean over steps is a mean over policy updates.
         """
-        state, metrics = self.fit_critics(state, batch, key)
+        state, metrics = self.update_critics(state, batch, key)
 
         def update_policy_and_targets(state):
-            return self.update_targets(self.improve_policy(state, batch))
+            return self.update_targets(self.update_policy(state, batch))
 
-        is_policy_step = assume_unbatched(state.updates) % self.policy_interval == 0
+        is_policy_step = assume_unbatched(state.gradient_steps_taken) % self.policy_interval == 0
         if self.policy_interval == 1:
             state = update_policy_and_targets(state)
         else:
@@ -162,7 +162,7 @@ class TD3:
             )
         return state, {**metrics, "policy_loss": state.policy_loss}
 
-    def fit_critics(
+    def update_critics(
         self, state: TD3State, batch: Transition, key: Array
     ) -> tuple[TD3State, Metrics]:
         """One gradient step of each critic on its squared error from the shared target."""
@@ -173,12 +173,12 @@ class TD3:
             return losses.l2_loss(target - values).mean(-1).sum(), values.mean()
 
         (loss, q_mean), gradient = jax.value_and_grad(loss_fn, has_aux=True)(state.critics)
-        step, opt_state = self.optimizer().update(gradient, state.critic_optimizer)
+        step, opt_state = self.optimizer().update(gradient, state.critic_opt_state)
         state = replace(
             state,
             critics=optax.apply_updates(state.critics, step),
-            critic_optimizer=opt_state,
-            updates=state.updates + 1,
+            critic_opt_state=opt_state,
+            gradient_steps_taken=state.gradient_steps_taken + 1,
         )
         return state, {"critic_loss": loss, "q_value": q_mean}
 
@@ -195,7 +195,7 @@ class TD3:
         next_q = critic_values(state.target_critics, batch.next_observation, next_action)
         return losses.td_target(batch.reward, next_q.min(0), batch.terminated, self.discount)
 
-    def improve_policy(self, state: TD3State, batch: Transition) -> TD3State:
+    def update_policy(self, state: TD3State, batch: Transition) -> TD3State:
         """One gradient ascent step on E[Q₁(s, π(s))] (Silver et al., 2014); the critic is fixed."""
 
         def loss_fn(policy):
@@ -203,11 +203,11 @@ class TD3:
             return -critic_values(state.critics[:1], batch.observation, action).mean()
 
         loss, gradient = jax.value_and_grad(loss_fn)(state.policy)
-        step, opt_state = self.optimizer().update(gradient, state.policy_optimizer)
+        step, opt_state = self.optimizer().update(gradient, state.policy_opt_state)
         return replace(
             state,
             policy=optax.apply_updates(state.policy, step),
-            policy_optimizer=opt_state,
+            policy_opt_state=opt_state,
             policy_loss=loss,
         )
 
@@ -221,7 +221,7 @@ class TD3:
         return replace(state, target_policy=target_policy, target_critics=target_critics)
 
 
-DDPG = functools.partial(TD3, critics=1, policy_interval=1, target_noise=0.0)
+DDPG = functools.partial(TD3, num_critics=1, policy_interval=1, target_noise=0.0)
 
 ALGORITHMS = {
     "ddpg": (DDPG, "deep deterministic policy gradient: a bounded Box"),

@@ -46,7 +46,7 @@ class LinearQuadratic:
     c: Any = None  # [T, n + m]: linear term of the cost
     V: Any = None  # [n, n]: quadratic term of the final cost ½ xᵀ V x + xᵀ v
     v: Any = None  # [n]: linear term of the final cost
-    noise: Any = None  # [T, n, n]: covariance Σ of each step's noise
+    noise_covariance: Any = None  # [T, n, n]: covariance Σ of each step's noise
 
 
 @struct
@@ -92,28 +92,33 @@ def lqr(problem: LinearQuadratic) -> Regulator:
 @jax.jit
 def riccati_recursion(problem: LinearQuadratic) -> Regulator:
     """Run the Riccati recursion from the last step to the first."""
-    problem = with_defaults(problem)
+    problem = normalize_problem(problem)
 
     def step(next_value, parameters):
-        F, f, C, c, noise = parameters
-        q_function = quadratic_q(F, f, C, c, next_value, noise)
-        K, k, is_definite = gains(q_function, next_value.vector.size)
+        F, f, C, c, noise_covariance = parameters
+        q_function = quadratic_q(F, f, C, c, next_value, noise_covariance)
+        K, k, is_positive_definite = gains(q_function, next_value.vector.size)
         value = value_of_gains(q_function, K, k)
-        return value, (K, k, value, is_definite)
+        return value, (K, k, value, is_positive_definite)
 
     final_value = Quadratic(problem.V, problem.v, jnp.zeros_like(problem.v, shape=()))
-    steps = (problem.F, problem.f, problem.C, problem.c, problem.noise)
-    K, k, value, is_definite = jax.lax.scan(step, final_value, steps, reverse=True)[1]
+    steps = (problem.F, problem.f, problem.C, problem.c, problem.noise_covariance)
+    K, k, value, is_positive_definite = jax.lax.scan(step, final_value, steps, reverse=True)[1]
     return Regulator(
         K,
         k,
         jax.tree.map(lambda x, last: jnp.concatenate([x, last[None]]), value, final_value),
-        is_definite,
+        is_positive_definite,
     )
 
 
 def quadratic_q(
-    F: Array, f: Array, C: Array, c: Array, next_value: Quadratic, noise: Array | None = None
+    F: Array,
+    f: Array,
+    C: Array,
+    c: Array,
+    next_value: Quadratic,
+    noise_covariance: Array | None = None,
 ) -> Quadratic:
     """Return the cost-to-go of [x; u]: Q = C + Fᵀ V F, q = c + Fᵀ (V f + v) and a constant.
 
@@ -121,8 +126,8 @@ def quadratic_q(
     """
     V, v = next_value.matrix, next_value.vector
     constant = next_value.constant + matmul(f, matmul(V, f) / 2 + v)
-    if noise is not None:
-        constant = constant + (V * noise).sum() / 2
+    if noise_covariance is not None:
+        constant = constant + (V * noise_covariance).sum() / 2
     return Quadratic(C + matmul(F.T, V, F), c + matmul(F.T, matmul(V, f) + v), constant)
 
 
@@ -131,11 +136,11 @@ def gains(q_function: Quadratic, n: int) -> tuple[Array, Array, Array]:
 
     Both gains are NaN where it is not.
     """
-    solution, is_definite = solve_spd(
+    solution, is_positive_definite = solve_spd(
         q_function.matrix[n:, n:],
         -jnp.column_stack([q_function.matrix[n:, :n], q_function.vector[n:]]),
     )
-    return solution[:, :n], solution[:, n], is_definite
+    return solution[:, :n], solution[:, n], is_positive_definite
 
 
 def value_of_gains(q_function: Quadratic, K: Array, k: Array) -> Quadratic:
@@ -155,7 +160,7 @@ def simulate_regulator(
 
     Raises InvalidInput for a state of another shape.
     """
-    problem = with_defaults(problem)
+    problem = normalize_problem(problem)
     if state.shape != problem.v.shape:
         raise InvalidInput(
             f"the state is {list(state.shape)}; with F {list(problem.F.shape)} it must be "
@@ -173,13 +178,13 @@ def simulate_regulator(
     return jnp.concatenate([states, final_state[None]]), controls
 
 
-def infinite_horizon(F: Array, C: Array, doublings: int = 50) -> StationaryRegulator:
+def infinite_horizon_lqr(F: Array, C: Array, max_doublings: int = 50) -> StationaryRegulator:
     """Solve the discrete algebraic Riccati equation of constant F [n, n + m], C [n + m, n + m].
 
         V = Q_xx - Q_xu Q_uu⁻¹ Q_ux,    Q = C + Fᵀ V F
 
     V is the limit of the values of finite horizons; each iteration doubles the horizon, to
-    2^`doublings` steps at most (the structured doubling algorithm of Chu, Fan, Lin & Wang, 2004).
+    2^`max_doublings` steps at most (the structured doubling algorithm of Chu, Fan, Lin & Wang, 2004).
     `converged` is True where the last doubling changed V by no more than rounding. For a discount
     γ, pass √γ F.
 
@@ -187,10 +192,10 @@ def infinite_horizon(F: Array, C: Array, doublings: int = 50) -> StationaryRegul
     control reaches an unstable mode, or C_uu is not positive definite. Inside `jit`, which cannot
     raise, `converged` is False.
     """
-    stationary = _structured_doubling(F, C, doublings)
+    stationary = _structured_doubling(F, C, max_doublings)
     if not isinstance(stationary.converged, jax.core.Tracer) and not stationary.converged:
         raise InvalidInput(
-            f"the value has not converged after 2^{doublings} steps; it does where the controls "
+            f"the value has not converged after 2^{max_doublings} steps; it does where the controls "
             "reach every unstable mode of F, C is positive semidefinite and C_uu positive definite"
         )
     return stationary
@@ -206,10 +211,10 @@ class _DoublingState(NamedTuple):
     doubling: Any  # int, []: i
 
 
-@partial(jax.jit, static_argnames="doublings")
-def _structured_doubling(F: Array, C: Array, doublings: int) -> StationaryRegulator:
+@partial(jax.jit, static_argnames="max_doublings")
+def _structured_doubling(F: Array, C: Array, max_doublings: int) -> StationaryRegulator:
     """Run the doubling, with the cross terms of C moved into the dynamics."""
-    problem = with_defaults(LinearQuadratic(F[None], C[None]))
+    problem = normalize_problem(LinearQuadratic(F[None], C[None]))
     F, C = problem.F[0], problem.C[0]
     n = F.shape[0]
     A, B, N = F[:, :n], F[:, n:], C[:n, n:]
@@ -241,15 +246,15 @@ def _structured_doubling(F: Array, C: Array, doublings: int) -> StationaryRegula
         0,
     )
     _, _, V, converged, _ = jax.lax.while_loop(
-        lambda state: ~state.converged & (state.doubling < doublings), double, initial_state
+        lambda state: ~state.converged & (state.doubling < max_doublings), double, initial_state
     )
-    K, _, is_definite = gains(
+    K, _, is_positive_definite = gains(
         Quadratic(C + F.T @ V @ F, jnp.zeros_like(C[0]), jnp.zeros_like(C[0, 0])), n
     )
-    return StationaryRegulator(K, V, converged & is_definite)
+    return StationaryRegulator(K, V, converged & is_positive_definite)
 
 
-def with_defaults(problem: LinearQuadratic) -> LinearQuadratic:
+def normalize_problem(problem: LinearQuadratic) -> LinearQuadratic:
     """Fill the fields that are None with zeros and make C and V symmetric.
 
     Raises InvalidInput where two shapes do not fit.
@@ -266,7 +271,7 @@ def with_defaults(problem: LinearQuadratic) -> LinearQuadratic:
         "c": (horizon, width),
         "V": (n, n),
         "v": (n,),
-        "noise": (horizon, n, n),
+        "noise_covariance": (horizon, n, n),
     }
     fields = {
         name: jnp.zeros(shape, F.dtype)
