@@ -43,7 +43,7 @@ ALGORITHMS = {                  # name: (module, attribute, summary)
         "trust region policy optimization: the natural gradient with a line search on the "
         "divergence"),
     "dual-gradient": ("etude.algorithms.trust_region.ppo", "DualGradient",
-        "PPO without a clip; a penalty on the divergence is learned by dual gradient ascent"),
+        "PPO without clipping; dual gradient ascent adjusts the weight of the KL penalty"),
     "ppo": ("etude.algorithms.trust_region.ppo", "PPO",
         "proximal policy optimization: every kind of action"),
     "mpc": ("etude.algorithms.control.mpc", "MPC",

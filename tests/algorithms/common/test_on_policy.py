@@ -118,7 +118,7 @@ def play_and_batch(name, state, key):
     sequences, whole = (
         of(algorithm, experience, batch) for of in (on_policy.to_samples, on_policy.to_sequence)
     )
-    parts = on_policy.sample_minibatches(algorithm, key, sequences)
+    parts = on_policy.shuffle_minibatches(algorithm, key, sequences)
 
     def seen(batch):
         choice, value = batch.evaluate(agent)
@@ -325,9 +325,9 @@ def test_without_a_memory_a_batch_is_its_samples():
     np.testing.assert_array_equal(flat.old_value, batch.old_value.ravel())
     assert on_policy.to_sequence(SMALL, None, batch) is batch
     parts = jax.device_get(
-        jax.jit(lambda flat: on_policy.sample_minibatches(replace(SMALL, batch_size=7), KEY, flat))(
-            flat
-        )
+        jax.jit(
+            lambda flat: on_policy.shuffle_minibatches(replace(SMALL, batch_size=7), KEY, flat)
+        )(flat)
     )
     assert parts.old_value.shape == (3, 7) and len(np.unique(parts.old_value)) == 21
     np.testing.assert_array_equal(parts.old_value + 100, parts.advantage)

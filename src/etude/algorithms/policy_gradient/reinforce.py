@@ -69,19 +69,21 @@ class Reinforce:
     """REINFORCE for every kind of action space."""
 
     learning_rate: float = traced(1e-3, above=0)
-    """Adam's step size for the policy."""
+    """Step size of Adam for the policy."""
     learning_rate_decay: float = traced(math.inf, above=0)
-    """Environment steps over which the learning rate falls linearly to zero; inf: constant."""
+    """Environment steps, summed over all environment copies, over which the learning rate falls
+    linearly to zero; inf: constant."""
     value_learning_rate: float = traced(1e-3, above=0)
-    """Adam's step size for the value function, with the value baseline."""
+    """Step size of Adam for the value function; no effect unless baseline is "value"."""
     discount: float = traced(0.99, at_least=0, at_most=1)
     """Discount factor γ per environment step."""
     entropy_coefficient: float = traced(0.0, at_least=0)
-    """Weight of the entropy bonus in the loss."""
+    """Weight of the entropy bonus, per nat, in the loss; larger values explore more."""
     weight_clip: float = traced(math.inf, above=0)
     """Upper limit of importance weights; inf: no clip."""
     initial_std: float = traced(1.0, above=0)
-    """Initial standard deviation of Box actions, in units of [-1, 1] for a bounded Box."""
+    """Initial standard deviation of Box actions; a bounded Box is scaled to [-1, 1]; no effect with
+    other action spaces."""
     hidden: tuple[int, ...] = static((64, 64), at_least=1)
     """Units of each hidden layer, of policy and value alike."""
     activation: Activation = static("tanh")
@@ -89,7 +91,7 @@ class Reinforce:
     recurrent: CellType = static("none")
     """Recurrent cell before the hidden layers, trained through complete episodes."""
     memory_size: int = static(64, at_least=1)
-    """Units of the recurrent cell."""
+    """Units of the recurrent cell; no effect with recurrent "none"."""
     causality: bool = static(True)
     """Whether an action is weighted by the reward to go; else by the whole episode's return."""
     baseline: Literal["none", "average", "optimal", "value"] = static("value")
@@ -98,7 +100,7 @@ class Reinforce:
     normalize_advantage: bool = static(False)
     """Whether advantages are normalized to mean 0 and std 1 over the batch."""
     batch_steps: int = static(1_000, at_least=1)
-    """Fewest steps of complete episodes in a batch."""
+    """Fewest environment steps of complete episodes in a batch; no effect with batch_episodes."""
     batch_episodes: int = static(0, at_least=0)
     """Fewest complete episodes in a batch, in place of batch_steps; 0: batch_steps decides."""
     max_episodes: int = static(0, at_least=0)
@@ -106,11 +108,12 @@ class Reinforce:
     gradient_steps: int = static(1, at_least=1)
     """Gradient steps of the policy per batch; those after the first are off-policy."""
     correction: Literal["trajectory", "per_decision", "first_order"] = static("per_decision")
-    """Importance weights: of whole trajectories, of the steps so far, or of the step alone."""
+    """Importance weights: of whole trajectories, of the steps so far, or of the step alone; no
+    effect with gradient_steps 1."""
     value_steps: int = static(20, at_least=1)
-    """Gradient steps of the value function per batch, with the value baseline."""
+    """Gradient steps of the value function per batch; no effect unless baseline is "value"."""
     capacity: int = static(4_096, at_least=2)
-    """Steps of each environment copy that the buffer holds; longer episodes are cut."""
+    """Environment steps of each environment copy that the buffer holds; longer episodes are cut."""
     rollout_length: int = static(8, at_least=1)
     """Environment steps of each environment copy between checks for a complete batch."""
 
@@ -166,7 +169,7 @@ class Reinforce:
     def act(
         self, state: ReinforceState, observation: Any, memory: Any, key: Array, explore: bool
     ) -> tuple[Any, Any]:
-        """Return (action, memory): a sample of the policy with `explore`, else its mode."""
+        """Return (action, next memory): with `explore` a sample of the policy, else its mode."""
         return on_policy.act(self, state.learner, observation, memory, key, explore)
 
     def update(
@@ -360,7 +363,7 @@ class Reinforce:
         return value, opt_state, losses.mean()
 
     def optimizer(self, steps: Array) -> optax.GradientTransformation:
-        """The policy's optimizer; its learning rate follows the environment steps taken."""
+        """The policy's optimizer; its learning rate decays with the environment steps taken."""
         return optax.adam(self.learning_rate * linear_decay(steps, self.learning_rate_decay))
 
     def value_optimizer(self) -> optax.GradientTransformation:
@@ -403,6 +406,7 @@ def squared_scores(policy: Policy, batch: RolloutBatch) -> Array:
 # REINFORCE with several gradient steps on each batch, corrected by clipped importance weights.
 OffPolicyGradient = partial(Reinforce, gradient_steps=10, weight_clip=2.0)
 
+# Name on the command line: (constructor, description).
 ALGORITHMS = {
     "reinforce": (
         Reinforce,
