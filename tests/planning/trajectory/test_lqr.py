@@ -233,7 +233,7 @@ def test_shapes_that_do_not_fit_are_refused(name, shape, message):
         lqr(replace(random_problem(0), **{name: np.zeros(shape)}))
     assert message in str(refusal.value)
     with pytest.raises(
-        InvalidInput, match=r"the state is \[2\]; with F \[5, 3, 5\] it must be \[3\]"
+        InvalidInput, match=r"the initial state is \[2\]; with F \[5, 3, 5\] it must be \[3\]"
     ):
         simulate_regulator(random_problem(0), lqr(random_problem(0)), np.zeros(2))
     with pytest.raises(

@@ -133,7 +133,7 @@ class PQN:
     def update(
         self, state: PQNState, experience: Transition, key: Array
     ) -> tuple[PQNState, dict[str, Array]]:
-        """Take `epochs` passes of gradient steps over one rollout [time, env] with fixed targets."""
+        """Take `epochs` passes of gradient steps over a rollout [time, env] with fixed targets."""
         target = self.estimate_target(state.q, experience)
         # [time * env, ...]
         samples = flatten_time(TargetBatch(experience.observation, experience.action, target))

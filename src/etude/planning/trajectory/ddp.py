@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from etude.planning.protocol import Problem
-from etude.planning.trajectory.lqr import Quadratic, gains, quadratic_q, value_of_gains
+from etude.planning.trajectory.lqr import Quadratic, gains, quadratic_q, value_of_policy
 from etude.planning.trajectory.small_linalg import matmul
 from etude.struct import replace, struct
 from etude.types import Array
@@ -93,7 +93,7 @@ def backward_pass(
             )
         K, k, is_positive_definite = regularized_gains(q_function, m, regularization, bounds)
         gradient = c + matmul(F.T, costate)
-        return (value_of_gains(q_function, K, k), gradient[:-m]), (
+        return (value_of_policy(q_function, K, k), gradient[:-m]), (
             K,
             k,
             gradient[-m:],
