@@ -621,11 +621,11 @@ def test_what_does_not_fit_is_refused():
     ):
         jax.eval_shape(lambda: SAC(capacity=100, rollout_length=64).init(KEY, spec_of("box")))
     with pytest.raises(
-        InvalidInput, match="initial_temperature is 0, .*start it above 0, or set learn_temp"
+        InvalidInput, match="initial_temperature is 0; .*start it above 0, or set learn_temp"
     ):
         validate(SAC(initial_temperature=0.0))
     with pytest.raises(
-        InvalidInput, match="gradient is 'pathwise'; choose one of reparameterized, score"
+        InvalidInput, match="policy_gradient is 'pathwise'; choose one of reparameterized, score"
     ):
         validate(SAC(policy_gradient="pathwise"))
     for allowed in (

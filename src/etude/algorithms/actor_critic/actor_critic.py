@@ -31,7 +31,7 @@ from etude.types import Array, Metrics
 
 @struct
 class ActorCriticState:
-    learner: LearnerState  # opt_state: (of policy and value together, of the value's own steps)
+    learner: LearnerState  # opt_state: (that of policy and value, that of value_steps or ())
     control_variate: Any  # a ControlVariate; () without the hyperparameter control_variate
 
 

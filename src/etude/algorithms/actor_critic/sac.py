@@ -200,14 +200,8 @@ class SAC:
         state, critic_metrics = self.update_critics(state, batch, key_critics)
         state, policy_metrics = self.update_policy(state, batch.observation, key_policy)
         state = self.update_temperature(state, policy_metrics["entropy"])
-        target_critics = optax.incremental_update(
-            state.critics, state.target_critics, self.target_rate
-        )
-        state = replace(
-            state,
-            target_critics=target_critics,
-            gradient_steps_taken=state.gradient_steps_taken + 1,
-        )
+        state = self.update_targets(state)
+        state = replace(state, gradient_steps_taken=state.gradient_steps_taken + 1)
         return state, {**metrics, **critic_metrics, **policy_metrics}
 
     def temperature(self, state: SACState) -> Any:
@@ -321,6 +315,13 @@ class SAC:
         return replace(
             state, log_temperature=state.log_temperature + updates, temperature_opt_state=opt_state
         )
+
+    def update_targets(self, state: SACState) -> SACState:
+        """Move the target critics by `target_rate` toward the critics: a Polyak average."""
+        target_critics = optax.incremental_update(
+            state.critics, state.target_critics, self.target_rate
+        )
+        return replace(state, target_critics=target_critics)
 
 
 @struct

@@ -35,8 +35,8 @@ from etude.types import Array, Metrics
 
 @struct
 class ReinforceState:
-    learner: LearnerState  # opt_state: (of the policy, of the value)
-    buffer: Any  # a RingBuffer of the latest steps of every environment
+    learner: LearnerState  # opt_state: (that of the policy, that of the value)
+    buffer: Any  # RingBuffer of the latest steps of every environment; () during gradient steps
     # Rows of time are counted over the whole run. The steps to learn from are those of complete
     # episodes, from start_row up to end_row.
     start_row: Array  # int32 [env]

@@ -98,7 +98,8 @@ class QLearning:
         metrics are means over the transitions learned from, and "updates" is their number; "q_loss"
         is half the squared TD error.
         """
-        # Harmonic decay: for finite h, Σ α diverges and Σ α² does not (Robbins & Monro, 1951).
+        # Harmonic decay, with h harmonic_decay_steps: for finite h, Σ α diverges and Σ α² does not
+        # (Robbins & Monro, 1951).
         learning_rate = self.learning_rate / (1 + state.steps / self.harmonic_decay_steps)
         learn_step = functools.partial(
             self.learn_step, learning_rate=learning_rate, epsilon=self.epsilon(state.steps)

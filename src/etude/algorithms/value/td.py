@@ -64,7 +64,8 @@ class TD:
         metrics are means over the transitions, and "updates" is their number; "value_loss" is half
         the squared TD error.
         """
-        # Harmonic decay: for finite h, Σ α diverges and Σ α² does not (Robbins & Monro, 1951).
+        # Harmonic decay, with h harmonic_decay_steps: for finite h, Σ α diverges and Σ α² does not
+        # (Robbins & Monro, 1951).
         learning_rate = self.learning_rate / (1 + state.steps / self.harmonic_decay_steps)
         learn_step = partial(self.learn_step, learning_rate=learning_rate)
         (value, traces), metrics = jax.lax.scan(

@@ -219,7 +219,7 @@ class TD3:
         )
 
     def update_targets(self, state: TD3State) -> TD3State:
-        """Move the target networks by `target_rate` to the networks: Polyak averages."""
+        """Move the target networks by `target_rate` toward the networks: Polyak averages."""
         target_policy, target_critics = optax.incremental_update(
             (state.policy, state.critics),
             (state.target_policy, state.target_critics),
