@@ -46,7 +46,7 @@ index: .venv/.package  ## Generate the list of algorithms and the page of hyperp
 benchmark: .venv/.dev .venv/.package .venv-peers/.torch  ## Steps per second, against other libraries
 	@.venv/bin/python benchmarks/run.py $(ARGS)
 
-benchmark-planning: .venv/.dev .venv/.package .venv-peers/.torch  ## What planners reach, and their speed
+benchmark-planning: .venv/.dev .venv/.package .venv-peers/.torch  ## Quality and speed of planners
 	@.venv/bin/python benchmarks/planning.py $(ARGS)
 
 benchmark-learning: .venv/.dev .venv/.package  ## Returns over several seeds, against published ones

@@ -1,4 +1,4 @@
-"""Kinds of algorithm side by side: experience, time and steadiness on the way to a return."""
+"""Families of algorithms compared: steps and time to a return threshold, and stability after it."""
 
 import math
 import statistics
@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import report
 
-# of the return while it trains and explores, a row's mean
+# mean return of the training episodes of a row of metrics, with exploration
 THRESHOLD = {"CartPole-v1": 400.0, "Pendulum-v1": -200.0}
 FAMILIES = {
     "ppo": "policy gradient, on-policy",
@@ -23,27 +23,27 @@ FAMILIES = {
 HEADINGS = ["family", "algorithm", "seeds there", "environment steps", "seconds", "stays there"]
 NOTES = """# Families
 
-How much experience and how much time each kind of algorithm needs until its episodes, exploration included, first return
-a threshold on average over a hundredth of the run, and how steady it is from then on: *stays there* is the share of
-the later hundredths at the threshold or above. Presets, from the runs of [learning.md](learning.md): medians over the seeds
-that got there, with the least and the most. The seconds are those of all five seeds in one program, compiling apart, taken
-as the share of the run's gradient steps until then.
+Environment steps and time until the training episodes of a hundredth of the run, exploration
+included, first reach a threshold on average, and the stability from then on: *stays there* is the
+share of the later hundredths at or above the threshold. The runs are those of the presets in
+[learning.md](learning.md). Figures are medians over the seeds that reached the threshold, with the
+least and the greatest. Seconds are those of all five seeds in one program without compiling, times
+the share of the run's gradient steps until then.
 """
 
 
-def reached(run: Any, train_seconds: float) -> dict[str, Any] | None:
-    """When each seed of a finished run came to its environment's threshold; None where there is
-    none.
+def time_to_threshold(run: Any, train_seconds: float) -> dict[str, Any] | None:
+    """Return when each seed of a finished run reached its threshold; None without a threshold.
 
-    Lists over seeds, null for one that never did: steps, seconds, and stays, the share of the later
-    rows still there.
+    Lists over seeds, None for a seed that never did: steps, seconds, and stays, the share of later
+    rows at or above the threshold.
     """
     threshold = THRESHOLD.get(run.settings.environment)
     if threshold is None:
         return None
     metrics = run.metrics
-    there = [
-        arrival(
+    crossings = [
+        first_crossing(
             *(
                 metrics[name][metrics["seed"] == seed]
                 for name in ("step", "updates", "episode_return")
@@ -54,40 +54,42 @@ def reached(run: Any, train_seconds: float) -> dict[str, Any] | None:
     ]
     return {
         "threshold": threshold,
-        "steps": [first and first[0] for first in there],
-        "seconds": [first and first[1] * train_seconds for first in there],
-        "stays": [first and first[2] for first in there],
+        "steps": [crossing and crossing[0] for crossing in crossings],
+        "seconds": [crossing and crossing[1] * train_seconds for crossing in crossings],
+        "stays": [crossing and crossing[2] for crossing in crossings],
     }
 
 
-def arrival(
+def first_crossing(
     step: np.ndarray, updates: np.ndarray, returns: np.ndarray, threshold: float
 ) -> tuple[int, float, float] | None:
-    """(environment steps, share of all gradient steps, share of the later rows there) at the first
-    row with `threshold`.
+    """Return the first row that reaches `threshold`, None if none does.
 
-    A row in which no episode ended, its return NaN, tells nothing.
+    It is (environment steps, share of all gradient steps, share of later rows at or above the
+    threshold). Rows without the end of an episode, whose return is NaN, are left out.
     """
-    known = ~np.isnan(returns)
-    there = returns >= threshold
-    if not there.any():
+    is_known = ~np.isnan(returns)
+    is_above = returns >= threshold
+    if not is_above.any():
         return None
-    first = there.argmax()
+    row = is_above.argmax()
     return (
-        int(step[first]),
-        float(updates[: first + 1].sum() / updates.sum()),
-        float(there[first:][known[first:]].mean()),
+        int(step[row]),
+        float(updates[: row + 1].sum() / updates.sum()),
+        float(is_above[row:][is_known[row:]].mean()),
     )
 
 
-def page(rows: dict[str, Any]) -> str:
-    """families.md, of what learning.json holds."""
+def families_page(rows: dict[str, Any]) -> str:
+    """The content of families.md, from the rows of learning.json."""
     parts = [NOTES]
     for environment, threshold in THRESHOLD.items():
-        mine = [
+        matching_rows = [
             row for row in rows.values() if row["environment"] == environment and row.get("reached")
         ]
-        table = [cells(row) for name in FAMILIES for row in mine if row["algorithm"] == name]
+        table = [
+            cells(row) for name in FAMILIES for row in matching_rows if row["algorithm"] == name
+        ]
         if table:
             parts.append(
                 f"\n## {environment}, to a return of "
@@ -97,27 +99,27 @@ def page(rows: dict[str, Any]) -> str:
 
 
 def cells(row: dict[str, Any]) -> list[str]:
-    found, seeds = row["reached"], len(row["reached"]["steps"])
-    there = [i for i in range(seeds) if found["steps"][i] is not None]
+    result, seeds = row["reached"], len(row["reached"]["steps"])
+    reached = [i for i in range(seeds) if result["steps"][i] is not None]
     steps, seconds, stays = (
-        [float(found[name][i]) for i in there] for name in ("steps", "seconds", "stays")
+        [float(result[name][i]) for i in reached] for name in ("steps", "seconds", "stays")
     )
     return [
         FAMILIES[row["algorithm"]],
         row["algorithm"],
-        f"{len(there)} of {seeds}",
-        spread(steps),
-        "–" if row["resumed"] else spread(seconds),
+        f"{len(reached)} of {seeds}",
+        format_range(steps),
+        "–" if row["resumed"] else format_range(seconds),
         f"{statistics.median(stays):.0%}" if stays else "–",
     ]
 
 
-def spread(values: list[float]) -> str:
-    """Median, least and most, to three figures."""
+def format_range(values: list[float]) -> str:
+    """Format the median with the least and the greatest value, to three digits."""
     if not values:
         return "–"
-    middle, least, most = (
+    median, minimum, maximum = (
         f"{round(x, 2 - math.floor(math.log10(x))):,.0f}"
         for x in (statistics.median(values), min(values), max(values))
     )
-    return f"{middle} ({least}–{most})"
+    return f"{median} ({minimum}–{maximum})"

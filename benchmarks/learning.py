@@ -1,6 +1,6 @@
-"""Returns of the presets over several seeds, judged on Gymnasium: `make benchmark-learning`.
+"""Returns of the presets over several seeds, evaluated on Gymnasium: `make benchmark-learning`.
 
-It may be stopped and started again: what is finished is reused, what is not is resumed.
+The command may be stopped at any time: it reuses finished runs and resumes the others.
 """
 
 import argparse
@@ -34,33 +34,33 @@ HEADINGS = [
 ]
 NOTES = """# Learning
 
-Presets, trained on the backend named, then judged over 100 episodes of each seed on Gymnasium by the deterministic
-policy. A seed's score is its mean return; the IQM is that of the seeds' scores, its interval a bootstrap over seeds.
-The steps are those of each seed, the wall time that of all seeds together, evaluation included, and what else the machine
-did meanwhile; a row that was stopped and resumed has none. reinforce on CartPole-v1 learns from its first 200 episodes
-alone. Published is what rl-baselines3-zoo (benchmark.md at 0088472) says of one run with the settings
-the presets are from, on LunarLander's version 2.
+Presets are trained on the backend shown, then evaluated on Gymnasium for 100 episodes of each seed
+with the deterministic policy. The score of a seed is its mean return; the IQM is that of the seeds'
+scores, with a bootstrap interval over seeds. Steps are those of each seed. The wall time is that of
+all seeds together with evaluation, on a machine with other load; a resumed row has none. reinforce
+on CartPole-v1 learns from its first 200 episodes only. The published scores are those of
+rl-baselines3-zoo (benchmark.md at 0088472), of one run with the settings of the presets, on version
+2 of LunarLander.
 """
-TRIED = {  # of rows that miss their bar
+REMARKS = {  # on rows that miss their bar
     "rainbow-LunarLander-v3": "one seed of five learns to hover and never lands; at a discount of "
     ".995 two of four did",
     "trpo-LunarLanderContinuous-v3": "it still learns at the end; a KL limit of .03 gave 208, .04 "
     "with a discount of .995 and λ .98 gave 181",
 }
-RESUMED = "resumed.json"  # in a run that was, whose wall time is that of its last session alone
+RESUMED = "resumed.json"  # marks a resumed run, whose wall time is that of its last session
 console = report.console()
 
 
 class Goal(NamedTuple):
-    """What the evaluation of several seeds is held to."""
+    """A goal for the evaluation of several seeds."""
 
     text: str
     met: Callable[[dict[str, Any]], bool]
 
 
 class Row(NamedTuple):
-    """A preset, what it is to reach, its budget unless `steps` says another, and a `setting` of it
-    by name, with other fields."""
+    """A preset with a goal, and optionally another budget or a named setting with other fields."""
 
     algorithm: str
     environment: str
@@ -82,31 +82,32 @@ class Row(NamedTuple):
         )
 
 
-def iqm(least: float) -> Goal:
-    return Goal(f"IQM ≥ {least:g}", lambda evaluation: evaluation["iqm"] >= least)
+def iqm_at_least(minimum: float) -> Goal:
+    """A lower bound on the IQM."""
+    return Goal(f"IQM ≥ {minimum:g}", lambda evaluation: evaluation["iqm"] >= minimum)
 
 
-def at_most(greatest: float) -> Goal:
-    """What is shown not to work."""
-    return Goal(f"IQM ≤ {greatest:g}", lambda evaluation: evaluation["iqm"] <= greatest)
+def iqm_at_most(maximum: float) -> Goal:
+    """An upper bound on the IQM, for settings that must fail."""
+    return Goal(f"IQM ≤ {maximum:g}", lambda evaluation: evaluation["iqm"] <= maximum)
 
 
-def most_seeds(least: float) -> Goal:
-    """In four of five seeds."""
+def four_of_five_seeds(minimum: float) -> Goal:
+    """A lower bound on the scores of four of five seeds."""
     return Goal(
-        f"4 of 5 ≥ {least:g}",
+        f"4 of 5 ≥ {minimum:g}",
         lambda evaluation: (
-            sum(score >= least for score in evaluation["per_seed"])
+            sum(score >= minimum for score in evaluation["per_seed"])
             >= 0.8 * len(evaluation["per_seed"])
         ),
     )
 
 
-def above(name: str) -> Goal:
-    """The interval above that of a row measured before."""
+def interval_above(name: str) -> Goal:
+    """An interval above that of another row, which is measured before."""
 
     def met(evaluation):
-        other = report.earlier(RESULTS, "learning").get(name)
+        other = report.read_results(RESULTS, "learning").get(name)
         return other is not None and float(evaluation["ci95"][0]) > float(
             other["evaluation"]["ci95"][1]
         )
@@ -114,12 +115,12 @@ def above(name: str) -> Goal:
     return Goal(f"above {name}, intervals apart", met)
 
 
-HELD = [
-    Row("dqn", "CartPole-v1", most_seeds(475)),
-    Row("dqn", "Acrobot-v1", iqm(-85)),
-    Row("dqn", "MountainCar-v0", iqm(-115)),
-    Row("dqn", "LunarLander-v3", iqm(200)),
-    # what rainbow is held against: the same without what it adds, double targets too
+ROWS_WITH_GOALS = [
+    Row("dqn", "CartPole-v1", four_of_five_seeds(475)),
+    Row("dqn", "Acrobot-v1", iqm_at_least(-85)),
+    Row("dqn", "MountainCar-v0", iqm_at_least(-115)),
+    Row("dqn", "LunarLander-v3", iqm_at_least(200)),
+    # compared with rainbow: the same without its extensions and without double targets
     Row(
         "dqn",
         "LunarLander-v3",
@@ -127,38 +128,38 @@ HELD = [
         setting="plain",
         fields=(("double", False), ("learning_rate_decay", 150_000.0)),
     ),
-    Row("rainbow", "LunarLander-v3", above("dqn-plain-LunarLander-v3-150000")),
-    Row("sac", "Pendulum-v1", iqm(-160)),
-    Row("td3", "Pendulum-v1", iqm(-160)),
-    Row("ddpg", "Pendulum-v1", iqm(-160)),
-    Row("naf", "Pendulum-v1", iqm(-300)),
-    Row("dqn", "Pendulum-v1", iqm(-200)),
-    Row("sac", "MountainCarContinuous-v0", iqm(90)),
-    Row("sac", "HalfCheetah-v5", iqm(4500), steps=100_000),
-    Row("td3", "InvertedPendulum-v5", iqm(990)),
-    Row("pqn", "CartPole-v1", iqm(490)),
-    Row("reinforce", "CartPole-v1", iqm(475)),
-    Row("reinforce", "HalfCheetah-v5", iqm(300)),
-    Row("a2c", "CartPole-v1", iqm(490)),
-    Row("a2c", "InvertedPendulum-v5", iqm(990)),
-    Row("actor-critic", "InvertedPendulum-v5", iqm(950)),
-    Row("trpo", "CartPole-v1", iqm(490)),
-    Row("trpo", "LunarLanderContinuous-v3", iqm(220)),
-    Row("natural-gradient", "InvertedPendulum-v5", iqm(990)),
-    Row("ppo", "HalfCheetah-v5", iqm(1500)),
-    Row("ppo", "Hopper-v5", iqm(2000)),
-    Row("ppo", "etude/CartPoleWithoutVelocity-v1", iqm(450)),
-    # the same without its memory, which cannot do it
+    Row("rainbow", "LunarLander-v3", interval_above("dqn-plain-LunarLander-v3-150000")),
+    Row("sac", "Pendulum-v1", iqm_at_least(-160)),
+    Row("td3", "Pendulum-v1", iqm_at_least(-160)),
+    Row("ddpg", "Pendulum-v1", iqm_at_least(-160)),
+    Row("naf", "Pendulum-v1", iqm_at_least(-300)),
+    Row("dqn", "Pendulum-v1", iqm_at_least(-200)),
+    Row("sac", "MountainCarContinuous-v0", iqm_at_least(90)),
+    Row("sac", "HalfCheetah-v5", iqm_at_least(4500), steps=100_000),
+    Row("td3", "InvertedPendulum-v5", iqm_at_least(990)),
+    Row("pqn", "CartPole-v1", iqm_at_least(490)),
+    Row("reinforce", "CartPole-v1", iqm_at_least(475)),
+    Row("reinforce", "HalfCheetah-v5", iqm_at_least(300)),
+    Row("a2c", "CartPole-v1", iqm_at_least(490)),
+    Row("a2c", "InvertedPendulum-v5", iqm_at_least(990)),
+    Row("actor-critic", "InvertedPendulum-v5", iqm_at_least(950)),
+    Row("trpo", "CartPole-v1", iqm_at_least(490)),
+    Row("trpo", "LunarLanderContinuous-v3", iqm_at_least(220)),
+    Row("natural-gradient", "InvertedPendulum-v5", iqm_at_least(990)),
+    Row("ppo", "HalfCheetah-v5", iqm_at_least(1500)),
+    Row("ppo", "Hopper-v5", iqm_at_least(2000)),
+    Row("ppo", "etude/CartPoleWithoutVelocity-v1", iqm_at_least(450)),
+    # the same without recurrence, which must fail
     Row(
         "ppo",
         "etude/CartPoleWithoutVelocity-v1",
-        at_most(200),
+        iqm_at_most(200),
         setting="feed-forward",
         fields=(("recurrent", "none"),),
     ),
-    Row("ppo", "CartPole-v1", iqm(490)),
-    Row("ppo", "LunarLander-v3", iqm(200)),
-    Row("ppo", "Pendulum-v1", iqm(-200)),
+    Row("ppo", "CartPole-v1", iqm_at_least(490)),
+    Row("ppo", "LunarLander-v3", iqm_at_least(200)),
+    Row("ppo", "Pendulum-v1", iqm_at_least(-200)),
 ]
 PUBLISHED = {
     ("dqn", "CartPole-v1"): 500.0,
@@ -178,74 +179,78 @@ PUBLISHED = {
 }
 
 
-def rows() -> dict[str, Row]:
-    """Every row by its name: those held to something, then the other presets."""
+def all_rows() -> dict[str, Row]:
+    """Return all rows by name: those with goals, then the other presets."""
     from etude.presets import PRESETS
 
-    known = {(row.algorithm, row.environment) for row in HELD}
-    every = [*HELD, *(Row(*pair) for pair in PRESETS if pair not in known)]
-    return {row.name: row for row in every}
+    pairs_with_goals = {(row.algorithm, row.environment) for row in ROWS_WITH_GOALS}
+    rows = [*ROWS_WITH_GOALS, *(Row(*pair) for pair in PRESETS if pair not in pairs_with_goals)]
+    return {row.name: row for row in rows}
 
 
 def main() -> None:
     from etude.runs.interrupt import Interrupted
     from etude.storage import files
 
-    names = rows()
-    asked = arguments(list(names))
-    chosen = asked.only or [name for name, row in names.items() if asked.all or row in HELD]
-    directory = RUNS / "smoke" if asked.steps else RESULTS
-    sound = True
-    for name in chosen:
+    rows = all_rows()
+    options = parse_arguments(list(rows))
+    selected = options.only or [
+        name for name, row in rows.items() if options.all or row in ROWS_WITH_GOALS
+    ]
+    directory = RUNS / "smoke" if options.steps else RESULTS
+    succeeded = True
+    for name in selected:
         console.rule(name)
         try:
-            found = measure(name, names[name], asked.seeds, asked.steps)
+            result = measure(name, rows[name], options.seeds, options.steps)
         except (InvalidInput, EnvironmentFault, Diverged) as error:
             console.print(f"{name} failed: {error}", style="red", markup=False)
-            sound = False
+            succeeded = False
             continue
         except Interrupted as stopped:
             console.print(f"{name}: {stopped}; the same command goes on from there", markup=False)
             sys.exit(130)
-        measured = report.earlier(directory, "learning") | {name: found}
-        report.write(directory, "learning", measured, page(measured))
-        files.write_bytes(directory / "families.md", families.page(measured).encode())
-    measured = report.earlier(directory, "learning")
-    report.show(
+        results = report.read_results(directory, "learning") | {name: result}
+        report.write_results(directory, "learning", results, learning_page(results))
+        files.write_bytes(directory / "families.md", families.families_page(results).encode())
+    results = report.read_results(directory, "learning")
+    report.print_table(
         console,
         "Learning",
         HEADINGS,
-        [cells(measured[name]) for name in measured if name in chosen],
+        [cells(results[name]) for name in results if name in selected],
     )
     console.print(f"in {directory / 'learning.md'} and learning.json", soft_wrap=True)
-    sys.exit(0 if sound else 1)
+    sys.exit(0 if succeeded else 1)
 
 
-def arguments(names: list[str]) -> argparse.Namespace:
+def parse_arguments(names: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
-        "--only", action="append", choices=names, help="train this; may be repeated"
+        "--only", action="append", choices=names, help="train this row; may be repeated"
     )
-    parser.add_argument("--all", action="store_true", help="the presets without a bar too")
+    parser.add_argument("--all", action="store_true", help="train the presets without a goal too")
     parser.add_argument("--seeds", type=int, default=5, help="agents of each row (default 5)")
     parser.add_argument(
-        "--steps", type=int, help="of each seed, to see that all works; kept apart from the results"
+        "--steps", type=int, help="steps of each seed, as a check; stored apart from the results"
     )
     return parser.parse_args()
 
 
 def measure(name: str, row: Row, seeds: int, steps: int | None) -> dict[str, Any]:
-    """Train what is not trained yet, and say what came of it; `steps` is another budget, for which
-    there is no goal."""
+    """Train a row unless a finished run exists, and return its results.
+
+    `steps` is another budget, for which there is no goal.
+    """
     from etude.runs.run import resolve_settings
     from etude.storage import files
 
-    known = etude.preset(row.algorithm, row.environment)
-    algorithm = replace(known.algorithm, **dict(row.fields))
+    preset = etude.preset(row.algorithm, row.environment)
+    algorithm = replace(preset.algorithm, **dict(row.fields))
     settings = {
-        "steps": steps or row.steps or known.steps,
+        "steps": steps or row.steps or preset.steps,
         "seeds": seeds,
-        "num_envs": known.num_envs,
+        "num_envs": preset.num_envs,
     }
     directory = RUNS / run_name(name, resolve_settings(algorithm, row.environment, **settings))
     if (directory / "summary.json").exists():
@@ -260,19 +265,19 @@ def measure(name: str, row: Row, seeds: int, steps: int | None) -> dict[str, Any
 
 
 def run_name(name: str, settings: Any) -> str:
-    """Of the run directory; other settings have another, so that what is reused is what is asked
-    for."""
+    """The name of the run directory, which depends on the settings so that reuse is safe."""
     from etude.runs.settings import to_json
     from etude.storage import files
 
-    plain = {
+    config = {
         key: value for key, value in to_json(settings).items() if key not in ("versions", "machine")
     }
-    return f"{name}-{settings.steps}x{settings.seeds}-{hashlib.sha256(files.encode_json(plain)).hexdigest()[:6]}"
+    digest = hashlib.sha256(files.encode_json(config)).hexdigest()[:6]
+    return f"{name}-{settings.steps}x{settings.seeds}-{digest}"
 
 
 def result(run: Any, row: Row, goal: Goal | None) -> dict[str, Any]:
-    """What a finished run says."""
+    """Return the results of a finished run."""
     from etude.storage import files
 
     summary, config = run.summary, files.read_json(run.directory / "config.json")
@@ -288,7 +293,7 @@ def result(run: Any, row: Row, goal: Goal | None) -> dict[str, Any]:
         "published": PUBLISHED.get(row[:2]),
         "resumed": (run.directory / RESUMED).exists(),
         "evaluation": evaluation,
-        "reached": families.reached(run, summary["train_seconds"]),
+        "reached": families.time_to_threshold(run, summary["train_seconds"]),
         **{
             key: summary[key]
             for key in ("backend", "steps", "wall_seconds", "train_seconds", "compile_seconds")
@@ -299,41 +304,41 @@ def result(run: Any, row: Row, goal: Goal | None) -> dict[str, Any]:
 
 def cells(row: dict[str, Any]) -> list[str]:
     evaluation = row["evaluation"]
-    middle, low, high = map(float, (evaluation["iqm"], *evaluation["ci95"]))
+    iqm, low, high = map(float, (evaluation["iqm"], *evaluation["ci95"]))
     scores = ", ".join(f"{float(score):.1f}" for score in evaluation["per_seed"])
     published = "–" if row["published"] is None else f"{row['published']:.1f}"
-    wall = "–" if row["resumed"] else f"{row['wall_seconds']:.0f}"
+    wall_seconds = "–" if row["resumed"] else f"{row['wall_seconds']:.0f}"
     setting = f" ({row['setting']})" if row.get("setting") else ""
     return [
         row["algorithm"] + setting,
         row["environment"],
         f"{row['steps']:,}",
         row["backend"],
-        f"{middle:.1f}",
+        f"{iqm:.1f}",
         f"{low:.1f} to {high:.1f}",
         scores,
         row["bar"] or "–",
         {True: "yes", False: "no", None: "–"}[row["met"]],
         published,
-        wall,
+        wall_seconds,
         row["measured"],
     ]
 
 
-def page(rows: dict[str, Any]) -> str:
-    """learning.md"""
+def learning_page(rows: dict[str, Any]) -> str:
+    """The content of learning.md."""
     table = report.markdown(HEADINGS, [cells(row) for row in rows.values()])
-    made = {
+    machine_lines = {
         f"* {row['measured'][:10]}, {row['machine']['cores']} cores: "
-        f"{report.listed(row['versions'])}\n"
+        f"{report.format_versions(row['versions'])}\n"
         for row in rows.values()
     }
-    missed = [
-        f"* {name} misses its bar: {TRIED[name]}.\n"
+    remarks = [
+        f"* {name} misses its bar: {REMARKS[name]}.\n"
         for name, row in rows.items()
-        if row["met"] is False and name in TRIED
+        if row["met"] is False and name in REMARKS
     ]
-    return f"{NOTES}\n{table}\n{''.join([*missed, *sorted(made)])}"
+    return f"{NOTES}\n{table}\n{''.join([*remarks, *sorted(machine_lines)])}"
 
 
 if __name__ == "__main__":

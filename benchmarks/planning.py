@@ -1,8 +1,7 @@
-"""What the planners reach, how long they take, and how fast they are beside other libraries: `make
-benchmark-planning`.
+"""Quality and speed of planners, compared with other libraries: `make benchmark-planning`.
 
-The pendulum's optimum is found by dynamic programming on a grid, and then played from the same
-starts as the planners play. turns.py says how libraries are compared.
+The optimum of the pendulum is that of dynamic programming on a grid, from the same starts as the
+planners. interleave.py has the method of comparison.
 """
 
 import argparse
@@ -11,14 +10,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import pages
 import problems
 import report
-from contests import BUDGET, CONTESTS, Contest
-from reached import pendulum, row, solved
+import tables
+from interleave import interleave
+from peer_planners import BUDGET, PLANNER_WORKLOADS, PlannerWorkload
+from planning_quality import pendulum_returns, solved_rates, table_row
 from report import RESULTS, RUNS
-from stopwatch import seconds
-from turns import turns
+from stopwatch import median_seconds
 
 import etude
 from etude.models.true_models import true_model
@@ -27,92 +26,96 @@ from etude.planning.protocol import ControlProblem
 from etude.planning.sampling.cem import cem
 from etude.planning.trajectory.ilqr import ilqr
 
-ALONE = ("reached", "time")  # parts without other libraries
+ETUDE_PARTS = ("reached", "time")  # parts without other libraries
 HEADINGS = ["what", "figure", "bar", "met", "measured"]
 NOTES = """# Planning
 
-What is solved is solved from random starts by iLQR, the first guess being to do nothing. Returns of Pendulum-v1 are means over
-the same starts, on the JAX port that is Gymnasium's step for step, planning at every step on the true model; the optimum is
-that of dynamic programming on a grid, its policy played from these starts; sizes are samples × steps × iterations. The white
-noise of the plain cross-entropy method rarely tries the long pushes of a swing-up: with 1,000 × 40 × 10 it was no better, where
-iCEM gains by looking further. Times are medians, compiling apart.
+Problems are solved by iLQR from random starts, with a first guess of zero controls. Returns of
+Pendulum-v1 are means over the same starts, on the JAX port that equals Gymnasium step by step, with
+replanning at every step on the true model. The optimum is the return of the policy of dynamic
+programming on a grid. Sizes are samples × steps × iterations. The white noise of the plain
+cross-entropy method rarely samples the long pushes of a swing-up: 1,000 × 40 × 10 was no better,
+where iCEM gains from a longer horizon. Times are medians without compiling.
 """
 console = report.console()
 
 
 def main() -> None:
-    asked = arguments()
-    directory = RUNS / "quick" if asked.quick else RESULTS
-    rounds, starts = (1, 4) if asked.quick else (max(1, asked.rounds), asked.starts)
-    load, sound = report.load(), True
-    if not asked.quick:
-        report.warn_of(load, console)
+    options = parse_arguments()
+    directory = RUNS / "quick" if options.quick else RESULTS
+    rounds, starts = (1, 4) if options.quick else (max(1, options.rounds), options.starts)
+    load, succeeded = report.average_load(), True
+    if not options.quick:
+        report.warn_of_load(load, console)
     sections = {
-        name: found
-        for name, found in report.earlier(directory, "planning").items()
-        if name in (*ALONE, *CONTESTS)
+        name: result
+        for name, result in report.read_results(directory, "planning").items()
+        if name in (*ETUDE_PARTS, *PLANNER_WORKLOADS)
     }
-    for name in asked.only or [*ALONE, *CONTESTS]:
+    for name in options.only or [*ETUDE_PARTS, *PLANNER_WORKLOADS]:
         console.rule(name)
-        facts = {
+        metadata = {
             "measured": report.now(),
-            "machine": report.machine(),
+            "machine": report.machine_info(),
             "load_before": load,
-            "quick": asked.quick,
+            "quick": options.quick,
         }
         if name == "reached":
             rows = [
-                *solved(4 if asked.quick else 20),
-                *pendulum(starts, 51 if asked.quick else 401),
+                *solved_rates(4 if options.quick else 20),
+                *pendulum_returns(starts, 51 if options.quick else 401),
             ]
-            found = {"random_starts": starts, "rows": rows}
+            result = {"random_starts": starts, "rows": rows}
         elif name == "time":
-            found = {"rows": timed(0.2 if asked.quick else BUDGET)}
+            result = {"rows": measure_times(0.2 if options.quick else BUDGET)}
         else:
-            found = {"rounds": rounds} | held(CONTESTS[name], rounds, asked.quick)
-        sections[name] = facts | found
-        sound &= not pages.errors_of(sections[name])
-        report.write(directory, "planning", sections, page(sections))
-        report.show(console, *table(name, sections))
+            result = {"rounds": rounds} | measure_workload(
+                PLANNER_WORKLOADS[name], rounds, options.quick
+            )
+        sections[name] = metadata | result
+        succeeded &= not tables.error_messages(sections[name])
+        report.write_results(directory, "planning", sections, planning_page(sections))
+        report.print_table(console, *table(name, sections))
     console.print(f"in {directory / 'planning.md'} and planning.json", soft_wrap=True)
-    sys.exit(0 if sound else 1)
+    sys.exit(0 if succeeded else 1)
 
 
-def arguments() -> argparse.Namespace:
+def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
-        "--only", action="append", choices=[*ALONE, *CONTESTS], help="measure this; may be repeated"
+        "--only",
+        action="append",
+        choices=[*ETUDE_PARTS, *PLANNER_WORKLOADS],
+        help="measure this part; may be repeated",
     )
-    parser.add_argument("--starts", type=int, default=100, help="of Pendulum-v1 (default 100)")
     parser.add_argument(
-        "--rounds", type=int, default=3, help="measurements beside other libraries (default 3)"
+        "--starts", type=int, default=100, help="starts of Pendulum-v1 (default 100)"
     )
     parser.add_argument(
-        "--quick",
-        action="store_true",
-        help="little of everything, to see that all works; kept apart",
+        "--rounds", type=int, default=3, help="measurements of each side (default 3)"
     )
+    parser.add_argument("--quick", action="store_true", help="a short run as a check, stored apart")
     return parser.parse_args()
 
 
-def held(contest: Contest, rounds: int, quick: bool) -> dict[str, Any]:
-    """All sides of a contest, a trial being a third of the time."""
+def measure_workload(workload: PlannerWorkload, rounds: int, quick: bool) -> dict[str, Any]:
+    """Measure all sides of a workload; a trial takes a third of the time."""
 
     def settings(side, trial):
         return (
-            contest.settings
-            | side.given
+            workload.settings
+            | side.settings
             | {"budget": 0.2 if quick else BUDGET / 3 if trial else BUDGET}
         )
 
     return {
-        "settings": contest.settings,
-        "sides": turns(contest.sides, rounds, settings, contest.unit),
+        "settings": workload.settings,
+        "sides": interleave(workload.sides, rounds, settings, workload.unit),
     }
 
 
-def timed(budget: float) -> list[dict[str, Any]]:
-    """A step of receding horizon, and a swing-up of the acrobot."""
+def measure_times(budget: float) -> list[dict[str, Any]]:
+    """Time a step of receding-horizon control and a swing-up of the acrobot."""
     model, state = true_model("Pendulum-v1"), jnp.float32([3.0, 0.0])
 
     @jax.jit
@@ -120,11 +123,11 @@ def timed(budget: float) -> list[dict[str, Any]]:
         score = return_of_plans(model, state, key)
         return cem(score, key, mean, 0.5, samples=100, elites=10, iterations=4).mean
 
-    milliseconds = 1e3 * seconds(
+    milliseconds = 1e3 * median_seconds(
         lambda: replan(jnp.zeros((25, 1)), jax.random.key(0)).block_until_ready(), budget
     )
     rows = [
-        row(
+        table_row(
             "a step of cem on Pendulum-v1, 100 samples × 25 steps × 4",
             milliseconds,
             f"{milliseconds:.2f} ms",
@@ -134,65 +137,76 @@ def timed(budget: float) -> list[dict[str, Any]]:
     ]
     with jax.enable_x64(True):
         acrobot = ControlProblem(
-            problems.swing, lambda x, u, time: problems.cost(x, u), problems.final_cost
+            problems.acrobot_step, lambda x, u, time: problems.cost(x, u), problems.final_cost
         )
-        run = lambda: ilqr(
+        plan_acrobot = lambda: ilqr(
             acrobot, jnp.zeros(4), jnp.zeros((problems.HORIZON, 1))
         ).cost.block_until_ready()
-        milliseconds = 1e3 * seconds(run, budget)
-        cost = float(run())
+        milliseconds = 1e3 * median_seconds(plan_acrobot, budget)
+        cost = float(plan_acrobot())
     return [
         *rows,
-        row(
+        table_row(
             "iLQR, the 50-step acrobot of trajax",
             milliseconds,
             f"{milliseconds:.1f} ms",
             "< 100 ms",
             milliseconds < 100,
         ),
-        row("its cost", cost, f"{cost:.2f}", "< 51", cost < 51),
+        table_row("its cost", cost, f"{cost:.2f}", "< 51", cost < 51),
     ]
 
 
 def table(name: str, sections: dict[str, Any]) -> tuple[str, list[str], list[list[str]]]:
-    """(title, headings, rows) of a section."""
+    """Return (title, headings, rows) of a section."""
     section = sections[name]
-    if name in ALONE:
+    if name in ETUDE_PARTS:
         return (
             name.capitalize(),
             HEADINGS,
             [
-                [row["what"], row["figure"], row["bar"], pages.MET[row["met"]], section["measured"]]
+                [
+                    row["what"],
+                    row["figure"],
+                    row["bar"],
+                    tables.MET[row["met"]],
+                    section["measured"],
+                ]
                 for row in section["rows"]
             ],
         )
-    contest = CONTESTS[name]
-    return pages.compared(
-        contest.title, contest.bars, section["sides"], not section["quick"], "planner", contest.unit
+    workload = PLANNER_WORKLOADS[name]
+    return tables.comparison_table(
+        workload.title,
+        workload.targets,
+        section["sides"],
+        not section["quick"],
+        "planner",
+        workload.unit,
     )
 
 
-def page(sections: dict[str, Any]) -> str:
-    """planning.md"""
-    alone = [name for name in ALONE if name in sections]
-    rows = [cells for name in alone for cells in table(name, sections)[2]]
+def planning_page(sections: dict[str, Any]) -> str:
+    """The content of planning.md."""
+    etude_parts = [name for name in ETUDE_PARTS if name in sections]
+    rows = [cells for name in etude_parts for cells in table(name, sections)[2]]
     parts = [NOTES, "\n", report.markdown(HEADINGS, rows), "\n"]
-    for name in alone:
+    for name in etude_parts:
         machine = sections[name]["machine"]
         parts.append(
             f"* {name}: on {machine['processor']}, {machine['cores']} cores, load beforehand "
             f"{sections[name]['load_before']}; etude {etude.__version__}, jax {jax.__version__}.\n"
         )
-    for name, contest in CONTESTS.items():
+    for name, workload in PLANNER_WORKLOADS.items():
         if name in sections:
             settings = ", ".join(
-                f"{key} {value}" for key, value in contest.settings.items() if key != "planner"
+                f"{key} {value}" for key, value in workload.settings.items() if key != "planner"
             )
             parts.append(
-                pages.written(
+                tables.markdown_section(
                     *table(name, sections),
                     sections[name],
-                    contest.unit,
+                    workload.unit,
                     [f"* settings: {settings}"],
                 )
             )

@@ -1,5 +1,4 @@
-"""What the benchmarks share: the machine, tables, and results that are kept from one run to the
-next."""
+"""Shared by the benchmarks: machine information, tables, and stored results."""
 
 import os
 import platform
@@ -19,15 +18,15 @@ HERE = Path(__file__).resolve().parent
 RESULTS, RUNS = HERE / "results", HERE / "runs"
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 MINUTE = "%Y-%m-%d %H:%M"
-QUIET = 0.5  # processes at work in the last minute, at most
+MAX_LOAD = 0.5  # average load of the last minute for a quiet machine
 
 
 def now() -> str:
     return datetime.now().strftime(MINUTE)
 
 
-def machine() -> dict[str, Any]:
-    """What a figure was measured on."""
+def machine_info() -> dict[str, Any]:
+    """Return the cores, processor and platform of the machine."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         processor = next(
@@ -38,29 +37,29 @@ def machine() -> dict[str, Any]:
     return {"cores": CORES, "processor": processor, "platform": platform.platform()}
 
 
-def load() -> float:
-    """Processes at work on the machine, on average over the last minute."""
+def average_load() -> float:
+    """Return the average number of running processes over the last minute."""
     return round(os.getloadavg()[0], 2)
 
 
-def warn_of(load: float, console: Console) -> None:
-    """Of a machine that is busy before a measurement that counts."""
-    if load > QUIET:
+def warn_of_load(load: float, console: Console) -> None:
+    """Warn if the machine is busy before a measurement."""
+    if load > MAX_LOAD:
         console.print(
             f"the machine is busy with something else: its load is {load}", style="yellow"
         )
 
 
-def listed(versions: dict[str, str]) -> str:
+def format_versions(versions: dict[str, str]) -> str:
     return ", ".join(f"{name} {version}" for name, version in versions.items())
 
 
 def console() -> Console:
-    """As wide as the terminal, and wide enough for the tables in a file."""
+    """Return a console as wide as the terminal, or wide enough for tables in a file."""
     return Console(highlight=False, width=None if sys.stdout.isatty() else 160)
 
 
-def show(
+def print_table(
     console: Console, title: str, headings: Sequence[str], rows: Sequence[Sequence[str]]
 ) -> None:
     """Print a table."""
@@ -77,14 +76,14 @@ def markdown(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def earlier(directory: Path, stem: str) -> dict[str, Any]:
-    """What was measured before, by name."""
+def read_results(directory: Path, stem: str) -> dict[str, Any]:
+    """Return the stored results by name."""
     path = directory / f"{stem}.json"
     return files.read_json(path) if path.exists() else {}
 
 
-def write(directory: Path, stem: str, sections: dict[str, Any], text: str) -> None:
-    """The figures as `stem`.json, and as a page to read, `stem`.md."""
+def write_results(directory: Path, stem: str, sections: dict[str, Any], text: str) -> None:
+    """Write results to `stem`.json, and as a page to `stem`.md."""
     directory.mkdir(parents=True, exist_ok=True)
     files.write_json(directory / f"{stem}.json", sections)
     files.write_bytes(directory / f"{stem}.md", text.encode())

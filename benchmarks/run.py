@@ -1,7 +1,6 @@
-"""Steps per second beside other libraries at the same work, and seconds to a start: `make
-benchmark`.
+"""Training speed compared with other libraries, and start-up times: `make benchmark`.
 
-turns.py says how they are measured.
+interleave.py has the method of measurement.
 """
 
 import argparse
@@ -12,107 +11,116 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-import pages
 import report
+import tables
+from interleave import ENVIRON, interleave
 from report import RESULTS, RUNS
-from turns import ENVIRON, turns
-from works import HELP, OURS, STARTS, WORKS, Side, Work
+from workloads import ETUDE_PYTHON, HELP, STARTS, WORKLOADS, Side, Workload
 
 console = report.console()
 
 
 def main() -> None:
-    asked = arguments()
-    rounds, directory = (1, RUNS / "quick") if asked.quick else (max(1, asked.rounds), RESULTS)
-    sections, load, sound = report.earlier(directory, "speed"), report.load(), True
-    if not asked.quick:
-        report.warn_of(load, console)
-    for name in asked.only or [*WORKS, "start-up"]:
+    options = parse_arguments()
+    rounds, directory = (1, RUNS / "quick") if options.quick else (max(1, options.rounds), RESULTS)
+    sections, load, succeeded = report.read_results(directory, "speed"), report.average_load(), True
+    if not options.quick:
+        report.warn_of_load(load, console)
+    for name in options.only or [*WORKLOADS, "start-up"]:
         console.rule(name)
-        facts = {
+        metadata = {
             "measured": report.now(),
-            "machine": report.machine(),
+            "machine": report.machine_info(),
             "load_before": load,
             "rounds": rounds,
-            "quick": asked.quick,
+            "quick": options.quick,
         }
-        found = (
-            start_up(rounds) if name == "start-up" else at_work(WORKS[name], rounds, asked.quick)
+        result = (
+            measure_start_up(rounds)
+            if name == "start-up"
+            else measure_workload(WORKLOADS[name], rounds, options.quick)
         )
-        sections[name] = facts | found
-        sound &= not pages.errors_of(sections[name])
-        report.write(directory, "speed", sections, pages.whole(sections))
-        report.show(console, *pages.table(name, sections[name]))
+        sections[name] = metadata | result
+        succeeded &= not tables.error_messages(sections[name])
+        report.write_results(directory, "speed", sections, tables.speed_page(sections))
+        report.print_table(console, *tables.table(name, sections[name]))
     console.print(f"in {directory / 'speed.md'} and speed.json", soft_wrap=True)
-    sys.exit(0 if sound else 1)
+    sys.exit(0 if succeeded else 1)
 
 
-def arguments() -> argparse.Namespace:
+def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
         "--only",
         action="append",
-        choices=[*WORKS, "start-up"],
-        help="measure this; may be repeated",
+        choices=[*WORKLOADS, "start-up"],
+        help="measure this workload; may be repeated",
     )
     parser.add_argument(
         "--rounds", type=int, default=3, help="measurements of each side (default 3)"
     )
-    parser.add_argument(
-        "--quick", action="store_true", help="a few steps, to see that all works; kept apart"
-    )
+    parser.add_argument("--quick", action="store_true", help="a few steps as a check, stored apart")
     return parser.parse_args()
 
 
-def at_work(work: Work, rounds: int, quick: bool) -> dict[str, Any]:
-    """All sides of a work, a trial being a third of the steps; a measurement counts from a tenth of
-    them after warm-up on."""
+def measure_workload(workload: Workload, rounds: int, quick: bool) -> dict[str, Any]:
+    """Measure all sides of a workload.
+
+    A trial takes a third of the steps. The clock starts after warm-up and a tenth of the steps.
+    """
 
     def settings(side, trial):
-        warmup, steps = warmup_of(work), budget(work, side, quick)
+        warmup, steps = warmup_steps(workload), step_budget(workload, side, quick)
         if trial:
             steps = warmup + (steps - warmup) // 3
         return (
-            work.settings
-            | side.given
-            | {"products": work.products, "steps": steps, "skip": warmup + (steps - warmup) // 10}
+            workload.settings
+            | side.settings
+            | {"matmuls": workload.matmuls, "steps": steps, "skip": warmup + (steps - warmup) // 10}
         )
 
-    return {"settings": work.settings, "sides": turns(work.sides, rounds, settings, "steps")}
+    return {
+        "settings": workload.settings,
+        "sides": interleave(workload.sides, rounds, settings, "steps"),
+    }
 
 
-def budget(work: Work, side: Side, quick: bool) -> int:
-    """Environment steps of a measurement."""
+def step_budget(workload: Workload, side: Side, quick: bool) -> int:
+    """Return the environment steps of a measurement."""
     if quick:
-        iteration = work.settings["hyperparameters"]["rollout_length"] * work.settings["num_envs"]
-        return warmup_of(work) + max(600, 6 * iteration)
-    return work.compiled_steps if side.compiled else work.steps
+        iteration = (
+            workload.settings["hyperparameters"]["rollout_length"] * workload.settings["num_envs"]
+        )
+        return warmup_steps(workload) + max(600, 6 * iteration)
+    return workload.compiled_steps if side.compiled else workload.steps
 
 
-def warmup_of(work: Work) -> int:
-    """Environment steps before the first gradient step."""
-    return work.settings["hyperparameters"].get("warmup_steps", 0)
+def warmup_steps(workload: Workload) -> int:
+    """Return the environment steps before the first gradient step."""
+    return workload.settings["hyperparameters"].get("warmup_steps", 0)
 
 
-def start_up(rounds: int) -> dict[str, Any]:
-    """Seconds from the command to its first line of progress."""
+def measure_start_up(rounds: int) -> dict[str, Any]:
+    """Measure the seconds from a command to its first line of progress."""
     starts = {"etude --help": {"bar": HELP, "seconds": []}}
-    starts |= {label: {"bar": bar, "seconds": []} for label, bar, _, _ in commands()}
+    starts |= {label: {"bar": bar, "seconds": []} for label, bar, _, _ in start_up_commands()}
     for _ in range(rounds):
         with tempfile.TemporaryDirectory() as folder:
-            starts["etude --help"]["seconds"].append(until("usage:", ["--help"], folder))
-            for i, (label, _, words, cache) in enumerate(commands()):
-                seconds = until(
-                    "steps/s", [*words, "--out", f"{folder}/run-{i}"], f"{folder}/{cache}"
+            starts["etude --help"]["seconds"].append(seconds_until("usage:", ["--help"], folder))
+            for i, (label, _, arguments, cache) in enumerate(start_up_commands()):
+                seconds = seconds_until(
+                    "steps/s", [*arguments, "--out", f"{folder}/run-{i}"], f"{folder}/{cache}"
                 )
                 starts[label]["seconds"].append(seconds)
                 console.print(f"{label:42} {seconds:5.1f} s")
     return {"starts": starts}
 
 
-def commands() -> Iterator[tuple[str, float, list[str], str]]:
-    """What is started: (label, seconds at most, arguments, its cache of compiled programs, empty
-    when it is cold)."""
+def start_up_commands() -> Iterator[tuple[str, float, list[str], str]]:
+    """Yield (label, seconds at most, arguments, cache of compiled programs) of each start.
+
+    The cache is empty for the first, cold start.
+    """
     for algorithm in ("dqn", "ppo"):
         for backend, bars in STARTS.items():
             for state, bar in bars.items():
@@ -124,18 +132,17 @@ def commands() -> Iterator[tuple[str, float, list[str], str]]:
                 )
 
 
-def until(sign: str, words: list[str], cache: str) -> float:
-    """Seconds until `etude` with these words prints a line with `sign` in it, and is ended; NaN
-    when it never does."""
+def seconds_until(text: str, arguments: list[str], cache: str) -> float:
+    """Return the seconds until etude prints a line with `text`, NaN if never; then kill it."""
     command, environ = (
-        [OURS.with_name("etude"), *words],
+        [ETUDE_PYTHON.with_name("etude"), *arguments],
         ENVIRON | {"JAX_COMPILATION_CACHE_DIR": cache},
     )
-    quiet = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
     clock = time.perf_counter()
-    with subprocess.Popen(command, env=environ, text=True, **quiet) as process:
+    with subprocess.Popen(command, env=environ, text=True, **streams) as process:
         seconds = next(
-            (time.perf_counter() - clock for line in process.stdout if sign in line), float("nan")
+            (time.perf_counter() - clock for line in process.stdout if text in line), float("nan")
         )
         process.kill()
     return seconds

@@ -1,4 +1,4 @@
-"""Time, for what is short enough to be repeated."""
+"""Timing of functions that are short enough to repeat."""
 
 import statistics
 import time
@@ -6,26 +6,28 @@ from collections.abc import Callable
 from typing import Any
 
 
-def seconds(run: Callable[[], Any], budget: float) -> float:
-    """The median of as many runs as take `budget` seconds, three at least, after a first one; `run`
-    waits for its answer."""
+def median_seconds(run: Callable[[], Any], budget: float) -> float:
+    """Return the median time of the runs within `budget` seconds, at least three, after a warm-up.
+
+    `run` must block until its result is ready.
+    """
     run()
-    took, begun = [], time.perf_counter()
-    while len(took) < 3 or time.perf_counter() - begun < budget:
+    times, start = [], time.perf_counter()
+    while len(times) < 3 or time.perf_counter() - start < budget:
         clock = time.perf_counter()
         run()
-        took.append(time.perf_counter() - clock)
-    return statistics.median(took)
+        times.append(time.perf_counter() - clock)
+    return statistics.median(times)
 
 
-def of_program(
+def time_compiled(
     function: Callable[..., Any], arguments: tuple[Any, ...], budget: float
 ) -> tuple[Any, dict[str, float]]:
-    """What a function in JAX answers, and what it takes to compile and to run."""
+    """Compile and time a JAX function; return its result and the seconds of both."""
     import jax
 
     clock = time.perf_counter()
     program = jax.jit(function).lower(*arguments).compile()
-    compiling = time.perf_counter() - clock
-    took = seconds(lambda: jax.block_until_ready(program(*arguments)), budget)
-    return program(*arguments), {"seconds": took, "compile_seconds": compiling}
+    compile_seconds = time.perf_counter() - clock
+    run_seconds = median_seconds(lambda: jax.block_until_ready(program(*arguments)), budget)
+    return program(*arguments), {"seconds": run_seconds, "compile_seconds": compile_seconds}

@@ -83,7 +83,7 @@ def imports_of(module):
             if node.module.split(".")[0] == "etude":
                 for alias in node.names:
                     whole = f"{node.module}.{alias.name}"
-                    home = etude._HOME.get(alias.name) if node.module == "etude" else None
+                    home = etude._MODULE_OF.get(alias.name) if node.module == "etude" else None
                     yield whole if whole in MODULES else f"etude.{home}" if home else node.module
 
 

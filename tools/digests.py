@@ -1,13 +1,13 @@
-"""Digests of what etude computes, to show that a change of the code changed no number.
+"""Digests of etude's results, to show that a change of the code changes no number.
 
-    python tools/digests.py before.json            # in the tree before, and after.json in the tree
-    after python tools/digests.py --compare before.json after.json
+    python tools/digests.py before.json            # in the old tree; after.json in the new one
+    python tools/digests.py --compare before.json after.json
 
 A digest is the SHA-256 of the bytes of an array. Short runs cover every algorithm, with two seeds,
 on each backend that it takes; every planner on every problem of `etude plan`; and every study of
-`etude figure`. Of a run there are the leaves of the algorithm's state in tree order, the columns of
-metrics.csv and the returns of the evaluation; of a plan and a study the entries of its JSON file.
-Digests are equal only on one machine with one set of versions.
+`etude figure`. The digests of a run are those of the leaves of the algorithm's state in tree order,
+the columns of metrics.csv and the returns of the evaluation; those of a plan and a study are of the
+entries of its JSON file. Digests are equal only on one machine with one set of versions.
 """
 
 import argparse
@@ -29,7 +29,7 @@ import etude
 from etude.cli.main import main as command_line
 
 CARTPOLE, PENDULUM, LAKE = "CartPole-v1", "Pendulum-v1", "FrozenLake-v1"
-EVERYWHERE = ("jax", "gymnasium", "envpool")
+ALL_BACKENDS = ("jax", "gymnasium", "envpool")
 REPLAY = "--steps 1200 --warmup-steps 200 --capacity 2000 --hidden 32 32 --batch-size 32"
 SMALL = "--hidden 16 16"
 
@@ -38,26 +38,26 @@ RUNS = [
     ("q-learning", LAKE, ("gymnasium",), "--steps 1000"),
     ("sarsa", LAKE, ("gymnasium",), "--steps 1000"),
     ("td", LAKE, ("gymnasium",), "--steps 1000 --trace-decay 0.5"),
-    ("dqn", CARTPOLE, EVERYWHERE, REPLAY),
+    ("dqn", CARTPOLE, ALL_BACKENDS, REPLAY),
     ("dqn", CARTPOLE, ("jax",), f"{REPLAY} --exploration boltzmann --n-step 3"),
     ("dqn", CARTPOLE, ("jax",), f"{REPLAY} --head quantile --prioritized"),
     ("dqn", CARTPOLE, ("jax",), f"{REPLAY} --head categorical --noisy --loss squared --no-double"),
     ("dqn", PENDULUM, ("jax",), f"{REPLAY} --maximizer cem"),
     ("dqn", PENDULUM, ("jax",), f"{REPLAY} --maximizer cma_es"),
     ("dqn", PENDULUM, ("jax",), f"{REPLAY} --maximizer random_shooting"),
-    ("online-q", CARTPOLE, EVERYWHERE, "--steps 300 --hidden 32 32"),
-    ("fitted-q", CARTPOLE, EVERYWHERE, "--steps 1000 --hidden 32 32 --warmup-steps 500"),
-    ("rainbow", CARTPOLE, EVERYWHERE, REPLAY),
-    ("pqn", CARTPOLE, EVERYWHERE, f"--steps 4096 {SMALL}"),
-    ("naf", PENDULUM, EVERYWHERE, REPLAY),
-    ("ddpg", PENDULUM, EVERYWHERE, REPLAY),
-    ("td3", PENDULUM, EVERYWHERE, REPLAY),
-    ("off-policy-actor-critic", PENDULUM, EVERYWHERE, REPLAY),
+    ("online-q", CARTPOLE, ALL_BACKENDS, "--steps 300 --hidden 32 32"),
+    ("fitted-q", CARTPOLE, ALL_BACKENDS, "--steps 1000 --hidden 32 32 --warmup-steps 500"),
+    ("rainbow", CARTPOLE, ALL_BACKENDS, REPLAY),
+    ("pqn", CARTPOLE, ALL_BACKENDS, f"--steps 4096 {SMALL}"),
+    ("naf", PENDULUM, ALL_BACKENDS, REPLAY),
+    ("ddpg", PENDULUM, ALL_BACKENDS, REPLAY),
+    ("td3", PENDULUM, ALL_BACKENDS, REPLAY),
+    ("off-policy-actor-critic", PENDULUM, ALL_BACKENDS, REPLAY),
     ("off-policy-actor-critic", CARTPOLE, ("jax",), REPLAY),
-    ("sac", PENDULUM, EVERYWHERE, REPLAY),
+    ("sac", PENDULUM, ALL_BACKENDS, REPLAY),
     ("sac", PENDULUM, ("jax",), f"{REPLAY} --noise-per-rollout --rollout-length 8"),
     ("sac", CARTPOLE, ("jax",), REPLAY),
-    ("reinforce", CARTPOLE, EVERYWHERE, f"--steps 2000 {SMALL}"),
+    ("reinforce", CARTPOLE, ALL_BACKENDS, f"--steps 2000 {SMALL}"),
     ("reinforce", CARTPOLE, ("jax",), f"--steps 2000 {SMALL} --baseline optimal --capacity 256"),
     (
         "reinforce",
@@ -71,9 +71,9 @@ RUNS = [
         ("jax",),
         f"--steps 2000 {SMALL} --recurrent gru --memory-size 8 --capacity 256",
     ),
-    ("off-policy-gradient", CARTPOLE, EVERYWHERE, f"--steps 2000 {SMALL}"),
+    ("off-policy-gradient", CARTPOLE, ALL_BACKENDS, f"--steps 2000 {SMALL}"),
     ("off-policy-gradient", CARTPOLE, ("jax",), f"--steps 2000 {SMALL} --correction trajectory"),
-    ("actor-critic", CARTPOLE, EVERYWHERE, f"--steps 2048 {SMALL}"),
+    ("actor-critic", CARTPOLE, ALL_BACKENDS, f"--steps 2048 {SMALL}"),
     (
         "actor-critic",
         PENDULUM,
@@ -87,17 +87,17 @@ RUNS = [
         f"--steps 2048 {SMALL} --advantage n_step --value-target monte_carlo --discount-from "
         "start --value-steps 2",
     ),
-    ("a2c", CARTPOLE, EVERYWHERE, f"--steps 2000 {SMALL}"),
-    ("natural-gradient", CARTPOLE, EVERYWHERE, f"--steps 4096 {SMALL}"),
-    ("trpo", CARTPOLE, EVERYWHERE, f"--steps 4096 {SMALL}"),
+    ("a2c", CARTPOLE, ALL_BACKENDS, f"--steps 2000 {SMALL}"),
+    ("natural-gradient", CARTPOLE, ALL_BACKENDS, f"--steps 4096 {SMALL}"),
+    ("trpo", CARTPOLE, ALL_BACKENDS, f"--steps 4096 {SMALL}"),
     (
         "trpo",
         PENDULUM,
         ("jax",),
         f"--steps 4096 {SMALL} --normalize-observation --fisher-interval 4",
     ),
-    ("dual-gradient", CARTPOLE, EVERYWHERE, f"--steps 4096 {SMALL}"),
-    ("ppo", CARTPOLE, EVERYWHERE, f"--steps 4096 {SMALL}"),
+    ("dual-gradient", CARTPOLE, ALL_BACKENDS, f"--steps 4096 {SMALL}"),
+    ("ppo", CARTPOLE, ALL_BACKENDS, f"--steps 4096 {SMALL}"),
     (
         "ppo",
         PENDULUM,
@@ -160,22 +160,22 @@ def main() -> None:
     for name, measure in cases().items():
         if name in digests or not fnmatch.fnmatch(name, arguments.only):
             continue
-        began = time.perf_counter()
+        start = time.perf_counter()
         with tempfile.TemporaryDirectory() as folder:
             digests[name] = measure(Path(folder))
         print(
-            f"{time.perf_counter() - began:6.1f} s  {len(digests[name]):3} digests  {name}",
+            f"{time.perf_counter() - start:6.1f} s  {len(digests[name]):3} digests  {name}",
             flush=True,
         )
         arguments.out.write_text(json.dumps(digests, indent=1))
 
 
 def cases() -> dict:
-    """Name -> function(folder) that returns {column: digest}."""
-    found = {}
+    """Return the cases: name -> function of a folder that returns {column: digest}."""
+    cases_by_name = {}
     for algorithm, environment, backends, flags in RUNS:
         for backend in backends:
-            words = [
+            arguments = [
                 "train",
                 algorithm,
                 environment,
@@ -185,34 +185,37 @@ def cases() -> dict:
                 "--evaluation-episodes",
                 "2",
             ]
-            # the seeds of JAX environments train in one program; those of the others, one after the
-            # other
+            # seeds on JAX environments train in one program, others one after another
             for seeds in (
                 (["--seeds", "2"],) if backend == "jax" else (["--seed", "0"], ["--seed", "1"])
             ):
-                found[" ".join(words[1:] + seeds)] = lambda folder, words=words + seeds: digest_run(
-                    words, folder
+                cases_by_name[" ".join(arguments[1:] + seeds)] = (
+                    lambda folder, arguments=arguments + seeds: digest_run(arguments, folder)
                 )
     for problem in PROBLEMS:
         for planner in PLANNERS:
-            size = ["--samples", "40", "--elites", "8"]
+            planner_options = ["--samples", "40", "--elites", "8"]
             if planner != "collocation":  # which has no plan before it has converged
-                size += ["--iterations", "5"]
-            words = ["plan", problem, "--planner", planner, *size, "--no-video"]
-            found[" ".join(words)] = lambda folder, words=words: digest_json(words, folder)
+                planner_options += ["--iterations", "5"]
+            arguments = ["plan", problem, "--planner", planner, *planner_options, "--no-video"]
+            cases_by_name[" ".join(arguments)] = lambda folder, arguments=arguments: digest_json(
+                arguments, folder
+            )
     for game in ("tic-tac-toe", "connect-four"):
-        words = ["plan", game, "--iterations", "200", "--no-video"]
-        found[" ".join(words)] = lambda folder, words=words: digest_json(words, folder)
-    for name, words in STUDIES.items():
-        found[f"figure {name}"] = lambda folder, words=words: digest_json(
-            ["figure", *words], folder
+        arguments = ["plan", game, "--iterations", "200", "--no-video"]
+        cases_by_name[" ".join(arguments)] = lambda folder, arguments=arguments: digest_json(
+            arguments, folder
         )
-    return found
+    for name, arguments in STUDIES.items():
+        cases_by_name[f"figure {name}"] = lambda folder, arguments=arguments: digest_json(
+            ["figure", *arguments], folder
+        )
+    return cases_by_name
 
 
-def digest_run(words: list[str], folder: Path) -> dict[str, str]:
-    """Digests of a run's states, metrics and evaluation."""
-    call([*words, "--out", str(folder / "run")])
+def digest_run(arguments: list[str], folder: Path) -> dict[str, str]:
+    """Return the digests of a run's states, metrics and evaluation."""
+    run_command([*arguments, "--out", str(folder / "run")])
     run = etude.load(folder / "run")
     digests = {}
     for seed, state in enumerate(run.states()):
@@ -222,15 +225,15 @@ def digest_run(words: list[str], folder: Path) -> dict[str, str]:
     return digests | {"evaluation": digest(run.summary["evaluation"]["returns"])}
 
 
-def digest_json(words: list[str], folder: Path) -> dict[str, str]:
-    """Digests of the entries of the JSON file that a command leaves."""
-    call([*words, "--out", str(folder / "out")])
+def digest_json(arguments: list[str], folder: Path) -> dict[str, str]:
+    """Return the digests of the entries of the JSON file that a command writes."""
+    run_command([*arguments, "--out", str(folder / "out")])
     (path,) = (folder / "out").glob("*.json")
     return {name: digest(value) for name, value in flatten(json.loads(path.read_text())).items()}
 
 
 def flatten(value, name: str = "") -> dict:
-    """A tree of dicts as {"a/b": leaf}."""
+    """Flatten a tree of dicts to {"a/b": leaf}."""
     if not isinstance(value, dict):
         return {name: value}
     return {
@@ -241,6 +244,7 @@ def flatten(value, name: str = "") -> dict:
 
 
 def digest(value) -> str:
+    """Return the digest of an array or of a JSON value."""
     if isinstance(value, (list, str, bool, int, float)) or value is None:
         data = json.dumps(value).encode()
     else:
@@ -249,28 +253,34 @@ def digest(value) -> str:
     return hashlib.sha256(data).hexdigest()[:32]
 
 
-def call(words: list[str]) -> None:
+def run_command(arguments: list[str]) -> None:
     """Run the command line in this process."""
-    said = io.StringIO()
-    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+    output = io.StringIO()
+    with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
         try:
-            command_line(words)
-        except SystemExit as end:
-            if end.code:
+            command_line(arguments)
+        except SystemExit as exit_:
+            if exit_.code:
                 raise RuntimeError(
-                    f"etude {' '.join(words)}: status {end.code}\n{said.getvalue()}"
+                    f"etude {' '.join(arguments)}: status {exit_.code}\n{output.getvalue()}"
                 ) from None
 
 
 def compare(before: dict, after: dict) -> int:
-    """Print what differs; the status is 1 when anything does."""
+    """Print the differences; return the exit status, 1 if there are any."""
     differing = 0
     for name in sorted(before.keys() | after.keys()):
-        one, other = before.get(name, {}), after.get(name, {})
-        odd = sorted(key for key in one.keys() | other.keys() if one.get(key) != other.get(key))
-        differing += bool(odd)
-        if odd:
-            print(f"differs: {name}: {', '.join(odd[:6])}{' ...' if len(odd) > 6 else ''}")
+        before_digests, after_digests = before.get(name, {}), after.get(name, {})
+        different = sorted(
+            key
+            for key in before_digests.keys() | after_digests.keys()
+            if before_digests.get(key) != after_digests.get(key)
+        )
+        differing += bool(different)
+        if different:
+            print(
+                f"differs: {name}: {', '.join(different[:6])}{' ...' if len(different) > 6 else ''}"
+            )
     total = sum(map(len, before.values()))
     print(
         f"{len(before)} cases before, {len(after)} after, {total} digests; {differing} cases differ"

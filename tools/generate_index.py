@@ -1,8 +1,9 @@
-"""Generate what `make index` keeps current: the list of algorithms, from the declarations that end
-their files, and the page of the names that hyperparameters have elsewhere.
+"""Generate the list of algorithms and the page of hyperparameter aliases: `make index`.
 
-    python tools/generate_index.py            write what is out of date
-    python tools/generate_index.py --check    name what is out of date, and exit with status 1
+The list is made from the declarations at the end of the algorithms' files.
+
+    python tools/generate_index.py            write the files that are out of date
+    python tools/generate_index.py --check    name them, and exit with status 1
 """
 
 import importlib
@@ -18,7 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 INDEX = "src/etude/algorithms/_index.py"
 HYPERPARAMETERS = "docs/hyperparameters.md"
 
-# The order of the chapters, in which `etude algorithms` prints. Files not named here come last.
+# The order in which `etude algorithms` prints; other files come last.
 ORDER = (
     "value.q_learning",
     "value.td",
@@ -39,7 +40,7 @@ Row = tuple[str, str, str]  # module, attribute, summary
 
 
 def declarations() -> dict[str, Row]:
-    """The algorithms by name, as the modules of etude.algorithms declare them in `ALGORITHMS`."""
+    """Return the algorithms by name, which the modules declare in `ALGORITHMS`."""
     prefix = f"{algorithms.__name__}."
     modules = {}
     for info in pkgutil.walk_packages(algorithms.__path__, prefix):
@@ -51,12 +52,12 @@ def declarations() -> dict[str, Row]:
         raise ValueError(f"ORDER names {', '.join(missing)}, which declare no ALGORITHMS")
     rows: dict[str, Row] = {}
     for name in [*ORDER, *sorted(set(modules) - set(ORDER))]:
-        for algorithm, (made_by, summary) in modules[name].ALGORITHMS.items():
+        for algorithm, (factory, summary) in modules[name].ALGORITHMS.items():
             if algorithm in rows:
                 raise ValueError(
                     f"{rows[algorithm][0]} and {prefix}{name} both declare {algorithm!r}"
                 )
-            attribute = next(key for key, value in vars(modules[name]).items() if value is made_by)
+            attribute = next(key for key, value in vars(modules[name]).items() if value is factory)
             rows[algorithm] = (prefix + name, attribute, summary)
     return rows
 
@@ -99,65 +100,66 @@ column says otherwise. A variant, such as rainbow of dqn, has the hyperparameter
 
 def page_text() -> str:
     """The content of hyperparameters.md."""
-    head = ["Here", "Stable-Baselines3", "CleanRL", "Value"]
-    run = [[here(row), *elsewhere(row)] for row in aliases.RUN]
-    rows = [[here(row), having(row), *elsewhere(row)] for row in aliases.ALIASES]
-    longer = [head[0], "Algorithms", *head[1:]]
-    return PAGE.format(run=table(head, run), algorithms=table(longer, rows))
+    headings = ["Here", "Stable-Baselines3", "CleanRL", "Value"]
+    run_rows = [[own_name(row), *alias_cells(row)] for row in aliases.RUN]
+    rows = [[own_name(row), algorithm_names(row), *alias_cells(row)] for row in aliases.ALIASES]
+    longer_headings = [headings[0], "Algorithms", *headings[1:]]
+    return PAGE.format(run=table(headings, run_rows), algorithms=table(longer_headings, rows))
 
 
-def here(row: aliases.Alias) -> str:
-    word = row.field in aliases.WORDS
-    return f"`{row.field.upper()}`" if word else f"`--{row.field.replace('_', '-')}`"
+def own_name(row: aliases.Alias) -> str:
+    """Return the flag of a field, or its word if it is positional."""
+    is_positional = row.field in aliases.WORDS
+    return f"`{row.field.upper()}`" if is_positional else f"`--{row.field.replace('_', '-')}`"
 
 
-def having(row: aliases.Alias) -> str:
-    """The algorithms of which a row speaks."""
+def algorithm_names(row: aliases.Alias) -> str:
+    """Return the algorithms to which an alias applies."""
     return ", ".join(
         name
         for name in aliases.algorithms_with(row.field)
-        if aliases.holds(row, algorithms.algorithm_class(name))
+        if aliases.applies_to(row, algorithms.algorithm_class(name))
     )
 
 
-def elsewhere(row: aliases.Alias) -> list[str]:
-    """The names in both libraries, and what becomes of a value."""
+def alias_cells(row: aliases.Alias) -> list[str]:
+    """Return the names in both libraries and the conversion of the value."""
     sb3 = ", ".join(f"`{name}`" for name in row.sb3.split())
     cleanrl = ", ".join(f"`--{name.replace('_', '-')}`" for name in row.cleanrl.split())
     return [sb3, cleanrl, row.conversion]
 
 
-def table(head: list[str], rows: list[list[str]]) -> str:
-    """Markdown of the rows that have a name in one of the libraries."""
+def table(headings: list[str], rows: list[list[str]]) -> str:
+    """Return a Markdown table of the rows with a name in one of the libraries."""
     rows = [row for row in rows if row[-3] or row[-2]]
-    return "\n".join(f"| {' | '.join(row)} |" for row in [head, ["---"] * len(head), *rows])
+    return "\n".join(f"| {' | '.join(row)} |" for row in [headings, ["---"] * len(headings), *rows])
 
 
 def contents() -> dict[str, str]:
-    """What every generated file should contain, by its path below the root."""
+    """Return the content of every generated file by its path."""
     return {INDEX: index_text(declarations()), HYPERPARAMETERS: page_text()}
 
 
-def out_of_date(root: Path, wanted: dict[str, str]) -> list[str]:
-    """The paths whose files do not contain what they should."""
+def out_of_date(root: Path, expected: dict[str, str]) -> list[str]:
+    """Return the paths of the files with another content than expected."""
     return [
         path
-        for path, text in wanted.items()
+        for path, text in expected.items()
         if not (root / path).exists() or (root / path).read_text(encoding="utf-8") != text
     ]
 
 
 def main(arguments: list[str]) -> int:
-    wanted = contents()
-    stale = out_of_date(ROOT, wanted)
-    for path in stale:
+    expected = contents()
+    paths = out_of_date(ROOT, expected)
+    for path in paths:
         if "--check" in arguments:
             print(f"{path} is out of date: make index", file=sys.stderr)
         else:
             (ROOT / path).parent.mkdir(exist_ok=True)
-            (ROOT / path).write_text(wanted[path], encoding="utf-8")
+            (ROOT / path).write_text(expected[path], encoding="utf-8")
             print(f"written {path}")
-    return 1 if stale and "--check" in arguments else 0
+    return 1 if paths and "--check" in arguments else 0
 
 
 if __name__ == "__main__":

@@ -1,10 +1,9 @@
-"""FLOPs and bytes of a compiled training iteration, as XLA counts them, with default
-hyperparameters.
+"""Print the FLOPs and bytes of a compiled training iteration, as counted by XLA.
 
     python tools/program_cost.py            # dqn, ppo and sac on their JAX environments
 
-Compare the numbers of two trees on one machine: a change that is meant to cost nothing makes none
-of them larger.
+Hyperparameters are the defaults. Compare the numbers of two trees on one machine: a change without
+cost increases none of them.
 """
 
 from functools import partial

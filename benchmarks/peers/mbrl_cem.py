@@ -1,8 +1,7 @@
-"""mbrl-lib's CEM on the pendulum, written in torch, at the work given as JSON; says how long a plan
-took.
+"""Run mbrl-lib's CEM on the pendulum in torch, on a workload given as JSON; print the seconds.
 
-Samples are clipped to the box, as etude's are, and the standard deviations begin with 1; they are
-the unbiased ones.
+Samples are clipped to the bounds, as in etude. The initial standard deviations are 1, and later
+ones are the unbiased estimates.
 """
 
 import json
@@ -18,14 +17,13 @@ import stopwatch  # noqa: E402
 import torch  # noqa: E402
 from mbrl.planning import CEMOptimizer  # noqa: E402
 
-work = json.loads(sys.argv[1])
-samples, horizon = work["samples"], work["horizon"]
-torch.manual_seed(work["seed"])
+workload = json.loads(sys.argv[1])
+samples, horizon = workload["samples"], workload["horizon"]
+torch.manual_seed(workload["seed"])
 
 
-def worth(plans):
-    """The returns [sample] of torques [sample, horizon, 1], in [-1, 1], of Gymnasium's
-    Pendulum-v1."""
+def returns(plans):
+    """Returns [sample] of torques [sample, horizon, 1] in [-1, 1] on Pendulum-v1."""
     angle, rate, total = torch.full((samples,), 3.0), torch.zeros(samples), torch.zeros(samples)
     for torque in (2 * plans[..., 0]).unbind(1):
         wrapped = (angle + math.pi) % (2 * math.pi) - math.pi
@@ -37,25 +35,25 @@ def worth(plans):
 
 bounds = torch.ones(horizon, 1)
 planner = CEMOptimizer(
-    work["iterations"],
-    work["elites"] / samples,
+    workload["iterations"],
+    workload["elites"] / samples,
     samples,
     (-bounds).tolist(),
     bounds.tolist(),
-    work["smoothing"],
+    workload["smoothing"],
     torch.device("cpu"),
     clipped_normal=True,
 )
 with torch.inference_mode():
     start = torch.zeros(horizon, 1)
-    took = stopwatch.seconds(lambda: planner.optimize(worth, start), work["budget"])
-    best = planner.optimize(worth, start)
-    cost = -float(worth(best.expand(samples, -1, -1))[0])
+    seconds = stopwatch.median_seconds(lambda: planner.optimize(returns, start), workload["budget"])
+    best_plan = planner.optimize(returns, start)
+    cost = -float(returns(best_plan.expand(samples, -1, -1))[0])
 print(
     json.dumps(
         {
             "steps": 1,
-            "seconds": took,
+            "seconds": seconds,
             "cost": cost,
             "versions": {name: version(name) for name in ("mbrl", "torch")},
         }

@@ -1,9 +1,8 @@
-"""mctx's MuZero search at the work given as JSON; says how many simulations an answer is made of,
-and how long it took.
+"""Run mctx's MuZero search on a workload given as JSON; print the simulations and seconds.
 
-The game and what a leaf is judged to be are etude's. What differs: the score, which is PUCT with
-uniform priors for UCT; and an end of play, below which mctx goes on, at no reward. Illegal moves
-have no prior. `depth` says that the trees are as deep.
+The game and the values of leaves are those of etude. Two things differ: the score is PUCT with
+uniform priors in place of UCT, and mctx searches below terminal states, without reward. Illegal
+moves have prior 0. `depth` shows that the trees have equal depth.
 """
 
 import json
@@ -18,25 +17,25 @@ import mctx  # noqa: E402
 import problems  # noqa: E402
 import stopwatch  # noqa: E402
 
-work = json.loads(sys.argv[1])
-game, roots, simulations = problems.GAME, work["roots"], work["simulations"]
-FORBIDDEN = -1e9
+workload = json.loads(sys.argv[1])
+game, roots, simulations = problems.GAME, workload["roots"], workload["simulations"]
+MASKED_LOGIT = -1e9
 
 
 def logits(board):
-    return jnp.where(game.legal(board), 0, FORBIDDEN)
+    return jnp.where(game.legal(board), 0, MASKED_LOGIT)
 
 
 def step(params, key, action, node):
-    board, over = node
-    step = jax.vmap(lambda board, action: game.step(board, action, None))(board, action)
-    ends = over | step.terminated
+    board, is_over = node
+    next_step = jax.vmap(lambda board, action: game.step(board, action, None))(board, action)
+    next_is_over = is_over | next_step.terminated
     return mctx.RecurrentFnOutput(
-        reward=jnp.where(over, 0, step.reward),
-        discount=jnp.where(ends, 0.0, -1.0),
-        prior_logits=jax.vmap(logits)(step.state),
+        reward=jnp.where(is_over, 0, next_step.reward),
+        discount=jnp.where(next_is_over, 0.0, -1.0),
+        prior_logits=jax.vmap(logits)(next_step.state),
         value=jnp.zeros(roots),
-    ), (step.state, ends)
+    ), (next_step.state, next_is_over)
 
 
 def search(boards, key):
@@ -45,7 +44,7 @@ def search(boards, key):
         value=jnp.zeros(roots),
         embedding=(boards, jnp.zeros(roots, bool)),
     )
-    found = mctx.muzero_policy(
+    result = mctx.muzero_policy(
         (),
         key,
         root,
@@ -55,16 +54,16 @@ def search(boards, key):
         dirichlet_fraction=0.0,
         temperature=0.0,
     )
-    return found.action_weights, found.search_tree.node_visits
+    return result.action_weights, result.search_tree.node_visits
 
 
-(_, visits), took = stopwatch.of_program(
-    search, (problems.boards(roots), jax.random.key(work["seed"])), work["budget"]
+(_, visits), times = stopwatch.time_compiled(
+    search, (problems.boards(roots), jax.random.key(workload["seed"])), workload["budget"]
 )
 print(
     json.dumps(
         {"steps": roots * simulations, "depth": float(visits[:, 1:].sum(1).mean()) / simulations}
-        | took
+        | times
         | {"versions": {name: version(name) for name in ("mctx", "jax")}}
     )
 )

@@ -1,4 +1,4 @@
-"""rejax's PPO on the work given as JSON; says how many steps its training took, and how long."""
+"""Train rejax's PPO on a workload given as JSON; print the steps and seconds of training."""
 
 import json
 import sys
@@ -8,36 +8,39 @@ from importlib.metadata import version
 import jax
 from rejax import PPO
 
-work = json.loads(sys.argv[1])
-hyper = work["hyperparameters"]
-samples = hyper["rollout_length"] * work["num_envs"]
-steps = work["steps"] // samples * samples
+workload = json.loads(sys.argv[1])
+hyperparameters = workload["hyperparameters"]
+samples = hyperparameters["rollout_length"] * workload["num_envs"]
+steps = workload["steps"] // samples * samples
 algorithm = PPO.create(
-    env=work["environment"],
-    agent_kwargs={"hidden_layer_sizes": hyper["hidden"], "activation": hyper["activation"]},
-    num_envs=work["num_envs"],
-    num_steps=hyper["rollout_length"],
-    num_minibatches=samples // hyper["batch_size"],
-    num_epochs=hyper["epochs"],
-    learning_rate=hyper["learning_rate"],
-    gamma=hyper["discount"],
-    gae_lambda=hyper["gae_lambda"],
-    clip_eps=hyper["clip"],
-    vf_coef=hyper["value_coefficient"],
-    ent_coef=hyper["entropy_coefficient"],
-    max_grad_norm=hyper["max_gradient_norm"],
+    env=workload["environment"],
+    agent_kwargs={
+        "hidden_layer_sizes": hyperparameters["hidden"],
+        "activation": hyperparameters["activation"],
+    },
+    num_envs=workload["num_envs"],
+    num_steps=hyperparameters["rollout_length"],
+    num_minibatches=samples // hyperparameters["batch_size"],
+    num_epochs=hyperparameters["epochs"],
+    learning_rate=hyperparameters["learning_rate"],
+    gamma=hyperparameters["discount"],
+    gae_lambda=hyperparameters["gae_lambda"],
+    clip_eps=hyperparameters["clip"],
+    vf_coef=hyperparameters["value_coefficient"],
+    ent_coef=hyperparameters["entropy_coefficient"],
+    max_grad_norm=hyperparameters["max_gradient_norm"],
     total_timesteps=steps,
     eval_freq=steps,
     skip_initial_evaluation=True,
 )
-# the one evaluation left, at the end, does nothing
+# disable the evaluation at the end
 algorithm = algorithm.replace(eval_callback=lambda *_: ())
 
-clock = time.perf_counter()
-train = jax.jit(PPO.train).lower(algorithm, jax.random.PRNGKey(work["seed"])).compile()
-compiled = time.perf_counter()
-state, _ = jax.block_until_ready(train(algorithm, jax.random.PRNGKey(work["seed"])))
-seconds = time.perf_counter() - compiled
+start = time.perf_counter()
+train = jax.jit(PPO.train).lower(algorithm, jax.random.PRNGKey(workload["seed"])).compile()
+compile_end = time.perf_counter()
+state, _ = jax.block_until_ready(train(algorithm, jax.random.PRNGKey(workload["seed"])))
+seconds = time.perf_counter() - compile_end
 if int(state.global_step) != steps:
     sys.exit(f"rejax took {state.global_step} steps where {steps} were asked for")
 print(
@@ -45,7 +48,7 @@ print(
         {
             "steps": steps,
             "seconds": seconds,
-            "compile_seconds": compiled - clock,
+            "compile_seconds": compile_end - start,
             "versions": {name: version(name) for name in ("rejax", "gymnax", "jax")},
         }
     )

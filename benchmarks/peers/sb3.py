@@ -1,5 +1,4 @@
-"""Stable-Baselines3 on the work given as JSON; says how many steps its steady state took, and how
-long."""
+"""Train Stable-Baselines3 on a workload given as JSON; print steps and seconds of steady state."""
 
 import json
 import sys
@@ -11,13 +10,12 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.noise import NormalActionNoise
 
-work = json.loads(sys.argv[1])
-hyper = work["hyperparameters"]
+workload = json.loads(sys.argv[1])
+hyperparameters = workload["hyperparameters"]
 
 
 class Clock(BaseCallback):
-    """Runs from the first rollout after `skip` steps to the end: whole rounds of play and
-    update."""
+    """A clock from the first rollout after `skip` steps to the end of training."""
 
     start = stop = None
 
@@ -25,7 +23,7 @@ class Clock(BaseCallback):
         return True
 
     def _on_rollout_start(self) -> None:
-        if self.start is None and self.model.num_timesteps >= work["skip"]:
+        if self.start is None and self.model.num_timesteps >= workload["skip"]:
             self.start = self.model.num_timesteps, time.perf_counter()
 
     def _on_training_end(self) -> None:
@@ -33,113 +31,117 @@ class Clock(BaseCallback):
 
 
 def dqn() -> dict:
-    return replayed() | {
-        "max_grad_norm": hyper["max_gradient_norm"],
-        "target_update_interval": hyper["target_interval"],
-        "exploration_initial_eps": hyper["initial_epsilon"],
-        "exploration_final_eps": hyper["final_epsilon"],
-        "exploration_fraction": min(1.0, hyper["exploration_steps"] / work["steps"]),
+    return replay_options() | {
+        "max_grad_norm": hyperparameters["max_gradient_norm"],
+        "target_update_interval": hyperparameters["target_interval"],
+        "exploration_initial_eps": hyperparameters["initial_epsilon"],
+        "exploration_final_eps": hyperparameters["final_epsilon"],
+        "exploration_fraction": min(1.0, hyperparameters["exploration_steps"] / workload["steps"]),
     }
 
 
 def ppo() -> dict:
     return (
-        lived()
-        | weighed()
+        rollout_options()
+        | loss_options()
         | {
-            "n_epochs": hyper["epochs"],
-            "clip_range": hyper["clip"],
-            "batch_size": hyper["batch_size"],
+            "n_epochs": hyperparameters["epochs"],
+            "clip_range": hyperparameters["clip"],
+            "batch_size": hyperparameters["batch_size"],
         }
     )
 
 
 def a2c() -> dict:
-    return lived() | weighed()
+    return rollout_options() | loss_options()
 
 
 def trpo() -> dict:
-    return lived() | {
-        "batch_size": hyper["batch_size"],
-        "target_kl": hyper["kl_limit"],
-        "cg_damping": hyper["damping"],
-        "cg_max_steps": hyper["conjugate_steps"],
-        "line_search_shrinking_factor": hyper["shrink"],
-        "line_search_max_iter": hyper["line_search_steps"],
-        "n_critic_updates": hyper["value_epochs"],
-        "sub_sampling_factor": hyper["fisher_interval"],
+    return rollout_options() | {
+        "batch_size": hyperparameters["batch_size"],
+        "target_kl": hyperparameters["kl_limit"],
+        "cg_damping": hyperparameters["damping"],
+        "cg_max_steps": hyperparameters["conjugate_steps"],
+        "line_search_shrinking_factor": hyperparameters["line_search_shrink"],
+        "line_search_max_iter": hyperparameters["line_search_steps"],
+        "n_critic_updates": hyperparameters["value_epochs"],
+        "sub_sampling_factor": hyperparameters["fisher_interval"],
     }
 
 
-def lived() -> dict:
+def rollout_options() -> dict:
     return {
-        "n_steps": hyper["rollout_length"],
-        "gae_lambda": hyper["gae_lambda"],
-        "normalize_advantage": hyper["normalize_advantage"],
+        "n_steps": hyperparameters["rollout_length"],
+        "gae_lambda": hyperparameters["gae_lambda"],
+        "normalize_advantage": hyperparameters["normalize_advantage"],
     }
 
 
-def weighed() -> dict:
+def loss_options() -> dict:
     return {
-        "ent_coef": hyper["entropy_coefficient"],
-        "vf_coef": hyper["value_coefficient"],
-        "max_grad_norm": hyper["max_gradient_norm"],
+        "ent_coef": hyperparameters["entropy_coefficient"],
+        "vf_coef": hyperparameters["value_coefficient"],
+        "max_grad_norm": hyperparameters["max_gradient_norm"],
     }
 
 
 def sac() -> dict:
-    return replayed() | {"tau": hyper["target_rate"], "ent_coef": "auto"}
+    return replay_options() | {"tau": hyperparameters["target_rate"], "ent_coef": "auto"}
 
 
 def td3() -> dict:
-    return replayed() | {
-        "tau": hyper["target_rate"],
-        "policy_delay": hyper["policy_interval"],
-        "target_policy_noise": hyper["target_noise"],
-        "target_noise_clip": hyper["target_noise_clip"],
-        "action_noise": NormalActionNoise(np.zeros(1), hyper["exploration_noise"] * np.ones(1)),
+    return replay_options() | {
+        "tau": hyperparameters["target_rate"],
+        "policy_delay": hyperparameters["policy_interval"],
+        "target_policy_noise": hyperparameters["target_noise"],
+        "target_noise_clip": hyperparameters["target_noise_clip"],
+        "action_noise": NormalActionNoise(
+            np.zeros(1), hyperparameters["exploration_noise"] * np.ones(1)
+        ),
     }
 
 
-def replayed() -> dict:
+def replay_options() -> dict:
     return {
-        "batch_size": hyper["batch_size"],
-        "buffer_size": hyper["capacity"],
-        "learning_starts": hyper["warmup_steps"],
-        "train_freq": hyper["rollout_length"],
-        "gradient_steps": hyper["gradient_steps"],
+        "batch_size": hyperparameters["batch_size"],
+        "buffer_size": hyperparameters["capacity"],
+        "learning_starts": hyperparameters["warmup_steps"],
+        "train_freq": hyperparameters["rollout_length"],
+        "gradient_steps": hyperparameters["gradient_steps"],
     }
 
 
 def run(library, activations: dict, packages: tuple[str, ...]) -> None:
-    """Train the algorithm of that name in `library`, whose activations have these names, and print
-    what it took."""
+    """Train the algorithm of the workload in `library` and print steps, seconds and versions."""
     environment = make_vec_env(
-        work["environment"],
-        work["num_envs"],
-        seed=work["seed"],
+        workload["environment"],
+        workload["num_envs"],
+        seed=workload["seed"],
         env_kwargs={"render_mode": None, "disable_env_checker": True},
     )
-    algorithm, kind = getattr(library, work["algorithm"].upper(), None), "MlpPolicy"
-    own = {"a2c": a2c, "dqn": dqn, "ppo": ppo, "sac": sac, "td3": td3, "trpo": trpo}[
-        work["algorithm"]
+    algorithm, policy_class = getattr(library, workload["algorithm"].upper(), None), "MlpPolicy"
+    options = {"a2c": a2c, "dqn": dqn, "ppo": ppo, "sac": sac, "td3": td3, "trpo": trpo}[
+        workload["algorithm"]
     ]()
-    policy = {"net_arch": hyper["hidden"], "activation_fn": activations[hyper["activation"]]}
-    if hyper.get("recurrent") == "lstm":
-        algorithm, kind = library.RecurrentPPO, "MlpLstmPolicy"
-        policy |= {"lstm_hidden_size": hyper["memory_size"]}
+    policy_options = {
+        "net_arch": hyperparameters["hidden"],
+        "activation_fn": activations[hyperparameters["activation"]],
+    }
+    if hyperparameters.get("recurrent") == "lstm":
+        algorithm, policy_class = library.RecurrentPPO, "MlpLstmPolicy"
+        policy_options |= {"lstm_hidden_size": hyperparameters["memory_size"]}
     model = algorithm(
-        kind,
+        policy_class,
         environment,
-        learning_rate=hyper["learning_rate"],
-        gamma=hyper["discount"],
-        seed=work["seed"],
-        policy_kwargs=policy,
+        learning_rate=hyperparameters["learning_rate"],
+        gamma=hyperparameters["discount"],
+        seed=workload["seed"],
+        policy_kwargs=policy_options,
         device="cpu",
-        **own,
+        **options,
     )
     clock = Clock()
-    model.learn(work["steps"], callback=clock)
+    model.learn(workload["steps"], callback=clock)
     print(
         json.dumps(
             {

@@ -1,5 +1,4 @@
-"""sb3-contrib on the work given as JSON; says how many steps its steady state took, and how
-long."""
+"""Train sb3-contrib on a workload given as JSON; print steps and seconds of steady state."""
 
 import sb3
 

@@ -1,4 +1,4 @@
-"""SBX on the work given as JSON; says how many steps its steady state took, and how long."""
+"""Train SBX on a workload given as JSON; print steps and seconds of steady state."""
 
 import sb3
 

@@ -1,8 +1,7 @@
-"""trajax's iLQR or CEM on the acrobot, at the work given as JSON; says how many steps an answer
-has, and how long it took.
+"""Run trajax's iLQR or CEM on the acrobot, on a workload given as JSON; print steps and seconds.
 
-No registry has trajax: it is measured where it can be imported, as from PYTHONPATH. Its CEM plays
-the mean at the end, 2 rollouts beside the thousands; etude's keeps the best plan seen.
+trajax is in no registry and is measured where it can be imported, such as from PYTHONPATH. Its CEM
+evaluates the mean plan at the end, with 2 more rollouts; etude's returns the best plan.
 """
 
 import importlib.util
@@ -23,13 +22,13 @@ import stopwatch  # noqa: E402
 from trajax import optimizers  # noqa: E402
 from trajax.version import __version__  # noqa: E402
 
-work = json.loads(sys.argv[1])
-jax.config.update("jax_enable_x64", work.get("x64", False))
+workload = json.loads(sys.argv[1])
+jax.config.update("jax_enable_x64", workload.get("x64", False))
 start, controls = jnp.zeros(4), jnp.zeros((problems.HORIZON, 1))
 
 
 class Settings(dict):
-    """trajax wants them to be hashable."""
+    """Hashable settings, as trajax needs them."""
 
     def __hash__(self):
         return id(self)
@@ -42,39 +41,39 @@ def cost(state, control, time):
 
 
 def dynamics(state, control, time):
-    return problems.swing(state, control)
+    return problems.acrobot_step(state, control)
 
 
-def solved(state):
+def run_ilqr(state):
     _, plan, total, _, _, _, iterations = optimizers.ilqr(
-        cost, dynamics, state, controls, maxiter=work["iterations"]
+        cost, dynamics, state, controls, maxiter=workload["iterations"]
     )
     return iterations, total, plan
 
 
-def sampled(state):
+def run_cem(state):
     settings = Settings(
         sampling_smoothing=0.0,
-        evolution_smoothing=work["smoothing"],
-        max_iter=work["iterations"],
-        elite_portion=work["elites"] / work["samples"],
-        num_samples=work["samples"],
+        evolution_smoothing=workload["smoothing"],
+        max_iter=workload["iterations"],
+        elite_portion=workload["elites"] / workload["samples"],
+        num_samples=workload["samples"],
     )
-    bound = jnp.array([problems.FORCE])
-    # without its own jit, through which settings cannot go; all is compiled by ours
-    search = partial(optimizers.cem.__wrapped__, cost, dynamics, hyperparams=settings)
-    _, plan, total = search(
-        state, controls, -bound, bound, random_key=jax.random.PRNGKey(work["seed"])
+    bound = jnp.array([problems.MAX_TORQUE])
+    # without its own jit, which does not take the settings; the outer jit compiles all
+    planner = partial(optimizers.cem.__wrapped__, cost, dynamics, hyperparams=settings)
+    _, plan, total = planner(
+        state, controls, -bound, bound, random_key=jax.random.PRNGKey(workload["seed"])
     )
     return 1, total, plan
 
 
-search = {"ilqr": solved, "cem": sampled}[work["planner"]]
-(steps, total, _), took = stopwatch.of_program(search, (start,), work["budget"])
+planner = {"ilqr": run_ilqr, "cem": run_cem}[workload["planner"]]
+(steps, total, _), times = stopwatch.time_compiled(planner, (start,), workload["budget"])
 print(
     json.dumps(
         {"steps": int(steps), "cost": float(total)}
-        | took
+        | times
         | {"versions": {"trajax": __version__, "jax": version("jax")}}
     )
 )

@@ -1,10 +1,10 @@
-"""etude: deep reinforcement learning from behavior cloning to world models, in one small house.
+"""etude is a library of deep reinforcement learning on JAX, from tabular methods to planning.
 
     run = etude.train(etude.DQN(), "CartPole-v1", steps=50_000, seeds=4)
     run.evaluate()
 
-Names load on first use, so that `etude --help` and the workers of slow environments start without
-JAX.
+Names load on first use, so that `etude --help` and the worker processes of slow environments start
+without JAX.
 """
 
 import importlib
@@ -14,25 +14,25 @@ import warnings
 
 from etude.algorithms._index import ALGORITHMS as _ALGORITHMS
 
-_SCHEDULER = "--xla_cpu_enable_concurrency_optimized_scheduler=false"
+_XLA_FLAG = "--xla_cpu_enable_concurrency_optimized_scheduler=false"
 
 # Batched LAPACK calls wait for subtasks on the thread pool they occupy; with XLA's concurrent
-# scheduler two of them hang a machine of two cores for ever. Running thunks in order also makes
-# loops over small networks 15 to 25 % faster.
-if _SCHEDULER.split("=")[0] not in os.environ.get("XLA_FLAGS", ""):
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_SCHEDULER}".strip()
+# scheduler two such calls deadlock a machine of two cores. Running thunks in order also makes loops
+# over small networks 15 to 25 % faster.
+if _XLA_FLAG.split("=")[0] not in os.environ.get("XLA_FLAGS", ""):
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_XLA_FLAG}".strip()
     if "jax" in sys.modules and sys.modules["jax"]._src.xla_bridge.backends_are_initialized():
         warnings.warn(
-            f"JAX was already running when etude was imported, so {_SCHEDULER} does not apply: "
-            "training is slower and "
-            f"may hang on machines of few cores. Import etude first, or set XLA_FLAGS={_SCHEDULER}.",
+            f"JAX was already running when etude was imported, so {_XLA_FLAG} does not apply: "
+            "training is slower and may hang on machines of few cores. "
+            f"Import etude first, or set XLA_FLAGS={_XLA_FLAG}.",
             RuntimeWarning,
             stacklevel=2,
         )
 
 __version__ = "0.1.0"
 
-_HOME = {
+_MODULE_OF = {
     **{attribute: module.removeprefix("etude.") for module, attribute, _ in _ALGORITHMS.values()},
     "Transition": "data.transition",
     "rollout": "rollout",
@@ -54,13 +54,13 @@ _HOME = {
     "InvalidInput": "errors",
 }
 
-__all__ = [*_HOME, "__version__"]
+__all__ = [*_MODULE_OF, "__version__"]
 
 
 def __getattr__(name):
-    if name not in _HOME:
+    if name not in _MODULE_OF:
         raise AttributeError(f"module 'etude' has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"etude.{_HOME[name]}"), name)
+    value = getattr(importlib.import_module(f"etude.{_MODULE_OF[name]}"), name)
     globals()[name] = value
     return value
 

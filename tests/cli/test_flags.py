@@ -143,11 +143,11 @@ def test_other_commands_answer_alike(tmp_path, arguments, expected):
 def test_values_as_people_write_them(arguments, expected):
     words = ["ppo", "CartPole-v1"]
     for order in ([*words, *arguments.split()], [*arguments.split(), *words]):
-        assert flags.prepared_train(order, Train, algorithm_class("ppo"), "ppo") == [
+        assert flags.prepare_train(order, Train, algorithm_class("ppo"), "ppo") == [
             *words,
             *expected.split(),
         ]
-    assert flags.prepared_train([*words, "--hidden"], Train, algorithm_class("ppo"), "ppo") == [
+    assert flags.prepare_train([*words, "--hidden"], Train, algorithm_class("ppo"), "ppo") == [
         *words,
         "--hidden",
     ]
@@ -206,9 +206,9 @@ def test_every_row_speaks_of_a_field():
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_a_name_elsewhere_means_one_field_of_an_algorithm(name):
     meant = {}
-    for row in aliases.rows_of(algorithm_class(name)):
-        for other in aliases.names_of(row):
-            assert aliases.normal(other) == other
+    for row in aliases.aliases_for(algorithm_class(name)):
+        for other in aliases.alias_names(row):
+            assert aliases.normalize_name(other) == other
             assert meant.setdefault(other, row.field) == row.field, (
                 f"{other} is {meant[other]} and {row.field} of {name}"
             )

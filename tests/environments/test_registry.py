@@ -45,7 +45,7 @@ def test_auto_takes_envpool_next():
     assert choose_backend("FrozenLake-v1", "auto", gymnasium_only=True) == "gymnasium"
     assert choose_backend("Blackjack-v1", "auto") == "gymnasium"
     environment = make("FrozenLake-v1", 2)
-    assert type(environment).__name__ == "EnvPool" and environment.spec.num_envs == 2
+    assert type(environment).__name__ == "EnvPoolEnvs" and environment.spec.num_envs == 2
 
 
 def test_auto_takes_gymnasium_last(monkeypatch):
@@ -70,7 +70,7 @@ def test_the_port_has_the_time_limit_of_the_registration():
 def test_options_are_passed_on():
     environment = make("Pendulum-v1", 2, options={"g": 3.5, "max_episode_steps": 4})
     assert isinstance(environment, GymnasiumEnvs)
-    assert [simulator.unwrapped.g for simulator in environment.copies.simulators] == [3.5, 3.5]
+    assert [simulator.unwrapped.g for simulator in environment.vector_env.envs] == [3.5, 3.5]
     state, _ = environment.reset(jax.random.key(0))
     for t in range(1, 5):
         state, _, outcome = environment.step(state, jnp.zeros((2, 1)), jax.random.key(t))
@@ -210,7 +210,7 @@ def test_an_environment_of_a_users_own_module(monkeypatch):
     monkeypatch.delitem(sys.modules, "gymnasium_spaces", raising=False)
     environment = make("gymnasium_spaces:etude-tests/Noise-v0", 2)
     assert isinstance(environment, GymnasiumEnvs) and "etude-tests/Noise-v0" in gymnasium.registry
-    assert environment.copies.name == "etude-tests/Noise-v0"
+    assert environment.vector_env.name == "etude-tests/Noise-v0"
     environment.reset(jax.random.key(0))
 
 

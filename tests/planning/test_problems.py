@@ -291,7 +291,9 @@ def test_first_states_are_random_and_left_alone_do_not_end_at_the_goal(name):
             lambda x, _: 2 * (problem.dynamics(x, rest(problem)),), state, length=problem.horizon
         )[1]
 
-    assert jax.jit(jax.vmap(lambda state: problem.solved(left_alone(state))))(states).mean() < 0.05
+    assert (
+        jax.jit(jax.vmap(lambda state: problem.is_solved(left_alone(state))))(states).mean() < 0.05
+    )
     if hasattr(problem, "clearance"):
         assert (np.asarray(jax.jit(jax.vmap(problem.clearance))(states)) > 0).all()
 
@@ -301,7 +303,7 @@ def solve(problem, seeds):
 
     def run(key):
         guess = jnp.broadcast_to(rest(problem), (problem.horizon, len(problem.low)))
-        return problem.solved(
+        return problem.is_solved(
             ilqr(problem, problem.initial_state(key), guess, iterations=200).states
         )
 

@@ -123,16 +123,16 @@ def test_no_global_state_of_matplotlib_is_touched(tmp_path):
 def test_long_runs_are_thinned_to_means():
     steps, returns = np.arange(1.0, 1001), np.tile(np.arange(1000.0), (2, 1))
     returns[0, :7] = math.nan
-    thin_steps, thin = figures._thinned(steps, returns)
+    thin_steps, thin = figures._downsample(steps, returns)
     assert thin.shape == (2, 200) and thin_steps[0] == 5 and thin_steps[-1] == 1000
     assert thin[1, 0] == 2.0 and math.isnan(thin[0, 0]) and thin[0, 1] == 8.0
-    odd_steps, odd = figures._thinned(steps[:203], returns[:, :203])
+    odd_steps, odd = figures._downsample(steps[:203], returns[:, :203])
     assert odd.shape == (2, 102) and odd_steps[-1] == 203 and odd[1, -1] == 202.0
 
 
 def test_curves_are_straight_between_values_and_level_after():
     nan = math.nan
-    filled = figures._filled(np.arange(6.0), np.array([nan, 1.0, nan, 3.0, nan, nan]))
+    filled = figures._interpolate(np.arange(6.0), np.array([nan, 1.0, nan, 3.0, nan, nan]))
     np.testing.assert_array_equal(filled, [nan, 1, 2, 3, 3, 3])
 
 

@@ -19,7 +19,7 @@ from safetensors.numpy import save_file
 
 from etude.errors import InvalidInput
 from etude.storage import checkpoints, directories
-from etude.storage.checkpoints import Damaged
+from etude.storage.files import CorruptFile
 from etude.struct import static, struct
 
 
@@ -111,7 +111,7 @@ def test_every_bit_pattern_of_every_type_survives(tmp_path, dtype):
     dtype = np.dtype(getattr(ml_dtypes, dtype, dtype))
     raw = np.random.default_rng(0).integers(0, 256, 64 * dtype.itemsize, dtype=np.uint8)
     # NaNs with payloads among them
-    array = (raw % 2 if dtype.name == "bool" else raw).env_kwargs(dtype).reshape(4, 16)
+    array = (raw % 2 if dtype.name == "bool" else raw).view(dtype).reshape(4, 16)
     tree = {
         "whole": array,
         "strided": array[::2, ::3],
@@ -311,7 +311,7 @@ def test_no_flipped_bit_goes_unseen(tmp_path):
         for index in range(len(data)):
             for mask in (1, 2, 4, 8, 16, 32, 64, 128, 255):
                 file.write_bytes(data[:index] + bytes([data[index] ^ mask]) + data[index + 1 :])
-                with pytest.raises(Damaged):
+                with pytest.raises(CorruptFile):
                     checkpoints.load_checkpoint(path, template)
         file.write_bytes(data)
     checkpoints.load_checkpoint(path, template)
@@ -327,10 +327,10 @@ def test_no_truncation_or_growth_goes_unseen(tmp_path):
             b"\n" + data,
         ]:
             file.write_bytes(changed)
-            with pytest.raises(Damaged, match=file.name):
+            with pytest.raises(CorruptFile, match=file.name):
                 checkpoints.load_checkpoint(path, small())
         file.unlink()
-        with pytest.raises(Damaged, match=file.name):
+        with pytest.raises(CorruptFile, match=file.name):
             checkpoints.load_checkpoint(path, small())
         file.write_bytes(data)
 
@@ -347,7 +347,7 @@ def test_a_hostile_header_under_a_fitting_manifest_gives_what_was_asked_or_nothi
             seal(path)
             try:
                 back, _ = checkpoints.load_checkpoint(path, small())
-            except Damaged as error:
+            except CorruptFile as error:
                 assert file.name in str(error)
                 refused += 1
             else:
@@ -364,7 +364,7 @@ def test_a_header_longer_than_the_file_is_refused(tmp_path, length):
     data = (path / "arrays.safetensors").read_bytes()
     (path / "arrays.safetensors").write_bytes(length.to_bytes(8, "little") + data[8:])
     seal(path)
-    with pytest.raises(Damaged, match=r"arrays.safetensors"):
+    with pytest.raises(CorruptFile, match=r"arrays.safetensors"):
         checkpoints.load_checkpoint(path, small())
 
 
@@ -375,7 +375,7 @@ def test_an_oversized_header_is_refused_unread(tmp_path):
         file.write(length.to_bytes(8, "little"))
         file.truncate(length + 100)
     seal(path)
-    with pytest.raises(Damaged, match="header"):
+    with pytest.raises(CorruptFile, match="header"):
         checkpoints.load_checkpoint(path, small())
 
 
@@ -400,7 +400,7 @@ def test_a_manifest_names_the_two_files_and_no_other(tmp_path, name):
     for files in (instead, manifest["files"] | {name: entry}, {}, [], None, "facts.json"):
         (path / "manifest.json").write_text(json.dumps({"format": 1, "files": files}))
         with pytest.raises(
-            Damaged, match=r"manifest.json must list arrays.safetensors and facts.json"
+            CorruptFile, match=r"manifest.json must list arrays.safetensors and facts.json"
         ):
             checkpoints.load_checkpoint(path, small())
 
@@ -412,7 +412,7 @@ def test_a_manifest_names_the_two_files_and_no_other(tmp_path, name):
 def test_a_manifest_of_another_format_is_refused(tmp_path, text):
     path = checkpoints.save_checkpoint(tmp_path, 1, small(), {})
     (path / "manifest.json").write_text(text)
-    with pytest.raises(Damaged, match="format"):
+    with pytest.raises(CorruptFile, match="format"):
         checkpoints.load_checkpoint(path, small())
 
 
@@ -426,7 +426,7 @@ def test_a_manifest_is_held_to_its_form(tmp_path, change):
         change = {"size": float(manifest["files"]["facts.json"]["size"])}
     manifest["files"]["facts.json"] |= change
     (path / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
-    with pytest.raises(Damaged):
+    with pytest.raises(CorruptFile):
         checkpoints.load_checkpoint(path, small())
 
 
@@ -434,7 +434,7 @@ def test_a_huge_manifest_is_not_read(tmp_path):
     path = checkpoints.save_checkpoint(tmp_path, 1, small(), {})
     with open(path / "manifest.json", "ab") as file:
         file.truncate(10**9)
-    with pytest.raises(Damaged, match=r"manifest.json has 1,000,000,000 bytes"):
+    with pytest.raises(CorruptFile, match=r"manifest.json has 1,000,000,000 bytes"):
         checkpoints.load_checkpoint(path, small())
 
 
@@ -449,7 +449,7 @@ def test_only_plain_files_are_opened(tmp_path, name, kind):
         (path / name).mkdir()
     else:
         os.mkfifo(path / name)
-    with pytest.raises(Damaged, match=f"{name} is not a plain file"):
+    with pytest.raises(CorruptFile, match=f"{name} is not a plain file"):
         checkpoints.load_checkpoint(path, small())
 
 
@@ -458,7 +458,7 @@ def test_a_linked_or_missing_checkpoint_is_refused(tmp_path):
     (tmp_path / "step_2").symlink_to(path)
     (tmp_path / "step_3").write_bytes(b"")
     for name in ("step_2", "step_3", "step_4"):
-        with pytest.raises(Damaged, match=f"{name} is not a checkpoint's directory"):
+        with pytest.raises(CorruptFile, match=f"{name} is not a checkpoint's directory"):
             checkpoints.load_checkpoint(tmp_path / name, small())
 
 
@@ -490,7 +490,7 @@ def test_foreign_json_is_refused(tmp_path, text):
     path = checkpoints.save_checkpoint(tmp_path, 1, small(), {})
     (path / "facts.json").write_text(text)
     seal(path)
-    with pytest.raises(Damaged, match=r"facts.json"):
+    with pytest.raises(CorruptFile, match=r"facts.json"):
         checkpoints.load_checkpoint(path, small())
 
 
@@ -501,7 +501,7 @@ def test_json_is_utf8(tmp_path, data):
     path = checkpoints.save_checkpoint(tmp_path, 1, small(), {})
     (path / "facts.json").write_bytes(data)
     seal(path)
-    with pytest.raises(Damaged, match=r"facts.json is not strict JSON"):
+    with pytest.raises(CorruptFile, match=r"facts.json is not strict JSON"):
         checkpoints.load_checkpoint(path, small())
 
 
@@ -511,7 +511,7 @@ def test_a_pickle_in_place_of_the_arrays_is_not_run(tmp_path):
         b"\x80\x04cos\nsystem\n(S'touch " + bytes(tmp_path / "run") + b"'\ntR."
     )
     seal(path)
-    with pytest.raises(Damaged, match=r"arrays.safetensors"):
+    with pytest.raises(CorruptFile, match=r"arrays.safetensors"):
         checkpoints.load_checkpoint(path, small())
     assert not (tmp_path / "run").exists()
 
@@ -547,14 +547,14 @@ def test_a_pickle_in_place_of_the_arrays_is_not_run(tmp_path):
 )
 def test_a_checkpoint_of_something_else_is_refused(tmp_path, template, named):
     path = checkpoints.save_checkpoint(tmp_path, 1, small(), {})
-    with pytest.raises(Damaged, match=named) as raised:
+    with pytest.raises(CorruptFile, match=named) as raised:
         checkpoints.load_checkpoint(path, template)
     assert "arrays.safetensors" in str(raised.value) and "use the algorithm" in str(raised.value)
 
 
 def test_an_empty_array_of_another_shape_is_refused(tmp_path):
     path = checkpoints.save_checkpoint(tmp_path, 1, [jnp.zeros((0, 3))], {})
-    with pytest.raises(Damaged, match="instead of"):
+    with pytest.raises(CorruptFile, match="instead of"):
         checkpoints.load_checkpoint(path, [jnp.zeros((0, 4))])
 
 
@@ -562,7 +562,7 @@ def test_types_beyond_the_template_are_refused_before_they_are_read(tmp_path):
     path = checkpoints.save_checkpoint(tmp_path, 1, {"w": jnp.zeros(4)}, {})
     save_file({"['w']": np.zeros(4, ml_dtypes.float8_e4m3fn)}, path / "arrays.safetensors")
     seal(path)
-    with pytest.raises(Damaged, match="F8_E4M3"):
+    with pytest.raises(CorruptFile, match="F8_E4M3"):
         checkpoints.load_checkpoint(path, {"w": jnp.zeros(4)})
 
 
@@ -602,12 +602,12 @@ def test_newest_warns_by_default(tmp_path):
 
 def test_newest_without_any_says_why(tmp_path):
     for directory in (tmp_path, tmp_path / "none"):
-        with pytest.raises(Damaged, match="there is none"):
+        with pytest.raises(CorruptFile, match="there is none"):
             checkpoints.load_newest(directory, small())
     checkpoints.save_checkpoint(tmp_path, 1, small(), {})
     flip(tmp_path / "step_1" / "facts.json", 0)
     told = []
-    with pytest.raises(Damaged, match="SHA-256"):
+    with pytest.raises(CorruptFile, match="SHA-256"):
         checkpoints.load_newest(tmp_path, small(), told.append)
     assert len(told) == 1
 

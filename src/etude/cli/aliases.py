@@ -1,7 +1,7 @@
-"""The names that hyperparameters and flags have in Stable-Baselines3 and CleanRL.
+"""Aliases: the names of hyperparameters and flags in Stable-Baselines3 and CleanRL.
 
-The help of `etude train` reads the table, and so do its answer to a flag that is named as elsewhere
-and `make index`, which writes a page of it.
+`etude train` shows them in its help and answers with them when a flag has the name of another
+library. `make index` writes a page of them.
 """
 
 import dataclasses
@@ -11,17 +11,17 @@ from etude.algorithms import ALGORITHMS, algorithm_class, algorithm_factory
 
 
 class Alias(NamedTuple):
-    """A field of an algorithm or of the run, and its names elsewhere, with spaces between them."""
+    """A field of an algorithm or of the run, and its names in other libraries, space-separated."""
 
     field: str
     sb3: str = ""
     cleanrl: str = ""
-    others: str = ""  # what people also type
-    algorithms: str = ""  # where the names mean this field; empty: wherever the field is
-    conversion: str = ""  # how the value differs; empty: it does not
+    others: str = ""  # other common names
+    algorithms: str = ""  # algorithms to which the alias applies; all with the field if empty
+    conversion: str = ""  # how to convert the value; the same value if empty
 
 
-RUN = (  # fields of the command, whatever the algorithm
+RUN = (  # fields of the run, for every algorithm
     Alias("algorithm", others="algo agent"),
     Alias("environment", sb3="env", cleanrl="env_id", others="env_name gym_id task"),
     Alias(
@@ -271,9 +271,9 @@ ALIASES = (
     Alias("fisher_interval", sb3="sub_sampling_factor"),
 )
 
-WORDS = ("algorithm", "environment")  # fields of the run that are given without a flag
+WORDS = ("algorithm", "environment")  # positional fields of the run
 
-ABSENT = {  # what has no counterpart, and why
+ABSENT = {  # names without a counterpart, and the reason
     "cuda": "JAX uses the device that it finds",
     "device": "JAX uses the device that it finds",
     "gpu": "JAX uses the device that it finds",
@@ -286,46 +286,46 @@ ABSENT = {  # what has no counterpart, and why
 }
 
 
-def normal(name: str) -> str:
-    """A flag or a name as the table spells it."""
+def normalize_name(name: str) -> str:
+    """Spell a flag or a name as the table does."""
     return name.lstrip("-").replace("-", "_").lower()
 
 
-def names_of(alias: Alias) -> tuple[str, ...]:
-    """All its names elsewhere."""
+def alias_names(alias: Alias) -> tuple[str, ...]:
+    """Return all names of an alias in other libraries."""
     return tuple(f"{alias.sb3} {alias.cleanrl} {alias.others}".split())
 
 
-def holds(alias: Alias, cls: Any) -> bool:
-    """Whether a row of ALIASES speaks of a field of this class of algorithms."""
+def applies_to(alias: Alias, cls: Any) -> bool:
+    """Return whether an alias applies to an algorithm class."""
     return alias.field in {field.name for field in dataclasses.fields(cls)} and (
         not alias.algorithms or cls in map(algorithm_class, alias.algorithms.split())
     )
 
 
-def rows_of(cls: Any) -> list[Alias]:
-    """The rows that hold for the run and for a class of algorithms, unless it is None."""
-    return [*RUN, *(alias for alias in ALIASES if cls is not None and holds(alias, cls))]
+def aliases_for(cls: Any) -> list[Alias]:
+    """Return the aliases for the run and, unless it is None, for an algorithm class."""
+    return [*RUN, *(alias for alias in ALIASES if cls is not None and applies_to(alias, cls))]
 
 
 def algorithms_with(field: str) -> list[str]:
-    """The names of the algorithms that have a hyperparameter, without variants of them."""
+    """Return the names of the algorithms with a hyperparameter, without variants."""
     return [
         name
         for name in ALGORITHMS
         if isinstance(algorithm_factory(name), type)
-        and field in {one.name for one in dataclasses.fields(algorithm_class(name))}
+        and field in {other.name for other in dataclasses.fields(algorithm_class(name))}
     ]
 
 
-def elsewhere(field: str, rows: list[Alias]) -> str:
-    """The names of a field in other libraries, for its help; empty where they are the same."""
-    own = [row for row in rows if row.field == field]
-    sb3 = [name for row in own for name in row.sb3.split() if name != field]
-    cleanrl = [name for row in own for name in row.cleanrl.split() if name != field]
+def describe_aliases(field: str, rows: list[Alias]) -> str:
+    """Describe a field's names in other libraries for its help; empty if they are the same."""
+    matching = [row for row in rows if row.field == field]
+    sb3 = [name for row in matching for name in row.sb3.split() if name != field]
+    cleanrl = [name for row in matching for name in row.cleanrl.split() if name != field]
     if sb3 and sb3 == cleanrl:
         return f"SB3 and CleanRL: {', '.join(sb3)}"
-    found = [f"SB3: {', '.join(sb3)}"] if sb3 else []
+    parts = [f"SB3: {', '.join(sb3)}"] if sb3 else []
     if cleanrl:
-        found.append(f"CleanRL: {', '.join(cleanrl).replace('_', '-')}")
-    return "; ".join(found)
+        parts.append(f"CleanRL: {', '.join(cleanrl).replace('_', '-')}")
+    return "; ".join(parts)

@@ -1,4 +1,4 @@
-"""What the commands share: how they fail, and where compiled programs are kept."""
+"""Shared by the commands: error messages and the cache of compiled programs."""
 
 import os
 import sys
@@ -7,12 +7,13 @@ from typing import NoReturn
 
 
 def fail(message: str) -> NoReturn:
+    """Print an error message and exit with status 2."""
     print(f"etude: {message}", file=sys.stderr)
     sys.exit(2)
 
 
 def enable_cache() -> None:
-    """Keep compiled programs in the user's cache directory, so that the next start is quicker."""
+    """Cache compiled programs in the user's cache directory, so that the next start is faster."""
     import jax
     import platformdirs
 

@@ -1,5 +1,4 @@
-"""The commands that draw: `etude plan`, and `etude figure` with a function for each claim of the
-notes."""
+"""The commands `etude plan` and `etude figure`, which measure and draw."""
 
 import dataclasses
 import sys
@@ -17,49 +16,49 @@ def _plan(arguments: list[str]) -> None:
 
     @dataclasses.dataclass
     class Plan:
-        """Plan on a small problem from a random start, and draw the path, the cost by iteration and
-        the motion."""
+        """Plan on a control problem or a game from a random start, and draw the result."""
 
         problem: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="PROBLEM")]
-        """double-integrator, pendulum, cart-pole, acrobot, quadrotor, car; tic-tac-toe or
+        """double-integrator, pendulum, cart-pole, acrobot, quadrotor or car; tic-tac-toe or
         connect-four for tree search"""
         planner: PlannerName | None = None
-        """default ilqr, and mcts for games"""
+        """the planner; default ilqr, and mcts for games"""
         iterations: int | None = None
-        """of the planner, or simulations of mcts; default its own"""
+        """iterations of the planner, or simulations of mcts; default depends on the planner"""
         samples: int = 500
-        """plans drawn in each iteration of the sampling planners"""
+        """plans sampled in each iteration of a sampling planner"""
         elites: int = 50
-        """of these, how many cem and icem refit to"""
+        """of these, the number to which cem and icem refit"""
         seed: int = 0
-        """of the start and the search"""
+        """seed of the start and of the planner"""
         video: bool = True
-        """film the motion"""
+        """record a video of the motion"""
         out: str | None = None
-        """the directory to write to; default runs/plan-PROBLEM-PLANNER"""
+        """the output directory; default runs/plan-PROBLEM-PLANNER"""
 
-    asked = flags.parse(Plan, "etude plan", arguments)
+    options = flags.parse(Plan, "etude plan", arguments)
     enable_cache()
-    directory, found = plan(**vars(asked))
-    if "cost" in found:
+    directory, results = plan(**vars(options))
+    if "cost" in results:
         print(
-            f"cost    {found['cost']:.4g}; the goal is {'' if found['solved'] else 'not '}reached"
+            f"cost    {results['cost']:.4g}; "
+            f"the goal is {'' if results['solved'] else 'not '}reached"
         )
     else:
-        print(f"action  {found['action']}, of {found['visits']} visits")
+        print(f"action  {results['action']}, of {results['visits']} visits")
     for path in sorted(directory.iterdir()):
         print(f"{path.suffix[1:]:8}{path}")
 
 
 def _figure(arguments: list[str]) -> None:
-    """`etude figure`: a claim of the notes, measured and drawn."""
+    """`etude figure`: measure and draw a result of the course."""
     figures = {
         "overestimation": _overestimation,
         "policy-gradient-variance": _policy_gradient_variance,
         "open-loop": _open_loop,
     }
     if not arguments or arguments[0] in ("-h", "--help"):
-        print("usage: etude figure NAME [...]\n\nMeasure a claim of the notes and draw it:\n")
+        print("usage: etude figure NAME [...]\n\nMeasure and draw a result of the course:\n")
         for name, command in figures.items():
             print(f"  {name:26}{(command.__doc__ or '').split(': ', 1)[1]}")
         sys.exit(0 if arguments else 2)
@@ -69,89 +68,86 @@ def _figure(arguments: list[str]) -> None:
 
 
 def _overestimation(arguments: list[str]) -> None:
-    """`etude figure overestimation`: how far Q-learning's values are above the truth, with single
-    and with double targets"""
+    """`etude figure overestimation`: overestimation of DQN, with single and double targets"""
 
     @dataclasses.dataclass
     class Overestimation:
-        """Train deep Q-learning with single and with double targets, and draw its values beside the
-        returns that followed."""
+        """Train DQN with single and double targets, and draw its values beside true returns."""
 
         environment: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="ENVIRONMENT")]
         """a Gymnasium id with discrete actions"""
         steps: int | None = None
-        """environment steps of each seed; default the preset's"""
+        """environment steps of each seed; default the preset's budget"""
         seeds: int = 3
-        """agents of each kind"""
+        """number of seeds of each variant"""
         out: str | None = None
-        """the directory to write to; default runs/overestimation-ENVIRONMENT"""
+        """the output directory; default runs/overestimation-ENVIRONMENT"""
 
-    asked = flags.parse(Overestimation, "etude figure overestimation", arguments)
+    options = flags.parse(Overestimation, "etude figure overestimation", arguments)
     enable_cache()
     from etude.studies.overestimation import measure_overestimation
 
-    directory, found = measure_overestimation(
-        asked.environment, asked.steps, asked.seeds, asked.out
+    directory, results = measure_overestimation(
+        options.environment, options.steps, options.seeds, options.out
     )
     for name in ("single", "double"):
         print(
-            f"{name}: estimates exceed returns by {found[name]['bias']:.2f} in the last quarter "
+            f"{name}: estimates exceed returns by {results[name]['bias']:.2f} in the last quarter "
             "of training"
         )
     print(f"curve   {directory / 'overestimation.png'}")
 
 
 def _policy_gradient_variance(arguments: list[str]) -> None:
-    """`etude figure policy-gradient-variance`: how far the gradient's estimates spread, by what an
-    action is weighed with"""
+    """`etude figure policy-gradient-variance`: variance of policy gradients by baseline"""
 
     @dataclasses.dataclass
     class Variance:
-        """Measure how far estimates of the policy gradient spread, from the whole return to the
-        value baseline, and draw it."""
+        """Measure the variance of policy gradient estimates, from returns to a value baseline."""
 
         episodes: int = 20_000
-        """to measure it with"""
+        """number of sampled episodes"""
         seed: int = 0
-        """of the decision process and of the episodes"""
+        """seed of the MDP and of the episodes"""
         out: str | None = None
-        """the directory to write to; default runs/policy_gradient_variance"""
+        """the output directory; default runs/policy_gradient_variance"""
 
-    asked = flags.parse(Variance, "etude figure policy-gradient-variance", arguments)
+    options = flags.parse(Variance, "etude figure policy-gradient-variance", arguments)
     enable_cache()
     from etude.studies.gradient_variance import measure_gradient_variance
 
-    directory, found = measure_gradient_variance(asked.episodes, asked.seed, asked.out)
-    for name, one in found.items():
+    directory, results = measure_gradient_variance(options.episodes, options.seed, options.out)
+    for name, statistics in results.items():
         print(
-            f"{name:18} variance {one['variance']:10.2f}, error of the mean {one['error']:.2f} of "
-            "what chance makes"
+            f"{name:18} variance {statistics['variance']:10.2f}, "
+            f"error of the mean {statistics['error']:.2f} standard errors"
         )
     print(f"drawn   {directory / 'policy_gradient_variance.png'}")
 
 
 def _open_loop(arguments: list[str]) -> None:
-    """`etude figure open-loop`: what a plan costs that is done as it is, with feedback, or made
-    anew at every step"""
+    """`etude figure open-loop`: costs of open-loop, feedback and receding-horizon control"""
 
     @dataclasses.dataclass
     class OpenLoop:
-        """Balance a pole that is shaken, by a plan without looking and in two ways that look, and
-        draw what it costs."""
+        """Balance a pole under disturbances, in open and in closed loop, and draw the costs."""
 
         runs: int = 32
-        """of each way at each strength of the shake"""
+        """episodes of each controller at each strength of disturbance"""
         seed: int = 0
-        """of the shakes and the searches"""
+        """seed of the disturbances and the planners"""
         out: str | None = None
-        """the directory to write to; default runs/open_loop"""
+        """the output directory; default runs/open_loop"""
 
-    asked = flags.parse(OpenLoop, "etude figure open-loop", arguments)
+    options = flags.parse(OpenLoop, "etude figure open-loop", arguments)
     enable_cache()
     from etude.studies.open_loop import measure_open_loop
 
-    directory, found = measure_open_loop(asked.runs, asked.seed, asked.out)
-    for name, costs in found["costs"].items():
-        print(f"{name:18}", *(f"{sum(of_shake) / len(of_shake):8.1f}" for of_shake in costs))
-    print(f"{'shake (rad/s)':18}", *(f"{shake:8g}" for shake in found["shakes"]))
+    directory, results = measure_open_loop(options.runs, options.seed, options.out)
+    for name, costs in results["costs"].items():
+        print(
+            f"{name:18}",
+            *(f"{sum(episode_costs) / len(episode_costs):8.1f}" for episode_costs in costs),
+        )
+    print(f"{'noise (rad/s)':18}", *(f"{strength:8g}" for strength in results["shakes"]))
     print(f"drawn   {directory / 'open_loop.png'}")

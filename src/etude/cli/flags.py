@@ -1,7 +1,7 @@
-"""What is read of the command line before tyro reads it.
+"""Preparation of command-line arguments for tyro, with answers to unknown flags.
 
-Flags that do not exist are answered in one message with those that were meant, and numbers are
-taken as people write them: 1e5, 100_000 and 64,64.
+Unknown flags fail in one message, which suggests the flags that were meant. Numbers may be written
+as 1e5, 100_000 and 64,64.
 """
 
 import dataclasses
@@ -23,43 +23,47 @@ from etude.cli.aliases import (
     WORDS,
     Alias,
     algorithms_with,
-    elsewhere,
-    holds,
-    names_of,
-    normal,
-    rows_of,
+    alias_names,
+    aliases_for,
+    applies_to,
+    describe_aliases,
+    normalize_name,
 )
 from etude.cli.console import fail
 
 HELP = {"-h", "--help"}
-METAVARS = {int: "INT", float: "FLOAT", str: "STR"}  # of what may also be left out
-MAX_DIGITS = 18  # of a whole number that is written with an exponent
+METAVARS = {int: "INT", float: "FLOAT", str: "STR"}  # of optional values
+MAX_DIGITS = 18  # of a whole number with an exponent
 
 
 class Token(NamedTuple):
-    """A flag as it was typed, with the values that may belong to it."""
+    """A flag as typed, with the values that follow it."""
 
     text: str
     values: list[str]
-    equals: bool  # --flag=value
+    equals: bool  # whether it was written as --flag=value
 
 
 class InvalidValue(Exception):
-    """A value that its flag cannot take."""
+    """A value does not fit its flag."""
 
 
 def parse(command: Any, prog: str, arguments: list[str]) -> Any:
-    """The arguments as an instance of a command's class; fails in one message at unknown flags."""
-    if not left_alone(arguments):
-        arguments = prepared(arguments, hints_of(command), f"`{prog} --help` lists the flags")
-        needed = [
+    """Parse the arguments to an instance of `command`; unknown flags fail in one message."""
+    if not is_passthrough(arguments):
+        arguments = prepare(arguments, type_hints_of(command), f"`{prog} --help` lists the flags")
+        required = [
             field.name
             for field in dataclasses.fields(command)
             if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
         ]
-        if len(list(itertools.takewhile(lambda word: not is_flag(word), arguments))) < len(needed):
-            fail(f"{prog} needs {' and '.join(map(str.upper, needed))}; `{prog} --help` says more")
-    return tyro.cli(shown(command, rows_of(None)), prog=prog, args=arguments)
+        if len(list(itertools.takewhile(lambda word: not is_flag(word), arguments))) < len(
+            required
+        ):
+            fail(
+                f"{prog} needs {' and '.join(map(str.upper, required))}; `{prog} --help` says more"
+            )
+    return tyro.cli(with_alias_help(command, aliases_for(None)), prog=prog, args=arguments)
 
 
 def parse_train(
@@ -71,111 +75,115 @@ def parse_train(
     default: tuple[Any, Any],
     description: str,
 ) -> tuple[Any, Any]:
-    """The run's options and the algorithm of class `cls`, with the names elsewhere in the help."""
-    rows = rows_of(cls)
-    shown_run, shown_algorithm = shown(run, rows), shown(cls, rows)
+    """Parse the options of a run and an algorithm of class `cls`, with aliases in the help."""
+    rows = aliases_for(cls)
+    help_run, help_algorithm = with_alias_help(run, rows), with_alias_help(cls, rows)
     command: Any = dataclasses.make_dataclass(
-        "Command", [("run", shown_run), ("algorithm", shown_algorithm)]
+        "Command", [("run", help_run), ("algorithm", help_algorithm)]
     )
     command.__doc__ = description
-    asked = tyro.cli(
+    parsed = tyro.cli(
         command,
         prog=prog,
-        args=prepared_train(arguments, run, cls, name),
-        default=command(converted(default[0], shown_run), converted(default[1], shown_algorithm)),
+        args=prepare_train(arguments, run, cls, name),
+        default=command(convert(default[0], help_run), convert(default[1], help_algorithm)),
         config=(tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes),
     )
-    return converted(asked.run, run), converted(asked.algorithm, cls)
+    return convert(parsed.run, run), convert(parsed.algorithm, cls)
 
 
-def prepared_train(arguments: list[str], run: Any, cls: Any, name: str) -> list[str]:
-    """The arguments of `etude train` as tyro reads them; fails in one message at unknown flags."""
+def prepare_train(arguments: list[str], run: Any, cls: Any, name: str) -> list[str]:
+    """Prepare the arguments of `etude train` for tyro; unknown flags fail in one message."""
     if HELP & set(arguments):
-        return ["--help"]  # alone, so that the usage has the words that were given too
-    if left_alone(arguments):
+        return ["--help"]  # alone, so that the usage line shows the positional arguments too
+    if is_passthrough(arguments):
         return arguments
-    hints = hints_of(run) | hints_of(cls)
-    return prepared(
+    hints = type_hints_of(run) | type_hints_of(cls)
+    return prepare(
         arguments, hints, f"`etude train {name} ENVIRONMENT --help` lists every flag", cls, name
     )
 
 
-def words_of_train(arguments: list[str], run: Any) -> None:
-    """Fails at flags that stand for the words of `etude train`, when no word is an algorithm."""
-    hints = hints_of(run)
-    known = {field: kind for field, kind in hints.items() if not positional(kind)}
-    found = [
-        answer(token, known, None, "ALGORITHM")
+def check_train_words(arguments: list[str], run: Any) -> None:
+    """Fail at flags for the positional arguments of `etude train`, if no word is an algorithm."""
+    hints = type_hints_of(run)
+    known_flags = {field: kind for field, kind in hints.items() if not is_positional(kind)}
+    messages = [
+        explain_unknown(token, known_flags, None, "ALGORITHM")
         for token in tokens(arguments)
         if any(
-            row.field in WORDS and normal(token.text) in (*names_of(row), row.field)
-            for row in rows_of(None)
+            row.field in WORDS and normalize_name(token.text) in (*alias_names(row), row.field)
+            for row in aliases_for(None)
         )
     ]
-    if found:
-        fail(joined([*found, "`etude train ALGORITHM ENVIRONMENT --help` lists every flag"]))
+    if messages:
+        fail(
+            join_sentences(
+                [*messages, "`etude train ALGORITHM ENVIRONMENT --help` lists every flag"]
+            )
+        )
 
 
-def left_alone(arguments: list[str]) -> bool:
-    """Whether the arguments ask for help, or for what tyro writes for a shell."""
+def is_passthrough(arguments: list[str]) -> bool:
+    """Return whether the arguments ask for help or for the shell completion of tyro."""
     return bool(HELP & set(arguments)) or any(text.startswith("--tyro-") for text in arguments)
 
 
-def prepared(
+def prepare(
     arguments: list[str],
     hints: dict[str, Any],
-    where: str,
+    help_hint: str,
     cls: Any = None,
     name: str | None = None,
 ) -> list[str]:
-    """The arguments as tyro reads them: the words, then the flags, with numbers in digits.
+    """Prepare arguments for tyro: positional ones, then flags, with numbers in plain digits.
 
-    `hints` has the type of every field. Fails at flags that are unknown, with what they are called
-    here, and else at values that their flags cannot take.
+    `hints` has the type of every field. Unknown flags fail with suggestions, and otherwise values
+    that do not fit their flags.
     """
-    known = {field: kind for field, kind in hints.items() if not positional(kind)}
+    known_flags = {field: kind for field, kind in hints.items() if not is_positional(kind)}
     words: list[str] = []
-    ready: list[str] = []
+    flags: list[str] = []
     unknown: list[str] = []
     invalid: list[str] = []
     for token in tokens(arguments):
-        field, negated = field_of(token.text, known)
+        field, negated = match_field(token.text, known_flags)
         if not is_flag(token.text):
             words.append(token.text)
         elif field is None:
-            unknown.append(answer(token, known, cls, name))
+            unknown.append(explain_unknown(token, known_flags, cls, name))
         else:
             try:
-                flag, taken, used = read(token, field, negated, known[field])
+                flag, flag_values, num_used = read_flag(token, field, negated, known_flags[field])
             except InvalidValue as error:
                 invalid.append(str(error))
             else:
-                ready += [flag, *taken]
-                words += token.values[used:]
+                flags += [flag, *flag_values]
+                words += token.values[num_used:]
     if unknown:
-        fail(joined([*unknown, where]))
+        fail(join_sentences([*unknown, help_hint]))
     if invalid:
-        fail(joined(invalid))
-    if extra := words[len(hints) - len(known) :]:
-        fail(f"{extra[0]!r} belongs to no flag; {where}")
-    return [*words, *ready]
+        fail(join_sentences(invalid))
+    if extra := words[len(hints) - len(known_flags) :]:
+        fail(f"{extra[0]!r} belongs to no flag; {help_hint}")
+    return [*words, *flags]
 
 
-def joined(parts: list[str]) -> str:
-    """Sentences in one line."""
+def join_sentences(parts: list[str]) -> str:
+    """Join sentences to one line."""
     return "".join(part + (" " if part.endswith("?") else "; ") for part in parts).rstrip("; ")
 
 
 def tokens(arguments: list[str]) -> Iterator[Token]:
-    """Each flag with the words up to the next one; words before the first flag come alone."""
+    """Yield each flag with the words up to the next flag; words before the first flag alone."""
     i = 0
     while i < len(arguments):
         text, i = arguments[i], i + 1
         if not is_flag(text):
             yield Token(text, [], False)
             continue
-        name, equals, value = text.partition("=")
-        values = [value] if equals else []
+        name, equals, first_value = text.partition("=")
+        values = [first_value] if equals else []
         start = i
         while i < len(arguments) and not is_flag(arguments[i]):
             i += 1
@@ -183,7 +191,7 @@ def tokens(arguments: list[str]) -> Iterator[Token]:
 
 
 def is_flag(text: str) -> bool:
-    """A negative number is none."""
+    """Return whether the text is a flag; a negative number is not."""
     return (
         len(text) > 1
         and text.startswith("-")
@@ -193,71 +201,73 @@ def is_flag(text: str) -> bool:
 
 
 def number(text: str) -> Decimal | None:
+    """Parse a number; None if the text is no number."""
     try:
         return Decimal(text)
     except InvalidOperation:
         return None
 
 
-def hints_of(command: Any) -> dict[str, Any]:
-    """The type of each field, as it was written."""
+def type_hints_of(command: Any) -> dict[str, Any]:
+    """Return the annotated type of each field."""
     hints = get_type_hints(command, include_extras=True)
     return {field.name: hints[field.name] for field in dataclasses.fields(command)}
 
 
-def positional(hint: Any) -> bool:
+def is_positional(hint: Any) -> bool:
+    """Return whether a field with this type is a positional argument."""
     return tyro.conf.Positional in getattr(hint, "__metadata__", ())
 
 
-def plain(hint: Any) -> Any:
-    """A type without what is noted beside it, and of an optional one the other."""
+def unwrap_type(hint: Any) -> Any:
+    """Remove annotations and `| None` from a type."""
     if get_origin(hint) is Annotated:
-        return plain(get_args(hint)[0])
+        return unwrap_type(get_args(hint)[0])
     if get_origin(hint) in (Union, types.UnionType):
-        return plain(next(kind for kind in get_args(hint) if kind is not type(None)))
+        return unwrap_type(next(kind for kind in get_args(hint) if kind is not type(None)))
     return hint
 
 
-def field_of(text: str, known: dict[str, Any]) -> tuple[str | None, bool]:
-    """The field of a flag, and whether the flag turns it off."""
-    name = normal(text)
+def match_field(text: str, known_flags: dict[str, Any]) -> tuple[str | None, bool]:
+    """Return the field of a flag, None if unknown, and whether the flag is negated."""
+    name = normalize_name(text)
     if not text.startswith("--"):
         return None, False
-    if name in known:
+    if name in known_flags:
         return name, False
-    if name.startswith("no_") and plain(known.get(name[3:])) is bool:
+    if name.startswith("no_") and unwrap_type(known_flags.get(name[3:])) is bool:
         return name[3:], True
     return None, False
 
 
-def read(token: Token, field: str, negated: bool, hint: Any) -> tuple[str, list[str], int]:
-    """A known flag as tyro reads it, its values, and how many of the token's values they were."""
-    kind, flag = plain(hint), dashed(field)
+def read_flag(token: Token, field: str, negated: bool, hint: Any) -> tuple[str, list[str], int]:
+    """Return a known flag for tyro, its values, and the number of the token's values used."""
+    kind, flag = unwrap_type(hint), flag_name(field)
     if kind is bool:
-        said = token.values[0].lower() if token.values else ""
-        if said not in ("true", "false"):
+        lowercase = token.values[0].lower() if token.values else ""
+        if lowercase not in ("true", "false"):
             if token.equals:
                 raise InvalidValue(
-                    f"{flag} is {token.values[0]!r}; write {flag} or {dashed('no_' + field)}"
+                    f"{flag} is {token.values[0]!r}; write {flag} or {flag_name('no_' + field)}"
                 )
-            return (dashed("no_" + field) if negated else flag), [], 0
-        return (flag if (said == "true") is not negated else dashed("no_" + field)), [], 1
+            return (flag_name("no_" + field) if negated else flag), [], 0
+        return (flag if (lowercase == "true") is not negated else flag_name("no_" + field)), [], 1
     if not token.values and get_origin(kind) is not tuple:
         raise InvalidValue(f"{flag} needs a value: {flag} {placeholder(kind)}")
     if get_origin(kind) is tuple:
-        inner, taken, used = get_args(kind)[0], [], 0
+        element_type, flag_values, num_used = get_args(kind)[0], [], 0
         for text in token.values:
             pieces = [piece.strip() for piece in text.strip("()[] ").split(",") if piece.strip()]
-            if used and any(number(piece) is None for piece in pieces):
+            if num_used and any(number(piece) is None for piece in pieces):
                 break
-            taken += [value(flag, piece, inner) for piece in pieces]
-            used += 1
-        return flag, taken, used
-    return flag, [value(flag, token.values[0], kind)], 1
+            flag_values += [parse_value(flag, piece, element_type) for piece in pieces]
+            num_used += 1
+        return flag, flag_values, num_used
+    return flag, [parse_value(flag, token.values[0], kind)], 1
 
 
-def value(flag: str, text: str, kind: Any) -> str:
-    """One value as tyro reads it; raises InvalidValue when it is not of the kind."""
+def parse_value(flag: str, text: str, kind: Any) -> str:
+    """Return a value as tyro reads it; raises InvalidValue when it is not of type `kind`."""
     if get_origin(kind) is Literal:
         if text not in get_args(kind):
             raise InvalidValue(f"{flag} is {text!r}; choose one of {', '.join(get_args(kind))}")
@@ -265,19 +275,20 @@ def value(flag: str, text: str, kind: Any) -> str:
         if number(text) is None:
             raise InvalidValue(f"{flag} is {text!r}; it must be a number")
     elif kind is int:
-        found = number(text)
+        parsed = number(text)
         if (
-            found is None
-            or not found.is_finite()
-            or found.adjusted() > MAX_DIGITS
-            or found != found.to_integral_value()
+            parsed is None
+            or not parsed.is_finite()
+            or parsed.adjusted() > MAX_DIGITS
+            or parsed != parsed.to_integral_value()
         ):
             raise InvalidValue(f"{flag} is {text!r}; it must be a whole number")
-        return str(int(found))
+        return str(int(parsed))
     return text
 
 
 def placeholder(kind: Any) -> str:
+    """Return the example of a value of type `kind` in an error message."""
     if get_origin(kind) is Literal:
         return "|".join(get_args(kind))
     if get_origin(kind) is tuple:
@@ -285,89 +296,105 @@ def placeholder(kind: Any) -> str:
     return {int: "NUMBER", float: "NUMBER", Path: "PATH"}.get(kind, "VALUE")
 
 
-def dashed(field: str) -> str:
+def flag_name(field: str) -> str:
+    """Return the flag of a field."""
     return "--" + field.replace("_", "-")
 
 
-def answer(token: Token, known: dict[str, Any], cls: Any, name: str | None) -> str:
-    """What an unknown flag is called here, or which flags are nearest to it."""
-    said = normal(token.text)
-    rows = [row for row in rows_of(cls) if name or row.field in known]
-    for asked in (said, said.removeprefix("no_")):
+def explain_unknown(token: Token, known_flags: dict[str, Any], cls: Any, name: str | None) -> str:
+    """Explain an unknown flag: its name here, or the flags most similar to it."""
+    typed = normalize_name(token.text)
+    rows = [row for row in aliases_for(cls) if name or row.field in known_flags]
+    for candidate in (typed, typed.removeprefix("no_")):
         for row in rows:
-            if asked in names_of(row) or asked == row.field:
-                return meant(token, row, asked != said, known, name)
-    if name and said in ABSENT:
-        return f"{token.text} has no counterpart: {ABSENT[said]}"
-    if name and cls and (absent := missing(token, said, cls, name)):
-        return absent
-    fields = {other: row.field for row in rows for other in names_of(row)}
-    fields |= {field: field for field in known}
-    near = difflib.get_close_matches(said, [*fields], n=2, cutoff=0.6)
-    meanings = dict.fromkeys(dashed(fields[one]) for one in near if fields[one] in known)
-    hint = f", did you mean {' or '.join(meanings)}?" if meanings else ""
+            if candidate in alias_names(row) or candidate == row.field:
+                return explain_alias(token, row, candidate != typed, known_flags, name)
+    if name and typed in ABSENT:
+        return f"{token.text} has no counterpart: {ABSENT[typed]}"
+    if name and cls and (explanation := explain_missing(token, typed, cls, name)):
+        return explanation
+    fields = {other: row.field for row in rows for other in alias_names(row)}
+    fields |= {field: field for field in known_flags}
+    close_matches = difflib.get_close_matches(typed, [*fields], n=2, cutoff=0.6)
+    suggestions = dict.fromkeys(
+        flag_name(fields[match]) for match in close_matches if fields[match] in known_flags
+    )
+    hint = f", did you mean {' or '.join(suggestions)}?" if suggestions else ""
     return f"no flag is called {token.text}{hint}"
 
 
-def meant(token: Token, row: Alias, negated: bool, known: dict[str, Any], name: str | None) -> str:
-    """That a flag is another one here, with the value that was given where it is the same here."""
-    if row.field not in known:
+def explain_alias(
+    token: Token, row: Alias, negated: bool, known_flags: dict[str, Any], name: str | None
+) -> str:
+    """Say which flag an alias is here, with the typed value where it needs no conversion."""
+    if row.field not in known_flags:
         word = token.values[0] if token.values else row.field.upper()
-        place, example = (
+        position, example = (
             ("first", f"{word} ENVIRONMENT")
             if row.field == "algorithm"
             else ("second", f"{name} {word}")
         )
         return (
-            f"{token.text} is no flag here: the {row.field} is the {place} word, "
+            f"{token.text} is no flag here: the {row.field} is the {position} word, "
             f"as in `etude train {example}`"
         )
-    kind, ours, carried = plain(known[row.field]), dashed(row.field), ""
-    given = token.values[:1]
+    kind, own_flag, own_value = unwrap_type(known_flags[row.field]), flag_name(row.field), ""
+    typed_values = token.values[:1]
     if kind is bool:
-        given = given if given and given[0].lower() in ("true", "false") else []
-        if negated != (bool(given) and given[0].lower() == "false"):
-            ours = dashed("no_" + row.field)
+        typed_values = (
+            typed_values if typed_values and typed_values[0].lower() in ("true", "false") else []
+        )
+        if negated != (bool(typed_values) and typed_values[0].lower() == "false"):
+            own_flag = flag_name("no_" + row.field)
     else:
         if get_origin(kind) is tuple:
-            given += itertools.takewhile(lambda text: number(text) is not None, token.values[1:])
-        carried = " ".join(given) if not row.conversion else ""
-    mark = "=" if token.equals else " "
-    theirs, ours = (
-        flag + (mark + text if text else "")
-        for flag, text in ((token.text, " ".join(given)), (ours, carried))
+            typed_values += itertools.takewhile(
+                lambda text: number(text) is not None, token.values[1:]
+            )
+        own_value = " ".join(typed_values) if not row.conversion else ""
+    separator = "=" if token.equals else " "
+    typed_flag, own_flag = (
+        flag + (separator + text if text else "")
+        for flag, text in ((token.text, " ".join(typed_values)), (own_flag, own_value))
     )
-    return f"{theirs} is {ours} here" + (f" ({row.conversion})" if row.conversion else "")
+    return f"{typed_flag} is {own_flag} here" + (f" ({row.conversion})" if row.conversion else "")
 
 
-def missing(token: Token, said: str, cls: Any, name: str) -> str:
-    """That the algorithm has no such hyperparameter, where others have; empty when none does."""
+def explain_missing(token: Token, typed: str, cls: Any, name: str) -> str:
+    """Say that other algorithms have a hyperparameter that this one lacks; empty if none has."""
     for row in ALIASES:
-        if said in names_of(row) and not holds(row, cls):
-            having = [one for one in algorithms_with(row.field) if holds(row, algorithm_class(one))]
-            return f"{name} has no {row.field}, as {token.text} is called in {listed(having)}"
-    if having := algorithms_with(said):
-        return f"{name} has no {said}, a hyperparameter of {listed(having)}"
+        if typed in alias_names(row) and not applies_to(row, cls):
+            algorithms = [
+                other
+                for other in algorithms_with(row.field)
+                if applies_to(row, algorithm_class(other))
+            ]
+            return (
+                f"{name} has no {row.field}, as {token.text} is called in {join_names(algorithms)}"
+            )
+    if algorithms := algorithms_with(typed):
+        return f"{name} has no {typed}, a hyperparameter of {join_names(algorithms)}"
     return ""
 
 
-def listed(names: list[str], most: int = 4) -> str:
-    names = names if len(names) <= most else [*names[: most - 1], "others"]
+def join_names(names: list[str], limit: int = 4) -> str:
+    """Join names as in a sentence, with "others" for those beyond the limit."""
+    names = names if len(names) <= limit else [*names[: limit - 1], "others"]
     return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
 
 
-def shown(cls: Any, rows: list[Alias]) -> Any:
-    """A dataclass like another, whose help has the names of a field elsewhere beside its default.
+def with_alias_help(cls: Any, rows: list[Alias]) -> Any:
+    """Return a subclass of a dataclass whose help shows the aliases of its fields.
 
-    It has the other's name and module, where tyro looks for the comments that are its fields' help.
+    It has the name and module of the dataclass, where tyro looks for the help of its fields.
     """
     annotations = {}
-    for field, hint in hints_of(cls).items():
-        names = elsewhere(field, rows) if not positional(hint) else ""
-        after = functools.partial(behavior, names=names) if names else None
-        metavar = METAVARS.get(plain(hint)) if type(None) in get_args(hint) else None
-        noted = tyro.conf.arg(help_behavior_hint=after, metavar=metavar)
-        annotations[field] = Annotated[hint, noted] if names or metavar else hint
+    for field, hint in type_hints_of(cls).items():
+        names = describe_aliases(field, rows) if not is_positional(hint) else ""
+        suffix = functools.partial(help_suffix, names=names) if names else None
+        metavar = METAVARS.get(unwrap_type(hint)) if type(None) in get_args(hint) else None
+        annotation = tyro.conf.arg(help_behavior_hint=suffix, metavar=metavar)
+        annotations[field] = Annotated[hint, annotation] if names or metavar else hint
     return type(
         cls.__name__,
         (cls,),
@@ -380,13 +407,13 @@ def shown(cls: Any, rows: list[Alias]) -> Any:
     )
 
 
-def behavior(default: str, names: str) -> str:
-    """What the help says after the sentence on a field."""
+def help_suffix(default: str, names: str) -> str:
+    """Return the end of the help of a field: its default and its aliases."""
     return f"(default: {default}; {names})" if default else f"({names})"
 
 
-def converted(instance: Any, cls: Any) -> Any:
-    """An instance of another class with the same fields."""
+def convert(instance: Any, cls: Any) -> Any:
+    """Convert a dataclass instance to another class with the same fields."""
     return cls(
         **{field.name: getattr(instance, field.name) for field in dataclasses.fields(instance)}
     )

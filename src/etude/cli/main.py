@@ -1,4 +1,4 @@
-"""The command line.
+"""The command line: its entry point and its commands.
 
 etude train ALGORITHM ENVIRONMENT [--steps N] [--seeds N] [every hyperparameter]
 etude resume RUN [--steps N]      etude evaluate RUN [--episodes N]      etude watch RUN
@@ -22,64 +22,62 @@ from etude.cli.figures import _figure, _plan
 
 HELP = """usage: etude COMMAND [...]
 
-Deep reinforcement learning: train an agent, resume it, judge it, watch it.
+Deep reinforcement learning: train agents, evaluate them and watch them.
 
-  train ALGORITHM ENVIRONMENT   train an agent; leaves a run directory
-  resume RUN                    go on with a run, or further with --steps
-  evaluate RUN                  judge a run's agents on the Gymnasium environment
-  watch RUN                     show its agent in a window
+  train ALGORITHM ENVIRONMENT   train an agent and write a run directory
+  resume RUN                    resume a run, or extend its budget with --steps
+  evaluate RUN                  evaluate a run's agents on the Gymnasium environment
+  watch RUN                     show a run's agent in a window
   environments [FILTER]         list environments, with their backends and presets
   algorithms                    list algorithms
-  plan PROBLEM                  plan on a small problem, and film it
-  figure NAME                   measure a claim of the notes and draw it
+  plan PROBLEM                  plan on a control problem or a game, and draw the result
+  figure NAME                   measure and draw a result of the course, such as overestimation
 
-`etude train ppo LunarLander-v3` trains PPO with its preset; `etude train ppo LunarLander-v3 --help` lists every
-hyperparameter with its default. `etude COMMAND --help` says more of each command.
+`etude train ppo LunarLander-v3` trains PPO with its preset.
+`etude train ppo LunarLander-v3 --help` lists every hyperparameter with its default.
+`etude COMMAND --help` describes a command.
 """
 
 
 @dataclasses.dataclass
 class Train:
-    """Train an agent, and leave a run directory with its metrics, checkpoints, learning curve and
-    evaluation."""
+    """Train an agent; write metrics, checkpoints, curve and evaluation to a run directory."""
 
     algorithm: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="ALGORITHM")]
     """name of the algorithm: see `etude algorithms`"""
     environment: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="ENVIRONMENT")]
     """a Gymnasium id, or module:Name to import the module that registers it"""
     steps: int = 100_000
-    """environment steps of each seed, never overshot"""
+    """budget of environment steps of each seed, never exceeded"""
     seeds: int = 1
-    """how many agents to train"""
+    """number of agents to train"""
     seed: int = 0
-    """of the first; the others count on from it"""
+    """seed of the first agent; the others follow it"""
     backend: Literal["auto", "jax", "envpool", "gymnasium"] = "auto"
-    """what it trains on: auto takes jax, then envpool where installed, then gymnasium. It is always
-    judged on gymnasium"""
+    """backend of training: auto takes jax, else envpool where installed, else gymnasium;
+    evaluation is always on gymnasium"""
     num_envs: int = 1
-    """copies of the environment that each seed steps at once"""
+    """environments that each seed steps at once"""
     workers: int = 0
-    """processes that share out the copies, for slow gymnasium environments; 0: all in one
-    process"""
+    """processes in which slow gymnasium environments step; 0 steps all in one process"""
     options: tyro.conf.UseAppendAction[list[str]] = dataclasses.field(default_factory=list)
-    """NAME=VALUE, a keyword argument of gymnasium.make with its value in JSON; may be repeated"""
+    """keyword argument of gymnasium.make as NAME=VALUE, with the value in JSON; may be repeated"""
     frame_stack: int = 1
-    """latest observations that are seen at once"""
+    """number of latest observations that are stacked"""
     action_masks: bool = False
-    """heed info["action_mask"], which choices the environment allows"""
+    """choose among the actions that info["action_mask"] allows"""
     out: str | None = None
     """the run directory; default runs/ALGORITHM-ENVIRONMENT-TIME"""
     checkpoint_interval: int | None = None
     """environment steps between checkpoints; default a tenth of the budget"""
     evaluation_episodes: int = 100
-    """episodes of each seed in the evaluation at the end"""
+    """episodes of each seed in the final evaluation"""
     video: bool = False
-    """record an episode at the end"""
+    """record a video of an episode at the end"""
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """The entry point: runs a command and exits with its status (2 for what cannot be done as
-    asked)."""
+    """The entry point: run a command and exit with its status, 2 for invalid input."""
     arguments = sys.argv[1:] if arguments is None else arguments
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(HELP, end="")
@@ -102,13 +100,12 @@ def main(arguments: list[str] | None = None) -> None:
     if arguments[0] not in commands:
         fail(f"no command is called {arguments[0]!r}; there are {', '.join(commands)}")
     if any(":" in argument for argument in arguments):
-        sys.path.append("")  # a module:Name may be a file beside the user, after what is installed
+        sys.path.append("")  # find a module:Name in the working directory, after installed ones
     sys.exit(run_command(commands[arguments[0]], arguments[1:]))
 
 
 def run_command(command, arguments: list[str]) -> int:
-    """Run a command; what the user can mend is one message and status 2, what failed while training
-    another and status 1."""
+    """Run a command and return its status: 2 for invalid input, 1 for a failure in training."""
     from etude.runs.interrupt import Interrupted
 
     try:
@@ -127,28 +124,27 @@ def run_command(command, arguments: list[str]) -> int:
         return 128 + stopped.signal
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
-    except BrokenPipeError:  # the reader of a pipe has seen enough
+    except BrokenPipeError:  # the reader of the pipe has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 
 def _train(arguments: list[str]) -> None:
-    """`etude train`: the flags are those of Train and of the algorithm; their defaults are the
-    preset's."""
+    """`etude train`: flags of the run and of the algorithm, with the defaults of the preset."""
     from etude import algorithms
 
     name, environment = find_names(arguments)
     if name is None:
         if flags.HELP & set(arguments):
             flags.parse(Train, "etude train", arguments)
-        flags.words_of_train(arguments, Train)
+        flags.check_train_words(arguments, Train)
         fail(
             "name an algorithm and an environment: etude train ALGORITHM ENVIRONMENT; "
             f"there are {', '.join(algorithms.ALGORITHMS)}"
         )
     cls = algorithms.algorithm_class(name)
     if environment is None and not flags.HELP & set(arguments):
-        flags.prepared_train(arguments, Train, cls, name)
+        flags.prepare_train(arguments, Train, cls, name)
         fail(
             f"name the environment after the algorithm: etude train {name} ENVIRONMENT; `etude "
             "environments` lists them"
@@ -160,10 +156,10 @@ def _train(arguments: list[str]) -> None:
 
     algorithm = algorithms.algorithm_factory(name)()
     options = Train(name, environment or "", num_envs=cls.default_num_envs)
-    known = preset(name, environment) if environment else None
-    if known:
-        algorithm, options.num_envs, options.steps = known
-    origin = f"\n\nDefaults are the preset for {environment}." if known else ""
+    known_preset = preset(name, environment) if environment else None
+    if known_preset:
+        algorithm, options.num_envs, options.steps = known_preset
+    origin = f"\n\nDefaults are the preset for {environment}." if known_preset else ""
     chosen, algorithm = flags.parse_train(
         Train,
         cls,
@@ -198,23 +194,23 @@ def _resume(arguments: list[str]) -> None:
 
     @dataclasses.dataclass
     class Resume:
-        """Go on with a run from its newest checkpoint."""
+        """Resume a run from its newest checkpoint."""
 
         run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
         """the run directory"""
         steps: int | None = None
-        """a larger budget of environment steps for each seed, to go on further than first asked"""
+        """a larger budget of environment steps of each seed, to train further"""
         environment: str | None = None
-        """the run's environment, where its name is module:Name: a module is never imported because
-        a file says so"""
+        """the environment of the run if its name is module:Name, since a file never makes etude
+        import a module"""
         video: bool = False
-        """record an episode at the end"""
+        """record a video of an episode at the end"""
 
-    asked = flags.parse(Resume, "etude resume", arguments)
+    options = flags.parse(Resume, "etude resume", arguments)
     enable_cache()
     from etude.runs.run import resume
 
-    resume(asked.run, asked.steps, environment=asked.environment, video=asked.video)
+    resume(options.run, options.steps, environment=options.environment, video=options.video)
 
 
 def _evaluate(arguments: list[str]) -> None:
@@ -222,23 +218,22 @@ def _evaluate(arguments: list[str]) -> None:
 
     @dataclasses.dataclass
     class Evaluate:
-        """Judge a run's agents on the Gymnasium environment; writes evaluation.json into the run
-        directory."""
+        """Evaluate a run's agents on the Gymnasium environment; writes RUN/evaluation.json."""
 
         run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
         """the run directory"""
         episodes: int | None = None
-        """of each seed; default what the run was asked for"""
+        """episodes of each seed; default the number of the run's final evaluation"""
         stochastic: bool = False
-        """sample the policy as in training, instead of its mode"""
+        """act as in training, in place of the deterministic policy"""
         seed: int | None = None
-        """of the episodes"""
+        """seed of the episodes"""
         environment: str | None = None
-        """the run's environment, where its name is module:Name"""
+        """the environment of the run if its name is module:Name"""
         video: bool = False
-        """record an episode"""
+        """record a video of an episode"""
 
-    asked = flags.parse(Evaluate, "etude evaluate", arguments)
+    options = flags.parse(Evaluate, "etude evaluate", arguments)
     enable_cache()
     from rich.console import Console
     from rich.table import Table
@@ -247,9 +242,9 @@ def _evaluate(arguments: list[str]) -> None:
     from etude.runs.run import load
     from etude.storage import files
 
-    run, display = load(asked.run, environment=asked.environment), NullDisplay()
+    run, display = load(options.run, environment=options.environment), NullDisplay()
     evaluation = run.evaluate(
-        asked.episodes, explore=asked.stochastic, seed=asked.seed, warn=display.warn
+        options.episodes, explore=options.stochastic, seed=options.seed, warn=display.warn
     )
     files.write_json(run.directory / "evaluation.json", evaluation)
     table = Table(title=run.name, title_justify="left", show_header=False)
@@ -258,10 +253,10 @@ def _evaluate(arguments: list[str]) -> None:
     console = Console(highlight=False)
     console.print(table)
     console.print(f"written {run.directory / 'evaluation.json'}", soft_wrap=True)
-    if asked.video:
+    if options.video:
         from etude.runs.video import record_video
 
-        for path in record_video(run, run.directory / "video", explore=asked.stochastic):
+        for path in record_video(run, run.directory / "video", explore=options.stochastic):
             console.print(f"video   {path}", soft_wrap=True)
 
 
@@ -275,21 +270,21 @@ def _watch(arguments: list[str]) -> None:
         run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
         """the run directory"""
         episodes: int = 5
-        """to play"""
+        """number of episodes"""
         stochastic: bool = False
-        """sample the policy as in training, instead of its mode"""
+        """act as in training, in place of the deterministic policy"""
         seed: int = 0
-        """of the episodes"""
+        """seed of the episodes"""
         environment: str | None = None
-        """the run's environment, where its name is module:Name"""
+        """the environment of the run if its name is module:Name"""
 
-    asked = flags.parse(Watch, "etude watch", arguments)
+    options = flags.parse(Watch, "etude watch", arguments)
     enable_cache()
     from etude.runs.run import load
     from etude.runs.video import watch
 
-    run = load(asked.run, environment=asked.environment)
-    for i, total in enumerate(watch(run, asked.episodes, asked.seed, asked.stochastic), 1):
+    run = load(options.run, environment=options.environment)
+    for i, total in enumerate(watch(run, options.episodes, options.seed, options.stochastic), 1):
         print(f"episode {i}: return {total:.1f}", flush=True)
 
 
@@ -298,25 +293,26 @@ def _environments(arguments: list[str]) -> None:
 
     @dataclasses.dataclass
     class Environments:
-        """List the environments, with the backends that have them and the algorithms that have a
-        preset."""
+        """List the environments, with their backends and the algorithms that have a preset."""
 
         filter: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="[FILTER]")] = ""
-        """part of the id; a single match also shows its spaces"""
+        """part of the id; at most ten matches show their spaces too"""
 
-    asked = flags.parse(Environments, "etude environments", arguments)
+    options = flags.parse(Environments, "etude environments", arguments)
     from rich.console import Console
     from rich.table import Table
 
     from etude.environments.registry import list_environments
     from etude.presets import PRESETS
 
-    rows = list_environments(asked.filter)
+    rows = list_environments(options.filter)
     if not rows:
-        fail(f"no environment's id contains {asked.filter!r}; `etude environments` lists all")
+        fail(f"no environment's id contains {options.filter!r}; `etude environments` lists all")
     table = Table("environment", "backends", "presets", "observation", "action")
     for name, backends, observation, action in rows:
-        presets = " ".join(algorithm for algorithm, known in PRESETS if known == name)
+        presets = " ".join(
+            algorithm for algorithm, preset_environment in PRESETS if preset_environment == name
+        )
         table.add_row(name, " ".join(backends), presets, observation, action)
     Console().print(table)
 
@@ -331,16 +327,16 @@ def _algorithms(arguments: list[str]) -> None:
     flags.parse(Algorithms, "etude algorithms", arguments)
     from etude.algorithms import ALGORITHMS
 
-    for name, (_, _, line) in ALGORITHMS.items():
-        print(f"{name:{max(map(len, ALGORITHMS))}} {line}")
+    for name, (_, _, summary) in ALGORITHMS.items():
+        print(f"{name:{max(map(len, ALGORITHMS))}} {summary}")
 
 
 def find_names(arguments: list[str]) -> tuple[str | None, str | None]:
-    """The algorithm and environment among the arguments: the first known algorithm and the word
-    after it, or the first two words.
+    """Find the algorithm and the environment in the arguments, None where missing.
 
-    They are needed before the flags can be read, since the algorithm says which flags there are,
-    and the two their defaults.
+    They are the first known algorithm and the word after it, or the first two words. They are
+    needed before the flags can be parsed, since the algorithm determines the flags, and both
+    determine their defaults.
     """
     from etude.algorithms import ALGORITHMS
 
@@ -351,12 +347,12 @@ def find_names(arguments: list[str]) -> tuple[str | None, str | None]:
     )
     if start is None:
         return None, None
-    after = arguments[start + 1] if start + 1 in words else None
-    return arguments[start], after
+    environment = arguments[start + 1] if start + 1 in words else None
+    return arguments[start], environment
 
 
 def parse_options(options: list[str]) -> dict[str, Any]:
-    """NAME=VALUE pairs as keyword arguments; a value that is no JSON is a string."""
+    """Parse NAME=VALUE pairs to keyword arguments; a value that is no JSON is a string."""
     values = {}
     for option in options:
         name, separator, value = option.partition("=")

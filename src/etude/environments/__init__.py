@@ -1,5 +1,7 @@
-"""Environments of every kind under one protocol. `make` loads on first use: worker processes start
-without JAX."""
+"""Environments of every backend under one protocol.
+
+`make` loads on first use, so that worker processes start without JAX.
+"""
 
 from typing import Any
 

@@ -1,14 +1,13 @@
-"""The two verbs of an environment, and what a step tells.
+"""The protocol of environments: `reset`, `step` and the result of a step.
 
     reset(key)               -> state, observation [env, ...]
-    step(state, action, key) -> state, observation [env, ...], Outcome
+    step(state, action, key) -> state, observation [env, ...], StepResult
 
-Both run inside a compiled loop, whatever the environment is made of, and act on `spec.num_envs`
-copies at once. `step` restarts the copies whose episode is over: the observation it returns is the
-one to act on next, while `Outcome.next_observation` is the true successor. Where an
-environment `reseeds`, `reset` is a fresh start: all that follows is determined by its key, the
-actions and the keys of the steps. Nothing else in the library knows what kind of environment it
-has.
+Both run inside a compiled loop, on any backend, and act on `spec.num_envs` environments at once.
+`step` resets the environments whose episode is over: the observation it returns is the one to act
+on next, while `StepResult.next_observation` is the true next observation. With a
+`deterministic_reset`, the key of `reset`, the actions and the keys of the steps determine all that
+follows. No other part of the library knows the backend of an environment.
 """
 
 from typing import Any, Protocol
@@ -20,21 +19,20 @@ from etude.types import Array
 
 @struct
 class StepResult:
-    """What followed an action; leaves are [env, ...], or without that axis for a single environment
-    written in JAX."""
+    """The result of an action; leaves are [env, ...], or [...] for a single JaxEnvironment."""
 
-    next_observation: Any  # the true successor, never the next episode's first observation
+    next_observation: Any  # the true next one, never the first of the next episode
     reward: Array  # float32
-    terminated: Array  # bool: the future is worth zero
-    truncated: Array  # bool: the future was cut off, by a time limit or from outside
+    terminated: Array  # bool: a terminal state, whose value is zero
+    truncated: Array  # bool: the episode was cut off, by a time limit or from outside
 
 
 class Environment(Protocol):
-    """Many copies at once, inside a compiled loop."""
+    """A batch of environments, stepped inside a compiled loop."""
 
     spec: EnvironmentSpec
-    functional: bool  # its state is a value: it can be saved, and many seeds can share one program
-    deterministic_reset: bool  # a reset with the same key starts the same play again
+    functional: bool  # the state is a pytree: it can be saved, and seeds can share one program
+    deterministic_reset: bool  # a reset with the same key starts the same episodes
 
     def reset(self, key: Array) -> tuple[Any, Any]: ...
 
@@ -44,7 +42,7 @@ class Environment(Protocol):
 
 
 class JaxEnvironment(Protocol):
-    """One copy of an environment written in JAX; `Jax` makes many of it."""
+    """A single environment written in JAX; `JaxEnvs` makes a batch of it."""
 
     observation_space: Any
     action_space: Any

@@ -1,4 +1,4 @@
-"""From an environment's name to copies of it on a backend, or to one clear word on why not."""
+"""The registry: make a batch of environments from an id, on a backend, or explain the failure."""
 
 import difflib
 import importlib
@@ -21,7 +21,7 @@ from etude.errors import InvalidInput
 
 Backend = Literal["auto", "jax", "envpool", "gymnasium"]
 JAX_ENVIRONMENTS = {**PORTS, **PARTIALLY_OBSERVED_PORTS}
-# a word in the entry point -> extra of etude
+# part of an entry point -> the extra of etude that installs it
 EXTRAS = {"box2d": "box2d", "mujoco": "mujoco", "ale_py": "atari"}
 
 
@@ -36,27 +36,28 @@ def make(
     frame_stack: int = 1,
     action_masks: bool = False,
 ) -> Environment:
-    """Copies of the environment called `name`.
+    """Make a batch of `num_envs` environments with the id `name`.
 
-    `backend` "auto" takes a JAX port, then EnvPool where it is installed, then Gymnasium. `options`
-    are keyword arguments of `gymnasium.make`, and `workers` processes to step slow environments in;
-    both mean Gymnasium, and so do `action_masks`, by which `info["action_mask"]` becomes part of
-    the observation. `frame_stack` is how many of the latest observations are seen at once.
+    backend       "auto" takes a JAX port, else EnvPool where it is installed, else Gymnasium
+    options       keyword arguments of `gymnasium.make`; implies Gymnasium
+    workers       processes in which slow environments step; implies Gymnasium
+    action_masks  make `info["action_mask"]` part of the observation; implies Gymnasium
+    frame_stack   number of latest observations that are stacked
 
-    Raises InvalidInput for names, backends and spaces that cannot be had.
+    Raises InvalidInput for ids, backends and spaces that are not available.
     """
-    chosen = choose_backend(name, backend, bool(options or workers or action_masks))
+    chosen_backend = choose_backend(name, backend, bool(options or workers or action_masks))
     if num_envs < 1:
         raise InvalidInput(f"num_envs is {num_envs}; it must be at least 1")
-    if chosen == "jax":
+    if chosen_backend == "jax":
         environment: Environment = JaxEnvs(JAX_ENVIRONMENTS[name](), num_envs)
     else:
-        # for EnvPool too, which keeps ids that are retired
-        build = env_factory(name, options, action_masks=action_masks)
+        # EnvPool needs it too, since it keeps retired ids
+        make_env = env_factory(name, options, action_masks=action_masks)
         environment = (
             EnvPoolEnvs(name, num_envs, seed)
-            if chosen == "envpool"
-            else GymnasiumEnvs(build, num_envs, workers)
+            if chosen_backend == "envpool"
+            else GymnasiumEnvs(make_env, num_envs, workers)
         )
     return environment if frame_stack == 1 else FrameStack(environment, frame_stack)
 
@@ -64,9 +65,9 @@ def make(
 def choose_backend(
     name: str, backend: Backend, gymnasium_only: bool = False
 ) -> Literal["jax", "envpool", "gymnasium"]:
-    """The backend that `make` takes.
+    """Return the backend that `make` takes.
 
-    Raises InvalidInput when the one asked for does not have the environment.
+    Raises InvalidInput when the requested one does not have the environment.
     """
     match backend:
         case "jax" if name not in JAX_ENVIRONMENTS:
@@ -106,73 +107,83 @@ def env_factory(
     render_mode: str | None = None,
     action_masks: bool = False,
 ) -> partial[gymnasium.Env]:
-    """A function that makes the Gymnasium environment called `name`, tried once; with its
-    `action_masks` observed if so wished.
+    """Return a function that makes the Gymnasium environment `name`, after one trial.
 
-    Raises InvalidInput, with what would do, when it cannot be made.
+    With `action_masks` the masks are part of its observation. Raises InvalidInput, with a remedy,
+    when the environment cannot be made.
     """
-    rendering: dict[str, Any] = {} if render_mode is None else {"render_mode": render_mode}
+    render_options: dict[str, Any] = {} if render_mode is None else {"render_mode": render_mode}
     register_plugins(name)
     with warnings.catch_warnings():
-        # Gymnasium's word on newer versions: ours is the exception below
+        # Gymnasium warns of newer versions; the exception below says it
         warnings.simplefilter("ignore")
         try:
-            module, _, identifier = name.rpartition(":")
+            module, _, env_id = name.rpartition(":")
             if module:
                 importlib.import_module(module)
-            spec = gymnasium.spec(identifier)  # what it holds is all that another process needs
-            make = partial(
-                gymnasium.make, spec, disable_env_checker=True, **rendering, **(options or {})
+            spec = gymnasium.spec(env_id)  # all that another process needs
+            make_env = partial(
+                gymnasium.make, spec, disable_env_checker=True, **render_options, **(options or {})
             )
             if action_masks:
-                make = partial(make_with_action_mask, make)
-            make().close()
+                make_env = partial(make_with_action_mask, make_env)
+            make_env().close()
         except InvalidInput:
             raise
         except Exception as error:
             raise InvalidInput(creation_error(name, options, error)) from error
-    return make
+    return make_env
 
 
 def creation_error(name: str, options: dict[str, Any] | None, error: Exception) -> str:
-    """Why the environment cannot be made, and what would do."""
-    bare = name.split(":")[-1]
-    known = gymnasium.registry.get(bare)
-    newest = newest_version(bare)
-    retired = known is not None and newest != bare and isinstance(error, ImportError)
+    """Explain why the environment cannot be made, and name a remedy."""
+    env_id = name.split(":")[-1]
+    spec = gymnasium.registry.get(env_id)
+    newest = newest_version(env_id)
+    retired = spec is not None and newest != env_id and isinstance(error, ImportError)
     if isinstance(error, gymnasium.error.DeprecatedEnv) or retired:
         return f"environment {name!r} is retired; use {newest}"
     if ":" in name and isinstance(error, ImportError):
         module = name.split(":")[0]
-        return f"environment {name!r}: the module {module!r} cannot be imported ({error}); install it, or mend its name"
+        return (
+            f"environment {name!r}: the module {module!r} cannot be imported ({error}); "
+            "install it, or mend its name"
+        )
     if isinstance(error, gymnasium.error.NamespaceNotFound) and name.startswith("ALE/"):
         return f'environment {name!r} needs Atari: pip install "etude[atari]"'
-    if isinstance(error, gymnasium.error.UnregisteredEnv) or (known is None and newest):
-        near = difflib.get_close_matches(
-            bare.lower(), {i.lower(): i for i in gymnasium.registry}, n=3, cutoff=0.5
+    if isinstance(error, gymnasium.error.UnregisteredEnv) or (spec is None and newest):
+        close_matches = difflib.get_close_matches(
+            env_id.lower(), {i.lower(): i for i in gymnasium.registry}, n=3, cutoff=0.5
         )
-        names = [i for low in near for i in gymnasium.registry if i.lower() == low]
+        names = [
+            i
+            for lowercase_id in close_matches
+            for i in gymnasium.registry
+            if i.lower() == lowercase_id
+        ]
         hint = (
             f"did you mean {' or '.join(dict.fromkeys([*([newest] if newest else []), *names]))}? "
             if names or newest
             else ""
         )
-        return f"no environment is called {name!r}; {hint}`etude environments` lists them, and yours is module:Name"
+        return (
+            f"no environment is called {name!r}; {hint}"
+            "`etude environments` lists them, and yours is module:Name"
+        )
     if isinstance(error, (gymnasium.error.DependencyNotInstalled, ImportError)):
         extra = next(
-            (extra for word, extra in EXTRAS.items() if known and word in str(known.entry_point)),
+            (extra for module, extra in EXTRAS.items() if spec and module in str(spec.entry_point)),
             None,
         )
         return f"environment {name!r} needs what is not installed: " + (
             f'pip install "etude[{extra}]"' if extra else str(error)
         )
-    given = f" with options {options}" if options else ""
-    return f"environment {name!r} cannot be made{given}: {type(error).__name__}: {error}"
+    with_options = f" with options {options}" if options else ""
+    return f"environment {name!r} cannot be made{with_options}: {type(error).__name__}: {error}"
 
 
 def newest_version(name: str) -> str | None:
-    """The id of the newest registered version of an environment, whatever version `name` asks
-    for."""
+    """The id of the newest registered version of an environment, ignoring the version in `name`."""
     try:
         namespace, base, _ = gymnasium.envs.registration.parse_env_id(name)
     except gymnasium.error.Error:
@@ -186,23 +197,23 @@ def newest_version(name: str) -> str | None:
 
 
 def register_plugins(name: str) -> None:
-    """Atari's ids, and our own, are in Gymnasium's registry once their package is imported."""
+    """Register the ids of Atari and of etude with Gymnasium where `name` needs them."""
     if name.startswith("etude/"):
         importlib.import_module("etude.environments.wrappers.hide_velocity")
     if name.startswith("ALE/") and importlib.util.find_spec("ale_py"):
         gymnasium.register_envs(importlib.import_module("ale_py"))
 
 
-def list_environments(part: str = "") -> list[tuple[str, list[str], str, str]]:
-    """(id, backends, observation space, action space) of every environment whose id contains
-    `part`, whatever the case.
+def list_environments(substring: str = "") -> list[tuple[str, list[str], str, str]]:
+    """List the environments whose id contains `substring`, ignoring case.
 
-    The spaces are read off the environment itself, so they are given for at most ten matches; ""
-    elsewhere, and where something it needs is not installed.
+    Rows are (id, backends, observation space, action space). Reading the spaces makes the
+    environment, so they are "" for more than ten matches; where a dependency is missing the error
+    stands in their place.
     """
     register_plugins("ALE/")
     register_plugins("etude/")
-    names = sorted(name for name in gymnasium.registry if part.lower() in name.lower())
+    names = sorted(name for name in gymnasium.registry if substring.lower() in name.lower())
     rows = []
     for name in names:
         backends = [

@@ -1,4 +1,4 @@
-"""From a process written down to an environment that plays it, and back."""
+"""Tabular environments: an MDP as an environment, and an environment as an MDP."""
 
 import jax
 import jax.numpy as jnp
@@ -14,10 +14,10 @@ from etude.types import Array
 
 @struct
 class Tabular:
-    """The environment of an MDP, whose state is its observation, a number; it has no time limit.
+    """The environment of an MDP; the observation is the index of the state; no time limit.
 
-    The reward is that of state, action and next state. A state that is entered as the episode ends
-    is still what is observed.
+    The reward depends on state, action and next state. The last next observation of an episode is
+    the state in which it ends.
     """
 
     mdp: MDP
@@ -36,30 +36,28 @@ class Tabular:
 
     def step(self, state: Array, action: Array, key: Array) -> tuple[Array, StepResult]:
         key_state, key_end = jax.random.split(key)
-        after = sample_index(key_state, self.mdp.transition[state, action])
-        place = state, action, after
-        terminated = jax.random.uniform(key_end) < self.mdp.termination[place]
-        return after, StepResult(
-            after, self.mdp.reward[place].astype(jnp.float32), terminated, jnp.bool_(False)
+        next_state = sample_index(key_state, self.mdp.transition[state, action])
+        index = state, action, next_state
+        terminated = jax.random.uniform(key_end) < self.mdp.termination[index]
+        return next_state, StepResult(
+            next_state, self.mdp.reward[index].astype(jnp.float32), terminated, jnp.bool_(False)
         )
 
 
 def sample_index(key: Array, probabilities: Array) -> Array:
-    """A number drawn with `probabilities` [n]; never one whose probability is zero, whatever
-    rounding does to their sums."""
-    sums = jnp.where(probabilities > 0, probabilities.cumsum(), 0)
-    point = sums.max() * (1 - jax.random.uniform(key))  # above 0, for uniform is below 1
-    return (sums >= point).argmax().astype(jnp.int32)  # the first
+    """Sample an index with `probabilities` [n]; rounding never yields one of probability zero."""
+    cumulative = jnp.where(probabilities > 0, probabilities.cumsum(), 0)
+    threshold = cumulative.max() * (1 - jax.random.uniform(key))  # above 0, for uniform is below 1
+    return (cumulative >= threshold).argmax().astype(jnp.int32)  # the first
 
 
 def mdp_from_environment(environment: JaxEnvironment, key: Array, samples: int = 1) -> MDP:
-    """The MDP of an environment written in JAX whose state is its observation, one number of a
-    Discrete space.
+    """Estimate the MDP of a JaxEnvironment whose state is its observation in a Discrete space.
 
-    Every state and action is tried `samples` times, and as many episodes are begun as there are
-    states, times `samples`: law and reward are the frequencies and the means seen. With one sample
-    a deterministic step is exact; what is drawn at random is off by about 1 / √samples. Truncation
-    is no part of an MDP, and is left out.
+    Every pair of state and action is stepped `samples` times, and `samples` episodes are begun for
+    each state. Probabilities are observed frequencies and rewards observed means: one sample is
+    exact for deterministic steps, otherwise the error is about 1 / √samples. Truncation is no part
+    of an MDP and is ignored.
 
     Raises InvalidInput for other spaces or states, and for fewer than one sample.
     """
@@ -73,26 +71,29 @@ def mdp_from_environment(environment: JaxEnvironment, key: Array, samples: int =
     if samples < 1:
         raise InvalidInput(f"samples is {samples}; it must be at least 1")
     key_reset, key_step = jax.random.split(key)
-    first, seen = jax.jit(jax.vmap(environment.reset))(
+    first_states, first_observations = jax.jit(jax.vmap(environment.reset))(
         jax.random.split(key_reset, samples * states.n)
     )
-    if not (isinstance(first, jax.Array) and first.shape == seen.shape and (first == seen).all()):
+    if not (
+        isinstance(first_states, jax.Array)
+        and first_states.shape == first_observations.shape
+        and (first_states == first_observations).all()
+    ):
         raise InvalidInput(
             f"the state of {type(environment).__name__} is not its observation; unwrap it, for a "
-            "time limit "
-            "keeps a clock in its state"
+            "time limit keeps a clock in its state"
         )
-    state, action = (x.ravel() for x in np.indices((states.n, actions.n)))
+    state, action = (values.ravel() for values in np.indices((states.n, actions.n)))
     keys = jax.random.split(key_step, (samples, len(state)))
     try_all = jax.jit(jax.vmap(jax.vmap(environment.step), (None, None, 0)))
-    _, outcome = try_all(
-        jnp.asarray(state, seen.dtype),
+    _, result = try_all(
+        jnp.asarray(state, first_observations.dtype),
         to_environment_action(actions, jnp.asarray(action, jnp.int32)),
         keys,
     )
-    visits, reward, ends = np.zeros((3, states.n, actions.n, states.n))
-    for sums, x in ((visits, 1), (reward, outcome.reward), (ends, outcome.terminated)):
-        np.add.at(sums, (state, action, np.asarray(outcome.next_observation)), x)
-    seen_at_all = np.maximum(visits, 1)
-    initial = np.bincount(first, minlength=states.n) / len(first)
-    return make_mdp(visits / samples, reward / seen_at_all, ends / seen_at_all, initial)
+    visits, reward, terminations = np.zeros((3, states.n, actions.n, states.n))
+    for sums, values in ((visits, 1), (reward, result.reward), (terminations, result.terminated)):
+        np.add.at(sums, (state, action, np.asarray(result.next_observation)), values)
+    visits_or_one = np.maximum(visits, 1)
+    initial = np.bincount(first_states, minlength=states.n) / len(first_states)
+    return make_mdp(visits / samples, reward / visits_or_one, terminations / visits_or_one, initial)

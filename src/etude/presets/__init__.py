@@ -1,7 +1,7 @@
-"""Settings known to work, for an algorithm on an environment, with their source.
+"""Presets: tuned hyperparameters of an algorithm on an environment, with their source.
 
-"zoo" is rl-baselines3-zoo at 22e3ff2, whose tuned settings name the Stable-Baselines3 defaults
-(e05d2db) for the rest.
+"zoo" is rl-baselines3-zoo at 22e3ff2, whose settings are relative to the defaults of
+Stable-Baselines3 (e05d2db).
 """
 
 from etude.presets import actor_critic, control, policy_gradient, trust_region, value
@@ -17,5 +17,5 @@ PRESETS: Presets = {
 
 
 def preset(algorithm: str, environment: str) -> Preset | None:
-    """The preset for an algorithm on an environment, if there is one."""
+    """Return the preset of an algorithm on an environment, None if there is none."""
     return PRESETS.get((algorithm, environment.split(":")[-1]))

@@ -1,9 +1,9 @@
 """Presets of actor-critic methods.
 
 The Stable-Baselines3 defaults for SAC are a learning rate of 3e-4, batches of 256, 100 steps of
-warm-up, target rate .005, a learned temperature that starts at 1, and two layers of 256. Those for
-A2C are a learning rate of 7e-4 for RMSprop, rollouts of 5 steps, λ 1, no entropy bonus and
-gradients clipped at .5; its noise that depends on the state is drawn for each rollout.
+warm-up, target rate 0.005, a learned temperature that starts at 1, and two layers of 256. Those for
+A2C are a learning rate of 7e-4 for RMSprop, rollouts of 5 steps, λ = 1, no entropy bonus and
+gradients clipped at 0.5; its state-dependent noise is drawn once per rollout.
 """
 
 import math
@@ -19,7 +19,7 @@ PRESETS: Presets = {
     ("off-policy-actor-critic", "Pendulum-v1"): Preset(
         OffPolicyActorCritic(learning_rate=1e-3), 1, 20_000
     ),
-    # zoo sac, whose state-dependent exploration is a held noise here
+    # zoo sac, with noise per rollout in place of state-dependent exploration
     ("sac", "MountainCarContinuous-v0"): Preset(
         SAC(
             capacity=50_000,
@@ -50,7 +50,7 @@ PRESETS: Presets = {
         1,
         500_000,
     ),
-    # zoo sac, whose state-dependent exploration is plain noise here
+    # zoo sac, with plain noise in place of state-dependent exploration
     ("sac", "BipedalWalker-v3"): Preset(
         SAC(
             learning_rate=7.3e-4,
@@ -115,16 +115,16 @@ PRESETS: Presets = {
                 gae_lambda=0.9,
                 value_coefficient=0.4,
                 discount=discount,
-                learning_rate=rate,
+                learning_rate=learning_rate,
                 learning_rate_decay=float(steps),
                 state_noise=True,
                 noise_interval=8,
                 initial_std=math.exp(-2),
             ),
-            copies,
+            num_envs,
             steps,
         )
-        for environment, discount, rate, copies, steps in (
+        for environment, discount, learning_rate, num_envs, steps in (
             ("Pendulum-v1", 0.9, 7e-4, 8, 1_000_000),
             ("BipedalWalker-v3", 0.99, 9.6e-4, 16, 5_000_000),
             ("LunarLanderContinuous-v3", 0.99, 7e-4, 4, 5_000_000),
@@ -137,8 +137,8 @@ PRESETS: Presets = {
         )
         for environment in ("HalfCheetah-v5", "Hopper-v5", "Walker2d-v5", "InvertedPendulum-v5")
     },
-    # CS 285's batches of 5,000 steps, 10 targets of the value with 10 steps each; two seeds of five
-    # lose again what they knew where the learning rate does not fall
+    # batches of 5,000 steps, and 10 value targets with 10 gradient steps each, as in CS 285; two of
+    # five seeds forget what they had learned without learning rate decay
     ("actor-critic", "InvertedPendulum-v5"): Preset(
         ActorCritic(
             learning_rate=1e-2,

@@ -1,14 +1,14 @@
-"""What a preset is."""
+"""The type of a preset."""
 
 from typing import Any, NamedTuple
 
 
 class Preset(NamedTuple):
-    """An algorithm, and what it was tuned with."""
+    """An algorithm with tuned hyperparameters, its number of environments and its budget."""
 
     algorithm: Any
     num_envs: int
-    steps: int
+    steps: int  # environment steps of each seed
 
 
 Presets = dict[tuple[str, str], Preset]  # (algorithm, environment)

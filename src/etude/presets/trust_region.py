@@ -1,10 +1,10 @@
 """Presets of trust-region methods.
 
-The Stable-Baselines3 defaults for PPO are a learning rate of 3e-4, λ .95, 10 epochs, batches of 64,
-no entropy bonus and gradients clipped at .5; those of its contrib (0ca7fdd) for TRPO are ε .01, 15
-conjugate gradients damped by .1, a line search of 10 steps shrinking by .8, a value of learning
-rate 1e-3 fitted by 10 passes in batches of 128, and λ .95. Its noise that depends on the state is
-drawn for each rollout.
+The Stable-Baselines3 defaults for PPO are a learning rate of 3e-4, λ = 0.95, 10 epochs, batches of
+64, no entropy bonus and gradients clipped at 0.5. Those of sb3-contrib (0ca7fdd) for TRPO are a KL
+limit of 0.01, 15 conjugate gradient steps with damping 0.1, a line search of 10 steps that shrink
+by 0.8, a value network of learning rate 1e-3 fitted in 10 epochs with batches of 128, and λ = 0.95.
+State-dependent noise is drawn once per rollout.
 """
 
 import math
@@ -55,8 +55,8 @@ PRESETS: Presets = {
         16,
         1_000_000,
     ),
-    # zoo ppo's settings but for its 8 steps of one copy, 20,000 in all, which here seldom see the
-    # goal
+    # zoo ppo, but for its rollouts of 8 steps in one environment and its budget of 20,000 steps,
+    # which rarely reach the goal here
     ("ppo", "MountainCarContinuous-v0"): Preset(
         PPO(
             learning_rate=7.77e-5,
@@ -77,7 +77,7 @@ PRESETS: Presets = {
         8,
         100_000,
     ),
-    # zoo ppo, its state-dependent exploration plain noise here
+    # zoo ppo, with plain noise in place of state-dependent exploration
     ("ppo", "Pendulum-v1"): Preset(
         PPO(learning_rate=1e-3, rollout_length=1024, batch_size=64, discount=0.9, epochs=10),
         4,
@@ -125,7 +125,7 @@ PRESETS: Presets = {
         32,
         5_000_000,
     ),
-    # CleanRL's ppo_continuous_action, whose 1M steps of one copy are eight copies' here
+    # CleanRL's ppo_continuous_action, with eight environments in place of one
     **{
         ("ppo", environment): Preset(
             PPO(
@@ -142,7 +142,7 @@ PRESETS: Presets = {
         )
         for environment in ("HalfCheetah-v5", "Hopper-v5", "Walker2d-v5", "InvertedPendulum-v5")
     },
-    # CartPole's rhythm with a memory in place of the velocities
+    # a recurrent policy in place of the velocities
     ("ppo", "etude/CartPoleWithoutVelocity-v1"): Preset(
         PPO(
             learning_rate=1e-3,
@@ -201,7 +201,7 @@ PRESETS: Presets = {
     ("trpo", "LunarLander-v3"): Preset(
         TRPO(rollout_length=512, damping=0.01, gae_lambda=0.98, value_epochs=15), 2, 200_000
     ),
-    # zoo trpo, at twice its steps: its published score is of these
+    # zoo trpo with twice its steps, to which its published score belongs
     ("trpo", "LunarLanderContinuous-v3"): Preset(
         TRPO(
             normalize_observation=True, normalize_reward=True, rollout_length=1024, value_epochs=20
@@ -218,19 +218,19 @@ PRESETS: Presets = {
                 rollout_length=1024,
                 conjugate_steps=25,
                 value_epochs=20,
-                kl_limit=limit,
+                kl_limit=kl_limit,
             ),
             2,
             1_000_000,
         )
-        for environment, limit in (
+        for environment, kl_limit in (
             ("BipedalWalker-v3", 0.01),
             ("HalfCheetah-v5", 0.04),
             ("Hopper-v5", 0.01),
             ("Walker2d-v5", 0.01),
         )
     },
-    # as zoo trpo has it for CartPole
+    # zoo trpo for CartPole
     ("natural-gradient", "CartPole-v1"): Preset(
         NaturalGradient(
             rollout_length=512, batch_size=512, damping=1e-3, gae_lambda=0.98, value_epochs=20
@@ -238,7 +238,7 @@ PRESETS: Presets = {
         2,
         100_000,
     ),
-    # Tianshou's batch of 1,024 steps of 16 copies and its optimization of the value 20 times
+    # Tianshou's batch of 1,024 steps of 16 environments and its 20 epochs of the value
     ("natural-gradient", "InvertedPendulum-v5"): Preset(
         NaturalGradient(
             normalize_observation=True, normalize_reward=True, rollout_length=512, value_epochs=20

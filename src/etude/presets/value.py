@@ -1,9 +1,9 @@
 """Presets of value methods.
 
-The Stable-Baselines3 defaults for DQN are gradients clipped at 10, no double Q, and ε from 1. Its
-DQN moves the target by environment steps, between rounds of gradient steps; `target_interval` says
-the same in gradient steps. Those for TD3 and DDPG are target rate .005 and, for TD3, target noise
-.2 held within ±.5 and a policy that moves every second step.
+The Stable-Baselines3 defaults for DQN are gradients clipped at 10, no double targets, and ε from 1.
+Its target interval counts environment steps; `target_interval` counts gradient steps. Those for TD3
+and DDPG are target rate 0.005 and, for TD3, target noise 0.2 clipped at ±0.5 and a policy update in
+every second step.
 """
 
 from etude.algorithms.value.dqn import DQN, Rainbow
@@ -13,9 +13,9 @@ from etude.algorithms.value.td3 import DDPG, TD3
 from etude.presets.preset import Preset, Presets
 
 PRESETS: Presets = {
-    # zoo dqn's rhythm: 256 steps, then 128 updates at one fixed target. Its network (256, 256),
-    # batch 64, learning rate 2.3e-3 and Huber loss reach 475 in 3 of 5 seeds here; these, found by
-    # trial over eight seeds, in 7 of 8.
+    # as in zoo dqn, 256 steps alternate with 128 updates at a fixed target. Zoo's hidden layers of
+    # 256, batch 64, learning rate 2.3e-3 and Huber loss reach 475 in 3 of 5 seeds here; these,
+    # tuned here over eight seeds, in 7 of 8.
     ("dqn", "CartPole-v1"): Preset(
         DQN(
             learning_rate=1e-3,
@@ -52,7 +52,7 @@ PRESETS: Presets = {
         1,
         100_000,
     ),
-    # zoo dqn: the target moves every 600 steps, which see 300 updates
+    # zoo dqn, whose target interval is 600 environment steps
     ("dqn", "MountainCar-v0"): Preset(
         DQN(
             learning_rate=4e-3,
@@ -71,8 +71,7 @@ PRESETS: Presets = {
         1,
         120_000,
     ),
-    # zoo dqn, but for double targets, three times its 100,000 steps, and a learning rate that
-    # falls, so that it ends at rest
+    # zoo dqn with double targets, three times its 100,000 steps, and learning rate decay
     ("dqn", "LunarLander-v3"): Preset(
         DQN(
             learning_rate=6.3e-4,
@@ -90,7 +89,7 @@ PRESETS: Presets = {
         1,
         300_000,
     ),
-    # found by trial: what CartPole has of Rainbow's
+    # tuned here
     ("rainbow", "CartPole-v1"): Preset(
         Rainbow(
             learning_rate=5e-4,
@@ -105,8 +104,8 @@ PRESETS: Presets = {
         1,
         50_000,
     ),
-    # the rhythm of zoo dqn, and of Rainbow Adam's epsilon; the atoms span the returns seen here.
-    # One seed of four learns to hover and never to land; at a discount of .995 two of four
+    # the intervals of zoo dqn, the epsilon of Adam of Rainbow; the atoms span the returns here. One
+    # seed of four learns to hover and never lands; with a discount of 0.995, two of four
     ("rainbow", "LunarLander-v3"): Preset(
         Rainbow(
             learning_rate=5e-4,
@@ -123,7 +122,7 @@ PRESETS: Presets = {
         1,
         150_000,
     ),
-    # found by trial: a planner for the maximum
+    # tuned here; the maximum over actions is found by a planner
     ("dqn", "Pendulum-v1"): Preset(
         DQN(
             learning_rate=1e-3,
@@ -142,12 +141,12 @@ PRESETS: Presets = {
         1,
         20_000,
     ),
-    # learning rate and λ are CleanRL's for pqn; found by trial: 500 in 7 of 7 seeds
+    # learning rate and λ of CleanRL's pqn, tuned here: 500 in 7 of 7 seeds
     ("pqn", "CartPole-v1"): Preset(PQN(learning_rate_decay=500_000.0), 32, 500_000),
-    # found by trial: -89.8, -82.2, -81.5, -83.2, -85.9; exploration that ends at 100,000 steps
+    # tuned here: -89.8, -82.2, -81.5, -83.2, -85.9; exploration that ends after 100,000 steps
     # fails in 1 of 2 seeds
     ("pqn", "Acrobot-v1"): Preset(PQN(learning_rate_decay=500_000.0, q_lambda=0.95), 32, 500_000),
-    # found by trial: 259.8, 248.8, 226.1, 252.4, 238.1
+    # tuned here: 259.8, 248.8, 226.1, 252.4, 238.1
     ("pqn", "LunarLander-v3"): Preset(
         PQN(
             learning_rate=5e-4,
@@ -159,14 +158,13 @@ PRESETS: Presets = {
         32,
         1_000_000,
     ),
-    # pytorch-ddpg-naf at 05ad358; learning rate and fall of the noise found by trial over four
-    # seeds
+    # pytorch-ddpg-naf at 05ad358; learning rate and decay of the noise tuned here over four seeds
     ("naf", "Pendulum-v1"): Preset(NAF(), 1, 20_000),
     **{
-        (name, environment): found
+        (name, environment): tuned
         for name, algorithm in (("td3", TD3), ("ddpg", DDPG))
-        for environment, found in {
-            # zoo td3 and ddpg: 10,000 steps of uniform play, then one update a step
+        for environment, tuned in {
+            # zoo td3 and ddpg: 10,000 random steps, then one update per step
             "Pendulum-v1": Preset(
                 algorithm(discount=0.98, capacity=200_000, warmup_steps=10_000, hidden=(400, 300)),
                 1,
@@ -183,12 +181,12 @@ PRESETS: Presets = {
                 1,
                 1_000_000,
             ),
-            # zoo td3 and ddpg, whose noise is Ornstein and Uhlenbeck's
+            # zoo td3 and ddpg, with Gaussian in place of Ornstein-Uhlenbeck noise
             "MountainCarContinuous-v0": Preset(
                 algorithm(exploration_noise=0.5, hidden=(400, 300)), 1, 300_000
             ),
-            # zoo td3 and ddpg for the MuJoCo environments; InvertedPendulum, which is not among
-            # them, with less warm-up
+            # zoo td3 and ddpg for the MuJoCo environments, which InvertedPendulum is not among; it
+            # has a shorter warm-up
             "InvertedPendulum-v5": Preset(algorithm(warmup_steps=1_000), 1, 50_000),
             "HalfCheetah-v5": Preset(
                 algorithm(capacity=1_000_000, warmup_steps=10_000, hidden=(400, 300)), 1, 1_000_000

@@ -1,1 +1,1 @@
-"""Statistics over seeds, and figures."""
+"""Statistics over seeds, and figures of runs and plans."""

@@ -1,4 +1,4 @@
-"""Figures of a run, drawn without a display and without matplotlib's global state."""
+"""Figures of runs and studies as PNG files, drawn without matplotlib's global state."""
 
 import io
 import math
@@ -13,49 +13,47 @@ from etude.storage import files
 INK, FAINT, GRID = "#1f2933", "#6b7785", "#e6e9ed"
 BLUE, EMBER = "#2563a8", "#c8553d"
 _INCHES, DPI = (7.2, 4.2), 200
-_POINTS = 200  # of a curve at most; more than the eye can part
-_ASIDE = 1.03  # where the evaluation stands, in widths of the axes
+_MAX_POINTS = 200  # points of a curve
+_EVALUATION_X = 1.03  # position of the evaluation, in widths of the axes
 
 
 def draw_learning_curve(
     path: Path, steps, returns, evaluation: dict | None = None, title: str = "", subtitle: str = ""
 ) -> None:
-    """Draw the training return by environment step, and the final evaluation at its end, to a PNG
-    of 1440 x 840 pixels.
+    """Draw the training return by environment step and the final evaluation, as a PNG.
 
     steps       [row], environment steps
-    returns     [seed, row], mean return of the training episodes that ended since the row before;
-                NaN where none did
-    evaluation  what `statistics.summarize` gives, or None
+    returns     [seed, row], mean return of the training episodes that ended since the previous row;
+                NaN where none ended
+    evaluation  the result of `statistics.summarize_returns`, or None
 
-    Thin lines are seeds, the thick one their interquartile mean, the band its 95 % bootstrap
-    interval. Above 200 rows, neighbors are averaged. Between two values a seed's curve is straight,
-    after its last one level.
+    Thin lines are seeds, the thick line is their interquartile mean, the band its 95 % bootstrap
+    interval. Above 200 rows, neighbors are averaged. The curve of a seed is linear between its
+    values and constant after the last one. The image has 1440 x 840 pixels.
     """
-    steps, returns = _thinned(
+    steps, returns = _downsample(
         np.asarray(steps, float).reshape(-1), np.atleast_2d(np.asarray(returns, float))
     )
-    figure, axes = _page(steps, "return per episode (sum of rewards)")
+    figure, axes = _new_figure(steps, "return per episode (sum of rewards)")
     _draw_seeds(axes, steps, returns)
     if evaluation is not None:
         _draw_evaluation(axes, evaluation)
-    _finish(figure, axes, path, title, subtitle)
+    _save(figure, axes, path, title, subtitle)
 
 
 def draw_overestimation(
     path: Path, steps, curves: dict[str, tuple], title: str = "", subtitle: str = ""
 ) -> None:
-    """Draw what values are said to be beside what they are, by environment step, to a PNG of 1440 x
-    840 pixels.
+    """Draw value estimates and true discounted returns by environment step, as a PNG.
 
     steps    [point], environment steps
-    curves   name: (estimates [seed, point], discounted returns that followed [seed, point])
+    curves   name: (estimates [seed, point], discounted returns [seed, point])
 
-    A thick line is the mean over seeds of the estimates, the dashed one of the same color that of
-    the returns; thin lines are seeds.
+    A thick line is the mean estimate over seeds, the dashed line of the same color the mean return;
+    thin lines are seeds. The image has 1440 x 840 pixels.
     """
     steps = np.asarray(steps, float)
-    figure, axes = _page(steps, "value and discounted return of the greedy policy")
+    figure, axes = _new_figure(steps, "value and discounted return of the greedy policy")
     for (name, (estimates, returns)), color in zip(curves.items(), (EMBER, BLUE), strict=False):
         for curve in estimates if len(estimates) > 1 else ():
             axes.plot(steps, curve, color=color, alpha=0.32, linewidth=0.7)
@@ -76,22 +74,21 @@ def draw_overestimation(
             label="true return",
             zorder=3,
         )
-    _finish(figure, axes, path, title, subtitle)
+    _save(figure, axes, path, title, subtitle)
 
 
 def draw_bars(
     path: Path, values: dict[str, float], label: str, title: str = "", subtitle: str = ""
 ) -> None:
-    """Draw a bar for each value under its name, with the number at its end, to a PNG of 1440 x 840
-    pixels."""
-    figure, axes = _page(np.zeros(1), label)
+    """Draw a labeled bar for each named value, as a PNG of 1440 x 840 pixels."""
+    figure, axes = _new_figure(np.zeros(1), label)
     axes.set_xlim(-0.6, len(values) - 0.4)
-    drawn = axes.bar(range(len(values)), list(values.values()), width=0.6, color=BLUE, zorder=2)
+    bars = axes.bar(range(len(values)), list(values.values()), width=0.6, color=BLUE, zorder=2)
     labels = [f"{value:,.0f}" if value >= 100 else f"{value:.3g}" for value in values.values()]
-    axes.bar_label(drawn, labels=labels, padding=3, color=INK, fontsize=9)
+    axes.bar_label(bars, labels=labels, padding=3, color=INK, fontsize=9)
     axes.set_xticks(range(len(values)), list(values), color=INK)
     axes.set_xlabel("")
-    _finish(figure, axes, path, title, subtitle, numbered=False)
+    _save(figure, axes, path, title, subtitle, numbered=False)
 
 
 def draw_lines(
@@ -103,17 +100,19 @@ def draw_lines(
     title: str = "",
     subtitle: str = "",
 ) -> None:
-    """Draw the mean of each curve, [x, run], with its 95 % interval by the normal law, to a PNG of
-    1440 x 840 pixels."""
+    """Draw the mean of each curve [x, run] with its normal 95 % interval, as a PNG.
+
+    The image has 1440 x 840 pixels.
+    """
     xs = np.asarray(xs, float)
-    figure, axes = _page(xs, label)
+    figure, axes = _new_figure(xs, label)
     axes.set_xlabel(xlabel)
     for (name, values), color in zip(curves.items(), (EMBER, BLUE, INK), strict=False):
         values = np.asarray(values, float)
-        middle, spread = values.mean(1), 1.96 * values.std(1, ddof=1) / math.sqrt(values.shape[1])
+        mean, half_width = values.mean(1), 1.96 * values.std(1, ddof=1) / math.sqrt(values.shape[1])
         axes.plot(
             xs,
-            middle,
+            mean,
             color=color,
             linewidth=2,
             marker="o",
@@ -123,14 +122,14 @@ def draw_lines(
             clip_on=False,
         )
         axes.fill_between(
-            xs, middle - spread, middle + spread, color=color, alpha=0.16, linewidth=0
+            xs, mean - half_width, mean + half_width, color=color, alpha=0.16, linewidth=0
         )
     axes.set_ylim(bottom=0)
-    _finish(figure, axes, path, title, subtitle)
+    _save(figure, axes, path, title, subtitle)
 
 
-def _page(steps, label):
-    """A figure and its axes, from zero to the last step."""
+def _new_figure(steps, label):
+    """Return a figure and its axes, which span zero to the last step."""
     from matplotlib.figure import Figure  # half a second to import, so only where it is needed
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
@@ -143,8 +142,8 @@ def _page(steps, label):
     return figure, axes
 
 
-def _finish(figure, axes, path, title, subtitle, numbered=True):
-    """Caption and save; the axis of steps is `numbered` unless it has names."""
+def _save(figure, axes, path, title, subtitle, numbered=True):
+    """Caption and save the figure; the x axis is `numbered` unless it has names."""
     draw_caption(axes, title, subtitle)
     for axis in (axes.xaxis, axes.yaxis)[not numbered :]:
         _number(axis)
@@ -154,6 +153,7 @@ def _finish(figure, axes, path, title, subtitle, numbered=True):
 
 
 def style_axes(axes, label):
+    """Set the spines, grid, ticks and labels of a figure's axes."""
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
     axes.spines["bottom"].set_color(FAINT)
@@ -165,22 +165,24 @@ def style_axes(axes, label):
     axes.set_ylabel(label, fontsize=9, color=INK, labelpad=8)
 
 
-def _thinned(steps, returns):
-    """Average neighboring rows until at most `_POINTS` are left; a group stands at its last
-    step."""
-    size = math.ceil(steps.size / _POINTS)
-    if size <= 1:
+def _downsample(steps, returns):
+    """Average groups of neighboring rows so that at most `_MAX_POINTS` are left.
+
+    A group is drawn at its last step.
+    """
+    group_size = math.ceil(steps.size / _MAX_POINTS)
+    if group_size <= 1:
         return steps, returns
-    starts = np.arange(0, steps.size, size)
-    known = np.isfinite(returns)
-    counts = np.add.reduceat(known, starts, axis=1, dtype=int)
-    totals = np.add.reduceat(np.where(known, returns, 0.0), starts, axis=1)
+    starts = np.arange(0, steps.size, group_size)
+    is_known = np.isfinite(returns)
+    counts = np.add.reduceat(is_known, starts, axis=1, dtype=int)
+    totals = np.add.reduceat(np.where(is_known, returns, 0.0), starts, axis=1)
     means = np.divide(totals, counts, out=np.full(totals.shape, math.nan), where=counts > 0)
-    return steps[np.minimum(starts + size, steps.size) - 1], means
+    return steps[np.minimum(starts + group_size, steps.size) - 1], means
 
 
 def _draw_seeds(axes, steps, returns):
-    curves = np.array([_filled(steps, curve) for curve in returns]).reshape(
+    curves = np.array([_interpolate(steps, curve) for curve in returns]).reshape(
         len(returns), steps.size
     )
     points = np.isfinite(curves).any(0).sum()
@@ -196,22 +198,22 @@ def _draw_seeds(axes, steps, returns):
             color=FAINT,
         )
         return
-    mark = {"marker": "o", "clip_on": False} if points == 1 else {}  # one point makes no line
-    middle, low, high = statistics.bootstrap_band(curves)
-    many = len(curves) > 1
+    marker = {"marker": "o", "clip_on": False} if points == 1 else {}  # a single point has no line
+    center, low, high = statistics.bootstrap_band(curves)
+    has_several = len(curves) > 1
     axes.plot(
         steps,
-        middle,
+        center,
         color=BLUE,
         linewidth=2.0,
         solid_capstyle="round",
         solid_joinstyle="round",
         zorder=3,
         markersize=5.5,
-        label=f"IQM of {len(curves)} seeds" if many else "training",
-        **mark,
+        label=f"IQM of {len(curves)} seeds" if has_several else "training",
+        **marker,
     )
-    if many:
+    if has_several:
         axes.fill_between(
             steps, low, high, color=BLUE, alpha=0.18, linewidth=0, label="its 95 % interval"
         )
@@ -224,31 +226,30 @@ def _draw_seeds(axes, steps, returns):
                 linewidth=0.7,
                 markersize=3,
                 label="" if i else "one seed",
-                **mark,
+                **marker,
             )
 
 
-def _filled(steps, curve):
-    """Straight between the values a seed has, level after its last, NaN before its first."""
-    known = np.isfinite(curve)
-    if not known.any():
+def _interpolate(steps, curve):
+    """Interpolate linearly between known values; constant after the last, NaN before the first."""
+    is_known = np.isfinite(curve)
+    if not is_known.any():
         return np.full(steps.shape, math.nan)
-    return np.interp(steps, steps[known], curve[known], left=math.nan)
+    return np.interp(steps, steps[is_known], curve[is_known], left=math.nan)
 
 
 def _draw_evaluation(axes, evaluation):
-    """A point with its interval beside the axes, at the height of the data, with the numbers next
-    to it."""
+    """Draw a point with its interval and its numbers to the right of the axes."""
     center, (low, high) = float(evaluation["iqm"]), map(float, evaluation["ci95"])
     if not math.isfinite(center):
         return
-    certain = math.isfinite(low) and math.isfinite(high)
-    if not certain:
+    has_interval = math.isfinite(low) and math.isfinite(high)
+    if not has_interval:
         low = high = center
     style = {"transform": axes.get_yaxis_transform(), "clip_on": False, "color": EMBER}
     if high > low:
         axes.plot(
-            [_ASIDE, _ASIDE],
+            [_EVALUATION_X, _EVALUATION_X],
             [low, high],
             linewidth=1.4,
             marker="_",
@@ -257,17 +258,19 @@ def _draw_evaluation(axes, evaluation):
             **style,
         )
     axes.plot(
-        [_ASIDE],
+        [_EVALUATION_X],
         [center],
         linestyle="none",
         marker="o",
         markersize=5,
-        label="final evaluation, 95 % interval" if certain else "final evaluation",
+        label="final evaluation, 95 % interval" if has_interval else "final evaluation",
         **style,
     )
-    unit = 10 ** (math.floor(math.log10(max(abs(low), abs(high), 1e-9))) - 3)  # four digits
-    numbers = [format_thousands(round(value / unit) * unit) for value in (center, low, high)]
-    beside = {
+    rounding = 10 ** (math.floor(math.log10(max(abs(low), abs(high), 1e-9))) - 3)  # four digits
+    numbers = [
+        format_thousands(round(value / rounding) * rounding) for value in (center, low, high)
+    ]
+    placement = {
         "xycoords": style["transform"],
         "textcoords": "offset points",
         "va": "center",
@@ -275,27 +278,27 @@ def _draw_evaluation(axes, evaluation):
     }
     axes.annotate(
         numbers[0],
-        (_ASIDE, center),
+        (_EVALUATION_X, center),
         xytext=(9, 0),
         fontsize=10,
         fontweight="bold",
         color=EMBER,
-        **beside,
+        **placement,
     )
-    if certain:
+    if has_interval:
         axes.annotate(
             f"{numbers[1]} to\n{numbers[2]}",
-            (_ASIDE, center),
+            (_EVALUATION_X, center),
             xytext=(9, -19),
             fontsize=7.5,
             color=FAINT,
-            **beside,
+            **placement,
         )
 
 
 def draw_caption(axes, title, subtitle):
-    """Title, subtitle and legend above the axes, flush with their left edge."""
-    above = {
+    """Draw title, subtitle and legend above the axes, aligned with their left edge."""
+    placement = {
         "xycoords": "axes fraction",
         "textcoords": "offset points",
         "va": "baseline",
@@ -304,9 +307,9 @@ def draw_caption(axes, title, subtitle):
     }
     texts = [
         axes.annotate(
-            title, (0, 1), xytext=(0, 38), fontsize=12.5, fontweight="bold", color=INK, **above
+            title, (0, 1), xytext=(0, 38), fontsize=12.5, fontweight="bold", color=INK, **placement
         ),
-        axes.annotate(subtitle, (0, 1), xytext=(0, 24), fontsize=9, color=FAINT, **above),
+        axes.annotate(subtitle, (0, 1), xytext=(0, 24), fontsize=9, color=FAINT, **placement),
     ]
     for text in texts:
         text.set_in_layout(False)
@@ -331,7 +334,7 @@ def draw_caption(axes, title, subtitle):
 
 
 def _number(axis):
-    """Few round ticks with as many decimals as they need, thousands parted."""
+    """Set a few round ticks, with the decimals they need and separators of thousands."""
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
     axis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 2.5, 5, 10]))
@@ -343,8 +346,7 @@ def _number(axis):
 
 
 def format_thousands(value: float, decimals: int | None = None) -> str:
-    """1234567.0 as 1,234,567 and 0.25 as itself, or with a fixed number of decimals; a true minus
-    sign."""
+    """Format 1234567.0 as 1,234,567, with fixed or minimal decimals and a true minus sign."""
     if abs(value) >= 1e12:
         text = f"{value:.4g}"
     elif decimals is not None:

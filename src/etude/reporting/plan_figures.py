@@ -1,5 +1,4 @@
-"""Pictures of plans: a path with its controls and its costs, the motion itself, and a tree of what
-was searched."""
+"""Figures of plans: a trajectory with controls and costs, a video of the motion, a search tree."""
 
 import io
 import warnings
@@ -21,7 +20,7 @@ from etude.reporting.figures import (
 )
 from etude.storage import files
 
-LABELS = {  # of states and controls, with units
+LABELS = {  # axis labels of states and controls
     "double-integrator": (["position (m)", "velocity (m/s)"], ["force (N)"]),
     "pendulum": (["angle (rad)", "rate (rad/s)"], ["torque (N m)"]),
     "cart-pole": (["position (m)", "velocity (m/s)", "angle (rad)", "rate (rad/s)"], ["force (N)"]),
@@ -39,22 +38,22 @@ LABELS = {  # of states and controls, with units
     ),
 }
 COLORS = (BLUE, EMBER, "#4b8b6f", "#8a63a8", "#b8862b", "#6b7785")
-BRANCHES = 60  # nodes of a tree that are drawn
-REST = 1.0  # seconds for which the last picture of a motion stands
+MAX_TREE_NODES = 60  # nodes of a search tree that are drawn
+FINAL_PAUSE = 1.0  # seconds for which a video shows the last state
 
 
 def draw_path(
     file: Path,
     labels: tuple[list[str], list[str]],
     problem: Any,
-    found: Any,
+    plan: Any,
     title: str,
     subtitle: str,
 ) -> None:
-    """Draw states and controls over time, and the cost by iteration, to a PNG of 1800 x 1080
-    pixels.
+    """Draw states and controls over time, and the cost by iteration, as a PNG.
 
-    found    with states [T + 1, n], controls [T, m] and costs [iteration]
+    `plan` has states [T + 1, n], controls [T, m] and costs [iteration]. The image has 1800 x 1080
+    pixels.
     """
     from matplotlib.figure import Figure  # half a second to import, so only where it is needed
 
@@ -75,16 +74,16 @@ def draw_path(
         figure.add_subplot(grid[1, 0]),
         figure.add_subplot(grid[:, 1]),
     )
-    times = problem.time_step * np.arange(len(found.states))
-    for values, names, place in (
-        (found.states, labels[0], axes[0]),
-        (found.controls, labels[1], axes[1]),
+    times = problem.time_step * np.arange(len(plan.states))
+    for series, names, subplot in (
+        (plan.states, labels[0], axes[0]),
+        (plan.controls, labels[1], axes[1]),
     ):
-        for curve, name, color in zip(np.asarray(values).T, names, COLORS, strict=False):
-            held = np.append(curve, curve[-1]) if len(curve) < len(times) else curve
-            style = "default" if held is curve else "steps-post"
-            place.plot(times, held, color=color, linewidth=1.7, label=name, drawstyle=style)
-        place.legend(
+        for curve, name, color in zip(np.asarray(series).T, names, COLORS, strict=False):
+            values = np.append(curve, curve[-1]) if len(curve) < len(times) else curve
+            style = "default" if values is curve else "steps-post"
+            subplot.plot(times, values, color=color, linewidth=1.7, label=name, drawstyle=style)
+        subplot.legend(
             loc="lower left",
             bbox_to_anchor=(0, 0.99),
             ncols=len(names) if len(names) < 5 else 3,
@@ -95,12 +94,12 @@ def draw_path(
             columnspacing=1.2,
             borderpad=0,
         )
-        place.set_xlim(0, times[-1])
+        subplot.set_xlim(0, times[-1])
     style_axes(axes[0], "state")
     style_axes(axes[1], "control")
     axes[0].set_xlabel("")
     axes[1].set_xlabel("seconds")
-    costs = np.asarray(found.costs, float)
+    costs = np.asarray(plan.costs, float)
     axes[2].plot(
         np.arange(len(costs)),
         costs,
@@ -122,51 +121,51 @@ def draw_path(
     save_figure(figure, file)
 
 
-def write_motion(file: Path, name: str, problem: Any, found: Any) -> None:
-    """Film the plan at its own speed, in an MP4 of 640 x 480 pixels."""
+def write_motion(file: Path, name: str, problem: Any, plan: Any) -> None:
+    """Write a video of the plan in real time, an MP4 of 640 x 480 pixels."""
     import imageio.v2 as imageio
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6.4, 4.8), dpi=100, facecolor="white")
     canvas, axes = FigureCanvasAgg(figure), figure.add_axes((0.02, 0.02, 0.96, 0.96))
-    states = np.asarray(found.states)
-    across, up = plot_limits(name, problem, states)
-    rate = round(1 / problem.time_step)
-    # the encoder is a program of its own
+    states = np.asarray(plan.states)
+    x_limits, y_limits = plot_limits(name, problem, states)
+    frames_per_second = round(1 / problem.time_step)
+    # the encoder is another program, started without a fork of this process
     warnings.filterwarnings("ignore", "os.fork", RuntimeWarning)
-    film: Any = imageio.get_writer(file, fps=rate, macro_block_size=2)
-    with film:
-        for i in [*range(len(states)), *[len(states) - 1] * round(REST * rate)]:
+    writer: Any = imageio.get_writer(file, fps=frames_per_second, macro_block_size=2)
+    with writer:
+        for i in [*range(len(states)), *[len(states) - 1] * round(FINAL_PAUSE * frames_per_second)]:
             axes.clear()
-            axes.set(xlim=across, ylim=up, aspect="equal")
+            axes.set(xlim=x_limits, ylim=y_limits, aspect="equal")
             axes.axis("off")
             axes.axhline(0, color=GRID, linewidth=1, zorder=0)
             for x, y, radius in getattr(problem, "obstacles", ()):
                 draw_disc(axes, x, y, radius, GRID)
             draw_state(axes, name, problem, states[i])
             canvas.draw()
-            film.append_data(np.asarray(canvas.buffer_rgba())[..., :3])
+            writer.append_data(np.asarray(canvas.buffer_rgba())[..., :3])
 
 
 def plot_limits(
     name: str, problem: Any, states: np.ndarray
 ) -> tuple[tuple[float, float], tuple[float, float]]:
-    """What is seen, in metres: across, and up, in the proportion of the picture."""
-    high = {"pendulum": 1.3, "cart-pole": 1.3, "acrobot": 2.3}.get(name, 1.0)
+    """Return the limits of the x and the y axis in meters, in the proportion of the image."""
+    height = {"pendulum": 1.3, "cart-pole": 1.3, "acrobot": 2.3}.get(name, 1.0)
     if name in ("quadrotor", "car"):
-        high += np.abs(states[:, 1]).max()
-    least, most = (
+        height += np.abs(states[:, 1]).max()
+    x_min, x_max = (
         (0.0, 0.0)
         if name in ("pendulum", "acrobot")
         else (min(states[:, 0].min(), 0), max(states[:, 0].max(), 0))
     )
-    middle, half = (least + most) / 2, max((most - least) / 2 + 1, 4 / 3 * high)
-    return (middle - half, middle + half), (-0.75 * half, 0.75 * half)
+    center, half_width = (x_min + x_max) / 2, max((x_max - x_min) / 2 + 1, 4 / 3 * height)
+    return (center - half_width, center + half_width), (-0.75 * half_width, 0.75 * half_width)
 
 
 def draw_state(axes: Any, name: str, problem: Any, state: np.ndarray) -> None:
-    """The thing itself; angles are from upright, to the right."""
+    """Draw the system in a state; angles are clockwise from upright."""
     x, y = state[0], state[1]
     match name:
         case "double-integrator":
@@ -200,7 +199,7 @@ def draw_state(axes: Any, name: str, problem: Any, state: np.ndarray) -> None:
 
 
 def draw_rod(axes: Any, x: float, y: float, angle: float, length: float) -> tuple[float, float]:
-    """A rod from a joint at (x, y); where it ends."""
+    """Draw a rod from a joint at (x, y) and return its end."""
     end = x + length * np.sin(angle), y + length * np.cos(angle)
     draw_line(axes, (x, end[0]), (y, end[1]), BLUE, 7)
     draw_disc(axes, *end, 0.05, EMBER)
@@ -208,10 +207,12 @@ def draw_rod(axes: Any, x: float, y: float, angle: float, length: float) -> tupl
 
 
 def draw_line(axes: Any, xs: Any, ys: Any, color: str, width: float) -> None:
+    """Draw a line with round ends; the width is in points."""
     axes.plot(xs, ys, color=color, linewidth=width, solid_capstyle="round", zorder=2)
 
 
 def draw_disc(axes: Any, x: float, y: float, radius: float, color: str) -> None:
+    """Draw a filled circle."""
     from matplotlib.patches import Circle
 
     axes.add_patch(Circle((x, y), radius, color=color, zorder=3))
@@ -220,13 +221,13 @@ def draw_disc(axes: Any, x: float, y: float, radius: float, color: str) -> None:
 def draw_tree(
     file: Path, nodes: dict[int, tuple[int, int, int, float]], title: str, subtitle: str
 ) -> None:
-    """Draw a tree below its root, node 0, to a PNG of 1800 x 1080 pixels.
+    """Draw a search tree with root 0, as a PNG of 1800 x 1080 pixels.
 
-    nodes    node: (parent, action, visits, mean return to whoever is to move there), parents before
+    nodes    node: (parent, action, visits, mean return for the player to move), parents before
              children
 
-    A branch is as wide as it was visited often, and named by its action; a node's color goes from
-    blue, good for whoever moved there, to ember.
+    The width of a branch grows with its visits, and its label is the action. The color of a node
+    goes from blue, good for the player who moved there, to ember.
     """
     from matplotlib.colors import LinearSegmentedColormap
     from matplotlib.figure import Figure
@@ -234,21 +235,26 @@ def draw_tree(
     figure = Figure(figsize=(9.0, 5.4), dpi=DPI, facecolor="white")
     axes = figure.add_axes((0.03, 0.03, 0.94, 0.78))
     axes.axis("off")
-    places, most = (
+    positions, max_visits = (
         layout_tree(nodes),
         max((visits for _, _, visits, _ in nodes.values()), default=1),
     )
-    shade = LinearSegmentedColormap.from_list("worth", (BLUE, "#dfe3e8", EMBER))
+    color_map = LinearSegmentedColormap.from_list("worth", (BLUE, "#dfe3e8", EMBER))
     for node, (parent, action, visits, value) in nodes.items():
-        (x0, y0), (x1, y1) = places[parent], places[node]
+        (x0, y0), (x1, y1) = positions[parent], positions[node]
         axes.plot(
-            (x0, x1), (y0, y1), color=FAINT, alpha=0.55, linewidth=0.4 + 6 * visits / most, zorder=1
+            (x0, x1),
+            (y0, y1),
+            color=FAINT,
+            alpha=0.55,
+            linewidth=0.4 + 6 * visits / max_visits,
+            zorder=1,
         )
         axes.scatter(
             [x1],
             [y1],
             s=36,
-            color=[shade((value + 1) / 2)],
+            color=[color_map((value + 1) / 2)],
             edgecolors=FAINT,
             linewidths=0.5,
             zorder=2,
@@ -262,34 +268,39 @@ def draw_tree(
             fontsize=6.5,
             color=INK,
         )
-    axes.scatter([places[0][0]], [places[0][1]], s=70, color=INK, zorder=2)
+    axes.scatter([positions[0][0]], [positions[0][1]], s=70, color=INK, zorder=2)
     draw_caption(axes, title, subtitle)
     save_figure(figure, file)
 
 
 def layout_tree(nodes: dict[int, tuple[int, int, int, float]]) -> dict[int, tuple[float, float]]:
-    """Where each node stands: children below their parent, leaves side by side."""
+    """Return the position of each node: children below their parent, leaves side by side."""
     children: dict[int, list[int]] = {}
     for node, (parent, *_) in nodes.items():
         children.setdefault(parent, []).append(node)
-    places: dict[int, tuple[float, float]] = {}
-    leaves = 0.0
+    positions: dict[int, tuple[float, float]] = {}
+    leaf_count = 0.0
 
     def place(node, depth):
-        nonlocal leaves
-        below = sorted(children.get(node, []), key=lambda child: nodes[child][1])
-        for child in below:
+        nonlocal leaf_count
+        node_children = sorted(children.get(node, []), key=lambda child: nodes[child][1])
+        for child in node_children:
             place(child, depth + 1)
-        if not below:
-            leaves += 1
-        x = float(np.mean([places[child][0] for child in below])) if below else leaves
-        places[node] = x, float(-depth)
+        if not node_children:
+            leaf_count += 1
+        x = (
+            float(np.mean([positions[child][0] for child in node_children]))
+            if node_children
+            else leaf_count
+        )
+        positions[node] = x, float(-depth)
 
     place(0, 0)
-    return places
+    return positions
 
 
 def save_figure(figure: Any, file: Path) -> None:
+    """Write the figure as a PNG, atomically."""
     image = io.BytesIO()
     figure.savefig(image, format="png", dpi=DPI, metadata={"Software": None})
     files.write_bytes(Path(file), image.getvalue())

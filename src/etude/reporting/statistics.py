@@ -1,11 +1,11 @@
-"""What a set of returns says, and how surely.
+"""Statistics of returns over seeds: interquartile means and bootstrap confidence intervals.
 
 The unit of evidence is the seed: its score is the mean return of its evaluation episodes, and the
 summary of several seeds is the interquartile mean (IQM) of their scores with a bootstrap interval
-over seeds, as in Agarwal et al. 2021, "Deep Reinforcement Learning at the Edge of the Statistical
-Precipice" (rliable; a single task is one stratum). Episodes are never pooled over seeds, which
-would pass off many episodes of few trainings as much evidence, and never trimmed within a seed,
-which would hide a policy's failures.
+over seeds, as in Agarwal et al., "Deep Reinforcement Learning at the Edge of the Statistical
+Precipice", 2021 (rliable; a single task is one stratum). Episodes are never pooled over seeds,
+since many episodes of few trained policies are little evidence, and never trimmed within a seed,
+since that hides a policy's failures.
 """
 
 import math
@@ -16,16 +16,15 @@ import numpy as np
 from etude.errors import InvalidInput
 
 RESAMPLES = 10_000
-BAND_RESAMPLES = 1_000  # for each point of a curve, where the eye is the judge
+BAND_RESAMPLES = 1_000  # for each point of a curve
 _BATCH = 500  # resamples in memory at a time
 
 
 def iqm(values) -> float:
-    """Interquartile mean: the mean of what is left without the lowest and the highest quarter (each
-    rounded down).
+    """Interquartile mean: the mean without the lowest and the highest quarter (rounded down).
 
-    Values of any shape, taken together; fewer than four are averaged. NaN if any is NaN. Raises
-    InvalidInput for none.
+    Values have any shape and are flattened; fewer than four are averaged. NaN if any is NaN. Raises
+    InvalidInput for no values.
     """
     values = np.asarray(values, float)
     if not values.size:
@@ -36,27 +35,26 @@ def iqm(values) -> float:
 def bootstrap_interval(
     scores: Sequence, confidence: float = 0.95, seed: int = 0
 ) -> tuple[float, float]:
-    """Percentile bootstrap interval of the IQM over seeds; `scores` are returns [seed][episode],
-    rows of any length.
+    """Percentile bootstrap interval of the IQM over seeds; `scores` are returns [seed][episode].
 
-    Seeds are resampled, each with its mean return. A single seed has only its episodes to resample:
-    its interval is that of their mean, and speaks of this one policy, not of the algorithm. The
-    same `seed` gives the same interval. One value, or all values equal, give that value twice; a
-    return that is not finite gives NaN twice. Raises InvalidInput for no seed, a seed without an
-    episode and a confidence that does not lie between 0 and 1.
+    Rows have any length. Seeds are resampled, each with its mean return. Of a single seed the
+    episodes are resampled: the interval is that of their mean, for this policy and not for the
+    algorithm. The same `seed` gives the same interval. A single value, or equal values, give that
+    value twice; a return that is not finite gives NaN twice. Raises InvalidInput for no seed, a
+    seed without an episode and a confidence that does not lie between 0 and 1.
     """
     if not 0 < confidence < 1:
         raise InvalidInput(f"confidence is {confidence}; it must lie between 0 and 1, such as 0.95")
     rows = _rows(scores)
-    units, statistic = (_scores(rows), _trimmed) if len(rows) > 1 else (rows[0], np.mean)
-    if not np.isfinite(units).all():
+    samples, statistic = (_scores(rows), _trimmed) if len(rows) > 1 else (rows[0], np.mean)
+    if not np.isfinite(samples).all():
         return math.nan, math.nan
-    if np.all(units == units[0]):
-        return float(units[0]), float(units[0])
+    if np.all(samples == samples[0]):
+        return float(samples[0]), float(samples[0])
     from scipy.stats import bootstrap  # over a second to import, so only where it is needed
 
-    found = bootstrap(
-        (units,),
+    result = bootstrap(
+        (samples,),
         statistic,
         n_resamples=RESAMPLES,
         batch=_BATCH,
@@ -66,26 +64,26 @@ def bootstrap_interval(
         method="percentile",
         rng=np.random.default_rng(seed),
     )
-    return float(found.confidence_interval.low), float(found.confidence_interval.high)
+    return float(result.confidence_interval.low), float(result.confidence_interval.high)
 
 
 def summarize_returns(returns: Sequence, seed: int = 0) -> dict:
-    """Plain numbers for summary.json from evaluation returns [seed][episode], rows of any length.
+    """Summarize evaluation returns [seed][episode], rows of any length, as plain numbers.
 
-    mean, std: of the seeds' scores (sample deviation; of the episodes when there is one seed; 0 for
-    a single value) iqm, ci95: interquartile mean of the seeds' scores and its 95 % interval [low,
-    high]
-    per_seed:  the scores, [seed]
-    returns:   as given, [seed][episode]
+    mean, std  of the seeds' scores, with the sample deviation; std is that of the episodes for a
+               single seed, and 0 for a single value
+    iqm, ci95  interquartile mean of the seeds' scores and its 95 % interval [low, high]
+    per_seed   the scores, [seed]
+    returns    the argument, [seed][episode]
 
     Raises InvalidInput when there is no seed, or a seed without an episode.
     """
     rows = _rows(returns)
     scores = _scores(rows)
-    units = scores if len(rows) > 1 else rows[0]
+    samples = scores if len(rows) > 1 else rows[0]
     return {
         "mean": float(scores.mean()),
-        "std": float(units.std(ddof=1)) if units.size > 1 else 0.0,
+        "std": float(samples.std(ddof=1)) if samples.size > 1 else 0.0,
         "iqm": iqm(scores),
         "ci95": list(bootstrap_interval(rows, seed=seed)),
         "per_seed": scores.tolist(),
@@ -96,16 +94,15 @@ def summarize_returns(returns: Sequence, seed: int = 0) -> dict:
 def bootstrap_band(
     curves, confidence: float = 0.95, seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """IQM over seeds and its bootstrap interval, point by point: `curves` [seed, row] to three
-    arrays [row].
+    """Return the IQM over seeds and its bootstrap interval, three arrays [row], of `curves`.
 
-    NaN stands for a seed that has no value there; the others speak for it. The IQM is NaN where no
-    seed has a value, the interval where fewer than two have.
+    `curves` are [seed, row]. A NaN is a missing value and is left out. The IQM is NaN where no seed
+    has a value, the interval where fewer than two have one.
     """
     curves = np.asarray(curves, float)
-    middle, low, high = np.full((3, curves.shape[1]), math.nan)
+    center, low, high = np.full((3, curves.shape[1]), math.nan)
     present = np.isfinite(curves)
-    tail = 50 * (1 - confidence)
+    tail_percent = 50 * (1 - confidence)
     for count in np.unique(present.sum(0)):
         if not count:
             continue
@@ -113,12 +110,12 @@ def bootstrap_band(
         resampled = np.random.default_rng(seed).integers(count, size=(BAND_RESAMPLES, count))
         for row in rows:
             values = curves[present[:, row], row]
-            middle[row] = _trimmed(values, -1)
+            center[row] = _trimmed(values, -1)
             if count > 1:
                 low[row], high[row] = np.percentile(
-                    _trimmed(values[resampled], -1), [tail, 100 - tail]
+                    _trimmed(values[resampled], -1), [tail_percent, 100 - tail_percent]
                 )
-    return middle, low, high
+    return center, low, high
 
 
 def _rows(returns):

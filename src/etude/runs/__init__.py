@@ -1,1 +1,1 @@
-"""Runs: settings, training, resuming, evaluating, displays and videos."""
+"""Runs: settings, training, resuming, evaluation, displays and videos."""

@@ -1,5 +1,5 @@
-"""How a run shows itself: a live display on a terminal, plain lines elsewhere, or nothing; at the
-end a table."""
+"""Displays of a run's progress: live on a terminal, plain lines in files and pipes, or nothing."""
+
 import math
 import time
 from pathlib import Path
@@ -15,29 +15,30 @@ from rich.text import Text
 from etude.runs.job import ProgressEvent
 from etude.runs.settings import Settings
 
-LINE_SECONDS = 5.0          # between plain lines
+LINE_INTERVAL = 5.0  # seconds between plain lines
 
 
 class Display(Protocol):
-    """What a run is shown by; entered before training, left when all is done."""
+    """The protocol of displays: entered before training, left at the end of the run."""
+
     def __enter__(self) -> Any: ...
     def __exit__(self, *exception: object) -> None: ...
 
-    def show(self, update: ProgressEvent) -> None:
-        """Take news of a part."""
+    def show(self, event: ProgressEvent) -> None:
+        """Show a progress event of a job."""
 
     def note(self, text: str) -> None:
-        """Say what is being done now."""
+        """Show what the run does now."""
 
     def warn(self, text: str) -> None:
-        """Say what the user should know."""
+        """Show a warning."""
 
     def report(self, run: Any) -> None:
-        """Show what came of it."""
+        """Show the result of the run."""
 
 
 class NullDisplay:
-    """Shows nothing but warnings."""
+    """A display that prints warnings only."""
 
     def __enter__(self) -> "NullDisplay":
         return self
@@ -45,54 +46,66 @@ class NullDisplay:
     def __exit__(self, *exception: object) -> None:
         pass
 
-    def show(self, update: ProgressEvent) -> None:
+    def show(self, event: ProgressEvent) -> None:
         pass
 
     def note(self, text: str) -> None:
         pass
 
     def warn(self, text: str) -> None:
-        Console(stderr=True).print(f"warning: {text}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+        Console(stderr=True).print(
+            f"warning: {text}", style="yellow", markup=False, highlight=False, soft_wrap=True
+        )
 
     def report(self, run: Any) -> None:
         pass
 
 
 class RunProgress:
-    """Where all seeds stand together, from the latest news of each part."""
+    """The progress of all seeds together, from the latest event of each job."""
 
     def __init__(self, settings: Settings):
-        self.settings, self.latest, self.known = settings, {}, {}
-        self.first: dict[tuple[int, ...], ProgressEvent] = {}
+        self.settings, self.latest_events, self.latest_metrics = settings, {}, {}
+        self.first_events: dict[tuple[int, ...], ProgressEvent] = {}
 
-    def add(self, update: ProgressEvent) -> None:
-        self.latest[update.seeds] = update
-        self.first.setdefault(update.seeds, update)
-        for name, values in update.metrics.items():
-            for seed, value in zip(update.seeds, values, strict=True):
+    def add(self, event: ProgressEvent) -> None:
+        self.latest_events[event.seeds] = event
+        self.first_events.setdefault(event.seeds, event)
+        for name, values in event.metrics.items():
+            for seed, value in zip(event.seeds, values, strict=True):
                 if not math.isnan(value):
-                    self.known[name, seed] = value
+                    self.latest_metrics[name, seed] = value
 
     @property
     def steps(self) -> int:
-        """Of all seeds."""
-        return sum(update.steps * len(update.seeds) for update in self.latest.values())
+        """Environment steps taken, summed over the seeds."""
+        return sum(event.steps * len(event.seeds) for event in self.latest_events.values())
 
     @property
     def total(self) -> int:
+        """Environment steps of the budget, summed over the seeds."""
         return self.settings.trained_steps * self.settings.seeds
 
     @property
     def rate(self) -> float:
-        """Environment steps a second of training, all seeds together."""
-        rates, done = [], self.steps >= self.total
-        for seeds, update in self.latest.items():
-            if update.steps >= self.settings.trained_steps and not done:
-                continue                                                # it trains no more
-            begun = self.first[seeds]           # a resumed part begins with news of nothing
-            origin = begun if not begun.metrics else ProgressEvent(seeds, 0, {}, False, 0.0, 0.0)
-            if update.seconds > origin.seconds:
-                rates.append((update.steps - origin.steps) * len(seeds) / (update.seconds - origin.seconds))
+        """Environment steps per second of training, summed over the seeds."""
+        rates, is_complete = [], self.steps >= self.total
+        for seeds, event in self.latest_events.items():
+            if event.steps >= self.settings.trained_steps and not is_complete:
+                continue  # the job is complete
+            # the first event of a resumed job has no metrics and counts the steps done before
+            first_event = self.first_events[seeds]
+            start_event = (
+                first_event
+                if not first_event.metrics
+                else ProgressEvent(seeds, 0, {}, False, 0.0, 0.0)
+            )
+            if event.seconds > start_event.seconds:
+                rates.append(
+                    (event.steps - start_event.steps)
+                    * len(seeds)
+                    / (event.seconds - start_event.seconds)
+                )
         return sum(rates)
 
     @property
@@ -100,24 +113,32 @@ class RunProgress:
         return (self.total - self.steps) / self.rate if self.rate else math.nan
 
     def mean(self, name: str) -> float:
-        """Over the seeds that have one, of their latest value."""
-        values = [value for (known, _), value in self.known.items() if known == name]
+        """The mean of a metric over the seeds that have one, each with its latest value."""
+        values = [value for (metric, _), value in self.latest_metrics.items() if metric == name]
         return sum(values) / len(values) if values else math.nan
 
     @property
-    def facts(self) -> str:
-        losses = sorted({name for name, _ in self.known if name.endswith("loss")})
-        parts = [f"{self.rate:,.0f} steps/s", f"return {_number(self.mean('episode_return'))}",
-                 *(f"{name.replace('_', ' ')} {_number(self.mean(name))}" for name in losses)]
+    def status(self) -> str:
+        """One line of steps per second, recent return and losses."""
+        loss_names = sorted({name for name, _ in self.latest_metrics if name.endswith("loss")})
+        parts = [
+            f"{self.rate:,.0f} steps/s",
+            f"return {_number(self.mean('episode_return'))}",
+            *(f"{name.replace('_', ' ')} {_number(self.mean(name))}" for name in loss_names),
+        ]
         return " · ".join(parts)
 
 
 class PlainDisplay:
-    """A plain line now and then, for files and pipes."""
+    """A display of plain lines, for files and pipes."""
 
     def __init__(self, settings: Settings, directory: Path):
         self.console = Console(soft_wrap=True, highlight=False, markup=False)
-        self.run_progress, self.directory, self.last = RunProgress(settings), directory, -math.inf
+        self.run_progress, self.directory, self.last_line_time = (
+            RunProgress(settings),
+            directory,
+            -math.inf,
+        )
 
     def __enter__(self) -> "PlainDisplay":
         self.note("\n".join(run_headline(self.run_progress.settings, self.directory)))
@@ -126,13 +147,17 @@ class PlainDisplay:
     def __exit__(self, *exception: object) -> None:
         pass
 
-    def show(self, update: ProgressEvent) -> None:
-        standing, now = self.run_progress, time.perf_counter()
-        standing.add(update)
-        if (update.metrics and now - self.last >= LINE_SECONDS) or standing.steps >= standing.total:
-            self.last = now
-            self.note(f"{standing.steps:,}/{standing.total:,} steps · {standing.facts} · "
-                      f"{_duration(standing.seconds_left)} left")
+    def show(self, event: ProgressEvent) -> None:
+        run_progress, now = self.run_progress, time.perf_counter()
+        run_progress.add(event)
+        if (
+            event.metrics and now - self.last_line_time >= LINE_INTERVAL
+        ) or run_progress.steps >= run_progress.total:
+            self.last_line_time = now
+            self.note(
+                f"{run_progress.steps:,}/{run_progress.total:,} steps · {run_progress.status} · "
+                f"{_duration(run_progress.seconds_left)} left"
+            )
 
     def note(self, text: str) -> None:
         self.console.print(text)
@@ -146,20 +171,34 @@ class PlainDisplay:
 
 
 class LiveDisplay:
-    """A live bar: steps of budget, steps a second, recent return, losses, time left."""
+    """A live display: a progress bar, steps per second, recent return, losses and time left."""
 
     def __init__(self, settings: Settings, directory: Path):
         self.console = Console(soft_wrap=True, highlight=False)
-        self.run_progress, self.directory, self.doing, self.began = RunProgress(settings), directory, "compiling", time.perf_counter()
+        self.run_progress, self.directory, self.phase, self.start_time = (
+            RunProgress(settings),
+            directory,
+            "compiling",
+            time.perf_counter(),
+        )
         self.bar = ProgressBar(total=self.run_progress.total, width=40)
-        self.live = Live(get_renderable=self.picture, console=self.console, refresh_per_second=4)
+        self.live = Live(get_renderable=self.render, console=self.console, refresh_per_second=4)
 
-    def picture(self) -> Group:
-        standing = self.run_progress
-        self.bar.update(standing.steps)
-        steps = Text.assemble((f"{self.doing:10} ", "bold"), f"{standing.steps:,}/{standing.total:,} steps")
-        gone = f"{_duration(time.perf_counter() - self.began)} gone · {_duration(standing.seconds_left)} left"
-        return Group(steps, Columns([self.bar, Text(gone, style="dim")]), Text(standing.facts if standing.known else ""))
+    def render(self) -> Group:
+        run_progress = self.run_progress
+        self.bar.update(run_progress.steps)
+        steps = Text.assemble(
+            (f"{self.phase:10} ", "bold"), f"{run_progress.steps:,}/{run_progress.total:,} steps"
+        )
+        times = (
+            f"{_duration(time.perf_counter() - self.start_time)} elapsed · "
+            f"{_duration(run_progress.seconds_left)} left"
+        )
+        return Group(
+            steps,
+            Columns([self.bar, Text(times, style="dim")]),
+            Text(run_progress.status if run_progress.latest_metrics else ""),
+        )
 
     def __enter__(self) -> "LiveDisplay":
         for line in run_headline(self.run_progress.settings, self.directory):
@@ -168,15 +207,15 @@ class LiveDisplay:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self.doing = "stopped" if exception[0] else "done"
+        self.phase = "stopped" if exception[0] else "done"
         self.live.stop()
 
-    def show(self, update: ProgressEvent) -> None:
-        self.doing = "training"
-        self.run_progress.add(update)
+    def show(self, event: ProgressEvent) -> None:
+        self.phase = "training"
+        self.run_progress.add(event)
 
     def note(self, text: str) -> None:
-        self.doing = text
+        self.phase = text
 
     def warn(self, text: str) -> None:
         self.console.print(f"warning: {text}", style="yellow", markup=False)
@@ -188,54 +227,72 @@ class LiveDisplay:
 
 
 def display_for(run: Any, progress: bool) -> Display:
-    """The display that fits where the output goes."""
+    """Return the display that fits the output: a terminal, a file or pipe, or none."""
     if not progress:
         return NullDisplay()
-    kind = LiveDisplay if Console().is_terminal else PlainDisplay
-    return kind(run.settings, run.directory)
+    display_class = LiveDisplay if Console().is_terminal else PlainDisplay
+    return display_class(run.settings, run.directory)
 
 
 def run_headline(settings: Settings, directory: Path) -> list[str]:
-    """What is about to happen."""
+    """The lines that introduce a run: its settings and its directory."""
     seeds = f"{settings.seeds} seeds" if settings.seeds > 1 else f"seed {settings.seed}"
-    copies = f"{settings.num_envs} copies" if settings.num_envs > 1 else "1 copy"
-    return [f"{settings.name} on {settings.environment} · {settings.backend} backend · {copies} · "
-            f"{seeds} · "
-            f"{settings.steps:,} steps{' each' if settings.seeds > 1 else ''}", "run     "
-                                                                                f"{directory}"]
+    environments = f"{settings.num_envs} copies" if settings.num_envs > 1 else "1 copy"
+    return [
+        f"{settings.name} on {settings.environment} · {settings.backend} backend · "
+        f"{environments} · {seeds} · "
+        f"{settings.steps:,} steps{' each' if settings.seeds > 1 else ''}",
+        f"run     {directory}",
+    ]
 
 
 def output_paths(run: Any) -> list[str]:
-    """Where what came of a run lies."""
-    found = [("run", run.directory), ("curve", run.directory / "learning_curve.png"),
-             *(("video", path) for path in sorted(run.directory.glob("video/*.mp4")))]
-    return [f"{what:7} {path}" for what, path in found]
+    """The lines that name the directory, curve and videos of a run."""
+    paths = [
+        ("run", run.directory),
+        ("curve", run.directory / "learning_curve.png"),
+        *(("video", path) for path in sorted(run.directory.glob("video/*.mp4"))),
+    ]
+    return [f"{label:7} {path}" for label, path in paths]
 
 
 def result_table(run: Any) -> Table:
-    """The result of a complete run."""
+    """The table of results of a complete run."""
     summary = run.summary
     table = Table(title=run.name, title_justify="left", show_header=False)
     rows = evaluation_rows(summary["evaluation"])
-    rows += [("steps of each seed", f"{summary['steps']:,}"),
-             ("steps a second, all seeds", f"{summary['train_steps_per_second']:,.0f}"),
-             ("seconds, all / compiling", f"{summary['wall_seconds']:.1f} / "
-                                          f"{summary['compile_seconds']:.1f}")]
+    rows += [
+        ("steps of each seed", f"{summary['steps']:,}"),
+        ("steps a second, all seeds", f"{summary['train_steps_per_second']:,.0f}"),
+        (
+            "seconds, all / compiling",
+            f"{summary['wall_seconds']:.1f} / {summary['compile_seconds']:.1f}",
+        ),
+    ]
     for row in rows:
         table.add_row(*row)
     return table
 
 
 def evaluation_rows(evaluation: dict[str, Any]) -> list[tuple[str, str]]:
-    """The lines of an evaluation."""
+    """The rows of a table of evaluation results."""
     low, high = evaluation["ci95"]
     seeds = len(evaluation["per_seed"])
-    how = "deterministic" if evaluation["deterministic"] else "stochastic"
-    rows = [("evaluation", f"{evaluation['episodes']} episodes{' a seed' if seeds > 1 else ''} on "
-                           f"Gymnasium, {how} policy"),
-            ("return, IQM", f"{evaluation['iqm']:.1f}   95 % interval {low:.1f} to {high:.1f}"),
-            ("return, mean ± std", f"{evaluation['mean']:.1f} ± {evaluation['std']:.1f}")]
-    return rows + ([("return of each seed", "  ".join(f"{value:.1f}" for value in evaluation["per_seed"]))] if seeds > 1 else [])
+    mode = "deterministic" if evaluation["deterministic"] else "stochastic"
+    rows = [
+        (
+            "evaluation",
+            f"{evaluation['episodes']} episodes{' a seed' if seeds > 1 else ''} on Gymnasium, "
+            f"{mode} policy",
+        ),
+        ("return, IQM", f"{evaluation['iqm']:.1f}   95 % interval {low:.1f} to {high:.1f}"),
+        ("return, mean ± std", f"{evaluation['mean']:.1f} ± {evaluation['std']:.1f}"),
+    ]
+    return rows + (
+        [("return of each seed", "  ".join(f"{value:.1f}" for value in evaluation["per_seed"]))]
+        if seeds > 1
+        else []
+    )
 
 
 def _number(value: float) -> str:
@@ -245,5 +302,5 @@ def _number(value: float) -> str:
 def _duration(seconds: float) -> str:
     if math.isnan(seconds):
         return "–"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}"
+    minutes, seconds_of_minute = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{seconds_of_minute:02}"

@@ -1,4 +1,5 @@
-"""Ctrl-C and SIGTERM as a request: finish the chunk, save, say how to go on."""
+"""Interrupts: on Ctrl-C or SIGTERM a run finishes its chunk, saves and says how to resume."""
+
 import os
 import signal
 import threading
@@ -6,7 +7,7 @@ from typing import Any
 
 
 class Interrupted(Exception):
-    """A run was asked to stop, and did."""
+    """A run stopped on request of a signal."""
 
     def __init__(self, message: str, number: int | None = None):
         super().__init__(message)
@@ -14,58 +15,61 @@ class Interrupted(Exception):
 
 
 class InterruptHandler:
-    """While it is entered, the first SIGINT or SIGTERM only sets `signal`; a second one acts as it
-    always does.
+    """A context in which the first SIGINT or SIGTERM only sets `signal`.
 
-    The main thread may wait inside a compiled chunk, where Python runs no signal handler, so a
-    thread listens for it. A chunk that has not come back some seconds later is cancelled through
-    the environment it waits for (`watch`).
+    A second signal acts as it does without the context. The main thread may wait inside a compiled
+    chunk, where Python runs no signal handler, so a thread listens for signals. A chunk that has
+    not returned `patience` seconds later is cancelled through the environment (`watch`).
     """
 
     def __init__(self, ignore_ctrl_c: bool = False):
         self.signal: int | None = None
         self.ignore_ctrl_c = ignore_ctrl_c
         self.environment, self.patience = None, 5.0
-        self._before: dict[int, Any] = {}
+        self._previous_handlers: dict[int, Any] = {}
 
     def __enter__(self) -> "InterruptHandler":
         if threading.current_thread() is not threading.main_thread():
-            return self                                                 # only the main thread may set handlers
+            return self  # only the main thread may set handlers
         self._reader, writer = os.pipe()
         self._writer = writer
         os.set_blocking(writer, False)
-        self._wakeup = signal.set_wakeup_fd(writer)
+        self._previous_wakeup = signal.set_wakeup_fd(writer)
         for number in (signal.SIGINT, signal.SIGTERM):
             ignored = number == signal.SIGINT and self.ignore_ctrl_c
-            self._before[number] = signal.signal(number, signal.SIG_IGN if ignored else self._noted)
+            self._previous_handlers[number] = signal.signal(
+                number, signal.SIG_IGN if ignored else self._handle
+            )
         threading.Thread(target=self._listen, daemon=True).start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._before:
+        if self._previous_handlers:
             self._restore()
-            signal.set_wakeup_fd(self._wakeup)
-            os.close(self._writer)                                      # ends the listening thread
+            signal.set_wakeup_fd(self._previous_wakeup)
+            os.close(self._writer)  # ends the listening thread
 
     def watch(self, environment: Any, patience: float = 5.0) -> None:
-        """Say which environment may be cancelled, and how many seconds after a signal."""
+        """Set the environment that is cancelled `patience` seconds after a signal."""
         self.environment, self.patience = environment, patience
         if self.signal is not None:
             self._cancel()
 
     def _restore(self):
-        for number, handler in self._before.items():
+        for number, handler in self._previous_handlers.items():
             signal.signal(number, handler)
 
-    def _noted(self, number, frame):
+    def _handle(self, number, frame):
         self.signal = number
         self._restore()
 
     def _listen(self):
         while numbers := os.read(self._reader, 16):
-            asked = [number for number in numbers if number in (signal.SIGINT, signal.SIGTERM)]
-            if asked:
-                self.signal = self.signal or asked[0]
+            stop_signals = [
+                number for number in numbers if number in (signal.SIGINT, signal.SIGTERM)
+            ]
+            if stop_signals:
+                self.signal = self.signal or stop_signals[0]
                 threading.Timer(self.patience, self._cancel).start()
         os.close(self._reader)
 

@@ -1,4 +1,5 @@
-"""What a run was asked to do, and its form in config.json."""
+"""The settings of a run, and their form in config.json."""
+
 import dataclasses
 import importlib.metadata
 import math
@@ -20,22 +21,23 @@ PACKAGES = ("jax", "jaxlib", "equinox", "optax", "gymnasium", "numpy", "envpool"
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """Everything that determines a run on one machine and one set of versions."""
-    name: str                          # the algorithm's, in the table or the user's own
+    """All that determines a run on one machine with one set of versions."""
+
+    name: str  # registered name of the algorithm, or the name of the user's class
     algorithm: Any
     environment: str
-    backend: str                       # the one taken: jax, envpool or gymnasium
-    steps: int                         # environment steps of each seed, at most
-    num_envs: int                      # copies that each seed steps at once
-    seed: int = 0                      # of the first seed; the others count on from it
-    seeds: int = 1
-    workers: int = 0                   # processes that share out the copies of a slow Gymnasium environment
-    options: dict[str, Any] = dataclasses.field(default_factory=dict)     # of gymnasium.make
-    frame_stack: int = 1               # the latest observations that are seen at once
-    action_masks: bool = False         # info["action_mask"] is part of the observation
-    row_every: int = 1                 # iterations in a row of metrics
-    checkpoint_every: int = 1          # iterations between checkpoints: a multiple of row_every
-    evaluation_episodes: int = 100     # of each seed, at the end
+    backend: str  # jax, envpool or gymnasium
+    steps: int  # budget of environment steps of each seed
+    num_envs: int  # environments that each seed steps at once
+    seed: int = 0  # the first seed; the others follow it
+    seeds: int = 1  # number of seeds
+    workers: int = 0  # processes in which slow Gymnasium environments step
+    options: dict[str, Any] = dataclasses.field(default_factory=dict)  # for gymnasium.make
+    frame_stack: int = 1  # number of latest observations that are stacked
+    action_masks: bool = False  # whether info["action_mask"] is part of the observation
+    row_every: int = 1  # iterations per row of metrics
+    checkpoint_every: int = 1  # iterations between checkpoints: a multiple of row_every
+    evaluation_episodes: int = 100  # episodes of each seed in the final evaluation
 
     @property
     def steps_per_iteration(self) -> int:
@@ -47,103 +49,153 @@ class Settings:
 
     @property
     def trained_steps(self) -> int:
-        """The environment steps of each seed that the budget amounts to: whole iterations."""
+        """Environment steps of each seed: those of the budget's complete iterations."""
         return self.iterations * self.steps_per_iteration
 
     @property
     def env_kwargs(self) -> dict[str, Any]:
-        """How the environment is made and seen: keyword arguments of `environments.make`."""
-        return {"options": self.options, "frame_stack": self.frame_stack, "action_masks": self.action_masks}
+        """Keyword arguments of `environments.make`."""
+        return {
+            "options": self.options,
+            "frame_stack": self.frame_stack,
+            "action_masks": self.action_masks,
+        }
 
     def validate_fields(self) -> None:
-        """Raises InvalidInput naming the setting, its value and what would do."""
-        for name, least in {"steps": 1, "num_envs": 1, "seeds": 1, "seed": 0, "workers": 0, "frame_stack": 1,
-                            "evaluation_episodes": 1}.items():
+        """Raise InvalidInput, naming setting, value and remedy, for an invalid setting."""
+        for name, minimum in {
+            "steps": 1,
+            "num_envs": 1,
+            "seeds": 1,
+            "seed": 0,
+            "workers": 0,
+            "frame_stack": 1,
+            "evaluation_episodes": 1,
+        }.items():
             value = getattr(self, name)
-            if not isinstance(value, int) or value < least:
-                raise InvalidInput(f"{name} is {value}; it must be a whole number of at least "
-                                   f"{least}")
-        if self.seed + self.seeds > 2**32:                      # JAX's keys repeat from there on
-            raise InvalidInput(f"seed is {self.seed}; with {self.seeds} seeds it must stay below "
-                               f"{2**32 - self.seeds + 1}")
+            if not isinstance(value, int) or value < minimum:
+                raise InvalidInput(
+                    f"{name} is {value}; it must be a whole number of at least {minimum}"
+                )
+        if self.seed + self.seeds > 2**32:  # JAX's keys repeat beyond
+            raise InvalidInput(
+                f"seed is {self.seed}; with {self.seeds} seeds it must stay below "
+                f"{2**32 - self.seeds + 1}"
+            )
         validate(self.algorithm)
         if self.iterations < 1:
-            raise InvalidInput(f"steps is {self.steps}, less than one iteration of "
-                               f"{self.steps_per_iteration} "
-                               f"(rollout_length {self.algorithm.rollout_length} × num_envs "
-                               f"{self.num_envs}); give at least that")
+            raise InvalidInput(
+                f"steps is {self.steps}, less than one iteration of {self.steps_per_iteration} "
+                f"(rollout_length {self.algorithm.rollout_length} × num_envs {self.num_envs}); "
+                "give at least that"
+            )
 
 
 def to_json(settings: Settings) -> dict[str, Any]:
-    """The content of config.json: the settings, and where they were carried out."""
-    plain = {field.name: getattr(settings, field.name) for field in dataclasses.fields(settings)
-             if field.name not in ("name", "algorithm")}
-    hyperparameters = {field.name: _plain(getattr(settings.algorithm, field.name))
-                       for field in dataclasses.fields(settings.algorithm)}
-    return {"format": FORMAT, "algorithm": settings.name, **plain, "hyperparameters": hyperparameters, "versions": package_versions(),
-            "machine": machine_info()}
+    """Return the content of config.json: settings, versions and machine."""
+    run_settings = {
+        field.name: getattr(settings, field.name)
+        for field in dataclasses.fields(settings)
+        if field.name not in ("name", "algorithm")
+    }
+    hyperparameters = {
+        field.name: _plain(getattr(settings.algorithm, field.name))
+        for field in dataclasses.fields(settings.algorithm)
+    }
+    return {
+        "format": FORMAT,
+        "algorithm": settings.name,
+        **run_settings,
+        "hyperparameters": hyperparameters,
+        "versions": package_versions(),
+        "machine": machine_info(),
+    }
 
 
 def from_json(config: dict[str, Any], algorithm: Any = None) -> Settings:
-    """The settings in config.json; `algorithm` is an instance of the run's when it is not one of
-    the package's own.
+    """Return the settings in config.json.
 
-    Raises Damaged when they are not what `to_json` writes.
+    `algorithm` is an instance of the run's algorithm if that is not etude's. Raises CorruptFile for
+    content that `to_json` does not write.
     """
     try:
         if config["format"] != FORMAT:
-            raise CorruptFile(f"config.json has format {config['format']}, and this etude reads "
-                              f"{FORMAT}; "
-                          "use the version that wrote it")
+            raise CorruptFile(
+                f"config.json has format {config['format']}, and this etude reads {FORMAT}; "
+                "use the version that wrote it"
+            )
         if algorithm is None and config["algorithm"] not in ALGORITHMS:
-            raise InvalidInput(f"this run's algorithm {config['algorithm']!r} is not one of "
-                               "etude's; "
-                               "load it in Python with etude.load(path, algorithm=...)")
+            raise InvalidInput(
+                f"this run's algorithm {config['algorithm']!r} is not one of etude's; "
+                "load it in Python with etude.load(path, algorithm=...)"
+            )
         cls = type(algorithm) if algorithm is not None else algorithm_class(config["algorithm"])
         hints = get_type_hints(cls)
         names = {field.name for field in dataclasses.fields(cls)}
         if set(config["hyperparameters"]) != names:
-            odd = sorted(set(config["hyperparameters"]) ^ names)
-            raise CorruptFile("config.json names other hyperparameters than "
-                              f"{config['algorithm']} has: {', '.join(odd)}")
-        values = {name: _typed(name, value, hints[name]) for name, value in config["hyperparameters"].items()}
-        fields = {field.name: _typed(field.name, config[field.name], field.type)
-                  for field in dataclasses.fields(Settings) if field.name not in ("name", "algorithm")}
+            mismatched = sorted(set(config["hyperparameters"]) ^ names)
+            raise CorruptFile(
+                "config.json names other hyperparameters than "
+                f"{config['algorithm']} has: {', '.join(mismatched)}"
+            )
+        values = {
+            name: _typed(name, value, hints[name])
+            for name, value in config["hyperparameters"].items()
+        }
+        fields = {
+            field.name: _typed(field.name, config[field.name], field.type)
+            for field in dataclasses.fields(Settings)
+            if field.name not in ("name", "algorithm")
+        }
     except (KeyError, TypeError, AttributeError) as error:
-        raise CorruptFile(f"config.json is not that of a run: {type(error).__name__} {error}") from error
+        raise CorruptFile(
+            f"config.json is not that of a run: {type(error).__name__} {error}"
+        ) from error
     settings = Settings(config["algorithm"], cls(**values), **fields)
     settings.validate_fields()
     return settings
 
 
 def package_versions() -> dict[str, str]:
-    """Of the package, of Python and of what decides the numbers."""
-    found = {"etude": etude.__version__, "python": platform.python_version()}
+    """The versions of etude, of Python and of the packages that determine results."""
+    versions = {"etude": etude.__version__, "python": platform.python_version()}
     for package in PACKAGES:
         try:
-            found[package] = importlib.metadata.version(package)
+            versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return found
+    return versions
 
 
 def machine_info() -> dict[str, Any]:
-    """Results on a CPU differ between one visible core and two."""
+    """The machine of a run; results on a CPU differ between one visible core and two."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return {"cores": cores, "device": jax.devices()[0].device_kind,
-            "platform": platform.platform(), "processor": platform.machine()}
+    return {
+        "cores": cores,
+        "device": jax.devices()[0].device_kind,
+        "platform": platform.platform(),
+        "processor": platform.machine(),
+    }
 
 
 def environment_changes(config: dict[str, Any]) -> list[str]:
-    """What differs between where a run began and here, and may change its last bits: versions,
-    cores, device."""
-    then, now = ({**where.get("versions", {}), **{name: where.get("machine", {}).get(name) for name in ("cores", "device")}}
-                 for where in (config, {"versions": package_versions(), "machine": machine_info()}))
-    return [f"{name} {then.get(name)} is now {now.get(name)}" for name in now if then.get(name) != now.get(name)]
+    """List the changes of versions, cores and device since a run began, which may change bits."""
+    recorded, current = (
+        {
+            **source.get("versions", {}),
+            **{name: source.get("machine", {}).get(name) for name in ("cores", "device")},
+        }
+        for source in (config, {"versions": package_versions(), "machine": machine_info()})
+    )
+    return [
+        f"{name} {recorded.get(name)} is now {current.get(name)}"
+        for name in current
+        if recorded.get(name) != current.get(name)
+    ]
 
 
 def _plain(value):
-    """A hyperparameter as strict JSON has it: infinities are strings, arrays numbers."""
+    """A hyperparameter in strict JSON: infinities become strings, arrays numbers."""
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
     if isinstance(value, (bool, int, str)) or value is None:
@@ -153,7 +205,7 @@ def _plain(value):
 
 
 def _typed(name, value, hint):
-    """A value read from JSON as the type of its field."""
+    """Convert a value read from JSON to the type of its field."""
     if get_origin(hint) is tuple and isinstance(value, list):
         return tuple(_typed(name, item, get_args(hint)[0]) for item in value)
     if hint is float and (type(value) in (int, float) or value in ("inf", "-inf")):
@@ -164,5 +216,6 @@ def _typed(name, value, hint):
         return value
     if get_origin(hint) is dict and isinstance(value, dict):
         return value
-    raise CorruptFile(f"config.json gives {name} as {value!r}, which is no "
-                      f"{getattr(hint, '__name__', hint)}")
+    raise CorruptFile(
+        f"config.json gives {name} as {value!r}, which is no {getattr(hint, '__name__', hint)}"
+    )

@@ -1,15 +1,12 @@
-"""Checkpoints that hold data only, and can prove it.
+"""Checkpoints of pytrees: atomic, verified by hashes, and free of code.
 
-    directory/step_1000/arrays.safetensors      the leaves of a pytree, each under its path in the
-    tree
-                        facts.json              what the caller wants to know about it
-                        manifest.json           the version of the format, size and SHA-256 of the
-                                                other two
+    directory/step_1000/arrays.safetensors    the leaves of a pytree, each named by its path
+                        facts.json            metadata of the caller
+                        manifest.json         version of the format, sizes and SHA-256 of both
 
-A checkpoint is there as a whole or not at all. Reading takes nothing on trust: sizes and hashes are
-checked before anything is parsed, and the names, shapes and types of the arrays must be those of
-the tree they are asked to fill. Nothing in a file can name code. One process writes to a directory
-at a time.
+A checkpoint exists as a whole or not at all. Reading checks sizes and hashes before it parses, and
+the names, shapes and dtypes of the arrays against a template. Nothing in a file can name code. Only
+one process may write to a directory at a time.
 """
 
 import hashlib
@@ -36,7 +33,7 @@ ARRAYS, METADATA, MANIFEST = "arrays.safetensors", "facts.json", "manifest.json"
 MANIFEST_LIMIT = 4096  # bytes
 HEADER_LIMIT = 64 * 2**20  # bytes
 _NAME = re.compile(r"step_(0|[1-9][0-9]{0,17})")
-_TYPES = {  # NumPy's names of types to those of safetensors
+_TYPES = {  # NumPy dtype -> safetensors dtype
     "bool": "BOOL",
     "uint8": "U8",
     "uint16": "U16",
@@ -53,27 +50,25 @@ _TYPES = {  # NumPy's names of types to those of safetensors
 }
 
 
-def save_checkpoint(directory: Path, step: int, tree: Any, facts: dict, keep: int = 2) -> Path:
-    """Write `directory/step_{step}`, replacing one of that name, then remove all but the newest
-    `keep` (at least 2).
+def save_checkpoint(directory: Path, step: int, tree: Any, metadata: dict, keep: int = 2) -> Path:
+    """Write `directory/step_{step}` atomically, then remove all but the newest `keep` (at least 2).
 
-    At every instant a checkpoint written before can be read, should the machine stop there. The one
-    just written is always kept. Weak types are not remembered. Raises InvalidInput for a leaf that
-    is no array or of a type no checkpoint can hold, for facts that are no JSON and for a negative
-    step; OSError when the disk refuses.
+    An older checkpoint stays readable at every instant, and the new one is always kept. Weak types
+    are lost. Raises InvalidInput for a leaf that is no array or of an unsupported dtype, for
+    metadata that is no JSON and for a negative step; OSError when the disk refuses.
     """
     step = operator.index(step)
     target = Path(directory) / f"step_{step}"
     if not _NAME.fullmatch(target.name):
         raise InvalidInput(f"step is {step}; it must be at least 0 and have at most 18 digits")
     leaves, _ = _leaves(tree)
-    encoded_facts = files.encode_json(dict(facts))
+    encoded_metadata = files.encode_json(dict(metadata))
     with directories.new_directory(target) as temporary:
         save_file(
             {name: np.asarray(leaf, order="C") for name, leaf in leaves.items()}, temporary / ARRAYS
         )
-        (temporary / METADATA).write_bytes(encoded_facts)
-        # safetensors shuts out all but the owner
+        (temporary / METADATA).write_bytes(encoded_metadata)
+        # safetensors files are readable by the owner alone
         shutil.copymode(temporary / METADATA, temporary / ARRAYS)
         (temporary / MANIFEST).write_bytes(
             _manifest({name: _measure(temporary / name) for name in (ARRAYS, METADATA)})
@@ -83,29 +78,29 @@ def save_checkpoint(directory: Path, step: int, tree: Any, facts: dict, keep: in
 
 
 def load_checkpoint(path: Path, template: Any) -> tuple[Any, dict]:
-    """The tree and the facts of one checkpoint, bit for bit.
+    """Load the tree and the metadata of one checkpoint, bit for bit.
 
-    `template` has the structure wanted and leaves with the shapes and dtypes wanted: arrays, or
-    what `jax.eval_shape` gives. Leaves come back as JAX arrays; where JAX would narrow them (64
-    bits without `jax_enable_x64`), as NumPy's. Raises Damaged when anything at all is not as it was
-    written or does not fit the template.
+    `template` is a tree of arrays, or of the shapes of `jax.eval_shape`, with the expected
+    structure, shapes and dtypes. Leaves are JAX arrays, or NumPy arrays where JAX would narrow them
+    (64 bits without `jax_enable_x64`). Raises CorruptFile when anything is not as it was written or
+    does not fit the template.
     """
     path = Path(path)
-    wanted, structure = _leaves(template)
+    expected, structure = _leaves(template)
     _verify(path)
-    facts = files.read_json(path / METADATA)
-    if not isinstance(facts, dict):
+    metadata = files.read_json(path / METADATA)
+    if not isinstance(metadata, dict):
         raise CorruptFile(f"{path / METADATA} holds no JSON object; take another checkpoint")
-    return jax.tree.unflatten(structure, _read_arrays(path / ARRAYS, wanted)), facts
+    return jax.tree.unflatten(structure, _read_arrays(path / ARRAYS, expected)), metadata
 
 
 def load_newest(
     directory: Path, template: Any, warn: Callable[[str], None] = warnings.warn
 ) -> tuple[Path, Any, dict]:
-    """Path, tree and facts of the newest checkpoint that `load` accepts; `warn` is told which were
-    skipped and why.
+    """Load the newest intact checkpoint: (path, tree, metadata).
 
-    Raises Damaged when none is left.
+    `warn` gets a message for every checkpoint that is skipped. Raises CorruptFile when none is
+    left.
     """
     directory = Path(directory)
     reasons = []
@@ -123,8 +118,7 @@ def load_newest(
 
 
 def _leaves(tree):
-    """Name to leaf, and the structure; raises InvalidInput for a leaf that a checkpoint cannot
-    hold."""
+    """Return a dict from name to leaf, and the structure; raises InvalidInput for a bad leaf."""
     pairs, structure = jax.tree_util.tree_flatten_with_path(tree)
     leaves = {}
     for path, leaf in pairs:
@@ -153,7 +147,7 @@ def _manifest(measures):
 
 
 def _measure(path):
-    """Size and hash of a file as it is on the disk."""
+    """Return the size and hash of a file."""
     size = files.plain_size(path)
     try:
         with open(path, "rb") as file:
@@ -165,29 +159,29 @@ def _measure(path):
 
 
 def _check_sizes(path):
-    """Read the manifest and hold the sizes of the files to it: cheap, and tells a checkpoint cut
-    short."""
+    """Return the entries of the manifest after a check of the files' sizes, which is cheap."""
     if path.is_symlink() or not path.is_dir():
         raise CorruptFile(
             f"{path} is not a checkpoint's directory; name the directory step_N itself"
         )
-    name = path / MANIFEST
-    manifest = files.read_json(name, MANIFEST_LIMIT)
+    manifest_path = path / MANIFEST
+    manifest = files.read_json(manifest_path, MANIFEST_LIMIT)
     version = manifest.get("format") if isinstance(manifest, dict) else None
     if version != FORMAT:
         raise CorruptFile(
-            f"{name} states format {version!r}, this etude reads {FORMAT}; use the etude that "
-            "wrote it"
+            f"{manifest_path} states format {version!r}, this etude reads {FORMAT}; "
+            "use the etude that wrote it"
         )
     entries = manifest.get("files")
     if not isinstance(entries, dict) or set(entries) != {ARRAYS, METADATA}:
         raise CorruptFile(
-            f"{name} must list {ARRAYS} and {METADATA} and nothing else; take another checkpoint"
+            f"{manifest_path} must list {ARRAYS} and {METADATA} and nothing else; "
+            "take another checkpoint"
         )
     for file, entry in entries.items():
         if not isinstance(entry, dict) or set(entry) != {"size", "sha256"}:
             raise CorruptFile(
-                f"{name} must give size and sha256 of {file}; take another checkpoint"
+                f"{manifest_path} must give size and sha256 of {file}; take another checkpoint"
             )
         if (size := files.plain_size(path / file)) != entry["size"]:
             raise CorruptFile(
@@ -198,8 +192,7 @@ def _check_sizes(path):
 
 
 def _verify(path):
-    """Hold the files to the manifest, bit for bit, and the manifest to the one way of writing
-    it."""
+    """Check the files against the hashes of the manifest, and the encoding of the manifest."""
     entries = _check_sizes(path)
     measures = {file: _measure(path / file) for file in (ARRAYS, METADATA)}
     for file, measure in measures.items():
@@ -213,39 +206,39 @@ def _verify(path):
         )
 
 
-def _read_arrays(path, wanted):
-    """The arrays in the order of `wanted`, each checked against its leaf before it is read."""
+def _read_arrays(path, expected):
+    """Read the arrays in the order of `expected`; each is checked before it is read."""
     try:
         with open(path, "rb") as file:
             length = int.from_bytes(file.read(8), "little")
         if length > min(HEADER_LIMIT, files.plain_size(path) - 8):
             raise CorruptFile(
                 f"{path} announces a header of {length} bytes where {HEADER_LIMIT} and its own "
-                "size are the "
-                "limit; take another checkpoint"
+                "size are the limit; take another checkpoint"
             )
         with safe_open(path, framework="np") as tensors:
-            _check_fit(path, tensors, wanted)
-            return [_place(tensors.get_tensor(name)) for name in wanted]
+            _check_fit(path, tensors, expected)
+            return [_to_jax(tensors.get_tensor(name)) for name in expected]
     except (SafetensorError, OSError) as error:
         raise CorruptFile(
             f"{path} is no safetensors file ({error}); take another checkpoint"
         ) from error
 
 
-def _check_fit(path, tensors, wanted):
-    found = set(tensors.keys())
-    faults = [f"{name or 'the array'} is missing" for name in wanted if name not in found]
-    faults += [f"{name or 'the array'} is not expected" for name in sorted(found - set(wanted))]
-    for name in found & set(wanted):
-        view, leaf = tensors.get_slice(name), wanted[name]
-        there, asked = (
+def _check_fit(path, tensors, expected):
+    names = set(tensors.keys())
+    faults = [f"{name or 'the array'} is missing" for name in expected if name not in names]
+    faults += [f"{name or 'the array'} is not expected" for name in sorted(names - set(expected))]
+    for name in names & set(expected):
+        view, leaf = tensors.get_slice(name), expected[name]
+        actual, required = (
             (view.get_dtype(), tuple(view.get_shape())),
             (_TYPES[leaf.dtype.name], tuple(leaf.shape)),
         )
-        if there != asked:
+        if actual != required:
             faults.append(
-                f"{name or 'the array'} is {there[0]} {there[1]} instead of {asked[0]} {asked[1]}"
+                f"{name or 'the array'} is {actual[0]} {actual[1]} "
+                f"instead of {required[0]} {required[1]}"
             )
     if faults:
         more = f" and {len(faults) - 3} more" if len(faults) > 3 else ""
@@ -255,18 +248,18 @@ def _check_fit(path, tensors, wanted):
         )
 
 
-def _place(array):
+def _to_jax(array):
     return jnp.array(array) if jax.dtypes.canonicalize_dtype(array.dtype) == array.dtype else array
 
 
 def _candidates(directory):
-    """The checkpoints in a directory, newest first."""
-    found = sorted(
+    """Return the paths of the checkpoints in a directory, newest first."""
+    names = sorted(
         (name for name in directories.list_names(directory) if _NAME.fullmatch(name)),
         key=_step,
         reverse=True,
     )
-    return [path for name in found for path in directories.previous_versions(directory / name)]
+    return [path for name in names for path in directories.previous_versions(directory / name)]
 
 
 def _step(name):
@@ -274,19 +267,21 @@ def _step(name):
 
 
 def _prune(saved, keep):
-    """Keep the checkpoint just saved and, `keep` in all, the newest others that are whole.
+    """Remove checkpoints but the one just saved and the newest intact others, `keep` in all.
 
-    One of a later step than the one just saved was given up for an earlier one, so it is read in
-    full before it counts.
+    A checkpoint of a later step belongs to a run that went back to an earlier one, so it is read in
+    full before it counts as intact.
     """
     others = [path for path in _candidates(saved.parent) if path != saved]
-    whole = [path for path in others if _whole(path, thorough=_step(path.name) > _step(saved.name))]
+    intact = [
+        path for path in others if _is_intact(path, thorough=_step(path.name) > _step(saved.name))
+    ]
     for path in others:
-        if path not in whole[: keep - 1]:
+        if path not in intact[: keep - 1]:
             directories.remove(path)
 
 
-def _whole(path, thorough):
+def _is_intact(path, thorough):
     try:
         (_verify if thorough else _check_sizes)(path)
     except CorruptFile:

@@ -1,9 +1,7 @@
-"""Directories that appear whole, are replaced whole and vanish whole, whatever instant the machine
-stops at.
+"""Atomic directories: created, replaced and removed as a whole, even if the machine stops.
 
-A directory is filled under a name nobody reads, flushed to the disk, then renamed. What a crash
-leaves behind is known by its name and cleared away by the next write. One process writes to a
-directory at a time.
+A directory is filled under a temporary name, flushed to the disk, then renamed. The next write
+removes the temporary names that a crash left. Only one process may write to a directory at a time.
 """
 
 import contextlib
@@ -18,17 +16,16 @@ _SAVING, _REMOVING, _REPLACED = ".saving_", ".removing_", ".replaced_"
 
 @contextlib.contextmanager
 def new_directory(target: Path):
-    """Yield a directory to fill; it takes the name `target` only when the block ends well and all
-    of it is on the disk.
+    """Yield a directory to fill; it gets the name `target` once the block ends without an error.
 
-    An older directory of that name is set aside for the blink between two renames, where `versions`
-    still finds it.
+    Its files are on the disk by then. An older directory of that name has another name between two
+    renames, where `previous_versions` finds it.
     """
     if not target.parent.exists():
         target.parent.mkdir(parents=True)
         sync(target.parent.parent)
     _clear(target.parent)
-    temporary, aside = (
+    temporary, replaced = (
         target.with_name(_SAVING + target.name),
         target.with_name(_REPLACED + target.name),
     )
@@ -39,19 +36,18 @@ def new_directory(target: Path):
             sync(path)
         sync(temporary)
         if os.path.lexists(target):
-            os.replace(target, aside)
+            os.replace(target, replaced)
         os.replace(temporary, target)
         sync(target.parent)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-    if os.path.lexists(aside):
-        remove(aside)
+    if os.path.lexists(replaced):
+        remove(replaced)
 
 
 def previous_versions(target: Path) -> list[Path]:
-    """Where the directory `target` may be found, best first: under its name, or set aside by a
-    write cut short."""
+    """Return the paths where `target` exists: its own, and that of a replaced directory."""
     return [
         path
         for path in (target, target.with_name(_REPLACED + target.name))
@@ -60,23 +56,21 @@ def previous_versions(target: Path) -> list[Path]:
 
 
 def list_names(directory: Path) -> set[str]:
-    """The names in a directory, those set aside by a write cut short among them; none when there is
-    no directory."""
+    """Return the names in a directory, replaced ones included; none when it does not exist."""
     if not directory.is_dir():
         return set()
     return {path.name.removeprefix(_REPLACED) for path in directory.iterdir()}
 
 
 def remove(path: Path) -> None:
-    """Take the name away first, then what it stood for; a link is removed, not followed."""
-    doomed = path.with_name(_REMOVING + path.name)
-    os.replace(path, doomed)
-    _delete(doomed)
+    """Rename the path, then delete it; a link is removed, not followed."""
+    removing = path.with_name(_REMOVING + path.name)
+    os.replace(path, removing)
+    _delete(removing)
 
 
 def _clear(directory):
-    """Delete what writes cut short have left, and give directories they had set aside their names
-    back."""
+    """Delete what interrupted writes left, and restore the names of replaced directories."""
     for path in list(directory.iterdir()):
         if path.name.startswith((_SAVING, _REMOVING)):
             _delete(path)

@@ -1,8 +1,8 @@
-"""Files that survive a crash, and reading that trusts nobody.
+"""Atomic writing and strict reading of files and JSON.
 
-What is written is flushed to the disk before it gets its name, so after a crash a name stands for
-the old content or the new, never for half of it. What is read is a plain file below a size limit,
-and JSON without the leniencies of Python's parser. One process writes to a directory at a time.
+Content is flushed to the disk before it gets its name, so after a crash a name has the old content
+or the new, never part of it. Reading takes plain files below a size limit, and JSON without the
+extensions of Python's parser. Only one process may write to a directory at a time.
 """
 
 import contextlib
@@ -17,17 +17,17 @@ from typing import Any
 from etude.errors import InvalidInput
 
 JSON_LIMIT = 64 * 2**20  # bytes
-DEPTH_LIMIT = 64  # levels of lists and objects in what is written
+DEPTH_LIMIT = 64  # levels of nested lists and objects that are written
 # an indented list of numbers: no string holds a bare line break
 _NUMBERS = re.compile(r"\[\n([-+.eE\d,\s]+)\]")
 
 
 class CorruptFile(InvalidInput):
-    """A file is not what was written, or not what was asked for."""
+    """A file does not have the content that was written or that is required."""
 
 
 def read_bytes(path: Path, limit: int) -> bytes:
-    """The content of a plain file of at most `limit` bytes; raises Damaged for anything else."""
+    """Read a plain file of at most `limit` bytes; raises CorruptFile for anything else."""
     size = plain_size(path)
     if size > limit:
         raise CorruptFile(
@@ -42,7 +42,7 @@ def read_bytes(path: Path, limit: int) -> bytes:
 
 
 def plain_size(path: Path) -> int:
-    """The size in bytes of a plain file: no link, folder, pipe or device. Raises Damaged."""
+    """Return the size of a plain file in bytes; raises CorruptFile for a link, folder or device."""
     try:
         status = os.lstat(path)
     except OSError as error:
@@ -84,8 +84,7 @@ def sync(path: Path) -> None:
 
 
 def read_json(path: Path, limit: int = JSON_LIMIT) -> Any:
-    """Strict JSON: UTF-8, no duplicate keys, no NaN or infinity, no number too large for a float.
-    Raises Damaged."""
+    """Read strict JSON: UTF-8, unique keys, finite numbers; raises CorruptFile otherwise."""
     return decode_json(read_bytes(path, limit), str(path))
 
 
@@ -95,14 +94,14 @@ def write_json(path: Path, data: Any) -> None:
 
 
 def encode_json(data: Any) -> bytes:
-    """Strict JSON, indented, a list of numbers on one line. Numbers and arrays of numpy and JAX
-    become numbers and lists.
+    """Encode data as strict JSON, indented, with each list of numbers on one line.
 
-    Non-finite floats become the strings "inf", "-inf" and "nan", which `float` takes; they are read
-    back as strings. Raises InvalidInput, naming the place, for what JSON cannot hold.
+    Arrays of NumPy and JAX become lists. Non-finite floats become the strings "inf", "-inf" and
+    "nan", which `float` takes, and stay strings when read. Raises InvalidInput, naming the place,
+    for data that JSON cannot hold.
     """
     text = json.dumps(_plain(data, "the data", 0), indent=2, allow_nan=False)
-    encoded = (_NUMBERS.sub(lambda found: f"[{' '.join(found[1].split())}]", text) + "\n").encode()
+    encoded = (_NUMBERS.sub(lambda match: f"[{' '.join(match[1].split())}]", text) + "\n").encode()
     if len(encoded) > JSON_LIMIT:
         raise InvalidInput(
             f"the data takes {len(encoded):,} bytes of JSON, the limit is {JSON_LIMIT:,}; write "
@@ -112,7 +111,7 @@ def encode_json(data: Any) -> bytes:
 
 
 def decode_json(data: bytes, name: str) -> Any:
-    """What `read_json` does, for bytes in hand; `name` is for the message."""
+    """Decode bytes as `read_json` does; error messages call them `name`."""
     try:
         return json.loads(
             data.decode("utf-8"),
@@ -150,10 +149,10 @@ def _plain(data, place, depth):
 
 
 def _unique(pairs):
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    unique = dict(pairs)
+    if len(unique) < len(pairs):
         raise ValueError("an object names the same key twice")
-    return found
+    return unique
 
 
 def _finite(text):

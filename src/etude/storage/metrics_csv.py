@@ -1,8 +1,8 @@
-"""metrics.csv: rows of numbers, appended as training goes, that a killed process cannot spoil.
+"""metrics.csv: rows of numbers that training appends and that a killed process cannot corrupt.
 
 The first line names the columns, one of which is `step`. Floats are written as the shortest text
-that reads back as the same float; an empty cell is a value that was not there. A row counts once
-its line has ended.
+that reads back as the same float; an empty cell is a missing value. A row without the end of its
+line is ignored.
 """
 
 import math
@@ -20,12 +20,11 @@ SIZE_LIMIT = 2**30  # bytes
 
 
 class MetricsWriter:
-    """Appends rows to a CSV file, new or continued; a last line torn by a killed process is dropped
-    on opening.
+    """Appends rows to a CSV file; opening an existing one removes its incomplete last line.
 
-    with Records(path) as records:
-        records.append({"step": 1000, "return": 21.5})
-        records.sync()
+    with MetricsWriter(path) as writer:
+        writer.append({"step": 1000, "return": 21.5})
+        writer.sync()
     """
 
     def __init__(self, path: Path):
@@ -34,23 +33,22 @@ class MetricsWriter:
         self._columns, lines = ([], []) if new else _lines(self.path)
         if not new and self.path.stat().st_size != sum(map(len, lines)):
             files.write_bytes(self.path, b"".join(lines))
-        self._file = open(self.path, "ab")  # noqa: SIM115  open for as long as the records are
+        self._file = open(self.path, "ab")  # noqa: SIM115  open for as long as the writer is
         if new:
             files.sync(self.path.parent)
 
     def append(self, row: dict) -> None:
-        """Write one row; the first one of a file fixes its columns.
+        """Write one row; the first row of a file determines its columns.
 
-        Columns of the file that the row lacks, and values None, become empty cells. Raises
-        InvalidInput for a column the file does not have, for a row without a whole `step` and for
-        what is no number.
+        Columns that the row lacks and None become empty cells. Raises InvalidInput for a column
+        that the file does not have, for a row without a whole `step` and for values that are no
+        numbers.
         """
         cells = {name: _cell(name, value) for name, value in row.items()}
         if not cells.get("step", "").isdigit():
             raise InvalidInput(
                 f"a row of {self.path} has the step {row.get('step')!r}; give the environment "
-                "step it "
-                "belongs to, a whole number"
+                "step it belongs to, a whole number"
             )
         if not self._columns:
             for name in row:
@@ -61,29 +59,30 @@ class MetricsWriter:
             if name not in self._columns:
                 raise InvalidInput(
                     f"{self.path} has no column {name!r} but {', '.join(self._columns)}; name "
-                    "every "
-                    "column in the first row, with None where there is no value yet"
+                    "every column in the first row, with None where there is no value yet"
                 )
         self._write([cells.get(name, "") for name in self._columns])
 
     def sync(self) -> None:
-        """Return once every row is on the disk."""
+        """Flush every row to the disk."""
         self._file.flush()
         os.fsync(self._file.fileno())
 
     def truncate_after(self, step: int) -> None:
-        """Drop the rows beyond a step: on resume, those that followed the checkpoint."""
+        """Remove the rows beyond a step: on resume, those that follow the checkpoint."""
         self._file.close()
         columns, lines = _lines(self.path)
         if columns:
-            place = columns.index("step")
-            kept = [line for line in lines[1:] if float(line.split(b",")[place]) <= step]
-            if len(kept) < len(lines) - 1:
-                files.write_bytes(self.path, b"".join([lines[0], *kept]))
+            step_column = columns.index("step")
+            kept_lines = [
+                line for line in lines[1:] if float(line.split(b",")[step_column]) <= step
+            ]
+            if len(kept_lines) < len(lines) - 1:
+                files.write_bytes(self.path, b"".join([lines[0], *kept_lines]))
         self._file = open(self.path, "ab")  # noqa: SIM115
 
     def close(self) -> None:
-        """Put the rows on the disk and let go of the file."""
+        """Flush the rows to the disk and close the file."""
         if not self._file.closed:
             self.sync()
             self._file.close()
@@ -100,8 +99,10 @@ class MetricsWriter:
 
 
 def read_metrics(path: Path) -> dict[str, np.ndarray]:
-    """The columns, float64 [row], NaN for an empty cell; a torn last line is passed over. Raises
-    Damaged."""
+    """Read the columns, float64 [row], with NaN for empty cells.
+
+    An incomplete last line is ignored. Raises CorruptFile for a file that is not in this format.
+    """
     columns, lines = _lines(Path(path))
     rows = [
         [float(cell) if cell else math.nan for cell in line[:-1].split(b",")] for line in lines[1:]
@@ -111,8 +112,7 @@ def read_metrics(path: Path) -> dict[str, np.ndarray]:
 
 
 def _lines(path):
-    """The columns and all whole lines, the header first; raises Damaged for a line that is no
-    row."""
+    """Return the columns and all complete lines, header included; raises CorruptFile."""
     lines = files.read_bytes(path, SIZE_LIMIT).splitlines(keepends=True)
     if lines and not lines[-1].endswith(b"\n"):
         lines.pop()
@@ -132,10 +132,10 @@ def _lines(path):
     for i, line in enumerate(lines[1:], start=2):
         cells = line[:-1].split(b",")
         try:
-            numbers_in = [float(cell) for cell in cells if cell]
+            values = [float(cell) for cell in cells if cell]
         except ValueError:
-            numbers_in = None
-        if len(cells) != len(columns) or numbers_in is None or not cells[step]:
+            values = None
+        if len(cells) != len(columns) or values is None or not cells[step]:
             raise CorruptFile(
                 f"{path}, line {i}, is no row of {len(columns)} numbers; mend or remove that line"
             )

@@ -1,1 +1,1 @@
-"""Measurements that draw a claim: overestimation, gradient variance, open loop, plans."""
+"""Studies that measure and draw a result: overestimation, gradient variance, open loop, plans."""

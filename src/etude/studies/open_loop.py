@@ -1,14 +1,13 @@
-"""Open loop against closed loop where chance has a say.
+"""Open-loop against closed-loop control under random disturbances.
 
-A pole is to be kept upright on its cart while something shakes it. One plan is made, by multiple
-shooting, for a pole left alone; then it is
+A cart must keep a pole upright while random disturbances change the pole's rate. Multiple shooting
+plans (x̂, û) for the undisturbed system. The controllers are
 
-    open loop           done as it is, uₜ = ûₜ
-    feedback            corrected by what is seen, uₜ = ûₜ + Kₜ (xₜ - x̂ₜ), with the gains that the
-                        search leaves behind
-    receding horizon    made anew at every step, by iLQR from what is left of the last
+    open loop           uₜ = ûₜ
+    feedback            uₜ = ûₜ + Kₜ (xₜ - x̂ₜ), with the gains K of the planner
+    receding horizon    iLQR replans at every step, from the rest of the last plan
 
-Without a shake all are alike; with it, only those who look keep the pole.
+All cost the same without disturbances; with them, only the two that observe the state succeed.
 """
 
 from pathlib import Path
@@ -29,42 +28,41 @@ from etude.storage import files
 from etude.struct import struct
 from etude.types import Array
 
-# standard deviation of what is added to the rate of the pole at each step, rad/s
+# standard deviations of the noise on the rate of the pole in each step, rad/s
 DISTURBANCES = (0.0, 0.02, 0.04, 0.06, 0.08, 0.1)
-START = (0.0, 0.0, 0.1, 0.0)  # leaning a little, at rest
-# of the episode; of a plan made anew, and of the search for it
+START = (0.0, 0.0, 0.1, 0.0)  # slightly tilted, at rest
+# steps of an episode; horizon and iterations of replanning
 STEPS, HORIZON, ITERATIONS = 60, 16, 10
 
 
 @struct
 class DisturbedProblem:
-    """The cart and pole as a model in which chance changes the pole's rate, by `shake` rad/s in a
-    step."""
+    """The cart-pole with noise of standard deviation `noise_std` (rad/s) on the pole's rate."""
 
     problem: Any
-    shake: Array
+    noise_std: Array
 
     def step(self, state: Array, control: Array, key: Array) -> ModelStep:
         problem = self.problem
-        after = model_step_of(
+        next_step = model_step_of(
             problem, state, jnp.clip(control, jnp.asarray(problem.low), jnp.asarray(problem.high))
         )
         return ModelStep(
-            after.state.at[3].add(self.shake * jax.random.normal(key)),
-            after.reward,
-            after.terminated,
+            next_step.state.at[3].add(self.noise_std * jax.random.normal(key)),
+            next_step.reward,
+            next_step.terminated,
         )
 
 
 def measure_open_loop(
     runs: int = 32, seed: int = 0, out: str | Path | None = None
 ) -> tuple[Path, dict[str, Any]]:
-    """Measure what each way costs at each strength of the shake, and draw it.
+    """Measure the cost of each controller at each strength of disturbance, and draw it.
 
-    Writes open_loop.png and .json into the directory `out` and returns it and what the latter says:
-    shakes (rad/s), and for each way its costs [shake][run].
+    Writes open_loop.png and .json into the directory `out`. Returns the directory and the results:
+    shakes, the strengths of disturbance (rad/s), and costs [strength][run] of each controller.
 
-    Raises InvalidInput for fewer than 2 runs, and for a directory that holds a measurement already.
+    Raises InvalidInput for fewer than 2 runs, and for a directory with a measurement in it.
     """
     if runs < 2:
         raise InvalidInput(f"runs is {runs}; give at least 2")
@@ -72,15 +70,15 @@ def measure_open_loop(
     if (directory / "open_loop.json").exists():
         raise InvalidInput(f"{directory} holds a measurement already; give another --out")
     problem: Any = CartPoleSwingUp(horizon=STEPS)
-    # with a guess of its fall, it would turn right round
+    # an upright guess; from a falling guess the plan would turn the pole all the way round
     upright = jnp.zeros((STEPS + 1, 4)).at[0].set(jnp.float32(START))
     plan = multiple_shooting(problem, upright, jnp.zeros((STEPS, 1)))
     keys = jax.random.split(jax.random.key(seed), (len(DISTURBANCES), runs))
-    over_runs = jax.vmap(compare_controllers, (None, None, None, 0))
-    found = jax.jit(jax.vmap(over_runs, (None, None, 0, 0)))(
+    compare_runs = jax.vmap(compare_controllers, (None, None, None, 0))
+    results = jax.jit(jax.vmap(compare_runs, (None, None, 0, 0)))(
         problem, plan, jnp.float32(DISTURBANCES), keys
     )
-    costs = {name: np.asarray(values).tolist() for name, values in found.items()}
+    costs = {name: np.asarray(values).tolist() for name, values in results.items()}
     directory.mkdir(parents=True, exist_ok=True)
     files.write_json(
         directory / "open_loop.json",
@@ -91,33 +89,38 @@ def measure_open_loop(
         DISTURBANCES,
         costs,
         "cost of an episode",
-        "shake (rad/s in each step)",
-        title="To look, or not to look",
-        subtitle=f"a pole that is shaken; means of {runs} runs, with 95 % intervals",
+        "disturbance (rad/s in each step)",
+        title="Open-loop and closed-loop control",
+        subtitle=f"a cart-pole with disturbances; means of {runs} runs, with 95 % intervals",
     )
     return directory, {"shakes": list(DISTURBANCES), "costs": costs}
 
 
 def compare_controllers(
-    problem: Any, plan: ILQRResult, shake: Array, key: Array
+    problem: Any, plan: ILQRResult, noise_std: Array, key: Array
 ) -> dict[str, Array]:
-    """What an episode costs each way, the final cost aside."""
-    shaken, start = DisturbedProblem(problem, shake), plan.states[0]
-    key_search, key_luck = jax.random.split(key)
+    """Return the cost of an episode with each controller, without the final cost."""
+    disturbed, start = DisturbedProblem(problem, noise_std), plan.states[0]
+    key_search, key_noise = jax.random.split(key)
 
-    def follow(gain):
-        def step(state, at):
-            control, expected, K, key = at
-            after = shaken.step(state, control + gain * K @ (state - expected), key)
-            return after.state, after.reward
+    def track_cost(gain):
+        def step(state, plan_step):
+            control, planned_state, K, key = plan_step
+            next_step = disturbed.step(state, control + gain * K @ (state - planned_state), key)
+            return next_step.state, next_step.reward
 
-        luck = jax.random.split(key_luck, STEPS)
-        return -jax.lax.scan(step, start, (plan.controls, plan.states[:-1], plan.K, luck))[1].sum()
+        noise_keys = jax.random.split(key_noise, STEPS)
+        plan_steps = plan.controls, plan.states[:-1], plan.K, noise_keys
+        return -jax.lax.scan(step, start, plan_steps)[1].sum()
 
     def search(state, guess, key):
         return ilqr(problem, state, guess, iterations=ITERATIONS).controls
 
     rewards = receding_horizon_control(
-        shaken, search, start, plan.controls[:HORIZON], key_search, STEPS
+        disturbed, search, start, plan.controls[:HORIZON], key_search, STEPS
     )
-    return {"open loop": follow(0.0), "feedback": follow(1.0), "receding horizon": -rewards.sum()}
+    return {
+        "open loop": track_cost(0.0),
+        "feedback": track_cost(1.0),
+        "receding horizon": -rewards.sum(),
+    }

@@ -1,9 +1,9 @@
-"""How far the values that Q-learning learns are above the truth, with single and with double
-targets.
+"""Overestimation of Q-learning, with single and with double targets.
 
-The maximum over noisy estimates is too large on average (Thrun & Schwartz, 1993), and bootstrapping
-from it hands that on; double targets were made against it (van Hasselt et al., 2016, figure 3,
-whose measurement this is).
+The maximum over noisy estimates is too large on average (Thrun & Schwartz, "Issues in using
+function approximation for reinforcement learning", 1993), and bootstrapping spreads the error.
+Double targets reduce it (van Hasselt et al., "Deep reinforcement learning with double Q-learning",
+2016); the measurement is that of their figure 3.
 """
 
 from functools import partial
@@ -27,16 +27,16 @@ from etude.training import Algorithm, progress, run_compiled, vmap_over_seeds
 from etude.types import Array
 
 POINTS = 20  # of a curve
-COPIES = 16  # environments in which the greedy policy is judged
-NEGLIGIBLE = 0.01  # what is left of a reward once it is discounted beyond the horizon
+EVALUATION_ENVS = 16  # environments that evaluate the greedy policy
+NEGLIGIBLE = 0.01  # discount factor of rewards beyond the horizon, at most
 
 
 class Curve(NamedTuple):
-    """What values are said to be, and what they are, along training."""
+    """Estimated values and true returns over the course of training."""
 
     steps: np.ndarray  # [point], environment steps
-    estimates: np.ndarray  # [seed, point]: mean Q(s, a) along the greedy policy's way
-    returns: np.ndarray  # [seed, point]: mean discounted return from there
+    estimates: np.ndarray  # [seed, point]: mean Q(s, a) on the greedy policy's states
+    returns: np.ndarray  # [seed, point]: mean discounted return from these states
 
 
 def measure_overestimation(
@@ -46,22 +46,20 @@ def measure_overestimation(
     out: str | Path | None = None,
     algorithm: DQN | None = None,
 ) -> tuple[Path, dict[str, Any]]:
-    """Train single and double deep Q-learning and compare their values with the returns that
-    followed.
+    """Train DQN with single and with double targets, and compare its values with true returns.
 
-    Settings are `algorithm`'s, or the preset's, or the defaults. Writes overestimation.png and
-    overestimation.json into the directory `out` and returns it and what the latter says: for
-    "single" and "double", steps [point], estimates and returns [seed][point], and bias, the mean
-    over seeds of estimate minus return in the last quarter of training.
+    Settings are those of `algorithm`, or of the preset, or the defaults. Writes overestimation.png
+    and overestimation.json into the directory `out`. Returns the directory and, for "single" and
+    "double", steps [point], estimates and returns [seed][point], and bias, the mean over seeds of
+    estimate minus return in the last quarter of training.
 
-    Raises InvalidInput for what cannot be trained as asked and for a directory that holds a
-    measurement already.
+    Raises InvalidInput for settings that do not fit, and for a directory with a measurement in it.
     """
     if seeds < 1:
         raise InvalidInput(f"seeds is {seeds}; it must be at least 1")
-    known = preset("dqn", environment)
-    base = algorithm or (cast(DQN, known.algorithm) if known else DQN())
-    budget = steps or (known.steps if known else 50_000)
+    known_preset = preset("dqn", environment)
+    base_algorithm = algorithm or (cast(DQN, known_preset.algorithm) if known_preset else DQN())
+    budget = steps or (known_preset.steps if known_preset else 50_000)
     directory = (
         Path(out)
         if out is not None
@@ -70,10 +68,12 @@ def measure_overestimation(
     if (directory / "overestimation.json").exists():
         raise InvalidInput(f"{directory} holds a measurement already; give another --out")
     curves = {
-        name: train_and_measure(replace(base, double=name == "double"), environment, budget, seeds)
+        name: train_and_measure(
+            replace(base_algorithm, double=name == "double"), environment, budget, seeds
+        )
         for name in ("single", "double")
     }
-    found = {
+    results = {
         name: {
             "steps": curve.steps.tolist(),
             "estimates": curve.estimates.tolist(),
@@ -85,80 +85,99 @@ def measure_overestimation(
     directory.mkdir(parents=True, exist_ok=True)
     files.write_json(
         directory / "overestimation.json",
-        {"environment": environment, "budget": budget, "seeds": seeds, **found},
+        {"environment": environment, "budget": budget, "seeds": seeds, **results},
     )
     figures.draw_overestimation(
         directory / "overestimation.png",
         curves["single"].steps,
         {name: (curve.estimates, curve.returns) for name, curve in curves.items()},
-        title=f"What dqn says and what is true, {environment}",
+        title=f"Value estimates of DQN and true returns, {environment}",
         subtitle=f"{seeds} seed{'s' * (seeds > 1)}",
     )
-    return directory, found
+    return directory, results
 
 
 def mean_bias(curve: Curve) -> float:
-    late = len(curve.steps) * 3 // 4
-    return float(np.nanmean(curve.estimates[:, late:] - curve.returns[:, late:]))
+    """The mean of estimate minus return in the last quarter of training."""
+    start = len(curve.steps) * 3 // 4
+    return float(np.nanmean(curve.estimates[:, start:] - curve.returns[:, start:]))
 
 
 def train_and_measure(algorithm: DQN, name: str, steps: int, seeds: int) -> Curve:
-    """The curve of one setting, its seeds in one program where the environment is written in JAX,
-    else one after another."""
-    copies = algorithm.default_num_envs
-    training, judging = make(name, copies), make(name, COPIES, seed=seeds)
-    every = max(1, steps // (algorithm.rollout_length * copies) // POINTS)
+    """Train an algorithm and measure its curve.
+
+    Seeds train in one program on a JAX environment, else one after another.
+    """
+    num_envs = algorithm.default_num_envs
+    training, evaluation_environment = make(name, num_envs), make(name, EVALUATION_ENVS, seed=seeds)
+    row_every = max(1, steps // (algorithm.rollout_length * num_envs) // POINTS)
     keys = jax.vmap(jax.random.key)(jnp.arange(seeds))
-    parts: list[Curve] = []
+    curves: list[Curve] = []
     for key in [keys] if training.functional else keys:
-        judge = jax.jit(vmap_over_seeds(partial(values_and_returns, algorithm, judging), key))
+        evaluate = jax.jit(
+            vmap_over_seeds(partial(values_and_returns, algorithm, evaluation_environment), key)
+        )
         points = []
-        for report in progress(cast(Algorithm, algorithm), training, key, steps, row_every=every):
+        for report in progress(
+            cast(Algorithm, algorithm), training, key, steps, row_every=row_every
+        ):
             if report.end_of_row:
-                key_judge = vmap_over_seeds(partial(jax.random.fold_in, data=report.steps), key)(
-                    key
+                evaluation_key = vmap_over_seeds(
+                    partial(jax.random.fold_in, data=report.steps), key
+                )(key)
+                values = run_compiled(
+                    evaluation_environment,
+                    evaluate,
+                    report.train_state.algorithm_state,
+                    evaluation_key,
                 )
-                told = run_compiled(judging, judge, report.train_state.algorithm_state, key_judge)
-                points.append((report.steps, *map(np.atleast_1d, told)))
-        taken, estimates, returns = (np.array(column) for column in zip(*points, strict=True))
-        parts.append(Curve(taken, estimates.T, returns.T))
+                points.append((report.steps, *map(np.atleast_1d, values)))
+        point_steps, estimates, returns = (np.array(column) for column in zip(*points, strict=True))
+        curves.append(Curve(point_steps, estimates.T, returns.T))
     training.close()
-    judging.close()
-    return Curve(parts[0].steps, *(np.concatenate([part[i] for part in parts]) for i in (1, 2)))
+    evaluation_environment.close()
+    return Curve(curves[0].steps, *(np.concatenate([curve[i] for curve in curves]) for i in (1, 2)))
 
 
 def values_and_returns(
     algorithm: DQN, environment: Environment, state: Any, key: Array
 ) -> tuple[Array, Array]:
-    """(mean Q(s, a), mean discounted return) over the steps of greedy play whose whole return was
-    seen; NaN if none was."""
+    """Return the mean Q(s, a) and the mean discounted return over steps of the greedy policy.
+
+    Only steps with a complete return count; NaN without any.
+    """
     horizon = (
         int(np.ceil(np.log(NEGLIGIBLE) / np.log(min(float(algorithm.discount), 0.995))))
         if algorithm.discount > 0
         else 1
     )
-    key_reset, key_play = jax.random.split(key)
+    key_reset, key_rollout = jax.random.split(key)
 
     def policy(observation, memory, key):
         return algorithm.act(state, observation, memory, key, explore=False)
 
     _, experience, _ = rollout(
-        environment, policy, init_rollout_state(environment, key_reset), key_play, 3 * horizon
+        environment, policy, init_rollout_state(environment, key_reset), key_rollout, 3 * horizon
     )
     q = state.q
     estimates = q.head.mean(q.outputs_for(experience.observation, experience.action))
 
-    def backward(later, step):
+    def accumulate_return(carry, step):
         reward, terminated, done = step
-        total, left = later
-        total = reward + algorithm.discount * jnp.where(done, 0, total)
-        left = jnp.where(terminated, horizon, jnp.where(done, 1, jnp.minimum(left + 1, horizon)))
-        return (total, left), (total, left)
+        discounted_return, steps_ahead = carry
+        discounted_return = reward + algorithm.discount * jnp.where(done, 0, discounted_return)
+        steps_ahead = jnp.where(
+            terminated, horizon, jnp.where(done, 1, jnp.minimum(steps_ahead + 1, horizon))
+        )
+        return (discounted_return, steps_ahead), (discounted_return, steps_ahead)
 
-    nothing = jnp.zeros(environment.spec.num_envs), jnp.zeros(environment.spec.num_envs, jnp.int32)
-    way = experience.reward, experience.terminated, experience.done
-    _, (returns, left) = jax.lax.scan(backward, nothing, way, reverse=True)
-    seen = left >= horizon  # to the end, or for as long as rewards count
-    return jnp.where(seen, estimates, 0).sum() / seen.sum(), jnp.where(
-        seen, returns, 0
-    ).sum() / seen.sum()
+    initial_carry = (
+        jnp.zeros(environment.spec.num_envs),
+        jnp.zeros(environment.spec.num_envs, jnp.int32),
+    )
+    steps = experience.reward, experience.terminated, experience.done
+    _, (returns, steps_ahead) = jax.lax.scan(accumulate_return, initial_carry, steps, reverse=True)
+    is_complete = steps_ahead >= horizon  # to the end, or for as long as rewards count
+    return jnp.where(is_complete, estimates, 0).sum() / is_complete.sum(), jnp.where(
+        is_complete, returns, 0
+    ).sum() / is_complete.sum()

@@ -1,7 +1,7 @@
-"""A planner on a problem, and what is to be seen of it: `etude plan PROBLEM --planner NAME`.
+"""Run a planner on a control problem or a game: `etude plan PROBLEM --planner NAME`.
 
-plan.json  plan.png (the path, the controls, the cost by iteration)  motion.mp4        tree.png,
-           of tree search on a game
+Results are plan.json, and of a control problem plan.png (states, controls, cost by iteration) and
+motion.mp4, of a game tree.png (the search tree).
 """
 
 from collections.abc import Callable, Iterator
@@ -57,7 +57,7 @@ PROBLEMS: dict[str, Any] = {
     "car": Car(),
 }
 GAMES = {"tic-tac-toe": games.TIC_TAC_TOE, "connect-four": games.CONNECT_FOUR}
-# else 100
+# default numbers of iterations; 100 for the others
 ITERATIONS = {
     "collocation": 1_000,
     "gradient_shooting": 500,
@@ -68,11 +68,11 @@ ITERATIONS = {
 
 
 class PlannedPath(NamedTuple):
-    """A path and how it was found."""
+    """A planned trajectory, and its cost over the iterations of the planner."""
 
     states: Any  # [T + 1, n]
     controls: Any  # [T, m]
-    costs: Any  # by iteration, the first guess before all; of collocation the last alone
+    costs: Any  # [iteration + 1], from the first guess on; collocation has the last one alone
 
 
 def plan(
@@ -86,17 +86,18 @@ def plan(
     video: bool = True,
     out: str | Path | None = None,
 ) -> tuple[Path, dict[str, Any]]:
-    """Plan on a problem from a random start, and draw what came of it; the directory, and what
-    plan.json says.
+    """Plan on a problem from a random start and draw the result.
 
-    problem      one of PROBLEMS, or of GAMES, which are for mcts
-    planner      the default is ilqr, and mcts for games
-    iterations   of the planner, or simulations of mcts; its own default when None
-    samples      plans drawn in each iteration of the sampling planners, of which cem and icem refit
-                 to `elites`
+    Returns the directory and the content of plan.json.
 
-    Raises InvalidInput for names there are not, for a planner that does not fit the problem, for
-    numbers out of bounds, and for a directory that holds a plan already.
+    problem      one of PROBLEMS, or of GAMES for mcts
+    planner      ilqr when None, and mcts for games
+    iterations   of the planner, or simulations of mcts; the planner's default when None
+    samples      plans in each iteration of a sampling planner
+    elites       of these, the number to which cem and icem refit
+
+    Raises InvalidInput for unknown names, for a planner that does not fit the problem, for numbers
+    out of bounds, and for a directory with a plan in it.
     """
     if problem not in PROBLEMS | GAMES:
         raise InvalidInput(
@@ -110,8 +111,7 @@ def plan(
     if (planner == "mcts") != (problem in GAMES):
         raise InvalidInput(
             f"{planner} does not plan on {problem}: mcts searches the games {', '.join(GAMES)}, "
-            "and the other "
-            "planners choose controls"
+            "and the other planners choose controls"
         )
     for name, value in (("iterations", iterations), ("samples", samples)):
         if value is not None and value < 1:
@@ -123,34 +123,40 @@ def plan(
     key = jax.random.key(seed)
     if planner == "mcts":
         return search_game(problem, iterations or 1_000, key, directory)
-    found = run_planner(
+    path = run_planner(
         PROBLEMS[problem], planner, iterations or ITERATIONS.get(planner, 100), samples, elites, key
     )
-    return write_plan(problem, planner, found, directory, video)
+    return write_plan(problem, planner, path, directory, video)
 
 
 def run_planner(
     problem: Any, planner: PlannerName, iterations: int, samples: int, elites: int, key: Array
 ) -> PlannedPath:
-    """The path from a random first state, as float64 or float32 arrays of numpy."""
+    """Plan from a random initial state; NumPy arrays of float64 or float32."""
     key_start, key_search = jax.random.split(key)
     start = problem.initial_state(key_start)
     guess = zero_controls(problem)
     match planner:
         case "ilqr" | "ddp":
-            made = ilqr(problem, start, guess, iterations=iterations, second_order=planner == "ddp")
-            found = PlannedPath(made.states, made.controls, made.costs[: int(made.iterations) + 1])
+            solution = ilqr(
+                problem, start, guess, iterations=iterations, second_order=planner == "ddp"
+            )
+            path = PlannedPath(
+                solution.states, solution.controls, solution.costs[: int(solution.iterations) + 1]
+            )
         case "multiple_shooting":
-            line = start + jnp.linspace(0, 1, problem.horizon + 1)[:, None] * (-start)
-            made = multiple_shooting(problem, line, guess, iterations=iterations)
-            found = PlannedPath(made.states, made.controls, made.costs[: int(made.iterations) + 1])
+            line_guess = start + jnp.linspace(0, 1, problem.horizon + 1)[:, None] * (-start)
+            solution = multiple_shooting(problem, line_guess, guess, iterations=iterations)
+            path = PlannedPath(
+                solution.states, solution.controls, solution.costs[: int(solution.iterations) + 1]
+            )
         case "gradient_shooting":
             descent = gradient_shooting(
                 problem, start, guess, optax.adam(0.1), iterations=iterations
             )
-            found = PlannedPath(descent.states, descent.controls, descent.costs)
+            path = PlannedPath(descent.states, descent.controls, descent.costs)
         case "collocation":
-            found = run_collocation(problem, start, guess[0], iterations)
+            path = run_collocation(problem, start, guess[0], iterations)
         case _:
             score = lambda plans: (
                 -jax.vmap(lambda controls: simulate_controls(problem, start, controls)[1].sum())(
@@ -160,47 +166,56 @@ def run_planner(
             controls, costs = run_sampling_planner(
                 planner, score, guess, problem, iterations, samples, elites, key_search
             )
-            found = PlannedPath(simulate_controls(problem, start, controls)[0], controls, costs)
-    return PlannedPath(*map(np.asarray, found))
+            path = PlannedPath(simulate_controls(problem, start, controls)[0], controls, costs)
+    return PlannedPath(*map(np.asarray, path))
 
 
 def zero_controls(problem: Any) -> Array:
-    """The first guess, [horizon, m]: controls that cost nothing."""
+    """The first guess of the controls, [horizon, m]: those without cost."""
     return jnp.tile(
         problem.hover() if hasattr(problem, "hover") else jnp.zeros(len(problem.low)),
         (problem.horizon, 1),
     )
 
 
-def run_collocation(problem: Any, start: Array, rest: Array, iterations: int) -> PlannedPath:
-    """By Hermite–Simpson's rule, the guess being a straight line to the origin; at the times of the
-    problem's steps."""
+def run_collocation(
+    problem: Any, start: Array, rest_control: Array, iterations: int
+) -> PlannedPath:
+    """Plan by Hermite–Simpson collocation from a straight line to the origin.
+
+    The result is sampled at the times of the problem's steps.
+    """
     duration, steps = problem.horizon * problem.time_step, problem.horizon
-    clear: dict[str, Any] = (
+    constraints: dict[str, Any] = (
         {"inequality": lambda x, u: problem.clearance(x)[None]}
         if hasattr(problem, "clearance")
         else {}
     )
-    free, box = np.full(len(start), np.nan), (np.asarray(problem.low), np.asarray(problem.high))
-    posed = ContinuousProblem(
+    free_state, bounds = (
+        np.full(len(start), np.nan),
+        (np.asarray(problem.low), np.asarray(problem.high)),
+    )
+    continuous_problem = ContinuousProblem(
         duration,
         np.asarray(start),
-        free,
-        *box,
+        free_state,
+        *bounds,
         problem.derivative,
         problem.running_cost,
         final_cost=problem.final_cost,
-        **clear,
+        **constraints,
     )
 
-    def line(times):
-        share = times[:, None] / duration
-        return (1 - share) * np.asarray(start), np.tile(np.asarray(rest), (len(times), 1))
+    def line_guess(times):
+        fraction = times[:, None] / duration
+        return (1 - fraction) * np.asarray(start), np.tile(
+            np.asarray(rest_control), (len(times), 1)
+        )
 
-    made = collocate(posed, steps // 2, guess=line, iterations=iterations)
+    solution = collocate(continuous_problem, steps // 2, guess=line_guess, iterations=iterations)
     times = np.linspace(0, duration, steps + 1)
-    states, controls = made.interpolate(times)
-    return PlannedPath(states, controls[:-1], np.array([made.cost]))
+    states, controls = solution.interpolate(times)
+    return PlannedPath(states, controls[:-1], np.array([solution.cost]))
 
 
 def run_sampling_planner(
@@ -213,110 +228,128 @@ def run_sampling_planner(
     elites: int,
     key: Array,
 ) -> tuple[Array, np.ndarray]:
-    """The best controls of a sampling planner, an iteration at a time, and the least cost until
-    each, the guess's before all."""
-    box = {"low": jnp.asarray(problem.low), "high": jnp.asarray(problem.high)}
-    width = box["high"] - box["low"]
-    size: dict[str, Any] = {"samples": samples, "iterations": 1} | box
+    """Run a sampling planner; return its best controls and the lowest cost after each iteration.
+
+    The costs begin with that of the guess.
+    """
+    bounds = {"low": jnp.asarray(problem.low), "high": jnp.asarray(problem.high)}
+    width = bounds["high"] - bounds["low"]
+    settings: dict[str, Any] = {"samples": samples, "iterations": 1} | bounds
 
     @jax.jit
-    def improve(mean, std, kept, key):
-        """(candidate, its value, mean, std, kept) after an iteration."""
+    def improve(mean, std, elite_plans, key):
+        """Return (candidate, its value, mean, std, elite plans) after an iteration."""
         match planner:
             case "random_shooting":
-                return *random_shooting(score, key, guess.shape, samples, **box), mean, std, kept
+                return (
+                    *random_shooting(score, key, guess.shape, samples, **bounds),
+                    mean,
+                    std,
+                    elite_plans,
+                )
             case "cem":
-                after = cem(score, key, mean, std, **size, elites=elites, smoothing=0.1)
+                result = cem(score, key, mean, std, **settings, elites=elites, smoothing=0.1)
             case "icem":
-                after, kept = icem(
-                    score, key, mean, std, **size, elites=elites, exponent=2.0, reused_plans=kept
+                result, elite_plans = icem(
+                    score,
+                    key,
+                    mean,
+                    std,
+                    **settings,
+                    elites=elites,
+                    exponent=2.0,
+                    reused_plans=elite_plans,
                 )
             case _:
-                after = mppi(score, key, mean, std, **size, exponent=2.0)
-        return after.best, after.value, after.mean, after.std, kept
+                result = mppi(score, key, mean, std, **settings, exponent=2.0)
+        return result.best, result.value, result.mean, result.std, elite_plans
 
-    mean, std, kept = guess, jnp.broadcast_to(width / 4, guess.shape), guess[None]
-    best, least = guess, -float(score(guess[None])[0])
-    costs = [least]
-    for key_draw in jax.random.split(key, iterations):
-        candidate, value, mean, std, kept = improve(mean, std, kept, key_draw)
-        if -float(value) < least:
-            best, least = candidate, -float(value)
-        costs.append(least)
+    mean, std, elite_plans = guess, jnp.broadcast_to(width / 4, guess.shape), guess[None]
+    best, best_cost = guess, -float(score(guess[None])[0])
+    costs = [best_cost]
+    for key_iteration in jax.random.split(key, iterations):
+        candidate, value, mean, std, elite_plans = improve(mean, std, elite_plans, key_iteration)
+        if -float(value) < best_cost:
+            best, best_cost = candidate, -float(value)
+        costs.append(best_cost)
     return best, np.array(costs)
 
 
 def write_plan(
-    name: str, planner: PlannerName, found: PlannedPath, directory: Path, video: bool
+    name: str, planner: PlannerName, path: PlannedPath, directory: Path, video: bool
 ) -> tuple[Path, dict[str, Any]]:
-    """Write plan.json, plan.png and motion.mp4."""
+    """Write plan.json, plan.png and motion.mp4 into a directory."""
     problem = PROBLEMS[name]
-    solved = bool(problem.solved(jnp.asarray(found.states)))
-    said = {
+    solved = bool(problem.is_solved(jnp.asarray(path.states)))
+    results = {
         "problem": name,
         "planner": planner,
         "solved": solved,
-        "cost": float(found.costs[-1]),
-        "costs": found.costs.tolist(),
+        "cost": float(path.costs[-1]),
+        "costs": path.costs.tolist(),
         "time_step": problem.time_step,
-        "states": found.states.tolist(),
-        "controls": found.controls.tolist(),
+        "states": path.states.tolist(),
+        "controls": path.controls.tolist(),
     }
     directory.mkdir(parents=True, exist_ok=True)
-    files.write_json(directory / "plan.json", said)
-    subtitle = f"{planner}, cost {said['cost']:.4g}; {'the goal is reached' if solved else 'the goal is not reached'}"
+    files.write_json(directory / "plan.json", results)
+    outcome = "the goal is reached" if solved else "the goal is not reached"
+    subtitle = f"{planner}, cost {results['cost']:.4g}; {outcome}"
     plan_figures.draw_path(
         directory / "plan.png",
         plan_figures.LABELS[name],
         problem,
-        found,
+        path,
         title=f"A plan for the {name}",
         subtitle=subtitle,
     )
     if video:
-        plan_figures.write_motion(directory / "motion.mp4", name, problem, found)
-    return directory, said
+        plan_figures.write_motion(directory / "motion.mp4", name, problem, path)
+    return directory, results
 
 
 def search_game(
     name: str, simulations: int, key: Array, directory: Path
 ) -> tuple[Path, dict[str, Any]]:
-    """Search a game from its start, and draw the tree."""
+    """Search a game from its initial state and draw the tree."""
     game = GAMES[name]
     uct = mcts.UCT(game.num_actions, simulations, game.num_cells, 2, legal=game.legal)
-    found = jax.device_get(jax.jit(partial(mcts.search, uct, game))(game.initial_state(), key))
-    said = {
+    result = jax.device_get(jax.jit(partial(mcts.search, uct, game))(game.initial_state(), key))
+    results = {
         "problem": name,
         "planner": "mcts",
         "simulations": simulations,
-        "action": int(found.action),
-        "visits": found.visits.tolist(),
-        "values": [float(value) if np.isfinite(value) else None for value in found.values],
+        "action": int(result.action),
+        "visits": result.visits.tolist(),
+        "values": [float(value) if np.isfinite(value) else None for value in result.values],
     }
     directory.mkdir(parents=True, exist_ok=True)
-    files.write_json(directory / "plan.json", said)
+    files.write_json(directory / "plan.json", results)
     plan_figures.draw_tree(
         directory / "tree.png",
-        dict(most_visited(found.tree)),
+        dict(most_visited(result.tree)),
         title=f"A tree of {name}",
-        subtitle=f"{simulations:,} simulations; the {plan_figures.BRANCHES} states visited most, "
-        "as wide as they "
-        "were visited often",
+        subtitle=f"{simulations:,} simulations; the {plan_figures.MAX_TREE_NODES} states visited "
+        "most, with branches as wide as their visits",
     )
-    return directory, said
+    return directory, results
 
 
 def most_visited(tree: mcts.Tree) -> Iterator[tuple[int, tuple[int, int, int, float]]]:
-    """(node, (its parent, the action that led there, its visits, its mean return)) of the nodes
-    visited most, parents first."""
+    """Yield (node, (parent, action, visits, mean return)) of the most visited nodes.
+
+    Parents come before their children.
+    """
     parents = {
         int(child): (node, action)
         for node, children in enumerate(tree.children)
         for action, child in enumerate(children)
         if child > 0
     }
-    shown = sorted(parents, key=lambda node: (-tree.visits[node], node))[: plan_figures.BRANCHES]
-    for node in sorted(shown):  # a parent was there before its children, and visited as often
+    nodes = sorted(parents, key=lambda node: (-tree.visits[node], node))[
+        : plan_figures.MAX_TREE_NODES
+    ]
+    for node in sorted(nodes):  # parents have smaller indices and at least as many visits
         yield (
             node,
             (

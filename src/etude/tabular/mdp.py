@@ -260,8 +260,8 @@ def belief_update(pomdp: POMDP, belief: Array, action: Array, observation: Array
 
 def make_continuing(mdp: MDP) -> MDP:
     """Make the MDP continuing: a step that would terminate leads to an initial state instead."""
-    terminates = (mdp.transition * mdp.termination).sum(-1, keepdims=True)
-    transition = mdp.continues + terminates * mdp.initial
+    end_probability = (mdp.transition * mdp.termination).sum(-1, keepdims=True)
+    transition = mdp.continues + end_probability * mdp.initial
     reward = jnp.broadcast_to(mdp.expected_reward[..., None], transition.shape)
     return replace(
         mdp, transition=transition, reward=reward, termination=jnp.zeros_like(transition)

@@ -98,6 +98,6 @@ def test_a_model_that_leads_elsewhere_is_refused(own, wrong):
     register_model("mine/Point-v0", wrong)
     with pytest.raises(
         InvalidInput,
-        match="the model registered for 'mine/Point-v0' steps from a state of .*; make it a ModelStep",
+        match="registered for 'mine/Point-v0' steps from a state of .*; make it a ModelStep",
     ):
         model_for("mine/Point-v0", POINT)

@@ -75,7 +75,7 @@ def test_play_is_that_of_gymnasium_by_hand(name):
     scale = 1 if name == "CartPole-v1" else 2
     for i in range(copies):
         env = make()
-        first, _ = env.reset(seed=environment.copies.simulators[i].unwrapped.np_random_seed)
+        first, _ = env.reset(seed=environment.vector_env.envs[i].unwrapped.np_random_seed)
         for t in range(steps):
             np.testing.assert_array_equal(observation[t, i], first)
             action = np.asarray(actions[t, i])
@@ -132,7 +132,7 @@ def test_observations_of_every_kind_cross_intact(space):
     assert jax.tree.structure(observation) == jax.tree.structure(
         environment.spec.observation.zeros()
     )
-    for i, simulator in enumerate(environment.copies.simulators):
+    for i, simulator in enumerate(environment.vector_env.envs):
         told = iter(simulator.told)
         first = flat(space, next(told)[0])
         for t in range(steps):
@@ -174,7 +174,7 @@ def test_actions_reach_the_simulator_in_its_own_terms(kind, chosen, given):
         environment,
         jnp.asarray(chosen, jnp.float32 if isinstance(space, gymnasium.spaces.Box) else jnp.int32),
     )
-    for simulator, expected in zip(environment.copies.simulators, given, strict=True):
+    for simulator, expected in zip(environment.vector_env.envs, given, strict=True):
         (action,) = simulator.given
         if kind == "discrete":
             assert type(action) is int and action == expected

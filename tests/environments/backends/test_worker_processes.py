@@ -54,7 +54,7 @@ def test_many_processes_tell_what_one_tells_bit_for_bit(workers):
         workers(make, make(), count, 2),
         InProcessEnvs(make, count, make_layout(spec_of(make(), count))),
     )
-    assert [(share.start, share.stop) for share in spread.shares] == [(0, 3), (3, 5)]
+    assert [(share.start, share.stop) for share in spread.slices] == [(0, 3), (3, 5)]
     rng = np.random.default_rng(0)
     for seed in (7, 2**32 - 1, 7):
         np.testing.assert_array_equal(spread.reset(seed), alone.reset(seed))
@@ -100,7 +100,7 @@ def test_a_process_that_is_killed_is_a_fault(workers):
     spread.reset(0)
     os.kill(spread.processes[0].pid, signal.SIGINT)  # Ctrl-C is the trainer's to answer
     rows = spread.step(np.zeros(4, np.int32)).view(spread.layout.dtype)
-    assert (rows["successor0"] == 1).all()
+    assert (rows["next_observation0"] == 1).all()
     os.kill(spread.processes[1].pid, signal.SIGKILL)
     for _ in range(2):
         with pytest.raises(

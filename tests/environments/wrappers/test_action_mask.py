@@ -83,7 +83,7 @@ def test_a_policy_in_training_takes_nothing_that_a_taxi_forbids():
     environment = make("Taxi-v4", 2, action_masks=True)
     assert environment.spec.observation.parts == (MultiBinary((6,)), Discrete(500))
     taken = []
-    for simulator in environment.copies.simulators:
+    for simulator in environment.vector_env.envs:
 
         def step(action, simulator=simulator, inner=simulator.step):
             taken.append(simulator.unwrapped.action_mask(simulator.unwrapped.s)[action])
@@ -130,7 +130,7 @@ def test_where_a_mask_allows_nothing_the_copy_and_the_step_are_named(actions, ma
             return {"action_mask": np.array(masks[1], np.int8)}, 0.0, False, False, {}
 
     environment = GymnasiumEnvs(Seen, 2)
-    copies, action = environment.copies, np.zeros((2, *actions.shape), np.int32)
+    copies, action = environment.vector_env, np.zeros((2, *actions.shape), np.int32)
     copies.reset(0)
     if whole:
         copies.step(action)

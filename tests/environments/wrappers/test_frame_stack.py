@@ -103,7 +103,7 @@ def test_fewer_than_one_frame_is_refused():
 def test_cartpole_without_velocities_is_cartpole_with_less_to_see():
     """Both kinds of it from the same state, step by step."""
     port = make("etude/CartPoleWithoutVelocity-v1").environment
-    env = make("etude/CartPoleWithoutVelocity-v1", backend="gymnasium").copies.simulators[0]
+    env = make("etude/CartPoleWithoutVelocity-v1", backend="gymnasium").vector_env.envs[0]
     observation, _ = env.reset(seed=3)
     state = jnp.float32(env.unwrapped.state)
     for t in range(12):

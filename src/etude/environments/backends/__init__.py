@@ -1,1 +1,1 @@
-"""What makes environments step: JAX, EnvPool, and Gymnasium in this or in other processes."""
+"""Backends that step environments: JAX, EnvPool, and Gymnasium in this or in other processes."""

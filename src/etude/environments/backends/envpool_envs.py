@@ -1,4 +1,4 @@
-"""EnvPool's environments, stepped in C++ from inside the compiled loop (Weng et al., 2022)."""
+"""EnvPool environments, stepped in C++ from inside the compiled loop (Weng et al., 2022)."""
 
 import importlib.util
 import os
@@ -18,28 +18,28 @@ from etude.types import Array
 
 
 class EnvPoolEnvs:
-    """Copies of an EnvPool environment; its XLA handle is the environment state.
+    """A batch of EnvPool environments; the pool's XLA handle is the environment state.
 
-    EnvPool seeds its generators once, when the pool is made, so `reset` restarts play without
-    repeating it: a run resumed here goes on soundly, yet not bit for bit.
+    EnvPool seeds its generators once, when the pool is made, so `reset` starts new episodes and
+    ignores its key: a resumed run is valid, but does not repeat bit for bit.
     """
 
     functional = False
     deterministic_reset = False
 
     def __init__(self, name: str, num_envs: int, seed: int = 0, num_threads: int | None = None):
-        import envpool  # an extra
+        import envpool  # an optional dependency
 
-        threads = num_threads or min(num_envs, threads_for(name))
+        thread_count = num_threads or min(num_envs, threads_for(name))
         self.pool = envpool.make(
-            name, env_type="gymnasium", num_envs=num_envs, seed=seed, num_threads=threads
+            name, env_type="gymnasium", num_envs=num_envs, seed=seed, num_threads=thread_count
         )
         self.spec = EnvironmentSpec(
             space_from_gymnasium(self.pool.observation_space),
             space_from_gymnasium(self.pool.action_space, "action"),
             num_envs,
         )
-        if wide := [
+        if float64_dtypes := [
             leaf.dtype
             for leaf in (
                 *dict(spaces.leaves_with_path(self.spec.observation)).values(),
@@ -48,75 +48,80 @@ class EnvPoolEnvs:
             if getattr(leaf, "dtype", "") == "float64"
         ]:
             raise InvalidInput(
-                f"{name} on EnvPool speaks {wide[0]}, which does not cross into a float32 program; "
-                "choose --backend gymnasium"
+                f"{name} on EnvPool has {float64_dtypes[0]} values, which a float32 program cannot "
+                "take; choose --backend gymnasium"
             )
         self.handle, _, _, self.xla_step = self.pool.xla()
         zeros = self.spec.observation.zeros()
-        self.batch = jax.tree.map(
+        self.observation_shapes = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct((num_envs, *x.shape), x.dtype), zeros
         )
 
     def reset(self, key: Array) -> tuple[Array, Any]:
-        everyone, nothing = (
+        all_done, zeros = (
             jnp.ones(self.spec.num_envs, bool),
-            jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), self.batch),
+            jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), self.observation_shapes),
         )
-        return jnp.asarray(self.handle), host_call(self._restart, self.batch, everyone, nothing)
+        return jnp.asarray(self.handle), host_call(
+            self._reset_done, self.observation_shapes, all_done, zeros
+        )
 
     def step(self, handle: Array, action: Any, key: Array) -> tuple[Array, Any, StepResult]:
-        handle, (successor, reward, terminated, truncated, _) = self.xla_step(
-            handle, self._native(action)
+        handle, (next_observation, reward, terminated, truncated, _) = self.xla_step(
+            handle, self._native_action(action)
         )
-        successor = jax.tree.map(lambda x, like: x.astype(like.dtype), successor, self.batch)
+        next_observation = jax.tree.map(
+            lambda x, shape: x.astype(shape.dtype), next_observation, self.observation_shapes
+        )
         done = terminated | truncated
         observation = jax.lax.cond(
             done.any(),
-            lambda: host_call(self._restart, self.batch, done, successor),
-            lambda: successor,
+            lambda: host_call(self._reset_done, self.observation_shapes, done, next_observation),
+            lambda: next_observation,
         )
         return (
             handle,
             observation,
-            StepResult(successor, reward.astype(jnp.float32), terminated, truncated),
+            StepResult(next_observation, reward.astype(jnp.float32), terminated, truncated),
         )
 
     def close(self) -> None:
         self.pool.close()
 
-    def _native(self, action):
+    def _native_action(self, action):
         action = to_environment_action(self.spec.action, action)
         return action if isinstance(self.spec.action, spaces.Box) else action.astype(jnp.int32)
 
-    def _restart(self, done, observation):
-        rows = np.flatnonzero(done).astype(np.int32)
-        first, _ = self.pool.reset(rows)
+    def _reset_done(self, done, observation):
+        indices = np.flatnonzero(done).astype(np.int32)
+        first_observation, _ = self.pool.reset(indices)
 
-        def put(old, new):
+        def write(old, new):
             old = np.array(old)
-            old[rows] = new
+            old[indices] = new
             return old
 
-        return jax.tree.map(put, observation, first)
+        return jax.tree.map(write, observation, first_observation)
 
 
 def threads_for(name: str) -> int:
-    """Threads that step a pool best: one a core, or half of that where a step is so light that they
-    rob the learner."""
+    """The number of threads for a pool: one per core, or half of that where steps are cheap.
+
+    Threads beyond that take cores from the learner.
+    """
     from envpool.registration import registry
 
-    family = registry.specs[name][0]  # the module it lives in
-    light = family in ("envpool.classic_control", "envpool.toy_text")
+    family = registry.specs[name][0]  # the module of the environment
+    is_cheap = family in ("envpool.classic_control", "envpool.toy_text")
     cores = os.cpu_count() or 1
-    return max(1, cores // 2) if light else cores
+    return max(1, cores // 2) if is_cheap else cores
 
 
 def supports(name: str) -> bool:
-    """Whether EnvPool is installed and has this environment with float32 or image spaces, or
-    choices.
+    """Return whether EnvPool is installed and has this environment with spaces etude can take.
 
-    An array of integers stands there for what Gymnasium, the judge, shows as a Tuple of choices
-    (Blackjack).
+    Boxes must be float32 or uint8. Other integer boxes stand for what Gymnasium, on which policies
+    are evaluated, shows as a Tuple of Discrete spaces (Blackjack).
     """
     if importlib.util.find_spec("envpool") is None:
         return False

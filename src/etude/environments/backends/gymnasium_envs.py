@@ -1,4 +1,4 @@
-"""Any Gymnasium environment, stepped by a callback from inside the compiled loop."""
+"""Gymnasium environments, stepped by a host callback from inside the compiled loop."""
 
 import threading
 from collections.abc import Callable
@@ -19,57 +19,59 @@ from etude.types import Array
 
 
 class GymnasiumEnvs:
-    """Copies of a Gymnasium environment in this process, or shared out over `workers` processes
-    when it is slow.
+    """A batch of Gymnasium environments in this process, or in `workers` processes when slow.
 
-    The state lives in the simulators; ours is the steps they say they took, [env], so that it
-    follows from every call. An exception inside a step is kept in `failure`, because what comes out
-    of a compiled loop is JAX's own; setting `cancelled` stops the loop at its next step.
+    The simulators hold the real state. The state here is the number of steps that each of them has
+    taken, [env], so that it depends on every call. `failure` keeps an exception raised inside a
+    step, since a compiled loop raises JAX's own exception in its place. Setting `cancelled` stops
+    the loop at its next step.
     """
 
     functional = False
     deterministic_reset = True
 
-    def __init__(self, make: Callable[[], gymnasium.Env], num_envs: int, workers: int = 0):
-        probe = make()
+    def __init__(self, make_env: Callable[[], gymnasium.Env], num_envs: int, workers: int = 0):
+        probe_env = make_env()
         self.spec = EnvironmentSpec(
-            space_from_gymnasium(probe.observation_space),
-            space_from_gymnasium(probe.action_space, "action"),
+            space_from_gymnasium(probe_env.observation_space),
+            space_from_gymnasium(probe_env.action_space, "action"),
             num_envs,
         )
-        probe.close()
+        probe_env.close()
         self.layout = make_layout(self.spec)
-        self.copies = (
-            WorkerEnvs(make, num_envs, self.layout, workers)
+        self.vector_env = (
+            WorkerEnvs(make_env, num_envs, self.layout, workers)
             if workers
-            else InProcessEnvs(make, num_envs, self.layout)
+            else InProcessEnvs(make_env, num_envs, self.layout)
         )
-        self.rows = jax.ShapeDtypeStruct((num_envs, self.layout.dtype.itemsize), jnp.uint8)
+        self.rows_shape = jax.ShapeDtypeStruct((num_envs, self.layout.dtype.itemsize), jnp.uint8)
         self.failure: BaseException | None = None
         self.cancelled = threading.Event()
 
     def reset(self, key: Array) -> tuple[Array, Any]:
-        rows = host_call(self._reset, self.rows, jax.random.bits(key))
+        rows = host_call(self._reset, self.rows_shape, jax.random.bits(key))
         return self._steps(rows), self._unpack(rows)[0]
 
     def step(self, state: Array, action: Any, key: Array) -> tuple[Array, Any, StepResult]:
-        rows = host_call(self._step, self.rows, to_environment_action(self.spec.action, action))
+        rows = host_call(
+            self._step, self.rows_shape, to_environment_action(self.spec.action, action)
+        )
         return self._steps(rows), *self._unpack(rows)
 
     def close(self) -> None:
-        self.copies.close()
+        self.vector_env.close()
 
     def _reset(self, seed):
-        return self._guard(self.copies.reset, int(seed))
+        return self._guard(self.vector_env.reset, int(seed))
 
     def _step(self, action):
-        return self._guard(self.copies.step, np.asarray(action, self.layout.action_dtype))
+        return self._guard(self.vector_env.step, np.asarray(action, self.layout.action_dtype))
 
-    def _guard(self, call, argument):
+    def _guard(self, function, argument):
         try:
             if self.cancelled.is_set():
                 raise KeyboardInterrupt
-            return call(argument)
+            return function(argument)
         except BaseException as error:
             self.failure = error
             raise
@@ -78,26 +80,26 @@ class GymnasiumEnvs:
         return array_from_bytes(rows, *self.layout.fields["steps"])
 
     def _unpack(self, rows: Array) -> tuple[Any, StepResult]:
-        """The observation to act on and the outcome, from the bytes of `rows`."""
+        """Decode the bytes of `rows` to the observation to act on and the step result."""
         fields = {
             name: array_from_bytes(rows, dtype, start)
             for name, (dtype, start) in self.layout.fields.items()
         }
         structure = jax.tree.structure(self.spec.observation.zeros())
-        observation, successor = (
+        observation, next_observation = (
             jax.tree.unflatten(
-                structure, [fields[f"{part}{i}"] for i in range(len(self.layout.leaves))]
+                structure, [fields[f"{role}{i}"] for i in range(len(self.layout.leaves))]
             )
-            for part in ("observation", "successor")
+            for role in ("observation", "next_observation")
         )
         return observation, StepResult(
-            successor, fields["reward"], fields["terminated"] != 0, fields["truncated"] != 0
+            next_observation, fields["reward"], fields["terminated"] != 0, fields["truncated"] != 0
         )
 
 
 def make_layout(spec: EnvironmentSpec) -> StepLayout:
-    """The rows in which copies of this spec tell their steps."""
-    zeros = zip(
+    """Return the byte layout of the steps of environments with this spec."""
+    leaves_and_zeros = zip(
         spaces.leaves_with_path(spec.observation),
         jax.tree.leaves(spec.observation.zeros()),
         strict=True,
@@ -106,7 +108,7 @@ def make_layout(spec: EnvironmentSpec) -> StepLayout:
     return StepLayout(
         [
             (path, zero.dtype.name, zero.shape, spaces.action_offset(leaf))
-            for (path, leaf), zero in zeros
+            for (path, leaf), zero in leaves_and_zeros
         ],
         (action.dtype.name, action.shape, spaces.gymnasium_dtype(spec.action)),
         choice_counts(spec.action),
@@ -114,7 +116,7 @@ def make_layout(spec: EnvironmentSpec) -> StepLayout:
 
 
 def choice_counts(space: spaces.Space) -> tuple[int, ...]:
-    """How many choices each part of an action has; () where actions are not choices."""
+    """Return the number of actions of each component; () where actions are continuous."""
     match space:
         case spaces.Discrete():
             return (space.n,)
@@ -124,13 +126,15 @@ def choice_counts(space: spaces.Space) -> tuple[int, ...]:
 
 
 def array_from_bytes(rows: Array, dtype: np.dtype, start: int) -> Array:
-    """The field of `dtype` (a scalar or a subarray) that begins at byte `start` of rows [env,
-    bytes], as [env, *shape]."""
-    part = rows[:, start : start + dtype.itemsize].reshape(
+    """Decode the field of `dtype` at byte `start` of `rows` [env, byte] as [env, *shape].
+
+    The dtype is a scalar or a subarray.
+    """
+    field_bytes = rows[:, start : start + dtype.itemsize].reshape(
         len(rows), *dtype.shape, dtype.base.itemsize
     )
     if dtype.base == np.bool_:
-        return part[..., 0] != 0
+        return field_bytes[..., 0] != 0
     return jax.lax.bitcast_convert_type(
-        part if dtype.base.itemsize > 1 else part[..., 0], dtype.base
+        field_bytes if dtype.base.itemsize > 1 else field_bytes[..., 0], dtype.base
     )

@@ -1,10 +1,10 @@
-"""Calling Python from inside a compiled loop, at 4 µs a call.
+"""Host callbacks: call a Python function from inside a compiled loop, at 4 µs a call.
 
-`jax.experimental.io_callback` puts its arguments on a device and takes 50 µs for it; here a
-function gets the NumPy arrays that the compiled program holds, and gives NumPy arrays back. The
-call has a side effect as the compiler sees it: it is never merged or moved out of a loop; only a
-call of whose results nothing is used may be left out, so let what must happen be part of a state
-that is carried on. It has no `vmap` and no derivative, and none would make sense.
+`jax.experimental.io_callback` copies its arguments to a device, which takes 50 µs. `host_call`
+passes the NumPy arrays of the compiled program to the function and takes NumPy arrays back. The
+compiler sees a side effect, so it neither merges calls nor moves them out of a loop. It may drop a
+call whose results are unused, so make the results part of the state that the loop carries. A host
+call has no `vmap` and no derivative.
 """
 
 from collections.abc import Callable
@@ -18,21 +18,21 @@ from jax.interpreters import mlir
 
 
 def host_call(function: Callable[..., Any], result: Any, *arguments: Any) -> Any:
-    """`function(*arguments)` on the host, arrays in and a tree of arrays out, with the shapes and
-    dtypes of `result`.
+    """Call `function(*arguments)` on the host with NumPy arrays and return its tree of arrays.
 
-    What the function raises ends the program with a `jax.errors.JaxRuntimeError`.
+    `result` has the structure, shapes and dtypes of what the function returns. An exception in the
+    function ends the program with a `jax.errors.JaxRuntimeError`.
     """
     structure = jax.tree.structure(result)
 
-    def flat(*leaves):
-        given = jax.tree.unflatten(jax.tree.structure(arguments), leaves)
-        told = jax.tree.leaves(function(*given))
-        return tuple(np.asarray(x, shape.dtype) for x, shape in zip(told, shapes, strict=True))
+    def flat_function(*leaves):
+        inputs = jax.tree.unflatten(jax.tree.structure(arguments), leaves)
+        outputs = jax.tree.leaves(function(*inputs))
+        return tuple(np.asarray(x, shape.dtype) for x, shape in zip(outputs, shapes, strict=True))
 
     shapes = tuple(jax.tree.leaves(result))
     return jax.tree.unflatten(
-        structure, _call.bind(*jax.tree.leaves(arguments), function=flat, shapes=shapes)
+        structure, _call.bind(*jax.tree.leaves(arguments), function=flat_function, shapes=shapes)
     )
 
 

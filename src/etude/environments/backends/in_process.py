@@ -1,8 +1,8 @@
-"""Many copies of one Gymnasium environment, stepped in a Python loop. NumPy alone: worker processes
-start without JAX.
+"""Vectorized Gymnasium environments, stepped one after another in a Python loop.
 
-What a step tells crosses to the compiled loop as one array of bytes, a row for each copy; `Layout`
-says where each part lies.
+The results of a step cross to the compiled loop as one array of bytes with a row for each
+environment; `StepLayout` says where each field lies. This module needs NumPy alone, so that worker
+processes start without JAX.
 """
 
 import math
@@ -17,13 +17,16 @@ from etude.errors import EnvironmentFault
 
 
 class StepLayout:
-    """A row: the observation to act on next, the true successor, reward, terminated, truncated,
-    steps taken by the copy.
+    """The layout of a row of bytes, which holds the step of one environment.
 
-    Each leaf of the observation is (path into the value, dtype as JAX keeps it, shape, what its
-    choices count from or None). An action is (dtype in which it crosses, shape, dtype the
-    environment takes, None for a plain Python integer); of Discrete and MultiDiscrete actions
-    `choices` says how many there are of each part.
+    A row has the observation to act on next, the true next observation, reward, terminated,
+    truncated and the number of steps taken.
+
+    leaves   of the observation: (path into the value, dtype in JAX, shape, the number its choices
+             count from or None)
+    action   (dtype in which it crosses, shape, dtype that the environment takes or None for a
+             Python integer)
+    choices  the number of actions of each component of Discrete and MultiDiscrete actions
     """
 
     def __init__(
@@ -33,15 +36,15 @@ class StepLayout:
         choices: Sequence[int] = (),
     ):
         self.leaves = list(leaves)
-        # where the mask of one part of an action ends and the next begins
-        self.parts = np.cumsum(choices)[:-1]
-        self.masks = [
+        # where the mask of one component of an action ends and the next begins
+        self.mask_splits = np.cumsum(choices)[:-1]
+        self.mask_leaves = [
             i for i, (path, *_) in enumerate(self.leaves) if path[-1:] == (ACTION_MASK,) and choices
         ]
         self.action_dtype, self.action_shape, self.native_dtype = action
         fields = [
-            (f"{part}{i}", dtype, shape)
-            for part in ("observation", "successor")
+            (f"{role}{i}", dtype, shape)
+            for role in ("observation", "next_observation")
             for i, (_, dtype, shape, _) in enumerate(self.leaves)
         ]
         self.dtype = np.dtype(
@@ -52,97 +55,102 @@ class StepLayout:
 
 
 class InProcessEnvs:
-    """`count` environments of one kind; the first is number `first` in what errors say."""
+    """A batch of `count` environments; errors number them from `first` on."""
 
     def __init__(
-        self, make: Callable[[], gymnasium.Env], count: int, layout: StepLayout, first: int = 0
+        self,
+        make_env: Callable[[], gymnasium.Env],
+        count: int,
+        layout: StepLayout,
+        first_index: int = 0,
     ):
-        self.simulators = [make() for _ in range(count)]
-        self.name = getattr(
-            self.simulators[0].spec, "id", type(self.simulators[0].unwrapped).__name__
-        )
-        self.first, self.layout = first, layout
+        self.envs = [make_env() for _ in range(count)]
+        self.name = getattr(self.envs[0].spec, "id", type(self.envs[0].unwrapped).__name__)
+        self.first_index, self.layout = first_index, layout
         self.rows = np.zeros(count, layout.dtype)
-        self.steps = [0] * count  # taken by each copy, for what errors say
-        self.observation, self.successor = (
-            [self.rows[f"{part}{i}"] for i in range(len(layout.leaves))]
-            for part in ("observation", "successor")
+        self.steps = [0] * count  # taken by each environment
+        self.observation, self.next_observation = (
+            [self.rows[f"{role}{i}"] for i in range(len(layout.leaves))]
+            for role in ("observation", "next_observation")
         )
-        self.real = [
+        self.float_fields = [
             (name, self.rows[name])
             for name in layout.dtype.names
             if self.rows[name].dtype.kind == "f"
         ]
 
     def reset(self, seed: int) -> np.ndarray:
-        """Start every copy afresh, each with a seed drawn from `seed` and its number; the rows as
-        bytes [count, bytes]."""
-        for i, simulator in enumerate(self.simulators):
-            own = np.random.SeedSequence([seed, self.first + i]).generate_state(1)[0]
+        """Reset every environment with a seed made of `seed` and its number; [count, byte]."""
+        for i, env in enumerate(self.envs):
+            env_seed = np.random.SeedSequence([seed, self.first_index + i]).generate_state(1)[0]
             try:
-                first, _ = simulator.reset(seed=int(own))
-                self._write(self.observation, i, first)
-                self._write(self.successor, i, first)
+                observation, _ = env.reset(seed=int(env_seed))
+                self._write(self.observation, i, observation)
+                self._write(self.next_observation, i, observation)
             except Exception as error:
                 raise self._fault(i, error) from error
         self.rows["reward"], self.rows["terminated"], self.rows["truncated"] = 0, 0, 0
-        return self._finished()
+        return self._row_bytes()
 
     def step(self, actions: np.ndarray) -> np.ndarray:
-        """Step every copy, restart those that are done; the rows as bytes [count, bytes]."""
+        """Step every environment and reset those that are done; rows of bytes [count, byte]."""
         rows = self.rows
-        native = self.layout.native_dtype
-        chosen = actions.tolist() if native is None else actions.astype(native)
-        for i, simulator in enumerate(self.simulators):
+        dtype = self.layout.native_dtype
+        env_actions = actions.tolist() if dtype is None else actions.astype(dtype)
+        for i, env in enumerate(self.envs):
             self.steps[i] += 1
             try:
-                successor, rows["reward"][i], terminated, truncated, _ = simulator.step(chosen[i])
-                self._write(self.successor, i, successor)
+                next_observation, rows["reward"][i], terminated, truncated, _ = env.step(
+                    env_actions[i]
+                )
+                self._write(self.next_observation, i, next_observation)
                 rows["terminated"][i], rows["truncated"][i] = terminated, truncated
                 self._write(
                     self.observation,
                     i,
-                    simulator.reset()[0] if terminated or truncated else successor,
+                    env.reset()[0] if terminated or truncated else next_observation,
                 )
             except Exception as error:
                 raise self._fault(i, error) from error
-        return self._finished()
+        return self._row_bytes()
 
     def close(self) -> None:
-        for simulator in self.simulators:
-            simulator.close()
+        for env in self.envs:
+            env.close()
 
     def _write(self, fields: list[np.ndarray], i: int, value: Any) -> None:
-        for field, (path, _, shape, start) in zip(fields, self.layout.leaves, strict=True):
-            part = value
+        for field, (path, _, shape, offset) in zip(fields, self.layout.leaves, strict=True):
+            leaf = value
             for key in path:
-                part = part[key]
-            if np.shape(part) != shape:
+                leaf = leaf[key]
+            if np.shape(leaf) != shape:
                 where = "".join(f"[{key!r}]" for key in path)
                 raise EnvironmentFault(
-                    f"its observation{where} has shape {np.shape(part)}, and its space says {shape}"
+                    f"its observation{where} has shape {np.shape(leaf)}, and its space says {shape}"
                 )
-            field[i] = part if start is None else part - start
-        for mask in self.layout.masks if fields is self.observation else ():
+            field[i] = leaf if offset is None else leaf - offset
+        for mask in self.layout.mask_leaves if fields is self.observation else ():
             if not all(
-                part.any() for part in np.split(self.observation[mask][i], self.layout.parts)
+                leaf.any() for leaf in np.split(self.observation[mask][i], self.layout.mask_splits)
             ):
                 raise EnvironmentFault(f"its {ACTION_MASK} allows nothing, and play goes on")
 
-    def _finished(self) -> np.ndarray:
-        for name, values in self.real:
+    def _row_bytes(self) -> np.ndarray:
+        for name, values in self.float_fields:
             if values.size and math.isnan(values.min()):
                 i = int(np.argwhere(np.isnan(values))[0][0])
-                part = "reward" if name == "reward" else "observation"
-                raise self._fault(i, EnvironmentFault(f"its {part} is NaN"))
+                quantity = "reward" if name == "reward" else "observation"
+                raise self._fault(i, EnvironmentFault(f"its {quantity} is NaN"))
         self.rows["steps"] = self.steps
         return self.rows.view(np.uint8).reshape(len(self.rows), -1).copy()
 
     def _fault(self, i: int, error: Exception) -> EnvironmentFault:
-        what = (
+        reason = (
             error
             if isinstance(error, EnvironmentFault)
             else f"it raised {type(error).__name__}: {error}"
         )
         when = f"at its step {self.steps[i]}" if self.steps[i] else "at its first reset"
-        return EnvironmentFault(f"copy {self.first + i} of {self.name} failed {when}: {what}")
+        return EnvironmentFault(
+            f"copy {self.first_index + i} of {self.name} failed {when}: {reason}"
+        )

@@ -1,4 +1,4 @@
-"""Environments written in JAX, traced into the loop that calls them."""
+"""Environments written in JAX, vectorized and traced into the compiled loop that steps them."""
 
 from functools import partial
 from typing import Any
@@ -12,7 +12,7 @@ from etude.types import Array
 
 
 class JaxEnvs:
-    """Many copies of an environment written in JAX."""
+    """A batch of environments written in JAX."""
 
     functional = True
     deterministic_reset = True
@@ -29,19 +29,19 @@ class JaxEnvs:
     def step(self, state: Any, action: Any, key: Array) -> tuple[Any, Any, StepResult]:
         key_step, key_reset = jax.random.split(key)
         action = to_environment_action(self.spec.action, action)
-        state, outcome = jax.vmap(self.environment.step)(
+        state, result = jax.vmap(self.environment.step)(
             state, action, jax.random.split(key_step, self.spec.num_envs)
         )
-        done = outcome.terminated | outcome.truncated
+        done = result.terminated | result.truncated
 
-        def restart(now):
-            return jax.tree.map(partial(where_done, done), self.reset(key_reset), now)
+        def reset_done(current):
+            return jax.tree.map(partial(where_done, done), self.reset(key_reset), current)
 
-        # most steps end no episode, and are spared the making of first states
+        # most steps end no episode, and skip the reset
         state, observation = jax.lax.cond(
-            done.any(), restart, lambda now: now, (state, outcome.next_observation)
+            done.any(), reset_done, lambda current: current, (state, result.next_observation)
         )
-        return state, observation, outcome
+        return state, observation, result
 
     def close(self) -> None:
-        """There is nothing to let go of."""
+        """Do nothing: there is nothing to release."""

@@ -1,13 +1,12 @@
-"""Gymnasium's classic control, written in JAX: pure, differentiable and held to the original step
-by step by the tests.
+"""Gymnasium's classic control in JAX: pure, differentiable and equal to the original step by step.
 
-Physics are floats of the pytree, so `vmap` can sweep them; what shapes a space is static. Every
-port has
+Physical constants are floats of the pytree, so `vmap` can sweep them; the fields that shape a space
+are static. The defaults are Gymnasium's. Besides `reset` and `step`, whose actions are those of the
+environment, every port has
 
-    dynamics(state, control) -> state      # arrays [state] and [control], the planners' view: continuous, nothing ends
+    dynamics(state, control) -> state      # arrays [state] and [control]
 
-next to `reset` and `step`, whose actions are the environment's own. The fields' defaults are
-Gymnasium's.
+for planners: controls are continuous, and no state terminates.
 """
 
 from etude.environments.classic.acrobot import Acrobot
@@ -32,7 +31,7 @@ def _with_time_limit(port, limit: int):
     return lambda **parameters: TimeLimit(port(**parameters), limit)
 
 
-# Gymnasium id -> a function from the port's own parameters to the environment, with the time limit
+# Gymnasium id -> function of the port's parameters that returns the environment with the time limit
 # of its registration
 PORTS = {
     "CartPole-v1": _with_time_limit(CartPole, 500),
@@ -42,8 +41,8 @@ PORTS = {
     "MountainCarContinuous-v0": _with_time_limit(ContinuousMountainCar, 999),
 }
 
-# ours of the same kind, of which a part is not seen (`etude.environments.wrappers.hide_velocity`
-# has Gymnasium's side of them)
+# the same for partially observed environments, whose Gymnasium versions are in
+# `etude.environments.wrappers.hide_velocity`
 PARTIALLY_OBSERVED_PORTS = {
     "etude/CartPoleWithoutVelocity-v1": _with_time_limit(CartPoleWithoutVelocity, 500)
 }

@@ -1,4 +1,4 @@
-"""Two links and one motor, step for step as Gymnasium's Acrobot-v1."""
+"""The acrobot, a double pendulum with one motor, equal step by step to Gymnasium's Acrobot-v1."""
 
 import math
 
@@ -76,7 +76,7 @@ class Acrobot:
         return jnp.concatenate([wrap(state[:2]), jnp.stack(rates)])
 
     def observe(self, state: Array) -> Array:
-        """[6], from the state [4]."""
+        """Return the observation [6] of a state [4]."""
         cosines, sines = jnp.cos(state[:2]), jnp.sin(state[:2])
         return jnp.stack([cosines[0], sines[0], cosines[1], sines[1], state[2], state[3]])
 

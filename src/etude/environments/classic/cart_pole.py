@@ -1,4 +1,4 @@
-"""The pole on a cart, step for step as Gymnasium's CartPole-v1."""
+"""The cart-pole, a pole balanced on a cart, equal step by step to Gymnasium's CartPole-v1."""
 
 import math
 
@@ -35,7 +35,7 @@ class CartPole:
 
     @property
     def observation_space(self) -> Box:
-        # twice the limits, so that what ends an episode is still inside
+        # twice the limits, so that terminal observations lie inside
         high = tuple(
             np.array(
                 [2 * self.max_position, np.inf, 2 * self.max_angle, np.inf], np.float32
@@ -48,9 +48,8 @@ class CartPole:
         return Discrete(2)
 
     def dynamics(self, state: Array, control: Array) -> Array:
-        """The next state [4] under a force `control` [1] (N) on the cart: one step of explicit
-        Euler."""
-        slope = cart_pole.derivative(
+        """The next state [4] under a force `control` [1] (N): one explicit Euler step."""
+        derivative = cart_pole.derivative(
             state,
             control,
             gravity=self.gravity,
@@ -58,7 +57,7 @@ class CartPole:
             pole_mass=self.pole_mass,
             half_length=self.half_length,
         )
-        return state + self.time_step * slope
+        return state + self.time_step * derivative
 
     def reset(self, key: Array) -> tuple[Array, Array]:
         state = jax.random.uniform(key, (4,), jnp.float32, -self.start, self.start)
@@ -73,8 +72,10 @@ class CartPole:
 
 @struct
 class CartPoleWithoutVelocity:
-    """The same, of which only the cart's position and the pole's angle are seen, [2]:
-    `etude/CartPoleWithoutVelocity-v1`."""
+    """CartPole without velocities: `etude/CartPoleWithoutVelocity-v1`.
+
+    Observation [2]: the cart's position (m) and the pole's angle (rad).
+    """
 
     cartpole: CartPole = CartPole()
 
@@ -92,5 +93,5 @@ class CartPoleWithoutVelocity:
         return state, observation[::2]
 
     def step(self, state: Array, action: Array, key: Array) -> tuple[Array, StepResult]:
-        state, outcome = self.cartpole.step(state, action, key)
-        return state, replace(outcome, next_observation=outcome.next_observation[::2])
+        state, result = self.cartpole.step(state, action, key)
+        return state, replace(result, next_observation=result.next_observation[::2])

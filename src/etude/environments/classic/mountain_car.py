@@ -1,5 +1,7 @@
-"""A car too weak for its hill, step for step as Gymnasium's MountainCar-v0 and
-MountainCarContinuous-v0."""
+"""The mountain car with discrete and continuous actions.
+
+Both are equal step by step to Gymnasium's MountainCar-v0 and MountainCarContinuous-v0.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -20,8 +22,10 @@ def _observation_space(car) -> Box:
 
 
 def _dynamics(car, state: Array, control: Array) -> Array:
-    """The next state [2] under a push `control` [1] in [−1, 1], not clipped here; the left wall
-    stops the car."""
+    """The next state [2] under a push `control` [1] in [−1, 1], not clipped here.
+
+    The left wall stops the car.
+    """
     return mountain_car.next_state(
         state,
         control,
@@ -46,8 +50,7 @@ def _at_goal(car, state: Array) -> Array:
 
 @struct
 class MountainCar:
-    """Drive out of a valley by rocking to and fro: push to the left (action 0), not at all (1) or
-    to the right (2).
+    """Drive out of a valley by rocking: push left (action 0), not at all (1) or right (2).
 
     State and observation, [2]: the position and the velocity (a step). The height of the road is
     sin(3 position). Reward −1 a step. Terminates when the car is past the goal and not rolling
@@ -83,7 +86,7 @@ class MountainCar:
 class ContinuousMountainCar:
     """The same valley with a push [1] in [−1, 1], a stronger engine and a nearer goal.
 
-    Reward −0.1 push² a step, of the push as asked for (before it is clipped), and 100 for the step
+    Reward −0.1 push² a step, of the push before it is clipped, and 100 for the step
     that terminates.
     """
 

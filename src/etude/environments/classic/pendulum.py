@@ -1,4 +1,4 @@
-"""The pendulum to be swung up, step for step as Gymnasium's Pendulum-v1."""
+"""The pendulum swing-up, equal step by step to Gymnasium's Pendulum-v1."""
 
 import math
 
@@ -15,8 +15,7 @@ from etude.types import Array
 
 @struct
 class Pendulum:
-    """Swing a rod up and hold it there, with a torque (action [1], N m) too weak to lift it at
-    once.
+    """Swing a rod up and hold it, with a torque (action [1], N m) too weak to lift it directly.
 
     State [2]: the angle from upright (rad, not wrapped) and its rate (rad/s). Observation [3]: the
     cosine and the sine of the angle, and the rate. Reward −(angle² + 0.1 rate² + 0.001 torque²), of
@@ -45,8 +44,10 @@ class Pendulum:
         return Box((1,), low=-bound, high=bound)
 
     def dynamics(self, state: Array, control: Array) -> Array:
-        """The next state [2] under a torque `control` [1] (N m), not clipped here: one step of
-        semi-implicit Euler."""
+        """The next state [2] under a torque `control` [1] (N m): one semi-implicit Euler step.
+
+        The torque is not clipped here.
+        """
         angle, rate = state
         acceleration = pendulum.acceleration(
             angle, control, gravity=self.gravity, mass=self.mass, length=self.length
@@ -55,7 +56,7 @@ class Pendulum:
         return jnp.stack([angle + self.time_step * rate, rate])
 
     def observe(self, state: Array) -> Array:
-        """[3], from the state [2]."""
+        """Return the observation [3] of a state [2]."""
         angle, rate = state
         return jnp.stack([jnp.cos(angle), jnp.sin(angle), rate])
 

@@ -1,1 +1,1 @@
-"""Environments around environments: time limits, stacked frames, action masks."""
+"""Wrappers of environments: time limits, frame stacks, action masks and hidden velocities."""

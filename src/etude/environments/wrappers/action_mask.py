@@ -1,4 +1,4 @@
-"""Which choices are allowed, from where Gymnasium environments say it to where a policy sees it."""
+"""Action masks: move `info["action_mask"]` of a Gymnasium environment into its observation."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,16 +12,15 @@ ACTION_MASK = "action_mask"
 
 
 class ActionMaskWrapper(gymnasium.Wrapper):
-    """An environment whose `info["action_mask"]` is part of its observation, a Dict of
-    "observation" and "action_mask".
+    """A wrapper whose observation is a Dict of "observation" and "action_mask".
 
-    Raises EnvironmentFault where there is no mask of the right size.
+    Raises EnvironmentFault where info has no "action_mask" of the right size.
     """
 
     def __init__(self, env: gymnasium.Env):
         super().__init__(env)
-        self.choices = count_choices(env.action_space)
-        mask = gymnasium.spaces.MultiBinary(self.choices)
+        self.mask_size = count_choices(env.action_space)
+        mask = gymnasium.spaces.MultiBinary(self.mask_size)
         self.observation_space = gymnasium.spaces.Dict(
             {"observation": env.observation_space, ACTION_MASK: mask}
         )
@@ -36,16 +35,17 @@ class ActionMaskWrapper(gymnasium.Wrapper):
 
     def _with_mask(self, observation: Any, info: dict) -> dict[str, Any]:
         mask = np.asarray(info.get(ACTION_MASK, ()), np.int8).ravel()
-        if mask.size != self.choices:
-            told = f"one of size {mask.size}" if ACTION_MASK in info else "none"
+        if mask.size != self.mask_size:
+            actual = f"one of size {mask.size}" if ACTION_MASK in info else "none"
             raise EnvironmentFault(
-                f"its info should hold an {ACTION_MASK} of {self.choices} choices, and holds {told}"
+                f"its info should hold an {ACTION_MASK} of {self.mask_size} choices, "
+                f"and holds {actual}"
             )
         return {"observation": observation, ACTION_MASK: mask}
 
 
 def count_choices(space: gymnasium.Space) -> int:
-    """How many choices there are to allow or not; raises InvalidInput where there are none."""
+    """Return the size of the action mask; raises InvalidInput for actions that have none."""
     match space:
         case gymnasium.spaces.Discrete():
             return int(space.n)
@@ -53,11 +53,10 @@ def count_choices(space: gymnasium.Space) -> int:
             return int(space.nvec.sum())
     raise InvalidInput(
         "action masks are for Discrete and MultiDiscrete actions, and this environment's are "
-        f"{space}; "
-        "leave --action-masks out"
+        f"{space}; leave --action-masks out"
     )
 
 
-def make_with_action_mask(make: Callable[[], gymnasium.Env]) -> gymnasium.Env:
-    """An environment as `make` makes it, its masks observed."""
-    return ActionMaskWrapper(make())
+def make_with_action_mask(make_env: Callable[[], gymnasium.Env]) -> gymnasium.Env:
+    """Make an environment whose action masks are observed."""
+    return ActionMaskWrapper(make_env())

@@ -1,5 +1,7 @@
-"""The latest observations in place of one: the simple alternative to a memory (Mnih et al.,
-2015)."""
+"""Frame stacking: observe the latest frames, a simple alternative to a recurrent policy.
+
+Source: Mnih et al., "Human-level control through deep reinforcement learning", 2015.
+"""
 
 from typing import Any
 
@@ -16,20 +18,21 @@ from etude.types import Array
 
 @struct
 class FrameStackState:
-    """The environment's own state, and the observations that are stacked: a tree of leaves [env,
-    frame, ...], oldest first."""
+    """The state of the wrapped environment and its latest frames, oldest first.
+
+    `frames` is a list of leaves [env, frame, ...], one for each Box of the observation.
+    """
 
     state: Any
     frames: Any
 
 
 class FrameStack:
-    """An environment of any kind whose every Box of an observation shows its latest `count`, oldest
-    first, [count, *shape].
+    """An environment that stacks the latest `count` frames of each Box of its observation.
 
-    At the start of an episode the first observation stands for those before it. Choices, masks and
-    the like are the latest alone. All that is asked of it but `spec`, `reset` and `step` is the
-    inner environment's.
+    A stack is [count, *shape], oldest first. At the start of an episode it repeats the first
+    observation. Other leaves, such as action masks, are not stacked. All attributes but `spec`,
+    `reset` and `step` are those of the wrapped environment.
 
     Raises InvalidInput for fewer than one frame.
     """
@@ -47,49 +50,58 @@ class FrameStack:
 
     def reset(self, key: Array) -> tuple[FrameStackState, Any]:
         state, observation = self.environment.reset(key)
-        seen = self._repeat_boxes(observation)
-        return FrameStackState(state, seen), self._stacked_observation(observation, seen)
+        frames = self._repeat_boxes(observation)
+        return FrameStackState(state, frames), self._stacked_observation(observation, frames)
 
     def step(
-        self, frames: FrameStackState, action: Any, key: Array
+        self, stack_state: FrameStackState, action: Any, key: Array
     ) -> tuple[FrameStackState, Any, StepResult]:
-        state, observation, outcome = self.environment.step(frames.state, action, key)
-        after = jax.tree.map(
-            lambda seen, new: jnp.concatenate([seen[:, 1:], new[:, None]], 1),
-            frames.frames,
-            self._boxes(outcome.next_observation),
+        state, observation, result = self.environment.step(stack_state.state, action, key)
+        next_frames = jax.tree.map(
+            lambda old, new: jnp.concatenate([old[:, 1:], new[:, None]], 1),
+            stack_state.frames,
+            self._box_leaves(result.next_observation),
         )
-        done = outcome.terminated | outcome.truncated
-        seen = jax.tree.map(
-            lambda new, old: where_done(done, new, old), self._repeat_boxes(observation), after
+        done = result.terminated | result.truncated
+        frames = jax.tree.map(
+            lambda new, old: where_done(done, new, old),
+            self._repeat_boxes(observation),
+            next_frames,
         )
-        outcome = replace(
-            outcome, next_observation=self._stacked_observation(outcome.next_observation, after)
+        result = replace(
+            result, next_observation=self._stacked_observation(result.next_observation, next_frames)
         )
-        return FrameStackState(state, seen), self._stacked_observation(observation, seen), outcome
+        return (
+            FrameStackState(state, frames),
+            self._stacked_observation(observation, frames),
+            result,
+        )
 
-    def _boxes(self, observation: Any) -> list[Array]:
+    def _box_leaves(self, observation: Any) -> list[Array]:
         leaves = zip(
             is_stacked(self.environment.spec.observation), jax.tree.leaves(observation), strict=True
         )
         return [x for is_box, x in leaves if is_box]
 
     def _repeat_boxes(self, observation: Any) -> list[Array]:
-        return [jnp.repeat(x[:, None], self.count, 1) for x in self._boxes(observation)]
+        return [jnp.repeat(x[:, None], self.count, 1) for x in self._box_leaves(observation)]
 
-    def _stacked_observation(self, observation: Any, seen: list[Array]) -> Any:
-        """The observation with what has been seen in place of its boxes."""
-        values, structure = jax.tree.flatten(observation)
-        stacks = iter(seen)
-        flags = is_stacked(self.environment.spec.observation)
+    def _stacked_observation(self, observation: Any, frames: list[Array]) -> Any:
+        """Return the observation with the stacked frames in place of its boxes."""
+        leaves, structure = jax.tree.flatten(observation)
+        stacks = iter(frames)
+        stacked_flags = is_stacked(self.environment.spec.observation)
         return jax.tree.unflatten(
             structure,
-            [next(stacks) if is_box else x for is_box, x in zip(flags, values, strict=True)],
+            [
+                next(stacks) if is_box else x
+                for is_box, x in zip(stacked_flags, leaves, strict=True)
+            ],
         )
 
 
 def stacked_space(space: Space, count: int, path: tuple = ()) -> Space:
-    """The space of stacked observations."""
+    """Return the space of stacked observations."""
     match space:
         case Composite():
             names = space.names or range(len(space.parts))
@@ -110,7 +122,7 @@ def stacked_space(space: Space, count: int, path: tuple = ()) -> Space:
 
 
 def is_stacked(space: Space) -> list[bool]:
-    """Which leaves of an observation are stacked."""
+    """Return for each leaf of an observation whether it is stacked."""
     return [
         isinstance(leaf, Box) and path[-1:] != (ACTION_MASK,)
         for path, leaf in leaves_with_path(space)

@@ -1,14 +1,13 @@
-"""Environments of which a part is not seen, for policies with a memory; importing this registers
-them with Gymnasium.
+"""Partially observed environments for recurrent policies; the import registers them with Gymnasium.
 
-    etude/CartPoleWithoutVelocity-v1    CartPole-v1, of whose observation the two velocities are
-    left out
+etude/CartPoleWithoutVelocity-v1    CartPole-v1 without the two velocities in its observation
 """
 
 import gymnasium
 import numpy as np
 
-POSITIONS = np.array([0, 2])  # of CartPole's observation: the cart's position and the pole's angle
+# indices into CartPole's observation: the cart's position and the pole's angle
+POSITIONS = np.array([0, 2])
 
 
 class HideVelocity(gymnasium.ObservationWrapper):
@@ -18,10 +17,10 @@ class HideVelocity(gymnasium.ObservationWrapper):
         super().__init__(
             gymnasium.make("CartPole-v1", disable_env_checker=True, **options).unwrapped
         )
-        whole = self.env.observation_space
-        assert isinstance(whole, gymnasium.spaces.Box)
+        full_space = self.env.observation_space
+        assert isinstance(full_space, gymnasium.spaces.Box)
         self.observation_space = gymnasium.spaces.Box(
-            whole.low[POSITIONS], whole.high[POSITIONS], dtype=np.float32
+            full_space.low[POSITIONS], full_space.high[POSITIONS], dtype=np.float32
         )
 
     def observation(self, observation):

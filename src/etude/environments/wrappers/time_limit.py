@@ -1,4 +1,4 @@
-"""A time limit around an environment written in JAX."""
+"""A time limit for environments written in JAX: truncation after a number of steps."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from etude.types import Array
 
 @struct
 class TimeLimitState:
-    """A state and the number of steps taken from the start of its episode."""
+    """The state of the wrapped environment and the number of steps taken in its episode."""
 
     state: Any
     time: Array
@@ -37,10 +37,10 @@ class TimeLimit:
         return TimeLimitState(state, jnp.int32(0)), observation
 
     def step(
-        self, timed: TimeLimitState, action: Any, key: Array
+        self, limit_state: TimeLimitState, action: Any, key: Array
     ) -> tuple[TimeLimitState, StepResult]:
-        state, outcome = self.environment.step(timed.state, action, key)
-        time = timed.time + 1
+        state, result = self.environment.step(limit_state.state, action, key)
+        time = limit_state.time + 1
         return TimeLimitState(state, time), replace(
-            outcome, truncated=outcome.truncated | (time >= self.limit)
+            result, truncated=result.truncated | (time >= self.limit)
         )

@@ -64,7 +64,7 @@ class AcrobotSwingUp:
             key, (4,), minval=-self.start_range, maxval=self.start_range
         )
 
-    def solved(self, states: Array) -> Array:
+    def is_solved(self, states: Array) -> Array:
         """Whether both links end within 0.1 rad of upright and 0.5 rad/s of rest."""
         return (jnp.cos(states[-1, :2]) > math.cos(0.1)).all() & (
             jnp.abs(states[-1, 2:]) < 0.5

@@ -62,6 +62,6 @@ class Car:
             key, (4,), minval=-1, maxval=1
         )
 
-    def solved(self, states: Array) -> Array:
+    def is_solved(self, states: Array) -> Array:
         """Whether the car ends within 0.1 m, 0.1 rad and 0.1 m/s of the goal, without collision."""
         return (jnp.abs(states[-1]) < 0.1).all() & (jax.vmap(self.clearance)(states) >= 0).all()

@@ -68,7 +68,7 @@ class CartPoleSwingUp:
             key, (4,), minval=-self.start_range, maxval=self.start_range
         )
 
-    def solved(self, states: Array) -> Array:
+    def is_solved(self, states: Array) -> Array:
         """Whether the pole ends within 0.1 rad and 0.5 rad/s of rest upright.
 
         The cart must end within 0.1 m and 0.5 m/s of rest in the middle.

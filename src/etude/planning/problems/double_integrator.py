@@ -45,6 +45,6 @@ class DoubleIntegrator:
     def initial_state(self, key: Array) -> Array:
         return jax.random.uniform(key, (2,), minval=-self.start_range, maxval=self.start_range)
 
-    def solved(self, states: Array) -> Array:
+    def is_solved(self, states: Array) -> Array:
         """Whether the block ends within 0.05 m and 0.05 m/s of rest at the origin."""
         return (jnp.abs(states[-1]) < 0.05).all()

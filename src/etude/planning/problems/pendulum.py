@@ -62,7 +62,7 @@ class PendulumSwingUp:
         angle, rate = jax.random.uniform(key, (2,), minval=-1, maxval=1)
         return jnp.stack([self.start_angle * angle, self.start_rate * rate])
 
-    def solved(self, states: Array) -> Array:
+    def is_solved(self, states: Array) -> Array:
         """Whether the pendulum ends within 0.1 rad and 0.5 rad/s of rest upright."""
         angle, rate = states[-1]
         return (jnp.cos(angle) > math.cos(0.1)) & (jnp.abs(rate) < 0.5)

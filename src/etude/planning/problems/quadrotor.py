@@ -70,7 +70,7 @@ class Quadrotor:
             key, (6,), minval=-0.5, maxval=0.5
         ).at[2:].multiply(0.2)
 
-    def solved(self, states: Array) -> Array:
+    def is_solved(self, states: Array) -> Array:
         """Whether it ends within 0.1 m, 0.1 rad, 0.3 m/s and 0.3 rad/s of hovering at the origin.
 
         A collision with an obstacle on the way counts as not solved.

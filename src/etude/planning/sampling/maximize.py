@@ -36,6 +36,6 @@ def maximize(
         state = cem(score, key, mean, 1.0, samples=samples, elites=elites, iterations=iterations)
         return state.best, state.value
     if method == "cma_es":
-        evolution = cma_es(score, key, mean, 0.6, samples=samples, iterations=iterations)
-        return evolution.best, evolution.value
+        result = cma_es(score, key, mean, 0.6, samples=samples, iterations=iterations)
+        return result.best, result.value
     return random_shooting(score, key, shape, samples * iterations)

@@ -1,5 +1,7 @@
-"""etude's tree search in plain Python, which makes the compiled one's tree node by node, at the
-work given as JSON."""
+"""Run etude's tree search in plain Python on a workload given as JSON.
+
+It builds the same tree as the compiled search, node by node.
+"""
 
 import json
 import sys
@@ -15,7 +17,7 @@ LINES = ((0, 1, 2), (3, 4, 5), (6, 7, 8), (0, 3, 6), (1, 4, 7), (2, 5, 8), (0, 4
 
 
 class Board:
-    """Tic-tac-toe as a simulator; the board as whoever is to move sees it."""
+    """Tic-tac-toe as a simulator, with the board of the player to move."""
 
     def __init__(self, cells):
         self.cells = cells
@@ -31,10 +33,16 @@ class Board:
         return [stone == 0 for stone in self.cells]
 
 
-work = json.loads(sys.argv[1])
+workload = json.loads(sys.argv[1])
 uct, rng = (
-    UCT(9, work["simulations"], horizon=9, players=2, legal=Board.legal),
-    np.random.default_rng(work["seed"]),
+    UCT(9, workload["simulations"], horizon=9, players=2, legal=Board.legal),
+    np.random.default_rng(workload["seed"]),
 )
-took = stopwatch.seconds(lambda: search_simulator(uct, Board([0] * 9), rng), work["budget"])
-print(json.dumps({"steps": work["simulations"], "seconds": took, "versions": package_versions()}))
+seconds = stopwatch.median_seconds(
+    lambda: search_simulator(uct, Board([0] * 9), rng), workload["budget"]
+)
+print(
+    json.dumps(
+        {"steps": workload["simulations"], "seconds": seconds, "versions": package_versions()}
+    )
+)

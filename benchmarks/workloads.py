@@ -1,14 +1,17 @@
-"""What is measured: the work, the libraries that do it, and the ratios that etude is held to."""
+"""Training workloads: algorithms, hyperparameters, the libraries compared, and speed targets."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from report import CORES, HERE
 
-OURS, PEERS = (HERE.parent / venv / "bin" / "python" for venv in (".venv", ".venv-peers"))
-SCHEDULER = "--xla_cpu_enable_concurrency_optimized_scheduler=false"  # which etude sets for itself
+ETUDE_PYTHON, PEER_PYTHON = (
+    HERE.parent / venv / "bin" / "python" for venv in (".venv", ".venv-peers")
+)
+# etude sets this flag for itself
+XLA_FLAG = "--xla_cpu_enable_concurrency_optimized_scheduler=false"
 THREADS = {f"torch threads: {n}": {"OMP_NUM_THREADS": str(n)} for n in sorted({1, CORES})}
-FLAGS = {"XLA flags: none": {}, "XLA flags: etude's": {"XLA_FLAGS": SCHEDULER}}
+FLAGS = {"XLA flags: none": {}, "XLA flags: etude's": {"XLA_FLAGS": XLA_FLAG}}
 
 
 class Side(NamedTuple):
@@ -17,31 +20,29 @@ class Side(NamedTuple):
     label: str
     python: Path
     script: str
-    given: dict[str, Any]  # settings of its own
-    variants: dict[str, dict[str, str]]  # environment variables; the faster variant is measured
-    compiled: bool = False  # environment and all: a step costs the same at any stage of learning
+    settings: dict[str, Any]  # its own settings
+    variants: dict[str, dict[str, str]]  # environment variables; the fastest variant is measured
+    compiled: bool = False  # with its environment: a step costs the same throughout learning
 
 
-class Bar(NamedTuple):
-    """How many times as fast as a peer etude is on a backend; without `least` the ratio is for
-    information."""
+class Target(NamedTuple):
+    """The least ratio of the speed of a side of etude to that of a peer; None only reports it."""
 
-    ours: str
+    etude: str
     peer: str
-    least: float | None = None
+    min_ratio: float | None = None
 
 
-class Work(NamedTuple):
-    """The same work for all sides: an algorithm with its hyperparameters, by etude's names, on an
-    environment."""
+class Workload(NamedTuple):
+    """An algorithm with hyperparameters, in etude's names, on an environment, for all sides."""
 
     title: str
     settings: dict[str, Any]
-    steps: int  # of each measurement, so that all meet the same stages of learning
-    compiled_steps: int  # of sides that are `compiled`, enough of them to time
+    steps: int  # environment steps of a measurement, equal for the same stages of learning
+    compiled_steps: int  # environment steps of a measurement of `compiled` sides
     sides: list[Side]
-    bars: list[Bar]
-    products: float = 0  # large matrix products in an update, [batch, width] by [width, width]
+    targets: list[Target]
+    matmuls: float = 0  # large matrix products in an update, [batch, width] by [width, width]
 
 
 SB3, CONTRIB, REJAX, SBX, LIMIT = (
@@ -52,17 +53,20 @@ SB3, CONTRIB, REJAX, SBX, LIMIT = (
     "its products alone",
 )
 PEER = {
-    SB3: Side(SB3, PEERS, "peers/sb3.py", {}, THREADS),
-    CONTRIB: Side(CONTRIB, PEERS, "peers/sb3_contributed.py", {}, THREADS),
-    REJAX: Side(REJAX, PEERS, "peers/rejax_ppo.py", {}, FLAGS, compiled=True),
-    SBX: Side(SBX, PEERS, "peers/sbx_agents.py", {}, FLAGS),
-    LIMIT: Side(LIMIT, OURS, "products.py", {}, {"": {}}, compiled=True),
+    SB3: Side(SB3, PEER_PYTHON, "peers/sb3.py", {}, THREADS),
+    CONTRIB: Side(CONTRIB, PEER_PYTHON, "peers/sb3_contributed.py", {}, THREADS),
+    REJAX: Side(REJAX, PEER_PYTHON, "peers/rejax_ppo.py", {}, FLAGS, compiled=True),
+    SBX: Side(SBX, PEER_PYTHON, "peers/sbx_agents.py", {}, FLAGS),
+    LIMIT: Side(LIMIT, ETUDE_PYTHON, "matmul_limit.py", {}, {"": {}}, compiled=True),
 }
 
 
 def etude_on(*backends: str) -> list[Side]:
+    """The sides of etude on the backends."""
     return [
-        Side(backend, OURS, "ours.py", {"backend": backend}, {"": {}}, backend == "jax")
+        Side(
+            backend, ETUDE_PYTHON, "run_etude.py", {"backend": backend}, {"": {}}, backend == "jax"
+        )
         for backend in backends
     ]
 
@@ -143,7 +147,7 @@ TRPO = {
         "gae_lambda": 0.95,
         "kl_limit": 0.01,
         "damping": 0.1,
-        "shrink": 0.8,
+        "line_search_shrink": 0.8,
         "conjugate_steps": 15,
         "line_search_steps": 10,
         "fisher_interval": 1,
@@ -184,94 +188,94 @@ TD3 = {
     },
 }
 
-WORKS = {
-    "dqn-cartpole": Work(
+WORKLOADS = {
+    "dqn-cartpole": Workload(
         "DQN on CartPole-v1: 1 copy, a gradient step for every environment step",
         DQN,
         20_000,
         150_000,
         [PEER[SB3], *etude_on("gymnasium", "envpool", "jax")],
-        [Bar("gymnasium", SB3, 3.5), Bar("envpool", SB3, 8), Bar("jax", SB3, 12)],
+        [Target("gymnasium", SB3, 3.5), Target("envpool", SB3, 8), Target("jax", SB3, 12)],
     ),
-    "ppo-cartpole": Work(
+    "ppo-cartpole": Workload(
         "PPO on CartPole-v1: 8 copies × 128 steps, 4 epochs of batches of 256",
         PPO,
         200 * 1024,
         3_000 * 1024,
         [PEER[SB3], PEER[REJAX], *etude_on("gymnasium", "envpool", "jax")],
         [
-            Bar("gymnasium", SB3, 2.5),
-            Bar("envpool", SB3, 6),
-            Bar("jax", SB3, 14),
-            Bar("jax", REJAX, 1.2),
+            Target("gymnasium", SB3, 2.5),
+            Target("envpool", SB3, 6),
+            Target("jax", SB3, 14),
+            Target("jax", REJAX, 1.2),
         ],
     ),
-    "ppo-lunarlander": Work(
+    "ppo-lunarlander": Workload(
         "PPO on LunarLander-v3: the same settings",
         PPO | {"environment": "LunarLander-v3"},
         100 * 1024,
         100 * 1024,
         [PEER[SB3], *etude_on("gymnasium", "envpool")],
-        [Bar("gymnasium", SB3, 2), Bar("envpool", SB3, 4)],
+        [Target("gymnasium", SB3, 2), Target("envpool", SB3, 4)],
     ),
-    "ppo-recurrent": Work(
+    "ppo-recurrent": Workload(
         "PPO with an LSTM of 64 on CartPole-v1: the same settings, trained through sequences of "
         "128 steps",
         RECURRENT,
         40 * 1024,
         300 * 1024,
         [PEER[CONTRIB], *etude_on("gymnasium", "jax")],
-        [Bar("gymnasium", CONTRIB, 3), Bar("jax", CONTRIB)],
+        [Target("gymnasium", CONTRIB, 3), Target("jax", CONTRIB)],
     ),
-    "a2c-cartpole": Work(
+    "a2c-cartpole": Workload(
         "A2C on CartPole-v1: 8 copies × 5 steps",
         A2C,
         100_000,
         2_000_000,
         [PEER[SB3], *etude_on("gymnasium", "jax")],
-        [Bar("gymnasium", SB3, 4), Bar("jax", SB3, 20)],
+        [Target("gymnasium", SB3, 4), Target("jax", SB3, 20)],
     ),
-    "trpo-cartpole": Work(
+    "trpo-cartpole": Workload(
         "TRPO on CartPole-v1: 2 copies × 1,024 steps, 15 conjugate steps, 10 epochs of the value",
         TRPO,
         50 * 2048,
         300 * 2048,
         [PEER[CONTRIB], *etude_on("gymnasium", "jax")],
-        [Bar("gymnasium", CONTRIB, 2), Bar("jax", CONTRIB, 4)],
+        [Target("gymnasium", CONTRIB, 2), Target("jax", CONTRIB, 4)],
     ),
-    "sac-pendulum": Work(
+    "sac-pendulum": Workload(
         "SAC on Pendulum-v1: a gradient step for every environment step, 2 × 256, batches of 256",
         SAC,
         4_000,
         6_000,
         [PEER[SB3], PEER[SBX], PEER[LIMIT], *etude_on("gymnasium", "jax")],
         [
-            Bar("gymnasium", SB3, 2.2),
-            Bar("gymnasium", SBX, 1.35),
-            Bar("jax", SB3, 2.5),
-            Bar("jax", LIMIT),
+            Target("gymnasium", SB3, 2.2),
+            Target("gymnasium", SBX, 1.35),
+            Target("jax", SB3, 2.5),
+            Target("jax", LIMIT),
         ],
-        # critics: target, forward and backward by both, and at the policy's action; policy: target,
-        # forward, backward by both
-        products=2 * (1 + 3 + 2) + 1 + 3,
+        # two critics: target 1, forward and backward 3, at the action of the policy 2;
+        # policy: target 1, forward and backward 3
+        matmuls=2 * (1 + 3 + 2) + 1 + 3,
     ),
-    "td3-pendulum": Work(
+    "td3-pendulum": Workload(
         "TD3 on Pendulum-v1: the same settings, the policy moving every second step",
         TD3,
         4_000,
         6_000,
         [PEER[SB3], PEER[SBX], PEER[LIMIT], *etude_on("gymnasium", "jax")],
         [
-            Bar("gymnasium", SB3, 2.2),
-            Bar("gymnasium", SBX, 1.35),
-            Bar("jax", SB3, 2.5),
-            Bar("jax", LIMIT),
+            Target("gymnasium", SB3, 2.2),
+            Target("gymnasium", SBX, 1.35),
+            Target("jax", SB3, 2.5),
+            Target("jax", LIMIT),
         ],
-        # as of SAC, but every second step alone moves the policy, by one critic
-        products=2 * (1 + 3) + 1 + (3 + 2) / 2,
+        # as for SAC, but only every second step updates the policy, with one critic
+        matmuls=2 * (1 + 3) + 1 + (3 + 2) / 2,
     ),
 }
-STARTS = {  # seconds at most: cold, with nothing compiled kept; warm, with it
+STARTS = {  # seconds at most with an empty (cold) or a full (warm) cache of compiled programs
     "jax": {"cold": 10, "warm": 4},
     "gymnasium": {"cold": 10, "warm": 6},
 }

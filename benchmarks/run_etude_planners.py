@@ -1,0 +1,109 @@
+"""Run a planner of etude on a workload given as JSON; print the steps and seconds of a plan."""
+
+import json
+import sys
+
+import etude  # noqa: F401  first, since it sets flags of XLA
+
+
+def main() -> None:
+    import jax
+    import jax.numpy as jnp
+    import problems
+    import stopwatch
+
+    from etude.models.true_models import true_model
+    from etude.planning.plans import return_of_plans
+    from etude.planning.protocol import ControlProblem, model_step_of
+    from etude.planning.sampling.cem import cem
+    from etude.planning.trajectory.ilqr import ilqr
+    from etude.planning.tree.mcts import UCT, search
+    from etude.runs.settings import package_versions
+    from etude.struct import struct
+
+    workload = json.loads(sys.argv[1])
+    jax.config.update("jax_enable_x64", workload.get("x64", False))
+    key = jax.random.key(workload["seed"])
+    acrobot = ControlProblem(
+        problems.acrobot_step, lambda x, u, time: problems.cost(x, u), problems.final_cost
+    )
+
+    @struct
+    class AcrobotModel:
+        """The acrobot as a model."""
+
+        def step(self, state, action, key):
+            return model_step_of(acrobot, state, action)
+
+    def search_trees(boards, keys):
+        game = problems.GAME
+        uct = UCT(
+            game.num_actions,
+            workload["simulations"],
+            horizon=game.num_cells,
+            players=2,
+            legal=game.legal,
+            value=(lambda board: 0.0) if workload["leaves"] == "zero" else None,
+        )
+        result = jax.vmap(lambda board, key: search(uct, game, board, key))(boards, keys)
+        return result.visits, result.tree.visits
+
+    def run_cem(score, horizon, max_control):
+        result = cem(
+            score,
+            key,
+            jnp.zeros((horizon, 1)),
+            max_control,
+            low=-max_control,
+            high=max_control,
+            **{name: workload[name] for name in ("samples", "elites", "iterations", "smoothing")},
+        )
+        return result.mean, result.best, result.value
+
+    def plan_pendulum(state):
+        return run_cem(
+            return_of_plans(true_model("Pendulum-v1"), state, key), workload["horizon"], 1.0
+        )
+
+    def plan_acrobot(state):
+        score = return_of_plans(
+            AcrobotModel(), state, key, final_value=lambda x: -problems.final_cost(x)
+        )
+        return run_cem(score, problems.HORIZON, problems.MAX_TORQUE)
+
+    def solve_acrobot(state):
+        plan = ilqr(
+            acrobot, state, jnp.zeros((problems.HORIZON, 1)), iterations=workload["iterations"]
+        )
+        return plan.iterations, plan.cost, plan.controls
+
+    match workload["planner"]:
+        case "mcts":
+            roots = workload["roots"]
+            arguments = problems.boards(roots), jax.random.split(key, roots)
+            (_, visits), times = stopwatch.time_compiled(
+                search_trees, arguments, workload["budget"]
+            )
+            # the visits of all nodes but the root sum to the steps down the tree
+            output = {
+                "steps": roots * workload["simulations"],
+                "depth": float(visits[:, 1:].sum(1).mean()) / workload["simulations"],
+            }
+        case "cem":
+            planner, start = (
+                (plan_pendulum, jnp.array([3.0, 0.0]))
+                if workload["model"] == "pendulum"
+                else (plan_acrobot, jnp.zeros(4))
+            )
+            (_, _, value), times = stopwatch.time_compiled(planner, (start,), workload["budget"])
+            output = {"steps": 1, "cost": -float(value)}
+        case "ilqr":
+            (iterations, cost, _), times = stopwatch.time_compiled(
+                solve_acrobot, (jnp.zeros(4),), workload["budget"]
+            )
+            output = {"steps": int(iterations), "cost": float(cost)}
+    print(json.dumps(output | times | {"versions": package_versions()}))
+
+
+if __name__ == "__main__":
+    main()
