@@ -4,7 +4,7 @@ ALGORITHMS = {                  # name: (module, attribute, summary)
     "q-learning": ("etude.algorithms.value.q_learning", "QLearning",
         "Q-learning in a table: Discrete observations and actions"),
     "sarsa": ("etude.algorithms.value.q_learning", "SARSA",
-        "SARSA, on-policy Q-learning, in a table: Discrete observations and actions"),
+        "SARSA, on-policy TD control, in a table: Discrete observations and actions"),
     "td": ("etude.algorithms.value.td", "TD",
         "TD(λ) in a table: the value of the uniformly random policy"),
     "dqn": ("etude.algorithms.value.dqn", "DQN",

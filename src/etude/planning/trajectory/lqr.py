@@ -3,10 +3,10 @@
     xₜ₊₁ = Fₜ [xₜ; uₜ] + fₜ + wₜ,   wₜ of mean 0 and covariance Σₜ
     cost = Σₜ (½ [xₜ; uₜ]ᵀ Cₜ [xₜ; uₜ] + [xₜ; uₜ]ᵀ cₜ) + ½ x_Tᵀ V x_T + x_Tᵀ v
 
-States x are [n], controls u are [m]. In the notation xₜ₊₁ = A x + B u and xᵀ Q x + 2 xᵀ N u +
-uᵀ R u of other texts, F = [A B] and C = [[Q, N], [Nᵀ, R]]. The policy is u = K x + k: the minus
-sign of u = -K x is inside K. One backward recursion computes the exact cost-to-go and the optimal
-policy; of the cost-to-go, capitals are the quadratic terms and small letters the linear terms:
+States x are [n], controls u are [m]. Where other texts have xₜ₊₁ = A x + B u and costs
+½ (xᵀ Q x + 2 xᵀ N u + uᵀ R u), here F = [A B] and C = [[Q, N], [Nᵀ, R]]. The policy is u = K x + k:
+the minus sign of u = -K x is inside K. One backward recursion computes the exact cost-to-go and the
+optimal policy; below, Q and V are quadratic terms of the cost-to-go, q and v its linear terms:
 
     Q, q       cost-to-go of a state and a control       `quadratic_q`
     K, k       feedback gain and feedforward term        `gains`
@@ -50,7 +50,7 @@ class LinearQuadratic:
     c: Any = None  # [T, n + m]: linear term of the cost
     V: Any = None  # [n, n]: quadratic term of the final cost ½ xᵀ V x + xᵀ v
     v: Any = None  # [n]: linear term of the final cost
-    noise_covariance: Any = None  # [T, n, n]: Σ
+    noise_covariance: Any = None  # [T, n, n]: Σ of each step
 
 
 @struct
