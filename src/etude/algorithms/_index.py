@@ -4,7 +4,7 @@ ALGORITHMS = {                  # name: (module, attribute, summary)
     "q-learning": ("etude.algorithms.value.q_learning", "QLearning",
         "Q-learning in a table: Discrete observations and actions"),
     "sarsa": ("etude.algorithms.value.q_learning", "SARSA",
-        "SARSA, on-policy Q-learning, in a table: Discrete observations and actions"),
+        "SARSA, on-policy TD control, in a table: Discrete observations and actions"),
     "td": ("etude.algorithms.value.td", "TD",
         "TD(λ) in a table: the value of the uniformly random policy"),
     "dqn": ("etude.algorithms.value.dqn", "DQN",
@@ -43,7 +43,7 @@ ALGORITHMS = {                  # name: (module, attribute, summary)
         "trust region policy optimization: the natural gradient with a line search on the "
         "divergence"),
     "dual-gradient": ("etude.algorithms.trust_region.ppo", "DualGradient",
-        "PPO without a clip; a penalty on the divergence is learned by dual gradient ascent"),
+        "PPO without clipping; dual gradient ascent adjusts the weight of the KL penalty"),
     "ppo": ("etude.algorithms.trust_region.ppo", "PPO",
         "proximal policy optimization: every kind of action"),
     "mpc": ("etude.algorithms.control.mpc", "MPC",

@@ -239,7 +239,7 @@ ALIASES = (
     ),
     Alias("target_noise", sb3="target_policy_noise", cleanrl="policy_noise"),
     Alias("target_noise_clip", sb3="target_noise_clip", cleanrl="noise_clip"),
-    Alias("critics", sb3="n_critics", others="num_critics n_qs num_qs"),
+    Alias("num_critics", sb3="n_critics", others="critics n_qs num_qs"),
     Alias(
         "initial_temperature",
         sb3="ent_coef",

@@ -135,9 +135,9 @@ def test_advantages_and_targets_are_those_of_loops(advantage, value_target):
         "monte_carlo": n_step_sums(life, after, 0.9),
         "one_step": n_step_sums(life, after, 0.9, 1),
     }
-    np.testing.assert_allclose(batch.value, value, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(batch.old_value, value, rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(batch.advantage, returns - value, rtol=1e-4, atol=1e-4)
-    np.testing.assert_allclose(batch.target, targets[value_target], rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(batch.value_target, targets[value_target], rtol=1e-4, atol=1e-4)
 
 
 def test_steps_weigh_by_their_age_in_the_episode():

@@ -215,7 +215,7 @@ class Slow:
         metrics["critic_loss"] = critic_loss(self.critics)
         metrics["q_value"] = self.q(self.critics, batch.observation, batch.action).mean()
         self.step("critics", critic_loss)
-        if self.sac.gradient == "reparameterized":
+        if self.sac.policy_gradient == "reparameterized":
             soft, entropy = self.expectation(self.policy, self.critics, batch.observation, key_now)
             metrics |= {"policy_loss": -soft.mean(), "entropy": entropy.mean()}
             self.step(
@@ -253,7 +253,9 @@ class Slow:
     [
         pytest.param(SMALL, id="sac"),
         pytest.param(
-            replace(SMALL, gradient="score_function", critics=1, learn_temperature=False),
+            replace(
+                SMALL, policy_gradient="score_function", num_critics=1, learn_temperature=False
+            ),
             id="score_function",
             marks=pytest.mark.slow,
         ),
@@ -279,7 +281,7 @@ def test_gradient_steps_are_those_of_numpy(setting, kind):
             np.testing.assert_allclose(one, other, rtol=2e-3, atol=2e-4)
         if setting.learn_temperature:
             assert state.log_temperature == pytest.approx(float(slow.log_temperature[0]), rel=1e-4)
-        assert state.updates == i + 1
+        assert state.gradient_steps_taken == i + 1
 
 
 @struct
@@ -310,7 +312,9 @@ def gradients(sac, policy, state):
     """20,000 estimates of the gradient of the policy's parameters, [estimate, parameter], each of
     two observations."""
     loss = (
-        sac.reparameterized_loss if sac.gradient == "reparameterized" else sac.score_function_loss
+        sac.reparameterized_loss
+        if sac.policy_gradient == "reparameterized"
+        else sac.score_function_loss
     )
     slope = jax.grad(lambda policy, key: loss(policy, state, jnp.zeros((2, 3)), key)[0])
     return jax.vmap(lambda key: slope(policy, key).network.outputs)(jax.random.split(KEY, 20_000))
@@ -352,7 +356,9 @@ def test_both_gradients_are_on_average_that_of_the_expected_value(temperature):
             fresh(fixed, "box"), critics=(Parabola(2.0, -0.3, high), Parabola(1.0, 0.5, high))
         )
         for gradient in ("reparameterized", "score_function"):
-            assert_unbiased(gradients(replace(fixed, gradient=gradient), policy, state), expected)
+            assert_unbiased(
+                gradients(replace(fixed, policy_gradient=gradient), policy, state), expected
+            )
 
 
 def test_the_score_of_discrete_actions_is_on_average_the_exact_gradient():
@@ -371,7 +377,9 @@ def test_the_score_of_discrete_actions_is_on_average_the_exact_gradient():
         fresh(fixed, "discrete"), critics=tuple(Constant(jnp.float32(row)) for row in q)
     )
     np.testing.assert_allclose(gradients(fixed, policy, state)[0], expected, rtol=1e-3, atol=1e-5)
-    assert_unbiased(gradients(replace(fixed, gradient="score_function"), policy, state), expected)
+    assert_unbiased(
+        gradients(replace(fixed, policy_gradient="score_function"), policy, state), expected
+    )
 
 
 def test_without_temperature_the_target_is_the_expected_value_of_the_next_action():
@@ -478,14 +486,14 @@ def test_nothing_is_learned_before_the_warmup_is_over():
     """It counts environment steps, six an update here: twelve are enough."""
     state = fresh(SMALL, "box")
     first, metrics = update(SMALL, state, transitions("box", 0, 3, 2), KEY)
-    assert metrics["updates"] == 0 and first.updates == 0 and first.steps == 6
+    assert metrics["updates"] == 0 and first.gradient_steps_taken == 0 and first.steps == 6
     jax.tree.map(
         np.testing.assert_array_equal,
         replace(first, replay=(), steps=0),
         replace(state, replay=(), steps=0),
     )
     second, metrics = update(SMALL, first, transitions("box", 1, 3, 2), KEY)
-    assert metrics["updates"] == 2 and second.updates == 2 and second.steps == 12
+    assert metrics["updates"] == 2 and second.gradient_steps_taken == 2 and second.steps == 12
     for before, after in ((first.policy, second.policy), (first.critics, second.critics)):
         assert all(
             (x != y).any()
@@ -548,7 +556,7 @@ def test_the_targets_start_as_a_copy_and_the_twins_apart():
     assert (weights(state.critics[0])[0] != weights(state.critics[1])[0]).all() and len(
         state.critics
     ) == 2
-    assert state.replay.inserted == state.steps == state.updates == 0
+    assert state.replay.inserted == state.steps == state.gradient_steps_taken == 0
     assert jnp.exp(state.log_temperature) == pytest.approx(0.3)
     assert jax.tree.map(jnp.shape, state) == jax.tree.map(jnp.shape, fresh(SMALL, "box"))
 
@@ -568,7 +576,7 @@ def test_trees_of_observations_are_judged_with_actions_of_every_kind(action, gra
     environment takes integers."""
     spec, sac = (
         EnvironmentSpec(space_from_gymnasium(OBSERVATIONS["dict"]), action, 2),
-        replace(SMALL, gradient=gradient),
+        replace(SMALL, policy_gradient=gradient),
     )
     shape, dtype = ((), "int32") if isinstance(action, Discrete) else (action.shape, "float32")
     one = replace(zeros_like_spec(spec), action=jnp.zeros(shape, dtype))
@@ -625,14 +633,13 @@ def test_what_does_not_fit_is_refused():
             lambda: SAC(capacity=100, rollout_length=64, hidden=()).init(KEY, spec_of("box"))
         )
     with pytest.raises(
-        InvalidInput,
-        match="initial_temperature is 0, .*start it above 0, or keep it at 0 with learn_temp",
+        InvalidInput, match="initial_temperature is 0; .*start it above 0, or set learn_temp"
     ):
         validate(SAC(initial_temperature=0.0))
     with pytest.raises(
-        InvalidInput, match="gradient is 'pathwise'; choose one of reparameterized, score"
+        InvalidInput, match="policy_gradient is 'pathwise'; choose one of reparameterized, score"
     ):
-        validate(SAC(gradient="pathwise"))
+        validate(SAC(policy_gradient="pathwise"))
     for allowed in (
         SAC(),
         OffPolicyActorCritic(),

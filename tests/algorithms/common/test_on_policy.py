@@ -118,11 +118,11 @@ def play_and_batch(name, state, key):
     sequences, whole = (
         of(algorithm, experience, batch) for of in (on_policy.to_samples, on_policy.to_sequence)
     )
-    parts = on_policy.sample_minibatches(algorithm, key, sequences)
+    parts = on_policy.shuffle_minibatches(algorithm, key, sequences)
 
     def seen(batch):
         choice, value = batch.evaluate(agent)
-        return batch.distribution.kl(choice), choice.log_prob(batch.action), value
+        return batch.old_distribution.kl(choice), choice.log_prob(batch.action), value
 
     all_seen = seen(sequences), seen(whole), jax.vmap(seen)(parts)
     never = replace(sequences, is_first=jnp.zeros_like(sequences.is_first))
@@ -209,9 +209,9 @@ def test_what_it_goes_on_with_is_what_the_agent_remembers(played, name):
     )
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6), after, noted.next_carry)
     np.testing.assert_allclose(
-        one.batch.log_prob, choice.log_prob(one.experience.action), rtol=1e-4, atol=1e-5
+        one.batch.old_log_prob, choice.log_prob(one.experience.action), rtol=1e-4, atol=1e-5
     )
-    np.testing.assert_allclose(one.batch.value, value, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(one.batch.old_value, value, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.slow
@@ -226,9 +226,9 @@ def test_the_value_of_what_follows_is_that_of_the_memory_it_goes_on_with(played)
     after = np.asarray(after)
     inside = ~np.asarray(one.experience.done)[:-1]
     np.testing.assert_allclose(
-        after[:-1][inside], one.batch.value[1:][inside], rtol=1e-4, atol=1e-5
+        after[:-1][inside], one.batch.old_value[1:][inside], rtol=1e-4, atol=1e-5
     )
-    assert not np.isclose(after[:-1][~inside], one.batch.value[1:][~inside], atol=1e-3).any()
+    assert not np.isclose(after[:-1][~inside], one.batch.old_value[1:][~inside], atol=1e-3).any()
 
 
 def columns(tree):
@@ -302,10 +302,10 @@ def test_over_sequences_the_policy_says_what_it_said_while_acting(played, name):
     for batch, (divergence, log_prob, value) in zip(
         (one.sequences, one.whole, one.parts), one.seen, strict=True
     ):
-        np.testing.assert_allclose(log_prob, batch.log_prob, rtol=1e-4, atol=1e-5)
-        np.testing.assert_allclose(value, batch.value, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(log_prob, batch.old_log_prob, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(value, batch.old_value, rtol=1e-4, atol=1e-5)
         np.testing.assert_allclose(divergence, 0, atol=1e-5)
-    assert not np.allclose(one.forgetful, one.sequences.log_prob, atol=1e-3)
+    assert not np.allclose(one.forgetful, one.sequences.old_log_prob, atol=1e-3)
     assert abs(one.first["kl"]) < 1e-6 and one.first["clipped"] == 0
 
 
@@ -330,15 +330,15 @@ def test_without_a_memory_a_batch_is_its_samples():
         *(np.arange(24.0, dtype=np.float32).reshape(6, 4) + 100 * i for i in range(7))
     )
     flat = on_policy.to_samples(SMALL, None, batch)
-    np.testing.assert_array_equal(flat.value, batch.value.ravel())
+    np.testing.assert_array_equal(flat.old_value, batch.old_value.ravel())
     assert on_policy.to_sequence(SMALL, None, batch) is batch
     parts = jax.device_get(
-        jax.jit(lambda flat: on_policy.sample_minibatches(replace(SMALL, batch_size=7), KEY, flat))(
-            flat
-        )
+        jax.jit(
+            lambda flat: on_policy.shuffle_minibatches(replace(SMALL, batch_size=7), KEY, flat)
+        )(flat)
     )
-    assert parts.value.shape == (3, 7) and len(np.unique(parts.value)) == 21
-    np.testing.assert_array_equal(parts.value + 100, parts.advantage)
+    assert parts.old_value.shape == (3, 7) and len(np.unique(parts.old_value)) == 21
+    np.testing.assert_array_equal(parts.old_value + 100, parts.advantage)
     state, observation = beginning(SMALL), np.ones((ENVS, 2), np.float32)
     assert (
         jax.eval_shape(lambda: on_policy.act(SMALL, state.learner, observation, (), KEY, True))[1]

@@ -169,8 +169,8 @@ def test_estimates_are_those_of_a_loop():
     advantage, target, log_prob = slow_estimate(PLAIN, state, experience)
     for ours, loop in (
         (batch.advantage, advantage),
-        (batch.target, target),
-        (batch.log_prob, log_prob),
+        (batch.value_target, target),
+        (batch.old_log_prob, log_prob),
     ):
         np.testing.assert_allclose(ours, loop.ravel(), rtol=1e-4, atol=1e-4)
     np.testing.assert_array_equal(batch.observation, experience.observation.reshape(-1, 3))
@@ -216,7 +216,7 @@ def test_the_clipped_loss_is_that_of_a_loop_and_of_rlax():
     state, older = fresh(PLAIN), fresh(PLAIN, seed=7)
     batch = estimate(PLAIN, state, sampled_experience(state))
     ratios = np.exp(np.random.default_rng(0).normal(0, 0.4, TIME * ENVS))
-    batch = replace(batch, log_prob=batch.log_prob - np.log(ratios))
+    batch = replace(batch, old_log_prob=batch.old_log_prob - np.log(ratios))
     for clip in (0.1, 0.3):
         loss, metrics = policy_loss(PLAIN, state, batch, clip)
         terms = []
@@ -237,7 +237,7 @@ def test_normalized_advantages_have_mean_0_and_std_1_in_each_batch():
     """Their scale and offset then make no difference."""
     state = fresh(SMALL)
     batch = estimate(SMALL, state, sampled_experience(state))
-    batch = replace(batch, log_prob=batch.log_prob + 0.05)
+    batch = replace(batch, old_log_prob=batch.old_log_prob + 0.05)
     other = replace(batch, advantage=7 * batch.advantage - 3)
     (loss, _), (same, _) = (
         policy_loss(SMALL, state, batch, 0.2),
@@ -335,7 +335,7 @@ def test_the_clip_falls_linearly_to_zero():
     state = fresh(ppo)
     batch = estimate(ppo, state, sampled_experience(state))
     ratios = np.linspace(0.613, 1.391, TIME * ENVS)
-    batch = replace(batch, log_prob=batch.log_prob - np.log(ratios))
+    batch = replace(batch, old_log_prob=batch.old_log_prob - np.log(ratios))
     for steps, clip in ((0, 0.4), (250, 0.3), (500, 0.2), (900, 0.04), (1000, 0), (9999, 0)):
         _, metrics = improve(ppo, replace(state, steps=jnp.int32(steps)), batch)
         assert metrics["clipped"] == pytest.approx((abs(ratios - 1) > clip).mean()), steps
@@ -404,7 +404,7 @@ def test_the_policy_sees_observations_normalized_and_learns_from_what_it_saw(nor
     batch = estimate(ppo, states[2], lives[2])
     np.testing.assert_allclose(batch.observation, expected.reshape(-1, 3), atol=1e-3)
     np.testing.assert_allclose(
-        batch.value, states[2].networks.value(expected).ravel(), rtol=1e-3, atol=1e-3
+        batch.old_value, states[2].networks.value(expected).ravel(), rtol=1e-3, atol=1e-3
     )
     np.testing.assert_allclose(
         on_policy.normalize_observation(ppo, states[2], observation), expected, atol=1e-3
@@ -541,28 +541,30 @@ def test_the_adaptive_penalty_doubles_and_halves():
     batch = estimate(ppo, before, sampled_experience(before))
     kl = divergence(before, after, batch.observation)
     adjust = jax.jit(
-        lambda target: replace(ppo, kl_target=target).update_penalty(
+        lambda target: replace(ppo, kl_target=target).update_kl_coefficient(
             jnp.float32(3), after.networks, batch
         )
     )
     told = [float(adjust(kl / ratio)) for ratio in (1.55, 1.45, 1.0, 0.69, 0.64)]
     assert told == [6, 3, 3, 3, 1.5]
-    assert PLAIN.update_penalty(3.0, after.networks, batch) == 3
+    assert PLAIN.update_kl_coefficient(3.0, after.networks, batch) == 3
 
 
 @pytest.mark.parametrize("target", [1e-6, 0.5], ids=["exceeded", "kept"])
 def test_dual_ascent_moves_the_penalty_by_the_violation(target):
     """β ← max(β + rate (KL - target), 0), with the divergence that the update has come to; each
     loss has the β before."""
-    ppo = DualGradient(**SETTINGS, kl_target=target, penalty_rate=4.0)
+    ppo = DualGradient(**SETTINGS, kl_target=target, kl_coefficient_rate=4.0)
     state = PPOState(fresh(ppo), jnp.float32(1))
     experience = sampled_experience(state.learner)
     after, metrics = dual_update(ppo, state, experience, KEY)
     kl = divergence(state.learner, after.learner, experience.observation)
     assert kl > 1e-3 and (kl > target) == (target < 0.1)
-    assert after.penalty == pytest.approx(max(1 + 4 * (kl - target), 0), rel=1e-3, abs=1e-6)
+    assert after.kl_coefficient == pytest.approx(max(1 + 4 * (kl - target), 0), rel=1e-3, abs=1e-6)
     assert metrics["updates"] == 8
-    below = dual_update(ppo, replace(state, penalty=jnp.float32(0.01)), experience, KEY)[0].penalty
+    below = dual_update(ppo, replace(state, kl_coefficient=jnp.float32(0.01)), experience, KEY)[
+        0
+    ].kl_coefficient
     assert (below == 0) == (target > 0.1)
 
 
@@ -580,8 +582,8 @@ def test_a_penalty_holds_the_policy_back():
 
 
 def test_dual_gradient_is_ppo_without_a_clip():
-    ppo = DualGradient(penalty_rate=3.0)
-    assert ppo == PPO(clip=math.inf, kl_penalty="dual", penalty_rate=3.0)
+    ppo = DualGradient(kl_coefficient_rate=3.0)
+    assert ppo == PPO(clip=math.inf, kl_penalty="dual", kl_coefficient_rate=3.0)
     assert DualGradient.func is PPO and ppo.kl_stop is False
 
 
@@ -599,7 +601,7 @@ def test_the_penaltys_gradient_is_zero_at_the_policy_before(space):
         judged = lambda policy: ppo.policy_loss(
             policy(batch.observation), batch, penalty, no_steps
         )[0]
-        return *jax.value_and_grad(judged)(policy), batch.distribution.kl(
+        return *jax.value_and_grad(judged)(policy), batch.old_distribution.kl(
             policy(batch.observation)
         ).mean()
 
@@ -619,7 +621,7 @@ def test_without_a_clip_the_whole_ratio_counts():
     state = fresh(PLAIN)
     batch = estimate(PLAIN, state, sampled_experience(state))
     ratios = np.exp(np.random.default_rng(0).normal(0, 1, TIME * ENVS))
-    batch = replace(batch, log_prob=batch.log_prob - np.log(ratios))
+    batch = replace(batch, old_log_prob=batch.old_log_prob - np.log(ratios))
     loss, metrics = policy_loss(PLAIN, state, batch, math.inf)
     assert loss == pytest.approx(-(ratios * np.asarray(batch.advantage, float)).mean(), rel=1e-4)
     assert metrics["clipped"] == 0

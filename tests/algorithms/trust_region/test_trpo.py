@@ -103,7 +103,7 @@ def divergence(old, new):
 def gains(batch, log_prob):
     """E[(ratio - 1) A] of each case, in float64."""
     return (
-        np.expm1(np.asarray(log_prob, float) - batch.log_prob) * np.asarray(batch.advantage)
+        np.expm1(np.asarray(log_prob, float) - batch.old_log_prob) * np.asarray(batch.advantage)
     ).mean(-1)
 
 
@@ -124,7 +124,7 @@ def test_a_step_keeps_its_limit_and_gains_or_is_not_taken(space):
         improve(at_limits(PLAIN, limits), policy, batch)
     )
     kl, gain, taken = (
-        divergence(batch.distribution, choice),
+        divergence(batch.old_distribution, choice),
         gains(batch, log_prob),
         np.asarray(metrics["accepted"]) > 0,
     )
@@ -193,7 +193,7 @@ def test_the_natural_gradient_is_that_of_the_fisher_matrix(every):
         np.testing.assert_allclose(
             (flat(after) - flat(policy))[case], step, rtol=0.02, atol=0.01 * abs(step).max()
         )
-    kl = divergence(batch.distribution, choice)
+    kl = divergence(batch.old_distribution, choice)
     if every == 1:
         assert (kl < 1.02e-4).all() and (kl > 0.6e-4).all()  # damping takes its share
     assert (metrics["accepted"] == 1).all() and (metrics["tries"] == 1).all()

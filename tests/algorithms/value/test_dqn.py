@@ -161,7 +161,7 @@ def test_updates_are_those_of_numpy(double, loss, rate):
             jax.tree.map(
                 partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-4), weights(ours), theirs
             )
-        assert now.updates == i + 1
+        assert now.gradient_steps_taken == i + 1
     assert min(norms) < 0.6 < max(norms)
 
 
@@ -204,7 +204,7 @@ def test_the_gradient_is_clipped_by_its_global_norm(limit):
     norm = global_norm(gradient)
     assert 0.01 < norm < 1e9
     state, _ = fit(dqn, state_of(dqn, q, q), batch)
-    moment = adam_moment(state.optimizer)
+    moment = adam_moment(state.opt_state)
     expected = jax.tree.map(lambda g: 0.1 * g * min(1, limit / norm), gradient)
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-9), moment, expected)
 
@@ -244,15 +244,15 @@ def test_nothing_is_learned_before_the_warmup_is_over():
     """It counts environment steps, six an update here: twelve are enough."""
     state = fresh(SMALL)
     first, metrics = update(SMALL, state, transitions(0, 3, 2), KEY)
-    assert metrics["updates"] == 0 and first.updates == 0 and first.steps == 6
+    assert metrics["updates"] == 0 and first.gradient_steps_taken == 0 and first.steps == 6
     for before, after in (
         (state.q, first.q),
         (state.target_q, first.target_q),
-        (state.optimizer, first.optimizer),
+        (state.opt_state, first.opt_state),
     ):
         jax.tree.map(np.testing.assert_array_equal, before, after)
     second, metrics = update(SMALL, first, transitions(1, 3, 2), KEY)
-    assert metrics["updates"] == 2 and second.updates == 2 and second.steps == 12
+    assert metrics["updates"] == 2 and second.gradient_steps_taken == 2 and second.steps == 12
     assert (weights(second.q)[0] != weights(first.q)[0]).any()
 
 
@@ -279,7 +279,7 @@ def test_an_update_is_an_insert_and_gradient_steps_on_draws():
 def test_the_target_starts_as_a_copy_and_the_buffer_empty():
     state = jax.jit(lambda: SMALL.init(KEY, SPEC))()
     jax.tree.map(np.testing.assert_array_equal, state.q, state.target_q)
-    assert state.replay.inserted == state.steps == state.updates == 0
+    assert state.replay.inserted == state.steps == state.gradient_steps_taken == 0
     assert state.replay.storage.observation.shape == (6, 2, 3)
     assert jax.tree.map(jnp.shape, state.q) == jax.tree.map(jnp.shape, q_network())
 

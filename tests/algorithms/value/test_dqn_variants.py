@@ -207,7 +207,7 @@ def test_fitted_q_iteration_on_a_dataset_is_deep_q_learning_to_which_it_came_at_
         return fitted, metrics, lived
 
     fitted, metrics, lived = jax.device_get(both(dataset, KEY))
-    assert metrics["q_loss"].shape == (1, 6) and fitted.updates == 6
+    assert metrics["q_loss"].shape == (1, 6) and fitted.gradient_steps_taken == 6
     jax.tree.map(
         partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), fitted.target_q, lived.q
     )

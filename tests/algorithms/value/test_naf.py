@@ -202,7 +202,7 @@ def test_updates_are_those_of_numpy():
             )
         assert (
             told["updates"] == 2
-            and state.updates == before.updates + 2
+            and state.gradient_steps_taken == before.gradient_steps_taken + 2
             and state.steps == before.steps + 6
         )
         norms += [norm for _, _, norm in steps]
@@ -276,14 +276,14 @@ def test_nothing_is_learned_before_the_warmup_is_over():
     """It counts environment steps, six an update here: twelve are enough."""
     state = fresh(SMALL)
     first, metrics = update(SMALL, state, transitions(0, 3, 2), KEY)
-    assert metrics["updates"] == 0 and first.updates == 0 and first.steps == 6
+    assert metrics["updates"] == 0 and first.gradient_steps_taken == 0 and first.steps == 6
     assert same(
-        (state.q, state.target_q, state.optimizer), (first.q, first.target_q, first.optimizer)
+        (state.q, state.target_q, state.opt_state), (first.q, first.target_q, first.opt_state)
     )
     second, metrics = update(SMALL, first, transitions(1, 3, 2), KEY)
     assert (
         metrics["updates"] == 2
-        and second.updates == 2
+        and second.gradient_steps_taken == 2
         and second.steps == 12
         and not same(second.q, first.q)
     )
@@ -295,7 +295,7 @@ def test_the_target_starts_as_a_copy_and_q_has_all_its_outputs():
         1 + 2 + 3,
         5,
     )
-    assert state.replay.inserted == state.steps == state.updates == 0
+    assert state.replay.inserted == state.steps == state.gradient_steps_taken == 0
 
 
 @pytest.mark.parametrize(

@@ -238,7 +238,7 @@ def test_an_update_is_epochs_of_steps_on_targets_from_before():
     state, x = fresh(SMALL), random_experience()
     after, metrics = update(SMALL, state, x, KEY)
     target = np.asarray(estimate_target(SMALL, state.q, x)).ravel()
-    now, told, orders = (state.q, state.optimizer), [], []
+    now, told, orders = (state.q, state.opt_state), [], []
     for key in jax.random.split(KEY, 2):
         order = np.asarray(random_permutation(key, TIME * ENVS))
         orders.append(order)

@@ -292,7 +292,7 @@ def test_values_are_the_exact_ones_within_a_tolerance_where_there_is_chance(targ
     process, discount = process_of(5), 0.8
     algorithm = QLearning(
         learning_rate=1.0,
-        half_life_steps=100.0,
+        harmonic_decay_steps=100.0,
         discount=discount,
         initial_epsilon=1.0,
         final_epsilon=1.0,
@@ -329,7 +329,7 @@ def test_on_the_cliff_the_best_path_and_the_safe_one():
     process, epsilon, edge = from_gymnasium("CliffWalking-v1"), 0.1, set(range(25, 35))
     algorithm = QLearning(
         learning_rate=0.5,
-        half_life_steps=1e4,
+        harmonic_decay_steps=1e4,
         discount=1.0,
         initial_epsilon=epsilon,
         final_epsilon=epsilon,
@@ -414,7 +414,7 @@ def test_play_is_random_as_often_as_epsilon_says_and_the_first_of_equals_greedy(
 
 def test_the_rate_falls_to_a_half_and_then_as_one_over_the_steps():
     """Seen in what one update of a single step does, γ = 0."""
-    algorithm = QLearning(learning_rate=0.8, half_life_steps=100.0, discount=0.0)
+    algorithm = QLearning(learning_rate=0.8, harmonic_decay_steps=100.0, discount=0.0)
     state = algorithm.init(KEY, EnvironmentSpec(Discrete(STATES), Discrete(ACTIONS), 1))
     lived = replace(experience(0, 1, 1), reward=np.ones((1, 1), np.float32))
     update = jax.jit(QLearning.update)
@@ -422,7 +422,7 @@ def test_the_rate_falls_to_a_half_and_then_as_one_over_the_steps():
         q = update(algorithm, replace(state, steps=jnp.int32(steps)), lived, KEY)[0].q
         assert q.sum() == pytest.approx(rate, rel=1e-5)
     steady = update(
-        replace(algorithm, half_life_steps=float("inf")),
+        replace(algorithm, harmonic_decay_steps=float("inf")),
         replace(state, steps=jnp.int32(10**9)),
         lived,
         KEY,
@@ -474,7 +474,7 @@ def test_spaces_that_are_no_table_are_refused(observation, action, message):
     "setting, message",
     [
         ({"learning_rate": 1.5}, "learning_rate is 1.5; it must be above 0 and at most 1"),
-        ({"half_life_steps": 0.0}, "half_life_steps is 0.0; it must be above 0"),
+        ({"harmonic_decay_steps": 0.0}, "harmonic_decay_steps is 0.0; it must be above 0"),
         (
             {"td_target_kind": "double"},
             "td_target_kind is 'double'; choose one of q_learning, sarsa, expected_sarsa",

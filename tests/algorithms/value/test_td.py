@@ -156,7 +156,7 @@ def test_the_random_walks_values_are_learned_for_every_lambda(length, left):
     @jax.jit
     @jax.vmap
     def learned(decay):
-        td = TD(learning_rate=0.5, half_life_steps=1000.0, discount=1.0, trace_decay=decay)
+        td = TD(learning_rate=0.5, harmonic_decay_steps=1000.0, discount=1.0, trace_decay=decay)
         return pure_train(td, environment, KEY, 5000)[0].algorithm_state.value
 
     values = np.asarray(learned(jnp.float32([0, 0.5, 0.9])))

@@ -165,7 +165,8 @@ def test_updates_are_those_of_numpy(made):
         for one, other in zip(ours, theirs, strict=True):
             jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-4), one, other)
         assert (
-            state.updates == before.updates + 2 == slow.updates and state.steps == before.steps + 6
+            state.gradient_steps_taken == before.gradient_steps_taken + 2 == slow.updates
+            and state.steps == before.steps + 6
         )
     assert slow.policy_adam.count == 10 // td3.policy_interval
 
@@ -249,15 +250,15 @@ def test_the_policy_gradient_is_that_of_rlax():
         return 2 * jax.vmap(rlax.dpg_loss)(action, slope).mean()
 
     expected = jax.jit(jax.grad(loss))(state.policy)
-    after = jax.jit(SMALL.improve_policy)(state, batch)
-    moment = adam_moment(after.policy_optimizer)
+    after = jax.jit(SMALL.update_policy)(state, batch)
+    moment = adam_moment(after.policy_opt_state)
     tenth = jax.tree.map(lambda g: 0.1 * np.asarray(g), expected)
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-8), moment, tenth)
     assert optimized(moment) > 0.01
     other = replace(state, critics=(state.critics[0], state.target_critics[0]))
     jax.tree.map(
         np.testing.assert_array_equal,
-        jax.jit(SMALL.improve_policy)(other, batch).policy,
+        jax.jit(SMALL.update_policy)(other, batch).policy,
         after.policy,
     )
 
@@ -283,8 +284,8 @@ def test_the_policy_gradient_spends_nothing_on_the_critics_weights():
             for atom in equation.outvars
         }
 
-    assert shape not in computed(SMALL.improve_policy, state, batch)
-    assert shape in computed(SMALL.fit_critics, state, batch, KEY)
+    assert shape not in computed(SMALL.update_policy, state, batch)
+    assert shape in computed(SMALL.update_critics, state, batch, KEY)
 
 
 def same(one, other):
@@ -301,8 +302,8 @@ def test_policy_and_targets_move_only_when_they_are_due():
             *update(SMALL, state, transitions(i, 3, 2), jax.random.key(i)),
         )
         losses.append(float(metrics["policy_loss"]))
-        assert not same(before.critics, state.critics) and state.updates == 2 * i + 2
-        for name in ("policy", "target_policy", "target_critics", "policy_optimizer"):
+        assert not same(before.critics, state.critics) and state.gradient_steps_taken == 2 * i + 2
+        for name in ("policy", "target_policy", "target_critics", "policy_opt_state"):
             assert same(getattr(before, name), getattr(state, name)) == (i in (0, 3)), (name, i)
     assert losses[0] == 0 != losses[1] != losses[3]
     # of the moves before the third and the sixth
@@ -316,7 +317,11 @@ def test_ddpg_is_td3_without_its_three_additions():
         for field in dataclasses.fields(TD3)
         if getattr(plain, field.name) != getattr(ours, field.name)
     }
-    assert type(plain) is TD3 and told == {"critics": 1, "policy_interval": 1, "target_noise": 0.0}
+    assert type(plain) is TD3 and told == {
+        "num_critics": 1,
+        "policy_interval": 1,
+        "target_noise": 0.0,
+    }
     assert len(fresh(DDPG(**SIZES)).critics) == 1 and len(fresh(SMALL).critics) == 2
 
 
@@ -376,10 +381,10 @@ def test_nothing_is_learned_before_the_warmup_is_over():
     """It counts environment steps, six an update here: twelve are enough."""
     state = fresh(SMALL)
     first, metrics = update(SMALL, state, transitions(0, 3, 2), KEY)
-    assert metrics["updates"] == 0 and first.updates == 0 and first.steps == 6
+    assert metrics["updates"] == 0 and first.gradient_steps_taken == 0 and first.steps == 6
     assert same(replace(state, replay=(), steps=()), replace(first, replay=(), steps=()))
     second, metrics = update(SMALL, first, transitions(1, 3, 2), KEY)
-    assert metrics["updates"] == 2 and second.updates == 2 and second.steps == 12
+    assert metrics["updates"] == 2 and second.gradient_steps_taken == 2 and second.steps == 12
     assert not same(second.critics, first.critics)
 
 
@@ -388,7 +393,9 @@ def test_targets_start_as_copies_and_twins_apart():
     state = SMALL.init(KEY, SPEC)
     assert same(state.policy, state.target_policy) and same(state.critics, state.target_critics)
     assert (weights(state.critics[0])[0] != weights(state.critics[1])[0]).all()
-    assert state.replay.inserted == state.steps == state.updates == state.policy_loss == 0
+    assert (
+        state.replay.inserted == state.steps == state.gradient_steps_taken == state.policy_loss == 0
+    )
 
 
 @pytest.mark.slow
@@ -448,4 +455,4 @@ def test_sizes_that_do_not_fit_are_refused():
             partial(TD3(capacity=100, rollout_length=64, hidden=()).init, spec=SPEC), KEY
         )
     with pytest.raises(InvalidInput, match="critics is 0; it must be at least 1"):
-        validate(TD3(critics=0))
+        validate(TD3(num_critics=0))

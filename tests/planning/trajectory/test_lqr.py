@@ -8,7 +8,12 @@ import scipy.linalg
 
 from etude.environments.classic import CartPole
 from etude.errors import InvalidInput
-from etude.planning.trajectory.lqr import LinearQuadratic, infinite_horizon, lqr, simulate_regulator
+from etude.planning.trajectory.lqr import (
+    LinearQuadratic,
+    infinite_horizon_lqr,
+    lqr,
+    simulate_regulator,
+)
 from etude.struct import replace
 
 T, N, M = 5, 3, 2
@@ -37,7 +42,7 @@ def random_problem(seed):
         C=half @ half.mT + skew - skew.mT,
         V=end @ end.T,
         v=rng.normal(size=N),
-        noise=spread @ spread.mT,
+        noise_covariance=spread @ spread.mT,
     )
 
 
@@ -68,7 +73,7 @@ def program(problem, start, state):
 @pytest.mark.parametrize("seed", range(3))
 def test_it_solves_the_dense_quadratic_program_from_every_time_and_state(seed):
     """Policy, value function and path; the noise, which the program does not know, left out."""
-    problem = replace(random_problem(seed), noise=None)
+    problem = replace(random_problem(seed), noise_covariance=None)
     regulator = lqr(problem)
     assert regulator.is_positive_definite.all() and regulator.value.matrix.shape == (T + 1, N, N)
     for start in range(T):
@@ -90,7 +95,7 @@ def test_noise_costs_what_the_spread_of_states_and_controls_costs_and_leaves_the
     """The expected cost by propagating mean and covariance (a Lyapunov recursion), which knows
     nothing of V."""
     problem = random_problem(4)
-    noisy, certain = lqr(problem), lqr(replace(problem, noise=None))
+    noisy, certain = lqr(problem), lqr(replace(problem, noise_covariance=None))
     np.testing.assert_array_equal(noisy.K, certain.K)
     np.testing.assert_array_equal(noisy.k, certain.k)
     state = np.float64([1, -2, 0.5])
@@ -104,7 +109,9 @@ def test_noise_costs_what_the_spread_of_states_and_controls_costs_and_leaves_the
             + np.trace(problem.C[t] @ both @ covariance @ both.T) / 2
         )
         mean = problem.F[t] @ z + problem.f[t]
-        covariance = problem.F[t] @ both @ covariance @ both.T @ problem.F[t].T + problem.noise[t]
+        covariance = (
+            problem.F[t] @ both @ covariance @ both.T @ problem.F[t].T + problem.noise_covariance[t]
+        )
     total += mean @ problem.V @ mean / 2 + problem.v @ mean + np.trace(problem.V @ covariance) / 2
     first = jax.tree.map(lambda x: x[0], noisy.value)
     np.testing.assert_allclose(first(state), total, rtol=1e-10)
@@ -118,7 +125,7 @@ def test_noise_costs_what_the_spread_of_states_and_controls_costs_and_leaves_the
         x = (
             z @ problem.F[t].T
             + problem.f[t]
-            + rng.multivariate_normal(np.zeros(N), problem.noise[t], samples)
+            + rng.multivariate_normal(np.zeros(N), problem.noise_covariance[t], samples)
         )
     costs += np.einsum("si,ij,sj->s", x, problem.V, x) / 2 + x @ problem.v
     assert abs(costs.mean() - total) < 4 * costs.std() / np.sqrt(samples)
@@ -144,7 +151,7 @@ def test_the_infinite_horizon_solves_the_riccati_equation(seed):
     A, B, cost = F[:, :N], F[:, N:], (C + C.T) / 2
     P = scipy.linalg.solve_discrete_are(A, B, cost[:N, :N], cost[N:, N:], s=cost[:N, N:])
     K = -np.linalg.solve(cost[N:, N:] + B.T @ P @ B, cost[N:, :N] + B.T @ P @ A)
-    forever = infinite_horizon(F, C)
+    forever = infinite_horizon_lqr(F, C)
     np.testing.assert_allclose(forever.V, P, rtol=1e-9, atol=1e-9)
     np.testing.assert_allclose(forever.K, K, rtol=1e-9, atol=1e-9)
     assert np.abs(np.linalg.eigvals(A + B @ forever.K)).max() < 1
@@ -153,13 +160,13 @@ def test_the_infinite_horizon_solves_the_riccati_equation(seed):
 @pytest.mark.slow
 def test_the_double_integrator_is_that_of_the_books():
     F = np.float64([[1, 1, 0], [0, 1, 1]])
-    forever = infinite_horizon(F, np.eye(3))
+    forever = infinite_horizon_lqr(F, np.eye(3))
     np.testing.assert_allclose(-forever.K, [[0.42208, 1.24393]], atol=5e-6)
     np.testing.assert_allclose(forever.V, [[2.94712, 2.36921], [2.36921, 4.61313]], atol=5e-6)
     finite = lqr(LinearQuadratic(np.tile(F, (40, 1, 1)), np.tile(np.eye(3), (40, 1, 1))))
     np.testing.assert_allclose(finite.K[0], forever.K, rtol=1e-8)
     np.testing.assert_allclose(finite.value.matrix[0], forever.V, rtol=1e-8)
-    single = infinite_horizon(F.astype(np.float32), np.eye(3, dtype=np.float32))
+    single = infinite_horizon_lqr(F.astype(np.float32), np.eye(3, dtype=np.float32))
     assert single.converged and single.V.dtype == jnp.float32
     np.testing.assert_allclose(single.V, forever.V, rtol=1e-5)
 
@@ -169,7 +176,7 @@ def test_the_linearized_regulator_balances_the_cart_pole():
     """From the environment's own starts, for a whole episode, the force continuous."""
     environment = CartPole()
     F = jnp.hstack(jax.jit(jax.jacobian(environment.dynamics, (0, 1)))(jnp.zeros(4), jnp.zeros(1)))
-    K = infinite_horizon(F, jnp.eye(5)).K
+    K = infinite_horizon_lqr(F, jnp.eye(5)).K
     np.testing.assert_allclose(-K, [[-0.9101, -2.1325, -30.5946, -7.8415]], atol=5e-5)
 
     @jax.jit
@@ -208,8 +215,8 @@ def test_a_step_without_a_minimum_is_refused_by_its_number_and_marked_inside_jit
 )  # a control without a cost
 def test_a_value_that_does_not_settle_is_refused_and_marked_inside_jit(F, C):
     with pytest.raises(InvalidInput, match="the value has not converged after 2\\^50 steps"):
-        infinite_horizon(F, C)
-    assert not jax.jit(infinite_horizon)(F, C).converged
+        infinite_horizon_lqr(F, C)
+    assert not jax.jit(infinite_horizon_lqr)(F, C).converged
 
 
 @pytest.mark.parametrize(
@@ -218,7 +225,11 @@ def test_a_value_that_does_not_settle_is_refused_and_marked_inside_jit(F, C):
         ("F", (T, N, N), "F is [5, 3, 3]; it must be [T, n, n + m]"),
         ("C", (T, N, N), "C is [5, 3, 3]; with F [5, 3, 5] it must be [5, 5, 5]"),
         ("f", (N,), "f is [3]; with F [5, 3, 5] it must be [5, 3]"),
-        ("noise", (T - 1, N, N), "noise is [4, 3, 3]; with F [5, 3, 5] it must be [5, 3, 3]"),
+        (
+            "noise_covariance",
+            (T - 1, N, N),
+            "noise_covariance is [4, 3, 3]; with F [5, 3, 5] it must be [5, 3, 3]",
+        ),
     ],
 )
 def test_shapes_that_do_not_fit_are_refused(name, shape, message):
@@ -226,10 +237,10 @@ def test_shapes_that_do_not_fit_are_refused(name, shape, message):
         lqr(replace(random_problem(0), **{name: np.zeros(shape)}))
     assert message in str(refusal.value)
     with pytest.raises(
-        InvalidInput, match=r"the state is \[2\]; with F \[5, 3, 5\] it must be \[3\]"
+        InvalidInput, match=r"the initial state is \[2\]; with F \[5, 3, 5\] it must be \[3\]"
     ):
         simulate_regulator(random_problem(0), lqr(random_problem(0)), np.zeros(2))
     with pytest.raises(
         InvalidInput, match=r"C is \[1, 4, 4\]; with F \[1, 3, 5\] it must be \[1, 5, 5\]"
     ):
-        infinite_horizon(np.zeros((3, 5)), np.zeros((4, 4)))
+        infinite_horizon_lqr(np.zeros((3, 5)), np.zeros((4, 4)))

@@ -31,8 +31,8 @@ from etude.types import Array, Metrics
 
 @struct
 class ActorCriticState:
-    learner: LearnerState  # opt_state: (of policy and value together, of the value's own steps)
-    control_variate: Any  # a ControlVariate, or ()
+    learner: LearnerState  # opt_state: (that of policy and value, that of value_steps or ())
+    control_variate: Any  # a ControlVariate; () without the hyperparameter control_variate
 
 
 @struct
@@ -40,43 +40,49 @@ class ActorCritic:
     """On-policy actor-critic for every kind of action space."""
 
     learning_rate: float = traced(1e-3, above=0)
-    """Step size of the optimizer of policy and value."""
+    """Step size of the optimizer for policy and value."""
     learning_rate_decay: float = traced(math.inf, above=0)
-    """Environment steps over which the learning rate falls linearly to zero; inf: constant."""
+    """Environment steps, summed over all environment copies, over which the learning rate falls
+    linearly to zero; inf: constant."""
     value_learning_rate: float = traced(1e-3, above=0)
-    """Adam's step size for value_steps and for the control variate."""
+    """Step size of Adam for value_steps and for the control variate; no effect without them."""
     discount: float = traced(0.99, at_least=0, at_most=1)
     """Discount factor γ per environment step."""
     gae_lambda: float = traced(0.95, at_least=0, at_most=1)
-    """λ of generalized advantage estimation (Schulman et al., 2016); 1: Monte Carlo returns."""
+    """λ of generalized advantage estimation (Schulman et al., 2016): 0 gives one-step TD errors, 1
+    the Monte Carlo return minus the value, bootstrapped at the rollout's end; no effect unless
+    advantage is "gae"."""
     value_coefficient: float = traced(0.5, at_least=0)
-    """Weight of the value loss in the loss."""
+    """Weight of the value loss, the mean squared error without ½, in the total loss."""
     entropy_coefficient: float = traced(0.0, at_least=0)
-    """Weight of the entropy bonus in the loss."""
+    """Weight of the entropy bonus, per nat, in the loss; larger values explore more."""
     max_gradient_norm: float = traced(0.5, above=0)
-    """Global norm to which gradients are clipped; inf: no clip."""
+    """Largest global norm of the gradient; larger gradients are scaled down to it; inf: no clip."""
     initial_std: float = traced(1.0, above=0)
-    """Initial standard deviation of Box actions, in units of [-1, 1] for a bounded Box."""
+    """Initial standard deviation of Box actions; a bounded Box is scaled to [-1, 1]; no effect with
+    other action spaces."""
     hidden: tuple[int, ...] = static((64, 64), at_least=1)
     """Units of each hidden layer, of policy and value alike."""
     activation: Activation = static("tanh")
     """Activation function of the hidden layers."""
     shared: bool = static(False)
-    """Whether policy and value share their hidden layers."""
+    """Whether policy and value share their hidden layers and recurrent cell."""
     recurrent: CellType = static("none")
     """Recurrent cell before the hidden layers, trained through a whole rollout."""
     memory_size: int = static(64, at_least=1)
-    """Units of the recurrent cell."""
+    """Units of the recurrent cell; no effect with recurrent "none"."""
     state_noise: bool = static(False)
-    """State-dependent exploration noise for Box actions (gSDE: Raffin et al., 2021)."""
+    """Whether the exploration noise of Box actions depends on the state (gSDE: Raffin et al.,
+    2021)."""
     noise_interval: int = static(0, at_least=0)
-    """Environment steps between new samples of state-dependent noise; 0: once per episode."""
+    """Environment steps between new samples of the state-dependent noise, 0: once per episode; no
+    effect without state_noise."""
     optimizer_name: Literal["adam", "rmsprop"] = static("adam")
     """Optimizer of policy and value; RMSprop is that of A3C (Mnih et al., 2016)."""
     advantage: Literal["gae", "n_step"] = static("gae")
     """Advantage estimator: generalized advantages with gae_lambda, or n-step returns minus V."""
     n_step: int = static(5, at_least=1)
-    """Rewards in an n-step return, for the n_step advantage."""
+    """Rewards in an n-step return; no effect unless advantage is "n_step"."""
     value_target: Literal["same", "monte_carlo", "one_step"] = static("same")
     """Target of the value: advantage + V ("same"), the Monte Carlo return, or the TD target."""
     value_steps: int = static(0, at_least=0)
@@ -90,7 +96,8 @@ class ActorCritic:
     normalize_observation: bool = static(False)
     """Whether observations are normalized to mean 0 and std 1 by running statistics."""
     normalize_reward: bool = static(False)
-    """Whether rewards are divided by the running std of the return (Engstrom et al., 2020)."""
+    """Whether rewards are divided by the running std of the discounted return (Engstrom et al.,
+    2020)."""
     rollout_length: int = static(64, at_least=1)
     """Environment steps of each environment copy per update; 1: online actor-critic."""
 
@@ -128,16 +135,18 @@ class ActorCritic:
     def act(
         self, state: ActorCriticState, observation: Any, memory: Any, key: Array, explore: bool
     ) -> tuple[Any, Any]:
-        """Return (action, memory): a sample of the policy with `explore`, else its mode."""
+        """Return (action, next memory): with `explore` a sample of the policy, else its mode."""
         return on_policy.act(self, state.learner, observation, memory, key, explore)
 
     def update(
         self, state: ActorCriticState, experience: Transition, key: Array
     ) -> tuple[ActorCriticState, Metrics]:
         """Fit the value, then take one gradient step of policy and value, on one rollout."""
-        learner, scaled = on_policy.scale_reward(self, state.learner, experience)
-        learner = self.fit_value(learner, scaled)
-        batch = on_policy.to_sequence(self, scaled, self.compute_advantages(learner, scaled))
+        learner, scaled_experience = on_policy.scale_reward(self, state.learner, experience)
+        learner = self.fit_value(learner, scaled_experience)
+        batch = on_policy.to_sequence(
+            self, scaled_experience, self.compute_advantages(learner, scaled_experience)
+        )
         learner, metrics = self.gradient_step(
             learner, batch, self.discount_weights(experience), state.control_variate, key
         )
@@ -145,7 +154,7 @@ class ActorCritic:
         # Fit it after the policy: a Q fitted to the actions it is subtracted from adds bias.
         if self.control_variate:
             control_variate, metrics["variate_loss"] = control_variate.fit(
-                batch.observation, batch.action, batch.target, self.value_optimizer()
+                batch.observation, batch.action, batch.value_target, self.value_optimizer()
             )
         learner = on_policy.finish_update(self, learner, experience)
         return ActorCriticState(learner, control_variate), {**metrics, "updates": jnp.int32(1)}
@@ -158,7 +167,7 @@ class ActorCritic:
                 self, experience, self.compute_advantages(learner, experience)
             )
             gradient = jax.grad(
-                lambda value: losses.l2_loss(batch.target - batch.values_of(value)).mean()
+                lambda value: losses.l2_loss(batch.value_target - batch.values_of(value)).mean()
             )(learner.networks.value)
             opt_state, value_opt_state = learner.opt_state
             updates, value_opt_state = self.value_optimizer().update(gradient, value_opt_state)
@@ -178,10 +187,16 @@ class ActorCritic:
             n_step_returns = returns.n_step_returns(
                 reward, next_value, terminated, done, self.discount, self.n_step
             )
-            advantage = n_step_returns - batch.value
+            advantage = n_step_returns - batch.old_value
         else:
             advantage = returns.gae(
-                reward, batch.value, next_value, terminated, done, self.discount, self.gae_lambda
+                reward,
+                batch.old_value,
+                next_value,
+                terminated,
+                done,
+                self.discount,
+                self.gae_lambda,
             )
         match self.value_target:
             case "monte_carlo":
@@ -191,8 +206,8 @@ class ActorCritic:
             case "one_step":
                 target = losses.td_target(reward, next_value, terminated, self.discount)
             case _:
-                target = advantage + batch.value
-        return replace(batch, advantage=advantage, target=target)
+                target = advantage + batch.old_value
+        return replace(batch, advantage=advantage, value_target=target)
 
     def discount_weights(self, experience: Transition) -> Array:
         """Return the weight of each step in the policy gradient, [time, env]: γᵗ, or 1.
@@ -223,14 +238,14 @@ class ActorCritic:
             log_prob = pi.log_prob(batch.action)
             policy_loss = losses.weighted_nll(log_prob, weight * advantage)
             if self.control_variate:
-                baseline = scale * control_variate.advantage(
-                    batch.distribution, batch.observation, batch.action
+                q_advantage = scale * control_variate.advantage(
+                    batch.old_distribution, batch.observation, batch.action
                 )
-                correction = scale * control_variate.expected_q(pi, batch.observation, key)
+                expected_q = scale * control_variate.expected_q(pi, batch.observation, key)
                 policy_loss = -(
-                    weight * control_variate_objective(log_prob, advantage, baseline, correction)
+                    weight * control_variate_objective(log_prob, advantage, q_advantage, expected_q)
                 ).mean()
-            value_loss, entropy = ((batch.target - value) ** 2).mean(), pi.entropy().mean()
+            value_loss, entropy = ((batch.value_target - value) ** 2).mean(), pi.entropy().mean()
             loss = (
                 policy_loss
                 + self.value_coefficient * value_loss
@@ -245,7 +260,7 @@ class ActorCritic:
         return replace(learner, networks=networks, opt_state=(opt_state, value_opt_state)), metrics
 
     def optimizer(self, steps: Array) -> optax.GradientTransformation:
-        """The optimizer of policy and value; its rate follows the environment steps taken."""
+        """The optimizer of policy and value; its rate decays with the environment steps taken."""
         learning_rate = self.learning_rate * linear_decay(steps, self.learning_rate_decay)
         optimizer = optax.adam(learning_rate, eps=1e-5)
         if self.optimizer_name == "rmsprop":  # with the constants of Stable-Baselines3
@@ -262,6 +277,7 @@ A2C = partial(
     ActorCritic, learning_rate=7e-4, optimizer_name="rmsprop", gae_lambda=1.0, rollout_length=5
 )
 
+# Name on the command line: (constructor, description).
 ALGORITHMS = {
     "actor-critic": (
         ActorCritic,

@@ -1,8 +1,8 @@
-"""Soft actor-critic, SAC (Haarnoja et al., 2018), and the off-policy actor-critic as a variant.
+"""Soft actor-critic, SAC (Haarnoja et al., 2018), and a variant with a score-function gradient.
 
 SAC has a learned temperature (Haarnoja et al., 2019) and also takes discrete actions
-(Christodoulou, 2019). Both algorithms improve the policy on actions that they sample from it, not
-on those in replay.
+(Christodoulou, 2019). The variant, OffPolicyActorCritic, has no entropy bonus. Both compute the
+policy gradient from actions sampled from the current policy, not from those in replay.
 """
 
 import functools
@@ -28,12 +28,12 @@ from etude.struct import replace, static, struct, traced
 from etude.trees import batched_index
 from etude.types import Array, Metrics
 
-MAX_LOG_STD = 2.0  # as in the authors' code and Stable-Baselines3
+MAX_LOG_STD = 2.0  # as in the code of Haarnoja et al. and in Stable-Baselines3 (SB3)
 
 
 @struct
 class StochasticPolicy:
-    """A network from an observation tree [..., *shape] to a distribution over actions."""
+    """A network that maps an observation tree [..., *shape] to a distribution over actions."""
 
     network: Network
     actions: "DiscreteActions | BoxActions" = static()
@@ -46,15 +46,15 @@ class StochasticPolicy:
 class SACState:
     policy: StochasticPolicy
     critics: Critics
-    target_critics: Critics  # the bootstrap value comes from them; they follow the critics slowly
-    log_temperature: Any  # log α; () when it is not learned
-    policy_optimizer: optax.OptState
-    critic_optimizer: optax.OptState
-    temperature_optimizer: optax.OptState
+    target_critics: Critics  # Polyak average of the critics; the bootstrap value comes from them
+    log_temperature: Any  # log α; () without learn_temperature, when α is a constant
+    policy_opt_state: optax.OptState
+    critic_opt_state: optax.OptState
+    temperature_opt_state: optax.OptState
     replay: Any  # a uniform.ReplayBuffer; () during gradient steps
-    rollout_noise_key: Any  # key data of the exploration noise; () unless `noise_per_rollout`
-    steps: Array  # int32: environment steps taken
-    updates: Array  # int32: gradient steps taken
+    rollout_noise_key: Any  # key data of the exploration noise; () without noise_per_rollout
+    steps: Array  # int32: environment steps taken, summed over all environment copies
+    gradient_steps_taken: Array  # int32
 
 
 @struct
@@ -62,43 +62,53 @@ class SAC:
     """Soft actor-critic for a Box or discrete actions: replay, twin critics, an entropy bonus."""
 
     learning_rate: float = traced(3e-4, above=0)
-    """Step size of Adam, of policy, critics and temperature alike (SB3)."""
+    """Step size of Adam for policy, critics and temperature; 3e-4 in SB3."""
     learning_rate_decay: float = traced(math.inf, above=0)
-    """Environment steps over which the learning rate falls linearly to zero; inf: never."""
+    """Environment steps, summed over all environment copies, over which the learning rate falls
+    linearly to zero; inf: constant."""
     discount: float = traced(0.99, at_least=0, at_most=1)
     """Discount factor γ per environment step."""
     target_rate: float = traced(0.005, above=0, at_most=1)
-    """Fraction by which each gradient step moves the target critics to the critics."""
+    """Fraction by which each gradient step moves the target critics toward the critics; smaller
+    values give slower, steadier targets."""
     initial_temperature: float = traced(1.0, at_least=0)
-    """Temperature α, the reward for a nat of entropy, at the start; fixed if not learned."""
+    """Initial temperature α, the reward per nat of entropy; constant without learn_temperature."""
     target_entropy_per_element: float = traced(-1.0)
-    """Target entropy for each element of a Box action, in nats (Haarnoja et al., 2019)."""
+    """Target entropy per element of a Box action, in nats on the scale [-1, 1]; larger values
+    explore more (Haarnoja et al., 2019); no effect with Discrete actions or without
+    learn_temperature."""
     target_entropy_fraction: float = traced(0.5, above=0, at_most=1)
-    """Target entropy for n discrete actions as a fraction of log n; see update_temperature."""
+    """Target entropy of n Discrete actions as a fraction of log n nats, see update_temperature;
+    larger values explore more; no effect with a Box or without learn_temperature."""
     min_log_std: float = static(-20.0, at_most=MAX_LOG_STD)
-    """Smallest log standard deviation of a Box policy, before the squashing (SB3)."""
+    """Lower bound of the log standard deviation of a Box action before tanh, which keeps some
+    exploration; -20 in SB3; no effect with Discrete actions."""
     learn_temperature: bool = static(True)
-    """Learn the temperature, so that the policy's entropy stays near its target."""
+    """Whether the temperature is learned, which keeps the policy's entropy near its target."""
     noise_per_rollout: bool = static(False)
-    """Draw the exploration noise once for each rollout, not each step (Raffin et al., 2021)."""
-    gradient: Literal["reparameterized", "score_function"] = static("reparameterized")
-    """Estimator of the policy gradient: through the sampled action, or ∇log π Q."""
-    critics: int = static(2, at_least=1)
-    """Number of critics, whose minimum is used; two are twins (Fujimoto et al., 2018)."""
+    """Whether the exploration noise is sampled once per rollout, not at each step (Raffin et al.,
+    2021); no effect with rollout_length 1."""
+    policy_gradient: Literal["reparameterized", "score_function"] = static("reparameterized")
+    """Estimator of the policy gradient: "reparameterized" differentiates Q through the sampled Box
+    action, or the exact expectation over Discrete actions; "score_function" uses ∇log π Q."""
+    num_critics: int = static(2, at_least=1)
+    """Number of critics; their minimum reduces overestimation; 2 are twin critics (Fujimoto et al.,
+    2018)."""
     hidden: tuple[int, ...] = static((256, 256), at_least=1)
     """Units of each hidden layer, of policy and critics alike."""
     activation: Activation = static("relu")
-    """Activation after each hidden layer."""
+    """Activation function of the hidden layers."""
     batch_size: int = static(256, at_least=1)
-    """Transitions in each gradient step."""
+    """Transitions sampled from replay per gradient step."""
     capacity: int = static(100_000, at_least=1)
-    """Transitions that the replay buffer holds; SB3 has 1,000,000."""
+    """Transitions in the replay buffer, summed over all environment copies; 1,000,000 in SB3."""
     warmup_steps: int = static(100, at_least=0)
-    """Environment steps with uniform actions before the first gradient step (SB3)."""
+    """Environment steps, summed over all environment copies, of uniformly random actions before the
+    first gradient step; 100 in SB3."""
     rollout_length: int = static(1, at_least=1)
-    """Environment steps of each copy between updates."""
+    """Environment steps of each environment copy per update."""
     gradient_steps: int = static(1, at_least=1)
-    """Gradient steps in each update."""
+    """Gradient steps per update; more of them reuse each transition more often."""
 
     default_num_envs: ClassVar[int] = 1
 
@@ -107,16 +117,16 @@ class SAC:
         is_concrete = not isinstance(self.initial_temperature, jax.core.Tracer)
         if self.learn_temperature and is_concrete and self.initial_temperature == 0:
             raise InvalidInput(
-                "initial_temperature is 0, and a learned temperature grows from it by factors; "
-                "start it above 0, or keep it at 0 with learn_temperature=False"
+                "initial_temperature is 0; a learned temperature changes by multiplication, so it "
+                "would stay 0: start it above 0, or set learn_temperature=False"
             )
 
     def optimizer(self, steps: Array) -> optax.GradientTransformation:
-        """Adam, with its step size after `steps` environment steps."""
+        """Return Adam with its step size after `steps` environment steps."""
         return optax.adam(self.learning_rate * linear_decay(steps, self.learning_rate_decay))
 
     def init(self, key: Array, spec: EnvironmentSpec) -> SACState:
-        """Random weights and an empty replay buffer.
+        """Return random networks, optimizer states and an empty replay buffer.
 
         Raises InvalidInput for actions that are neither Discrete nor a Box.
         """
@@ -124,11 +134,11 @@ class SAC:
         spec = replace(spec, action=actions.space)
         key_policy, key_critics, key_noise = jax.random.split(key, 3)
         network = make_network(
-            key_policy, spec.observation, self.hidden, actions.num_parameters, self.activation
+            key_policy, spec.observation, self.hidden, actions.num_outputs, self.activation
         )
         policy = StochasticPolicy(network, actions)
         critics = actions.init_critics(
-            key_critics, spec, self.hidden, self.activation, self.critics
+            key_critics, spec, self.hidden, self.activation, self.num_critics
         )
         log_temperature = (
             jnp.log(jnp.float32(self.initial_temperature)) if self.learn_temperature else ()
@@ -155,11 +165,11 @@ class SAC:
     def act(
         self, state: SACState, observation: Any, memory: Any, key: Array, explore: bool
     ) -> tuple[Array, Any]:
-        """The policy's mode; when exploring, a sample, or a random action during the warm-up.
+        """Return the policy's mode; with `explore` a sample, or a random action in the warm-up.
 
-        With `noise_per_rollout` the noise is the same for all steps of a rollout. Independent noise
-        at each step mostly cancels out over time, so it explores less far. The idea is that of
-        state-dependent exploration (Raffin et al., 2021), without the dependence on the state.
+        With `noise_per_rollout` all steps of a rollout use the same noise, also in the warm-up.
+        Noise sampled anew at each step tends to cancel out over time; shared noise explores
+        further. It is that of gSDE (Raffin et al., 2021) without the dependence on the state.
         """
         pi = state.policy(observation)
         mode = pi.mode()
@@ -184,155 +194,170 @@ class SAC:
     def gradient_step(
         self, state: SACState, batch: Transition, key: Array
     ) -> tuple[SACState, Metrics]:
-        """One gradient step of critics, policy and temperature, and an update of the targets."""
+        """Update critics, policy and temperature by one gradient step each, then the targets."""
         key_critics, key_policy = jax.random.split(key)
         metrics = {"temperature": self.temperature(state)}
-        state, critic_metrics = self.fit_critics(state, batch, key_critics)
-        state, policy_metrics = self.improve_policy(state, batch.observation, key_policy)
+        state, critic_metrics = self.update_critics(state, batch, key_critics)
+        state, policy_metrics = self.update_policy(state, batch.observation, key_policy)
         state = self.update_temperature(state, policy_metrics["entropy"])
-        targets = optax.incremental_update(state.critics, state.target_critics, self.target_rate)
-        state = replace(state, target_critics=targets, updates=state.updates + 1)
+        state = self.update_targets(state)
+        state = replace(state, gradient_steps_taken=state.gradient_steps_taken + 1)
         return state, {**metrics, **critic_metrics, **policy_metrics}
 
     def temperature(self, state: SACState) -> Any:
-        """α, learned or fixed."""
+        """Return the temperature α: exp(log_temperature), or the constant initial_temperature."""
         return (
             jnp.exp(state.log_temperature)
             if self.learn_temperature
             else jnp.float32(self.initial_temperature)
         )
 
-    def fit_critics(
+    def update_critics(
         self, state: SACState, batch: Transition, key: Array
     ) -> tuple[SACState, Metrics]:
-        """One gradient step on the sum over critics of E[½ (target - Q(s, a))²]."""
-        target = self.estimate_target(state, batch, key)
+        """Take one gradient step on the sum over critics of E[½ (target - Q(s, a))²]."""
+        td_target = self.estimate_target(state, batch, key)
 
         def loss_fn(critics):
             # [critic, batch]
             values = state.policy.actions.q_values(critics, batch.observation, batch.action)
-            return losses.l2_loss(target - values).mean(-1).sum(), values.mean()
+            return losses.l2_loss(td_target - values).mean(-1).sum(), values.mean()
 
         (loss, q_mean), gradient = jax.value_and_grad(loss_fn, has_aux=True)(state.critics)
-        step, opt_state = self.optimizer(state.steps).update(gradient, state.critic_optimizer)
+        updates, opt_state = self.optimizer(state.steps).update(gradient, state.critic_opt_state)
         state = replace(
-            state, critics=optax.apply_updates(state.critics, step), critic_optimizer=opt_state
+            state, critics=optax.apply_updates(state.critics, updates), critic_opt_state=opt_state
         )
         return state, {"critic_loss": loss, "q_value": q_mean}
 
     def estimate_target(self, state: SACState, batch: Transition, key: Array) -> Array:
-        """r + γ (1 - terminated) E[min Q_target(s', a') - α log π(a'|s')], a' ~ π(·|s'), [batch].
+        """Return the TD targets y of the critics, [batch].
 
-        Haarnoja et al., 2019, eq. 2 and 3.
+            y = r + γ (1 - terminated) E[min Q_target(s', a') - α log π(a'|s')],   a' ~ π(·|s')
+
+        Haarnoja et al. (2019), eq. 2 and 3.
         """
-        next_samples = state.policy.actions.action_samples(
+        next_action = state.policy.actions.action_expectation(
             state.policy(batch.next_observation), state.target_critics, batch.next_observation, key
         )
-        next_value = next_samples.expectation(
-            next_samples.min_q - self.temperature(state) * next_samples.log_prob
+        next_value = next_action.expectation(
+            next_action.min_q - self.temperature(state) * next_action.log_prob
         )
         return losses.td_target(batch.reward, next_value, batch.terminated, self.discount)
 
-    def improve_policy(
+    def update_policy(
         self, state: SACState, observation: Any, key: Array
     ) -> tuple[SACState, Metrics]:
-        """One gradient step on E[α log π(a|s) - min Q(s, a)] at `observation` [batch, ...]."""
+        """Take one gradient step on E[α log π(a|s) - min Q(s, a)] at `observation` [batch, ...]."""
         loss_fn = (
             self.reparameterized_loss
-            if self.gradient == "reparameterized"
+            if self.policy_gradient == "reparameterized"
             else self.score_function_loss
         )
         gradient, metrics = jax.grad(loss_fn, has_aux=True)(state.policy, state, observation, key)
-        step, opt_state = self.optimizer(state.steps).update(gradient, state.policy_optimizer)
-        policy = optax.apply_updates(state.policy, step)
-        return replace(state, policy=policy, policy_optimizer=opt_state), metrics
+        updates, opt_state = self.optimizer(state.steps).update(gradient, state.policy_opt_state)
+        policy = optax.apply_updates(state.policy, updates)
+        return replace(state, policy=policy, policy_opt_state=opt_state), metrics
 
     def reparameterized_loss(
         self, policy: StochasticPolicy, state: SACState, observation: Any, key: Array
     ) -> tuple[Array, Metrics]:
-        """E[α log π(a|s) - min Q(s, a)], differentiated through the policy.
+        """Return E[α log π(a|s) - min Q(s, a)], differentiable in the policy, and metrics.
 
         The gradient passes through the sampled action (Haarnoja et al., 2018, eq. 12), or through
         the probability of each discrete action (Christodoulou, 2019, eq. 12).
         """
-        samples = policy.actions.action_samples(
+        action = policy.actions.action_expectation(
             policy(observation), state.critics, observation, key
         )
-        cost = self.temperature(state) * samples.log_prob - samples.min_q
-        loss = samples.expectation(cost).mean()
-        entropy = -samples.expectation(samples.log_prob).mean()
+        cost = self.temperature(state) * action.log_prob - action.min_q
+        loss = action.expectation(cost).mean()
+        entropy = -action.expectation(action.log_prob).mean()
         return loss, {"policy_loss": loss, "entropy": entropy}
 
     def score_function_loss(
         self, policy: StochasticPolicy, state: SACState, observation: Any, key: Array
     ) -> tuple[Array, Metrics]:
-        """A surrogate loss with the gradient E[∇log π(a|s) (cost - baseline)], a ~ π(·|s).
+        """Return a loss whose gradient is E[(cost - baseline) ∇log π(a|s)], and metrics.
 
             cost = α log π(a|s) - min Q(s, a)
 
-        It samples two actions at each state and uses the cost of one as the baseline of the other.
-        The baseline does not depend on the action, so the gradient is unbiased (Kool et al., 2019).
+        It samples two actions at each state and uses the cost of one as the baseline of the other,
+        a leave-one-out baseline (RLOO; Kool et al., 2019). The baseline does not depend on the
+        action, so the gradient is unbiased.
         """
-        repeat = functools.partial(jax.tree.map, lambda x: jnp.stack([x, x]))  # [2, batch, ...]
-        action, log_prob = policy.actions.sample_with_score(repeat(policy(observation)), key)
-        min_q = policy.actions.q_values(state.critics, repeat(observation), action).min(0)
+        duplicate = functools.partial(jax.tree.map, lambda x: jnp.stack([x, x]))  # [2, batch, ...]
+        action, log_prob = policy.actions.sample_and_log_prob(duplicate(policy(observation)), key)
+        min_q = policy.actions.q_values(state.critics, duplicate(observation), action).min(0)
         cost = jax.lax.stop_gradient(self.temperature(state) * log_prob - min_q)
-        centered_cost = cost - cost[::-1]
-        loss = (log_prob * centered_cost).mean()
+        cost_minus_baseline = cost - cost[::-1]
+        loss = (log_prob * cost_minus_baseline).mean()
+        # The metric is the mean cost, as in `reparameterized_loss`; `loss` only has its gradient.
         return loss, {"policy_loss": cost.mean(), "entropy": -log_prob.mean()}
 
     def update_temperature(self, state: SACState, entropy: Array) -> SACState:
-        """One gradient step of log α on log α (H(π) - target entropy).
+        """Take one gradient step on log α with the loss log α · (H(π) - target entropy).
 
-        The temperature grows while the entropy is below its target. The gradient is that of
-        α (H(π) - target) (Haarnoja et al., 2019, eq. 18) without its factor α, which vanishes as α
-        does (SB3). The published targets for discrete actions, 0.98 log n (Christodoulou, 2019) and
-        0.89 log n (CleanRL), can be out of reach at any temperature: on CartPole, where survival
-        itself collects entropy, the temperature then grows without bound.
+        The temperature grows while the entropy is below its target. With respect to log α, the loss
+        of Haarnoja et al. (2019), eq. 18, has a gradient with a factor α. As in SB3 it is dropped,
+        because it would stop learning when α is near 0.
+
+        Usual target entropies of discrete actions are 0.98 log n (Christodoulou, 2019) and
+        0.89 log n (CleanRL). Some tasks cannot reach them at any α. On CartPole each step survived
+        earns an entropy bonus, so α would grow without bound.
         """
         if not self.learn_temperature:
             return state
         gradient = entropy - state.policy.actions.target_entropy(self)
-        step, opt_state = self.optimizer(state.steps).update(gradient, state.temperature_optimizer)
+        updates, opt_state = self.optimizer(state.steps).update(
+            gradient, state.temperature_opt_state
+        )
         return replace(
-            state, log_temperature=state.log_temperature + step, temperature_optimizer=opt_state
+            state, log_temperature=state.log_temperature + updates, temperature_opt_state=opt_state
         )
 
+    def update_targets(self, state: SACState) -> SACState:
+        """Move the target critics by `target_rate` toward the critics: a Polyak average."""
+        target_critics = optax.incremental_update(
+            state.critics, state.target_critics, self.target_rate
+        )
+        return replace(state, target_critics=target_critics)
 
-# DiscreteActions and BoxActions have the same methods: the parts of SAC that depend on the action
+
+@struct
+class ActionExpectation:
+    """Terms of an expectation over π, [..., action]: every discrete action, or one Box sample."""
+
+    log_prob: Array  # log π(a|s)
+    min_q: Array  # minimum over the critics of Q(s, a)
+    weight: Array  # π(a|s) of each discrete action, or 1 for a sample
+
+    def expectation(self, x: Array) -> Array:
+        """Return E[x] under π, [...], for x [..., action]."""
+        return (self.weight * x).sum(-1)
+
+
+# DiscreteActions and BoxActions share an interface for everything in SAC that depends on the action
 # space.
 
 
 @struct
-class ActionSamples:
-    """Actions for an expectation over the policy, [..., action]: all of them, or one sample."""
-
-    log_prob: Array
-    min_q: Array  # minimum of the critics' values
-    weight: Array  # in the expectation: the probability of each action, or 1 for a sample
-
-    def expectation(self, x: Array) -> Array:
-        """E[x] over the policy, from x [..., action], [...]."""
-        return (self.weight * x).sum(-1)
-
-
-@struct
 class DiscreteActions:
-    """Discrete actions: critics give all values at once, expectations over the policy are exact."""
+    """Discrete actions: critics return the values of all, so expectations over π are exact."""
 
     space: Discrete = static()
 
     @property
-    def num_parameters(self) -> int:
-        """Outputs of the policy network."""
+    def num_outputs(self) -> int:
+        """Number of outputs of the policy network."""
         return self.space.n
 
-    def distribution(self, parameters: Array) -> Categorical:
-        """π(·|s) from the outputs of the policy network, [..., num_parameters]."""
-        return Categorical(parameters)
+    def distribution(self, outputs: Array) -> Categorical:
+        """Return π(·|s) from the outputs [..., num_outputs] of the policy network."""
+        return Categorical(outputs)
 
     def random_action(self, key: Array, shape: tuple[int, ...]) -> Array:
-        """Uniformly random actions, [*shape]."""
+        """Return uniformly random actions, [*shape]."""
         return jax.random.randint(key, shape, 0, self.space.n)
 
     def init_critics(
@@ -341,57 +366,57 @@ class DiscreteActions:
         spec: EnvironmentSpec,
         hidden: tuple[int, ...],
         activation: Activation,
-        count: int,
+        num_critics: int,
     ) -> Critics:
-        """Networks from observations to the values of all actions, [..., action]."""
+        """Return networks from observations to the values of all actions, [..., action]."""
         return tuple(
             make_network(key_critic, spec.observation, hidden, self.space.n, activation)
-            for key_critic in jax.random.split(key, count)
+            for key_critic in jax.random.split(key, num_critics)
         )
 
     def q_values(self, critics: Critics, observation: Any, action: Array) -> Array:
-        """Q(s, a) by each critic, [critic, ...]."""
+        """Return Q(s, a) of each critic, [critic, ...]."""
         return jnp.stack([batched_index(critic(observation), action) for critic in critics])
 
-    def action_samples(
+    def action_expectation(
         self, pi: Any, critics: Critics, observation: Any, key: Array
-    ) -> ActionSamples:
-        """All actions, weighted by their probabilities; the key is not used."""
+    ) -> ActionExpectation:
+        """Return all actions, weighted by their probabilities; the key is not used."""
         log_prob = jax.nn.log_softmax(pi.logits)
         min_q = jnp.stack([critic(observation) for critic in critics]).min(0)
-        return ActionSamples(log_prob, min_q, jnp.exp(log_prob))
+        return ActionExpectation(log_prob, min_q, jnp.exp(log_prob))
 
-    def sample_with_score(self, pi: Any, key: Array) -> tuple[Array, Array]:
-        """A sampled action and its log π(a|s), whose gradient is the score function."""
+    def sample_and_log_prob(self, pi: Any, key: Array) -> tuple[Array, Array]:
+        """Return a sampled action, which is not differentiated, and log π(a|s), which is."""
         action = pi.sample(key)
         return action, pi.log_prob(action)
 
     def target_entropy(self, sac: SAC) -> Any:
-        """The entropy, in nats, to which the temperature is tuned."""
+        """Return the policy entropy, in nats, that the learned temperature maintains."""
         return sac.target_entropy_fraction * math.log(self.space.n)
 
 
 @struct
 class BoxActions:
-    """Actions of a Box, squashed where bounded; an expectation is of one sample."""
+    """Actions of a Box, tanh-squashed where bounded; one sample estimates each expectation."""
 
     space: Box = static()
     min_log_std: float = static()
 
     @property
-    def num_parameters(self) -> int:
-        """Outputs of the policy network."""
+    def num_outputs(self) -> int:
+        """Number of outputs of the policy network."""
         return 2 * math.prod(self.space.shape)
 
-    def distribution(self, parameters: Array) -> SquashedNormal:
-        """π(·|s) from the outputs of the policy network, [..., num_parameters]."""
-        mean, log_std = jnp.split(parameters, 2, -1)
+    def distribution(self, outputs: Array) -> SquashedNormal:
+        """Return π(·|s) from the outputs [..., num_outputs] of the policy network."""
+        mean, log_std = jnp.split(outputs, 2, -1)
         return squashed_distribution_for(
             self.space, mean, jnp.clip(log_std, self.min_log_std, MAX_LOG_STD)
         )
 
     def random_action(self, key: Array, shape: tuple[int, ...]) -> Array:
-        """Uniformly random actions in the policy's [-1, 1], also for elements without bounds."""
+        """Return uniform actions in [-1, 1], the policy's scale, also for unbounded elements."""
         return jax.random.uniform(key, shape, minval=-1, maxval=1)
 
     def init_critics(
@@ -400,43 +425,43 @@ class BoxActions:
         spec: EnvironmentSpec,
         hidden: tuple[int, ...],
         activation: Activation,
-        count: int,
+        num_critics: int,
     ) -> Critics:
-        """Networks from (observation, action) to the action's value, [..., 1]."""
-        return make_critics(key, spec, hidden, activation, count)
+        """Return networks from (observation, action) to the action's value, [..., 1]."""
+        return make_critics(key, spec, hidden, activation, num_critics)
 
     def q_values(self, critics: Critics, observation: Any, action: Array) -> Array:
-        """Q(s, a) by each critic, [critic, ...]."""
+        """Return Q(s, a) of each critic, [critic, ...]."""
         return critic_values(critics, observation, action)
 
-    def action_samples(
+    def action_expectation(
         self, pi: Any, critics: Critics, observation: Any, key: Array
-    ) -> ActionSamples:
-        """One reparameterized sample."""
+    ) -> ActionExpectation:
+        """Return one reparameterized sample, of weight 1."""
         action, log_prob = pi.sample_and_log_prob(key)
         min_q = self.q_values(critics, observation, action).min(0)
-        return ActionSamples(
+        return ActionExpectation(
             log_prob[..., None], min_q[..., None], jnp.ones_like(log_prob)[..., None]
         )
 
-    def sample_with_score(self, pi: Any, key: Array) -> tuple[Array, Array]:
-        """A sampled action and its log π(a|s), whose gradient is the score function."""
+    def sample_and_log_prob(self, pi: Any, key: Array) -> tuple[Array, Array]:
+        """Return a sampled action, which is not differentiated, and log π(a|s), which is."""
         return pi.sample_and_log_prob(key, reparameterized=False)
 
     def target_entropy(self, sac: SAC) -> Any:
-        """The entropy, in nats, to which the temperature is tuned."""
+        """Return the policy entropy, in nats, that the learned temperature maintains."""
         return sac.target_entropy_per_element * math.prod(self.space.shape)
 
 
 def actions_for(space: spaces.Space, min_log_std: float) -> DiscreteActions | BoxActions:
-    """The methods of SAC for actions of `space`.
+    """Return the part of SAC that depends on the action space.
 
     Raises InvalidInput for a space that is neither Discrete nor a Box.
     """
     match space:
         case Discrete():
             return DiscreteActions(space)
-        case Box():  # a policy's actions are real numbers, whatever the dtype of the space
+        case Box():  # the policy outputs float32, also for a Box of float64 or integers
             return BoxActions(replace(space, dtype="float32"), min_log_std)
     raise InvalidInput(
         f"sac takes a Box or discrete actions, and this environment's are {space}; ppo takes "
@@ -444,17 +469,20 @@ def actions_for(space: spaces.Space, min_log_std: float) -> DiscreteActions | Bo
     )
 
 
-# Without an entropy bonus only min_log_std keeps the policy from becoming deterministic, where
-# learning stops because sampled actions no longer differ.
+# Degris et al. (2012) use the actions of a behavior policy, weighted by importance ratios; this
+# variant samples actions from the current policy at replayed states and needs no ratios. There is
+# no entropy bonus, so the policy can become deterministic; then both sampled actions agree and the
+# gradient is zero. For a Box, min_log_std prevents this.
 OffPolicyActorCritic = functools.partial(
     SAC,
-    critics=1,
+    num_critics=1,
     learn_temperature=False,
     initial_temperature=0.0,
     min_log_std=-2.0,
-    gradient="score_function",
+    policy_gradient="score_function",
 )
 
+# Name on the command line: (constructor, description).
 ALGORITHMS = {
     "off-policy-actor-critic": (
         OffPolicyActorCritic,

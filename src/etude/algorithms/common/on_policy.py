@@ -1,7 +1,7 @@
 """What the on-policy algorithms share: networks, acting, advantages, minibatches, normalization.
 
     rollout --scale_reward--> --compute_advantages--> RolloutBatch [time, env]
-            --to_samples--> [sample, ...] --sample_minibatches--> [minibatch, sample, ...]
+            --to_samples--> [sample, ...] --shuffle_minibatches--> [minibatch, sample, ...]
 
 Recurrent policies learn from sequences in place of samples: [time, sequence, ...].
 
@@ -48,7 +48,7 @@ class LearnerState:
     observation_statistics: Any  # a RunningMeanStd or None for each leaf of the observation
     return_statistics: RunningMeanStd  # of the running discounted returns
     discounted_return: Array  # [env]: running discounted return of the current episode
-    steps: Array  # int32: environment steps taken
+    steps: Array  # int32: environment steps taken, summed over all environment copies
 
 
 @struct
@@ -63,19 +63,21 @@ class PolicyMemory:
 
 @struct
 class RolloutBatch:
-    """The data of the losses, [sample, ...], or [time, sequence, ...] for recurrent policies.
+    """The data of the losses of a rollout or a minibatch of it: [time, env], or flat [sample, ...].
 
-    π_old and V_old are the policy and the value function before the update.
+    For recurrent policies it is [time, sequence, ...]. π_old and V_old are the policy and the value
+    function before the update.
     """
 
     observation: Any  # normalized, if the algorithm normalizes it
     action: Any
-    log_prob: Array  # log π_old(a|s)
-    value: Array  # V_old(s)
+    old_log_prob: Array  # log π_old(a|s)
+    old_value: Array  # V_old(s)
     advantage: Array
-    target: Array  # regression target of the value function
-    distribution: Any  # π_old(·|s)
-    initial_carry: Any = ()  # Carries at the first step of each sequence, [sequence, ...]
+    value_target: Array  # regression target of the value function
+    old_distribution: Any  # π_old(·|s); () where the loss does not use it
+    # Carries at the first step of each sequence, [sequence, ...]; () without a recurrent cell
+    initial_carry: Any = ()
     is_first: Any = None  # bool [time, sequence]: first step of an episode, which resets the carry
 
     def evaluate(self, networks: ActorCriticNetworks) -> tuple[Distribution, Array]:
@@ -117,7 +119,7 @@ def init_learner(algorithm: Any, key: Array, spec: EnvironmentSpec) -> LearnerSt
 def act(
     algorithm: Any, learner: LearnerState, observation: Any, memory: Any, key: Array, explore: bool
 ) -> tuple[Any, Any]:
-    """Return (action, memory): a sample of the policy with `explore`, else its mode.
+    """Return (action, next memory): with `explore` a sample of the policy, else its mode.
 
     The memory is a PolicyMemory, or () for an algorithm that needs none.
     """
@@ -205,11 +207,11 @@ def evaluate_rollout(
     batch = RolloutBatch(
         observation=observation,
         action=experience.action,
-        log_prob=log_prob,
-        value=value,
+        old_log_prob=log_prob,
+        old_value=value,
         advantage=jnp.zeros_like(value),
-        target=value,
-        distribution=broadcast_params(pi),
+        value_target=value,
+        old_distribution=broadcast_params(pi),
     )
     return batch, next_value
 
@@ -221,14 +223,14 @@ def compute_advantages(
     batch, next_value = evaluate_rollout(algorithm, learner, experience)
     advantage = returns.gae(
         experience.reward,
-        batch.value,
+        batch.old_value,
         next_value,
         experience.terminated,
         experience.done,
         algorithm.discount,
         algorithm.gae_lambda,
     )
-    return replace(batch, advantage=advantage, target=advantage + batch.value)
+    return replace(batch, advantage=advantage, value_target=advantage + batch.old_value)
 
 
 def to_sequence(algorithm: Any, experience: Transition, batch: RolloutBatch) -> RolloutBatch:
@@ -259,7 +261,7 @@ def to_samples(algorithm: Any, experience: Transition, batch: RolloutBatch) -> R
     return replace(jax.tree.map(cut, sequences), initial_carry=initial_carry)
 
 
-def sample_minibatches(algorithm: Any, key: Array, batch: RolloutBatch) -> RolloutBatch:
+def shuffle_minibatches(algorithm: Any, key: Array, batch: RolloutBatch) -> RolloutBatch:
     """Shuffle the result of `to_samples` and split it: [minibatch, ...] of `batch_size` steps each.
 
     The steps beyond a whole number of minibatches are dropped.
@@ -298,9 +300,9 @@ def check_batch_sizes(algorithm: Any, spec: EnvironmentSpec) -> None:
 
 
 def finish_update(algorithm: Any, learner: LearnerState, experience: Transition) -> LearnerState:
-    """Count the steps of a rollout and add its observations to the running statistics.
+    """Add a rollout to the step count and to the running statistics of the observations.
 
-    Called last, so that a whole update normalizes observations as the policy did in the rollout.
+    An update calls it last, so that it normalizes observations as the policy did in the rollout.
     """
     learner = replace(learner, steps=learner.steps + experience.reward.size)
     if not algorithm.normalize_observation:

@@ -77,6 +77,7 @@ class MCTS:
         return state, {"updates": 0}
 
 
+# Name on the command line: (constructor, description).
 ALGORITHMS = {
     "mcts": (MCTS, "Monte Carlo tree search with the environment's true model: discrete actions")
 }

@@ -157,6 +157,7 @@ class MPC:
         return result.mean, PlannerMemory(result.mean, start.reused_plans)
 
 
+# Name on the command line: (constructor, description).
 ALGORITHMS = {
     "mpc": (MPC, "model-predictive control with the environment's true model: a bounded Box")
 }

@@ -35,8 +35,8 @@ from etude.types import Array, Metrics
 
 @struct
 class ReinforceState:
-    learner: LearnerState  # opt_state: (of the policy, of the value)
-    buffer: Any  # a RingBuffer of the latest steps of every environment
+    learner: LearnerState  # opt_state: (that of the policy, that of the value)
+    buffer: Any  # RingBuffer of the latest steps of every environment; () during gradient steps
     # Rows of time are counted over the whole run. The steps to learn from are those of complete
     # episodes, from start_row up to end_row.
     start_row: Array  # int32 [env]
@@ -69,19 +69,21 @@ class Reinforce:
     """REINFORCE for every kind of action space."""
 
     learning_rate: float = traced(1e-3, above=0)
-    """Adam's step size for the policy."""
+    """Step size of Adam for the policy."""
     learning_rate_decay: float = traced(math.inf, above=0)
-    """Environment steps over which the learning rate falls linearly to zero; inf: constant."""
+    """Environment steps, summed over all environment copies, over which the learning rate falls
+    linearly to zero; inf: constant."""
     value_learning_rate: float = traced(1e-3, above=0)
-    """Adam's step size for the value function, with the value baseline."""
+    """Step size of Adam for the value function; no effect unless baseline is "value"."""
     discount: float = traced(0.99, at_least=0, at_most=1)
     """Discount factor γ per environment step."""
     entropy_coefficient: float = traced(0.0, at_least=0)
-    """Weight of the entropy bonus in the loss."""
+    """Weight of the entropy bonus, per nat, in the loss; larger values explore more."""
     weight_clip: float = traced(math.inf, above=0)
     """Upper limit of importance weights; inf: no clip."""
     initial_std: float = traced(1.0, above=0)
-    """Initial standard deviation of Box actions, in units of [-1, 1] for a bounded Box."""
+    """Initial standard deviation of Box actions; a bounded Box is scaled to [-1, 1]; no effect with
+    other action spaces."""
     hidden: tuple[int, ...] = static((64, 64), at_least=1)
     """Units of each hidden layer, of policy and value alike."""
     activation: Activation = static("tanh")
@@ -89,7 +91,7 @@ class Reinforce:
     recurrent: CellType = static("none")
     """Recurrent cell before the hidden layers, trained through complete episodes."""
     memory_size: int = static(64, at_least=1)
-    """Units of the recurrent cell."""
+    """Units of the recurrent cell; no effect with recurrent "none"."""
     causality: bool = static(True)
     """Whether an action is weighted by the reward to go; else by the whole episode's return."""
     baseline: Literal["none", "average", "optimal", "value"] = static("value")
@@ -98,7 +100,7 @@ class Reinforce:
     normalize_advantage: bool = static(False)
     """Whether advantages are normalized to mean 0 and std 1 over the batch."""
     batch_steps: int = static(1_000, at_least=1)
-    """Fewest steps of complete episodes in a batch."""
+    """Fewest environment steps of complete episodes in a batch; no effect with batch_episodes."""
     batch_episodes: int = static(0, at_least=0)
     """Fewest complete episodes in a batch, in place of batch_steps; 0: batch_steps decides."""
     max_episodes: int = static(0, at_least=0)
@@ -106,11 +108,12 @@ class Reinforce:
     gradient_steps: int = static(1, at_least=1)
     """Gradient steps of the policy per batch; those after the first are off-policy."""
     correction: Literal["trajectory", "per_decision", "first_order"] = static("per_decision")
-    """Importance weights: of whole trajectories, of the steps so far, or of the step alone."""
+    """Importance weights: of whole trajectories, of the steps so far, or of the step alone; no
+    effect with gradient_steps 1."""
     value_steps: int = static(20, at_least=1)
-    """Gradient steps of the value function per batch, with the value baseline."""
+    """Gradient steps of the value function per batch; no effect unless baseline is "value"."""
     capacity: int = static(4_096, at_least=2)
-    """Steps of each environment copy that the buffer holds; longer episodes are cut."""
+    """Environment steps of each environment copy that the buffer holds; longer episodes are cut."""
     rollout_length: int = static(8, at_least=1)
     """Environment steps of each environment copy between checks for a complete batch."""
 
@@ -166,7 +169,7 @@ class Reinforce:
     def act(
         self, state: ReinforceState, observation: Any, memory: Any, key: Array, explore: bool
     ) -> tuple[Any, Any]:
-        """Return (action, memory): a sample of the policy with `explore`, else its mode."""
+        """Return (action, next memory): with `explore` a sample of the policy, else its mode."""
         return on_policy.act(self, state.learner, observation, memory, key, explore)
 
     def update(
@@ -240,13 +243,13 @@ class Reinforce:
             "done": experience.done,
             "discount": self.discount,
         }
-        log_ratio = jnp.zeros_like(batch.log_prob)  # of the first step, which is on-policy
+        log_ratio = jnp.zeros_like(batch.old_log_prob)  # of the first step, which is on-policy
         _, returns = self.importance_weighted_returns(log_ratio, return_inputs, episodes)
         baseline = self.estimate_baseline(state.learner.networks.policy, batch, episodes, returns)
 
         def policy_step(carry, _):
             policy, opt_state = carry
-            log_ratio = batch.distribution_of(policy).log_prob(batch.action) - batch.log_prob
+            log_ratio = batch.distribution_of(policy).log_prob(batch.action) - batch.old_log_prob
             weight, returns = self.importance_weighted_returns(log_ratio, return_inputs, episodes)
             advantage = self.normalize_advantages(episodes, returns - baseline)
 
@@ -322,7 +325,7 @@ class Reinforce:
             case "none":
                 return jnp.zeros_like(returns)
             case "value":
-                return batch.value
+                return batch.old_value
             case "average":
                 weight = jnp.ones_like(returns)
             case "optimal":
@@ -360,7 +363,7 @@ class Reinforce:
         return value, opt_state, losses.mean()
 
     def optimizer(self, steps: Array) -> optax.GradientTransformation:
-        """The policy's optimizer; its learning rate follows the environment steps taken."""
+        """The policy's optimizer; its learning rate decays with the environment steps taken."""
         return optax.adam(self.learning_rate * linear_decay(steps, self.learning_rate_decay))
 
     def value_optimizer(self) -> optax.GradientTransformation:
@@ -395,7 +398,7 @@ def squared_scores(policy: Policy, batch: RolloutBatch) -> Array:
         score = jax.grad(lambda policy: policy(observation).log_prob(action))(policy)
         return optax.tree.norm(score, squared=True)
 
-    shape = batch.log_prob.shape
+    shape = batch.old_log_prob.shape
     steps = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), (batch.observation, batch.action))
     return jax.lax.map(squared_score, steps, batch_size=256).reshape(shape)
 
@@ -403,6 +406,7 @@ def squared_scores(policy: Policy, batch: RolloutBatch) -> Array:
 # REINFORCE with several gradient steps on each batch, corrected by clipped importance weights.
 OffPolicyGradient = partial(Reinforce, gradient_steps=10, weight_clip=2.0)
 
+# Name on the command line: (constructor, description).
 ALGORITHMS = {
     "reinforce": (
         Reinforce,

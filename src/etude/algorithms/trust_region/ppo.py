@@ -1,9 +1,10 @@
-"""Proximal policy optimization (Schulman et al., 2017), with a clipped ratio or a KL penalty.
+"""Proximal policy optimization (Schulman et al., 2017), with a clipped ratio and a KL penalty.
 
     L(θ) = E[min(r A, clip(r, 1 - ε, 1 + ε) A)] - β E[KL(π_old ‖ π)],   r = π(a|s) / π_old(a|s)
 
 Each update collects one rollout, estimates advantages A by GAE, and takes several epochs of
-minibatch gradient steps on -L plus the value loss minus the entropy bonus.
+minibatch gradient steps on -L plus the value loss minus the entropy bonus. π_old is the policy
+before the update. The clip and the KL penalty can each be left out.
 """
 
 import math
@@ -26,15 +27,16 @@ from etude.spaces import EnvironmentSpec
 from etude.struct import replace, static, struct, traced
 from etude.types import Array, Metrics
 
-# Factor over `kl_target` from which the adaptive penalty changes (Schulman et al., 2017, section 4)
-# and the early stop triggers (Stable-Baselines3).
-KL_TOLERANCE = 1.5
+# The adaptive rule doubles β if KL > KL_TOLERANCE_FACTOR · kl_target and halves it if
+# KL < kl_target / KL_TOLERANCE_FACTOR (Schulman et al., 2017, section 4). The early stop triggers
+# above the same upper limit, as in Stable-Baselines3 (SB3).
+KL_TOLERANCE_FACTOR = 1.5
 
 
 @struct
 class PPOState:
     learner: LearnerState
-    penalty: Array  # β, the weight of the KL divergence in the loss
+    kl_coefficient: Array  # β, the weight of the KL divergence in the loss
 
 
 @struct
@@ -42,134 +44,156 @@ class PPO:
     """Proximal policy optimization (PPO) for every kind of action space."""
 
     learning_rate: float = traced(3e-4, above=0)
-    """Adam's step size."""
+    """Step size of Adam for policy and value."""
     learning_rate_decay: float = traced(math.inf, above=0)
-    """Environment steps over which the learning rate falls linearly to zero; inf: constant."""
+    """Environment steps, summed over all environment copies, over which the learning rate falls
+    linearly to zero; inf: constant."""
     discount: float = traced(0.99, at_least=0, at_most=1)
     """Discount factor γ per environment step."""
     gae_lambda: float = traced(0.95, at_least=0, at_most=1)
-    """λ of generalized advantage estimation (Schulman et al., 2016); 1: Monte Carlo returns."""
+    """λ of generalized advantage estimation (Schulman et al., 2016): 0 gives one-step TD errors, 1
+    the Monte Carlo return minus the value, bootstrapped at the rollout's end."""
     clip: float = traced(0.2, above=0)
-    """Clip range ε of the probability ratio, to 1 ± ε; inf: no clip."""
+    """Clip range ε of the probability ratio π / π_old, which is clipped to [1 - ε, 1 + ε]; inf: no
+    clip."""
     clip_decay: float = traced(math.inf, above=0)
-    """Environment steps over which the clip range falls linearly to zero; inf: constant."""
+    """Environment steps, summed over all environment copies, over which the clip range falls
+    linearly to zero; inf: constant."""
     kl_target: float = traced(0.01, above=0)
-    """Target divergence, in nats, of an update, for kl_penalty and kl_stop."""
-    initial_penalty: float = traced(1.0, at_least=0)
-    """Initial weight β of the KL penalty; it has no effect without kl_penalty."""
-    penalty_rate: float = traced(10.0, above=0)
-    """Step size of the dual penalty: growth of β per nat of divergence above kl_target."""
+    """Target of the mean KL(π_old ‖ π) after an update, in nats; no effect with kl_penalty "none"
+    and without kl_stop."""
+    initial_kl_coefficient: float = traced(1.0, at_least=0)
+    """Initial weight β of the KL penalty in the loss, per nat; larger values keep the policy nearer
+    to π_old; no effect with kl_penalty "none"."""
+    kl_coefficient_rate: float = traced(10.0, above=0)
+    """Step size of dual gradient ascent: an update changes β by this times (KL - kl_target); no
+    effect unless kl_penalty is "dual"."""
     value_clip: float = traced(math.inf, above=0)
-    """Clip range of the value around its value before the update; inf: no clip."""
+    """Largest change of the value from the value before the update, in units of the (scaled)
+    return; inf: no clip."""
     value_coefficient: float = traced(0.5, at_least=0)
-    """Weight of the value loss in the loss."""
+    """Weight of the value loss, the mean squared error without ½, in the total loss."""
     entropy_coefficient: float = traced(0.0, at_least=0)
-    """Weight of the entropy bonus in the loss."""
+    """Weight of the entropy bonus, per nat, in the loss; larger values explore more."""
     max_gradient_norm: float = traced(0.5, above=0)
-    """Global norm to which gradients are clipped; inf: no clip."""
+    """Largest global norm of the gradient; larger gradients are scaled down to it; inf: no clip."""
     initial_std: float = traced(1.0, above=0)
-    """Initial standard deviation of Box actions, in units of [-1, 1] for a bounded Box."""
+    """Initial standard deviation of Box actions; a bounded Box is scaled to [-1, 1]; no effect with
+    other action spaces."""
     hidden: tuple[int, ...] = static((64, 64), at_least=1)
     """Units of each hidden layer, of policy and value alike."""
     activation: Activation = static("tanh")
     """Activation function of the hidden layers."""
     shared: bool = static(False)
-    """Whether policy and value share their hidden layers."""
+    """Whether policy and value share their hidden layers and recurrent cell."""
     recurrent: CellType = static("none")
-    """Recurrent cell before the hidden layers, one each for policy and value."""
+    """Recurrent cell before the hidden layers, one each for policy and value unless shared."""
     memory_size: int = static(64, at_least=1)
-    """Units of the recurrent cell."""
+    """Units of the recurrent cell; no effect with recurrent "none"."""
     sequence_length: int = static(16, at_least=1)
-    """Environment steps of backpropagation through time, with a recurrent cell."""
+    """Environment steps of backpropagation through time, a divisor of rollout_length and
+    batch_size; no effect with recurrent "none"."""
     state_noise: bool = static(False)
-    """State-dependent exploration noise for Box actions (gSDE: Raffin et al., 2021)."""
+    """Whether the exploration noise of Box actions depends on the state (gSDE: Raffin et al.,
+    2021)."""
     noise_interval: int = static(0, at_least=0)
-    """Environment steps between new samples of state-dependent noise; 0: once per episode."""
+    """Environment steps between new samples of the state-dependent noise, 0: once per episode; no
+    effect without state_noise."""
     kl_penalty: Literal["none", "adaptive", "dual"] = static("none")
-    """Rule for the weight β of the KL penalty: "adaptive" doubles or halves it (Schulman et al.,
-    2017), "dual" is dual gradient ascent."""
+    """Rule for the weight β of the KL penalty: "none" leaves the penalty out, "adaptive" doubles or
+    halves β (Schulman et al., 2017), "dual" is dual gradient ascent."""
     kl_stop: bool = static(False)
-    """Whether an update stops early once the divergence exceeds 1.5 kl_target, as in SB3."""
+    """Whether an update stops early once the KL divergence exceeds 1.5 kl_target, as in SB3."""
     normalize_advantage: bool = static(True)
     """Whether advantages are normalized to mean 0 and std 1 in each minibatch."""
     normalize_observation: bool = static(False)
     """Whether observations are normalized to mean 0 and std 1 by running statistics."""
     normalize_reward: bool = static(False)
-    """Whether rewards are divided by the running std of the return (Engstrom et al., 2020)."""
+    """Whether rewards are divided by the running std of the discounted return (Engstrom et al.,
+    2020)."""
     rollout_length: int = static(128, at_least=1)
     """Environment steps of each environment copy per update."""
     batch_size: int = static(256, at_least=1)
-    """Samples of a minibatch, one gradient step each."""
+    """Samples, one environment step each, per minibatch; each minibatch is one gradient step."""
     epochs: int = static(4, at_least=1)
-    """Passes over each rollout."""
+    """Passes over each rollout per update."""
 
     default_num_envs: ClassVar[int] = 8
 
     def init(self, key: Array, spec: EnvironmentSpec) -> PPOState:
-        """Return the initial networks, optimizer state and statistics."""
+        """Return the initial networks, optimizer state, statistics and weight of the KL penalty."""
         on_policy.check_batch_sizes(self, spec)
         learner = on_policy.init_learner(self, key, spec)
         opt_state = self.optimizer(learner.steps).init(learner.networks)
-        return PPOState(replace(learner, opt_state=opt_state), jnp.float32(self.initial_penalty))
+        return PPOState(
+            replace(learner, opt_state=opt_state), jnp.float32(self.initial_kl_coefficient)
+        )
 
     def act(
         self, state: PPOState, observation: Any, memory: Any, key: Array, explore: bool
     ) -> tuple[Any, Any]:
-        """Return (action, memory): a sample of the policy with `explore`, else its mode."""
+        """Return (action, next memory): with `explore` a sample of the policy, else its mode."""
         return on_policy.act(self, state.learner, observation, memory, key, explore)
 
     def update(
         self, state: PPOState, experience: Transition, key: Array
     ) -> tuple[PPOState, Metrics]:
         """Take `epochs` passes of minibatch gradient steps over one rollout [time, env]."""
-        learner, scaled = on_policy.scale_reward(self, state.learner, experience)
-        batch = on_policy.compute_advantages(self, learner, scaled)
-        batch = on_policy.to_samples(self, scaled, batch)
+        learner, scaled_experience = on_policy.scale_reward(self, state.learner, experience)
+        rollout_batch = on_policy.compute_advantages(self, learner, scaled_experience)
+        rollout_batch = on_policy.to_samples(self, scaled_experience, rollout_batch)
 
         def update_epoch(carry, key):
-            # The distribution π_old is large and serves the KL penalty alone.
-            samples = batch if self.kl_penalty != "none" else replace(batch, distribution=())
-            minibatches = on_policy.sample_minibatches(self, key, samples)
-            step = partial(self.update_minibatch, penalty=state.penalty)
-            return jax.lax.scan(step, carry, minibatches)
+            # Only the KL penalty uses π_old's distribution, which is large: () leaves it out.
+            samples = (
+                rollout_batch
+                if self.kl_penalty != "none"
+                else replace(rollout_batch, old_distribution=())
+            )
+            minibatches = on_policy.shuffle_minibatches(self, key, samples)
+            update_minibatch = partial(self.update_minibatch, kl_coefficient=state.kl_coefficient)
+            return jax.lax.scan(update_minibatch, carry, minibatches)
 
         keep_going = jnp.bool_(True)
         keys = jax.random.split(key, self.epochs)
         (learner, _), metrics = jax.lax.scan(update_epoch, (learner, keep_going), keys)
-        penalty = self.update_penalty(state.penalty, learner.networks, batch)
+        kl_coefficient = self.update_kl_coefficient(
+            state.kl_coefficient, learner.networks, rollout_batch
+        )
 
-        # Metrics are [epoch, minibatch]; average them over the steps before the early stop. Without
-        # kl_stop there is no mask "applied": every step counts.
+        # Metrics are [epoch, minibatch]; average them over the gradient steps before an early stop.
+        # The mask "applied" marks these; without kl_stop it is absent, and every step counts.
         applied = metrics.pop("applied", jnp.ones_like(metrics["kl"], bool))
         means = jax.tree.map(lambda x: jnp.where(applied, x, 0).sum() / applied.sum(), metrics)
         learner = on_policy.finish_update(self, learner, experience)
-        return PPOState(learner, penalty), {**means, "updates": applied.sum()}
+        return PPOState(learner, kl_coefficient), {**means, "updates": applied.sum()}
 
     def update_minibatch(
-        self, carry: tuple[LearnerState, Array], batch: RolloutBatch, penalty: Array
+        self, carry: tuple[LearnerState, Array], minibatch: RolloutBatch, kl_coefficient: Array
     ) -> tuple[tuple[LearnerState, Array], Metrics]:
         """Take one gradient step, unless `kl_stop` has ended this update.
 
-        The carry is (learner, keep_going), keep_going being false from the early stop on.
+        The carry is (learner, keep_going); keep_going becomes false at the early stop and stays so.
         """
         learner, keep_going = carry
-        stepped, metrics = self.gradient_step(learner, batch, penalty)
+        new_learner, metrics = self.gradient_step(learner, minibatch, kl_coefficient)
         if not self.kl_stop:
-            return (stepped, keep_going), metrics
-        # `kl` is measured before the step: above the limit, this step and later ones are discarded.
-        keep_going &= metrics["kl"] <= KL_TOLERANCE * self.kl_target
-        learner = jax.tree.map(partial(jnp.where, keep_going), stepped, learner)
+            return (new_learner, keep_going), metrics
+        # "kl" is measured before the step. If it exceeds KL_TOLERANCE_FACTOR · kl_target, this step
+        # and all later ones of the update are discarded.
+        keep_going &= metrics["kl"] <= KL_TOLERANCE_FACTOR * self.kl_target
+        learner = jax.tree.map(partial(jnp.where, keep_going), new_learner, learner)
         return (learner, keep_going), {**metrics, "applied": keep_going}
 
     def gradient_step(
-        self, learner: LearnerState, batch: RolloutBatch, penalty: Array
+        self, learner: LearnerState, minibatch: RolloutBatch, kl_coefficient: Array
     ) -> tuple[LearnerState, Metrics]:
-        """Take one optimizer step of policy and value on a minibatch."""
+        """Take one gradient step of policy and value on a minibatch; return metrics too."""
 
         def loss_fn(networks):
-            pi, value = batch.evaluate(networks)
-            policy_loss, metrics = self.policy_loss(pi, batch, penalty, learner.steps)
-            value_loss = self.value_loss(value, batch)
+            pi, value = minibatch.evaluate(networks)
+            policy_loss, metrics = self.policy_loss(pi, minibatch, kl_coefficient, learner.steps)
+            value_loss = self.value_loss(value, minibatch)
             loss = (
                 policy_loss
                 + self.value_coefficient * value_loss
@@ -183,71 +207,78 @@ class PPO:
         return replace(learner, networks=networks, opt_state=opt_state), metrics
 
     def policy_loss(
-        self, pi: Distribution, batch: RolloutBatch, penalty: Array, steps: Array
+        self, pi: Distribution, minibatch: RolloutBatch, kl_coefficient: Array, steps: Array
     ) -> tuple[Array, Metrics]:
-        """-E[min(r A, clip(r, 1 - ε, 1 + ε) A)] + β E[KL(π_old ‖ π)], and metrics.
+        """Return -E[min(r A, clip(r, 1 - ε, 1 + ε) A)] + β E[KL(π_old ‖ π)] and metrics.
 
-        The clipped and the penalized surrogate of Schulman et al. (2017), equations 7 and 8. The
-        metric `kl` is the estimate E[r - 1 - log r] of KL(π_old ‖ π).
+        This is the clipped surrogate of Schulman et al. (2017), equation 7, with the KL term of
+        equation 8. The metric "kl" is the estimate E[r - 1 - log r] of KL(π_old ‖ π) on this
+        minibatch; `update_kl_coefficient` uses the exact divergence on the whole rollout. `steps`
+        are the environment steps taken before this update.
         """
-        advantage, clip = batch.advantage, self.clip * linear_decay(steps, self.clip_decay)
+        advantage, clip = minibatch.advantage, self.clip * linear_decay(steps, self.clip_decay)
         if self.normalize_advantage:
             advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
-        log_ratio = pi.log_prob(batch.action) - batch.log_prob
+        log_ratio = pi.log_prob(minibatch.action) - minibatch.old_log_prob
         ratio = jnp.exp(log_ratio)
-        unclipped = ratio * advantage
-        clipped = jnp.clip(ratio, 1 - clip, 1 + clip) * advantage
-        loss = -jnp.minimum(unclipped, clipped).mean()
+        unclipped_surrogate = ratio * advantage
+        clipped_surrogate = jnp.clip(ratio, 1 - clip, 1 + clip) * advantage
+        loss = -jnp.minimum(unclipped_surrogate, clipped_surrogate).mean()
         if self.kl_penalty != "none":
-            loss += penalty * batch.distribution.kl(pi).mean()
+            loss += kl_coefficient * minibatch.old_distribution.kl(pi).mean()
         return loss, {
             "entropy": pi.entropy().mean(),
             "kl": (ratio - 1 - log_ratio).mean(),
             "clipped": (jnp.abs(ratio - 1) > clip).mean(),
         }
 
-    def value_loss(self, value: Array, batch: RolloutBatch) -> Array:
-        """E[max((target - V)², (target - V_clip)²)], V_clip being V within ±value_clip of V_old."""
-        change = jnp.clip(value - batch.value, -self.value_clip, self.value_clip)
-        clipped_value = batch.value + change
-        return jnp.maximum((batch.target - value) ** 2, (batch.target - clipped_value) ** 2).mean()
+    def value_loss(self, value: Array, minibatch: RolloutBatch) -> Array:
+        """E[max((target - V)², (target - V_clip)²)]; V_clip is V clipped to V_old ± value_clip."""
+        change = jnp.clip(value - minibatch.old_value, -self.value_clip, self.value_clip)
+        clipped_value = minibatch.old_value + change
+        return jnp.maximum(
+            (minibatch.value_target - value) ** 2, (minibatch.value_target - clipped_value) ** 2
+        ).mean()
 
-    def update_penalty(
-        self, penalty: Array, networks: ActorCriticNetworks, batch: RolloutBatch
+    def update_kl_coefficient(
+        self, kl_coefficient: Array, networks: ActorCriticNetworks, rollout_batch: RolloutBatch
     ) -> Array:
         """Return the weight β of the KL penalty for the next update.
 
-        Dual:      β ← max(β + penalty_rate (KL - kl_target), 0).
+        KL is the mean of KL(π_old ‖ π) over the rollout after the last epoch.
+
+        Dual:      β ← max(β + kl_coefficient_rate (KL - kl_target), 0).
         Adaptive:  β ← 2 β if KL > 1.5 kl_target,   β ← β / 2 if KL < kl_target / 1.5.
         """
         if self.kl_penalty == "none":
-            return penalty
-        pi, _ = batch.evaluate(networks)
-        kl = batch.distribution.kl(pi).mean()
+            return kl_coefficient
+        pi, _ = rollout_batch.evaluate(networks)
+        kl = rollout_batch.old_distribution.kl(pi).mean()
         if self.kl_penalty == "dual":
-            return jnp.maximum(penalty + self.penalty_rate * (kl - self.kl_target), 0)
+            return jnp.maximum(kl_coefficient + self.kl_coefficient_rate * (kl - self.kl_target), 0)
         factor = jnp.where(
-            kl > KL_TOLERANCE * self.kl_target,
+            kl > KL_TOLERANCE_FACTOR * self.kl_target,
             2.0,
-            jnp.where(kl < self.kl_target / KL_TOLERANCE, 0.5, 1.0),
+            jnp.where(kl < self.kl_target / KL_TOLERANCE_FACTOR, 0.5, 1.0),
         )
-        return penalty * factor
+        return kl_coefficient * factor
 
     def optimizer(self, steps: Array) -> optax.GradientTransformation:
-        """Adam with gradient clipping; the learning rate follows the environment steps taken."""
+        """Adam with gradient clipping; the learning rate decays with the environment steps."""
         learning_rate = self.learning_rate * linear_decay(steps, self.learning_rate_decay)
         return optax.chain(
             optax.clip_by_global_norm(self.max_gradient_norm), optax.adam(learning_rate, eps=1e-5)
         )
 
 
-# PPO with an unbounded clip range and the KL penalty learned by dual gradient ascent.
+# PPO without clipping; dual gradient ascent adjusts the weight of the KL penalty.
 DualGradient = partial(PPO, clip=math.inf, kl_penalty="dual")
 
+# Name on the command line: (constructor, description).
 ALGORITHMS = {
     "dual-gradient": (
         DualGradient,
-        "PPO without a clip; a penalty on the divergence is learned by dual gradient ascent",
+        "PPO without clipping; dual gradient ascent adjusts the weight of the KL penalty",
     ),
     "ppo": (PPO, "proximal policy optimization: every kind of action"),
 }

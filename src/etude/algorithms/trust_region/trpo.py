@@ -37,17 +37,20 @@ class TRPO:
     kl_limit: float = traced(0.01, above=0)
     """Trust region ε: largest divergence of a policy step, in nats, on average over states."""
     damping: float = traced(0.1, at_least=0)
-    """Multiple of the identity added to the Fisher matrix."""
+    """Multiple of the identity added to the Fisher matrix; larger values turn the step toward the
+    gradient."""
     line_search_shrink: float = traced(0.8, above=0, at_most=1)
     """Factor by which the line search shortens a rejected step."""
     learning_rate: float = traced(1e-3, above=0)
-    """Adam's step size for the value function."""
+    """Step size of Adam for the value function."""
     discount: float = traced(0.99, at_least=0, at_most=1)
     """Discount factor γ per environment step."""
     gae_lambda: float = traced(0.95, at_least=0, at_most=1)
-    """λ of generalized advantage estimation (Schulman et al., 2016); 1: Monte Carlo returns."""
+    """λ of generalized advantage estimation (Schulman et al., 2016): 0 gives one-step TD errors, 1
+    the Monte Carlo return minus the value, bootstrapped at the rollout's end."""
     initial_std: float = traced(1.0, above=0)
-    """Initial standard deviation of Box actions, in units of [-1, 1] for a bounded Box."""
+    """Initial standard deviation of Box actions; a bounded Box is scaled to [-1, 1]; no effect with
+    other action spaces."""
     hidden: tuple[int, ...] = static((64, 64), at_least=1)
     """Units of each hidden layer, of policy and value alike."""
     activation: Activation = static("tanh")
@@ -55,19 +58,23 @@ class TRPO:
     recurrent: CellType = static("none")
     """Recurrent cell before the hidden layers, one each for policy and value."""
     memory_size: int = static(64, at_least=1)
-    """Units of the recurrent cell."""
+    """Units of the recurrent cell; no effect with recurrent "none"."""
     sequence_length: int = static(16, at_least=1)
-    """Environment steps of backpropagation through time, with a recurrent cell."""
+    """Environment steps of backpropagation through time, a divisor of rollout_length and
+    batch_size; no effect with recurrent "none"."""
     state_noise: bool = static(False)
-    """State-dependent exploration noise for Box actions (gSDE: Raffin et al., 2021)."""
+    """Whether the exploration noise of Box actions depends on the state (gSDE: Raffin et al.,
+    2021)."""
     noise_interval: int = static(0, at_least=0)
-    """Environment steps between new samples of state-dependent noise; 0: once per episode."""
+    """Environment steps between new samples of the state-dependent noise, 0: once per episode; no
+    effect without state_noise."""
     normalize_advantage: bool = static(True)
     """Whether advantages are normalized to mean 0 and std 1 over the rollout."""
     normalize_observation: bool = static(False)
     """Whether observations are normalized to mean 0 and std 1 by running statistics."""
     normalize_reward: bool = static(False)
-    """Whether rewards are divided by the running std of the return (Engstrom et al., 2020)."""
+    """Whether rewards are divided by the running std of the discounted return (Engstrom et al.,
+    2020)."""
     conjugate_steps: int = static(15, at_least=1)
     """Iterations of conjugate gradients, one Fisher-vector product each; 15 in SB3."""
     line_search_steps: int = static(10, at_least=0)
@@ -77,9 +84,10 @@ class TRPO:
     rollout_length: int = static(1024, at_least=1)
     """Environment steps of each environment copy per update."""
     batch_size: int = static(128, at_least=1)
-    """Samples of a minibatch, one gradient step of the value function each."""
+    """Samples, one environment step each, per minibatch; each minibatch is one gradient step of the
+    value function."""
     value_epochs: int = static(10, at_least=1)
-    """Passes of the value function over each rollout."""
+    """Passes of the value function over each rollout per update."""
 
     default_num_envs: ClassVar[int] = 2
     shared: ClassVar[bool] = False  # policy and value are optimized separately
@@ -100,16 +108,16 @@ class TRPO:
     def act(
         self, state: LearnerState, observation: Any, memory: Any, key: Array, explore: bool
     ) -> tuple[Any, Any]:
-        """Return (action, memory): a sample of the policy with `explore`, else its mode."""
+        """Return (action, next memory): with `explore` a sample of the policy, else its mode."""
         return on_policy.act(self, state, observation, memory, key, explore)
 
     def update(
         self, state: LearnerState, experience: Transition, key: Array
     ) -> tuple[LearnerState, Metrics]:
         """Take one natural gradient step of the policy, then fit the value, on one rollout."""
-        learner, scaled = on_policy.scale_reward(self, state, experience)
+        learner, scaled_experience = on_policy.scale_reward(self, state, experience)
         batch = on_policy.to_samples(
-            self, scaled, on_policy.compute_advantages(self, learner, scaled)
+            self, scaled_experience, on_policy.compute_advantages(self, learner, scaled_experience)
         )
         policy, policy_metrics = self.update_policy(learner.networks.policy, batch)
         value, opt_state, value_loss = self.fit_value(
@@ -177,28 +185,28 @@ class TRPO:
         if self.normalize_advantage:
             advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
         log_prob = batch.distribution_of(policy).log_prob(batch.action)
-        return (jnp.exp(log_prob - batch.log_prob) * advantage).mean()
+        return (jnp.exp(log_prob - batch.old_log_prob) * advantage).mean()
 
     def divergence(self, batch: RolloutBatch, policy: Policy) -> Array:
         """E[KL(π_old ‖ π)], in nats."""
-        return batch.distribution.kl(batch.distribution_of(policy)).mean()
+        return batch.old_distribution.kl(batch.distribution_of(policy)).mean()
 
     def fit_value(
         self, value: ValueNetwork, opt_state: optax.OptState, batch: RolloutBatch, key: Array
     ) -> tuple[ValueNetwork, optax.OptState, Array]:
         """Minimize E[(target - V(s))²] for `value_epochs` passes; return the mean loss too."""
-        batch = replace(batch, distribution=())
+        batch = replace(batch, old_distribution=())
 
         def update_minibatch(carry, minibatch):
             value, opt_state = carry
             loss, gradient = jax.value_and_grad(
-                lambda value: ((minibatch.target - minibatch.values_of(value)) ** 2).mean()
+                lambda value: ((minibatch.value_target - minibatch.values_of(value)) ** 2).mean()
             )(value)
             updates, opt_state = self.optimizer().update(gradient, opt_state)
             return (optax.apply_updates(value, updates), opt_state), loss
 
         def update_epoch(carry, key):
-            minibatches = on_policy.sample_minibatches(self, key, batch)
+            minibatches = on_policy.shuffle_minibatches(self, key, batch)
             return jax.lax.scan(update_minibatch, carry, minibatches)
 
         (value, opt_state), losses = jax.lax.scan(
@@ -214,6 +222,7 @@ class TRPO:
 # The natural policy gradient (Kakade, 2001): the closed-form step without a line search.
 NaturalGradient = partial(TRPO, line_search_steps=0)
 
+# Name on the command line: (constructor, description).
 ALGORITHMS = {
     "natural-gradient": (
         NaturalGradient,

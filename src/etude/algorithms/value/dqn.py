@@ -37,12 +37,12 @@ QFunction = DiscreteQ | ContinuousQ
 @struct
 class DQNState:
     q: QFunction
-    target_q: QFunction  # target network: the bootstrap value comes from it; it follows q slowly
-    optimizer: optax.OptState
+    target_q: QFunction  # target network, which follows q; the bootstrap value comes from it
+    opt_state: optax.OptState
     # uniform.ReplayBuffer or prioritized.ReplayBuffer; gradient steps change only its priorities
     replay: Any
-    steps: Array  # int32: environment steps taken
-    updates: Array  # int32: gradient steps taken
+    steps: Array  # int32: environment steps taken, summed over all environment copies
+    gradient_steps_taken: Array  # int32
 
 
 @struct
@@ -61,77 +61,90 @@ class DQN:
     learning_rate: float = traced(1e-3, above=0)
     """Step size of Adam."""
     learning_rate_decay: float = traced(math.inf, above=0)
-    """Environment steps over which the learning rate falls linearly to zero; inf: never."""
+    """Environment steps, summed over all environment copies, over which the learning rate falls
+    linearly to zero; inf: constant."""
     adam_epsilon: float = traced(1e-8, above=0)
     """Term that Adam adds to the root of the second moment; Rainbow has 1.5e-4."""
     discount: float = traced(0.99, at_least=0, at_most=1)
     """Discount factor γ per environment step."""
     target_rate: float = traced(1.0, above=0, at_most=1)
-    """Fraction by which a target update moves the target to q: 1 copies it, less is Polyak's."""
+    """Fraction by which a target update moves the target network toward q; 1 copies q, smaller
+    values are Polyak averaging."""
     initial_epsilon: float = traced(1.0, at_least=0, at_most=1)
-    """Probability of a random action at the start (Mnih et al., 2015)."""
+    """Initial probability ε of a random action (Mnih et al., 2015); no effect with exploration
+    "boltzmann"."""
     final_epsilon: float = traced(0.05, at_least=0, at_most=1)
-    """Probability of a random action from exploration_steps on."""
+    """Probability ε of a random action after exploration_steps; no effect with exploration
+    "boltzmann"."""
     initial_temperature: float = traced(1.0, above=0)
-    """Temperature of Boltzmann exploration at the start, in units of the return."""
+    """Initial temperature of Boltzmann exploration, in units of the return; no effect unless
+    exploration is "boltzmann"."""
     final_temperature: float = traced(0.1, above=0)
-    """Temperature of Boltzmann exploration from exploration_steps on."""
+    """Temperature of Boltzmann exploration after exploration_steps; no effect unless exploration is
+    "boltzmann"."""
     exploration_steps: float = traced(10_000.0, above=0)
-    """Environment steps over which epsilon or the temperature falls linearly."""
+    """Environment steps, summed over all environment copies, over which ε or the temperature falls
+    linearly."""
     max_gradient_norm: float = traced(10.0, above=0)
-    """Largest global norm of the gradient, which is clipped to it; inf: never."""
+    """Largest global norm of the gradient; larger gradients are scaled down to it; inf: no clip."""
     priority_exponent: float = traced(0.5, at_least=0)
-    """Exponent α of prioritized replay: 0 draws uniformly, 1 by the error (Schaul et al., 2016)."""
+    """Exponent α of prioritized replay: 0 samples uniformly, 1 in proportion to the error (Schaul
+    et al., 2016); no effect without prioritized."""
     importance_exponent: float = traced(0.4, at_least=0, at_most=1)
-    """Exponent β of the importance weights at the start; at 1 they correct the whole bias."""
+    """Initial exponent β of the importance weights; at 1 they correct the whole bias; no effect
+    without prioritized."""
     importance_steps: float = traced(100_000.0, above=0)
-    """Environment steps over which β grows linearly to 1."""
+    """Environment steps, summed over all environment copies, over which β grows linearly to 1; no
+    effect without prioritized."""
     noisy_sigma: float = traced(0.5, above=0)
-    """Initial noise scale σ₀ of noisy layers (Fortunato et al., 2018)."""
+    """Initial noise scale σ₀ of noisy layers (Fortunato et al., 2018); no effect without noisy."""
     v_min: float = static(-10.0)
-    """Lowest return of the categorical head's support."""
+    """Lowest return of the categorical support; no effect unless head is "categorical"."""
     v_max: float = static(10.0)
-    """Highest return of the categorical head's support."""
+    """Highest return of the categorical support; no effect unless head is "categorical"."""
     num_atoms: int = static(51, at_least=1)
-    """Atoms of the categorical head, or quantiles of the quantile head."""
+    """Atoms of the categorical head, or quantiles of the quantile head; no effect with head
+    "mean"."""
     head: Literal["mean", "categorical", "quantile"] = static("mean")
     """Statistic of the return that is learned; C51 is categorical, QR-DQN quantile."""
     hidden: tuple[int, ...] = static((64, 64), at_least=1)
     """Units of each hidden layer."""
     activation: Activation = static("relu")
-    """Activation after each hidden layer."""
+    """Activation function of the hidden layers."""
     double: bool = static(True)
-    """Double Q-learning: q chooses the next action, the target evaluates it (van Hasselt, 2016)."""
+    """Whether q chooses the next action that the target network evaluates (double Q-learning; van
+    Hasselt et al., 2016)."""
     dueling: bool = static(False)
-    """Separate streams for the value and the advantages (Wang et al., 2016)."""
+    """Whether value and advantages have separate streams (Wang et al., 2016)."""
     noisy: bool = static(False)
-    """Learned noise on the weights, which explores without epsilon (Fortunato et al., 2018)."""
+    """Whether weights have learned noise, which explores without ε (Fortunato et al., 2018)."""
     prioritized: bool = static(False)
-    """Prioritized replay: large errors are drawn more often (Schaul et al., 2016)."""
+    """Whether transitions with large errors are sampled more often (Schaul et al., 2016)."""
     n_step: int = static(1, at_least=1)
     """Rewards that a target sums before it bootstraps (Sutton, 1988)."""
     exploration: Literal["epsilon", "boltzmann"] = static("epsilon")
     """ε-greedy actions, or actions drawn in proportion to exp(Q / temperature)."""
     loss: Loss = static("huber")
-    """Loss of the mean head; Huber's slope is at most 1 (Mnih et al., 2015)."""
+    """Loss of the TD error; the slope of "huber" is at most 1 (Mnih et al., 2015); no effect unless
+    head is "mean"."""
     maximizer: Maximizer = static("cem")
-    """Planner that maximizes Q over a Box of actions."""
+    """Planner that maximizes Q over a Box of actions; no effect with Discrete actions."""
     samples: int = static(32, at_least=1)
-    """Actions that the maximizer evaluates in each iteration."""
+    """Actions that the maximizer evaluates per iteration; no effect with Discrete actions."""
     iterations: int = static(3, at_least=1)
-    """Iterations of the maximizer for each action."""
+    """Iterations of the maximizer per action; no effect with Discrete actions."""
     elites: int = static(6, at_least=1)
-    """Best samples to which the cross-entropy method refits in each iteration."""
+    """Best samples to which the maximizer refits per iteration; no effect with Discrete actions."""
     batch_size: int = static(64, at_least=1)
-    """Transitions in each gradient step."""
+    """Transitions sampled from replay per gradient step."""
     capacity: int = static(100_000, at_least=1)
-    """Transitions that the replay buffer holds."""
+    """Transitions in the replay buffer, summed over all environment copies."""
     warmup_steps: int = static(1_000, at_least=0)
-    """Environment steps before the first gradient step."""
+    """Environment steps, summed over all environment copies, before the first gradient step."""
     rollout_length: int = static(4, at_least=1)
-    """Environment steps of each copy between updates."""
+    """Environment steps of each environment copy per update."""
     gradient_steps: int = static(4, at_least=1)
-    """Gradient steps in each update."""
+    """Gradient steps per update; more of them reuse each transition more often."""
     target_interval: int = static(500, at_least=1)
     """Gradient steps between updates of the target network."""
 
@@ -154,7 +167,7 @@ class DQN:
         return heads.make_head(self.head, self.loss, self.num_atoms, self.v_min, self.v_max)
 
     def optimizer(self, steps: Array) -> optax.GradientTransformation:
-        """Adam on the clipped gradient, with its step size after `steps` environment steps."""
+        """Return Adam on the clipped gradient, with its step size after `steps` steps."""
         learning_rate = self.learning_rate * linear_decay(steps, self.learning_rate_decay)
         return optax.chain(
             optax.clip_by_global_norm(self.max_gradient_norm),
@@ -162,7 +175,7 @@ class DQN:
         )
 
     def init(self, key: Array, spec: EnvironmentSpec) -> DQNState:
-        """Random weights and an empty replay buffer.
+        """Return random networks, optimizer state and an empty replay buffer.
 
         Raises InvalidInput for actions that are neither Discrete nor a bounded Box.
         """
@@ -233,7 +246,7 @@ class DQN:
     def act(
         self, state: DQNState, observation: Any, memory: Any, key: Array, explore: bool
     ) -> tuple[Array, Any]:
-        """The greedy action; when exploring, an ε-greedy or a Boltzmann action."""
+        """Return the greedy action; with `explore` an ε-greedy or a Boltzmann action."""
         key_greedy, key_noise, key_mix, key_random = jax.random.split(key, 4)
         if not explore:
             return state.q.greedy_action(observation, key_greedy), memory
@@ -276,7 +289,7 @@ class DQN:
     def gradient_step(
         self, buffer: RingBuffer, state: DQNState, key: Array
     ) -> tuple[DQNState, dict[str, Array]]:
-        """One gradient step on a batch from `buffer`; `state.replay` holds only the priorities."""
+        """Take one gradient step on a batch of `buffer`; `state.replay` has only the priorities."""
         key_sample, key_fit = jax.random.split(key)
         indices, batch = self.sample_batch(state, buffer, key_sample)
         state, td_error, metrics = self.fit_q(state, batch, key_fit)
@@ -290,7 +303,7 @@ class DQN:
     def sample_batch(
         self, state: DQNState, buffer: RingBuffer, key: Array
     ) -> tuple[Indices, ReplayBatch]:
-        """A batch of n-step transitions, and their indices in the buffer."""
+        """Return the indices in the buffer of a batch of n-step transitions, and the batch."""
         if self.prioritized:
             exponent = linear_schedule(
                 state.steps, self.importance_exponent, 1.0, self.importance_steps
@@ -307,9 +320,10 @@ class DQN:
     def fit_q(
         self, state: DQNState, batch: ReplayBatch, key: Array
     ) -> tuple[DQNState, Array, dict[str, Array]]:
-        """One gradient step on the Bellman error of `batch`, and the size of the TD errors [batch].
+        """Take one gradient step on the loss of the TD errors of `batch`.
 
-        Every `target_interval` steps it also updates the target network.
+        Every `target_interval` steps also update the target network. Returns the absolute TD errors
+        [batch] and metrics too.
         """
         key_target, key_noise = jax.random.split(key)
         target = self.estimate_target(state.q, state.target_q, batch, key_target)
@@ -323,17 +337,26 @@ class DQN:
 
         grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
         (loss, (td_error, q_mean)), gradient = grad_fn(state.q)
-        step, opt_state = self.optimizer(state.steps).update(gradient, state.optimizer)
-        q, updates = optax.apply_updates(state.q, step), state.updates + 1
-        rate = jnp.where(updates % self.target_interval == 0, self.target_rate, 0)
+        updates, opt_state = self.optimizer(state.steps).update(gradient, state.opt_state)
+        q, gradient_steps_taken = (
+            optax.apply_updates(state.q, updates),
+            state.gradient_steps_taken + 1,
+        )
+        rate = jnp.where(gradient_steps_taken % self.target_interval == 0, self.target_rate, 0)
         target_q = optax.incremental_update(q, state.target_q, rate)
-        state = replace(state, q=q, target_q=target_q, optimizer=opt_state, updates=updates)
+        state = replace(
+            state,
+            q=q,
+            target_q=target_q,
+            opt_state=opt_state,
+            gradient_steps_taken=gradient_steps_taken,
+        )
         return state, td_error, {"q_loss": loss, "q_value": q_mean}
 
     def estimate_target(
         self, q: QFunction, target_q: QFunction, batch: ReplayBatch, key: Array
     ) -> Array:
-        """r + γ (1 - terminated) Q_target(s', a'), [batch, atom].
+        """Return the TD targets r + γ (1 - terminated) Q_target(s', a'), [batch, atom].
 
         a' is the greedy action of q with `double`, else the greedy action of the target network.
         """
@@ -391,6 +414,7 @@ Rainbow = partial(
     final_epsilon=0.0,
 )
 
+# Name on the command line: (constructor, description).
 ALGORITHMS = {
     "dqn": (DQN, "deep Q-learning: discrete actions, or a bounded Box with a sampling optimizer"),
     "online-q": (OnlineQ, "DQN without replay: one gradient step on each environment step"),

@@ -63,11 +63,11 @@ class QNetwork:
 @struct
 class NAFState:
     q: QNetwork
-    target_q: QNetwork  # target network: the bootstrap value comes from it; it follows q slowly
-    optimizer: optax.OptState
+    target_q: QNetwork  # target network, which follows q; the bootstrap value comes from it
+    opt_state: optax.OptState
     replay: uniform.ReplayBuffer
-    steps: Array  # int32: environment steps taken
-    updates: Array  # int32: gradient steps taken
+    steps: Array  # int32: environment steps taken, summed over all environment copies
+    gradient_steps_taken: Array  # int32
 
 
 @struct
@@ -83,29 +83,33 @@ class NAF:
     discount: float = traced(0.99, at_least=0, at_most=1)
     """Discount factor γ per environment step."""
     target_rate: float = traced(0.001, above=0, at_most=1)
-    """Fraction by which each gradient step moves the target network to q; 1 copies it."""
+    """Fraction by which each gradient step moves the target network toward q; smaller values give
+    slower, steadier targets; 1 copies it."""
     initial_noise: float = traced(0.3, at_least=0)
-    """Standard deviation of the exploration noise at the start; actions are in [-1, 1]."""
+    """Initial standard deviation of the Gaussian exploration noise; actions are scaled to [-1,
+    1]."""
     final_noise: float = traced(0.1, at_least=0)
-    """Standard deviation of the exploration noise from exploration_steps on (found by trial)."""
+    """Standard deviation of the exploration noise after exploration_steps (found by trial)."""
     exploration_steps: float = traced(10_000.0, above=0)
-    """Environment steps over which the exploration noise falls linearly (found by trial)."""
+    """Environment steps, summed over all environment copies, over which the exploration noise falls
+    linearly (found by trial)."""
     max_gradient_norm: float = traced(1.0, above=0)
-    """Largest global norm of the gradient, which is clipped to it; inf: never."""
+    """Largest global norm of the gradient; larger gradients are scaled down to it; inf: no clip."""
     hidden: tuple[int, ...] = static((128, 128), at_least=1)
     """Units of each hidden layer; Gu et al. (2016) have (200, 200)."""
     activation: Activation = static("tanh")
-    """Activation after each hidden layer; with relu Q often diverges (found by trial)."""
+    """Activation function of the hidden layers; with relu Q often diverges (found by trial)."""
     batch_size: int = static(128, at_least=1)
-    """Transitions in each gradient step."""
+    """Transitions sampled from replay per gradient step."""
     capacity: int = static(100_000, at_least=1)
-    """Transitions that the replay buffer holds."""
+    """Transitions in the replay buffer, summed over all environment copies."""
     warmup_steps: int = static(100, at_least=0)
-    """Environment steps with uniform actions before the first gradient step (SB3)."""
+    """Environment steps, summed over all environment copies, of uniformly random actions before the
+    first gradient step; 100 in SB3."""
     rollout_length: int = static(1, at_least=1)
-    """Environment steps of each copy between updates."""
+    """Environment steps of each environment copy per update."""
     gradient_steps: int = static(5, at_least=1)
-    """Gradient steps in each update."""
+    """Gradient steps per update; more of them reuse each transition more often."""
 
     default_num_envs: ClassVar[int] = 1
 
@@ -113,13 +117,13 @@ class NAF:
         check_batch_size(self)
 
     def optimizer(self) -> optax.GradientTransformation:
-        """Adam on the clipped gradient."""
+        """Return Adam on the clipped gradient."""
         return optax.chain(
             optax.clip_by_global_norm(self.max_gradient_norm), optax.adam(self.learning_rate)
         )
 
     def init(self, key: Array, spec: EnvironmentSpec) -> NAFState:
-        """Random weights and an empty replay buffer.
+        """Return random networks, optimizer state and an empty replay buffer.
 
         Raises InvalidInput for actions that are not a bounded Box.
         """
@@ -137,7 +141,7 @@ class NAF:
     def act(
         self, state: NAFState, observation: Any, memory: Any, key: Array, explore: bool
     ) -> tuple[Array, Any]:
-        """The greedy action; when exploring, with noise, or a uniform action during the warm-up."""
+        """Return the greedy action; with `explore` plus noise, or a random one in the warm-up."""
         action = state.q(observation).action  # [env, *shape]
         if explore:
             action = add_gaussian_noise(
@@ -146,7 +150,7 @@ class NAF:
         return action, memory
 
     def noise(self, steps: Array) -> Array:
-        """The standard deviation of the exploration noise after `steps` environment steps."""
+        """Return the std of the exploration noise after `steps` environment steps."""
         return linear_schedule(steps, self.initial_noise, self.final_noise, self.exploration_steps)
 
     def update(
@@ -158,16 +162,20 @@ class NAF:
     def gradient_step(
         self, state: NAFState, batch: Transition, key: Array
     ) -> tuple[NAFState, dict[str, Array]]:
-        """One gradient step on `batch`, and an update of the target network."""
-        fit_state = state.q, state.target_q, state.optimizer
+        """Take one gradient step on `batch` and update the target network."""
+        fit_state = state.q, state.target_q, state.opt_state
         (q, target_q, opt_state), metrics = self.fit_q(fit_state, batch)
         state = replace(
-            state, q=q, target_q=target_q, optimizer=opt_state, updates=state.updates + 1
+            state,
+            q=q,
+            target_q=target_q,
+            opt_state=opt_state,
+            gradient_steps_taken=state.gradient_steps_taken + 1,
         )
         return state, metrics
 
     def fit_q(self, fit_state: FitState, batch: Transition) -> tuple[FitState, dict[str, Array]]:
-        """One gradient step on the squared Bellman error of `batch`."""
+        """Take one gradient step on E[½ (target - Q(s, a))²]; also update the target network."""
         q, target_q, opt_state = fit_state
         target = self.estimate_target(target_q, batch)
 
@@ -176,13 +184,13 @@ class NAF:
             return losses.l2_loss(target - values).mean(), values.mean()
 
         (loss, q_mean), gradient = jax.value_and_grad(loss_fn, has_aux=True)(q)
-        step, opt_state = self.optimizer().update(gradient, opt_state)
-        q = optax.apply_updates(q, step)
+        updates, opt_state = self.optimizer().update(gradient, opt_state)
+        q = optax.apply_updates(q, updates)
         target_q = optax.incremental_update(q, target_q, self.target_rate)
         return (q, target_q, opt_state), {"q_loss": loss, "q_value": q_mean}
 
     def estimate_target(self, target_q: QNetwork, batch: Transition) -> Array:
-        """r + γ (1 - terminated) V_target(s'), where V = maxₐ Q, [batch]."""
+        """Return the TD targets r + γ (1 - terminated) V_target(s'), V = maxₐ Q, [batch]."""
         next_value = target_q(batch.next_observation).value
         return losses.td_target(batch.reward, next_value, batch.terminated, self.discount)
 
@@ -199,6 +207,7 @@ def lower_triangle(entries: Array, n: int) -> Array:
     return jnp.zeros((*entries.shape[:-1], n, n)).at[..., rows, columns].set(entries)
 
 
+# Name on the command line: (constructor, description).
 ALGORITHMS = {
     "naf": (NAF, "normalized advantage functions: Q is quadratic in the action of a bounded Box")
 }

@@ -28,8 +28,8 @@ FitState = tuple[Network, optax.OptState]  # q, opt_state
 @struct
 class PQNState:
     q: Network  # observation [..., *shape] -> action values [..., action]
-    optimizer: optax.OptState
-    steps: Array  # int32: environment steps taken
+    opt_state: optax.OptState
+    steps: Array  # int32: environment steps taken, summed over all environment copies
 
 
 @struct
@@ -48,43 +48,47 @@ class PQN:
     learning_rate: float = traced(2.5e-4, above=0)
     """Step size of RAdam (Liu et al., 2020)."""
     learning_rate_decay: float = traced(math.inf, above=0)
-    """Environment steps over which the learning rate falls linearly to zero; inf: never."""
+    """Environment steps, summed over all environment copies, over which the learning rate falls
+    linearly to zero; inf: constant."""
     discount: float = traced(0.99, at_least=0, at_most=1)
     """Discount factor γ per environment step."""
     q_lambda: float = traced(0.65, at_least=0, at_most=1)
-    """λ of the target returns: 0 is one-step Q-learning, 1 sums all rewards."""
+    """λ of the λ-returns that are the targets: 0 is one-step Q-learning, 1 sums all rewards to the
+    rollout's end."""
     initial_epsilon: float = traced(1.0, at_least=0, at_most=1)
-    """Probability of a random action at the start."""
+    """Initial probability ε of a random action."""
     final_epsilon: float = traced(0.05, at_least=0, at_most=1)
-    """Probability of a random action from exploration_steps on."""
+    """Probability ε of a random action after exploration_steps."""
     exploration_steps: float = traced(250_000.0, above=0)
-    """Environment steps over which epsilon falls linearly."""
+    """Environment steps, summed over all environment copies, over which ε falls linearly from
+    initial_epsilon to final_epsilon."""
     max_gradient_norm: float = traced(10.0, above=0)
-    """Largest global norm of the gradient, which is clipped to it; inf: never."""
+    """Largest global norm of the gradient; larger gradients are scaled down to it; inf: no clip."""
     hidden: tuple[int, ...] = static((128, 128), at_least=1)
     """Units of each hidden layer."""
     activation: Activation = static("relu")
-    """Activation after each hidden layer."""
+    """Activation function of the hidden layers."""
     layer_norm: bool = static(True)
-    """Layer norm before each activation, which keeps Q from diverging without a target network."""
+    """Whether layer norm precedes each activation, which keeps Q from diverging without a target
+    network."""
     rollout_length: int = static(64, at_least=1)
-    """Environment steps of each copy between updates."""
+    """Environment steps of each environment copy per update."""
     batch_size: int = static(128, at_least=1)
-    """Samples in each gradient step."""
+    """Samples, one environment step each, per minibatch; each minibatch is one gradient step."""
     epochs: int = static(4, at_least=1)
-    """Passes over each rollout."""
+    """Passes over each rollout per update."""
 
     default_num_envs: ClassVar[int] = 32
 
     def optimizer(self, steps: Array) -> optax.GradientTransformation:
-        """RAdam on the clipped gradient, with its step size after `steps` environment steps."""
+        """Return RAdam on the clipped gradient, with its step size after `steps` steps."""
         learning_rate = self.learning_rate * linear_decay(steps, self.learning_rate_decay)
         return optax.chain(
             optax.clip_by_global_norm(self.max_gradient_norm), optax.radam(learning_rate)
         )
 
     def init(self, key: Array, spec: EnvironmentSpec) -> PQNState:
-        """Random weights.
+        """Return a random network and its optimizer state.
 
         Raises InvalidInput for actions that are not Discrete, or a batch larger than a rollout.
         """
@@ -114,14 +118,14 @@ class PQN:
     def act(
         self, state: PQNState, observation: Any, memory: Any, key: Array, explore: bool
     ) -> tuple[Array, Any]:
-        """The greedy action; when exploring, a random one with probability ε."""
+        """Return the greedy action; with `explore` a random one with probability ε."""
         q = state.q(observation)  # [env, action]
         if not explore:
             return q.argmax(-1), memory
         return epsilon_greedy(key, q, self.epsilon(state.steps)), memory
 
     def epsilon(self, steps: Array) -> Array:
-        """The probability of a random action after `steps` environment steps."""
+        """Return the probability of a random action after `steps` environment steps."""
         return linear_schedule(
             steps, self.initial_epsilon, self.final_epsilon, self.exploration_steps
         )
@@ -129,7 +133,7 @@ class PQN:
     def update(
         self, state: PQNState, experience: Transition, key: Array
     ) -> tuple[PQNState, dict[str, Array]]:
-        """Several epochs of gradient steps on one rollout [time, env]; the targets stay fixed."""
+        """Take `epochs` passes of gradient steps over a rollout [time, env] with fixed targets."""
         target = self.estimate_target(state.q, experience)
         # [time * env, ...]
         samples = flatten_time(TargetBatch(experience.observation, experience.action, target))
@@ -143,14 +147,14 @@ class PQN:
             )
 
         (q, opt_state), metrics = jax.lax.scan(
-            epoch, (state.q, state.optimizer), jax.random.split(key, self.epochs)
+            epoch, (state.q, state.opt_state), jax.random.split(key, self.epochs)
         )
-        state = replace(state, q=q, optimizer=opt_state, steps=state.steps + samples.target.size)
+        state = replace(state, q=q, opt_state=opt_state, steps=state.steps + samples.target.size)
         num_updates = jnp.int32(metrics["q_loss"].size)
         return state, {**jax.tree.map(jnp.mean, metrics), "updates": num_updates}
 
     def estimate_target(self, q: Network, experience: Transition) -> Array:
-        """λ-returns that bootstrap from maxₐ Q, q as it is before the update, [time, env]."""
+        """Return λ-returns that bootstrap from maxₐ Q of q before the update, [time, env]."""
         next_value = losses.max_q(q(experience.next_observation))
         return returns.lambda_returns(
             experience.reward,
@@ -164,7 +168,7 @@ class PQN:
     def fit_q(
         self, fit_state: FitState, batch: TargetBatch, steps: Array
     ) -> tuple[FitState, dict[str, Array]]:
-        """One gradient step on E[½ (target - Q(s, a))²]."""
+        """Take one gradient step on E[½ (target - Q(s, a))²]."""
         q, opt_state = fit_state
 
         def loss_fn(q):
@@ -172,10 +176,11 @@ class PQN:
             return losses.l2_loss(batch.target - values).mean(), values.mean()
 
         (loss, q_mean), gradient = jax.value_and_grad(loss_fn, has_aux=True)(q)
-        step, opt_state = self.optimizer(steps).update(gradient, opt_state)
-        return (optax.apply_updates(q, step), opt_state), {"q_loss": loss, "q_value": q_mean}
+        updates, opt_state = self.optimizer(steps).update(gradient, opt_state)
+        return (optax.apply_updates(q, updates), opt_state), {"q_loss": loss, "q_value": q_mean}
 
 
+# Name on the command line: (constructor, description).
 ALGORITHMS = {
     "pqn": (
         PQN,

@@ -20,45 +20,51 @@ from etude.types import Array, Metrics
 @struct
 class QLearningState:
     q: Array  # [state, action]
-    pending: Any  # sarsa: PendingTransition; () for the others
-    steps: Array  # int32: environment steps taken
+    pending: Any  # a PendingTransition for "sarsa"; () for the other kinds of TD target
+    steps: Array  # int32: environment steps taken, summed over all environment copies
 
 
 @struct
 class PendingTransition:
-    """SARSA's latest transition of each copy, [env]; its target waits for the next action."""
+    """SARSA's transition of each environment copy, [env], stored until its next action is taken."""
 
     transition: Transition
-    valid: Array  # bool: there is a transition to learn from
+    valid: Array  # bool: a transition is stored; false at the start and after an episode
 
 
 @struct
 class QLearning:
-    """Tabular action values, learned online by ε-greedy exploration: Discrete spaces only."""
+    """Tabular Q-learning, SARSA or expected SARSA, by td_target_kind: Discrete spaces only."""
 
     learning_rate: float = traced(0.1, above=0, at_most=1)
-    """Step size α: the fraction by which an update moves a value to its target."""
-    half_life_steps: float = traced(math.inf, above=0)
-    """Environment steps h after which α is halved: α / (1 + steps / h); inf: never."""
+    """Initial step size α₀: the fraction of the TD error that one update adds to the value."""
+    harmonic_decay_steps: float = traced(math.inf, above=0)
+    """Environment steps, summed over all environment copies, h after which α is halved: α = α₀ / (1
+    + steps / h); inf: constant."""
     discount: float = traced(0.99, at_least=0, at_most=1)
     """Discount factor γ per environment step."""
     initial_epsilon: float = traced(1.0, at_least=0, at_most=1)
-    """Probability of a random action at the start."""
+    """Initial probability ε of a random action."""
     final_epsilon: float = traced(0.05, at_least=0, at_most=1)
-    """Probability of a random action from exploration_steps on."""
+    """Probability ε of a random action after exploration_steps."""
     exploration_steps: float = traced(10_000.0, above=0)
-    """Environment steps over which epsilon falls linearly."""
+    """Environment steps, summed over all environment copies, over which ε falls linearly from
+    initial_epsilon to final_epsilon."""
     initial_value: float = traced(0.0)
-    """Initial value of every action; above any true value it makes untried actions attractive."""
+    """Initial value of every action, in units of the return; above every true value it makes
+    untried actions attractive (optimistic initialization)."""
     td_target_kind: Literal["q_learning", "sarsa", "expected_sarsa"] = static("q_learning")
-    """Value of the next state: of the best action, of the action taken, or the expected value."""
+    """Value of the next state in the TD target: the maximum over actions ("q_learning",
+    off-policy), that of the next action taken ("sarsa", on-policy), or the expectation under the
+    ε-greedy policy ("expected_sarsa", on-policy)."""
     rollout_length: int = static(1, at_least=1)
-    """Environment steps of each copy between updates; all of a rollout act on the same q."""
+    """Environment steps of each environment copy per update; during a rollout the table that
+    chooses actions is fixed."""
 
     default_num_envs: ClassVar[int] = 1
 
     def init(self, key: Array, spec: EnvironmentSpec) -> QLearningState:
-        """A table full of `initial_value`; the key is not used."""
+        """Return a table full of `initial_value`; the key is not used."""
         num_states, num_actions = spaces.table_shape(spec, self.td_target_kind)
         q = jnp.full((num_states, num_actions), self.initial_value, jnp.float32)
         valid = jnp.zeros(spec.num_envs, bool)
@@ -71,14 +77,14 @@ class QLearning:
     def act(
         self, state: QLearningState, observation: Array, memory: Any, key: Array, explore: bool
     ) -> tuple[Array, Any]:
-        """The greedy action, the first of equals; when exploring, random with probability ε."""
+        """Return the greedy action, of ties the first; with `explore` random with probability ε."""
         q = state.q[observation]  # [env, action]
         if not explore:
             return q.argmax(-1), memory
         return epsilon_greedy(key, q, self.epsilon(state.steps)), memory
 
     def epsilon(self, steps: Array) -> Array:
-        """The probability of a random action after `steps` environment steps."""
+        """Return the probability of a random action after `steps` environment steps."""
         return linear_schedule(
             steps, self.initial_epsilon, self.final_epsilon, self.exploration_steps
         )
@@ -86,13 +92,15 @@ class QLearning:
     def update(
         self, state: QLearningState, experience: Transition, key: Array
     ) -> tuple[QLearningState, Metrics]:
-        """One update of the table for each time step of the experience [time, env], in order.
+        """Update the table once for each time step of the experience [time, env], in order.
 
-        The copies' transitions of one time step are learned together. The metrics are means over
-        the transitions learned, and "updates" is their number.
+        The transitions of all environment copies at one time step update the table together. The
+        metrics are means over the transitions learned from, and "updates" is their number; "q_loss"
+        is half the squared TD error.
         """
-        # harmonic decay: Σ α diverges and Σ α² does not
-        learning_rate = self.learning_rate / (1 + state.steps / self.half_life_steps)
+        # Harmonic decay, with h harmonic_decay_steps: for finite h, Σ α diverges and Σ α² does not
+        # (Robbins & Monro, 1951).
+        learning_rate = self.learning_rate / (1 + state.steps / self.harmonic_decay_steps)
         learn_step = functools.partial(
             self.learn_step, learning_rate=learning_rate, epsilon=self.epsilon(state.steps)
         )
@@ -110,12 +118,13 @@ class QLearning:
     def learn_step(
         self, carry: tuple[Array, Any], transition: Transition, learning_rate: Array, epsilon: Array
     ) -> tuple[tuple[Array, Any], Any]:
-        """Learn from the transitions [env] of one time step; `carry` is q and the pending ones.
+        """Learn from the transitions [env] of one time step; `carry` is (q, pending).
 
-        SARSA learns from a transition one step late, when it knows the next action, and before it
-        learns anything from that one (Sutton & Barto, 2018, section 6.4). The last transition of an
-        episode has no next action, so SARSA learns from it at once; if the episode was truncated,
-        the expected value takes the place of the next action's value.
+        SARSA updates Q(s, a) when it knows a', and before it updates Q(s', a') (Sutton & Barto,
+        2018, section 6.4): the first update below is that of the pending transition. The second is
+        that of a transition at the end of an episode, which has no next action and is not stored;
+        if the episode was truncated, the expected Q(s', ·) under the ε-greedy policy replaces the
+        next action's value.
         """
         q, pending = carry
         if self.td_target_kind != "sarsa":
@@ -124,23 +133,25 @@ class QLearning:
                 q, transition, target, jnp.ones_like(transition.done), learning_rate
             )
             return (q, pending), sums
-        previous = pending.transition
+        pending_transition = pending.transition
         sarsa_target = losses.td_target(
-            previous.reward,
-            q[previous.next_observation, transition.action],
-            previous.terminated,
+            pending_transition.reward,
+            q[pending_transition.next_observation, transition.action],
+            pending_transition.terminated,
             self.discount,
         )
-        q, previous_sums = update_table(q, previous, sarsa_target, pending.valid, learning_rate)
-        last_target = self.estimate_target(q, transition, epsilon)
-        q, last_sums = update_table(q, transition, last_target, transition.done, learning_rate)
+        q, pending_sums = update_table(
+            q, pending_transition, sarsa_target, pending.valid, learning_rate
+        )
+        end_target = self.estimate_target(q, transition, epsilon)
+        q, end_sums = update_table(q, transition, end_target, transition.done, learning_rate)
         pending = PendingTransition(transition, ~transition.done)
-        return (q, pending), jax.tree.map(jnp.add, previous_sums, last_sums)
+        return (q, pending), jax.tree.map(jnp.add, pending_sums, end_sums)
 
     def estimate_target(self, q: Array, transition: Transition, epsilon: Array) -> Array:
-        """r + γ (1 - terminated) V(s'), [env].
+        """Return the TD target without the next action, r + γ (1 - terminated) V(s'), [env].
 
-        V(s') is maxₐ Q(s', a) for Q-learning, else the expected Q of the ε-greedy policy.
+        V(s') is maxₐ Q(s', a) for Q-learning, else the expected Q(s', ·) under the ε-greedy policy.
         """
         next_q = q[transition.next_observation]  # [env, action]
         next_value = losses.max_q(next_q)
@@ -152,16 +163,16 @@ class QLearning:
 def update_table(
     q: Array, transition: Transition, target: Array, valid: Array, learning_rate: Array
 ) -> tuple[Array, tuple[Array, Array, Array]]:
-    """Q(s, a) ← Q(s, a) + α (target - Q(s, a)) for the transitions that are `valid` [env].
+    """Update Q(s, a) ← Q(s, a) + α (target - Q(s, a)) for the transitions that are `valid` [env].
 
-    Copies with the same state and action at the same time move its value by the mean of their
+    Environment copies with the same state and action move its value by α times the mean of their TD
     errors, because the sum would overshoot. Also returns the number of valid transitions and the
-    sums of their losses and values.
+    sums of their losses and of their Q(s, a) before the update.
     """
     index = transition.observation, transition.action
     td_error = target - q[index]
-    duplicates = jnp.zeros_like(q).at[index].add(valid)[index]
-    new_q = q.at[index].add(learning_rate * valid * td_error / jnp.maximum(duplicates, 1))
+    counts = jnp.zeros_like(q).at[index].add(valid)[index]
+    new_q = q.at[index].add(learning_rate * valid * td_error / jnp.maximum(counts, 1))
     num_valid = valid.sum()
     loss_sum = (valid * losses.l2_loss(td_error)).sum()
     value_sum = (valid * q[index]).sum()
@@ -170,7 +181,8 @@ def update_table(
 
 SARSA = functools.partial(QLearning, td_target_kind="sarsa")
 
+# Name on the command line: (constructor, description).
 ALGORITHMS = {
     "q-learning": (QLearning, "Q-learning in a table: Discrete observations and actions"),
-    "sarsa": (SARSA, "SARSA, on-policy Q-learning, in a table: Discrete observations and actions"),
+    "sarsa": (SARSA, "SARSA, on-policy TD control, in a table: Discrete observations and actions"),
 }

@@ -19,7 +19,7 @@ from etude.types import Array
 class TDState:
     value: Array  # [state]
     traces: Array  # [env, state]: eligibility, the credit of each state for the next TD error
-    steps: Array  # int32: environment steps taken
+    steps: Array  # int32: environment steps taken, summed over all environment copies
     num_actions: int = static()
 
 
@@ -28,22 +28,23 @@ class TD:
     """State values of the uniformly random policy, learned online: Discrete spaces only."""
 
     learning_rate: float = traced(0.1, above=0, at_most=1)
-    """Step size α: the fraction by which an update moves a value to its target."""
-    half_life_steps: float = traced(math.inf, above=0)
-    """Environment steps h after which α is halved: α / (1 + steps / h); inf: never."""
+    """Initial step size α₀: the fraction of the TD error that one update adds to the value."""
+    harmonic_decay_steps: float = traced(math.inf, above=0)
+    """Environment steps, summed over all environment copies, h after which α is halved: α = α₀ / (1
+    + steps / h); inf: constant."""
     discount: float = traced(0.99, at_least=0, at_most=1)
     """Discount factor γ per environment step."""
     trace_decay: float = traced(0.0, at_least=0, at_most=1)
     """Trace decay λ: 0 bootstraps from the next value (TD(0)), 1 uses the full return."""
     initial_value: float = traced(0.0)
-    """Initial value of every state."""
+    """Initial value of every state, in units of the return."""
     rollout_length: int = static(1, at_least=1)
-    """Environment steps of each copy between updates."""
+    """Environment steps of each environment copy per update."""
 
     default_num_envs: ClassVar[int] = 1
 
     def init(self, key: Array, spec: EnvironmentSpec) -> TDState:
-        """A table full of `initial_value` and traces of zero; the key is not used."""
+        """Return a table full of `initial_value` and traces of zero; the key is not used."""
         num_states, num_actions = spaces.table_shape(spec, "td")
         value = jnp.full(num_states, self.initial_value, jnp.float32)
         return TDState(value, jnp.zeros((spec.num_envs, num_states)), jnp.int32(0), num_actions)
@@ -51,40 +52,43 @@ class TD:
     def act(
         self, state: TDState, observation: Array, memory: Any, key: Array, explore: bool
     ) -> tuple[Array, Any]:
-        """A uniformly random action, exploring or not: TD learns the value of this policy."""
+        """Return a random action, also without `explore`: TD learns the value of this policy."""
         return jax.random.randint(key, observation.shape, 0, state.num_actions), memory
 
     def update(
         self, state: TDState, experience: Transition, key: Array
     ) -> tuple[TDState, dict[str, Array]]:
-        """One update of the table for each time step of the experience [time, env], in order.
+        """Update the table once for each time step of the experience [time, env], in order.
 
-        The copies' transitions of one time step are learned together. The metrics are means over
-        the transitions, and "updates" is their number.
+        The transitions of all environment copies at one time step update the table together. The
+        metrics are means over the transitions, and "updates" is their number; "value_loss" is half
+        the squared TD error.
         """
-        # harmonic decay: Σ α diverges and Σ α² does not
-        learning_rate = self.learning_rate / (1 + state.steps / self.half_life_steps)
-        fit_value = partial(self.fit_value, learning_rate=learning_rate)
+        # Harmonic decay, with h harmonic_decay_steps: for finite h, Σ α diverges and Σ α² does not
+        # (Robbins & Monro, 1951).
+        learning_rate = self.learning_rate / (1 + state.steps / self.harmonic_decay_steps)
+        learn_step = partial(self.learn_step, learning_rate=learning_rate)
         (value, traces), metrics = jax.lax.scan(
-            fit_value, (state.value, state.traces), replace(experience, memory=())
+            learn_step, (state.value, state.traces), replace(experience, memory=())
         )
         state = replace(
             state, value=value, traces=traces, steps=state.steps + experience.reward.size
         )
         return state, {**jax.tree.map(jnp.mean, metrics), "updates": experience.reward.size}
 
-    def fit_value(
+    def learn_step(
         self, carry: tuple[Array, Array], transition: Transition, learning_rate: Array
     ) -> tuple[tuple[Array, Array], dict]:
-        """Learn from the transitions [env] of one time step; `carry` is the values and the traces.
+        """Learn from the transitions [env] of one time step; `carry` is (value, traces).
 
         This is Sutton & Barto, 2018, section 12.2, with one feature for each state:
 
             δ = r + γ (1 - terminated) V(s') - V(s)
             z ← γ λ z + 1 at s,   V ← V + α δ z,   z ← 0 where the episode is over
 
-        Several copies move a state by the mean of their errors, weighted by their traces, times the
-        largest trace, because the sum would overshoot. With one copy it is the equation above.
+        Several environment copies move V(s) by α times the mean of their TD errors, weighted by
+        their traces, times the largest trace, because the sum would overshoot. With one copy it is
+        the equation above.
         """
         value, traces = carry
         next_value = value[transition.next_observation]
@@ -106,4 +110,5 @@ class TD:
         return (new_value, jnp.where(transition.done[:, None], 0, traces)), metrics
 
 
+# Name on the command line: (constructor, description).
 ALGORITHMS = {"td": (TD, "TD(λ) in a table: the value of the uniformly random policy")}

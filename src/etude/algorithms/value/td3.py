@@ -23,7 +23,7 @@ from etude.types import Array, Metrics
 
 @struct
 class DeterministicPolicy:
-    """A network from an observation tree [..., *shape] to actions in (-1, 1), [..., *shape]."""
+    """A network that maps an observation tree [..., *shape] to actions [..., *shape] in (-1, 1)."""
 
     network: Network
     shape: tuple[int, ...] = static()  # of actions
@@ -39,12 +39,12 @@ class TD3State:
     critics: Critics  # each ((observation, action)) -> [..., 1]
     target_policy: DeterministicPolicy  # chooses the next action of the target; follows the policy
     target_critics: Critics  # evaluate that action; they follow the critics
-    policy_optimizer: optax.OptState
-    critic_optimizer: optax.OptState
-    policy_loss: Array  # of the latest gradient step of the policy, 0 before the first
+    policy_opt_state: optax.OptState
+    critic_opt_state: optax.OptState
+    policy_loss: Array  # of the latest gradient step of the policy; 0 before the first
     replay: Any  # a uniform.ReplayBuffer; () during gradient steps
-    steps: Array  # int32: environment steps taken
-    updates: Array  # int32: gradient steps taken by the critics
+    steps: Array  # int32: environment steps taken, summed over all environment copies
+    gradient_steps_taken: Array  # int32, by the critics
 
 
 @struct
@@ -52,35 +52,39 @@ class TD3:
     """Deterministic policy gradients for a bounded Box: twin critics, delayed policy updates."""
 
     learning_rate: float = traced(1e-3, above=0)
-    """Step size of Adam, of policy and critics alike."""
+    """Step size of Adam for policy and critics."""
     discount: float = traced(0.99, at_least=0, at_most=1)
     """Discount factor γ per environment step."""
     target_rate: float = traced(0.005, above=0, at_most=1)
-    """Fraction by which an update moves the target networks to the networks; 1 copies them."""
+    """Fraction by which an update moves the target networks toward the networks; smaller values
+    give slower, steadier targets; 1 copies them."""
     exploration_noise: float = traced(0.1, at_least=0)
-    """Standard deviation of the normal noise on actions, in units of the policy's [-1, 1]."""
+    """Standard deviation of the Gaussian exploration noise; actions are scaled to [-1, 1]."""
     target_noise: float = traced(0.2, at_least=0)
-    """Standard deviation of the noise on the target's actions, in units of [-1, 1]."""
+    """Standard deviation of the Gaussian noise on the target policy's actions, in [-1, 1]."""
     target_noise_clip: float = traced(0.5, at_least=0)
-    """Bound to which the noise on the target's actions is clipped, on both sides."""
+    """Bound to which the noise on the target policy's actions is clipped, on both sides; no effect
+    with target_noise 0."""
     hidden: tuple[int, ...] = static((256, 256), at_least=1)
     """Units of each hidden layer; SB3 and the papers have (400, 300)."""
     activation: Activation = static("relu")
-    """Activation after each hidden layer."""
-    critics: int = static(2, at_least=1)
-    """Number of critics: targets use the minimum, the policy follows the first."""
+    """Activation function of the hidden layers."""
+    num_critics: int = static(2, at_least=1)
+    """Number of critics; targets use their minimum, which reduces overestimation, and the policy
+    follows the first."""
     policy_interval: int = static(2, at_least=1)
     """Gradient steps of the critics between updates of the policy and the target networks."""
     batch_size: int = static(256, at_least=1)
-    """Transitions in each gradient step (SB3)."""
+    """Transitions sampled from replay per gradient step; 256 in SB3."""
     capacity: int = static(100_000, at_least=1)
-    """Transitions that the replay buffer holds; SB3 has 1,000,000."""
+    """Transitions in the replay buffer, summed over all environment copies; 1,000,000 in SB3."""
     warmup_steps: int = static(100, at_least=0)
-    """Environment steps with uniform actions before the first gradient step (SB3)."""
+    """Environment steps, summed over all environment copies, of uniformly random actions before the
+    first gradient step; 100 in SB3."""
     rollout_length: int = static(1, at_least=1)
-    """Environment steps of each copy between updates."""
+    """Environment steps of each environment copy per update."""
     gradient_steps: int = static(1, at_least=1)
-    """Gradient steps of the critics in each update."""
+    """Gradient steps of the critics per update; more of them reuse each transition more often."""
 
     default_num_envs: ClassVar[int] = 1
 
@@ -88,11 +92,11 @@ class TD3:
         check_batch_size(self)
 
     def optimizer(self) -> optax.GradientTransformation:
-        """Adam."""
+        """Return Adam."""
         return optax.adam(self.learning_rate)
 
     def init(self, key: Array, spec: EnvironmentSpec) -> TD3State:
-        """Random weights and an empty replay buffer.
+        """Return random networks, optimizer states and an empty replay buffer.
 
         Raises InvalidInput for actions that are not a bounded Box.
         """
@@ -106,7 +110,7 @@ class TD3:
             make_network(key_policy, spec.observation, self.hidden, num_outputs, self.activation),
             spec.action.shape,
         )
-        critics = make_critics(key_critics, spec, self.hidden, self.activation, self.critics)
+        critics = make_critics(key_critics, spec, self.hidden, self.activation, self.num_critics)
         replay_buffer = uniform.init(
             zeros_like_spec(spec), self.capacity, spec.num_envs, self.rollout_length
         )
@@ -126,7 +130,7 @@ class TD3:
     def act(
         self, state: TD3State, observation: Any, memory: Any, key: Array, explore: bool
     ) -> tuple[Array, Any]:
-        """The policy's action; when exploring, with noise, or a uniform one during the warm-up."""
+        """Return the policy's action; with `explore` plus noise, or a random one in the warm-up."""
         action = state.policy(observation)  # [env, *shape]
         if explore:
             action = add_gaussian_noise(
@@ -143,17 +147,17 @@ class TD3:
     def gradient_step(
         self, state: TD3State, batch: Transition, key: Array
     ) -> tuple[TD3State, Metrics]:
-        """One gradient step of the critics; every `policy_interval` steps one of the policy.
+        """Update the critics; every `policy_interval` steps also the policy and the targets.
 
-        The target networks move when the policy does. The metric "policy_loss" repeats the latest
-        policy loss, so that its mean over steps is a mean over policy updates.
+        The metric "policy_loss" repeats the latest policy loss, so that its mean over steps is a
+        mean over policy updates.
         """
-        state, metrics = self.fit_critics(state, batch, key)
+        state, metrics = self.update_critics(state, batch, key)
 
         def update_policy_and_targets(state):
-            return self.update_targets(self.improve_policy(state, batch))
+            return self.update_targets(self.update_policy(state, batch))
 
-        is_policy_step = assume_unbatched(state.updates) % self.policy_interval == 0
+        is_policy_step = assume_unbatched(state.gradient_steps_taken) % self.policy_interval == 0
         if self.policy_interval == 1:
             state = update_policy_and_targets(state)
         else:
@@ -162,31 +166,34 @@ class TD3:
             )
         return state, {**metrics, "policy_loss": state.policy_loss}
 
-    def fit_critics(
+    def update_critics(
         self, state: TD3State, batch: Transition, key: Array
     ) -> tuple[TD3State, Metrics]:
-        """One gradient step of each critic on its squared error from the shared target."""
-        target = self.estimate_target(state, batch, key)
+        """Take one gradient step on the sum over critics of E[½ (target - Q(s, a))²]."""
+        td_target = self.estimate_target(state, batch, key)
 
         def loss_fn(critics):
             values = critic_values(critics, batch.observation, batch.action)  # [critic, batch]
-            return losses.l2_loss(target - values).mean(-1).sum(), values.mean()
+            return losses.l2_loss(td_target - values).mean(-1).sum(), values.mean()
 
         (loss, q_mean), gradient = jax.value_and_grad(loss_fn, has_aux=True)(state.critics)
-        step, opt_state = self.optimizer().update(gradient, state.critic_optimizer)
+        updates, opt_state = self.optimizer().update(gradient, state.critic_opt_state)
         state = replace(
             state,
-            critics=optax.apply_updates(state.critics, step),
-            critic_optimizer=opt_state,
-            updates=state.updates + 1,
+            critics=optax.apply_updates(state.critics, updates),
+            critic_opt_state=opt_state,
+            gradient_steps_taken=state.gradient_steps_taken + 1,
         )
         return state, {"critic_loss": loss, "q_value": q_mean}
 
     def estimate_target(self, state: TD3State, batch: Transition, key: Array) -> Array:
-        """r + γ (1 - terminated) minᵢ Q'ᵢ(s', clip(π'(s') + ε, -1, 1)), [batch].
+        """Return the TD targets y of the critics, [batch].
 
-        ε is normal noise clipped to ± target_noise_clip (Fujimoto et al., 2018, eq. 14 and
-        algorithm 1). With one critic and no noise this is DDPG's target (Lillicrap et al., 2016).
+            y = r + γ (1 - terminated) minᵢ Q'ᵢ(s', clip(π'(s') + ε, -1, 1))
+
+        Q' and π' are the target networks, and ε is normal noise clipped to ± target_noise_clip
+        (Fujimoto et al., 2018, eq. 14 and algorithm 1). With one critic and no noise this is DDPG's
+        target (Lillicrap et al., 2016).
         """
         next_action = state.target_policy(batch.next_observation)
         noise = self.target_noise * jax.random.normal(key, next_action.shape)
@@ -195,24 +202,24 @@ class TD3:
         next_q = critic_values(state.target_critics, batch.next_observation, next_action)
         return losses.td_target(batch.reward, next_q.min(0), batch.terminated, self.discount)
 
-    def improve_policy(self, state: TD3State, batch: Transition) -> TD3State:
-        """One gradient ascent step on E[Q₁(s, π(s))] (Silver et al., 2014); the critic is fixed."""
+    def update_policy(self, state: TD3State, batch: Transition) -> TD3State:
+        """Take one gradient ascent step on E[Q₁(s, π(s))] (Silver et al., 2014)."""
 
         def loss_fn(policy):
             action = policy(batch.observation)
             return -critic_values(state.critics[:1], batch.observation, action).mean()
 
         loss, gradient = jax.value_and_grad(loss_fn)(state.policy)
-        step, opt_state = self.optimizer().update(gradient, state.policy_optimizer)
+        updates, opt_state = self.optimizer().update(gradient, state.policy_opt_state)
         return replace(
             state,
-            policy=optax.apply_updates(state.policy, step),
-            policy_optimizer=opt_state,
+            policy=optax.apply_updates(state.policy, updates),
+            policy_opt_state=opt_state,
             policy_loss=loss,
         )
 
     def update_targets(self, state: TD3State) -> TD3State:
-        """Move the target networks by `target_rate` to the networks: Polyak averages."""
+        """Move the target networks by `target_rate` toward the networks: Polyak averages."""
         target_policy, target_critics = optax.incremental_update(
             (state.policy, state.critics),
             (state.target_policy, state.target_critics),
@@ -221,8 +228,9 @@ class TD3:
         return replace(state, target_policy=target_policy, target_critics=target_critics)
 
 
-DDPG = functools.partial(TD3, critics=1, policy_interval=1, target_noise=0.0)
+DDPG = functools.partial(TD3, num_critics=1, policy_interval=1, target_noise=0.0)
 
+# Name on the command line: (constructor, description).
 ALGORITHMS = {
     "ddpg": (DDPG, "deep deterministic policy gradient: a bounded Box"),
     "td3": (TD3, "DDPG with twin critics, target policy smoothing and delayed policy updates"),

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from etude.planning.protocol import Problem
-from etude.planning.trajectory.lqr import Quadratic, gains, quadratic_q, value_of_gains
+from etude.planning.trajectory.lqr import Quadratic, gains, quadratic_q, value_of_policy
 from etude.planning.trajectory.small_linalg import matmul
 from etude.struct import replace, struct
 from etude.types import Array
@@ -91,16 +91,21 @@ def backward_pass(
             q_function = replace(
                 q_function, matrix=q_function.matrix + matmul(costate_at_gap, F_zz)
             )
-        K, k, is_definite = regularized_gains(q_function, m, regularization, bounds)
+        K, k, is_positive_definite = regularized_gains(q_function, m, regularization, bounds)
         gradient = c + matmul(F.T, costate)
-        return (value_of_gains(q_function, K, k), gradient[:-m]), (K, k, gradient[-m:], is_definite)
+        return (value_of_policy(q_function, K, k), gradient[:-m]), (
+            K,
+            k,
+            gradient[-m:],
+            is_positive_definite,
+        )
 
     final_value = Quadratic(expansion.V, expansion.v, jnp.zeros_like(expansion.v, shape=()))
     steps = (expansion.F, expansion.F_zz, expansion.C, expansion.c, gaps, bounds)
-    (value, _), (K, k, gradient, is_definite) = jax.lax.scan(
+    (value, _), (K, k, gradient, is_positive_definite) = jax.lax.scan(
         step, (final_value, expansion.v), steps, reverse=True
     )
-    return AffinePolicy(K, k, value.constant, is_definite.all(), gradient)
+    return AffinePolicy(K, k, value.constant, is_positive_definite.all(), gradient)
 
 
 def regularized_gains(
@@ -134,7 +139,7 @@ def box_gains(q_function: Quadratic, n: int, low: Array, high: Array) -> tuple[A
     """
     Q_uu, q_u = q_function.matrix[n:, n:], q_function.vector[n:]
     step_lengths = 0.5 ** jnp.arange(16, dtype=q_u.dtype)
-    is_definite = gains(q_function, n)[2]
+    is_positive_definite = gains(q_function, n)[2]
 
     def free_gains(k):
         gradient = q_u + Q_uu @ k
@@ -155,12 +160,18 @@ def box_gains(q_function: Quadratic, n: int, low: Array, high: Array) -> tuple[A
         is_improving = jnp.abs(best_k - k).max() > tolerance * jnp.abs(best_k).max()
         return _ProjectedNewtonState(best_k, is_improving, i + 1)
 
-    initial_state = _ProjectedNewtonState(jnp.clip(jnp.zeros_like(q_u), low, high), is_definite, 0)
+    initial_state = _ProjectedNewtonState(
+        jnp.clip(jnp.zeros_like(q_u), low, high), is_positive_definite, 0
+    )
     k = jax.lax.while_loop(
         lambda state: state.is_improving & (state.iteration < 50), newton_iteration, initial_state
     ).k
     K = free_gains(k)[0]
-    return jnp.where(is_definite, K, jnp.nan), jnp.where(is_definite, k, jnp.nan), is_definite
+    return (
+        jnp.where(is_positive_definite, K, jnp.nan),
+        jnp.where(is_positive_definite, k, jnp.nan),
+        is_positive_definite,
+    )
 
 
 def control_bounds(problem: Problem, controls: Array) -> ControlBounds:

@@ -43,5 +43,5 @@ def solve_spd(A: Array, B: Array) -> tuple[Array, Array]:
         pivots.append(rows[i, i])
         row = rows[i] / rows[i, i]
         rows = jnp.where(jnp.arange(m)[:, None] == i, row, rows - rows[:, i, None] * row)
-    is_definite = (jnp.stack(pivots) > 0).all() & jnp.isfinite(rows).all()
-    return jnp.where(is_definite, rows[:, m:], jnp.nan), is_definite
+    is_positive_definite = (jnp.stack(pivots) > 0).all() & jnp.isfinite(rows).all()
+    return jnp.where(is_positive_definite, rows[:, m:], jnp.nan), is_positive_definite
