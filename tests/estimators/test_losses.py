@@ -124,7 +124,6 @@ def test_a_projection_keeps_the_mean_inside_the_support_and_the_support_itself()
     )
 
 
-@pytest.mark.slow
 @quick
 @given(
     arrays.arrays(np.float32, (2, 4), elements=numbers),

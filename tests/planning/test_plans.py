@@ -33,7 +33,6 @@ class Walk:
         return ModelStep(after, reward, jnp.abs(after).max() > self.limit)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("limit", [jnp.inf, 1.5])
 def test_a_plan_is_worth_the_mean_of_its_particles(limit):
     """Against NumPy, one plan and one particle at a time, with the same chances for every plan; the

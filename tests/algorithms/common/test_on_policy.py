@@ -214,7 +214,6 @@ def test_what_it_goes_on_with_is_what_the_agent_remembers(played, name):
     np.testing.assert_allclose(one.batch.old_value, value, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.slow
 def test_the_value_of_what_follows_is_that_of_the_memory_it_goes_on_with(played):
     """A truncated episode goes on with what it remembers; to the next step's own value where none
     ends."""

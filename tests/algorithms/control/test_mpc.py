@@ -22,15 +22,7 @@ PENDULUM = JaxEnvs(PORTS["Pendulum-v1"](), 2)
 reset = jax.jit(lambda key: PENDULUM.reset(key)[1])
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        name
-        if name in ("CartPole-v1", "Pendulum-v1")
-        else pytest.param(name, marks=pytest.mark.slow)
-        for name in STATE_FROM_OBSERVATION
-    ],
-)
+@pytest.mark.parametrize("name", STATE_FROM_OBSERVATION)
 def test_the_model_is_the_port_seen_through_an_observation(name):
     """Along a play of random actions, the model steps from each observation to the next, with the
     same reward and end."""

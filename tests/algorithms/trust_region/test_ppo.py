@@ -412,7 +412,6 @@ def test_the_policy_sees_observations_normalized_and_learns_from_what_it_saw(nor
     assert on_policy.normalize_observation(SMALL, states[2], observation) is observation
 
 
-@pytest.mark.slow
 def test_rewards_are_divided_by_the_spread_of_discounted_sums(normalizing):
     """VecNormalize's sums, which stop where an episode does; their spread is that of all up to this
     rollout's end."""
@@ -627,7 +626,6 @@ def test_without_a_clip_the_whole_ratio_counts():
     assert metrics["clipped"] == 0
 
 
-@pytest.mark.slow
 def test_no_more_steps_are_taken_once_the_policy_has_gone_too_far():
     """Nor on a later batch that it is nearer on. The parameters are those after the last step; of
     metrics only its own count."""

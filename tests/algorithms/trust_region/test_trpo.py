@@ -10,6 +10,7 @@ import optax
 import pytest
 from filling import filled
 
+from etude.algorithms.common import on_policy
 from etude.algorithms.common.on_policy import RolloutBatch
 from etude.algorithms.trust_region.trpo import TRPO, NaturalGradient
 from etude.errors import InvalidInput
@@ -212,6 +213,24 @@ def test_the_first_gradient_is_the_policy_gradient():
         ours = np.concatenate([gradient.head.weight, gradient.head.bias[:, None]], -1).ravel()
         np.testing.assert_allclose(ours, exact, rtol=1e-3, atol=1e-5)
         assert value == pytest.approx(advantage.mean(), abs=1e-5)
+
+
+def test_each_pass_of_the_value_has_an_order_of_its_own(monkeypatch):
+    trpo = replace(PLAIN, hidden=(), batch_size=10, value_epochs=3)
+    observation, target = np.zeros((SAMPLES, 3), np.float32), np.zeros(SAMPLES, np.float32)
+    value = ValueNetwork(*filled(lambda: make_torso(KEY, OBSERVATION, (), 1)))
+    batch = RolloutBatch(observation, None, None, None, None, target, None)
+    shuffle, keys = on_policy.shuffle_minibatches, []
+
+    def noted(algorithm, key, batch):
+        jax.debug.callback(lambda data: keys.append(data.tobytes()), jax.random.key_data(key))
+        return shuffle(algorithm, key, batch)
+
+    monkeypatch.setattr(on_policy, "shuffle_minibatches", noted)
+    fit = lambda value, opt_state, key: trpo.fit_value(value, opt_state, batch, key)
+    jax.block_until_ready(jax.jit(fit)(value, trpo.optimizer().init(value), KEY))
+    jax.effects_barrier()
+    assert len(keys) == len(set(keys)) == 3
 
 
 @pytest.mark.slow

@@ -12,9 +12,9 @@ from filling import filled
 from oracles import choices, experience
 
 from etude.algorithms import registered_name
-from etude.algorithms.value.dqn import DQN, FittedQ, OnlineQ, Rainbow
+from etude.algorithms.value.dqn import DQN, FittedQ, OnlineQ, Rainbow, split_replay
 from etude.algorithms.value.fitted_q import fitted_q_iteration
-from etude.data.replay import prioritized
+from etude.data.replay import prioritized, ring_buffer
 from etude.data.transition import Transition
 from etude.environments import probes
 from etude.environments.backends.jax_envs import JaxEnvs
@@ -345,6 +345,29 @@ def test_what_surprised_is_drawn_more_often_and_weighs_less():
     surprising = np.asarray(state.replay.buffer.storage.reward)[rows.time, rows.env] > 500
     assert surprising.mean() > 0.5  # of the rows it is one in eight
     assert weight[surprising].max() < 0.1 and weight.max() == 1
+
+
+def test_importance_weights_grow_until_they_undo_all_bias():
+    """The exponent β goes linearly from its start to 1: w ∝ p⁻ᵝ for the same draws."""
+    dqn = replace(SMALL, prioritized=True, importance_exponent=0.4, importance_steps=100.0)
+
+    @jax.jit
+    def weights(state, steps):
+        buffer, priorities = split_replay(state.replay)
+        state = replace(state, steps=steps, replay=priorities)
+        return dqn.sample_batch(state, buffer, KEY)[1].weight
+
+    state = jax.jit(partial(dqn.init, spec=SPEC))(KEY)
+    state = jax.jit(dqn.store)(state, transitions(0, 4, 2))
+    errors = jnp.arange(1.0, 9.0)
+    indices = ring_buffer.Indices(jnp.arange(8) // 2, jnp.arange(8) % 2)
+    replay = prioritized.update_priorities(state.replay, indices, errors, 1.0)
+    start, middle, end = (
+        np.asarray(weights(replace(state, replay=replay), steps)) for steps in (0, 50, 200)
+    )
+    assert end.min() < 0.6
+    np.testing.assert_allclose(start, end**0.4, rtol=1e-5)
+    np.testing.assert_allclose(middle, end**0.7, rtol=1e-5)
 
 
 # Bad input

@@ -243,7 +243,6 @@ def test_new_rows_come_first():
     np.testing.assert_allclose(priorities(prioritized), math.sqrt(340), rtol=1e-5)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("truncated", [0.1, 0.5, 1.0])
 def test_what_the_ring_forgets_is_never_drawn_again(truncated):
     """As it does with pictures whose successors it has no place for."""

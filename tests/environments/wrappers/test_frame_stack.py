@@ -14,6 +14,7 @@ from etude.environments.backends.gymnasium_envs import GymnasiumEnvs
 from etude.environments.backends.jax_envs import JaxEnvs
 from etude.environments.probes import Counter
 from etude.environments.wrappers.frame_stack import FrameStack, is_stacked, stacked_space
+from etude.environments.wrappers.time_limit import TimeLimit
 from etude.errors import InvalidInput
 from etude.rollout import init_rollout_state, rollout
 from etude.spaces import Box, Composite, Discrete, MultiBinary
@@ -28,10 +29,11 @@ def lived(environment, steps):
     return jax.device_get(jax.jit(run)(jax.random.key(0)))
 
 
-def test_a_stack_holds_the_latest_observations_of_its_own_episode():
-    """The counter's observation is the number of steps taken, so a stack says which steps it is
-    of."""
-    experience = lived(FrameStack(JaxEnvs(Counter(5), 2), 3), 12)
+@pytest.mark.parametrize("counter", [Counter(5), TimeLimit(Counter(50), 5)])
+def test_a_stack_holds_the_latest_observations_of_its_own_episode(counter):
+    """The counter's observation is the number of steps taken, so a stack says which steps it is of,
+    whether an episode terminates or is truncated."""
+    experience = lived(FrameStack(JaxEnvs(counter, 2), 3), 12)
     for t in range(12):
         n = t % 5
         np.testing.assert_array_equal(
@@ -40,7 +42,7 @@ def test_a_stack_holds_the_latest_observations_of_its_own_episode():
         np.testing.assert_array_equal(
             experience.next_observation[t, 1, :, 0], [max(n - 1, 0), n, n + 1]
         )
-        assert experience.terminated[t, 1] == (n == 4)
+        assert experience.done[t, 1] == (n == 4)
 
 
 def test_simulators_are_stacked_as_ports_are():

@@ -158,12 +158,7 @@ DEFAULTS = {
 
 
 @pytest.mark.parametrize(
-    "default",
-    [
-        "random",
-        pytest.param("policy", marks=pytest.mark.slow),
-        pytest.param("value", marks=pytest.mark.slow),
-    ],
+    "default", ["random", pytest.param("policy", marks=pytest.mark.slow), "value"]
 )
 def test_a_model_with_rewards_has_the_tree_of_plain_python(default):
     """With illegal actions, ends and a horizon that is reached; C and γ are traced."""
