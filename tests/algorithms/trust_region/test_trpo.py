@@ -217,8 +217,8 @@ def test_the_first_gradient_is_the_policy_gradient():
 
 def test_each_pass_of_the_value_has_an_order_of_its_own(monkeypatch):
     trpo = replace(PLAIN, hidden=(), batch_size=10, value_epochs=3)
-    observation, target = np.zeros((SAMPLES, 3), np.float32), np.zeros(SAMPLES, np.float32)
     value = ValueNetwork(*filled(lambda: make_torso(KEY, OBSERVATION, (), 1)))
+    observation, target = jnp.zeros((SAMPLES, 3)), jnp.zeros(SAMPLES)
     batch = RolloutBatch(observation, None, None, None, None, target, None)
     shuffle, keys = on_policy.shuffle_minibatches, []
 
