@@ -304,6 +304,31 @@ def test_it_adds_no_bias_to_choices_and_takes_variance_away():
         assert (spread(ours) < 0.1 * spread(plain)) if good else abs(ours - plain).max() > 0.1
 
 
+def test_with_normalized_advantages_the_unit_of_reward_does_not_matter():
+    """The control variate is in the units of the advantages, so it is divided as they are."""
+    algorithm = replace(PLAIN, control_variate=True, normalize_advantage=True)
+    learner = fresh(algorithm)
+    observation = jnp.tile(SEEN_STATE, (4, 1))
+    pi = learner.networks.policy(observation)
+    weight, bias = np.random.default_rng(0).normal(size=(2, 4, 3))
+    advantage = jnp.float32([3.0, -1.0, 0.5, 2.0])
+
+    @jax.jit
+    def gradient(unit, variate):
+        batch = RolloutBatch(
+            observation, jnp.arange(4), None, jnp.zeros(4), unit * advantage, jnp.zeros(4), pi
+        )
+        after, _ = algorithm.gradient_step(learner, batch, jnp.ones(4), variate, KEY)
+        return after.opt_state[0][1][0].mu.policy.head.bias
+
+    one, ten = (
+        np.asarray(gradient(unit, variate_of(FOUR, unit * weight, unit * bias[:, 0])))
+        for unit in (1.0, 10.0)
+    )
+    assert abs(one).max() > 1e-3
+    np.testing.assert_allclose(ten, one, rtol=1e-3, atol=1e-6)
+
+
 @pytest.mark.slow
 def test_it_adds_no_bias_to_a_box_and_takes_variance_away():
     """A = 2 a₁ - a₂ + 0.3 a₁²: ∇E A is (2 + 0.6 μ₁, -1) by the mean and (0.6 σ₁², 0) by log σ; four
