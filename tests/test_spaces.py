@@ -136,6 +136,7 @@ def test_a_space_comes_back_from_its_spec(space):
     assert {EnvironmentSpec(spec, Discrete(2), 3): "hashable"}
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(nested_spaces)
 def test_leaves_are_in_the_order_of_jax(space):

@@ -92,6 +92,7 @@ def test_bad_input_is_one_message_and_status_2(tmp_path, arguments, words):
         assert word in message
 
 
+@pytest.mark.slow
 def test_an_output_directory_that_holds_something_is_refused(tmp_path, trained):
     directory, _ = trained
     shutil.copytree(directory / "run", tmp_path / "run")
@@ -102,6 +103,7 @@ def test_an_output_directory_that_holds_something_is_refused(tmp_path, trained):
         assert word in refused(tmp_path, *asked)
 
 
+@pytest.mark.slow
 def test_a_run_leaves_what_it_should(trained):
     directory, said = trained
     run = directory / "run"
@@ -252,6 +254,7 @@ def test_a_checkpoint_of_another_algorithm_is_refused(trained, tmp_path):
         ({"backend": "rm -rf"}, "backend"),
     ],
 )
+@pytest.mark.slow
 def test_a_config_that_was_tampered_with_is_refused(trained, tmp_path, change, word):
     directory, _ = trained
     shutil.copytree(directory / "run", tmp_path / "run")

@@ -387,6 +387,7 @@ def oracle(reward, discounts, value, lambda_, n):
     }
 
 
+@pytest.mark.slow
 def test_estimates_are_differentiable_in_discount_and_decay():
     """So that both can be swept and learned."""
     x = dict(

@@ -28,6 +28,7 @@ def has(pixels, color):
     return bool((np.abs(pixels.astype(int) - color) <= 2).all(-1).any())
 
 
+@pytest.mark.slow
 def test_all_of_it(tmp_path):
     pixels = draw(tmp_path, STEPS, RETURNS, EVALUATION, "DQN on CartPole-v1", "4 seeds")
     assert has(pixels, BLUE) and has(pixels, EMBER) and has(pixels, INK)

@@ -65,6 +65,7 @@ def steps(directory):
 # What goes in comes out
 
 
+@pytest.mark.slow
 def test_nested_trees_come_back_bit_for_bit(tmp_path):
     layers = (
         equinox.nn.Linear(3, 2, key=jax.random.key(0)),

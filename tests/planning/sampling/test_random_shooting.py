@@ -83,6 +83,7 @@ def test_many_problems_at_once_are_each_alone():
         )
 
 
+@pytest.mark.slow
 def test_what_is_not_a_number_is_worth_least():
     candidates = jnp.arange(4.0)[:, None]
     values = evaluate_candidates(lambda x: jnp.where(x[:, 0] == 2, jnp.nan, x[:, 0]), candidates)

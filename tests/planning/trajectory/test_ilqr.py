@@ -101,6 +101,7 @@ def plans(double):
     return [jax.tree.map(lambda x, i=i: x[i], together) for i in range(len(PROBLEMS))]
 
 
+@pytest.mark.slow
 def test_a_linear_quadratic_problem_takes_one_iteration_and_is_lqr(plans):
     plan = plans[LINEAR]
     assert plan.iterations == 1 and plan.reason == StopReason.GRADIENT and plan.converged

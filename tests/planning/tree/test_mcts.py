@@ -116,6 +116,7 @@ GAME = UCT(9, 250, horizon=9, players=2, legal=TIC_TAC_TOE.legal)
 OPENING, MIDDLE = np.zeros(9, int), np.array([1, 0, -1, 0, -1, 0, 1, 0, 0])
 
 
+@pytest.mark.slow
 def test_a_game_has_the_tree_of_plain_python():
     """From two roots at once; near the end of a game few nodes are left, and much is terminal."""
     boards, keys = jnp.int8([OPENING, MIDDLE]).reshape(2, 3, 3), jax.random.split(KEY)
