@@ -196,16 +196,16 @@ class Reinforce:
         # `cond` copies its outputs, so the buffer, which learning does not change, stays outside.
         buffer, state = state.buffer, replace(state, buffer=())
 
-        def learn(state):
-            learned, metrics = self.fit_episodes(buffer, state, is_full)
-            state = jax.tree.map(lambda new, old: jnp.where(is_ready, new, old), learned, state)
+        def fit(state):
+            fitted, metrics = self.fit_episodes(buffer, state, is_full)
+            state = jax.tree.map(lambda new, old: jnp.where(is_ready, new, old), fitted, state)
             return state, metrics
 
         def skip(state):
-            metrics = jax.eval_shape(learn, state)[1]
+            metrics = jax.eval_shape(fit, state)[1]
             return state, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), metrics)
 
-        state, metrics = jax.lax.cond(any_in_vmap(is_ready), learn, skip, state)
+        state, metrics = jax.lax.cond(any_in_vmap(is_ready), fit, skip, state)
         updates = is_ready * self.gradient_steps
         return replace(state, buffer=buffer), {**metrics, "updates": updates}
 
