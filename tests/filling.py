@@ -2,7 +2,6 @@
 to run."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 
@@ -17,5 +16,5 @@ def filled(build, seed=0, scale=0.3):
     deviation `scale`."""
     rng = np.random.default_rng(seed)
     return jax.tree.map(
-        lambda x: jnp.asarray(rng.normal(0, scale, x.shape), jnp.float32), jax.eval_shape(build)
+        lambda x: jax.device_put(np.float32(rng.normal(0, scale, x.shape))), jax.eval_shape(build)
     )

@@ -199,7 +199,7 @@ def test_memory_is_zero_at_the_start_of_an_episode():
         }
         return jnp.ones(observation.shape[0], jnp.int32), noted
 
-    memory = {"steps": jnp.zeros(3, jnp.int32), "plan": jnp.zeros((3, 2))}
+    memory = {"steps": np.zeros(3, np.int32), "plan": np.zeros((3, 2), np.float32)}
     stage, experience, _ = play(Scripted(3), policy, 11, memory)
     time = experience.observation[..., 2].astype(int)
     np.testing.assert_array_equal(experience.memory["steps"], time + 1)
@@ -219,7 +219,7 @@ def test_the_policy_and_every_step_have_keys_of_their_own(length):
 
 
 def test_the_start_of_play():
-    stage = init_rollout_state(Scripted(2), jax.random.key(0), memory=jnp.ones((2, 3)))
+    stage = init_rollout_state(Scripted(2), jax.random.key(0), memory=np.ones((2, 3), np.float32))
     assert isinstance(stage, RolloutState)
     assert not stage.episode_return.any() and not stage.episode_length.any()
     np.testing.assert_array_equal(stage.memory, np.ones((2, 3)))

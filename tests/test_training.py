@@ -282,28 +282,28 @@ def test_the_seed_that_diverged_is_named():
 
 
 def test_a_tally_of_nan_is_diverged_too():
-    zero = EpisodeSums(jnp.int32(0), jnp.zeros(()), jnp.int32(0))
+    zero = EpisodeSums(np.int32(0), np.zeros((), np.float32), np.int32(0))
     with pytest.raises(Diverged, match="^q stopped being finite"):
         average_metrics(
-            MetricSums(zero, jnp.int32(1), {"p": jnp.ones(()), "q": jnp.float32(np.nan)})
+            MetricSums(zero, np.int32(1), {"p": np.ones((), np.float32), "q": np.float32(np.nan)})
         )
 
 
 def test_a_tally_adds_up():
     zero = MetricSums(
-        EpisodeSums(jnp.int32(0), jnp.zeros(()), jnp.int32(0)),
-        jnp.int32(0),
-        {"loss": jnp.zeros(())},
+        EpisodeSums(np.int32(0), np.zeros((), np.float32), np.int32(0)),
+        np.int32(0),
+        {"loss": np.zeros((), np.float32)},
     )
     one = accumulate(
         zero,
-        EpisodeSums(jnp.int32(2), jnp.float32(30), jnp.int32(20)),
-        {"loss": jnp.float32(1), "updates": jnp.int32(1)},
+        EpisodeSums(np.int32(2), np.float32(30), np.int32(20)),
+        {"loss": np.float32(1), "updates": np.int32(1)},
     )
     two = accumulate(
         one,
-        EpisodeSums(jnp.int32(1), jnp.float32(60), jnp.int32(10)),
-        {"loss": jnp.float32(4), "updates": jnp.int32(3)},
+        EpisodeSums(np.int32(1), np.float32(60), np.int32(10)),
+        {"loss": np.float32(4), "updates": np.int32(3)},
     )
     told = average_metrics(jax.device_get(two))
     assert told == {
@@ -413,7 +413,7 @@ def test_other_errors_of_a_program_are_let_through():
         return jax.pure_callback(lambda x: 1 / 0, x, x)
 
     with pytest.raises(jax.errors.JaxRuntimeError, match="ZeroDivision"):
-        run_compiled(ENVIRONMENT, jax.jit(broken), jnp.zeros(()))
+        run_compiled(ENVIRONMENT, jax.jit(broken), np.zeros((), np.float32))
 
 
 def test_ctrl_c_stops_a_chunk_at_its_next_step():

@@ -228,7 +228,7 @@ def progress(
         0,
     )
     # two leaves may not share a buffer that is donated
-    train_state = jax.tree.map(jnp.copy, train_state)
+    train_state = jax.jit(partial(jax.tree.map, jnp.copy))(train_state)
     run = compile_chunk(algorithm, environment, train_state, key, row_every, restart_every)
     compile_seconds, chunk_length = time.perf_counter() - start_time, 1
     while iteration < num_iterations:

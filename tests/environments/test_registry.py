@@ -5,7 +5,7 @@ import sys
 
 import gymnasium
 import jax
-import jax.numpy as jnp
+import numpy as np
 import pytest
 
 import etude
@@ -74,7 +74,7 @@ def test_options_are_passed_on():
     assert [simulator.unwrapped.g for simulator in environment.vector_env.envs] == [3.5, 3.5]
     state, _ = environment.reset(jax.random.key(0))
     for t in range(1, 5):
-        state, _, outcome = environment.step(state, jnp.zeros((2, 1)), jax.random.key(t))
+        state, _, outcome = environment.step(state, np.zeros((2, 1), np.float32), jax.random.key(t))
         assert (outcome.truncated == (t == 4)).all()
 
 

@@ -142,8 +142,10 @@ def test_nothing_crosses_the_end_of_an_episode(x, t):
 
 def test_a_truncation_bootstraps_and_a_termination_does_not():
     """Two steps of reward 1 before a state worth 5."""
-    never, at_last = jnp.bool_([False, False]), jnp.bool_([False, True])
-    x = dict(reward=jnp.ones(2), next_value=jnp.float32([3, 5]), terminated=never, done=at_last)
+    never, at_last = np.bool_([False, False]), np.bool_([False, True])
+    x = dict(
+        reward=np.ones(2, np.float32), next_value=np.float32([3, 5]), terminated=never, done=at_last
+    )
     last = 1 + 0.9 * 5
     np.testing.assert_allclose(
         returns.lambda_returns(**x, discount=0.9, lambda_=0.5),
@@ -161,12 +163,12 @@ def test_a_truncation_bootstraps_and_a_termination_does_not():
 @pytest.mark.slow
 def test_it_can_be_swept_in_discount_and_decay():
     x = dict(
-        reward=jnp.ones(3),
-        next_value=jnp.zeros(3),
+        reward=np.ones(3, np.float32),
+        next_value=np.zeros(3, np.float32),
         terminated=jnp.zeros(3, bool),
         done=jnp.zeros(3, bool),
     )
     swept = jax.vmap(
         lambda discount, lambda_: returns.lambda_returns(**x, discount=discount, lambda_=lambda_)
-    )(jnp.float32([0.5, 1]), jnp.float32([1, 0.5]))
+    )(np.float32([0.5, 1]), np.float32([1, 0.5]))
     np.testing.assert_allclose(swept, [[1.75, 1.5, 1], [1.75, 1.5, 1]])

@@ -52,7 +52,7 @@ oracle = jax.jit(jax.vmap(jax.vmap(rlax.q_learning)))
 
 def test_a_target_by_hand():
     target = losses.td_target(
-        jnp.float32([1, 1]), jnp.float32([10, 10]), jnp.array([False, True]), 0.9
+        np.float32([1, 1]), np.float32([10, 10]), jnp.array([False, True]), 0.9
     )
     np.testing.assert_allclose(target, [10, 1])
 
@@ -159,5 +159,5 @@ def test_quantile_regression_finds_the_quantiles():
             quantiles
         ), None
 
-    found, _ = jax.lax.scan(step, jnp.zeros(4), length=2000)
+    found, _ = jax.lax.scan(step, np.zeros(4, np.float32), length=2000)
     np.testing.assert_allclose(found, np.quantile(samples, [0.125, 0.375, 0.625, 0.875]), atol=1.0)

@@ -76,27 +76,27 @@ def test_normalized_samples_have_mean_0_and_std_1_and_are_clipped():
     np.testing.assert_allclose([told.mean(0), told.std(0)], [[0, 0], [1, 1]], atol=1e-5)
     np.testing.assert_allclose(told, (samples - samples.mean(0)) / samples.std(0), atol=1e-4)
     np.testing.assert_array_equal(
-        running_statistics.normalize(running, jnp.float32([[1e6, -1e6]])), [[10, -10]]
+        running_statistics.normalize(running, np.float32([[1e6, -1e6]])), [[10, -10]]
     )
     np.testing.assert_array_equal(
-        running_statistics.normalize(running, jnp.float32([1e6, -1e6]), 5.0), [5, -5]
+        running_statistics.normalize(running, np.float32([1e6, -1e6]), 5.0), [5, -5]
     )
     # leading axes are any
-    assert running_statistics.normalize(running, jnp.zeros((4, 3, 2))).shape == (4, 3, 2)
+    assert running_statistics.normalize(running, np.zeros((4, 3, 2), np.float32)).shape == (4, 3, 2)
 
 
 def test_a_constant_is_no_division_by_zero():
     running = update(running_statistics.init_statistics(()), jnp.full(10, 3.0))
     assert running.variance == 0
     np.testing.assert_array_equal(
-        running_statistics.normalize(running, jnp.float32([3, 4])), [0, 10]
+        running_statistics.normalize(running, np.float32([3, 4])), [0, 10]
     )
 
 
 def test_the_count_stops_before_an_int32_overflows():
     """From there on new samples keep their weight, so old ones are forgotten slowly."""
     running = running_statistics.RunningMeanStd(
-        jnp.float32(0), jnp.float32(1), jnp.int32(running_statistics.MAX_COUNT - 5)
+        np.float32(0), np.float32(1), np.int32(running_statistics.MAX_COUNT - 5)
     )
     for _ in range(5):
         running = update(running, jnp.full(2**20, 1.0))
@@ -163,11 +163,11 @@ def test_only_numbers_of_a_tree_are_normalized():
 
 def test_one_observation_without_a_tree():
     each = running_statistics.init_observation_statistics(Box((2,)))
-    each = running_statistics.update_observation_statistics(each, jnp.float32([[0, 10], [2, 30]]))
+    each = running_statistics.update_observation_statistics(each, np.float32([[0, 10], [2, 30]]))
     np.testing.assert_allclose(
-        running_statistics.normalize_leaves(each, jnp.float32([2, 10])), [1, -1], rtol=1e-5
+        running_statistics.normalize_leaves(each, np.float32([2, 10])), [1, -1], rtol=1e-5
     )
-    choice = jnp.int32([1, 2])
+    choice = np.int32([1, 2])
     none = running_statistics.update_observation_statistics(
         running_statistics.init_observation_statistics(Discrete(3)), choice
     )

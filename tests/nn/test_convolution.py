@@ -53,6 +53,6 @@ def test_many_seeds_convolve_as_one():
 
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="other backends have their own")
 def test_on_a_cpu_no_convolution_is_left_to_the_compiler():
-    x, weight = jnp.ones((2, 12, 12, 3)), jnp.ones((4, 3, 8, 8))
+    x, weight = np.ones((2, 12, 12, 3), np.float32), np.ones((4, 3, 8, 8), np.float32)
     text = jax.jit(jax.grad(lambda weight: convolution(x, weight, 4).sum())).lower(weight).as_text()
     assert "convolution" not in text and "dot_general" in text

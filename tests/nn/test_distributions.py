@@ -170,7 +170,7 @@ def test_categorical_against_scipy():
     logits = np.random.default_rng(0).normal(size=(6, 4))
     action = np.array([0, 1, 2, 3, 0, 2])
     p = scipy.special.softmax(logits, -1)
-    choice = Categorical(jnp.float32(logits))
+    choice = Categorical(np.float32(logits))
     np.testing.assert_allclose(
         say(choice, "log_prob", action), np.log(p[np.arange(6), action]), rtol=1e-5
     )
@@ -187,7 +187,7 @@ def test_bernoulli_against_scipy():
     logits = np.random.default_rng(0).normal(0, 2, (5, 3))
     on = np.random.default_rng(1).integers(2, size=(5, 3))
     p = scipy.special.expit(logits)
-    choice = Bernoulli(jnp.float32(logits), (3,))
+    choice = Bernoulli(np.float32(logits), (3,))
     np.testing.assert_allclose(
         say(choice, "log_prob", np.int8(on)), scipy.stats.bernoulli.logpmf(on, p).sum(-1), rtol=1e-5
     )
@@ -201,7 +201,7 @@ def test_normal_against_scipy(shape):
     n = math.prod(shape)
     rng = np.random.default_rng(0)
     mean, log_std, action = rng.normal(size=(4, n)), rng.normal(size=n), rng.normal(0, 3, (4, n))
-    choice = Normal(jnp.float32(mean), jnp.float32(log_std), shape)
+    choice = Normal(np.float32(mean), np.float32(log_std), shape)
     expected = scipy.stats.norm(mean, np.exp(log_std))
     np.testing.assert_allclose(
         say(choice, "log_prob", np.float32(action.reshape(4, *shape))),
@@ -223,7 +223,7 @@ def test_samples_of_a_normal_are_normal():
 
 
 @pytest.mark.parametrize(
-    "choice", [Categorical(jnp.float32([0, 1])), Bernoulli(jnp.float32([0, 1]), (2,))], ids=str
+    "choice", [Categorical(np.float32([0, 1])), Bernoulli(np.float32([0, 1]), (2,))], ids=str
 )
 def test_saturated_logits_stay_finite(choice):
     entropy = jax.jit(jax.value_and_grad(lambda choice: choice.entropy()))
@@ -285,7 +285,7 @@ def test_pick():
     action = np.int32([[0, 3, 1], [2, 2, 0]])
     expected = [[values[i, j, action[i, j]] for j in range(3)] for i in range(2)]
     np.testing.assert_array_equal(batched_index(values, action), expected)
-    assert batched_index(jnp.float32([5, 6]), jnp.int32(1)) == 6
+    assert batched_index(np.float32([5, 6]), np.int32(1)) == 6
 
 
 # The squashed normal
@@ -322,7 +322,7 @@ def test_a_squashed_density_is_one_over_its_box_and_that_of_its_samples(mean, st
     choice = squashed_distribution_for(WIDE, np.float32([mean]), np.log(np.float32([std])))
     edges = np.linspace(-3, 7, 100_001)
     density = np.asarray(
-        environment_density(choice, jnp.float32((edges[:-1] + edges[1:]) / 2)[:, None]), float
+        environment_density(choice, np.float32((edges[:-1] + edges[1:]) / 2)[:, None]), float
     )
     mass = density * (10 / 100_000)
     assert mass.sum() == pytest.approx(1, abs=1e-3)
@@ -442,9 +442,9 @@ def test_a_squashed_density_is_exact_however_near_the_bound():
 
 
 def test_actions_at_the_bounds_are_judged_as_the_nearest_inside():
-    choice = SquashedNormal(jnp.zeros(1), jnp.zeros(1), (1,))
+    choice = SquashedNormal(np.zeros(1, np.float32), np.zeros(1, np.float32), (1,))
     value, slope = jax.jit(jax.vmap(jax.value_and_grad(choice.log_prob)))(
-        jnp.float32([[-1], [1], [2**-24 - 1], [1 - 2**-24]])
+        np.float32([[-1], [1], [2**-24 - 1], [1 - 2**-24]])
     )
     value, slope = np.asarray(value), np.asarray(slope)
     assert np.isfinite(value).all() and np.isfinite(slope).all()
@@ -611,7 +611,7 @@ def test_a_divergence_with_state_dependent_noise_is_that_of_the_marginals():
     p, q = noisy(), noisy(seed=1)
     kl, itself, from_settled = divergences(p, q)
     plain = [
-        Normal(choice.mean, jnp.float32(np.log(marginal_std(choice))), (2,)) for choice in (p, q)
+        Normal(choice.mean, np.float32(np.log(marginal_std(choice))), (2,)) for choice in (p, q)
     ]
     np.testing.assert_allclose(kl, divergences(*plain)[0], rtol=1e-3)
     np.testing.assert_allclose(from_settled, kl, rtol=1e-5)

@@ -53,14 +53,17 @@ def test_it_is_the_plain_product_under_every_transformation(transform, inputs, o
 
 @pytest.mark.parametrize("leading", [(), (7,), (2, 3)])
 def test_leading_axes_stay(leading):
-    assert linear(jnp.ones((*leading, 4)), jnp.ones((3, 4))).shape == (*leading, 3)
+    assert linear(np.ones((*leading, 4), np.float32), np.ones((3, 4), np.float32)).shape == (
+        *leading,
+        3,
+    )
 
 
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="the turn is made on a CPU alone")
 @pytest.mark.parametrize("inputs, outputs", [(4, 64), (64, 4)])
 def test_the_sum_over_samples_runs_along_the_rows(inputs, outputs):
     """In the compiled gradient no product contracts the first axis of its left matrix."""
-    x, weight = jnp.ones((256, inputs)), jnp.ones((outputs, inputs))
+    x, weight = np.ones((256, inputs), np.float32), np.ones((outputs, inputs), np.float32)
 
     def text(product):
         return jax.jit(jax.grad(loss(product), 1)).lower(x, weight).compile().as_text()

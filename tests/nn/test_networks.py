@@ -190,7 +190,7 @@ def test_large_pictures_get_the_convolutions_of_the_nature_paper():
         for layer in cnn.layers
     ]
     assert plan == [(4, 32, (8, 8), (4, 4)), (32, 64, (4, 4), (2, 2)), (64, 64, (3, 3), (1, 1))]
-    assert jax.eval_shape(cnn, jnp.zeros((2, 4, 84, 84), jnp.uint8)).shape == (2, 7 * 7 * 64)
+    assert jax.eval_shape(cnn, np.zeros((2, 4, 84, 84), np.uint8)).shape == (2, 7 * 7 * 64)
 
 
 def test_bytes_of_a_picture_are_scaled_to_the_unit_interval():

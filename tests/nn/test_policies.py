@@ -5,7 +5,6 @@ import math
 from functools import partial
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.special
@@ -188,7 +187,7 @@ def test_a_policy_over_every_kind_of_action(space):
     ours, x = made(space), observations(TIME, ENVS)
     says = outputs_of(ours, x, ((), ()), KEY)
     outputs = affine(ours.policy.head, features(ours.policy.torso, x.astype(float)))
-    choice = distributions.distribution_for(space, jnp.float32(outputs), ours.policy.log_std)
+    choice = distributions.distribution_for(space, np.float32(outputs), ours.policy.log_std)
     assert type(says["choice"]) is type(choice)
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5), says["choice"], choice)
     assert says["sample"].shape == (TIME, ENVS, *space.zeros().shape) and says[

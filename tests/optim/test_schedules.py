@@ -9,19 +9,19 @@ from etude.optim.schedules import any_in_vmap, assume_unbatched, linear_decay, l
 
 
 def test_what_remains_falls_linearly_to_zero_and_stays():
-    told = [float(linear_decay(jnp.int32(steps), 1000.0)) for steps in (0, 250, 1000, 10**9)]
+    told = [float(linear_decay(np.int32(steps), 1000.0)) for steps in (0, 250, 1000, 10**9)]
     np.testing.assert_allclose(told, [1, 0.75, 0, 0], rtol=1e-6)
-    assert linear_decay(jnp.int32(10**9), jnp.inf) == 1
+    assert linear_decay(np.int32(10**9), jnp.inf) == 1
 
 
 def test_a_fall_goes_from_one_value_to_another_and_stays():
     told = [
-        float(linear_schedule(jnp.int32(steps), 0.8, 0.2, 1000.0))
+        float(linear_schedule(np.int32(steps), 0.8, 0.2, 1000.0))
         for steps in (0, 250, 500, 1000, 10**9)
     ]
     np.testing.assert_allclose(told, [0.8, 0.65, 0.5, 0.2, 0.2], rtol=1e-6)
     # which may be a rise
-    np.testing.assert_allclose(linear_schedule(jnp.int32(500), 0.4, 1.0, 1000.0), 0.7, rtol=1e-6)
+    np.testing.assert_allclose(linear_schedule(np.int32(500), 0.4, 1.0, 1000.0), 0.7, rtol=1e-6)
 
 
 def test_what_is_not_due_is_left_undone_for_all_seeds():
@@ -49,4 +49,4 @@ def test_what_is_due_for_one_seed_is_worked_out_for_all_and_for_none_when_it_is_
     np.testing.assert_array_equal(many(some, x), jnp.where(some, 2 * x, x))
     np.testing.assert_array_equal(many(jnp.zeros_like(some), x), x)
     assert "cond" in str(jax.make_jaxpr(many)(some, x))
-    np.testing.assert_array_equal(step(jnp.bool_(True), x), 2 * x)
+    np.testing.assert_array_equal(step(np.bool_(True), x), 2 * x)

@@ -37,7 +37,7 @@ class Walk:
 def test_a_plan_is_worth_the_mean_of_its_particles(limit):
     """Against NumPy, one plan and one particle at a time, with the same chances for every plan; the
     end is the end."""
-    model, state, horizon, particles = Walk(limit=jnp.float32(limit)), jnp.float32([0.5]), 4, 5
+    model, state, horizon, particles = Walk(limit=np.float32(limit)), np.float32([0.5]), 4, 5
     plans = jax.random.normal(KEY, (3, horizon, 1))
     score = jax.jit(
         lambda discount: return_of_plans(
@@ -123,9 +123,14 @@ def test_committing_costs_what_the_noise_does_meanwhile():
 def test_a_search_begins_with_what_is_left_of_the_last_plan_and_nothing_is_gained_after_the_end():
     """A planner that plans what it is given plays its first plan through, whose last action then
     goes on."""
-    start = jnp.float32([[1], [2], [3]])
+    start = np.float32([[1], [2], [3]])
     rewards = receding_horizon_control(
-        Walk(noise=0.0, limit=11.0), lambda state, plan, key: plan, jnp.zeros(1), start, KEY, 6
+        Walk(noise=0.0, limit=11.0),
+        lambda state, plan, key: plan,
+        np.zeros(1, np.float32),
+        start,
+        KEY,
+        6,
     )
     states, actions = np.array([0, 1, 3, 6, 9]), np.array([1, 2, 3, 3, 3])
     np.testing.assert_allclose(rewards, [*(-(states**2) - 0.1 * actions**2), 0], rtol=1e-6)

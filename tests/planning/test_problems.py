@@ -133,7 +133,7 @@ def test_energy_is_conserved_by_small_steps():
         lambda x: jax.lax.scan(
             lambda x, _: 2 * (problem.dynamics(x, jnp.zeros(1)),), x, length=100
         )[1]
-    )(jnp.float32([0, 0.5, 2, 3]))
+    )(np.float32([0, 0.5, 2, 3]))
     energies_at = jax.jit(jax.vmap(energy))
     np.testing.assert_allclose(
         energies_at(states), energies_at(np.float32([[0, 0.5, 2, 3]] * 100)), rtol=1e-4
@@ -194,10 +194,10 @@ def test_dynamics_follow_the_derivative_for_a_step(name):
 def test_a_car_with_its_wheels_turned_drives_in_a_circle():
     """Of radius wheelbase / tan(steering), at a steady speed, so that the heading is distance /
     radius."""
-    car, steering, x = Car(), 0.4, jnp.float32([0, 0, 0, 1.5])
+    car, steering, x = Car(), 0.4, np.float32([0, 0, 0, 1.5])
     dynamics = jax.jit(car.dynamics)
     for _ in range(20):
-        x = dynamics(x, jnp.float32([0, steering]))
+        x = dynamics(x, np.float32([0, steering]))
     radius = car.wheelbase / np.tan(steering)
     angle = 1.5 * 20 * car.time_step / radius
     np.testing.assert_allclose(

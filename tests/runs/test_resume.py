@@ -16,10 +16,9 @@ from safetensors.numpy import load_file
 
 from etude.algorithms.trust_region.ppo import PPO
 from etude.algorithms.value.dqn import DQN
-from etude.runs import job as jobs
-from etude.runs.interrupt import Interrupted, InterruptHandler
+from etude.runs.interrupt import InterruptHandler
 from etude.runs.job import TrainJob, jobs_for, train_job
-from etude.runs.run import load, resolve_settings
+from etude.runs.run import create_run, load, resolve_settings
 from etude.storage import metrics_csv
 
 DQN_WORDS = (
@@ -92,7 +91,7 @@ def trained(settings, part, stop=lambda update: False):
             SMALL_DQN, "gymnasium", 1, 1, 1_200, id="dqn on gymnasium", marks=pytest.mark.slow
         ),
         pytest.param(
-            SMALL_PPO, "gymnasium", 4, 1, 9_600, id="ppo on gymnasium", marks=pytest.mark.slow
+            SMALL_PPO, "gymnasium", 4, 1, 9_600, id="ppo on gymnasium", marks=pytest.mark.system
         ),
     ],
 )
@@ -125,29 +124,37 @@ def test_what_was_cut_off_and_resumed_equals_uninterrupted(
 
 
 @pytest.mark.slow
-def test_what_was_stopped_again_and_again_equals_uninterrupted(tmp_path, monkeypatch):
-    """Before there is a checkpoint, from where it begins again, then as Ctrl-C stops it, with all
-    saved, then to the end."""
-    settings = resolve_settings(SMALL_PPO, "CartPole-v1", steps=9_600, backend="jax", num_envs=4)
-    whole, stopped = (jobs_for(settings, tmp_path / name)[0] for name in ("whole", "stopped"))
+def test_what_was_stopped_again_and_again_equals_uninterrupted(tmp_path):
+    """Cut off before there is a checkpoint, from where it begins again; stopped by Ctrl-C, with all
+    saved; then to its end, and beyond when more is asked for."""
+    steps = 19_200
+    settings = resolve_settings(
+        SMALL_PPO, "CartPole-v1", steps=steps, backend="jax", num_envs=4, evaluation_episodes=2
+    )
+    (whole,) = jobs_for(settings, tmp_path / "whole")
+    (stopped,) = create_run(settings, tmp_path / "stopped").jobs
     trained(settings, whole)
     trained(settings, stopped, lambda update: update.steps > 0)
     assert not checkpoints(stopped.directory)
-    interrupt, progress = InterruptHandler(), jobs.progress
-
-    def interrupted(*arguments, **options):
-        for report in progress(*arguments, **options):
-            if report.steps > 3_000:  # as if Ctrl-C had come while it was computed
-                interrupt.signal = signal.SIGINT
-            yield report
-
-    monkeypatch.setattr(jobs, "progress", interrupted)
-    with pytest.raises(Interrupted, match=r"stopped at step 3,\d+ of 9,600, saved"):
-        list(jobs.train_job(settings, stopped, interrupt, pytest.fail))
-    monkeypatch.undo()
-    assert 3_000 < max(checkpoints(stopped.directory)) < 4_000
-    trained(settings, stopped)
+    with signaled(signal.SIGINT, lambda: checkpoints(stopped.directory)) as sent:
+        done = here("resume", "stopped", cwd=tmp_path)
+    assert sent and time.monotonic() - sent[0] < 10
+    assert done.returncode == 130
+    said = done.stdout + done.stderr
+    assert "saved" in said and "etude resume stopped" in said
+    reached = max(checkpoints(stopped.directory))
+    assert reached < steps * 0.95, "it was to be stopped on its way"
+    less = here("resume", "stopped", "--steps", reached - 64, cwd=tmp_path)
+    assert less.returncode == 2 and f"{steps:,}" in less.stderr
+    resumed = here("resume", "stopped", cwd=tmp_path)
+    assert resumed.returncode == 0, resumed.stderr
     same(whole.directory, stopped.directory)
+
+    again = here("resume", "stopped", cwd=tmp_path)
+    assert again.returncode == 2 and "--steps" in again.stderr
+    assert here("resume", "stopped", "--steps", steps + 3_200, cwd=tmp_path).returncode == 0
+    column = metrics_csv.read_metrics(stopped.directory / "metrics.csv")["step"]
+    assert column[-1] == steps + 3_200 and (np.diff(column) > 0).all()
 
 
 @pytest.mark.slow
@@ -176,44 +183,6 @@ def test_a_slow_environment_is_left_within_ten_seconds(tmp_path, monkeypatch):
     assert "etude resume run" in done.stderr + done.stdout
 
 
-# In processes of their own
-
-
-@pytest.mark.slow
-def test_killed_resumed_stopped_by_ctrl_c_and_resumed_equals_uninterrupted(tmp_path):
-    """Killed as a process, stopped and resumed in this one."""
-    asked, steps = ("train", *PPO_WORDS, *COMMON, "--backend", "jax", "--steps"), 40_000
-    process = start(*asked, steps, "--out", "killed", cwd=tmp_path)
-    until(lambda: checkpoints(tmp_path / "killed"), process)
-    kill(process)
-    killed = checkpoints(tmp_path / "killed")
-    assert killed and max(killed) < steps * 0.8, "it was to be killed on its way"
-    wanted = lambda: max(checkpoints(tmp_path / "killed")) > max(killed)
-    with signaled(signal.SIGINT, wanted) as sent:
-        stopped = here("resume", "killed", cwd=tmp_path)
-    assert sent and time.monotonic() - sent[0] < 10
-    assert stopped.returncode == 130
-    said = stopped.stdout + stopped.stderr
-    assert "saved" in said and "etude resume killed" in said
-    assert max(killed) < max(checkpoints(tmp_path / "killed")) < steps * 0.95, (
-        "it was to be stopped on its way"
-    )
-    less = here("resume", "killed", "--steps", max(killed), cwd=tmp_path)
-    assert less.returncode == 2 and f"{steps:,}" in less.stderr
-    resumed = here("resume", "killed", cwd=tmp_path)
-    assert resumed.returncode == 0, resumed.stderr
-    settings = load(tmp_path / "killed").settings
-    trained(settings, *jobs_for(settings, tmp_path / "whole"))
-    same(tmp_path / "whole", tmp_path / "killed")
-
-    # what is finished goes on when more is asked for
-    again = here("resume", "killed", cwd=tmp_path)
-    assert again.returncode == 2 and "--steps" in again.stderr
-    assert here("resume", "killed", "--steps", steps + 3_200, cwd=tmp_path).returncode == 0
-    column = metrics_csv.read_metrics(tmp_path / "killed/metrics.csv")["step"]
-    assert column[-1] == steps + 3_200 and (np.diff(column) > 0).all()
-
-
 @contextlib.contextmanager
 def signaled(number, condition):
     """Sends this process a signal once the condition holds; yields the list of the times at which
@@ -235,10 +204,13 @@ def signaled(number, condition):
         thread.join()
 
 
+# In processes of their own
+
+
 @pytest.mark.slow
 def test_seeds_over_processes_are_each_the_seed_alone(tmp_path):
     """The second is; the first is another."""
-    asked = ("train", *PPO_WORDS, *COMMON, "--backend", "gymnasium", "--steps", 3_200)
+    asked = ("train", "q-learning", "FrozenLake-v1", "--backend", "gymnasium", "--steps", 3_200)
     together = here(*asked, "--seeds", 2, "--out", "together", cwd=tmp_path)
     assert together.returncode == 0, together.stderr
     settings = replace(load(tmp_path / "together").settings, seeds=1, seed=1)

@@ -5,7 +5,6 @@ from types import SimpleNamespace
 
 import imageio.v2 as imageio
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -42,7 +41,7 @@ def test_a_plan_is_written_as_it_was_found(planned):
     assert told == found and told["solved"] and told["planner"] == "ilqr"
     problem = PROBLEMS["double-integrator"]
     states, costs = simulate_controls(
-        problem, jnp.float32(told["states"][0]), jnp.float32(told["controls"])
+        problem, np.float32(told["states"][0]), np.float32(told["controls"])
     )
     np.testing.assert_allclose(told["states"], states, atol=1e-4)
     assert (
@@ -75,7 +74,7 @@ def test_tree_search_draws_its_tree(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("planner", ["random_shooting", "cem", "icem", "mppi"])
 def test_what_a_sampling_planner_found_is_the_least_it_saw(planner):
-    start, guess = jnp.float32([1, 0]), jnp.zeros((6, 1))
+    start, guess = np.float32([1, 0]), np.zeros((6, 1), np.float32)
     score = lambda many: (
         -jax.vmap(lambda controls: simulate_controls(SHORT, start, controls)[1].sum())(many)
     )

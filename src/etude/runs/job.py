@@ -194,7 +194,7 @@ def save_job(
     """
     saved_state = train_state if environment.functional else replace(train_state, rollout_state=())
     for path, leaf in jax.tree_util.tree_leaves_with_path(saved_state.algorithm_state):
-        if jnp.issubdtype(leaf.dtype, jnp.floating) and not jnp.isfinite(leaf).all():
+        if jnp.issubdtype(leaf.dtype, jnp.floating) and not np.isfinite(leaf).all():
             raise Diverged(
                 f"the state of the algorithm is no longer finite at {jax.tree_util.keystr(path)}"
             )

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
@@ -218,7 +217,7 @@ def _read_arrays(path, expected):
             )
         with safe_open(path, framework="np") as tensors:
             _check_fit(path, tensors, expected)
-            return [_to_jax(tensors.get_tensor(name)) for name in expected]
+            return [_to_device(tensors.get_tensor(name)) for name in expected]
     except (SafetensorError, OSError) as error:
         raise CorruptFile(
             f"{path} is no safetensors file ({error}); take another checkpoint"
@@ -248,8 +247,9 @@ def _check_fit(path, tensors, expected):
         )
 
 
-def _to_jax(array):
-    return jnp.array(array) if jax.dtypes.canonicalize_dtype(array.dtype) == array.dtype else array
+def _to_device(array):
+    fits = jax.dtypes.canonicalize_dtype(array.dtype) == array.dtype
+    return jax.device_put(array) if fits else array
 
 
 def _candidates(directory):

@@ -88,7 +88,7 @@ def make_mdp(transition: Any, reward: Any, termination: Any = 0.0, initial: Any 
     check_probabilities("termination", termination)
     check_distributions("transition", transition)
     check_distributions("initial", initial)
-    return MDP(*map(jnp.asarray, (transition, reward, termination, initial)))
+    return MDP(*jax.device_put((transition, reward, termination, initial)))
 
 
 def make_pomdp(mdp: MDP, emission: Any) -> POMDP:

@@ -38,7 +38,7 @@ PLAIN = ActorCritic(
     max_gradient_norm=np.inf,
     value_coefficient=0.0,
 )
-no_steps = jnp.int32(0)
+no_steps = np.int32(0)
 
 
 def fresh(algorithm, space=FOUR, seed=0):
@@ -311,7 +311,7 @@ def test_with_normalized_advantages_the_unit_of_reward_does_not_matter():
     observation = jnp.tile(SEEN_STATE, (4, 1))
     pi = learner.networks.policy(observation)
     weight, bias = np.random.default_rng(0).normal(size=(2, 4, 3))
-    advantage = jnp.float32([3.0, -1.0, 0.5, 2.0])
+    advantage = np.float32([3.0, -1.0, 0.5, 2.0])
 
     @jax.jit
     def gradient(unit, variate):

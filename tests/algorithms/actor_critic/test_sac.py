@@ -349,7 +349,7 @@ def test_both_gradients_are_on_average_that_of_the_expected_value(temperature):
     expected = slopes(objective, outputs)
     assert min(np.abs(expected)) > 0.05
     policy = StochasticPolicy(
-        Constant(jnp.float32(outputs)), actions_for(Box((1,), low=-1.0, high=1.0), -20.0)
+        Constant(np.float32(outputs)), actions_for(Box((1,), low=-1.0, high=1.0), -20.0)
     )
     for high in (0.0, 100.0):
         state = replace(
@@ -370,12 +370,8 @@ def test_the_score_of_discrete_actions_is_on_average_the_exact_gradient():
         return (p * (0.5 * np.log(p) - q.min(0))).sum()
 
     expected = slopes(objective, logits)
-    policy = StochasticPolicy(
-        Constant(jnp.float32(logits)), actions_for(ACTIONS["discrete"], -20.0)
-    )
-    state = replace(
-        fresh(fixed, "discrete"), critics=tuple(Constant(jnp.float32(row)) for row in q)
-    )
+    policy = StochasticPolicy(Constant(np.float32(logits)), actions_for(ACTIONS["discrete"], -20.0))
+    state = replace(fresh(fixed, "discrete"), critics=tuple(Constant(np.float32(row)) for row in q))
     np.testing.assert_allclose(gradients(fixed, policy, state)[0], expected, rtol=1e-3, atol=1e-5)
     assert_unbiased(
         gradients(replace(fixed, policy_gradient="score_function"), policy, state), expected
@@ -432,7 +428,7 @@ def test_play_is_uniform_until_the_warmup_is_over_and_then_the_policys(kind):
     assert memory == {"kept": 1}
     for steps in (0, 11, 12):
         action, memory = jax.device_get(
-            act(SMALL, replace(state, steps=jnp.int32(steps)), observation, (), KEY, explore=True)
+            act(SMALL, replace(state, steps=np.int32(steps)), observation, (), KEY, explore=True)
         )
         assert action.shape == mode.shape and action.dtype == mode.dtype and memory == ()
         if isinstance(space, Discrete):
@@ -452,7 +448,7 @@ def test_play_is_uniform_until_the_warmup_is_over_and_then_the_policys(kind):
 @every_kind
 def test_a_held_noise_is_that_of_every_step_until_the_update(kind):
     """In warm-up and after it; two copies draw apart, and without it two steps do."""
-    observation, keys = jnp.zeros((2, 3)), jax.random.split(jax.random.key(5), 50)
+    observation, keys = np.zeros((2, 3), np.float32), jax.random.split(jax.random.key(5), 50)
     sac = replace(SMALL, noise_per_rollout=True)
     lived = transitions(kind, 0, 3, 2)
 
@@ -471,7 +467,7 @@ def test_a_held_noise_is_that_of_every_step_until_the_update(kind):
     state = fresh(sac, kind)
     for steps in (0, sac.warmup_steps):
         before, after = jax.device_get(
-            play_before_and_after_updates(replace(state, steps=jnp.int32(steps)))
+            play_before_and_after_updates(replace(state, steps=np.int32(steps)))
         )
         held = np.concatenate([before[None], after])  # [update, step, env, ...]
         assert (held == held[:, :1]).all()
@@ -504,7 +500,7 @@ def test_nothing_is_learned_before_the_warmup_is_over():
 
 @pytest.mark.slow
 def test_an_update_is_an_insert_and_gradient_steps_on_draws():
-    state = replace(fresh(SMALL, "box"), steps=jnp.int32(100))
+    state = replace(fresh(SMALL, "box"), steps=np.int32(100))
     state, _ = update(SMALL, state, transitions("box", 0, 3, 2), jax.random.key(1))
     newest = transitions("box", 1, 3, 2)
     after, metrics = update(SMALL, state, newest, KEY)
@@ -532,14 +528,14 @@ def test_an_update_is_an_insert_and_gradient_steps_on_draws():
 def test_the_learning_rate_falls_to_nothing():
     sac, batch = replace(SMALL, learning_rate_decay=100.0), transitions("box", 0, 6)
     state = fresh(sac, "box")
-    late, _ = gradient_step(sac, replace(state, steps=jnp.int32(100)), batch, KEY)
+    late, _ = gradient_step(sac, replace(state, steps=np.int32(100)), batch, KEY)
     jax.tree.map(
         np.testing.assert_array_equal,
         (late.policy, late.critics, late.log_temperature),
         (state.policy, state.critics, state.log_temperature),
     )
     half, whole = (
-        gradient_step(sac, replace(state, steps=jnp.int32(steps)), batch, KEY)[0].log_temperature
+        gradient_step(sac, replace(state, steps=np.int32(steps)), batch, KEY)[0].log_temperature
         for steps in (50, 0)
     )
     assert (
@@ -603,8 +599,8 @@ def test_trees_of_observations_are_judged_with_actions_of_every_kind(action, gra
 @pytest.mark.slow
 def test_a_box_with_bounds_here_and_there_is_acted_in_element_by_element():
     space = Box((3,), low=(-2.0, -math.inf, 0.0), high=(2.0, math.inf, math.inf))
-    policy = StochasticPolicy(Constant(jnp.float32([3, 3, 3, 0, 0, 0])), actions_for(space, -20.0))
-    state = replace(fresh(SMALL, "box"), policy=policy, steps=jnp.int32(100))
+    policy = StochasticPolicy(Constant(np.float32([3, 3, 3, 0, 0, 0])), actions_for(space, -20.0))
+    state = replace(fresh(SMALL, "box"), policy=policy, steps=np.int32(100))
     action = np.asarray(
         jax.jit(lambda key: SMALL.act(state, jnp.zeros((1000, 3)), (), key, explore=True)[0])(KEY)
     )
@@ -647,7 +643,7 @@ def test_what_does_not_fit_is_refused():
     ):
         validate(allowed)
     jax.vmap(lambda temperature: validate(SAC(initial_temperature=temperature)) or temperature)(
-        jnp.float32([0, 1])
+        np.float32([0, 1])
     )
 
 
@@ -685,7 +681,7 @@ VALUES = {  # probe: {observation: value of every action}
     LIMITED: {0: 1 / (1 - DISCOUNT)},
 }
 ITERATIONS = 600
-STILL = jnp.float32([0])
+STILL = np.float32([0])
 
 
 def values_and_policy(state, observation):

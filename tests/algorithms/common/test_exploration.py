@@ -12,7 +12,7 @@ KEY = jax.random.key(0)
 
 @pytest.mark.parametrize("epsilon", [0, 0.4, 1])
 def test_an_action_is_random_as_often_as_epsilon_says(epsilon):
-    values = jnp.broadcast_to(jnp.float32([0, 3, 1, 3]), (20_000, 4))
+    values = jnp.broadcast_to(np.float32([0, 3, 1, 3]), (20_000, 4))
     frequency = np.bincount(epsilon_greedy(KEY, values, epsilon), minlength=4) / 20_000
     np.testing.assert_allclose(
         frequency, epsilon / 4 + (1 - epsilon) * np.array([0, 1, 0, 0]), atol=0.015 * (epsilon > 0)
@@ -20,7 +20,7 @@ def test_an_action_is_random_as_often_as_epsilon_says(epsilon):
 
 
 def test_whole_rows_wander():
-    action, other = jnp.zeros((5_000, 2, 3)), jnp.ones((5_000, 2, 3))
+    action, other = np.zeros((5_000, 2, 3), np.float32), np.ones((5_000, 2, 3), np.float32)
     rows = np.asarray(mix_actions(KEY, other, action, 0.3)).reshape(5_000, -1)
     assert (rows == rows[:, :1]).all() and rows.mean() == pytest.approx(0.3, abs=0.02)
 

@@ -92,6 +92,6 @@ def test_without_a_memory_nothing_is_known_of_what_was_shown():
             seen.append(outcome.next_observation)
         return jnp.stack(seen), outcome.reward
 
-    (one, won), (other, lost) = look(jnp.float32(1)), look(jnp.float32(-1))
+    (one, won), (other, lost) = look(np.float32(1)), look(np.float32(-1))
     np.testing.assert_array_equal(one[:-1], other[:-1])
     assert np.asarray(one)[STEPS - 2].tolist() == [0, 1] and (won, lost) == (1, -1)

@@ -411,7 +411,7 @@ def test_an_evaluation_starts_every_episode_with_a_blank_memory():
     for length in range(2, 7):
         memory, total = agent.initial_carries((1,)), 0.0
         for t in range(min(length, LIMIT)):
-            choice, _, memory = step(jnp.float32([[t, length]]), memory)
+            choice, _, memory = step(np.float32([[t, length]]), memory)
             total += float(choice.mean[0, 0])
         expected[length] = total
     assert len({round(total, 3) for total in expected.values()}) == 5
@@ -468,7 +468,7 @@ def test_a_mask_stays_what_it_is_when_observations_are_normalized():
         1
     ].mean.shape == (2,)
     learner = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), learner)
-    observation = {"action_mask": jnp.int8([[1, 0]] * ENVS), "seen": jnp.ones((ENVS, 2))}
+    observation = {"action_mask": np.int8([[1, 0]] * ENVS), "seen": np.ones((ENVS, 2), np.float32)}
     both_ways = jax.jit(
         lambda learner: [
             on_policy.act(algorithm, learner, observation, (), KEY, explore)[0]

@@ -70,8 +70,8 @@ def test_a_model_of_ones_own_is_planned_on(own):
     algorithm = MCTS("mine/Point-v0", simulations=30, horizon=3, exploration=3.0)
     state = algorithm.init(KEY, POINT)
     act = jax.jit(lambda observation: algorithm.act(state, observation, (), KEY, False)[0])
-    np.testing.assert_array_equal(act(jnp.float32([[2, 0]])), [0])
-    np.testing.assert_array_equal(act(jnp.float32([[-2, 0]])), [2])
+    np.testing.assert_array_equal(act(np.float32([[2, 0]])), [0])
+    np.testing.assert_array_equal(act(np.float32([[-2, 0]])), [2])
     register_model("CartPole-v1", drift)  # before etude's own
     assert isinstance(true_model("CartPole-v1"), UserModel)
 

@@ -120,7 +120,7 @@ def test_icem_judges_again_what_it_kept(planner):
     algorithm = MPC(
         model="Pendulum-v1", planner=planner, horizon=4, samples=6, iterations=2, elites=3
     )
-    start = PlannerMemory(jnp.zeros((4, 1)), jnp.full((1, 4, 1), 0.75))
+    start = PlannerMemory(np.zeros((4, 1), np.float32), jnp.full((1, 4, 1), 0.75))
     search = jax.jit(
         lambda key: algorithm.search(lambda plans: -((plans - 0.75) ** 2).sum((1, 2)), start, key)[
             0

@@ -40,7 +40,7 @@ from etude.tabular.mdp import random_mdp
 KEY = jax.random.key(0)
 SPEC = EnvironmentSpec(Discrete(3), Discrete(2), 4)
 STATES, ACTIONS, ENVS = SPEC.observation.n, SPEC.action.n, SPEC.num_envs
-no_steps = jnp.int32(0)
+no_steps = np.int32(0)
 
 
 def tabular(reinforce, num_envs=ENVS, value=None):

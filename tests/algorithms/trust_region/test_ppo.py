@@ -40,7 +40,7 @@ SMALL = PPO(
     gae_lambda=0.8,
 )
 PLAIN = replace(SMALL, normalize_advantage=False)
-no_steps = jnp.int32(0)
+no_steps = np.int32(0)
 
 
 def fresh(ppo, space=ACTIONS["discrete"], seed=0):
@@ -224,7 +224,7 @@ def test_the_clipped_loss_is_that_of_a_loop_and_of_rlax():
             terms.append(min(ratio * advantage, min(max(ratio, 1 - clip), 1 + clip) * advantage))
         assert loss == pytest.approx(-np.mean(terms), rel=1e-4)
         assert loss == pytest.approx(
-            float(rlax.clipped_surrogate_pg_loss(jnp.float32(ratios), batch.advantage, clip)),
+            float(rlax.clipped_surrogate_pg_loss(np.float32(ratios), batch.advantage, clip)),
             rel=1e-4,
         )
         assert metrics["clipped"] == pytest.approx((abs(ratios - 1) > clip).mean())
@@ -256,9 +256,7 @@ def test_the_value_loss_is_that_of_a_loop(clip):
     observation = rng.normal(size=(40, 3)).astype(np.float32)
     now = slow_forward(*value_of(state), observation)[:, 0]
     before, target = now + rng.normal(0, 0.5, 40), now + rng.normal(0, 1, 40)
-    batch = RolloutBatch(
-        observation, None, None, jnp.float32(before), None, jnp.float32(target), ()
-    )
+    batch = RolloutBatch(observation, None, None, np.float32(before), None, np.float32(target), ())
     terms = []
     for v, old, goal in zip(now, before, target, strict=True):
         held = min(max(v, old - clip), old + clip)
@@ -337,15 +335,15 @@ def test_the_clip_falls_linearly_to_zero():
     ratios = np.linspace(0.613, 1.391, TIME * ENVS)
     batch = replace(batch, old_log_prob=batch.old_log_prob - np.log(ratios))
     for steps, clip in ((0, 0.4), (250, 0.3), (500, 0.2), (900, 0.04), (1000, 0), (9999, 0)):
-        _, metrics = improve(ppo, replace(state, steps=jnp.int32(steps)), batch)
+        _, metrics = improve(ppo, replace(state, steps=np.int32(steps)), batch)
         assert metrics["clipped"] == pytest.approx((abs(ratios - 1) > clip).mean()), steps
 
 
 def test_what_remains():
     np.testing.assert_allclose(
-        [linear_decay(jnp.int32(steps), 200.0) for steps in (0, 50, 200, 10**9)], [1, 0.75, 0, 0]
+        [linear_decay(np.int32(steps), 200.0) for steps in (0, 50, 200, 10**9)], [1, 0.75, 0, 0]
     )
-    assert linear_decay(jnp.int32(2**31 - 1), math.inf) == 1
+    assert linear_decay(np.int32(2**31 - 1), math.inf) == 1
 
 
 @pytest.mark.parametrize("limit", [0.01, 1e9])
@@ -440,7 +438,7 @@ def test_rewards_are_divided_by_the_spread_of_discounted_sums(normalizing):
     )
     assert reward.max() < 10  # it is part of the spread that divides it
     settled = replace(
-        states[0], return_statistics=replace(states[-1].return_statistics, count=jnp.int32(10**9))
+        states[0], return_statistics=replace(states[-1].return_statistics, count=np.int32(10**9))
     )
     _, reward = scale_reward(ppo, settled, rare)
     assert reward.max() == 10
@@ -554,14 +552,14 @@ def test_dual_ascent_moves_the_penalty_by_the_violation(target):
     """β ← max(β + rate (KL - target), 0), with the divergence that the update has come to; each
     loss has the β before."""
     ppo = DualGradient(**SETTINGS, kl_target=target, kl_coefficient_rate=4.0)
-    state = PPOState(fresh(ppo), jnp.float32(1))
+    state = PPOState(fresh(ppo), np.float32(1))
     experience = sampled_experience(state.learner)
     after, metrics = dual_update(ppo, state, experience, KEY)
     kl = divergence(state.learner, after.learner, experience.observation)
     assert kl > 1e-3 and (kl > target) == (target < 0.1)
     assert after.kl_coefficient == pytest.approx(max(1 + 4 * (kl - target), 0), rel=1e-3, abs=1e-6)
     assert metrics["updates"] == 8
-    below = dual_update(ppo, replace(state, kl_coefficient=jnp.float32(0.01)), experience, KEY)[
+    below = dual_update(ppo, replace(state, kl_coefficient=np.float32(0.01)), experience, KEY)[
         0
     ].kl_coefficient
     assert (below == 0) == (target > 0.1)
@@ -573,7 +571,7 @@ def test_a_penalty_holds_the_policy_back():
     learner = fresh(ppo)
     experience = sampled_experience(learner)
     free, held = (
-        dual_update(ppo, PPOState(learner, jnp.float32(beta)), experience, KEY)[0].learner
+        dual_update(ppo, PPOState(learner, np.float32(beta)), experience, KEY)[0].learner
         for beta in (0, 100)
     )
     went, stayed = (divergence(learner, after, experience.observation) for after in (free, held))

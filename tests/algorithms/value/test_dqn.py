@@ -231,7 +231,7 @@ def test_play_is_random_as_often_as_epsilon_says():
     assert memory == {"kept": 1}
     for steps, epsilon in ((0, 1), (60, 0.4), (100, 0)):
         action, memory = jax.device_get(
-            act(dqn, replace(state, steps=jnp.int32(steps)), observation, (), KEY, explore=True)
+            act(dqn, replace(state, steps=np.int32(steps)), observation, (), KEY, explore=True)
         )
         assert action.dtype == greedy.dtype and action.shape == greedy.shape and memory == ()
         # one of four is the greedy one
@@ -257,7 +257,7 @@ def test_nothing_is_learned_before_the_warmup_is_over():
 
 
 def test_an_update_is_an_insert_and_gradient_steps_on_draws():
-    state = replace(fresh(SMALL), steps=jnp.int32(100))
+    state = replace(fresh(SMALL), steps=np.int32(100))
     state, _ = update(SMALL, state, transitions(0, 3, 2), jax.random.key(1))
     newest = transitions(1, 3, 2)
     after, metrics = update(SMALL, state, newest, KEY)

@@ -221,10 +221,10 @@ def test_fitted_q_iteration_finds_the_optimum_of_what_it_was_given():
     after, reward = rng.integers(4, size=(4, 2)), rng.normal(size=(4, 2)).astype(np.float32)
     state, action = (x.ravel() for x in np.meshgrid(np.arange(4), np.arange(2), indexing="ij"))
     dataset = Transition(
-        jnp.int32(state),
-        jnp.int32(action),
+        np.int32(state),
+        np.int32(action),
         reward[state, action],
-        jnp.int32(after[state, action]),
+        np.int32(after[state, action]),
         np.zeros(8, bool),
         np.zeros(8, bool),
     )
@@ -294,7 +294,7 @@ def test_boltzmann_play_takes_actions_by_their_values_and_cools():
     np.testing.assert_allclose(
         np.bincount(action, minlength=4) / 20_000, weights / weights.sum(), atol=0.015
     )
-    cold, _ = act(replace(state, steps=jnp.int32(100)), seen, (), KEY)
+    cold, _ = act(replace(state, steps=np.int32(100)), seen, (), KEY)
     assert (cold == values.argmax()).mean() > 0.9 or np.sort(values)[-2] > values.max() - 0.05
 
 

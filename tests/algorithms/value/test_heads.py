@@ -68,7 +68,7 @@ def test_a_categorical_loss_is_cross_entropy_and_its_surprise_the_divergence():
 
 def test_distributions_are_learned_and_not_their_means_alone():
     """A return of 0 or 4, each half of the time, by gradient steps on samples."""
-    rewards = jnp.float32([0.0, 4.0] * 8)
+    rewards = np.float32([0.0, 4.0] * 8)
     for kind in (CategoricalHead(9, -4.0, 4.0), QuantileHead(4)):
 
         def loss(x, kind=kind):

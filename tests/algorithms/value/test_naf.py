@@ -180,7 +180,7 @@ class Slow:
 def test_updates_are_those_of_numpy():
     """Four of two gradient steps each, some with clipped gradients."""
     naf = replace(SMALL, learning_rate=0.03, discount=0.9, target_rate=0.2, max_gradient_norm=2.0)
-    state, norms = replace(fresh(naf), steps=jnp.int32(12)), []
+    state, norms = replace(fresh(naf), steps=np.int32(12)), []
     slow = Slow(state.q, state.target_q)
     for i in range(4):
         before, state, told = (
@@ -229,14 +229,14 @@ def test_the_target_is_the_largest_value_there_is():
 
 
 def test_a_target_of_rate_one_is_a_copy():
-    state = replace(fresh(SMALL), steps=jnp.int32(12))
+    state = replace(fresh(SMALL), steps=np.int32(12))
     after, _ = update(replace(SMALL, target_rate=1.0), state, transitions(0, 3, 2), KEY)
     assert same(after.target_q, after.q) and not same(after.q, state.q)
 
 
 def test_noise_falls_linearly_and_stays():
     naf = replace(SMALL, initial_noise=0.8, final_noise=0.2, exploration_steps=1000.0)
-    told = [float(naf.noise(jnp.int32(steps))) for steps in (0, 250, 500, 1000, 10**9)]
+    told = [float(naf.noise(np.int32(steps))) for steps in (0, 250, 500, 1000, 10**9)]
     np.testing.assert_allclose(told, [0.8, 0.65, 0.5, 0.2, 0.2], rtol=1e-6)
 
 
@@ -251,19 +251,19 @@ def test_play_is_uniform_while_warming_up_and_noisy_after():
     )
     assert memory == {"kept": 1} and (abs(greedy) < 0.4).all()
     warm, _ = jax.device_get(
-        act(naf, replace(state, steps=jnp.int32(11)), observation, (), KEY, explore=True)
+        act(naf, replace(state, steps=np.int32(11)), observation, (), KEY, explore=True)
     )
     for element in warm.T:
         np.testing.assert_allclose(np.histogram(element, 10, (-1, 1))[0], 2000, atol=200)
     for steps, std in ((50, 0.15), (1000, 0.1)):
         after, _ = jax.device_get(
-            act(naf, replace(state, steps=jnp.int32(steps)), observation, (), KEY, explore=True)
+            act(naf, replace(state, steps=np.int32(steps)), observation, (), KEY, explore=True)
         )
         np.testing.assert_allclose((after - greedy).std(0), std, rtol=0.03)
         np.testing.assert_allclose((after - greedy).mean(0), 0, atol=0.005)
     wild, _ = act(
         replace(naf, final_noise=9.0),
-        replace(state, steps=jnp.int32(1000)),
+        replace(state, steps=np.int32(1000)),
         observation,
         (),
         KEY,

@@ -32,7 +32,7 @@ SMALL = PQN(
     q_lambda=0.8,
     exploration_steps=100.0,
 )
-no_steps = jnp.int32(0)
+no_steps = np.int32(0)
 
 
 def fresh(pqn, seed=0):
@@ -264,7 +264,7 @@ def test_an_update_is_epochs_of_steps_on_targets_from_before():
 
 def test_an_update_knows_how_many_steps_were_taken():
     """At the end of the decay nothing moves but the count."""
-    state = replace(fresh(SMALL), steps=jnp.int32(500))
+    state = replace(fresh(SMALL), steps=np.int32(500))
     after, _ = update(replace(SMALL, learning_rate_decay=500.0), state, random_experience(), KEY)
     jax.tree.map(np.testing.assert_array_equal, after.q, state.q)
     assert after.steps == 500 + TIME * ENVS
@@ -299,7 +299,7 @@ def test_the_learning_rate_falls_linearly_to_zero():
 
 def test_epsilon_falls_linearly_and_stays():
     pqn = replace(SMALL, initial_epsilon=0.8, final_epsilon=0.2, exploration_steps=1000.0)
-    told = [float(pqn.epsilon(jnp.int32(steps))) for steps in (0, 250, 500, 1000, 10**9)]
+    told = [float(pqn.epsilon(np.int32(steps))) for steps in (0, 250, 500, 1000, 10**9)]
     np.testing.assert_allclose(told, [0.8, 0.65, 0.5, 0.2, 0.2], rtol=1e-6)
 
 
@@ -314,7 +314,7 @@ def test_play_is_random_as_often_as_epsilon_says():
     assert (greedy == np.argmax(values(state.q, observation), -1)).mean() > 0.999
     assert memory == {"kept": 1}
     for steps, epsilon in ((0, 1), (60, 0.4), (100, 0)):
-        now = replace(state, steps=jnp.int32(steps))
+        now = replace(state, steps=np.int32(steps))
         action, memory = jax.device_get(act(pqn, now, observation, (), KEY, explore=True))
         assert action.dtype == greedy.dtype and action.shape == greedy.shape and memory == ()
         # one of four is the greedy one

@@ -403,7 +403,7 @@ def test_play_is_random_as_often_as_epsilon_says_and_the_first_of_equals_greedy(
     assert memory == {"kept": 1}
     for steps, epsilon in ((0, 1), (60, 0.4), (100, 0)):
         action, memory = act(
-            algorithm, replace(state, steps=jnp.int32(steps)), observation, (), KEY, explore=True
+            algorithm, replace(state, steps=np.int32(steps)), observation, (), KEY, explore=True
         )
         assert action.dtype == greedy.dtype and action.shape == greedy.shape and memory == ()
         # one of four is the greedy one
@@ -419,11 +419,11 @@ def test_the_rate_falls_to_a_half_and_then_as_one_over_the_steps():
     lived = replace(experience(0, 1, 1), reward=np.ones((1, 1), np.float32))
     update = jax.jit(QLearning.update)
     for steps, rate in ((0, 0.8), (100, 0.4), (300, 0.2), (79_900, 0.001)):
-        q = update(algorithm, replace(state, steps=jnp.int32(steps)), lived, KEY)[0].q
+        q = update(algorithm, replace(state, steps=np.int32(steps)), lived, KEY)[0].q
         assert q.sum() == pytest.approx(rate, rel=1e-5)
     steady = update(
         replace(algorithm, harmonic_decay_steps=float("inf")),
-        replace(state, steps=jnp.int32(10**9)),
+        replace(state, steps=np.int32(10**9)),
         lived,
         KEY,
     )[0].q

@@ -159,7 +159,7 @@ def test_the_random_walks_values_are_learned_for_every_lambda(length, left):
         td = TD(learning_rate=0.5, harmonic_decay_steps=1000.0, discount=1.0, trace_decay=decay)
         return pure_train(td, environment, KEY, 5000)[0].algorithm_state.value
 
-    values = np.asarray(learned(jnp.float32([0, 0.5, 0.9])))
+    values = np.asarray(learned(np.float32([0, 0.5, 0.9])))
     exact = np.linspace(left, 1, length + 2)[1:-1]
     np.testing.assert_allclose(values, np.tile(exact, (3, 1)), atol=0.12)
     assert np.sqrt(((values - exact) ** 2).mean(1)).max() < 0.06

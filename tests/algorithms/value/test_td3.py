@@ -140,7 +140,7 @@ def test_updates_are_those_of_numpy(made):
     """Five of two gradient steps each, over moves of the policy and the targets, with the noise
     held at its bounds."""
     td3 = replace(made, learning_rate=0.03, discount=0.9, target_rate=0.2, target_noise_clip=0.25)
-    state = replace(fresh(td3), steps=jnp.int32(12))
+    state = replace(fresh(td3), steps=np.int32(12))
     slow = Slow(state)
     for i in range(5):
         before, state, told = (
@@ -295,7 +295,7 @@ def same(one, other):
 def test_policy_and_targets_move_only_when_they_are_due():
     """Two gradient steps an update, a move every three: the loss of the policy counts until the
     next."""
-    state, losses = replace(fresh(SMALL), steps=jnp.int32(12)), []
+    state, losses = replace(fresh(SMALL), steps=np.int32(12)), []
     for i in range(5):
         before, state, metrics = (
             state,
@@ -355,20 +355,20 @@ def test_play_is_uniform_while_warming_up_and_noisy_after():
     np.testing.assert_allclose(greedy, expected, rtol=1e-4, atol=1e-6)
     assert memory == {"kept": 1} and (abs(expected) < 0.4).all()
     warm, memory = jax.device_get(
-        act(td3, replace(state, steps=jnp.int32(11)), observation, (), KEY, explore=True)
+        act(td3, replace(state, steps=np.int32(11)), observation, (), KEY, explore=True)
     )
     assert memory == () and warm.shape == (20_000, 2) and (abs(warm) <= 1).all()
     for element in warm.T:
         np.testing.assert_allclose(np.histogram(element, 10, (-1, 1))[0], 2000, atol=200)
     assert abs(np.corrcoef(warm.T)[0, 1]) < 0.03
     after, _ = jax.device_get(
-        act(td3, replace(state, steps=jnp.int32(12)), observation, (), KEY, explore=True)
+        act(td3, replace(state, steps=np.int32(12)), observation, (), KEY, explore=True)
     )
     np.testing.assert_allclose((after - greedy).std(0), 0.2, rtol=0.03)
     np.testing.assert_allclose((after - greedy).mean(0), 0, atol=0.005)
     wild, _ = act(
         replace(td3, exploration_noise=9.0),
-        replace(state, steps=jnp.int32(12)),
+        replace(state, steps=np.int32(12)),
         observation,
         (),
         KEY,
@@ -409,7 +409,7 @@ def test_actions_of_every_shape_are_real_numbers(space):
     state = fresh(SMALL, spec=spec)
     observation = np.ones((2, 3), np.float32)
     action, _ = jax.jit(TD3.act, static_argnames="explore")(
-        SMALL, replace(state, steps=jnp.int32(99)), observation, (), KEY, explore=True
+        SMALL, replace(state, steps=np.int32(99)), observation, (), KEY, explore=True
     )
     assert action.shape == (2, *space.shape) and ((abs(action) > 0) & (abs(action) < 1)).any()
     lived = Transition(

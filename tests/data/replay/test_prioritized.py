@@ -18,7 +18,7 @@ from etude.data.replay import prioritized as replay
 from etude.data.replay import ring_buffer
 from etude.data.replay.ring_buffer import Indices
 
-NUMBER = {"x": jnp.float32(0)}
+NUMBER = {"x": np.float32(0)}
 KEY = jax.random.key(0)
 init = jax.jit(replay.init, static_argnames=("capacity", "num_envs", "rollout_length"))
 insert = jax.jit(replay.insert)
@@ -112,7 +112,7 @@ def test_of_several_priorities_for_one_row_one_stays():
     prioritized = with_priorities(np.ones(400), 2)
     error = jnp.where(jnp.arange(400) == 30, 4, jnp.arange(400) + 1.0)
     prioritized = update(
-        prioritized, Indices(jnp.full(400, 3).at[30].set(12), jnp.ones(400, jnp.int32)), error, 1.0
+        prioritized, Indices(jnp.full(400, 3).at[30].set(12), np.ones(400, np.int32)), error, 1.0
     )
     assert priorities(prioritized)[25] == pytest.approx(4)
     kept = priorities(prioritized)[7]
@@ -138,7 +138,7 @@ def test_sums_stay_right_over_many_updates_of_very_unlike_priorities():
             latest.at[row].set(error),
         ), None
 
-    start = with_priorities(np.ones(400), 2), jnp.ones(400)
+    start = with_priorities(np.ones(400), 2), np.ones(400, np.float32)
     prioritized, latest = jax.jit(
         lambda start: jax.lax.scan(step, start, jax.random.split(KEY, 1_000))[0]
     )(start)
@@ -152,7 +152,7 @@ def test_draws_are_in_proportion(n, num_envs):
     rng = np.random.default_rng(n)
     values = rng.gamma(0.5, size=n) * (rng.random(n) < 0.7) + (np.arange(n) == 0)
     prioritized = with_priorities(np.where(values > 0, values, -1), num_envs)
-    tree = replay.set_priorities(prioritized.tree, jnp.arange(n), jnp.float32(values))
+    tree = replay.set_priorities(prioritized.tree, jnp.arange(n), np.float32(values))
     rows, _ = draws(
         replay.ReplayBuffer(prioritized.buffer, tree, prioritized.max_priority),
         jax.random.split(KEY, 1_000),
@@ -184,9 +184,9 @@ def test_rounding_never_draws_a_row_without_priority(monkeypatch):
     )
     values = np.arange(400) % 4 == 0
     tree = replay.set_priorities(
-        with_priorities(np.ones(400), 2).tree, jnp.arange(400), jnp.float32(values)
+        with_priorities(np.ones(400), 2).tree, jnp.arange(400), np.float32(values)
     )
-    prioritized = replay.ReplayBuffer(with_priorities(np.ones(400), 2).buffer, tree, jnp.float32(1))
+    prioritized = replay.ReplayBuffer(with_priorities(np.ones(400), 2).buffer, tree, np.float32(1))
     rows, _ = jax.jit(partial(replay.sample_indices, batch_size=5_000))(
         prioritized, KEY, exponent=0.4
     )
@@ -202,7 +202,7 @@ def test_a_million_rows_are_drawn_each_as_often_as_the_others(giant):
     prioritized = insert(init(NUMBER, n, 1, n), rollout(n, 1))
     if giant:
         prioritized = update(
-            prioritized, Indices(jnp.int32([0]), jnp.int32([0])), jnp.float32([63 * n]), 1.0
+            prioritized, Indices(np.int32([0]), np.int32([0])), np.float32([63 * n]), 1.0
         )
     assert prioritized.tree[-1].sum() == pytest.approx(n * (64 if giant else 1), rel=1e-6)
     rows = np.asarray(draws(prioritized, jax.random.split(KEY, 1_000), 256, 0.4)[0].time).ravel()
@@ -254,7 +254,7 @@ def test_what_the_ring_forgets_is_never_drawn_again(truncated):
         held = np.arange(ring_buffer.oldest(ring), ring.inserted) % 30
         assert set(np.flatnonzero(priorities(prioritized).reshape(30, 2).all(1))) == set(held)
         assert (priorities(prioritized) > 0).sum() == 2 * len(held)
-        rows = Indices(jnp.arange(30), jnp.zeros(30, jnp.int32))  # also those that are forgotten
+        rows = Indices(jnp.arange(30), np.zeros(30, np.int32))  # also those that are forgotten
         prioritized = update(prioritized, rows, jnp.arange(30.0), 1.0)
         assert (priorities(prioritized) > 0).sum() == 2 * len(held)
     assert truncated < 0.5 or len(held) < 30

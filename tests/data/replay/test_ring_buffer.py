@@ -26,7 +26,7 @@ at = jax.jit(ring_buffer.gather)
 window = jax.jit(ring_buffer.window, static_argnames="n")
 n_step = jax.jit(ring_buffer.n_step_transitions, static_argnames="n")
 
-NUMBER = {"step": jnp.int32(0), "env": jnp.int32(0)}
+NUMBER = {"step": np.int32(0), "env": np.int32(0)}
 SIZES = [(24, 2, 3), (25, 2, 4), (6, 6, 1), (300, 2, 2)]  # capacity, num_envs, rollout_length
 quick = settings(deadline=None, max_examples=25)
 shares = st.sampled_from([0.0, 0.05, 0.3, 1.0])
@@ -227,22 +227,22 @@ def test_pictures_are_stored_once_and_take_the_bytes_that_the_docstring_says():
 @pytest.mark.parametrize(
     "observation, once",
     [
-        (jnp.zeros((3, 3), jnp.uint8), True),
-        (jnp.zeros((2, 3, 3, 1), jnp.uint8), True),
-        (jnp.zeros(128, jnp.uint8), False),
-        (jnp.zeros((3, 3), jnp.int32), False),
-        (jnp.zeros((3, 3)), False),
+        (np.zeros((3, 3), np.uint8), True),
+        (np.zeros((2, 3, 3, 1), np.uint8), True),
+        (np.zeros(128, np.uint8), False),
+        (np.zeros((3, 3), np.int32), False),
+        (np.zeros((3, 3), np.float32), False),
     ],
     ids=["gray", "stack", "memory", "integers", "floats"],
 )
 def test_only_pictures_are_stored_once(observation, once):
     like = Transition(
-        observation, jnp.int32(0), jnp.float32(0), observation, jnp.bool_(0), jnp.bool_(0)
+        observation, np.int32(0), np.float32(0), observation, np.bool_(0), np.bool_(0)
     )
     ring = ring_buffer.init(like, 6, 2, 3)
     assert (ring.storage.next_observation is None) == bool(ring.boundary) == once
     rollout = jax.tree.map(lambda x: jnp.ones((3, 2, *x.shape), x.dtype), like)
-    drawn = at(insert(ring, rollout), Indices(jnp.int32([0, 2]), jnp.int32([1, 0])))
+    drawn = at(insert(ring, rollout), Indices(np.int32([0, 2]), np.int32([1, 0])))
     assert jax.tree.map(lambda x: (x.shape, x.dtype), drawn) == jax.tree.map(
         lambda x: ((2, *x.shape), x.dtype), like
     )
@@ -252,27 +252,27 @@ def test_only_pictures_are_stored_once(observation, once):
 @pytest.mark.slow
 def test_what_is_no_transition_is_stored_as_it_is():
     like = {
-        "observation": jnp.zeros((3, 3), jnp.uint8),
-        "next_observation": jnp.zeros((3, 3), jnp.uint8),
+        "observation": np.zeros((3, 3), np.uint8),
+        "next_observation": np.zeros((3, 3), np.uint8),
     }
     ring = ring_buffer.init(like, 4, 1, 2)
     rollout = {
-        "observation": jnp.ones((2, 1, 3, 3), jnp.uint8),
+        "observation": np.ones((2, 1, 3, 3), np.uint8),
         "next_observation": jnp.full((2, 1, 3, 3), 7, jnp.uint8),
     }
-    drawn = at(insert(ring, rollout), Indices(jnp.int32([0]), jnp.int32([0])))
+    drawn = at(insert(ring, rollout), Indices(np.int32([0]), np.int32([0])))
     assert (
         ring.boundary == ()
         and (drawn["next_observation"] == 7).all()
         and drawn["next_observation"].shape == (1, 3, 3)
     )
-    seen = window(insert(ring, rollout), Indices(jnp.int32([0]), jnp.int32([0])), n=2)
+    seen = window(insert(ring, rollout), Indices(np.int32([0]), np.int32([0])), n=2)
     assert seen["observation"].shape == (2, 1, 3, 3)
 
 
 def test_rewards_of_another_dtype_are_kept_in_that_of_the_ring():
     ring = insert(
-        ring_buffer.init({"reward": jnp.float32(0)}, 2, 1, 1),
+        ring_buffer.init({"reward": np.float32(0)}, 2, 1, 1),
         {"reward": jnp.array([[3]], jnp.int32)},
     )
     assert ring.storage["reward"].dtype == jnp.float32 and ring.storage["reward"][0, 0] == 3
@@ -363,7 +363,7 @@ def test_an_insert_inside_a_loop_writes_in_place():
         ring = ring_buffer.insert(ring, one(i))
         return ring, total + draw(ring, i)["x"].mean()
 
-    text, scratch = compiled_loop({"x": jnp.zeros(())}, CAPACITY, update)
+    text, scratch = compiled_loop({"x": np.zeros((), np.float32)}, CAPACITY, update)
     assert not re.findall(COPY, text) and scratch < CAPACITY  # a copy would be four times that
 
 
@@ -379,7 +379,7 @@ def test_a_loop_that_copies_its_ring_is_noticed():
             (i * 5) % CAPACITY, 0
         ]
 
-    text, scratch = compiled_loop({"x": jnp.zeros(())}, CAPACITY, update)
+    text, scratch = compiled_loop({"x": np.zeros((), np.float32)}, CAPACITY, update)
     assert re.findall(COPY, text) and scratch >= 4 * CAPACITY
 
 
@@ -415,7 +415,7 @@ def test_n_steps_gather_two_pictures_and_not_a_window_of_them():
     ring = jax.eval_shape(
         lambda: ring_buffer.init(jax.tree.map(lambda x: x[0, 0], seen(0)), MANY, 1, 1)
     )
-    rows = Indices(jnp.zeros(32, jnp.int32), jnp.zeros(32, jnp.int32))
+    rows = Indices(np.zeros(32, np.int32), np.zeros(32, np.int32))
     scratch = (
         n_step.lower(ring, rows, n=50, discount=0.9).compile().memory_analysis().temp_size_in_bytes
     )

@@ -52,7 +52,7 @@ def test_every_successor_is_true():
     lengths = 3 + np.arange(copies) % 11
     makers = iter([Counter, *(partial(Counter, int(length)) for length in lengths)])
     environment = GymnasiumEnvs(lambda: next(makers)(), copies)
-    observation, outcome = play(environment, jnp.zeros((steps, copies), jnp.int32))
+    observation, outcome = play(environment, np.zeros((steps, copies), np.int32))
     assert observation.size == 10**5
     assert (outcome.next_observation == observation + 1).all() and (outcome.reward == 1).all()
     np.testing.assert_array_equal(outcome.terminated, outcome.next_observation[..., 0] == lengths)
@@ -249,7 +249,7 @@ def test_a_failing_restart_is_named():
 
 def test_infinities_are_no_fault():
     environment = GymnasiumEnvs(partial(Faulty, "infinite", at=3), 1)
-    _, outcome = play(environment, jnp.zeros((4, 1), jnp.int32))
+    _, outcome = play(environment, np.zeros((4, 1), np.int32))
     np.testing.assert_array_equal(outcome.next_observation[2, 0], [np.inf, -np.inf])
 
 
@@ -283,7 +283,7 @@ def test_an_environment_may_use_jax_itself():
             observation, reward, *rest = super().step(action)
             return np.asarray(jnp.asarray(observation) + 0), float(jnp.float32(reward)), *rest
 
-    observation, outcome = play(GymnasiumEnvs(Own, 2), jnp.zeros((10, 2), jnp.int32))
+    observation, outcome = play(GymnasiumEnvs(Own, 2), np.zeros((10, 2), np.int32))
     assert (outcome.next_observation == observation + 1).all()
 
 

@@ -41,7 +41,7 @@ def test_every_successor_is_true():
     environment = JaxEnvs(Counter(length), copies)
     phases = (jnp.arange(copies, dtype=jnp.float32) % length)[:, None]
     observation, outcome = loop(
-        environment, (phases, phases), jnp.zeros((steps, copies), jnp.int32), jax.random.key(0)
+        environment, (phases, phases), np.zeros((steps, copies), np.int32), jax.random.key(0)
     )
     assert observation.size == 10**5
     assert (outcome.next_observation == observation + 1).all()
@@ -96,7 +96,7 @@ def test_time_limit_flags_are_those_of_gymnasium(length, limit):
     environment = JaxEnvs(TimeLimit(Counter(length), limit), 1)
     start = environment.reset(jax.random.key(0))
     observation, outcome = loop(
-        environment, start, jnp.zeros((steps, 1), jnp.int32), jax.random.key(0)
+        environment, start, np.zeros((steps, 1), np.int32), jax.random.key(0)
     )
     first, _ = env.reset()
     for t in range(steps):
@@ -116,7 +116,7 @@ def test_time_limit_flags_are_those_of_gymnasium(length, limit):
 def test_time_limits_keep_the_truncations_of_what_they_wrap():
     environment = JaxEnvs(TimeLimit(TimeLimit(TimeLimited(), 3), 5), 1)
     start = environment.reset(jax.random.key(0))
-    _, outcome = loop(environment, start, jnp.zeros((12, 1), jnp.int32), jax.random.key(0))
+    _, outcome = loop(environment, start, np.zeros((12, 1), np.int32), jax.random.key(0))
     np.testing.assert_array_equal(outcome.truncated[:, 0], np.arange(1, 13) % 3 == 0)
 
 
@@ -165,7 +165,7 @@ def test_trees_and_keys_restart_row_by_row():
     environment = JaxEnvs(Echo(Discrete(3)), 64)
     state, _ = environment.reset(jax.random.key(0))
     new, observation, outcome = jax.jit(environment.step)(
-        state, jnp.ones(64, jnp.int32), jax.random.key(1)
+        state, np.ones(64, np.int32), jax.random.key(1)
     )
     assert 0 < outcome.terminated.sum() < 64
     np.testing.assert_array_equal(observation["action"], np.where(outcome.terminated, 0, 1))
@@ -177,9 +177,9 @@ def test_trees_and_keys_restart_row_by_row():
 def test_pendulum_gets_its_torque_from_a_policy_in_the_unit_interval():
     environment = JaxEnvs(PORTS["Pendulum-v1"](), 3)
     start, _ = environment.reset(jax.random.key(0))
-    _, _, outcome = environment.step(start, jnp.float32([[-1], [0.25], [5]]), jax.random.key(1))
+    _, _, outcome = environment.step(start, np.float32([[-1], [0.25], [5]]), jax.random.key(1))
     new = jax.vmap(PORTS["Pendulum-v1"]().environment.dynamics)(
-        start.state, jnp.float32([[-2], [0.5], [2]])
+        start.state, np.float32([[-2], [0.5], [2]])
     )
     np.testing.assert_allclose(outcome.next_observation[:, 2], new[:, 1], rtol=1e-6)
 
@@ -187,14 +187,14 @@ def test_pendulum_gets_its_torque_from_a_policy_in_the_unit_interval():
 def test_where_done_chooses_rows_whatever_their_shape():
     done = jnp.array([True, False, True])
     for shape in [(), (2,), (2, 4)]:
-        new, old = jnp.ones((3, *shape)), jnp.zeros((3, *shape))
+        new, old = np.ones((3, *shape), np.float32), np.zeros((3, *shape), np.float32)
         np.testing.assert_array_equal(where_done(done, new, old).reshape(3, -1).mean(1), [1, 0, 1])
 
 
-@pytest.mark.slow
+@pytest.mark.system  # uncompiled, each operation is a program
 def test_a_loop_compiles_to_what_it_computes_uncompiled():
     environment = JaxEnvs(TimeLimit(CartPole(), 2), 3)
-    actions, key = jnp.ones((4, 3), jnp.int32), jax.random.key(0)
+    actions, key = np.ones((4, 3), np.int32), jax.random.key(0)
     start = environment.reset(jax.random.key(2))
     compiled = loop(environment, start, actions, key)
     with jax.disable_jit():

@@ -107,11 +107,11 @@ def test_cartpole_without_velocities_is_cartpole_with_less_to_see():
     port = make("etude/CartPoleWithoutVelocity-v1").environment
     env = make("etude/CartPoleWithoutVelocity-v1", backend="gymnasium").vector_env.envs[0]
     observation, _ = env.reset(seed=3)
-    state = jnp.float32(env.unwrapped.state)
+    state = np.float32(env.unwrapped.state)
     for t in range(12):
         np.testing.assert_allclose(observation, state[::2], atol=1e-6)
         observation, reward, terminated, truncated, _ = env.step(t % 2)
-        timed, outcome = port.environment.step(state, jnp.int32(t % 2), jax.random.key(0))
+        timed, outcome = port.environment.step(state, np.int32(t % 2), jax.random.key(0))
         state = timed
         np.testing.assert_allclose(outcome.next_observation, observation, atol=1e-5)
         assert (reward, terminated, truncated) == (outcome.reward, outcome.terminated, False)

@@ -19,7 +19,7 @@ def test_each_iteration_is_that_of_numpy(watched):
     are in reach."""
     high = np.float32([1, 2, 0.5])
     score, seen = watched(lambda x: -((x - 0.8) ** 2).sum((1, 2)))
-    mean, std = jnp.float32([[0.0, 0.5, -0.5]]), jnp.float32([[0.5, 1.0, 2.0]])
+    mean, std = np.float32([[0.0, 0.5, -0.5]]), np.float32([[0.5, 1.0, 2.0]])
     search = jax.jit(
         lambda smoothing: cem(
             score, KEY, mean, std, **SIZES, smoothing=smoothing, low=-1.0, high=high
@@ -58,10 +58,12 @@ def test_each_iteration_is_that_of_numpy(watched):
 
 @pytest.mark.slow
 def test_the_best_of_all_is_kept_when_later_ones_are_worse():
-    search = CEMState(jnp.zeros(1), jnp.ones(1), jnp.float32([7]), jnp.float32(3))
-    worse = refit_to_elites(search, jnp.float32([[1], [2], [5]]), jnp.float32([1, 2.5, 2]), 2, 0.0)
+    search = CEMState(
+        np.zeros(1, np.float32), np.ones(1, np.float32), np.float32([7]), np.float32(3)
+    )
+    worse = refit_to_elites(search, np.float32([[1], [2], [5]]), np.float32([1, 2.5, 2]), 2, 0.0)
     assert worse.best == 7 and worse.value == 3 and worse.mean == 3.5 and worse.std == 1.5
-    better = refit_to_elites(search, jnp.float32([[1], [2], [5]]), jnp.float32([1, 3.5, 2]), 2, 0.5)
+    better = refit_to_elites(search, np.float32([[1], [2], [5]]), np.float32([1, 3.5, 2]), 2, 0.5)
     assert better.best == 2 and better.value == 3.5 and better.mean == 1.75 and better.std == 1.25
 
 
@@ -143,7 +145,7 @@ def test_what_is_not_a_number_is_no_elite(found):
 @pytest.mark.slow
 def test_many_problems_at_once_are_each_alone_and_a_key_is_an_answer(found):
     for i, which in ((0, CORNER), (5, HILLS)):
-        alone = jax.tree.map(lambda x: x[0, 0], solve(jnp.int32([which]), KEYS[i : i + 1]))
+        alone = jax.tree.map(lambda x: x[0, 0], solve(np.int32([which]), KEYS[i : i + 1]))
         together = jax.tree.map(lambda x, i=i, which=which: x[i, which], found)
         jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-4), alone, together)
     jax.tree.map(np.testing.assert_array_equal, solve(jnp.arange(4), KEYS), found)
@@ -155,4 +157,12 @@ def test_more_elites_than_samples_are_refused(elites):
     with pytest.raises(
         InvalidInput, match=f"elites is {elites}; of 8 samples there can be 1 to 8 of them"
     ):
-        cem(partial(score, 0), KEY, jnp.zeros(3), 1.0, samples=8, elites=elites, iterations=1)
+        cem(
+            partial(score, 0),
+            KEY,
+            np.zeros(3, np.float32),
+            1.0,
+            samples=8,
+            elites=elites,
+            iterations=1,
+        )

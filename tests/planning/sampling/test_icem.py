@@ -24,8 +24,8 @@ def test_each_iteration_is_that_of_numpy(watched):
     """Ever fewer plans are drawn; the best of the last elites are judged again, and at the end the
     mean itself."""
     score, seen = watched(lambda x: -((x - 0.8) ** 2).sum((1, 2)))
-    mean = jnp.float32(np.linspace(-1, 1, 10).reshape(5, 2))
-    kept = jnp.float32(np.linspace(1, -1, 30).reshape(3, 5, 2))
+    mean = np.float32(np.linspace(-1, 1, 10).reshape(5, 2))
+    kept = np.float32(np.linspace(1, -1, 30).reshape(3, 5, 2))
     search = partial(
         icem, score, samples=40, elites=10, iterations=4, exponent=2.0, smoothing=0.2, high=0.9
     )
@@ -106,7 +106,7 @@ BLOCK = ControlProblem(
     lambda x, u, t: C.diagonal() @ jnp.append(x, u) ** 2 / 2,
     lambda x: 0.0,
 )
-START = jnp.float32([0.3, 0.1])
+START = np.float32([0.3, 0.1])
 
 
 @struct
@@ -149,7 +149,7 @@ def test_more_elites_than_samples_are_refused(elites):
         icem(
             lambda x: x.sum((1, 2)),
             KEY,
-            jnp.zeros((3, 1)),
+            np.zeros((3, 1), np.float32),
             1.0,
             samples=8,
             elites=elites,

@@ -16,7 +16,7 @@ def test_each_iteration_is_that_of_numpy(watched):
     returns."""
     high = np.float32([1, 2, 0.5])
     score, seen = watched(lambda x: -((x - 0.8) ** 2).sum((1, 2)))
-    mean, std = jnp.zeros((4, 3)), jnp.float32([0.5, 1.0, 2.0])
+    mean, std = np.zeros((4, 3), np.float32), np.float32([0.5, 1.0, 2.0])
     search = jax.jit(
         lambda temperature, exponent: mppi(
             score,
@@ -64,7 +64,7 @@ def test_each_iteration_is_that_of_numpy(watched):
 def test_weights_at_their_limits():
     """Near zero temperature the best is everything; far above, all are alike; what is worth −∞
     counts nothing unless all is."""
-    values = jnp.float32([-3, -1, -jnp.inf, -2])
+    values = np.float32([-3, -1, -jnp.inf, -2])
     np.testing.assert_allclose(
         softmax_weights(values, 1.0),
         np.exp([-2, 0, -np.inf, -1]) / np.exp([-2, 0, -np.inf, -1]).sum(),

@@ -119,7 +119,7 @@ OPENING, MIDDLE = np.zeros(9, int), np.array([1, 0, -1, 0, -1, 0, 1, 0, 0])
 @pytest.mark.slow
 def test_a_game_has_the_tree_of_plain_python():
     """From two roots at once; near the end of a game few nodes are left, and much is terminal."""
-    boards, keys = jnp.int8([OPENING, MIDDLE]).reshape(2, 3, 3), jax.random.split(KEY)
+    boards, keys = np.int8([OPENING, MIDDLE]).reshape(2, 3, 3), jax.random.split(KEY)
     found = jax.jit(jax.vmap(partial(search, GAME, TIC_TAC_TOE)))(boards, keys)
     for i, board in enumerate((OPENING, MIDDLE)):
         one = jax.tree.map(lambda x, i=i: np.asarray(x)[i], found)
@@ -316,7 +316,7 @@ def test_bad_input():
         ({"num_actions": 4}, r"legal gives an array of shape \(3,\) for 4 actions"),
     ):
         with pytest.raises(InvalidInput, match=message):
-            search(replace(ONE, **wrong), Table(), jnp.int32(0), KEY)
+            search(replace(ONE, **wrong), Table(), np.int32(0), KEY)
     assert num_discrete_actions(Discrete(5)) == 5
     with pytest.raises(InvalidInput, match="this environment's are Box"):
         num_discrete_actions(Box((2,)))
