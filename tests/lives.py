@@ -20,16 +20,16 @@ def number_of(pictures):
 
 
 def flags(*shape):
-    return jnp.zeros(shape, bool)
+    return np.zeros(shape, bool)
 
 
 def example(pictures=True):
     """A transition of zeros: observations are numbers, as pictures beside numbers or as numbers
     alone."""
     observation = (
-        {"eye": jnp.zeros((2, 2), jnp.uint8), "number": jnp.int32(0)} if pictures else jnp.int32(0)
+        {"eye": np.zeros((2, 2), np.uint8), "number": np.int32(0)} if pictures else np.int32(0)
     )
-    return Transition(observation, jnp.int32(0), jnp.float32(0), observation, flags(), flags())
+    return Transition(observation, np.int32(0), np.float32(0), observation, flags(), flags())
 
 
 class Lives:
@@ -73,15 +73,15 @@ class Lives:
         self.rows += new
         told = {name: np.array([[row[name] for row in step] for step in new]) for name in new[0][0]}
         before, after = (
-            {"eye": jnp.asarray(picture(told[name])), "number": jnp.asarray(told[name], jnp.int32)}
+            {"eye": jnp.asarray(picture(told[name])), "number": jnp.asarray(told[name], np.int32)}
             if self.images
-            else jnp.asarray(told[name], jnp.int32)
+            else jnp.asarray(told[name], np.int32)
             for name in ("observation", "after")
         )
         return Transition(
             before,
-            jnp.asarray(told["observation"], jnp.int32),
-            jnp.asarray(told["reward"], jnp.float32),
+            jnp.asarray(told["observation"], np.int32),
+            jnp.asarray(told["reward"], np.float32),
             after,
             jnp.asarray(told["terminated"]),
             jnp.asarray(told["truncated"]),

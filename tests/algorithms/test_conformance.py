@@ -334,7 +334,7 @@ def shape_of_state(algorithm, environment):
 def blank_state(algorithm, environment):
     """Weights of zero do to play, and take no time to draw."""
     return jax.tree.map(
-        lambda x: jnp.zeros(x.shape, x.dtype), shape_of_state(algorithm, environment)
+        lambda x: np.zeros(x.shape, x.dtype), shape_of_state(algorithm, environment)
     )
 
 

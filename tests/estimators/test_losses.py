@@ -124,6 +124,9 @@ def test_a_projection_keeps_the_mean_inside_the_support_and_the_support_itself()
     )
 
 
+quantile_huber_loss = jax.jit(losses.quantile_huber_loss)
+
+
 @quick
 @given(
     arrays.arrays(np.float32, (2, 4), elements=numbers),
@@ -138,9 +141,9 @@ def test_the_quantile_loss_is_that_of_the_paper_and_of_rlax(quantiles, targets, 
                 u = float(target) - float(quantile)
                 huber = u**2 / 2 if abs(u) <= delta else delta * (abs(u) - delta / 2)
                 expected[row] += abs((2 * i + 1) / 8 - (u < 0)) * huber / delta / 3
-    found = losses.quantile_huber_loss(jnp.asarray(quantiles), jnp.asarray(targets), delta)
+    found = quantile_huber_loss(quantiles, targets, delta)
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
-    level = (jnp.arange(4) + 0.5) / 4
+    level = (np.arange(4, dtype=np.float32) + 0.5) / 4
     library = [
         rlax.quantile_regression_loss(q, level, t, delta)
         for q, t in zip(quantiles, targets, strict=True)

@@ -72,7 +72,7 @@ def sample(space, seed, *leading):
             case Composite():
                 return part.assemble([one(inner) for inner in part.parts])
 
-    return jax.tree.map(jnp.asarray, one(space))
+    return one(space)
 
 
 @pytest.mark.parametrize(

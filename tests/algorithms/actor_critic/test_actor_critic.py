@@ -255,7 +255,7 @@ def variate_of(space, weight, bias):
             KEY, EnvironmentSpec(OBSERVATION, space, 1), (), "tanh", PLAIN.value_optimizer()
         )
     )
-    made = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), made)
+    made = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), made)
     last = lambda made: (made.critic.head.layers[-1].weight, made.critic.head.layers[-1].bias)
     return eqx.tree_at(last, made, (jnp.float32(weight), jnp.float32(bias)))
 

@@ -63,7 +63,7 @@ def fresh(sac, kind, seed=0):
     init = partial(sac.init, KEY, spec_of(kind))
     state, zeros = (
         filled(init, seed, 0.4),
-        jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(init)),
+        jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), jax.eval_shape(init)),
     )
     log_temperature = jnp.log(jnp.float32(sac.initial_temperature)) if sac.learn_temperature else ()
     return replace(
@@ -576,7 +576,7 @@ def test_trees_of_observations_are_judged_with_actions_of_every_kind(action, gra
     )
     shape, dtype = ((), "int32") if isinstance(action, Discrete) else (action.shape, "float32")
     one = replace(zeros_like_spec(spec), action=jnp.zeros(shape, dtype))
-    experience = jax.tree.map(lambda x: jnp.zeros((3, 2, *x.shape), x.dtype), one)
+    experience = jax.tree.map(lambda x: np.zeros((3, 2, *x.shape), x.dtype), one)
 
     def play_and_learn(key):
         state = sac.init(key, spec)
@@ -666,14 +666,6 @@ SETTINGS = {  # name: (algorithm, space)
     "box": (PROBED, probes.CONTINUOUS),
     "discrete": (replace(PROBED, **OffPolicyActorCritic.keywords), probes.DISCRETE),  # by the score
 }
-# a box for `make test-system`: every one of its steps is compared with NumPy
-every_setting = pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param("box", marks=pytest.mark.system),
-        pytest.param("discrete", marks=pytest.mark.slow),
-    ],
-)
 VALUES = {  # probe: {observation: value of every action}
     CONSTANT: {0: 1},
     SEEN: {-1: -1, 1: 1},
@@ -733,7 +725,8 @@ def trained():
     return states
 
 
-@every_setting
+@pytest.mark.system  # every step is compared with NumPy, and soft values are learned below
+@pytest.mark.parametrize("name", SETTINGS)
 def test_values_and_the_right_action_are_learned(trained, name):
     """Where there is nothing to choose, a temperature that is learned falls to nothing, so that the
     values are the plain ones.

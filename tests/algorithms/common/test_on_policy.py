@@ -78,7 +78,7 @@ def beginning(algorithm):
         scale=0.6,
     )
     learner = jax.tree.map(
-        lambda x: jnp.zeros(x.shape, x.dtype),
+        lambda x: np.zeros(x.shape, x.dtype),
         jax.eval_shape(partial(algorithm.init, spec=WALK.spec), KEY),
     )
     held = replace(learner.learner, networks=agent)
@@ -467,7 +467,7 @@ def test_a_mask_stays_what_it_is_when_observations_are_normalized():
     assert learner.observation_statistics[0] is None and learner.observation_statistics[
         1
     ].mean.shape == (2,)
-    learner = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), learner)
+    learner = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), learner)
     observation = {"action_mask": np.int8([[1, 0]] * ENVS), "seen": np.ones((ENVS, 2), np.float32)}
     both_ways = jax.jit(
         lambda learner: [

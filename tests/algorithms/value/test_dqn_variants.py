@@ -64,7 +64,7 @@ def fresh(dqn, spec=SPEC, target=1):
     """The state before the first step, with weights from NumPy; those of the target from a seed of
     its own."""
     zeros = jax.tree.map(
-        lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(partial(dqn.init, spec=spec), KEY)
+        lambda x: np.zeros(x.shape, x.dtype), jax.eval_shape(partial(dqn.init, spec=spec), KEY)
     )
     return replace(zeros, q=filled(lambda: zeros.q), target_q=filled(lambda: zeros.q, target))
 
@@ -339,9 +339,10 @@ def test_what_surprised_is_drawn_more_often_and_weighs_less():
     rollout = transitions(0, 4, 2)
     rollout.reward[1, 1] = 1000
     update = jax.jit(dqn.update)
+    draw = jax.jit(lambda replay, key: prioritized.sample_indices(replay, key, 512, 1.0))
     for i in range(20):
         state, _ = update(state, rollout, jax.random.key(i))
-    rows, weight = prioritized.sample_indices(state.replay, KEY, 512, 1.0)
+    rows, weight = jax.device_get(draw(state.replay, KEY))
     surprising = np.asarray(state.replay.buffer.storage.reward)[rows.time, rows.env] > 500
     assert surprising.mean() > 0.5  # of the rows it is one in eight
     assert weight[surprising].max() < 0.1 and weight.max() == 1
@@ -359,9 +360,10 @@ def test_importance_weights_grow_until_they_undo_all_bias():
 
     state = jax.jit(partial(dqn.init, spec=SPEC))(KEY)
     state = jax.jit(dqn.store)(state, transitions(0, 4, 2))
-    errors = jnp.arange(1.0, 9.0)
-    indices = ring_buffer.Indices(jnp.arange(8) // 2, jnp.arange(8) % 2)
-    replay = prioritized.update_priorities(state.replay, indices, errors, 1.0)
+    indices = ring_buffer.Indices(*map(np.int32, divmod(np.arange(8), 2)))
+    replay = jax.jit(prioritized.update_priorities)(
+        state.replay, indices, np.arange(1, 9, dtype=np.float32), 1.0
+    )
     start, middle, end = (
         np.asarray(weights(replace(state, replay=replay), steps)) for steps in (0, 50, 200)
     )

@@ -42,7 +42,7 @@ SMALL = NAF(
 def fresh(naf, seed=0, spec=SPEC):
     """The state before the first step, but with a target that differs from q."""
     zeros = jax.tree.map(
-        lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(partial(naf.init, spec=spec), KEY)
+        lambda x: np.zeros(x.shape, x.dtype), jax.eval_shape(partial(naf.init, spec=spec), KEY)
     )
     return replace(
         zeros, q=filled(lambda: zeros.q, seed), target_q=filled(lambda: zeros.q, seed + 1)

@@ -45,7 +45,7 @@ SMALL = TD3(**SIZES, policy_interval=3)
 def fresh(td3, seed=0, spec=SPEC):
     """The state before the first step, but with targets that differ from what they follow."""
     zeros = jax.tree.map(
-        lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(partial(td3.init, spec=spec), KEY)
+        lambda x: np.zeros(x.shape, x.dtype), jax.eval_shape(partial(td3.init, spec=spec), KEY)
     )
     names = ("policy", "critics", "target_policy", "target_critics")
     drawn = {name: filled(partial(getattr, zeros, name), seed + i) for i, name in enumerate(names)}

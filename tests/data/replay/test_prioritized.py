@@ -52,7 +52,7 @@ def assert_sums_are_right(prioritized):
     """Every node holds the sum of its children, and the root that of all priorities, as NumPy adds
     them up in float64."""
     for below, level in zip(prioritized.tree[:-1], prioritized.tree[1:], strict=True):
-        sums = np.asarray(below, float).sum(-1)
+        sums, level = np.asarray(below, float).sum(-1), np.asarray(level)
         np.testing.assert_allclose(level.ravel()[: len(sums)], sums, rtol=1e-6)
         assert not level.ravel()[len(sums) :].any()
     assert len(prioritized.tree[-1]) == 1
@@ -60,9 +60,7 @@ def assert_sums_are_right(prioritized):
 
 
 def everything(n, num_envs):
-    return Indices(
-        jnp.arange(n, dtype=jnp.int32) // num_envs, jnp.arange(n, dtype=jnp.int32) % num_envs
-    )
+    return Indices(*map(np.int32, divmod(np.arange(n), num_envs)))
 
 
 def with_priorities(values, num_envs=1):
@@ -292,12 +290,12 @@ def test_many_replays_in_one_program_are_each_replay_alone():
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "like",
-    [NUMBER, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), example())],
+    [NUMBER, jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), example())],
     ids=["numbers", "pictures"],
 )
 def test_a_draw_and_an_update_inside_a_loop_copy_nothing(like):
     capacity = 1_000_000
-    rollout = jax.tree.map(lambda x: jnp.zeros((1, 1, *x.shape), x.dtype), like)
+    rollout = jax.tree.map(lambda x: np.zeros((1, 1, *x.shape), x.dtype), like)
 
     def step(i, prioritized):
         prioritized = replay.insert(prioritized, rollout)

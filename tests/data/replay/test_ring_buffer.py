@@ -63,8 +63,8 @@ def test_the_ring_holds_the_latest_as_a_deque_does(capacity, num_envs, rows):
             and ring_buffer.oldest(ring) == deque[0]
         )
         order = Indices(
-            (ring_buffer.oldest(ring) + jnp.arange(len(deque)))[:, None] % time,
-            jnp.arange(num_envs)[None],
+            (int(ring_buffer.oldest(ring)) + np.arange(len(deque)))[:, None] % time,
+            np.arange(num_envs)[None],
         )
         drawn = at(ring, order)
         np.testing.assert_array_equal(drawn["step"], np.tile(np.array(deque)[:, None], num_envs))
@@ -89,9 +89,7 @@ def everything(ring, lives, held):
     where = [(t, env) for t in held for env in range(ring_buffer.num_envs(ring))]
     full = ring_buffer.length(ring) * ring_buffer.num_envs(ring)
     padded = np.array(where + where[:1] * (full - len(where)))  # of one shape, to compile once
-    return Indices(
-        jnp.int32(padded[:, 0] % ring_buffer.length(ring)), jnp.int32(padded[:, 1])
-    ), where
+    return Indices(np.int32(padded[:, 0] % ring_buffer.length(ring)), np.int32(padded[:, 1])), where
 
 
 @quick
@@ -241,7 +239,7 @@ def test_only_pictures_are_stored_once(observation, once):
     )
     ring = ring_buffer.init(like, 6, 2, 3)
     assert (ring.storage.next_observation is None) == bool(ring.boundary) == once
-    rollout = jax.tree.map(lambda x: jnp.ones((3, 2, *x.shape), x.dtype), like)
+    rollout = jax.tree.map(lambda x: np.ones((3, 2, *x.shape), x.dtype), like)
     drawn = at(insert(ring, rollout), Indices(np.int32([0, 2]), np.int32([1, 0])))
     assert jax.tree.map(lambda x: (x.shape, x.dtype), drawn) == jax.tree.map(
         lambda x: ((2, *x.shape), x.dtype), like

@@ -17,6 +17,7 @@ from etude.planning.sampling.mppi import mppi
 from etude.planning.trajectory.lqr import LinearQuadratic, lqr, simulate_regulator
 from etude.struct import static, struct
 
+noise_of = jax.jit(colored_noise, static_argnums=1)
 KEY = jax.random.key(0)
 
 
@@ -41,7 +42,7 @@ def test_each_iteration_is_that_of_numpy(watched):
     assert [len(candidates) for candidates in seen] == [40 + 3, 32 + 3, 25 + 3, 20 + 3 + 1]
     for i, (candidates, key) in enumerate(zip(seen, jax.random.split(KEY, 4), strict=True)):
         drawn = (40, 32, 25, 20)[i]
-        noise = np.asarray(colored_noise(key, (drawn, 5, 2), 2.0), float)
+        noise = np.asarray(noise_of(key, (drawn, 5, 2), 2.0), float)
         np.testing.assert_allclose(
             candidates[:drawn], np.clip(m + s * noise, -1, 0.9), rtol=1e-4, atol=1e-5
         )
@@ -68,7 +69,7 @@ def test_each_iteration_is_that_of_numpy(watched):
 def test_the_noise_has_variance_1_and_the_power_asked_for(exponent):
     """The mean periodogram of 4000 samples, whose standard error is 1.6 %, falls as
     f^(−exponent)."""
-    noise = np.asarray(colored_noise(KEY, (4000, 20, 2), exponent), float)
+    noise = np.asarray(noise_of(KEY, (4000, 20, 2), exponent), float)
     np.testing.assert_allclose((noise**2).mean(0), 1, rtol=0.12)
     np.testing.assert_allclose(noise.mean(0), 0, atol=0.08)
     power = (np.abs(np.fft.rfft(noise, axis=1)) ** 2).mean((0, 2))

@@ -8,6 +8,7 @@ import pytest
 from etude.planning.sampling.icem import colored_noise
 from etude.planning.sampling.mppi import mppi, softmax_weights
 
+noise_of = jax.jit(colored_noise, static_argnums=1)
 KEY = jax.random.key(0)
 
 
@@ -36,7 +37,7 @@ def test_each_iteration_is_that_of_numpy(watched):
         jax.effects_barrier()
         m, best, value = np.zeros((4, 3)), None, -np.inf
         for candidates, key in zip(seen, jax.random.split(KEY, 3), strict=True):
-            noise = np.asarray(colored_noise(key, (30, 4, 3), exponent), float)
+            noise = np.asarray(noise_of(key, (30, 4, 3), exponent), float)
             np.testing.assert_allclose(
                 candidates, np.clip(m + noise * np.asarray(std), -1, high), rtol=1e-4, atol=1e-5
             )

@@ -400,17 +400,17 @@ ACROBOT = ControlProblem(
 def test_the_acrobot_is_swung_up_as_published():
     """In five seconds, from hanging still; figures of trajax (github.com/google/trajax,
     tests/optimizers_test.py)."""
-    plan = ilqr(ACROBOT, jnp.zeros(4), jnp.zeros((50, 1)))
+    plan = jax.device_get(ilqr(ACROBOT, np.zeros(4), np.zeros((50, 1))))
     np.testing.assert_allclose(plan.costs[0], 4959.476212, rtol=1e-9)
     assert (
         plan.reason == StopReason.GRADIENT and plan.gradient_norm < 1e-4 and plan.iterations < 100
     )
-    assert plan.cost < 51 and (jnp.diff(plan.costs) <= 0).all()
+    assert plan.cost < 51 and (np.diff(plan.costs) <= 0).all()
     np.testing.assert_allclose(plan.states[-1], GOAL, atol=0.05)
     with pytest.raises(
         InvalidInput, match="the first guess is not finite at step 1: .* guess controls"
     ):
-        ilqr(ACROBOT, jnp.zeros(4), jnp.zeros((50, 1)).at[1].set(1e200))
+        ilqr(ACROBOT, np.zeros(4), np.where(np.arange(50) == 1, 1e200, 0)[:, None])
 
 
 @pytest.mark.slow
