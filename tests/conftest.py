@@ -1,6 +1,7 @@
 """What tests compile runs for a moment, so it is compiled quickly and not well: in less than half
 the time."""
 
+import functools
 import gc
 import os
 import resource
@@ -8,18 +9,21 @@ import resource
 import jax
 import pytest
 import reference
+from jax._src.interpreters import mlir
 from measuring import LEAST, merged
 
 QUICKLY = (
     "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false "
     "--xla_cpu_parallel_codegen_split_count=1"
 )
-MANY = 200_000  # Python objects beside those of imported modules
 
 # tracing makes many small objects that live on, and collecting them in between is in vain
 gc.set_threshold(20_000, 10, 10)
 # a program notes no lines of Python: lowered a tenth faster
 jax.config.update("jax_traceback_in_locations_limit", 0)
+# one MLIR context for all programs: making one takes milliseconds, and as each stays with its
+# program, a megabyte, some thousands would make each later program take twice as long
+mlir.make_ir_context = functools.cache(mlir.make_ir_context)
 # before JAX starts
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {QUICKLY}".strip()
 
@@ -49,17 +53,11 @@ def pytest_collection_finish():
 
 
 @pytest.fixture(autouse=True, scope="module")
-def forgotten():
-    """Compiled programs are forgotten when many have gathered: some thousands make each later one
-    take twice as long.
-
-    Not after every file, for all files share small ones. A program and its traces are some 400
-    objects.
-    """
+def kept():
+    """Compiled programs are there to stay too, for all files share small ones."""
     yield
-    if len(gc.get_objects()) > MANY:
-        jax.clear_caches()
-        gc.collect()
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(trylast=True)

@@ -162,9 +162,22 @@ SETTINGS = {
     "dual-gradient": DualGradient(),
 }
 every_algorithm = pytest.mark.parametrize("name", SMALL)
-every_learner = pytest.mark.parametrize(
-    "name", [name for name, (*_, learned) in SMALL.items() if learned]
-)
+LEARNERS = [name for name, (*_, learned) in SMALL.items() if learned]
+TWO_SEEDS = [name for name in SMALL if name != "dqn"]  # it is of one class with rainbow
+# the same loops around another loss as one that is run: off-policy, on-policy, over a table
+AKIN = {"td": "q-learning", "naf": "rainbow", "td3": "sac", "trpo": "ppo"}
+
+
+def in_tiers(names):
+    def mark(name):
+        return pytest.mark.system if name in AKIN else pytest.mark.slow
+
+    return pytest.mark.parametrize(
+        "name",
+        [name if name == "q-learning" else pytest.param(name, marks=mark(name)) for name in names],
+    )
+
+
 KEYS = jax.random.split(jax.random.key(0), 2)
 
 
@@ -245,7 +258,7 @@ def test_compiled_is_what_it_computes_uncompiled(single):
     assert_close(compiled, jax.device_get(plain))
 
 
-@pytest.mark.slow
+@pytest.mark.system
 def test_many_seeds_in_one_program_are_each_seed_alone(programs, single):
     both, program, _ = programs("q-learning")
     many = run(program, both, KEYS, 0, 5)
@@ -253,22 +266,7 @@ def test_many_seeds_in_one_program_are_each_seed_alone(programs, single):
         assert_close(seed_of(many, i), run(single[1], seed_of(both, i), KEYS[i], 0, 5))
 
 
-TWO_SEEDS = [name for name in SMALL if name != "dqn"]  # it is of one class with rainbow
-# the same loops around another loss as one that is run: off-policy, on-policy, over a table
-AKIN = {"td": "q-learning", "naf": "rainbow", "td3": "sac", "trpo": "ppo"}
-
-
-def in_tiers(names):
-    def mark(name):
-        return pytest.mark.system if name in AKIN else pytest.mark.slow
-
-    return pytest.mark.parametrize(
-        "name",
-        [name if name == "q-learning" else pytest.param(name, marks=mark(name)) for name in names],
-    )
-
-
-@in_tiers([name for name in TWO_SEEDS if SMALL[name][3]])
+@in_tiers([name for name in TWO_SEEDS if name in LEARNERS])
 def test_seeds_differ(name, programs):
     """In what they know at the start, in what they see and in what they learn."""
     learned = SMALL[name][3]
@@ -382,8 +380,7 @@ TRACED = {
 }
 
 
-@pytest.mark.slow
-@every_learner
+@in_tiers(LEARNERS)
 def test_every_space_it_can_take_is_taken_and_the_learning_rate_swept_in_one_program(name):
     """Traced, not run: an observation of which every kind is a part, under a vmap over the rate,
     and kinds of action."""
@@ -393,7 +390,7 @@ def test_every_space_it_can_take_is_taken_and_the_learning_rate_swept_in_one_pro
         algorithm = replace(algorithm, recurrent="none")
     action = next(kind for kind in ACTIONS if kind in kinds)
     # what networks see is one for all of them, so one of each sort sees every kind
-    every = OBSERVATIONS if name in ("td3", "ppo") else ("discrete", "multibinary")
+    every = OBSERVATIONS if name in ("sac", "ppo") else ("discrete", "multibinary")
     seen = (
         OBSERVATIONS["discrete"]
         if environment is PROCESS
@@ -621,7 +618,7 @@ PROBED = {
     "ppo in a box": Probed(REPEATED, agent_of, CONTINUOUS, 8, 150, 0.05),
 }
 # the others' updates are compared with NumPy or with loops, and their gradients with exact ones
-LEARNED = {"pqn", SHARED_IN_A_BOX}
+LEARNED = {"pqn"}
 
 
 @pytest.mark.parametrize(

@@ -85,7 +85,7 @@ def trained(settings, part, stop=lambda update: False):
     ("algorithm", "backend", "num_envs", "seeds", "steps"),
     [
         pytest.param(
-            SMALL_DQN, "jax", 1, 2, 4_000, id="many seeds in one program", marks=pytest.mark.slow
+            SMALL_DQN, "jax", 1, 2, 4_000, id="many seeds in one program", marks=pytest.mark.system
         ),
         pytest.param(
             SMALL_DQN, "gymnasium", 1, 1, 1_200, id="dqn on gymnasium", marks=pytest.mark.slow

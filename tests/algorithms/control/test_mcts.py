@@ -34,7 +34,7 @@ def drift(state, action, key):
     return ModelStep(after, -jnp.abs(after[0]), jnp.bool_(False))
 
 
-@pytest.mark.slow
+@pytest.mark.system
 def test_it_balances_the_pole():
     """Actions at random keep it for 22 steps on average."""
     algorithm = MCTS("CartPole-v1", simulations=40, horizon=20, exploration=5.0)

@@ -119,7 +119,7 @@ def test_values_of_a_random_process_are_those_of_dynamic_programming(process, va
     assert np.isfinite(tally.metrics["q_loss"]).all()
 
 
-@pytest.mark.slow
+@pytest.mark.system
 def test_multi_step_values_are_learned_where_the_policy_makes_no_difference():
     """Bootstrapping after three steps, past the ends of episodes and of the ring, the counts of a
     counter are exact."""

@@ -265,8 +265,13 @@ def test_values_are_the_exact_ones_where_there_is_no_chance():
     np.testing.assert_allclose(q, jax.jit(q_iteration)(process, 0.9)[0], rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.slow
-@every_target
+@pytest.mark.parametrize(
+    "target",
+    [
+        pytest.param(target, marks=pytest.mark.slow if target == "sarsa" else pytest.mark.system)
+        for target in TARGETS
+    ],
+)
 def test_a_time_limit_is_no_end(target):
     """Reward 1 for ever, cut off every six steps: worth 1 / (1 - γ) everywhere, and 1 where the
     first step is the last."""

@@ -77,7 +77,7 @@ def test_choices_are_counted_and_other_actions_refused():
         make("CartPole-v1", backend="jax", action_masks=True)
 
 
-@pytest.mark.slow
+@pytest.mark.system
 def test_a_policy_in_training_takes_nothing_that_a_taxi_forbids():
     """Taxi says in its info which moves are none."""
     environment = make("Taxi-v4", 2, action_masks=True)

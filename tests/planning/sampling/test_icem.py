@@ -118,7 +118,7 @@ class Certain:
         return model_step_of(self.problem, state, action)
 
 
-@pytest.mark.slow
+@pytest.mark.system
 def test_the_searches_reach_the_optimum_of_linear_quadratic_control():
     problem = LinearQuadratic(np.tile(F, (T, 1, 1)), np.tile(C, (T, 1, 1)))
     regulator = lqr(problem)
