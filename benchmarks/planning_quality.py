@@ -12,7 +12,7 @@ from etude.environments import make
 from etude.environments.classic.pendulum import Pendulum
 from etude.models.true_models import true_model
 from etude.planning.trajectory.ilqr import ilqr
-from etude.rollout import evaluate, initial_memory
+from etude.rollout import bind_policy, evaluate
 from etude.studies.plan import PROBLEMS, zero_controls
 
 TORQUES, STEPS = 41, 200  # torques of dynamic programming, and steps of an episode
@@ -101,13 +101,9 @@ def pendulum_returns(starts: int, points: int) -> list[dict[str, Any]]:
     for name, settings in PLANNERS.items():
         algorithm = MPC("Pendulum-v1", **settings)
         state = algorithm.init(key, environment.spec)
-        policy = lambda observation, memory, key, algorithm=algorithm, state=state: algorithm.act(
-            state, observation, memory, key, explore=False
-        )
+        policy = bind_policy(algorithm, state, environment)
         episode_returns = jax.jit(
-            lambda key, policy=policy: evaluate(
-                environment, policy, key, starts, initial_memory(environment, policy)
-            )[0]
+            lambda key, policy=policy: evaluate(environment, policy, key, starts)[0]
         )
         mean_return = float(episode_returns(key).mean())
         if "cem" in name:

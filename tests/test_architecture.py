@@ -36,6 +36,7 @@ ROOMS = (
     "etude.data",
     "etude.environments",
     "etude.models",
+    "etude.algorithms.protocol",
     "etude.rollout",
     "etude.training",
     "etude.algorithms",

@@ -11,7 +11,7 @@ from etude.environments.backends.jax_envs import JaxEnvs
 from etude.environments.probes import Counter, TimeLimited
 from etude.environments.protocol import StepResult
 from etude.environments.wrappers.time_limit import TimeLimit
-from etude.rollout import RolloutState, evaluate, init_rollout_state, rollout
+from etude.rollout import BoundPolicy, RolloutState, evaluate, init_rollout_state, rollout
 from etude.spaces import Box, Discrete, EnvironmentSpec
 from etude.struct import struct
 
@@ -61,11 +61,12 @@ class Scripted:
         """There is nothing to let go of."""
 
 
+@BoundPolicy
 def always_one(observation, memory, key):
     return jnp.ones(observation.shape[0], jnp.int32), memory
 
 
-def play(environment, policy, length, memory=(), key=0):
+def play(environment, policy, length, key=0):
     """(last stage, transitions, episodes) of one rollout from the start, in NumPy."""
 
     def run(key):
@@ -73,7 +74,7 @@ def play(environment, policy, length, memory=(), key=0):
         return rollout(
             environment,
             policy,
-            init_rollout_state(environment, key_reset, memory),
+            init_rollout_state(environment, policy, key_reset),
             key_play,
             length,
         )
@@ -107,12 +108,11 @@ def test_evaluation_gives_the_policy_its_memory():
     """It pays only on every other step of an episode, counted in a memory that starts over with
     it."""
 
-    def policy(observation, memory, key):
-        return (memory % 2).astype(jnp.int32), memory + 1
-
-    returns, _ = jax.jit(
-        lambda: evaluate(Scripted(4), policy, jax.random.key(0), 8, jnp.zeros(4))
-    )()
+    policy = BoundPolicy(
+        lambda observation, memory, key: ((memory % 2).astype(jnp.int32), memory + 1),
+        lambda key: jnp.zeros(4),
+    )
+    returns, _ = jax.jit(lambda: evaluate(Scripted(4), policy, jax.random.key(0), 8))()
     np.testing.assert_array_equal(
         np.reshape(returns, (4, 2)),
         [[(10 * k + i) * ((i + 1) // 2) for k in range(2)] for i in range(4)],
@@ -121,6 +121,7 @@ def test_evaluation_gives_the_policy_its_memory():
 
 @pytest.mark.slow
 def test_evaluation_follows_from_its_key():
+    @BoundPolicy
     def policy(observation, memory, key):
         return jax.random.randint(key, (observation.shape[0],), 0, 2), memory
 
@@ -173,7 +174,7 @@ def test_episodes_sum_what_ended():
 def test_a_rollout_goes_on_where_the_last_one_stopped():
     environment = Scripted(3)
     _, whole, sums = play(environment, always_one, 11)
-    stage, parts, counts = init_rollout_state(environment, jax.random.key(0)), [], []
+    stage, parts, counts = init_rollout_state(environment, always_one, jax.random.key(0)), [], []
     for length in (4, 1, 6):
         stage, part, ended = jax.jit(
             lambda stage, length=length: rollout(
@@ -188,28 +189,63 @@ def test_a_rollout_goes_on_where_the_last_one_stopped():
     jax.tree.map(np.testing.assert_array_equal, jax.tree.map(lambda *x: sum(x), *counts), sums)
 
 
-def test_memory_is_zero_at_the_start_of_an_episode():
-    """A transition keeps what the policy noted; the zeros of every shape are for the next
+def test_an_episode_begins_with_the_policys_initial_memory():
+    """A transition keeps what the policy noted; every shape of the initial memory is for the next
     episode."""
 
-    def policy(observation, memory, key):
+    def act(observation, memory, key):
         noted = {
             "steps": memory["steps"] + 1,
             "plan": memory["plan"] + memory["steps"][:, None] + 1,
         }
         return jnp.ones(observation.shape[0], jnp.int32), noted
 
-    memory = {"steps": np.zeros(3, np.int32), "plan": np.zeros((3, 2), np.float32)}
-    stage, experience, _ = play(Scripted(3), policy, 11, memory)
+    def initial_memory(key):
+        return {"steps": jnp.zeros(3, jnp.int32), "plan": jnp.full((3, 2), 7.0)}
+
+    stage, experience, _ = play(Scripted(3), BoundPolicy(act, initial_memory), 11)
     time = experience.observation[..., 2].astype(int)
     np.testing.assert_array_equal(experience.memory["steps"], time + 1)
-    np.testing.assert_array_equal(experience.memory["plan"][..., 1], (time + 1) * (time + 2) / 2)
+    np.testing.assert_array_equal(
+        experience.memory["plan"][..., 1], 7 + (time + 1) * (time + 2) / 2
+    )
     np.testing.assert_array_equal(stage.memory["steps"], stage.observation[:, 2])
     assert experience.memory["steps"].dtype == np.int32
 
 
+def test_what_is_drawn_for_an_episode_is_its_own():
+    """A goal drawn at the start of each episode of each copy stays until its end, in evaluation
+    too."""
+
+    def act(observation, memory, key):
+        return jnp.ones(observation.shape[0], jnp.int32), memory
+
+    policy = BoundPolicy(act, lambda key: jax.random.uniform(key, (3,)))
+    _, experience, _ = play(Scripted(3), policy, 12)
+    goals = {}
+    for goal, (copy, episode, _) in zip(
+        experience.memory.ravel(), experience.observation.reshape(-1, 3).astype(int), strict=True
+    ):
+        goals.setdefault((copy, episode), set()).add(float(goal))
+    assert len(goals) == 12 + 6 + 4
+    assert all(len(of_episode) == 1 for of_episode in goals.values())
+    assert len(set.union(*goals.values())) == len(goals)
+
+    judged = BoundPolicy(
+        lambda observation, memory, key: (jnp.round(1000 * memory).astype(jnp.int32), memory),
+        policy.initial_memory,
+    )
+    returns, lengths = jax.jit(lambda: evaluate(Scripted(3), judged, jax.random.key(0), 6))()
+    copies, episodes = np.repeat(np.arange(3), 2), np.tile([0, 1], 3)
+    paid = (10 * episodes + copies) * np.asarray(lengths)
+    chosen = np.asarray(returns)[paid > 0] / paid[paid > 0]
+    assert len(set(chosen)) == len(chosen)
+    np.testing.assert_allclose(chosen, np.round(chosen), atol=1e-3)
+
+
 @pytest.mark.parametrize("length", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_the_policy_and_every_step_have_keys_of_their_own(length):
+    @BoundPolicy
     def policy(observation, memory, key):
         return jax.random.randint(key, (64,), 0, 1000), memory
 
@@ -219,7 +255,8 @@ def test_the_policy_and_every_step_have_keys_of_their_own(length):
 
 
 def test_the_start_of_play():
-    stage = init_rollout_state(Scripted(2), jax.random.key(0), memory=np.ones((2, 3), np.float32))
+    policy = BoundPolicy(always_one.act, lambda key: np.ones((2, 3), np.float32))
+    stage = init_rollout_state(Scripted(2), policy, jax.random.key(0))
     assert isinstance(stage, RolloutState)
     assert not stage.episode_return.any() and not stage.episode_length.any()
     np.testing.assert_array_equal(stage.memory, np.ones((2, 3)))

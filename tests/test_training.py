@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 from gymnasium_probes import Counter as GymnasiumCounter
 
+from etude.algorithms.protocol import algorithm
 from etude.environments.backends.gymnasium_envs import GymnasiumEnvs
 from etude.environments.backends.jax_envs import JaxEnvs
 from etude.environments.probes import Counter
 from etude.errors import Diverged, EnvironmentFault, InvalidInput
 from etude.rollout import EpisodeSums
-from etude.struct import replace, static, struct, traced
+from etude.struct import replace, static, traced
 from etude.training import (
     MetricSums,
     accumulate,
@@ -30,7 +31,7 @@ from etude.training import (
 )
 
 
-@struct
+@algorithm
 class Walk:
     """A random walk in place of learning: its state depends on every key, transition and iteration
     before it."""

@@ -2,19 +2,39 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from etude.algorithms.protocol import Policy
 from etude.data.transition import Transition
 from etude.environments.protocol import Environment
-from etude.struct import replace, struct
+from etude.struct import struct
 from etude.trees import where_done
 from etude.types import Array
 
-# observation, memory, key -> action, memory
-PolicyFn = Callable[[Any, Any, Array], tuple[Any, Any]]
+# folded into a key for the memory of an episode's start; no split of the key has as many parts
+MEMORY_STREAM = 2**31
+
+
+class BoundPolicy(NamedTuple):
+    """A policy together with its state, for the copies of one environment."""
+
+    act: Callable[[Any, Any, Array], tuple[Any, Any]]  # observation, memory, key -> action, memory
+    initial_memory: Callable[[Array], Any] = lambda key: ()  # key -> memory of an episode's start
+
+
+def bind_policy(
+    policy: Policy, state: Any, environment: Environment, explore: bool = False
+) -> BoundPolicy:
+    """The policy of an algorithm in `state`; with `explore` the one that collects experience."""
+    return BoundPolicy(
+        lambda observation, memory, key: policy.act(
+            state, observation, memory, key, explore=explore
+        ),
+        lambda key: policy.initial_memory(state, environment.spec, key),
+    )
 
 
 @struct
@@ -23,7 +43,7 @@ class RolloutState:
 
     environment_state: Any
     observation: Any  # to act on next
-    memory: Any  # of the policy; zeros at the start of an episode
+    memory: Any  # of the policy
     episode_return: Array  # float32: undiscounted sum of the rewards of the running episode
     episode_length: Array  # int32: steps of the running episode
 
@@ -37,37 +57,28 @@ class EpisodeSums:
     total_length: Array
 
 
-def init_rollout_state(environment: Environment, key: Array, memory: Any = ()) -> RolloutState:
+def init_rollout_state(environment: Environment, policy: BoundPolicy, key: Array) -> RolloutState:
     """The state after a reset of every environment."""
     environment_state, observation = environment.reset(key)
+    memory = policy.initial_memory(jax.random.fold_in(key, MEMORY_STREAM))
     n = environment.spec.num_envs
     return RolloutState(
         environment_state, observation, memory, jnp.zeros(n), jnp.zeros(n, jnp.int32)
     )
 
 
-def initial_memory(environment: Environment, policy: PolicyFn) -> Any:
-    """The policy's memory at the start of an episode: zeros.
-
-    Their shapes are those of the memory that the policy returns for the memory ().
-    """
-
-    def next_memory(key):
-        return policy(environment.reset(key)[1], (), key)[1]
-
-    return jax.tree.map(
-        lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(next_memory, jax.random.key(0))
-    )
-
-
 def rollout(
-    environment: Environment, policy: PolicyFn, rollout_state: RolloutState, key: Array, length: int
+    environment: Environment,
+    policy: BoundPolicy,
+    rollout_state: RolloutState,
+    key: Array,
+    length: int,
 ) -> tuple[RolloutState, Transition, EpisodeSums]:
     """Follow `policy` for `length` steps in every environment; transitions are [time, env, ...]."""
 
     def step(rollout_state, key):
         key_act, key_step = jax.random.split(key)
-        action, next_memory = policy(rollout_state.observation, rollout_state.memory, key_act)
+        action, next_memory = policy.act(rollout_state.observation, rollout_state.memory, key_act)
         environment_state, observation, step_result = environment.step(
             rollout_state.environment_state, action, key_step
         )
@@ -90,16 +101,19 @@ def rollout(
             jnp.where(done, episode_return, 0).sum(),
             jnp.where(done, episode_length, 0).sum(),
         )
+        new_episode = (
+            policy.initial_memory(jax.random.fold_in(key, MEMORY_STREAM)),
+            jnp.zeros_like(episode_return),
+            jnp.zeros_like(episode_length),
+        )
         next_state = RolloutState(
-            environment_state, observation, next_memory, episode_return, episode_length
-        )
-        zeroed = jax.tree.map(
-            lambda x: where_done(done, jnp.zeros_like(x), x),
-            (next_memory, episode_return, episode_length),
-        )
-        memory, episode_return, episode_length = zeroed
-        next_state = replace(
-            next_state, memory=memory, episode_return=episode_return, episode_length=episode_length
+            environment_state,
+            observation,
+            *jax.tree.map(
+                partial(where_done, done),
+                new_episode,
+                (next_memory, episode_return, episode_length),
+            ),
         )
         return next_state, (transition, episode_sums)
 
@@ -110,7 +124,7 @@ def rollout(
 
 
 def evaluate(
-    environment: Environment, policy: PolicyFn, key: Array, episodes: int, memory: Any = ()
+    environment: Environment, policy: BoundPolicy, key: Array, episodes: int
 ) -> tuple[Array, Array]:
     """Returns and lengths, [episodes] each, of whole episodes under `policy`.
 
@@ -141,7 +155,7 @@ def evaluate(
         return rollout_state, num_episodes + transition.done[0], returns, lengths, time + 1
 
     initial_carry = (
-        init_rollout_state(environment, key_reset, memory),
+        init_rollout_state(environment, policy, key_reset),
         jnp.zeros(n, jnp.int32),
         jnp.zeros((n, episodes_per_env)),
         jnp.zeros((n, episodes_per_env), jnp.int32),

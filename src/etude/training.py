@@ -7,50 +7,18 @@ either.
 import time
 from collections.abc import Iterator
 from functools import partial
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from etude.algorithms.protocol import Algorithm, check_algorithm
 from etude.environments.protocol import Environment
 from etude.errors import Diverged, InvalidInput
-from etude.rollout import (
-    EpisodeSums,
-    PolicyFn,
-    RolloutState,
-    init_rollout_state,
-    initial_memory,
-    rollout,
-)
-from etude.spaces import EnvironmentSpec
-from etude.struct import replace, struct, validate
+from etude.rollout import EpisodeSums, RolloutState, bind_policy, init_rollout_state, rollout
+from etude.struct import replace, struct
 from etude.types import Array, Metrics
-
-
-class Algorithm(Protocol):
-    """Hyperparameters and three methods: `init`, `act` and `update`.
-
-    Observations, actions and memories are [env, ...], experience is [time, env, ...].
-
-    `act` returns the action and the policy's next memory. The next call receives that memory, and
-    the experience holds it. At the start of an episode the memory is zeros, with the shapes that
-    `act` returns for the memory ().
-
-    `update` returns the next state and metrics, each the mean over the update's gradient steps, and
-    under "updates" the number of gradient steps. The metrics of an update of zero gradient steps
-    are not counted.
-    """
-
-    rollout_length: int
-
-    def init(self, key: Array, spec: EnvironmentSpec) -> Any: ...
-
-    def act(
-        self, state: Any, observation: Any, memory: Any, key: Array, explore: bool
-    ) -> tuple[Any, Any]: ...
-
-    def update(self, state: Any, experience: Any, key: Array) -> tuple[Any, Metrics]: ...
 
 
 @struct
@@ -97,20 +65,12 @@ def init_train_state(algorithm: Algorithm, environment: Environment, key: Array)
     return TrainState(algorithm_state, rollout_state, metric_sums)
 
 
-def behavior_policy(algorithm: Algorithm, algorithm_state: Any) -> PolicyFn:
-    """The policy that collects an algorithm's experience: the one that explores."""
-    return lambda observation, memory, key: algorithm.act(
-        algorithm_state, observation, memory, key, explore=True
-    )
-
-
 def init_rollout(
     algorithm: Algorithm, environment: Environment, algorithm_state: Any, key: Array
 ) -> RolloutState:
-    """The state after a reset of every environment, with the behavior policy's initial memory."""
-    return init_rollout_state(
-        environment, key, initial_memory(environment, behavior_policy(algorithm, algorithm_state))
-    )
+    """The state after a reset of every environment, as the exploring policy begins episodes."""
+    policy = bind_policy(algorithm, algorithm_state, environment, explore=True)
+    return init_rollout_state(environment, policy, key)
 
 
 def train_iteration(
@@ -129,7 +89,7 @@ def train_iteration(
     """
     keys = split_run_key(key)
     key_rollout, key_update = jax.random.split(jax.random.fold_in(keys.iterations, index))
-    policy = behavior_policy(algorithm, train_state.algorithm_state)
+    policy = bind_policy(algorithm, train_state.algorithm_state, environment, explore=True)
     rollout_state, experience, episodes = rollout(
         environment, policy, train_state.rollout_state, key_rollout, algorithm.rollout_length
     )
@@ -207,7 +167,7 @@ def progress(
     Raises InvalidInput for hyperparameters out of bounds or a budget below one iteration,
     EnvironmentFault for an environment that fails, Diverged when a metric stops being finite.
     """
-    validate(algorithm)
+    check_algorithm(algorithm)
     steps_per_iteration = algorithm.rollout_length * environment.spec.num_envs
     num_iterations = steps // steps_per_iteration
     if num_iterations < 1:
@@ -309,7 +269,7 @@ def zero_metrics(
     """Metric sums of zero, with an entry for every metric that `update` returns."""
 
     def metrics_of(algorithm_state, rollout_state, key):
-        policy = behavior_policy(algorithm, algorithm_state)
+        policy = bind_policy(algorithm, algorithm_state, environment, explore=True)
         _, experience, _ = rollout(
             environment, policy, rollout_state, key, algorithm.rollout_length
         )

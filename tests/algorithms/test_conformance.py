@@ -38,12 +38,11 @@ from etude.environments.classic import PORTS
 from etude.environments.probes import CONTINUOUS, DISCRETE, TARGET, ObservationTimesAction
 from etude.environments.tabular import Tabular
 from etude.errors import InvalidInput
-from etude.rollout import rollout
+from etude.rollout import bind_policy, rollout
 from etude.spaces import Discrete, EnvironmentSpec, MultiBinary, MultiDiscrete, space_from_gymnasium
 from etude.struct import replace, struct
 from etude.tabular.mdp import random_mdp
 from etude.training import (
-    behavior_policy,
     compile_chunk,
     init_rollout,
     init_train_state,
@@ -313,7 +312,7 @@ def played(algorithm, environment, state, key):
     """(stage, experience) of one rollout."""
     return rollout(
         environment,
-        behavior_policy(algorithm, state),
+        bind_policy(algorithm, state, environment, explore=True),
         init_rollout(algorithm, environment, state, key),
         key,
         3,

@@ -15,7 +15,7 @@ from etude.environments.protocol import StepResult
 from etude.environments.tabular import Tabular, mdp_from_environment, sample_index
 from etude.environments.wrappers.time_limit import TimeLimit
 from etude.errors import InvalidInput
-from etude.rollout import evaluate
+from etude.rollout import BoundPolicy, evaluate
 from etude.spaces import Discrete
 from etude.struct import static, struct
 from etude.tabular import evaluation
@@ -91,9 +91,8 @@ def test_rollouts_earn_the_exact_objective():
     environment = JaxEnvs(TimeLimit(Tabular(process), 5), 500)
 
     def play(key):
-        follow = lambda state, memory, key: (
-            jax.random.categorical(key, jnp.log(policy)[state]),
-            memory,
+        follow = BoundPolicy(
+            lambda state, memory, key: (jax.random.categorical(key, jnp.log(policy)[state]), memory)
         )
         return evaluate(environment, follow, key, 5000)
 

@@ -1,6 +1,6 @@
 """Actor and critic networks of on-policy algorithms, feed-forward or recurrent.
 
-observation --Torso--> features --Policy-->       distribution over actions
+observation --Torso--> features --PolicyNetwork--> distribution over actions
                                 --ValueNetwork--> state value
 """
 
@@ -28,7 +28,7 @@ NO_CARRIES: Carries = ((), ())
 
 
 @struct
-class Policy:
+class PolicyNetwork:
     """Policy network: observations [..., *shape] to a distribution over actions."""
 
     torso: Torso
@@ -79,7 +79,7 @@ class ValueNetwork:
 class ActorCriticNetworks:
     """A policy and a state-value network, with separate torsos or a shared one."""
 
-    policy: Policy
+    policy: PolicyNetwork
     value: ValueNetwork
 
     def __call__(
@@ -147,7 +147,7 @@ def make_actor_critic(
         else (num_parameters if is_box else 0,)
     )
     log_std = jnp.full(log_std_shape, jnp.log(initial_std))
-    policy = Policy(policy_torso, policy_head, log_std, spec.action, spec.observation)
+    policy = PolicyNetwork(policy_torso, policy_head, log_std, spec.action, spec.observation)
     return ActorCriticNetworks(policy, ValueNetwork(None if shared else value_torso, value_head))
 
 

@@ -20,7 +20,7 @@ from etude.algorithms import registered_name
 from etude.environments.registry import Backend, choose_backend, make
 from etude.errors import InvalidInput
 from etude.reporting import figures, statistics
-from etude.rollout import evaluate, initial_memory
+from etude.rollout import bind_policy, evaluate
 from etude.runs.display import Display, display_for
 from etude.runs.interrupt import Interrupted, InterruptHandler
 from etude.runs.job import (
@@ -118,12 +118,8 @@ class Run:
 
         @jax.jit
         def evaluate_seed(state, key):
-            def policy(observation, memory, key):
-                return self.settings.algorithm.act(state, observation, memory, key, explore=explore)
-
-            return evaluate(
-                environment, policy, key, episodes, initial_memory(environment, policy)
-            )[0]
+            policy = bind_policy(self.settings.algorithm, state, environment, explore)
+            return evaluate(environment, policy, key, episodes)[0]
 
         first_seed = self.settings.seed if seed is None else seed
         with closing(environment):

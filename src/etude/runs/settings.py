@@ -11,9 +11,9 @@ import jax
 
 import etude
 from etude.algorithms import ALGORITHMS, algorithm_class
+from etude.algorithms.protocol import check_algorithm
 from etude.errors import InvalidInput
 from etude.storage.files import CorruptFile
-from etude.struct import validate
 
 FORMAT = 1
 PACKAGES = ("jax", "jaxlib", "equinox", "optax", "gymnasium", "numpy", "envpool", "box2d")
@@ -82,7 +82,7 @@ class Settings:
                 f"seed is {self.seed}; with {self.seeds} seeds it must stay below "
                 f"{2**32 - self.seeds + 1}"
             )
-        validate(self.algorithm)
+        check_algorithm(self.algorithm)
         if self.iterations < 1:
             raise InvalidInput(
                 f"steps is {self.steps}, less than one iteration of {self.steps_per_iteration} "

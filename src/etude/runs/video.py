@@ -12,7 +12,7 @@ import numpy as np
 
 from etude.environments.registry import env_factory, make
 from etude.errors import InvalidInput
-from etude.rollout import init_rollout_state, initial_memory, rollout
+from etude.rollout import bind_policy, init_rollout_state, rollout
 from etude.training import run_compiled
 
 # environment variables that name a display on Linux
@@ -27,10 +27,7 @@ def render_episodes(
     env_kwargs["options"] = {**env_kwargs["options"], "render_mode": render_mode}
     environment: Any = make(run.settings.environment, 1, "gymnasium", **env_kwargs)
     env = environment.vector_env.envs[0]
-    algorithm, state = run.settings.algorithm, run.states()[0]
-
-    def policy(observation, memory, key):
-        return algorithm.act(state, observation, memory, key, explore=explore)
+    policy = bind_policy(run.settings.algorithm, run.states()[0], environment, explore)
 
     @jax.jit
     def step(rollout_state, key):
@@ -39,7 +36,7 @@ def render_episodes(
 
     try:
         key = jax.random.key(seed)
-        rollout_state = init_rollout_state(environment, key, initial_memory(environment, policy))
+        rollout_state = init_rollout_state(environment, policy, key)
         episodes_done = time = 0
         while episodes_done < episodes:
             frame = env.render() if render_mode == "rgb_array" else None

@@ -20,7 +20,7 @@ from etude.environments.protocol import Environment
 from etude.errors import InvalidInput
 from etude.presets import preset
 from etude.reporting import figures
-from etude.rollout import init_rollout_state, rollout
+from etude.rollout import bind_policy, init_rollout_state, rollout
 from etude.storage import files
 from etude.struct import replace
 from etude.training import Algorithm, progress, run_compiled, vmap_over_seeds
@@ -140,7 +140,7 @@ def train_and_measure(algorithm: DQN, name: str, steps: int, seeds: int) -> Curv
 
 
 def values_and_returns(
-    algorithm: DQN, environment: Environment, state: Any, key: Array
+    algorithm: Any, environment: Environment, state: Any, key: Array
 ) -> tuple[Array, Array]:
     """Return the mean Q(s, a) and the mean discounted return over steps of the greedy policy.
 
@@ -152,13 +152,9 @@ def values_and_returns(
         else 1
     )
     key_reset, key_rollout = jax.random.split(key)
-
-    def policy(observation, memory, key):
-        return algorithm.act(state, observation, memory, key, explore=False)
-
-    _, experience, _ = rollout(
-        environment, policy, init_rollout_state(environment, key_reset), key_rollout, 3 * horizon
-    )
+    policy = bind_policy(algorithm, state, environment)
+    start = init_rollout_state(environment, policy, key_reset)
+    _, experience, _ = rollout(environment, policy, start, key_rollout, 3 * horizon)
     q = state.q
     estimates = q.head.mean(q.outputs_for(experience.observation, experience.action))
 

@@ -19,11 +19,11 @@ from etude.environments.backends.jax_envs import JaxEnvs
 from etude.errors import InvalidInput
 from etude.estimators import running_statistics
 from etude.nn.networks import make_torso
-from etude.nn.policies import ActorCriticNetworks, Policy, ValueNetwork
-from etude.rollout import rollout
+from etude.nn.policies import ActorCriticNetworks, PolicyNetwork, ValueNetwork
+from etude.rollout import bind_policy, rollout
 from etude.spaces import Box, Discrete, EnvironmentSpec, MultiBinary
 from etude.struct import replace, validate
-from etude.training import behavior_policy, init_rollout
+from etude.training import init_rollout
 
 KEY = jax.random.key(0)
 OBSERVATION, FOUR = Box((3,)), Discrete(4)
@@ -46,7 +46,7 @@ def fresh(algorithm, space=FOUR, seed=0):
     outputs = space.n if isinstance(space, Discrete) else 2
     log_std = jnp.linspace(-0.5, 0.2, outputs) if isinstance(space, Box) else jnp.zeros(0)
     agent = ActorCriticNetworks(
-        Policy(
+        PolicyNetwork(
             *filled(lambda: make_torso(KEY, OBSERVATION, (), outputs), seed, 0.5),
             log_std,
             space,
@@ -152,7 +152,7 @@ def test_steps_weigh_by_their_age_in_the_episode():
         stage, stretches = init_rollout(algorithm, environment, state, key), []
         for _ in range(2):
             stage, stretch, _ = rollout(
-                environment, behavior_policy(algorithm, state), stage, key, 5
+                environment, bind_policy(algorithm, state, environment, explore=True), stage, key, 5
             )
             alike = replace(algorithm, discount_from="now").discount_weights(stretch)
             stretches.append(

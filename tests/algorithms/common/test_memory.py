@@ -10,7 +10,7 @@ import pytest
 from etude.algorithms.trust_region.ppo import PPO
 from etude.environments.backends.jax_envs import JaxEnvs
 from etude.environments.protocol import StepResult
-from etude.rollout import evaluate, initial_memory
+from etude.rollout import bind_policy, evaluate
 from etude.spaces import Box, Discrete
 from etude.struct import replace, struct
 from etude.training import pure_train
@@ -64,12 +64,8 @@ def mean_returns(recurrent, keys):
     def one(key):
         key_train, key_play = jax.random.split(key)
         state = pure_train(algorithm, environment, key_train, ITERATIONS)[0].algorithm_state
-        policy = lambda observation, memory, key: algorithm.act(
-            state, observation, memory, key, explore=False
-        )
-        return evaluate(environment, policy, key_play, 256, initial_memory(environment, policy))[
-            0
-        ].mean()
+        policy = bind_policy(algorithm, state, environment)
+        return evaluate(environment, policy, key_play, 256)[0].mean()
 
     return jax.vmap(one)(keys)
 

@@ -18,10 +18,10 @@ from etude.environments.protocol import StepResult
 from etude.environments.wrappers.time_limit import TimeLimit
 from etude.errors import InvalidInput
 from etude.nn import policies
-from etude.rollout import evaluate, initial_memory, rollout
+from etude.rollout import bind_policy, evaluate, rollout
 from etude.spaces import Box, Composite, Discrete, EnvironmentSpec
 from etude.struct import replace, struct
-from etude.training import behavior_policy, init_rollout
+from etude.training import init_rollout
 
 KEY = jax.random.key(0)
 TIME, ENVS, LENGTH, LIMIT = 12, 4, 4, 4
@@ -110,7 +110,9 @@ class Played(NamedTuple):
 def play_and_batch(name, state, key):
     algorithm = ALGORITHMS[name]
     begun = init_rollout(algorithm, WALK, state, key)
-    stage, experience, _ = rollout(WALK, behavior_policy(algorithm, state), begun, key, TIME)
+    stage, experience, _ = rollout(
+        WALK, bind_policy(algorithm, state, WALK, explore=True), begun, key, TIME
+    )
     agent, batch = (
         state.learner.networks,
         on_policy.compute_advantages(algorithm, state.learner, experience),
@@ -347,7 +349,8 @@ def test_without_a_memory_a_batch_is_its_samples():
     @jax.jit
     def twice(learner):
         counting = ActorCritic(hidden=(5,), discount_from="start")
-        _, noted = on_policy.act(counting, learner, observation, (), KEY, True)
+        blank = on_policy.initial_memory(counting, learner, WALK.spec)
+        _, noted = on_policy.act(counting, learner, observation, blank, KEY, True)
         return on_policy.act(counting, learner, observation, noted, KEY, True)[1]
 
     noted = twice(state.learner)
@@ -365,7 +368,7 @@ def test_noise_is_kept_for_its_interval_and_drawn_anew_where_an_episode_begins(i
     def play(state, key):
         _, experience, _ = rollout(
             WALK,
-            behavior_policy(algorithm, state),
+            bind_policy(algorithm, state, WALK, explore=True),
             init_rollout(algorithm, WALK, state, key),
             key,
             TIME,
@@ -396,12 +399,8 @@ def test_an_evaluation_starts_every_episode_with_a_blank_memory():
     algorithm = ALGORITHMS["gru"]
     state = beginning(algorithm)
     agent = state.learner.networks
-    policy = lambda observation, memory, key: algorithm.act(
-        state, observation, memory, key, explore=False
-    )
-    returns, lengths = jax.jit(
-        lambda: evaluate(WALK, policy, KEY, 24, initial_memory(WALK, policy))
-    )()
+    policy = bind_policy(algorithm, state, WALK)
+    returns, lengths = jax.jit(lambda: evaluate(WALK, policy, KEY, 24))()
     step = jax.jit(
         lambda x, memory: agent(
             on_policy.normalize_observation(algorithm, state.learner, x), memory

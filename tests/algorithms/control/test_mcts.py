@@ -14,7 +14,7 @@ from etude.models import true_models
 from etude.models.true_models import UserModel, model_for, register_model, true_model
 from etude.planning.protocol import ModelStep
 from etude.planning.tree.mcts import UCT, search
-from etude.rollout import evaluate, initial_memory
+from etude.rollout import bind_policy, evaluate
 from etude.runs.run import resolve_settings
 from etude.spaces import Box, Discrete, EnvironmentSpec
 
@@ -39,12 +39,8 @@ def test_it_balances_the_pole():
     """Actions at random keep it for 22 steps on average."""
     algorithm = MCTS("CartPole-v1", simulations=40, horizon=20, exploration=5.0)
     state = algorithm.init(KEY, CARTPOLE.spec)
-    policy = lambda observation, memory, key: algorithm.act(
-        state, observation, memory, key, explore=False
-    )
-    returns, _ = jax.jit(
-        lambda key: evaluate(CARTPOLE, policy, key, 2, initial_memory(CARTPOLE, policy))
-    )(KEY)
+    policy = bind_policy(algorithm, state, CARTPOLE)
+    returns, _ = jax.jit(lambda key: evaluate(CARTPOLE, policy, key, 2))(KEY)
     assert returns.min() > 100
 
 

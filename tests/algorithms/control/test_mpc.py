@@ -13,7 +13,7 @@ from etude.environments.classic import PORTS
 from etude.errors import InvalidInput
 from etude.models.true_models import STATE_FROM_OBSERVATION, true_model
 from etude.planning.plans import return_of_plans, shift_plan
-from etude.rollout import evaluate, initial_memory
+from etude.rollout import bind_policy, evaluate
 from etude.spaces import Box, EnvironmentSpec, to_environment_action
 from etude.struct import validate
 
@@ -52,10 +52,7 @@ def test_the_model_is_the_port_seen_through_an_observation(name):
 
 
 def policy_of(algorithm):
-    state = algorithm.init(KEY, PENDULUM.spec)
-    return lambda observation, memory, key: algorithm.act(
-        state, observation, memory, key, explore=False
-    )
+    return bind_policy(algorithm, algorithm.init(KEY, PENDULUM.spec), PENDULUM)
 
 
 @pytest.mark.system
@@ -63,9 +60,7 @@ def test_cross_entropy_swings_the_pendulum_up():
     """About −165 is the mean over all starts of a search of this size, −150 that of the optimum,
     −1200 of actions at random."""
     policy = policy_of(MPC(model="Pendulum-v1"))
-    returns, _ = jax.jit(
-        lambda key: evaluate(PENDULUM, policy, key, 2, initial_memory(PENDULUM, policy))
-    )(KEY)
+    returns, _ = jax.jit(lambda key: evaluate(PENDULUM, policy, key, 2))(KEY)
     assert returns.mean() > -220
 
 
@@ -80,14 +75,9 @@ def test_every_planner_notes_what_is_left_of_its_plan(planner):
     validate(algorithm)
     observation = np.asarray(reset(KEY))
     policy = policy_of(algorithm)
-    memory = jax.tree.map(
-        lambda x: np.zeros(x.shape, x.dtype),
-        jax.eval_shape(lambda: initial_memory(PENDULUM, policy)),
-    )
-    assert not any(
-        leaf.any() for leaf in jax.tree.leaves(jax.jit(lambda: initial_memory(PENDULUM, policy))())
-    )
-    act = jax.jit(policy)
+    memory = jax.device_get(jax.jit(policy.initial_memory)(KEY))
+    assert memory.mean.shape == (2, 4, 1) and not any(x.any() for x in jax.tree.leaves(memory))
+    act = jax.jit(policy.act)
     action, noted = jax.device_get(act(observation, memory, KEY))
     assert action.shape == (2, 1) and (np.abs(action) <= 1).all() and action[0] != action[1]
     assert isinstance(noted, PlannerMemory)

@@ -29,8 +29,8 @@ from etude.estimators import running_statistics
 from etude.estimators.losses import weighted_nll
 from etude.nn.distributions import Categorical, Normal
 from etude.nn.networks import make_torso
-from etude.nn.policies import ActorCriticNetworks, Policy, ValueNetwork
-from etude.rollout import init_rollout_state, rollout
+from etude.nn.policies import ActorCriticNetworks, PolicyNetwork, ValueNetwork
+from etude.rollout import BoundPolicy, init_rollout_state, rollout
 from etude.spaces import Box, Discrete, EnvironmentSpec
 from etude.struct import replace, validate
 from etude.tabular import evaluation
@@ -54,7 +54,7 @@ def tabular(reinforce, num_envs=ENVS, value=None):
             lambda layer: (layer.weight, layer.bias), last, (value[None], jnp.zeros(1))
         )
     agent = ActorCriticNetworks(
-        Policy(*build(ACTIONS, 0), jnp.zeros(0), SPEC.action, SPEC.observation),
+        PolicyNetwork(*build(ACTIONS, 0), jnp.zeros(0), SPEC.action, SPEC.observation),
         ValueNetwork(judge, last),
     )
     optimizer = (
@@ -302,10 +302,11 @@ def lives():
 
     def live(key):
         key_reset, key_roll = jax.random.split(key)
-        follow = lambda observation, memory, key: (policy(observation).sample(key), memory)
-        return rollout(
-            environment, follow, init_rollout_state(environment, key_reset, ()), key_roll, LIFE
-        )[1]
+        follow = BoundPolicy(
+            lambda observation, memory, key: (policy(observation).sample(key), memory)
+        )
+        start = init_rollout_state(environment, follow, key_reset)
+        return rollout(environment, follow, start, key_roll, LIFE)[1]
 
     return jax.jit(jax.vmap(live))(jax.random.split(KEY, BATCHES))
 

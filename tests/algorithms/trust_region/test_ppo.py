@@ -21,7 +21,7 @@ from etude.errors import InvalidInput
 from etude.estimators import running_statistics
 from etude.nn import distributions
 from etude.nn.networks import make_torso
-from etude.nn.policies import ActorCriticNetworks, Policy, ValueNetwork
+from etude.nn.policies import ActorCriticNetworks, PolicyNetwork, ValueNetwork
 from etude.optim.schedules import linear_decay
 from etude.spaces import Box, Discrete, EnvironmentSpec, MultiBinary
 from etude.struct import replace
@@ -49,7 +49,7 @@ def fresh(ppo, space=ACTIONS["discrete"], seed=0):
     log_std = jnp.linspace(-0.5, 0.2, outputs) if isinstance(space, Box) else jnp.zeros(0)
     see, head = filled(lambda: make_torso(KEY, OBSERVATION, (5,), outputs, "relu"), seed, 1.0)
     agent = ActorCriticNetworks(
-        Policy(see, head, log_std, space, OBSERVATION),
+        PolicyNetwork(see, head, log_std, space, OBSERVATION),
         ValueNetwork(*filled(lambda: make_torso(KEY, OBSERVATION, (5,), 1, "relu"), seed + 1, 1.0)),
     )
     return LearnerState(

@@ -16,7 +16,7 @@ from etude.algorithms.trust_region.trpo import TRPO, NaturalGradient
 from etude.errors import InvalidInput
 from etude.nn.distributions import broadcast_params
 from etude.nn.networks import make_torso
-from etude.nn.policies import Policy, ValueNetwork
+from etude.nn.policies import PolicyNetwork, ValueNetwork
 from etude.spaces import Box, Discrete, EnvironmentSpec
 from etude.struct import replace, validate
 
@@ -33,7 +33,7 @@ def policies(space, hidden, cases=CASES):
     def one(seed):
         outputs = 4 if isinstance(space, Discrete) else 2
         log_std = jnp.linspace(-0.5, 0.2, outputs) if isinstance(space, Box) else jnp.zeros(0)
-        return Policy(
+        return PolicyNetwork(
             *filled(lambda: make_torso(KEY, OBSERVATION, hidden, outputs), seed, 0.7),
             log_std,
             space,

@@ -16,15 +16,18 @@ from etude.environments.probes import Counter
 from etude.environments.wrappers.frame_stack import FrameStack, is_stacked, stacked_space
 from etude.environments.wrappers.time_limit import TimeLimit
 from etude.errors import InvalidInput
-from etude.rollout import init_rollout_state, rollout
+from etude.rollout import BoundPolicy, init_rollout_state, rollout
 from etude.spaces import Box, Composite, Discrete, MultiBinary
 
 
 def lived(environment, steps):
-    policy = lambda observation, memory, key: (jnp.zeros(environment.spec.num_envs, jnp.int32), ())
+    @BoundPolicy
+    def policy(observation, memory, key):
+        return jnp.zeros(environment.spec.num_envs, jnp.int32), memory
 
     def run(key):
-        return rollout(environment, policy, init_rollout_state(environment, key), key, steps)[1]
+        start = init_rollout_state(environment, policy, key)
+        return rollout(environment, policy, start, key, steps)[1]
 
     return jax.device_get(jax.jit(run)(jax.random.key(0)))
 

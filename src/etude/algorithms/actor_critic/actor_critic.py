@@ -17,6 +17,7 @@ import optax
 from etude.algorithms.actor_critic.control_variate import make_control_variate
 from etude.algorithms.common import on_policy
 from etude.algorithms.common.on_policy import LearnerState, RolloutBatch
+from etude.algorithms.protocol import algorithm
 from etude.data.transition import Transition
 from etude.errors import InvalidInput
 from etude.estimators import losses, returns
@@ -35,7 +36,7 @@ class ActorCriticState:
     control_variate: Any  # a ControlVariate; () without the hyperparameter control_variate
 
 
-@struct
+@algorithm
 class ActorCritic:
     """On-policy actor-critic for every kind of action space."""
 
@@ -131,6 +132,10 @@ class ActorCritic:
             else ()
         )
         return ActorCriticState(learner, control_variate)
+
+    def initial_memory(self, state: ActorCriticState, spec: EnvironmentSpec, key: Array) -> Any:
+        """Return the memory of a policy at the start of an episode: zeros, or () without memory."""
+        return on_policy.initial_memory(self, state.learner, spec)
 
     def act(
         self, state: ActorCriticState, observation: Any, memory: Any, key: Array, explore: bool

@@ -15,6 +15,7 @@ import optax
 
 from etude import spaces
 from etude.algorithms.common.off_policy import check_batch_size, update_from_replay
+from etude.algorithms.protocol import algorithm
 from etude.data.replay import uniform
 from etude.data.transition import Transition, zeros_like_spec
 from etude.errors import InvalidInput
@@ -57,7 +58,7 @@ class SACState:
     gradient_steps_taken: Array  # int32
 
 
-@struct
+@algorithm
 class SAC:
     """Soft actor-critic for a Box or discrete actions: replay, twin critics, an entropy bonus."""
 

@@ -30,7 +30,7 @@ from etude.nn.policies import (
     NO_CARRIES,
     ActorCriticNetworks,
     Carries,
-    Policy,
+    PolicyNetwork,
     ValueNetwork,
     make_actor_critic,
 )
@@ -84,7 +84,7 @@ class RolloutBatch:
         """Return (π(·|s), V(s)) of `networks`."""
         return networks(self.observation, self.initial_carry or NO_CARRIES, self.is_first)[:2]
 
-    def distribution_of(self, policy: Policy) -> Distribution:
+    def distribution_of(self, policy: PolicyNetwork) -> Distribution:
         """Return π(·|s) of `policy`."""
         return policy(self.observation, (self.initial_carry or NO_CARRIES)[0], self.is_first)
 
@@ -116,39 +116,41 @@ def init_learner(algorithm: Any, key: Array, spec: EnvironmentSpec) -> LearnerSt
     )
 
 
+def initial_memory(algorithm: Any, learner: LearnerState, spec: EnvironmentSpec) -> Any:
+    """What an episode begins with: blank carries, no noise, no step; () without memory."""
+    if not has_memory(algorithm):
+        return ()
+    n = spec.num_envs
+    carries = learner.networks.initial_carries((n,))
+    return PolicyMemory(carries, carries, jnp.zeros((n, 2), jnp.uint32), jnp.zeros(n, jnp.int32))
+
+
 def act(
     algorithm: Any, learner: LearnerState, observation: Any, memory: Any, key: Array, explore: bool
 ) -> tuple[Any, Any]:
-    """Return (action, next memory): with `explore` a sample of the policy, else its mode.
-
-    The memory is a PolicyMemory, or () for an algorithm that needs none.
-    """
-    batch_shape = jax.tree.leaves(observation)[0].shape[:1]  # (env,)
-    previous = memory or PolicyMemory(
-        learner.networks.initial_carries(batch_shape),
-        learner.networks.initial_carries(batch_shape),
-        jnp.zeros((*batch_shape, 2), jnp.uint32),
-        jnp.zeros(batch_shape, jnp.int32),
+    """Return (action, next memory): with `explore` a sample of the policy, else its mode."""
+    carries = memory.next_carry if memory else NO_CARRIES
+    pi, _, next_carries = learner.networks(
+        normalize_observation(algorithm, learner, observation), carries
     )
-    pi, _, next_carry = learner.networks(
-        normalize_observation(algorithm, learner, observation), previous.next_carry
-    )
-    noise_key = previous.noise_key
+    if not memory:
+        return pi.sample(key) if explore else pi.mode(), ()
+    noise_key = memory.noise_key
     if algorithm.state_noise:
-        resample = (
-            previous.elapsed_steps % algorithm.noise_interval == 0
-            if algorithm.noise_interval
-            else previous.elapsed_steps == 0
-        )
+        steps = memory.elapsed_steps
+        resample = steps % algorithm.noise_interval == 0 if algorithm.noise_interval else steps == 0
         noise_key = jnp.where(
-            resample[:, None], jax.random.key_data(jax.random.split(key, batch_shape)), noise_key
+            resample[:, None], jax.random.key_data(jax.random.split(key, steps.shape)), noise_key
         )
         key = jax.random.wrap_key_data(noise_key)
     action = pi.sample(key) if explore else pi.mode()
-    memory = PolicyMemory(previous.next_carry, next_carry, noise_key, previous.elapsed_steps + 1)
+    return action, PolicyMemory(carries, next_carries, noise_key, memory.elapsed_steps + 1)
+
+
+def has_memory(algorithm: Any) -> bool:
+    """Whether the policy remembers: a recurrent state, the noise, or the steps of the episode."""
     counts_steps = getattr(algorithm, "discount_from", "now") == "start"
-    needs_memory = counts_steps or algorithm.state_noise or is_recurrent(algorithm)
-    return action, memory if needs_memory else ()
+    return counts_steps or algorithm.state_noise or is_recurrent(algorithm)
 
 
 def is_recurrent(algorithm: Any) -> bool:

@@ -6,15 +6,16 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
+from etude.algorithms.protocol import algorithm
 from etude.data.transition import Transition
 from etude.models.true_models import model_for, true_model
 from etude.planning.tree.mcts import UCT, num_discrete_actions, search
 from etude.spaces import EnvironmentSpec
-from etude.struct import static, struct, traced
+from etude.struct import static, traced
 from etude.types import Array
 
 
-@struct
+@algorithm
 class MCTS:
     """Monte Carlo tree search on the environment's true model: Discrete actions, no learning."""
 

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from etude import spaces
+from etude.algorithms.protocol import algorithm
 from etude.data.transition import Transition
 from etude.models.true_models import model_for, true_model
 from etude.planning.plans import return_of_plans, shift_plan
@@ -20,10 +21,7 @@ from etude.types import Array
 
 @struct
 class PlannerMemory:
-    """The warm start of the next search; the policy's memory has a leading axis [env].
-
-    In a new episode it is all zeros, the middle of the action box.
-    """
+    """The warm start of the next search; the policy's memory has a leading axis [env]."""
 
     mean: Array  # initial mean of the plans, [horizon, *action]
     reused_plans: (
@@ -31,7 +29,7 @@ class PlannerMemory:
     )
 
 
-@struct
+@algorithm
 class MPC:
     """Model-predictive control on the environment's true model: a bounded Box, no learning."""
 
@@ -66,28 +64,32 @@ class MPC:
         if self.planner in ("cem", "icem"):
             check_elites(self.samples, self.elites)
 
-    def init(self, key: Array, spec: EnvironmentSpec) -> PlannerMemory:
-        """The start of the search in a new episode, without the axis [env]; it never changes.
+    def init(self, key: Array, spec: EnvironmentSpec) -> tuple[()]:
+        """No state: MPC learns nothing.
 
         Raises InvalidInput for actions that are not a bounded Box, or if the model is that of
         another environment.
         """
-        plan_shape = (self.horizon, *spaces.normalized_action_space(spec.action, "mpc").shape)
+        spaces.normalized_action_space(spec.action, "mpc")
         model_for(self.model, spec)
+        return ()
+
+    def initial_memory(self, state: tuple[()], spec: EnvironmentSpec, key: Array) -> PlannerMemory:
+        """The start of the first search, zeros [env, ...]: the middle of the action box."""
+        n = spec.num_envs
+        plan_shape = (self.horizon, *spaces.normalized_action_space(spec.action, "mpc").shape)
         num_plans = num_reused(self.elites) if self.planner == "icem" else 0
-        return PlannerMemory(jnp.zeros(plan_shape), jnp.zeros((num_plans, *plan_shape)))
+        return PlannerMemory(jnp.zeros((n, *plan_shape)), jnp.zeros((n, num_plans, *plan_shape)))
 
     def act(
-        self, state: PlannerMemory, observation: Any, memory: Any, key: Array, explore: bool
+        self, state: tuple[()], observation: Any, memory: PlannerMemory, key: Array, explore: bool
     ) -> tuple[Array, PlannerMemory]:
         """The first action of a new plan, exploring or not, and the warm start of the next one.
 
         The search starts from the last plan, shifted by one step.
         """
-        num_envs = len(jax.tree.leaves(observation)[0])
-        initial = jax.tree.map(lambda x: jnp.broadcast_to(x, (num_envs, *x.shape)), state)
-        start = memory if isinstance(memory, PlannerMemory) else initial
-        return jax.vmap(self.plan)(observation, start, jax.random.split(key, num_envs))
+        keys = jax.random.split(key, len(memory.mean))
+        return jax.vmap(self.plan)(observation, memory, keys)
 
     def plan(
         self, observation: Any, start: PlannerMemory, key: Array
@@ -104,8 +106,8 @@ class MPC:
         return action, PlannerMemory(mean, reused_plans)
 
     def update(
-        self, state: PlannerMemory, experience: Transition, key: Array
-    ) -> tuple[PlannerMemory, dict[str, Any]]:
+        self, state: tuple[()], experience: Transition, key: Array
+    ) -> tuple[tuple[()], dict[str, Any]]:
         """The unchanged state: MPC does not learn."""
         return state, {"updates": 0}
 

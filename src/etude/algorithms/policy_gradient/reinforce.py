@@ -17,6 +17,7 @@ import optax
 
 from etude.algorithms.common import on_policy
 from etude.algorithms.common.on_policy import LearnerState, RolloutBatch
+from etude.algorithms.protocol import algorithm
 from etude.data.replay import ring_buffer
 from etude.data.replay.ring_buffer import Indices, RingBuffer
 from etude.data.transition import Transition, zeros_like_spec
@@ -25,7 +26,7 @@ from etude.estimators import baselines, importance_sampling
 from etude.estimators.losses import l2_loss, weighted_nll
 from etude.estimators.returns import discounted_returns
 from etude.nn.networks import Activation
-from etude.nn.policies import Policy, ValueNetwork
+from etude.nn.policies import PolicyNetwork, ValueNetwork
 from etude.nn.recurrent import CellType
 from etude.optim.schedules import any_in_vmap, linear_decay
 from etude.spaces import EnvironmentSpec
@@ -64,7 +65,7 @@ class EpisodeBatch:
         )
 
 
-@struct
+@algorithm
 class Reinforce:
     """REINFORCE for every kind of action space."""
 
@@ -152,19 +153,19 @@ class Reinforce:
             self.optimizer(learner.steps).init(learner.networks.policy),
             self.value_optimizer().init(learner.networks.value),
         )
-        observation = jax.tree.map(lambda x: x[None], spec.observation.zeros())
-        memory_shapes = jax.eval_shape(
-            lambda key: on_policy.act(self, learner, observation, (), key, True)[1], key
-        )
+        memory = on_policy.initial_memory(self, learner, spec)
         transition = replace(
-            zeros_like_spec(spec),
-            memory=jax.tree.map(lambda x: jnp.zeros(x.shape[1:], x.dtype), memory_shapes),
+            zeros_like_spec(spec), memory=jax.tree.map(lambda x: jnp.zeros_like(x[0]), memory)
         )
         buffer = ring_buffer.init(
             transition, self.capacity * spec.num_envs, spec.num_envs, self.rollout_length
         )
         row, zero = jnp.zeros(spec.num_envs, jnp.int32), jnp.int32(0)
         return ReinforceState(replace(learner, opt_state=opt_state), buffer, row, row, zero, zero)
+
+    def initial_memory(self, state: ReinforceState, spec: EnvironmentSpec, key: Array) -> Any:
+        """Return the memory of a policy at the start of an episode: zeros, or () without memory."""
+        return on_policy.initial_memory(self, state.learner, spec)
 
     def act(
         self, state: ReinforceState, observation: Any, memory: Any, key: Array, explore: bool
@@ -315,7 +316,7 @@ class Reinforce:
         return weight, episodes.by_episode(jnp.where(is_first, returns, 0))[episodes.episode]
 
     def estimate_baseline(
-        self, policy: Policy, batch: RolloutBatch, episodes: EpisodeBatch, returns: Array
+        self, policy: PolicyNetwork, batch: RolloutBatch, episodes: EpisodeBatch, returns: Array
     ) -> Array:
         """Return the baseline b of each step, [time, env].
 
@@ -390,7 +391,7 @@ def gather_episodes(buffer: RingBuffer, start_row: Array, end_row: Array) -> Epi
     return EpisodeBatch(experience, valid, episode)
 
 
-def squared_scores(policy: Policy, batch: RolloutBatch) -> Array:
+def squared_scores(policy: PolicyNetwork, batch: RolloutBatch) -> Array:
     """Return ‖∇log π(a|s)‖² of each step, [time, env]."""
 
     def squared_score(step):

@@ -17,6 +17,7 @@ import optax
 
 from etude.algorithms.common import on_policy
 from etude.algorithms.common.on_policy import LearnerState, RolloutBatch
+from etude.algorithms.protocol import algorithm
 from etude.data.transition import Transition
 from etude.nn.distributions import Distribution
 from etude.nn.networks import Activation
@@ -39,7 +40,7 @@ class PPOState:
     kl_coefficient: Array  # β, the weight of the KL divergence in the loss
 
 
-@struct
+@algorithm
 class PPO:
     """Proximal policy optimization (PPO) for every kind of action space."""
 
@@ -128,6 +129,10 @@ class PPO:
         return PPOState(
             replace(learner, opt_state=opt_state), jnp.float32(self.initial_kl_coefficient)
         )
+
+    def initial_memory(self, state: PPOState, spec: EnvironmentSpec, key: Array) -> Any:
+        """Return the memory of a policy at the start of an episode: zeros, or () without memory."""
+        return on_policy.initial_memory(self, state.learner, spec)
 
     def act(
         self, state: PPOState, observation: Any, memory: Any, key: Array, explore: bool

@@ -15,10 +15,11 @@ import optax
 
 from etude.algorithms.common import on_policy
 from etude.algorithms.common.on_policy import LearnerState, RolloutBatch
+from etude.algorithms.protocol import algorithm
 from etude.data.transition import Transition
 from etude.errors import InvalidInput
 from etude.nn.networks import Activation
-from etude.nn.policies import Policy, ValueNetwork
+from etude.nn.policies import PolicyNetwork, ValueNetwork
 from etude.nn.recurrent import CellType
 from etude.optim.natural_gradient import (
     backtracking_line_search,
@@ -26,11 +27,11 @@ from etude.optim.natural_gradient import (
     natural_gradient_step,
 )
 from etude.spaces import EnvironmentSpec
-from etude.struct import replace, static, struct, traced
+from etude.struct import replace, static, traced
 from etude.types import Array, Metrics
 
 
-@struct
+@algorithm
 class TRPO:
     """Trust region policy optimization (TRPO) for every kind of action space."""
 
@@ -105,6 +106,10 @@ class TRPO:
         learner = on_policy.init_learner(self, key, spec)
         return replace(learner, opt_state=self.optimizer().init(learner.networks.value))
 
+    def initial_memory(self, state: LearnerState, spec: EnvironmentSpec, key: Array) -> Any:
+        """Return the memory of a policy at the start of an episode: zeros, or () without memory."""
+        return on_policy.initial_memory(self, state, spec)
+
     def act(
         self, state: LearnerState, observation: Any, memory: Any, key: Array, explore: bool
     ) -> tuple[Any, Any]:
@@ -134,7 +139,9 @@ class TRPO:
             "updates": jnp.int32(1),
         }
 
-    def update_policy(self, policy: Policy, batch: RolloutBatch) -> tuple[Policy, Metrics]:
+    def update_policy(
+        self, policy: PolicyNetwork, batch: RolloutBatch
+    ) -> tuple[PolicyNetwork, Metrics]:
         """Take the largest step that the line search accepts, or none; return metrics too.
 
             θ ← θ + shrinkᵏ α F⁻¹ g,   α = √(2 ε / gᵀ F⁻¹ g),   k = 0, 1, ...
@@ -179,7 +186,7 @@ class TRPO:
             "tries": tries.astype(jnp.float32),
         }
 
-    def surrogate(self, policy: Policy, batch: RolloutBatch) -> Array:
+    def surrogate(self, policy: PolicyNetwork, batch: RolloutBatch) -> Array:
         """E[π(a|s) / π_old(a|s) A], the policy's improvement on the states of π_old."""
         advantage = batch.advantage
         if self.normalize_advantage:
@@ -187,7 +194,7 @@ class TRPO:
         log_prob = batch.distribution_of(policy).log_prob(batch.action)
         return (jnp.exp(log_prob - batch.old_log_prob) * advantage).mean()
 
-    def divergence(self, batch: RolloutBatch, policy: Policy) -> Array:
+    def divergence(self, batch: RolloutBatch, policy: PolicyNetwork) -> Array:
         """E[KL(π_old ‖ π)], in nats."""
         return batch.old_distribution.kl(batch.distribution_of(policy)).mean()
 

@@ -16,6 +16,7 @@ import optax
 from etude import spaces
 from etude.algorithms.common.exploration import mix_actions
 from etude.algorithms.common.off_policy import check_batch_size, update_if_ready
+from etude.algorithms.protocol import algorithm
 from etude.algorithms.value import heads
 from etude.algorithms.value.heads import Loss
 from etude.algorithms.value.q_functions import ContinuousQ, DiscreteQ
@@ -54,7 +55,7 @@ class ReplayBatch:
     weight: Array  # importance-sampling weight in the loss
 
 
-@struct
+@algorithm
 class DQN:
     """Deep Q-learning for discrete actions, or for a bounded Box with a sampling optimizer."""
 

@@ -11,6 +11,7 @@ import optax
 from etude import spaces
 from etude.algorithms.common.exploration import add_gaussian_noise
 from etude.algorithms.common.off_policy import check_batch_size, update_from_replay
+from etude.algorithms.protocol import algorithm
 from etude.data.replay import uniform
 from etude.data.transition import Transition, zeros_like_spec
 from etude.estimators import losses
@@ -70,7 +71,7 @@ class NAFState:
     gradient_steps_taken: Array  # int32
 
 
-@struct
+@algorithm
 class NAF:
     """Q-learning for bounded Box actions: Q is quadratic in the action, so argmaxₐ Q is exact.
 

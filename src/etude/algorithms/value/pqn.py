@@ -12,6 +12,7 @@ import optax
 
 from etude import spaces
 from etude.algorithms.common.exploration import epsilon_greedy
+from etude.algorithms.protocol import algorithm
 from etude.data.transition import Transition, flatten_time, minibatches
 from etude.errors import InvalidInput
 from etude.estimators import losses, returns
@@ -41,7 +42,7 @@ class TargetBatch:
     target: Array  # λ-return: the regression target of Q(s, a)
 
 
-@struct
+@algorithm
 class PQN:
     """Q-learning for discrete actions: several epochs on each rollout of many copies, no replay."""
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from etude import spaces
 from etude.algorithms.common.exploration import epsilon_greedy
+from etude.algorithms.protocol import algorithm
 from etude.data.transition import Transition, zeros_like_spec
 from etude.estimators import losses
 from etude.optim.schedules import linear_schedule
@@ -32,7 +33,7 @@ class PendingTransition:
     valid: Array  # bool: a transition is stored; false at the start and after an episode
 
 
-@struct
+@algorithm
 class QLearning:
     """Tabular Q-learning, SARSA or expected SARSA, by td_target_kind: Discrete spaces only."""
 

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from etude import spaces
+from etude.algorithms.protocol import algorithm
 from etude.data.transition import Transition
 from etude.estimators import losses
 from etude.spaces import EnvironmentSpec
@@ -23,7 +24,7 @@ class TDState:
     num_actions: int = static()
 
 
-@struct
+@algorithm
 class TD:
     """State values of the uniformly random policy, learned online: Discrete spaces only."""
 

@@ -10,6 +10,7 @@ import optax
 from etude import spaces
 from etude.algorithms.common.exploration import add_gaussian_noise
 from etude.algorithms.common.off_policy import check_batch_size, update_from_replay
+from etude.algorithms.protocol import algorithm
 from etude.data.replay import uniform
 from etude.data.transition import Transition, zeros_like_spec
 from etude.estimators import losses
@@ -47,7 +48,7 @@ class TD3State:
     gradient_steps_taken: Array  # int32, by the critics
 
 
-@struct
+@algorithm
 class TD3:
     """Deterministic policy gradients for a bounded Box: twin critics, delayed policy updates."""
 
