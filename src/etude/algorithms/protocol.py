@@ -58,7 +58,7 @@ def algorithm(cls):
 
     Without a method of its own, `initial_memory` is (): the policy has no memory.
     """
-    if "initial_memory" not in vars(cls):
+    if not hasattr(cls, "initial_memory"):
         cls.initial_memory = _no_memory
     return struct(cls)
 

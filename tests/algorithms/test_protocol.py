@@ -1,0 +1,92 @@
+"""What a class must have to be an algorithm, and what it need not."""
+
+import jax
+import pytest
+
+from etude.algorithms.protocol import Algorithm, algorithm, check_algorithm
+from etude.environments.backends.jax_envs import JaxEnvs
+from etude.environments.probes import Counter
+from etude.errors import InvalidInput
+from etude.rollout import bind_policy
+from etude.runs.run import train
+from etude.struct import struct, traced
+from etude.training import progress
+
+KEY = jax.random.key(0)
+
+
+class Verbs:
+    rate: float = traced(0.5, at_least=0)
+    rollout_length = 1
+
+    def init(self, key, spec):
+        return ()
+
+    def act(self, state, observation, memory, key, explore):
+        return explore, memory
+
+    def update(self, state, experience, key):
+        return state, {"updates": 0}
+
+
+@algorithm
+class Forgetful(Verbs):
+    rate: float = traced(0.5, at_least=0)
+
+
+@algorithm
+class Mindful(Verbs):
+    rate: float = traced(0.5, at_least=0)
+
+    def initial_memory(self, state, spec, key):
+        return spec.num_envs, state
+
+
+def test_a_class_that_says_nothing_of_memory_has_none():
+    spec = JaxEnvs(Counter(), 3).spec
+    assert Forgetful().initial_memory("state", spec, KEY) == ()
+    assert Mindful().initial_memory("state", spec, KEY) == (3, "state")
+    assert jax.tree.leaves(Forgetful(0.25)) == [0.25]  # a struct
+
+
+def test_memory_is_inherited():
+    @algorithm
+    class Heir(Mindful):
+        pass
+
+    assert Heir().initial_memory("state", JaxEnvs(Counter(), 3).spec, KEY) == (3, "state")
+
+
+@pytest.mark.parametrize("explore", [False, True])
+def test_a_bound_policy_has_state_environment_and_purpose(explore):
+    policy = bind_policy(Mindful(), "state", JaxEnvs(Counter(), 3), explore)
+    assert policy.initial_memory(KEY) == (3, "state")
+    assert policy.act(None, "memory", KEY) == (explore, "memory")
+
+
+def test_what_is_no_algorithm_is_told_what_it_lacks(tmp_path):
+    @struct
+    class Half:
+        rate: float = 0.5
+
+        def init(self, key, spec): ...
+
+        def act(self, state, observation, memory, key, explore): ...
+
+    wanted = "Half has no initial_memory and no update and no rollout_length; .*@etude.algorithm"
+    environment = JaxEnvs(Counter(), 1)
+    for attempt in (
+        lambda: check_algorithm(Half()),
+        lambda: train(Half(), "CartPole-v1", steps=10, out=tmp_path / "run"),
+        lambda: next(progress(Half(), environment, KEY, 10)),
+    ):
+        with pytest.raises(InvalidInput, match=wanted):
+            attempt()
+    assert not any(tmp_path.iterdir())
+    with pytest.raises(InvalidInput, match=r"rate is -1.0; it must be at least 0"):
+        check_algorithm(Forgetful(-1.0))
+
+
+def test_the_protocol_names_what_is_checked():
+    assert {"init", "initial_memory", "act", "update"} <= set(dir(Algorithm))
+    assert "rollout_length" in Algorithm.__annotations__
