@@ -417,6 +417,23 @@ def assert_update_keeps_shapes(algorithm, environment):
 
 
 @pytest.mark.slow
+@every_algorithm
+def test_a_policy_hands_on_a_memory_of_the_shape_that_it_began_with(name):
+    """Traced, not run."""
+    algorithm, environment, *_ = SMALL[name]
+
+    def memories(key):
+        state = algorithm.init(key, environment.spec)
+        policy = bind_policy(algorithm, state, environment, explore=True)
+        begun = policy.initial_memory(key)
+        return begun, policy.act(environment.reset(key)[1], begun, key)[1]
+
+    begun, handed_on = jax.eval_shape(memories, KEYS[0])
+    assert_alike(begun, handed_on)
+    assert all(leaf.shape[0] == environment.spec.num_envs for leaf in jax.tree.leaves(begun))
+
+
+@pytest.mark.slow
 def test_trpo_takes_a_memory():
     """Traced, not run: second derivatives through time."""
     memory = {"recurrent": "lstm", "memory_size": 4, "sequence_length": 3}
