@@ -1,5 +1,7 @@
 """What a class must have to be an algorithm, and what it need not."""
 
+from typing import ClassVar
+
 import jax
 import pytest
 
@@ -37,13 +39,15 @@ class Forgetful(Verbs):
 @algorithm
 class Mindful(Verbs):
     rate: float = traced(0.5, at_least=0)
+    default_num_envs: ClassVar[int] = 5
 
     def initial_memory(self, state, spec, key):
         return spec.num_envs, state
 
 
-def test_a_class_that_says_nothing_of_memory_has_none():
+def test_a_class_that_says_nothing_of_memory_has_none_and_of_copies_one():
     spec = JaxEnvs(Counter(), 3).spec
+    assert Forgetful().default_num_envs == 1 and Mindful().default_num_envs == 5
     assert Forgetful().initial_memory("state", spec, KEY) == ()
     assert Mindful().initial_memory("state", spec, KEY) == (3, "state")
     assert jax.tree.leaves(Forgetful(0.25)) == [0.25]  # a struct
@@ -73,7 +77,10 @@ def test_what_is_no_algorithm_is_told_what_it_lacks(tmp_path):
 
         def act(self, state, observation, memory, key, explore): ...
 
-    wanted = "Half has no initial_memory and no update and no rollout_length; .*@etude.algorithm"
+    wanted = (
+        "Half has no initial_memory and no update and no rollout_length and no default_num_envs; "
+        ".*@etude.algorithm"
+    )
     environment = JaxEnvs(Counter(), 1)
     for attempt in (
         lambda: check_algorithm(Half()),
@@ -89,4 +96,4 @@ def test_what_is_no_algorithm_is_told_what_it_lacks(tmp_path):
 
 def test_the_protocol_names_what_is_checked():
     assert {"init", "initial_memory", "act", "update"} <= set(dir(Algorithm))
-    assert "rollout_length" in Algorithm.__annotations__
+    assert {"rollout_length", "default_num_envs"} <= set(Algorithm.__annotations__)

@@ -38,6 +38,7 @@ class Algorithm(Policy, Protocol):
     """
 
     rollout_length: int  # environment steps of each copy per update
+    default_num_envs: int  # copies of the environment, where a run does not say how many
 
     def init(self, key: Array, spec: EnvironmentSpec) -> Any:
         """The state before training. Raises InvalidInput for spaces that it cannot take."""
@@ -54,12 +55,14 @@ class Algorithm(Policy, Protocol):
 
 @dataclass_transform(frozen_default=True)
 def algorithm(cls):
-    """Make a class an algorithm: a struct, with what most algorithms do not define themselves.
+    """Make a class an algorithm: a struct, with what it need not define itself.
 
-    Without a method of its own, `initial_memory` is (): the policy has no memory.
+    Without a method of its own, `initial_memory` is (): the policy has no memory. Without a value
+    of its own, `default_num_envs` is 1.
     """
-    if not hasattr(cls, "initial_memory"):
-        cls.initial_memory = _no_memory
+    for name, default in (("initial_memory", _no_memory), ("default_num_envs", 1)):
+        if not hasattr(cls, name):
+            setattr(cls, name, default)
     return struct(cls)
 
 
@@ -73,7 +76,7 @@ def check_algorithm(algorithm: Any) -> None:
     Raises InvalidInput, naming what is missing, or the hyperparameter, its value and what is
     allowed.
     """
-    names = ("init", "initial_memory", "act", "update", "rollout_length")
+    names = ("init", "initial_memory", "act", "update", "rollout_length", "default_num_envs")
     if missing := [name for name in names if not hasattr(algorithm, name)]:
         raise InvalidInput(
             f"{type(algorithm).__name__} has no {' and no '.join(missing)}; an algorithm is a "

@@ -17,6 +17,7 @@ import jax
 import numpy as np
 
 from etude.algorithms import registered_name
+from etude.algorithms.protocol import check_algorithm
 from etude.environments.registry import Backend, choose_backend, make
 from etude.errors import InvalidInput
 from etude.reporting import figures, statistics
@@ -283,7 +284,8 @@ def resolve_settings(
     Arguments are those of `train`. `name` is the registered name of the algorithm; when None, the
     most specific one that fits.
     """
-    num_envs = getattr(algorithm, "default_num_envs", 1) if num_envs is None else num_envs
+    check_algorithm(algorithm)
+    num_envs = algorithm.default_num_envs if num_envs is None else num_envs
     # a planner without a model plans on the environment it acts in
     if getattr(algorithm, "model", None) == "":
         algorithm = replace(algorithm, model=environment.split(":")[-1])

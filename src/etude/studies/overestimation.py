@@ -103,7 +103,7 @@ def mean_bias(curve: Curve) -> float:
     return float(np.nanmean(curve.estimates[:, start:] - curve.returns[:, start:]))
 
 
-def train_and_measure(algorithm: DQN, name: str, steps: int, seeds: int) -> Curve:
+def train_and_measure(algorithm: Any, name: str, steps: int, seeds: int) -> Curve:
     """Train an algorithm and measure its curve.
 
     Seeds train in one program on a JAX environment, else one after another.

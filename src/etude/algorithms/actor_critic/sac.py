@@ -7,7 +7,7 @@ policy gradient from actions sampled from the current policy, not from those in 
 
 import functools
 import math
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -110,8 +110,6 @@ class SAC:
     """Environment steps of each environment copy per update."""
     gradient_steps: int = static(1, at_least=1)
     """Gradient steps per update; more of them reuse each transition more often."""
-
-    default_num_envs: ClassVar[int] = 1
 
     def validate_fields(self) -> None:
         check_batch_size(self)

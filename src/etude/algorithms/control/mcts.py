@@ -1,7 +1,7 @@
 """Monte Carlo tree search, MCTS, as a policy: search at each step, take the most visited action."""
 
 import math
-from typing import Any, ClassVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -33,8 +33,6 @@ class MCTS:
     """Discount factor γ per environment step."""
     rollout_length: int = static(1, at_least=1)
     """Environment steps of each copy between updates, which do nothing."""
-
-    default_num_envs: ClassVar[int] = 1
 
     def init(self, key: Array, spec: EnvironmentSpec) -> Array:
         """The visits of each action at a new root, zeros [action]; they never change.

@@ -1,6 +1,6 @@
 """Model-predictive control, MPC: plan, execute the first action, and plan again at every step."""
 
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -57,8 +57,6 @@ class MPC:
     """Temperature of mppi's weights exp(return / temperature), in units of the return."""
     rollout_length: int = static(1, at_least=1)
     """Environment steps of each copy between updates, which do nothing."""
-
-    default_num_envs: ClassVar[int] = 1
 
     def validate_fields(self) -> None:
         if self.planner in ("cem", "icem"):

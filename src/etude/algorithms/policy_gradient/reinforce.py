@@ -118,7 +118,6 @@ class Reinforce:
     rollout_length: int = static(8, at_least=1)
     """Environment steps of each environment copy between checks for a complete batch."""
 
-    default_num_envs: ClassVar[int] = 1
     shared: ClassVar[bool] = False
     state_noise: ClassVar[bool] = False  # noise held over steps makes actions dependent
     normalize_observation: ClassVar[bool] = False  # scales would differ between buffered rollouts

@@ -7,7 +7,7 @@ fitted Q iteration apart; see the variants at the end of the file.
 
 import math
 from functools import partial
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -148,8 +148,6 @@ class DQN:
     """Gradient steps per update; more of them reuse each transition more often."""
     target_interval: int = static(500, at_least=1)
     """Gradient steps between updates of the target network."""
-
-    default_num_envs: ClassVar[int] = 1
 
     def validate_fields(self) -> None:
         check_batch_size(self)

@@ -1,7 +1,7 @@
 """Normalized advantage functions, NAF: Q-learning for continuous actions (Gu et al., 2016)."""
 
 import math
-from typing import Any, ClassVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -111,8 +111,6 @@ class NAF:
     """Environment steps of each environment copy per update."""
     gradient_steps: int = static(5, at_least=1)
     """Gradient steps per update; more of them reuse each transition more often."""
-
-    default_num_envs: ClassVar[int] = 1
 
     def validate_fields(self) -> None:
         check_batch_size(self)

@@ -2,7 +2,7 @@
 
 import functools
 import math
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -61,8 +61,6 @@ class QLearning:
     rollout_length: int = static(1, at_least=1)
     """Environment steps of each environment copy per update; during a rollout the table that
     chooses actions is fixed."""
-
-    default_num_envs: ClassVar[int] = 1
 
     def init(self, key: Array, spec: EnvironmentSpec) -> QLearningState:
         """Return a table full of `initial_value`; the key is not used."""

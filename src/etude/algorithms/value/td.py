@@ -2,7 +2,7 @@
 
 import math
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -41,8 +41,6 @@ class TD:
     """Initial value of every state, in units of the return."""
     rollout_length: int = static(1, at_least=1)
     """Environment steps of each environment copy per update."""
-
-    default_num_envs: ClassVar[int] = 1
 
     def init(self, key: Array, spec: EnvironmentSpec) -> TDState:
         """Return a table full of `initial_value` and traces of zero; the key is not used."""

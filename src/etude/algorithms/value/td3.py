@@ -1,7 +1,7 @@
 """Twin delayed DDPG, TD3 (Fujimoto et al., 2018), and its variant DDPG (Lillicrap et al., 2016)."""
 
 import functools
-from typing import Any, ClassVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -86,8 +86,6 @@ class TD3:
     """Environment steps of each environment copy per update."""
     gradient_steps: int = static(1, at_least=1)
     """Gradient steps of the critics per update; more of them reuse each transition more often."""
-
-    default_num_envs: ClassVar[int] = 1
 
     def validate_fields(self) -> None:
         check_batch_size(self)
