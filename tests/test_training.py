@@ -48,12 +48,16 @@ class Walk:
             "seen": jnp.zeros(()),
         }
 
+    def initial_memory(self, state, spec, key):
+        return state["place"][0] + jax.random.uniform(key, (spec.num_envs,))
+
     def act(self, state, observation, memory, key, explore):
         return jax.random.randint(key, (observation.shape[0],), 0, 2), memory
 
     def update(self, state, experience, key):
         place = state["place"] * 0.99 + self.step_size * (
-            jax.random.normal(key, (2,)) + experience.observation.mean()
+            jax.random.normal(key, (2,))
+            + (experience.observation.mean() + experience.memory.mean())
         )
         iterations = state["iterations"] + 1
         seen = state["seen"] + experience.truncated.sum() + 100 * experience.action.sum()

@@ -2,8 +2,8 @@
 
     python tools/count_statements.py
 
-The loop and the method are one count; what plain DQN only names (heads of the values, the best
-action, exploration, schedules) is another.
+The loop and the method are one count. Heads, Q functions, exploration and schedules, which they
+call, are another.
 """
 
 import ast

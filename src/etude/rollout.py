@@ -14,21 +14,21 @@ from etude.struct import struct
 from etude.trees import where_done
 from etude.types import Array
 
-# folded into a key for the memory of an episode's start; no split of the key has as many parts
-MEMORY_STREAM = 2**31
+# folded into a key to draw an initial memory; `split(key, n)` folds in numbers below n
+INITIAL_MEMORY = 2**31
 
 
 class BoundPolicy(NamedTuple):
-    """A policy together with its state, for the copies of one environment."""
+    """A policy together with its state, for a batch of environments."""
 
     act: Callable[[Any, Any, Array], tuple[Any, Any]]  # observation, memory, key -> action, memory
-    initial_memory: Callable[[Array], Any] = lambda key: ()  # key -> memory of an episode's start
+    initial_memory: Callable[[Array], Any] = lambda key: ()  # key -> memory at an episode's start
 
 
 def bind_policy(
     policy: Policy, state: Any, environment: Environment, explore: bool = False
 ) -> BoundPolicy:
-    """The policy of an algorithm in `state`; with `explore` the one that collects experience."""
+    """The policy of an algorithm in `state`; with `explore` the behavior policy."""
     return BoundPolicy(
         lambda observation, memory, key: policy.act(
             state, observation, memory, key, explore=explore
@@ -60,7 +60,7 @@ class EpisodeSums:
 def init_rollout_state(environment: Environment, policy: BoundPolicy, key: Array) -> RolloutState:
     """The state after a reset of every environment."""
     environment_state, observation = environment.reset(key)
-    memory = policy.initial_memory(jax.random.fold_in(key, MEMORY_STREAM))
+    memory = policy.initial_memory(jax.random.fold_in(key, INITIAL_MEMORY))
     n = environment.spec.num_envs
     return RolloutState(
         environment_state, observation, memory, jnp.zeros(n), jnp.zeros(n, jnp.int32)
@@ -101,8 +101,8 @@ def rollout(
             jnp.where(done, episode_return, 0).sum(),
             jnp.where(done, episode_length, 0).sum(),
         )
-        new_episode = (
-            policy.initial_memory(jax.random.fold_in(key, MEMORY_STREAM)),
+        initial_values = (
+            policy.initial_memory(jax.random.fold_in(key, INITIAL_MEMORY)),
             jnp.zeros_like(episode_return),
             jnp.zeros_like(episode_length),
         )
@@ -111,7 +111,7 @@ def rollout(
             observation,
             *jax.tree.map(
                 partial(where_done, done),
-                new_episode,
+                initial_values,
                 (next_memory, episode_return, episode_length),
             ),
         )
@@ -126,7 +126,7 @@ def rollout(
 def evaluate(
     environment: Environment, policy: BoundPolicy, key: Array, episodes: int
 ) -> tuple[Array, Array]:
-    """Returns and lengths, [episodes] each, of whole episodes under `policy`.
+    """Undiscounted returns and lengths of whole episodes under `policy`, [episodes] each.
 
     Every environment contributes the same number of episodes, for otherwise short episodes would
     count more often than long ones; `episodes` is a multiple of the number of environments.

@@ -68,7 +68,7 @@ def init_train_state(algorithm: Algorithm, environment: Environment, key: Array)
 def init_rollout(
     algorithm: Algorithm, environment: Environment, algorithm_state: Any, key: Array
 ) -> RolloutState:
-    """The state after a reset of every environment, as the exploring policy begins episodes."""
+    """The state after a reset of every environment, with the behavior policy's initial memory."""
     policy = bind_policy(algorithm, algorithm_state, environment, explore=True)
     return init_rollout_state(environment, policy, key)
 
@@ -97,14 +97,14 @@ def train_iteration(
         is_last = (index + 1) % restart_every == 0
         truncated = experience.truncated.at[-1].set(experience.truncated[-1] | is_last)
         experience = replace(experience, truncated=truncated)
+    algorithm_state, metrics = algorithm.update(train_state.algorithm_state, experience, key_update)
+    if restart_every:
+        # after the update, because a run that is resumed has only the state after it
         rollout_state = jax.lax.cond(
             is_last,
-            lambda: restart_rollout(
-                algorithm, environment, train_state.algorithm_state, key, index
-            ),
+            lambda: restart_rollout(algorithm, environment, algorithm_state, key, index),
             lambda: rollout_state,
         )
-    algorithm_state, metrics = algorithm.update(train_state.algorithm_state, experience, key_update)
     metric_sums = accumulate(train_state.metric_sums, episodes, metrics)
     return TrainState(algorithm_state, rollout_state, metric_sums)
 

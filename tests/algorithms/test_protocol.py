@@ -53,6 +53,14 @@ def test_a_class_that_says_nothing_of_memory_has_none_and_of_copies_one():
     assert jax.tree.leaves(Forgetful(0.25)) == [0.25]  # a struct
 
 
+def test_the_protocol_may_be_inherited():
+    @algorithm
+    class Typed(Verbs, Algorithm):
+        rate: float = traced(0.5, at_least=0)
+
+    assert Typed().initial_memory("state", JaxEnvs(Counter(), 3).spec, KEY) == ()
+
+
 def test_memory_is_inherited():
     @algorithm
     class Heir(Mindful):

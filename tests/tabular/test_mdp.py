@@ -111,6 +111,27 @@ def test_rows_that_sum_to_one_in_float32_are_taken():
 
 
 @pytest.mark.slow
+def aligned(shape, value):
+    """A float64 array that begins at a multiple of 64 bytes, so that JAX can share its memory."""
+    size = int(np.prod(shape))
+    memory = np.empty(size + 8)
+    first = -memory.ctypes.data % 64 // 8
+    array = memory[first : first + size].reshape(shape)
+    array[:] = value
+    return array
+
+
+def test_a_process_is_its_own_whatever_becomes_of_the_arrays():
+    transition, reward = aligned((16, 2, 16), 1 / 16), aligned((16, 2, 16), 1.0)
+    initial, emission = aligned((16,), 1 / 16), aligned((16, 4), 0.25)
+    with jax.enable_x64(True):
+        process = make_pomdp(make_mdp(transition, reward, 0.0, initial), emission)
+        before = jax.tree.map(np.array, process)
+        for array in (transition, reward, initial, emission):
+            array[:] = 7
+        jax.tree.map(np.testing.assert_array_equal, process, before)
+
+
 def test_a_process_without_end_starts_again():
     process = jax.tree.map(np.asarray, drawn(jax.random.key(0)))
     endless = make_continuing(process)

@@ -11,63 +11,68 @@ from etude.types import Array, Metrics
 class Policy(Protocol):
     """What acts: evaluation, rendering and rollouts need nothing else.
 
-    Observations, actions and memories are [env, ...].
+    Its methods are pure functions, for they are traced. Observations, actions and memories are
+    [env, ...], with one row for each parallel environment; `state` is the algorithm's own.
     """
 
     def initial_memory(self, state: Any, spec: EnvironmentSpec, key: Array) -> Any:
-        """The memory with which an episode begins, for every copy of the environment [env, ...].
+        """The memory with which an episode begins in each environment, [env, ...].
 
-        A recurrent state of zeros, a goal that is drawn, a plan to start from; () without memory.
+        It is a recurrent state of zeros, a goal that is drawn, a plan to start from, or () without
+        memory. A rollout computes it at every step, for the environments whose episode is over.
         """
-        ...
+        return ()
 
     def act(
         self, state: Any, observation: Any, memory: Any, key: Array, explore: bool
     ) -> tuple[Any, Any]:
-        """The action and the next memory, which has the structure of `initial_memory`.
+        """The action and the next memory, of the same shapes and dtypes as `initial_memory`.
 
-        The next call receives that memory, and the experience holds it.
+        A rollout stores the next memory with the transition and passes it to the next `act`; where
+        the episode is over, it passes the initial memory. `explore` is a Python bool: True for the
+        behavior policy, which collects experience, False for the policy that is evaluated.
         """
         ...
 
 
 class Algorithm(Policy, Protocol):
-    """Hyperparameters, a policy and two methods more, `init` and `update`.
+    """A policy with hyperparameters and two more methods, `init` and `update`.
 
     Make its class with the decorator `algorithm`.
     """
 
-    rollout_length: int  # environment steps of each copy per update
-    default_num_envs: int  # copies of the environment, where a run does not say how many
+    rollout_length: int  # environment steps of each environment per update
+    default_num_envs: int  # parallel environments, where a run does not say how many
 
     def init(self, key: Array, spec: EnvironmentSpec) -> Any:
-        """The state before training. Raises InvalidInput for spaces that it cannot take."""
+        """The state before training: parameters, optimizer, replay buffer.
+
+        Raises InvalidInput for spaces that it cannot take.
+        """
         ...
 
     def update(self, state: Any, experience: Any, key: Array) -> tuple[Any, Metrics]:
-        """The next state and metrics, from the experience of one rollout [time, env, ...].
+        """The next state and metrics, from a Transition of one rollout, [time, env, ...].
 
-        Each metric is the mean over the update's gradient steps, whose number is under "updates".
-        The metrics of an update of zero gradient steps are not counted.
+        Where a transition is truncated, the value of its next_observation stands for the future.
+        Each metric is a number [], the mean over the update's gradient steps; the number of
+        gradient steps is under "updates", and where it is 0 the metrics are ignored.
         """
         ...
 
 
 @dataclass_transform(frozen_default=True)
 def algorithm(cls):
-    """Make a class an algorithm: a struct, with what it need not define itself.
+    """Make a class an algorithm: a frozen struct, with defaults for what it leaves undefined.
 
-    Without a method of its own, `initial_memory` is (): the policy has no memory. Without a value
-    of its own, `default_num_envs` is 1.
+    The defaults are an `initial_memory` of () and 1 as `default_num_envs`, which is an attribute of
+    the class and no hyperparameter.
     """
-    for name, default in (("initial_memory", _no_memory), ("default_num_envs", 1)):
+    defaults = {"initial_memory": Policy.initial_memory, "default_num_envs": 1}
+    for name, default in defaults.items():
         if not hasattr(cls, name):
             setattr(cls, name, default)
     return struct(cls)
-
-
-def _no_memory(self, state, spec, key):
-    return ()
 
 
 def check_algorithm(algorithm: Any) -> None:

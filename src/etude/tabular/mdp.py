@@ -104,13 +104,13 @@ def make_pomdp(mdp: MDP, emission: Any) -> POMDP:
             f"{mdp.num_states} states"
         )
     check_distributions("emission", emission)
-    return POMDP(mdp, jnp.asarray(emission))
+    return POMDP(mdp, jax.device_put(emission))
 
 
 def as_numbers(name: str, x: Any) -> np.ndarray:
-    """Convert `x` to float64, since rows that sum to one in float32 may not do so exactly."""
+    """Copy `x` as float64, since rows that sum to one in float32 may not do so exactly."""
     try:
-        return np.asarray(x, np.float64)
+        return np.array(x, np.float64)
     except (TypeError, ValueError) as error:
         raise InvalidInput(f"{name} is no array of numbers: {error}") from error
 

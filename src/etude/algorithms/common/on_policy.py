@@ -129,11 +129,11 @@ def act(
     algorithm: Any, learner: LearnerState, observation: Any, memory: Any, key: Array, explore: bool
 ) -> tuple[Any, Any]:
     """Return (action, next memory): with `explore` a sample of the policy, else its mode."""
-    carries = memory.next_carry if memory else NO_CARRIES
+    carries = memory.next_carry if has_memory(algorithm) else NO_CARRIES
     pi, _, next_carries = learner.networks(
         normalize_observation(algorithm, learner, observation), carries
     )
-    if not memory:
+    if not has_memory(algorithm):
         return pi.sample(key) if explore else pi.mode(), ()
     noise_key = memory.noise_key
     if algorithm.state_noise:

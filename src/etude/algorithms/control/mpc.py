@@ -24,9 +24,8 @@ class PlannerMemory:
     """The warm start of the next search; the policy's memory has a leading axis [env]."""
 
     mean: Array  # initial mean of the plans, [horizon, *action]
-    reused_plans: (
-        Array  # best plans of the last search, [plan, horizon, *action]; only icem has any
-    )
+    # best plans of the last search, [plan, horizon, *action]; only icem has any
+    reused_plans: Array
 
 
 @algorithm
@@ -68,7 +67,7 @@ class MPC:
         Raises InvalidInput for actions that are not a bounded Box, or if the model is that of
         another environment.
         """
-        spaces.normalized_action_space(spec.action, "mpc")
+        spaces.normalized_action_space(spec.action, "mpc")  # raises
         model_for(self.model, spec)
         return ()
 
