@@ -76,6 +76,18 @@ def test_a_bound_policy_has_state_environment_and_purpose(explore):
     assert policy.act(None, "memory", KEY) == (explore, "memory")
 
 
+@algorithm
+class Stub(Algorithm):
+    rate: float = traced(0.5, at_least=0)
+    rollout_length = 1
+
+    def init(self, key, spec):
+        return ()
+
+    def act(self, state, observation, memory, key, explore):
+        return explore, memory
+
+
 def test_what_is_no_algorithm_is_told_what_it_lacks(tmp_path):
     @struct
     class Half:
@@ -98,6 +110,8 @@ def test_what_is_no_algorithm_is_told_what_it_lacks(tmp_path):
         with pytest.raises(InvalidInput, match=wanted):
             attempt()
     assert not any(tmp_path.iterdir())
+    with pytest.raises(InvalidInput, match="Stub has no update; "):
+        check_algorithm(Stub())
     with pytest.raises(InvalidInput, match=r"rate is -1.0; it must be at least 0"):
         check_algorithm(Forgetful(-1.0))
 

@@ -82,7 +82,12 @@ def check_algorithm(algorithm: Any) -> None:
     allowed.
     """
     names = ("init", "initial_memory", "act", "update", "rollout_length", "default_num_envs")
-    if missing := [name for name in names if not hasattr(algorithm, name)]:
+    undefined = (Algorithm.init, Algorithm.act, Algorithm.update)  # as the protocol leaves them
+    if missing := [
+        name
+        for name in names
+        if not hasattr(algorithm, name) or getattr(type(algorithm), name, None) in undefined
+    ]:
         raise InvalidInput(
             f"{type(algorithm).__name__} has no {' and no '.join(missing)}; an algorithm is a "
             "class with init, act, update and rollout_length under the decorator @etude.algorithm"
