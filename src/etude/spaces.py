@@ -109,11 +109,12 @@ Space = Box | Discrete | MultiDiscrete | MultiBinary | Composite
 
 @struct
 class EnvironmentSpec:
-    """The spaces of an environment and the number of its copies: all that an algorithm is given."""
+    """What an algorithm is told of an environment: its spaces, the number of its copies, its id."""
 
     observation: Space = static()
     action: Space = static()
     num_envs: int = static(1)
+    id: str = static("")  # that of Gymnasium; "" for an environment without one
 
 
 def space_from_gymnasium(space: gymnasium.Space, role: str = "observation") -> Space:

@@ -50,7 +50,7 @@ def make(
     if num_envs < 1:
         raise InvalidInput(f"num_envs is {num_envs}; it must be at least 1")
     if chosen_backend == "jax":
-        environment: Environment = JaxEnvs(JAX_ENVIRONMENTS[name](), num_envs)
+        environment: Environment = JaxEnvs(JAX_ENVIRONMENTS[name](), num_envs, name)
     else:
         # EnvPool needs it too, since it keeps retired ids
         make_env = env_factory(name, options, action_masks=action_masks)

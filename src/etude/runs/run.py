@@ -286,9 +286,6 @@ def resolve_settings(
     """
     check_algorithm(algorithm)
     num_envs = algorithm.default_num_envs if num_envs is None else num_envs
-    # a planner without a model plans on the environment it acts in
-    if getattr(algorithm, "model", None) == "":
-        algorithm = replace(algorithm, model=environment.split(":")[-1])
     backend = choose_backend(environment, backend, bool(options or workers or action_masks))
     settings = Settings(
         name or registered_name(algorithm),

@@ -7,6 +7,7 @@ import pytest
 
 from etude.algorithms.control.mcts import MCTS
 from etude.algorithms.control.mpc import MPC
+from etude.environments import make
 from etude.environments.backends.jax_envs import JaxEnvs
 from etude.environments.classic import PORTS
 from etude.errors import InvalidInput
@@ -74,7 +75,9 @@ def test_a_model_of_ones_own_is_planned_on(own):
 
 def test_a_planner_plans_on_what_it_acts_in():
     for algorithm, name in ((MCTS(), "CartPole-v1"), (MPC(), "Pendulum-v1")):
-        assert resolve_settings(algorithm, name, steps=10).algorithm.model == name
+        for backend in ("jax", "gymnasium"):
+            spec = make(name, backend=backend).spec
+            assert spec.id == name and algorithm.init(KEY, spec).model == true_model(name)
     with pytest.raises(
         InvalidInput, match="model is 'Acrobot-v1', whose spaces are not those of the environment"
     ):

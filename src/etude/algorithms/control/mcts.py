@@ -8,11 +8,19 @@ import jax.numpy as jnp
 
 from etude.algorithms.protocol import algorithm
 from etude.data.transition import Transition
-from etude.models.true_models import model_for, true_model
+from etude.models.true_models import ObservedModel, model_for
 from etude.planning.tree.mcts import UCT, num_discrete_actions, search
 from etude.spaces import EnvironmentSpec
-from etude.struct import static, traced
+from etude.struct import static, struct, traced
 from etude.types import Array
+
+
+@struct
+class MCTSState:
+    """What MCTS knows; it learns nothing."""
+
+    visits: Array  # int32 [action]: those of each action at a new root, zeros
+    model: ObservedModel = static()  # that it plans on
 
 
 @algorithm
@@ -34,29 +42,28 @@ class MCTS:
     rollout_length: int = static(1, at_least=1)
     """Environment steps of each copy between updates, which do nothing."""
 
-    def init(self, key: Array, spec: EnvironmentSpec) -> Array:
-        """The visits of each action at a new root, zeros [action]; they never change.
+    def init(self, key: Array, spec: EnvironmentSpec) -> MCTSState:
+        """The model to plan on.
 
         Raises InvalidInput for actions that are not Discrete, or if the model is that of another
         environment.
         """
         visits = jnp.zeros(num_discrete_actions(spec.action), jnp.int32)
-        model_for(self.model, spec)
-        return visits
+        return MCTSState(visits, model_for(self.model or spec.id, spec))
 
     def act(
-        self, state: Array, observation: Any, memory: Any, key: Array, explore: bool
+        self, state: MCTSState, observation: Any, memory: Any, key: Array, explore: bool
     ) -> tuple[Array, Any]:
         """The action most visited at the root, for each copy, exploring or not, [env]."""
         num_envs = len(jax.tree.leaves(observation)[0])
         keys = jax.random.split(key, num_envs)
         return jax.vmap(self.plan, (None, 0, 0))(state, observation, keys), memory
 
-    def plan(self, visits: Array, observation: Any, key: Array) -> Array:
+    def plan(self, state: MCTSState, observation: Any, key: Array) -> Array:
         """The action of one copy, int32 []."""
-        model = true_model(self.model)
+        model = state.model
         uct = UCT(
-            len(visits),
+            len(state.visits),
             self.simulations,
             self.horizon,
             exploration=self.exploration,
@@ -67,11 +74,11 @@ class MCTS:
             return search(uct, model, model.state_from_observation(observation), key).visits
 
         keys = jax.random.split(key, self.trees)
-        return (visits + jax.vmap(visits_of_tree)(keys).sum(0)).argmax()
+        return (state.visits + jax.vmap(visits_of_tree)(keys).sum(0)).argmax()
 
     def update(
-        self, state: Array, experience: Transition, key: Array
-    ) -> tuple[Array, dict[str, Any]]:
+        self, state: MCTSState, experience: Transition, key: Array
+    ) -> tuple[MCTSState, dict[str, Any]]:
         """The unchanged state: MCTS does not learn."""
         return state, {"updates": 0}
 

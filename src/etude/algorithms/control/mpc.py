@@ -1,5 +1,6 @@
 """Model-predictive control, MPC: plan, execute the first action, and plan again at every step."""
 
+from functools import partial
 from typing import Any, Literal
 
 import jax
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 from etude import spaces
 from etude.algorithms.protocol import algorithm
 from etude.data.transition import Transition
-from etude.models.true_models import model_for, true_model
+from etude.models.true_models import ObservedModel, model_for
 from etude.planning.plans import return_of_plans, shift_plan
 from etude.planning.sampling.cem import cem, check_elites
 from etude.planning.sampling.icem import icem, num_reused
@@ -17,6 +18,13 @@ from etude.planning.sampling.random_shooting import Score, random_shooting
 from etude.spaces import EnvironmentSpec
 from etude.struct import static, struct, traced
 from etude.types import Array
+
+
+@struct
+class MPCState:
+    """What MPC knows; it learns nothing."""
+
+    model: ObservedModel = static()  # that it plans on
 
 
 @struct
@@ -61,17 +69,16 @@ class MPC:
         if self.planner in ("cem", "icem"):
             check_elites(self.samples, self.elites)
 
-    def init(self, key: Array, spec: EnvironmentSpec) -> tuple[()]:
-        """No state: MPC learns nothing.
+    def init(self, key: Array, spec: EnvironmentSpec) -> MPCState:
+        """The model to plan on.
 
         Raises InvalidInput for actions that are not a bounded Box, or if the model is that of
         another environment.
         """
         spaces.normalized_action_space(spec.action, "mpc")  # raises
-        model_for(self.model, spec)
-        return ()
+        return MPCState(model_for(self.model or spec.id, spec))
 
-    def initial_memory(self, state: tuple[()], spec: EnvironmentSpec, key: Array) -> PlannerMemory:
+    def initial_memory(self, state: MPCState, spec: EnvironmentSpec, key: Array) -> PlannerMemory:
         """The start of the first search, zeros [env, ...]: the middle of the action box."""
         n = spec.num_envs
         plan_shape = (self.horizon, *spaces.normalized_action_space(spec.action, "mpc").shape)
@@ -79,20 +86,19 @@ class MPC:
         return PlannerMemory(jnp.zeros((n, *plan_shape)), jnp.zeros((n, num_plans, *plan_shape)))
 
     def act(
-        self, state: tuple[()], observation: Any, memory: PlannerMemory, key: Array, explore: bool
+        self, state: MPCState, observation: Any, memory: PlannerMemory, key: Array, explore: bool
     ) -> tuple[Array, PlannerMemory]:
         """The first action of a new plan, exploring or not, and the warm start of the next one.
 
         The search starts from the last plan, shifted by one step.
         """
         keys = jax.random.split(key, len(memory.mean))
-        return jax.vmap(self.plan)(observation, memory, keys)
+        return jax.vmap(partial(self.plan, state.model))(observation, memory, keys)
 
     def plan(
-        self, observation: Any, start: PlannerMemory, key: Array
+        self, model: ObservedModel, observation: Any, start: PlannerMemory, key: Array
     ) -> tuple[Array, PlannerMemory]:
         """The action of one copy [*action], and the warm start of its next search."""
-        model = true_model(self.model)
         key_search, key_model = jax.random.split(key)
         score = return_of_plans(
             model, model.state_from_observation(observation), key_model, discount=self.discount
@@ -103,8 +109,8 @@ class MPC:
         return action, PlannerMemory(mean, reused_plans)
 
     def update(
-        self, state: tuple[()], experience: Transition, key: Array
-    ) -> tuple[tuple[()], dict[str, Any]]:
+        self, state: MPCState, experience: Transition, key: Array
+    ) -> tuple[MPCState, dict[str, Any]]:
         """The unchanged state: MPC does not learn."""
         return state, {"updates": 0}
 

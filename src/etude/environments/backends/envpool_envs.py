@@ -38,6 +38,7 @@ class EnvPoolEnvs:
             space_from_gymnasium(self.pool.observation_space),
             space_from_gymnasium(self.pool.action_space, "action"),
             num_envs,
+            name,
         )
         if float64_dtypes := [
             leaf.dtype

@@ -36,6 +36,7 @@ class GymnasiumEnvs:
             space_from_gymnasium(probe_env.observation_space),
             space_from_gymnasium(probe_env.action_space, "action"),
             num_envs,
+            probe_env.spec.id if probe_env.spec else "",
         )
         probe_env.close()
         self.layout = make_layout(self.spec)

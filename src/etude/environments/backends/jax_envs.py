@@ -17,10 +17,10 @@ class JaxEnvs:
     functional = True
     deterministic_reset = True
 
-    def __init__(self, environment: JaxEnvironment, num_envs: int):
+    def __init__(self, environment: JaxEnvironment, num_envs: int, env_id: str = ""):
         self.environment = environment
         self.spec = EnvironmentSpec(
-            environment.observation_space, environment.action_space, num_envs
+            environment.observation_space, environment.action_space, num_envs, env_id
         )
 
     def reset(self, key: Array) -> tuple[Any, Any]:
