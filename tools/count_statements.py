@@ -21,6 +21,7 @@ LOOP_AND_METHOD = (
 BESIDE = (
     "algorithms/value/heads.py",
     "algorithms/value/q_functions.py",
+    "algorithms/value/epsilon_greedy.py",
     "algorithms/common/exploration.py",
     "optim/schedules.py",
 )

@@ -24,6 +24,8 @@ ORDER = (
     "value.q_learning",
     "value.td",
     "value.dqn",
+    "value.fitted_q",
+    "value.rainbow",
     "value.pqn",
     "value.naf",
     "value.td3",
@@ -87,6 +89,7 @@ PAGE = """# Hyperparameters by their names elsewhere
 page lists the names of [Stable-Baselines3](https://stable-baselines3.readthedocs.io) with its
 contrib package, and of [CleanRL](https://docs.cleanrl.dev). A value is the same unless the last
 column says otherwise. A variant, such as rainbow of dqn, has the hyperparameters of its algorithm.
+`--replay.alpha` belongs to a kind that `--replay` chooses, here `--replay prioritized`.
 
 ## The run
 
@@ -137,7 +140,10 @@ def table(headings: list[str], rows: list[list[str]]) -> str:
 
 def contents() -> dict[str, str]:
     """Return the content of every generated file by its path."""
-    return {INDEX: index_text(declarations()), HYPERPARAMETERS: page_text()}
+    rows = declarations()
+    algorithms.ALGORITHMS.clear()  # the page is of what the modules declare now
+    algorithms.ALGORITHMS.update(rows)
+    return {INDEX: index_text(rows), HYPERPARAMETERS: page_text()}
 
 
 def out_of_date(root: Path, expected: dict[str, str]) -> list[str]:

@@ -1,8 +1,10 @@
-"""Frozen dataclasses as JAX pytrees, with traced and static fields and bounds on their values."""
+"""Frozen dataclasses as JAX pytrees, with traced, static and nested fields and their bounds."""
 
 import dataclasses
 import math
-from typing import Any, dataclass_transform, get_args, get_origin, get_type_hints
+import re
+import types
+from typing import Any, Union, dataclass_transform, get_args, get_origin, get_type_hints
 
 import jax
 
@@ -41,33 +43,76 @@ def static(
     )
 
 
+def nested(default: Any) -> Any:
+    """Declare a field that is a struct with settings of its own, or None.
+
+    Its type is the union of the kinds that it may be: `replay: Uniform | Prioritized`.
+    """
+    return dataclasses.field(default=default)
+
+
 @dataclass_transform(frozen_default=True)
 def struct(cls):
     """Make a class an immutable pytree: `static` fields are its structure, all others children."""
     return jax.tree_util.register_dataclass(dataclasses.dataclass(frozen=True)(cls))
 
 
-def validate(algorithm: Any) -> None:
-    """Check every hyperparameter against its declared options and bounds.
+def kinds_of(hint: Any) -> dict[str, Any]:
+    """The kinds that a nested field of type `hint` may be, by tag; {} for any other field.
 
-    Then call the algorithm's own `validate_fields`, if it has one. Raises InvalidInput naming the
-    field, its value and the values that are allowed.
+    A tag names a kind on the command line and in config.json: the attribute `tag` of the struct,
+    else its name in lower case with hyphens. None has the tag "none".
     """
-    hints = get_type_hints(type(algorithm))
-    for field in dataclasses.fields(algorithm):
-        value = getattr(algorithm, field.name)
+    options = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+    is_nested = all(dataclasses.is_dataclass(x) or x is types.NoneType for x in options)
+    return {tag_of(option): option for option in options} if is_nested else {}
+
+
+def tag_of(kind: type) -> str:
+    """The tag of a kind of nested setting; see `kinds_of`."""
+    if kind is types.NoneType:
+        return "none"
+    words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "-", kind.__name__)
+    return getattr(kind, "tag", words.lower())
+
+
+def validate(settings: Any, path: str = "") -> None:
+    """Check every field of a struct against its declared options and bounds, nested ones too.
+
+    Then call the struct's own `validate_fields`, if it has one. Raises InvalidInput naming the
+    field, after the `path` of the fields around it, its value and the values that are allowed.
+    """
+    hints = get_type_hints(type(settings))
+    for field in dataclasses.fields(settings):
+        name, value, hint = path + field.name, getattr(settings, field.name), hints[field.name]
         if isinstance(value, jax.core.Tracer):
             continue  # a sweep inside `vmap`: the values are not known at compile time
-        options = get_args(hints[field.name]) if get_origin(hints[field.name]) is not tuple else ()
+        if kinds := tuple(kinds_of(hint).values()):
+            if not isinstance(value, kinds):
+                raise InvalidInput(f"{name} is {value!r}; it must be {_join_kinds(kinds)}")
+            if value is not None:
+                validate(value, name + ".")
+            continue
+        options = get_args(hint) if get_origin(hint) is not tuple else ()
         if options and all(isinstance(option, str) for option in options) and value not in options:
-            raise InvalidInput(f"{field.name} is {value!r}; choose one of {', '.join(options)}")
+            raise InvalidInput(f"{name} is {value!r}; choose one of {', '.join(options)}")
         for number in value if isinstance(value, tuple) else (value,):
-            _check_bounds(field, number)
-    if validate_fields := getattr(algorithm, "validate_fields", None):
-        validate_fields()
+            _check_bounds(name, field, number)
+    if validate_fields := getattr(settings, "validate_fields", None):
+        try:
+            validate_fields()
+        except InvalidInput as error:
+            raise InvalidInput(
+                f"{path.removesuffix('.')}: {error}" if path else str(error)
+            ) from None
 
 
-def _check_bounds(field, number):
+def _join_kinds(kinds):
+    names = ("None" if kind is types.NoneType else f"{kind.__name__}(...)" for kind in kinds)
+    return " or ".join(names)
+
+
+def _check_bounds(name, field, number):
     above, at_least, at_most = field.metadata.get("bounds", (None, None, None))
     requirement = " and ".join(
         text
@@ -90,4 +135,4 @@ def _check_bounds(field, number):
     except TypeError:
         in_bounds = False
     if not in_bounds:
-        raise InvalidInput(f"{field.name} is {number}; it must be {requirement}")
+        raise InvalidInput(f"{name} is {number}; it must be {requirement}")

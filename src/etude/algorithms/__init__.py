@@ -5,6 +5,7 @@ file ends with the names that it declares, and `make index` collects them in `_i
 read without JAX. No other name, such as one read from a file, is ever imported.
 """
 
+import dataclasses
 import difflib
 import importlib
 from typing import Any
@@ -37,16 +38,20 @@ def algorithm_class(name: str) -> Any:
 def registered_name(algorithm: Any) -> str:
     """Return the most specific registered name of an algorithm, else its class's, in lower case.
 
-    A name fits if the algorithm has all settings of that variant, and the one with most settings
-    wins: TD3 with one critic, no noise and no delay is ddpg.
+    A name fits if the algorithm has all settings of that variant, for a nested struct its kind. The
+    one with most settings wins: TD3 with one critic, no noise and no delay is ddpg.
     """
     cls, best_name, most_settings = type(algorithm), type(algorithm).__name__.lower(), -1
     for name, (module, _, _) in ALGORITHMS.items():
         if module == cls.__module__ and algorithm_class(name) is cls:
             settings = getattr(algorithm_factory(name), "keywords", {})
             if (
-                all(getattr(algorithm, key) == value for key, value in settings.items())
+                all(_fits(getattr(algorithm, key), value) for key, value in settings.items())
                 and len(settings) > most_settings
             ):
                 best_name, most_settings = name, len(settings)
     return best_name
+
+
+def _fits(value: Any, setting: Any) -> bool:
+    return type(value) is type(setting) and (dataclasses.is_dataclass(value) or value == setting)

@@ -11,9 +11,9 @@ ALGORITHMS = {                  # name: (module, attribute, summary)
         "deep Q-learning: discrete actions, or a bounded Box with a sampling optimizer"),
     "online-q": ("etude.algorithms.value.dqn", "OnlineQ",
         "DQN without replay: one gradient step on each environment step"),
-    "fitted-q": ("etude.algorithms.value.dqn", "FittedQ",
+    "fitted-q": ("etude.algorithms.value.fitted_q", "FittedQ",
         "DQN as fitted Q iteration: hundreds of gradient steps for each target network"),
-    "rainbow": ("etude.algorithms.value.dqn", "Rainbow",
+    "rainbow": ("etude.algorithms.value.rainbow", "Rainbow",
         "DQN with double, dueling, n-step, prioritized, noisy and categorical learning (Hessel "
         "et al., 2018)"),
     "pqn": ("etude.algorithms.value.pqn", "PQN",

@@ -4,16 +4,16 @@
 library. `make index` writes a page of them.
 """
 
-import dataclasses
 from typing import Any, NamedTuple
 
 from etude.algorithms import ALGORITHMS, algorithm_class, algorithm_factory
+from etude.cli.nested import all_flags
 
 
 class Alias(NamedTuple):
     """A field of an algorithm or of the run, and its names in other libraries, space-separated."""
 
-    field: str
+    field: str  # with its path, where it is one of a nested struct
     sb3: str = ""
     cleanrl: str = ""
     others: str = ""  # other common names
@@ -138,14 +138,23 @@ ALIASES = (
         conversion="a number of at least 1: SB3's -1 is rollout_length × num_envs",
     ),
     Alias("n_step", sb3="n_steps", cleanrl="n_step", others="multi_step", algorithms="dqn"),
-    Alias(
-        "initial_epsilon",
-        sb3="exploration_initial_eps",
-        cleanrl="start_e",
-        others="eps_start epsilon_start epsilon",
-    ),
-    Alias(
-        "final_epsilon", sb3="exploration_final_eps", cleanrl="end_e", others="eps_end epsilon_end"
+    *(
+        row
+        for path in ("", "exploration.")
+        for row in (
+            Alias(
+                f"{path}initial_epsilon",
+                sb3="exploration_initial_eps",
+                cleanrl="start_e",
+                others="eps_start epsilon_start epsilon",
+            ),
+            Alias(
+                f"{path}final_epsilon",
+                sb3="exploration_final_eps",
+                cleanrl="end_e",
+                others="eps_end epsilon_end",
+            ),
+        )
     ),
     Alias(
         "exploration_steps",
@@ -201,6 +210,8 @@ ALIASES = (
         others="normalize_observations normalize_obs obs_norm",
     ),
     Alias("normalize_reward", sb3="norm_reward", others="normalize_rewards"),
+    Alias("normalize_observation.clip", sb3="clip_obs"),
+    Alias("normalize_reward.clip", sb3="clip_reward"),
     Alias("hidden", sb3="net_arch", others="hidden_sizes hidden_size hidden_dim layers"),
     Alias("activation", sb3="activation_fn", others="act_fn", conversion="a name: tanh or relu"),
     Alias(
@@ -222,12 +233,7 @@ ALIASES = (
         others="sde gsde",
         conversion="the noise is kept for a rollout, and does not depend on the state",
     ),
-    Alias(
-        "memory_size",
-        sb3="lstm_hidden_size",
-        others="lstm_size",
-        conversion="with --recurrent lstm",
-    ),
+    Alias("recurrent.units", sb3="lstm_hidden_size", others="lstm_size memory_size"),
     Alias("optimizer_name", sb3="use_rms_prop", others="optimizer", conversion="adam or rmsprop"),
     Alias("policy_interval", sb3="policy_delay", cleanrl="policy_frequency", others="policy_freq"),
     Alias(
@@ -255,14 +261,18 @@ ALIASES = (
         conversion="SB3's value / elements of the action; auto is -1",
     ),
     Alias("target_entropy_fraction", cleanrl="target_entropy_scale"),
-    Alias("num_atoms", sb3="n_quantiles", cleanrl="n_atoms", others="num_atoms num_quantiles"),
-    Alias("v_min", cleanrl="v_min", others="vmin"),
-    Alias("v_max", cleanrl="v_max", others="vmax"),
+    Alias("head.num_atoms", sb3="n_quantiles", cleanrl="n_atoms", others="num_quantiles"),
+    Alias("head.v_min", cleanrl="v_min", others="vmin"),
+    Alias("head.v_max", cleanrl="v_max", others="vmax"),
     Alias("double", others="double_q double_dqn"),
     Alias("dueling", others="dueling_dqn"),
-    Alias("prioritized", others="prioritized prioritized_replay per"),
-    Alias("priority_exponent", cleanrl="prioritized_replay_alpha", others="per_alpha"),
-    Alias("importance_exponent", cleanrl="prioritized_replay_beta", others="per_beta"),
+    Alias(
+        "replay",
+        others="prioritized prioritized_replay per",
+        conversion="one of uniform and prioritized",
+    ),
+    Alias("replay.alpha", cleanrl="prioritized_replay_alpha", others="per_alpha priority_exponent"),
+    Alias("replay.beta", cleanrl="prioritized_replay_beta", others="per_beta importance_exponent"),
     Alias("damping", sb3="cg_damping"),
     Alias("conjugate_steps", sb3="cg_max_steps", others="cg_iters"),
     Alias("line_search_shrink", sb3="line_search_shrinking_factor", others="backtrack_coeff"),
@@ -298,7 +308,7 @@ def alias_names(alias: Alias) -> tuple[str, ...]:
 
 def applies_to(alias: Alias, cls: Any) -> bool:
     """Return whether an alias applies to an algorithm class."""
-    return alias.field in {field.name for field in dataclasses.fields(cls)} and (
+    return alias.field in all_flags(cls) and (
         not alias.algorithms or cls in map(algorithm_class, alias.algorithms.split())
     )
 
@@ -313,8 +323,7 @@ def algorithms_with(field: str) -> list[str]:
     return [
         name
         for name in ALGORITHMS
-        if isinstance(algorithm_factory(name), type)
-        and field in {other.name for other in dataclasses.fields(algorithm_class(name))}
+        if isinstance(algorithm_factory(name), type) and field in all_flags(algorithm_class(name))
     ]
 
 

@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 import tyro
+from tyro.conf import OmitArgPrefixes
 
 from etude.algorithms import algorithm_class
+from etude.cli import nested
 from etude.cli.aliases import (
     ABSENT,
     ALIASES,
@@ -67,41 +69,68 @@ def parse(command: Any, prog: str, arguments: list[str]) -> Any:
 
 
 def parse_train(
-    run: Any,
-    cls: Any,
-    name: str,
-    prog: str,
-    arguments: list[str],
-    default: tuple[Any, Any],
-    description: str,
+    run: Any, algorithm: Any, name: str, prog: str, arguments: list[str], description: str
 ) -> tuple[Any, Any]:
-    """Parse the options of a run and an algorithm of class `cls`, with aliases in the help."""
-    rows = aliases_for(cls)
-    help_run, help_algorithm = with_alias_help(run, rows), with_alias_help(cls, rows)
-    command: Any = dataclasses.make_dataclass(
-        "Command", [("run", help_run), ("algorithm", help_algorithm)]
-    )
+    """Parse the options of a run and an algorithm, whose defaults are `run` and `algorithm`.
+
+    The help shows the aliases of the fields. A nested struct has a group of its own in it.
+    """
+    algorithm = choose_kinds(algorithm, arguments)
+    rows = aliases_for(type(algorithm))
+    structs = {"": algorithm, **nested.structs_of(algorithm)}
+    help_run = with_alias_help(type(run), rows)
+    fields: list[tuple[str, Any]] = [("run", Annotated[help_run, OmitArgPrefixes])]
+    defaults = {"run": convert(run, help_run)}
+    for path, struct in structs.items():
+        group = group_name(path)
+        help_struct = with_alias_help(type(struct), rows, path)
+        prefix: Any = tyro.conf.arg(name=path) if path else OmitArgPrefixes
+        fields.append((group, Annotated[help_struct, prefix]))
+        defaults[group] = convert(struct, help_struct)
+    command: Any = dataclasses.make_dataclass("Command", fields)
     command.__doc__ = description
     parsed = tyro.cli(
         command,
         prog=prog,
-        args=prepare_train(arguments, run, cls, name),
-        default=command(convert(default[0], help_run), convert(default[1], help_algorithm)),
-        config=(tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes),
+        args=prepare_train(arguments, type(run), algorithm, name),
+        default=command(**defaults),
     )
-    return convert(parsed.run, run), convert(parsed.algorithm, cls)
+    values = {path: getattr(parsed, group_name(path)) for path in structs}
+    return convert(parsed.run, type(run)), nested.rebuild(algorithm, values)
 
 
-def prepare_train(arguments: list[str], run: Any, cls: Any, name: str) -> list[str]:
+def group_name(path: str) -> str:
+    """The name of the group of flags of the nested struct at `path`."""
+    return path.replace(".", "__") or "algorithm"
+
+
+def choose_kinds(algorithm: Any, arguments: list[str]) -> Any:
+    """Return the algorithm with the kinds of nested structs that the arguments name."""
+    while True:
+        known_flags = nested.known_flag_types(algorithm)
+        choices = {}
+        for token in tokens(arguments):
+            field, negated = match_field(token.text, known_flags)
+            if field is not None:
+                is_off = bool(token.values) and token.values[0].lower() == "false"
+                is_switch = known_flags[field] is bool
+                text = token.values[0] if token.values else ""
+                choices[field] = (negated == is_off) if is_switch else text
+        chosen = nested.choose(algorithm, choices)
+        if chosen == algorithm:
+            return algorithm
+        algorithm = chosen
+
+
+def prepare_train(arguments: list[str], run: Any, algorithm: Any, name: str) -> list[str]:
     """Prepare the arguments of `etude train` for tyro; unknown flags fail in one message."""
     if HELP & set(arguments):
         return ["--help"]  # alone, so that the usage line shows the positional arguments too
     if is_passthrough(arguments):
         return arguments
-    hints = type_hints_of(run) | type_hints_of(cls)
-    return prepare(
-        arguments, hints, f"`etude train {name} ENVIRONMENT --help` lists every flag", cls, name
-    )
+    hints = type_hints_of(run) | nested.known_flag_types(algorithm)
+    help_hint = f"`etude train {name} ENVIRONMENT --help` lists every flag"
+    return prepare(arguments, hints, help_hint, algorithm, name)
 
 
 def check_train_words(arguments: list[str], run: Any) -> None:
@@ -133,7 +162,7 @@ def prepare(
     arguments: list[str],
     hints: dict[str, Any],
     help_hint: str,
-    cls: Any = None,
+    algorithm: Any = None,
     name: str | None = None,
 ) -> list[str]:
     """Prepare arguments for tyro: positional ones, then flags, with numbers in plain digits.
@@ -151,7 +180,7 @@ def prepare(
         if not is_flag(token.text):
             words.append(token.text)
         elif field is None:
-            unknown.append(explain_unknown(token, known_flags, cls, name))
+            unknown.append(explain_unknown(token, known_flags, algorithm, name))
         else:
             try:
                 flag, flag_values, num_used = read_flag(token, field, negated, known_flags[field])
@@ -301,23 +330,36 @@ def flag_name(field: str) -> str:
     return "--" + field.replace("_", "-")
 
 
-def explain_unknown(token: Token, known_flags: dict[str, Any], cls: Any, name: str | None) -> str:
+def explain_unknown(
+    token: Token, known_flags: dict[str, Any], algorithm: Any, name: str | None
+) -> str:
     """Explain an unknown flag: its name here, or the flags most similar to it."""
     typed = normalize_name(token.text)
+    cls = None if algorithm is None else type(algorithm)
+    unchosen = {} if algorithm is None else nested.unchosen_flags(algorithm)
+    every_flag = known_flags | {flag: kind_flag.type for flag, kind_flag in unchosen.items()}
+    if typed in unchosen:
+        return f"{token.text} needs {unchosen[typed]}"
     rows = [row for row in aliases_for(cls) if name or row.field in known_flags]
+    # the name of a nested field without its path
+    rows += [Alias(flag, others=flag.rpartition(".")[2]) for flag in every_flag if "." in flag]
     for candidate in (typed, typed.removeprefix("no_")):
         for row in rows:
             if candidate in alias_names(row) or candidate == row.field:
-                return explain_alias(token, row, candidate != typed, known_flags, name)
+                answer = explain_alias(token, row, candidate != typed, every_flag, name)
+                need = f", with {unchosen[row.field]}" if row.field in unchosen else ""
+                return answer + need
     if name and typed in ABSENT:
         return f"{token.text} has no counterpart: {ABSENT[typed]}"
     if name and cls and (explanation := explain_missing(token, typed, cls, name)):
         return explanation
     fields = {other: row.field for row in rows for other in alias_names(row)}
-    fields |= {field: field for field in known_flags}
+    fields |= {field: field for field in every_flag}
     close_matches = difflib.get_close_matches(typed, [*fields], n=2, cutoff=0.6)
     suggestions = dict.fromkeys(
-        flag_name(fields[match]) for match in close_matches if fields[match] in known_flags
+        flag_name(flag) + (f" (with {unchosen[flag]})" if flag in unchosen else "")
+        for flag in (fields[match] for match in close_matches)
+        if flag in every_flag
     )
     hint = f", did you mean {' or '.join(suggestions)}?" if suggestions else ""
     return f"no flag is called {token.text}{hint}"
@@ -383,14 +425,16 @@ def join_names(names: list[str], limit: int = 4) -> str:
     return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
 
 
-def with_alias_help(cls: Any, rows: list[Alias]) -> Any:
+def with_alias_help(cls: Any, rows: list[Alias], path: str = "") -> Any:
     """Return a subclass of a dataclass whose help shows the aliases of its fields.
 
-    It has the name and module of the dataclass, where tyro looks for the help of its fields.
+    It has the name and module of the dataclass, where tyro looks for the help of its fields. A
+    nested struct is in it by the tag of its kind. `path` is that of the struct.
     """
     annotations = {}
-    for field, hint in type_hints_of(cls).items():
-        names = describe_aliases(field, rows) if not is_positional(hint) else ""
+    for field, hint in nested.flag_types(cls).items():
+        aliased = nested.join_path(path, field)
+        names = describe_aliases(aliased, rows) if not is_positional(hint) else ""
         suffix = functools.partial(help_suffix, names=names) if names else None
         metavar = METAVARS.get(unwrap_type(hint)) if type(None) in get_args(hint) else None
         annotation = tyro.conf.arg(help_behavior_hint=suffix, metavar=metavar)
@@ -413,7 +457,10 @@ def help_suffix(default: str, names: str) -> str:
 
 
 def convert(instance: Any, cls: Any) -> Any:
-    """Convert a dataclass instance to another class with the same fields."""
-    return cls(
-        **{field.name: getattr(instance, field.name) for field in dataclasses.fields(instance)}
-    )
+    """Convert a dataclass instance to another class with the same fields.
+
+    A nested struct becomes the tag of its kind.
+    """
+    kinds = nested.nested_fields(type(instance))
+    values = {field.name: getattr(instance, field.name) for field in dataclasses.fields(instance)}
+    return cls(**values | {name: nested.chosen(values[name], kinds[name]) for name in kinds})

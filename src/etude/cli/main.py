@@ -144,7 +144,8 @@ def _train(arguments: list[str]) -> None:
         )
     cls = algorithms.algorithm_class(name)
     if environment is None and not flags.HELP & set(arguments):
-        flags.prepare_train(arguments, Train, cls, name)
+        algorithm = flags.choose_kinds(algorithms.algorithm_factory(name)(), arguments)
+        flags.prepare_train(arguments, Train, algorithm, name)
         fail(
             f"name the environment after the algorithm: etude train {name} ENVIRONMENT; `etude "
             "environments` lists them"
@@ -161,12 +162,11 @@ def _train(arguments: list[str]) -> None:
         algorithm, options.num_envs, options.steps = known_preset
     origin = f"\n\nDefaults are the preset for {environment}." if known_preset else ""
     chosen, algorithm = flags.parse_train(
-        Train,
-        cls,
+        options,
+        algorithm,
         name,
         "etude train",
         arguments,
-        (options, algorithm),
         description=f"{Train.__doc__}\n\n{name}: {cls.__doc__}{origin}",
     )
     settings = resolve_settings(

@@ -6,10 +6,18 @@ import jax
 import jax.numpy as jnp
 
 from etude.spaces import ACTION_MASK, Box, Space, leaves_with_path
-from etude.struct import struct
+from etude.struct import struct, traced
 from etude.types import Array
 
 MAX_COUNT = 2**30  # cap of the count: from there on weights stay, and int32 is safe
+
+
+@struct
+class Normalization:
+    """Normalization by running statistics, as a setting of an algorithm."""
+
+    clip: float = traced(10.0, above=0)
+    """Largest absolute value after normalization."""
 
 
 @struct
@@ -39,7 +47,7 @@ def update_statistics(statistics: RunningMeanStd, samples: Array) -> RunningMean
     return RunningMeanStd(statistics.mean + weight * shift, merged, count)
 
 
-def normalize(statistics: RunningMeanStd, x: Array, clip: float = 10.0) -> Array:
+def normalize(statistics: RunningMeanStd, x: Array, clip: float | Array) -> Array:
     """(x - mean) / std, clipped to ±`clip`; x is [..., *shape]."""
     return jnp.clip((x - statistics.mean) * jax.lax.rsqrt(statistics.variance + 1e-8), -clip, clip)
 
@@ -64,13 +72,15 @@ def update_observation_statistics(
     )
 
 
-def normalize_leaves(statistics: tuple[RunningMeanStd | None, ...], observation: Any) -> Any:
+def normalize_leaves(
+    statistics: tuple[RunningMeanStd | None, ...], observation: Any, clip: float | Array
+) -> Any:
     """The observation with each leaf that has statistics normalized; leading axes are any."""
     values, structure = jax.tree.flatten(observation)
     return jax.tree.unflatten(
         structure,
         [
-            normalize(leaf_statistics, x) if leaf_statistics else x
+            normalize(leaf_statistics, x, clip) if leaf_statistics else x
             for leaf_statistics, x in zip(statistics, values, strict=True)
         ],
     )

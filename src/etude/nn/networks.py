@@ -18,11 +18,11 @@ from etude import spaces
 from etude.nn.convolution import convolution
 from etude.nn.linear import affine
 from etude.nn.recurrent import (
+    GRU,
+    LSTM,
     Carry,
-    CellType,
     RecurrentCell,
     initial_carry,
-    make_cell,
     step_cell,
     unroll_cell,
 )
@@ -164,21 +164,21 @@ def make_torso(
     outputs: int,
     activation: Activation = "tanh",
     final_scale: float = 1.0,
-    recurrent: CellType = "none",
-    memory_size: int = 64,
+    recurrent: GRU | LSTM | None = None,
 ) -> tuple[Torso, eqx.nn.Linear]:
     """(torso, head): a torso for observations of `space`, and a linear layer to `outputs` numbers.
 
-    Weights are initialized as in `make_network` with `final_scale`. The recurrent cell has
-    `memory_size` units, precedes the hidden layers and keeps Equinox's initial weights.
+    Weights are initialized as in `make_network` with `final_scale`. The recurrent cell
+    precedes the hidden layers and keeps Equinox's initial weights.
     """
-    key_network, key_cell = jax.random.split(key) if recurrent != "none" else (key, key)
+    key_network, key_cell = jax.random.split(key) if recurrent else (key, key)
     key_encoder, key_head = jax.random.split(key_network)
     encoder = make_encoder(key_encoder, space)
     num_features = jax.eval_shape(encoder, space.zeros()).shape[-1]
-    cell = make_cell(key_cell, recurrent, num_features, memory_size)
+    cell = recurrent.make(key_cell, num_features) if recurrent else None
+    num_inputs = recurrent.units if recurrent else num_features
     *layers, head = make_mlp(
-        key_head, (memory_size if cell else num_features, *hidden, outputs), activation, final_scale
+        key_head, (num_inputs, *hidden, outputs), activation, final_scale
     ).layers
     return Torso(encoder, cell, tuple(layers), activation), head
 

@@ -7,8 +7,16 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from etude.struct import replace, struct
+from etude.struct import replace, struct, traced
 from etude.types import Array
+
+
+@struct
+class NoisyLayers:
+    """Noisy layers as a setting of an algorithm."""
+
+    sigma: float = traced(0.5, above=0)
+    """Initial noise scale σ₀: the scale of a weight's noise is σ₀ / √inputs."""
 
 
 @struct

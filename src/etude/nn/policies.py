@@ -17,7 +17,7 @@ from etude.nn import distributions
 from etude.nn.distributions import Distribution, StateDependentNormal
 from etude.nn.linear import affine
 from etude.nn.networks import Activation, Torso, make_torso
-from etude.nn.recurrent import Carry, CellType, initial_carry
+from etude.nn.recurrent import GRU, LSTM, Carry, initial_carry
 from etude.spaces import ACTION_MASK, Composite, EnvironmentSpec, Space
 from etude.struct import static, struct
 from etude.types import Array
@@ -115,8 +115,7 @@ def make_actor_critic(
     *,
     initial_std: float | Array = 1.0,
     shared: bool = False,
-    recurrent: CellType = "none",
-    memory_size: int = 64,
+    recurrent: GRU | LSTM | None = None,
     state_noise: bool = False,
 ) -> ActorCriticNetworks:
     """Networks for observations and actions of `spec`.
@@ -130,7 +129,7 @@ def make_actor_critic(
     """
     key_policy, key_value = jax.random.split(key)
     build = lambda key, outputs, scale: make_torso(
-        key, spec.observation, hidden, outputs, activation, scale, recurrent, memory_size
+        key, spec.observation, hidden, outputs, activation, scale, recurrent
     )
     num_parameters = distributions.num_parameters(spec.action)
     policy_torso, policy_head = build(key_policy, num_parameters, 0.01)

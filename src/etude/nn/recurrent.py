@@ -4,22 +4,43 @@ A carry is the recurrent state, a tuple of arrays [..., size], zeros at the star
 first array is the cell's output.
 """
 
-from typing import Literal
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 
 from etude.nn.linear import affine
-from etude.struct import struct
+from etude.struct import static, struct
 from etude.types import Array
 
 Carry = tuple[Array, ...]
-CellType = Literal["none", "gru", "lstm"]
 
 
 @struct
 class GRU:
+    """A GRU as a setting of an algorithm."""
+
+    units: int = static(64, at_least=1)
+    """Units of the recurrent cell."""
+
+    def make(self, key: Array, inputs: int) -> "GRUCell":
+        """A cell from `inputs` numbers, with random weights."""
+        return GRUCell(*make_projections(key, inputs, self.units, gates=3))
+
+
+@struct
+class LSTM:
+    """An LSTM as a setting of an algorithm."""
+
+    units: int = static(64, at_least=1)
+    """Units of the recurrent cell."""
+
+    def make(self, key: Array, inputs: int) -> "LSTMCell":
+        """A cell from `inputs` numbers, with random weights."""
+        return LSTMCell(*make_projections(key, inputs, self.units, gates=4))
+
+
+@struct
+class GRUCell:
     """Gated recurrent unit (Cho et al., 2014), with the reset gate applied after the product.
 
     r = σ(W_r x + U_r h),   z = σ(W_z x + U_z h),   n = tanh(W_n x + r U_n h)
@@ -42,7 +63,7 @@ class GRU:
 
 
 @struct
-class LSTM:
+class LSTMCell:
     """Long short-term memory (Hochreiter & Schmidhuber, 1997; forget gate: Gers et al., 2000).
 
     i, f, o = σ(W x + U h) each,   g = tanh(W_g x + U_g h),   c' = f c + i g,   h' = o tanh(c')
@@ -60,23 +81,17 @@ class LSTM:
         return jax.nn.sigmoid(o) * jnp.tanh(c), c
 
 
-RecurrentCell = GRU | LSTM
+RecurrentCell = GRUCell | LSTMCell
 
 
-def make_cell(key: Array, cell_type: CellType, inputs: int, size: int) -> RecurrentCell | None:
-    """A recurrent cell from `inputs` to `size` numbers; None for the type "none"."""
-    if cell_type == "none":
-        return None
-    gates = 3 if cell_type == "gru" else 4
+def make_projections(
+    key: Array, inputs: int, units: int, gates: int
+) -> tuple[eqx.nn.Linear, eqx.nn.Linear]:
+    """The projections of the input and of the recurrent state to `gates` gates."""
     key_input, key_recurrent = jax.random.split(key)
-    input_projection, recurrent_projection = (
-        eqx.nn.Linear(inputs, gates * size, key=key_input),
-        eqx.nn.Linear(size, gates * size, key=key_recurrent),
-    )
     return (
-        GRU(input_projection, recurrent_projection)
-        if cell_type == "gru"
-        else LSTM(input_projection, recurrent_projection)
+        eqx.nn.Linear(inputs, gates * units, key=key_input),
+        eqx.nn.Linear(units, gates * units, key=key_recurrent),
     )
 
 

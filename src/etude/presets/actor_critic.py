@@ -10,6 +10,7 @@ import math
 
 from etude.algorithms.actor_critic.actor_critic import A2C, ActorCritic
 from etude.algorithms.actor_critic.sac import SAC, OffPolicyActorCritic
+from etude.estimators.running_statistics import Normalization
 from etude.presets.preset import Preset, Presets
 
 PRESETS: Presets = {
@@ -76,11 +77,11 @@ PRESETS: Presets = {
     ("a2c", "CartPole-v1"): Preset(A2C(), 8, 500_000),
     # zoo a2c
     ("a2c", "Acrobot-v1"): Preset(
-        A2C(normalize_observation=True, normalize_reward=True), 16, 500_000
+        A2C(normalize_observation=Normalization(), normalize_reward=Normalization()), 16, 500_000
     ),
     # zoo a2c
     ("a2c", "MountainCar-v0"): Preset(
-        A2C(normalize_observation=True, normalize_reward=True), 16, 1_000_000
+        A2C(normalize_observation=Normalization(), normalize_reward=Normalization()), 16, 1_000_000
     ),
     # zoo a2c
     ("a2c", "LunarLander-v3"): Preset(
@@ -96,8 +97,8 @@ PRESETS: Presets = {
     # zoo a2c
     ("a2c", "MountainCarContinuous-v0"): Preset(
         A2C(
-            normalize_observation=True,
-            normalize_reward=True,
+            normalize_observation=Normalization(),
+            normalize_reward=Normalization(),
             rollout_length=100,
             state_noise=True,
             noise_interval=16,
@@ -109,8 +110,8 @@ PRESETS: Presets = {
     **{
         ("a2c", environment): Preset(
             A2C(
-                normalize_observation=True,
-                normalize_reward=True,
+                normalize_observation=Normalization(),
+                normalize_reward=Normalization(),
                 rollout_length=8,
                 gae_lambda=0.9,
                 value_coefficient=0.4,
@@ -133,7 +134,9 @@ PRESETS: Presets = {
     # zoo a2c for the MuJoCo environments
     **{
         ("a2c", environment): Preset(
-            A2C(normalize_observation=True, normalize_reward=True), 8, 1_000_000
+            A2C(normalize_observation=Normalization(), normalize_reward=Normalization()),
+            8,
+            1_000_000,
         )
         for environment in ("HalfCheetah-v5", "Hopper-v5", "Walker2d-v5", "InvertedPendulum-v5")
     },

@@ -11,6 +11,8 @@ import math
 
 from etude.algorithms.trust_region.ppo import PPO
 from etude.algorithms.trust_region.trpo import TRPO, NaturalGradient
+from etude.estimators.running_statistics import Normalization
+from etude.nn.recurrent import GRU
 from etude.presets.preset import Preset, Presets
 
 PRESETS: Presets = {
@@ -32,8 +34,8 @@ PRESETS: Presets = {
     # zoo ppo
     ("ppo", "Acrobot-v1"): Preset(
         PPO(
-            normalize_observation=True,
-            normalize_reward=True,
+            normalize_observation=Normalization(),
+            normalize_reward=Normalization(),
             rollout_length=256,
             batch_size=64,
             gae_lambda=0.94,
@@ -45,8 +47,8 @@ PRESETS: Presets = {
     # zoo ppo
     ("ppo", "MountainCar-v0"): Preset(
         PPO(
-            normalize_observation=True,
-            normalize_reward=True,
+            normalize_observation=Normalization(),
+            normalize_reward=Normalization(),
             rollout_length=16,
             batch_size=64,
             gae_lambda=0.98,
@@ -60,8 +62,8 @@ PRESETS: Presets = {
     ("ppo", "MountainCarContinuous-v0"): Preset(
         PPO(
             learning_rate=7.77e-5,
-            normalize_observation=True,
-            normalize_reward=True,
+            normalize_observation=Normalization(),
+            normalize_reward=Normalization(),
             rollout_length=256,
             batch_size=256,
             discount=0.9999,
@@ -112,8 +114,8 @@ PRESETS: Presets = {
     # zoo ppo
     ("ppo", "BipedalWalker-v3"): Preset(
         PPO(
-            normalize_observation=True,
-            normalize_reward=True,
+            normalize_observation=Normalization(),
+            normalize_reward=Normalization(),
             rollout_length=2048,
             batch_size=64,
             gae_lambda=0.95,
@@ -131,8 +133,8 @@ PRESETS: Presets = {
             PPO(
                 learning_rate=3e-4,
                 learning_rate_decay=1_000_000.0,
-                normalize_observation=True,
-                normalize_reward=True,
+                normalize_observation=Normalization(),
+                normalize_reward=Normalization(),
                 rollout_length=256,
                 batch_size=64,
                 epochs=10,
@@ -153,8 +155,7 @@ PRESETS: Presets = {
             gae_lambda=0.9,
             discount=0.98,
             epochs=10,
-            recurrent="gru",
-            memory_size=64,
+            recurrent=GRU(64),
         ),
         8,
         300_000,
@@ -167,12 +168,21 @@ PRESETS: Presets = {
     ),
     # zoo trpo
     ("trpo", "Acrobot-v1"): Preset(
-        TRPO(normalize_observation=True, normalize_reward=True, rollout_length=1024), 2, 100_000
+        TRPO(
+            normalize_observation=Normalization(),
+            normalize_reward=Normalization(),
+            rollout_length=1024,
+        ),
+        2,
+        100_000,
     ),
     # zoo trpo
     ("trpo", "MountainCar-v0"): Preset(
         TRPO(
-            normalize_observation=True, normalize_reward=True, rollout_length=1024, value_epochs=20
+            normalize_observation=Normalization(),
+            normalize_reward=Normalization(),
+            rollout_length=1024,
+            value_epochs=20,
         ),
         2,
         100_000,
@@ -180,8 +190,8 @@ PRESETS: Presets = {
     # zoo trpo
     ("trpo", "MountainCarContinuous-v0"): Preset(
         TRPO(
-            normalize_observation=True,
-            normalize_reward=True,
+            normalize_observation=Normalization(),
+            normalize_reward=Normalization(),
             rollout_length=2048,
             state_noise=True,
             noise_interval=4,
@@ -204,7 +214,10 @@ PRESETS: Presets = {
     # zoo trpo with twice its steps, to which its published score belongs
     ("trpo", "LunarLanderContinuous-v3"): Preset(
         TRPO(
-            normalize_observation=True, normalize_reward=True, rollout_length=1024, value_epochs=20
+            normalize_observation=Normalization(),
+            normalize_reward=Normalization(),
+            rollout_length=1024,
+            value_epochs=20,
         ),
         2,
         200_000,
@@ -213,8 +226,8 @@ PRESETS: Presets = {
     **{
         ("trpo", environment): Preset(
             TRPO(
-                normalize_observation=True,
-                normalize_reward=True,
+                normalize_observation=Normalization(),
+                normalize_reward=Normalization(),
                 rollout_length=1024,
                 conjugate_steps=25,
                 value_epochs=20,
@@ -241,7 +254,10 @@ PRESETS: Presets = {
     # Tianshou's batch of 1,024 steps of 16 environments and its 20 epochs of the value
     ("natural-gradient", "InvertedPendulum-v5"): Preset(
         NaturalGradient(
-            normalize_observation=True, normalize_reward=True, rollout_length=512, value_epochs=20
+            normalize_observation=Normalization(),
+            normalize_reward=Normalization(),
+            rollout_length=512,
+            value_epochs=20,
         ),
         4,
         1_000_000,

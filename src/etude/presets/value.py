@@ -6,10 +6,15 @@ and DDPG are target rate 0.005 and, for TD3, target noise 0.2 clipped at ±0.5 a
 every second step.
 """
 
-from etude.algorithms.value.dqn import DQN, Rainbow
+from etude.algorithms.value.distributional_heads import CategoricalHead
+from etude.algorithms.value.dqn import DQN
+from etude.algorithms.value.epsilon_greedy import EpsilonGreedy
+from etude.algorithms.value.heads import ScalarHead
 from etude.algorithms.value.naf import NAF
 from etude.algorithms.value.pqn import PQN
+from etude.algorithms.value.rainbow import Rainbow
 from etude.algorithms.value.td3 import DDPG, TD3
+from etude.data.replay.prioritized import Prioritized
 from etude.presets.preset import Preset, Presets
 
 PRESETS: Presets = {
@@ -26,9 +31,9 @@ PRESETS: Presets = {
             gradient_steps=128,
             target_interval=128,
             exploration_steps=8_000.0,
-            final_epsilon=0.04,
+            exploration=EpsilonGreedy(final_epsilon=0.04),
             hidden=(128, 128),
-            loss="squared",
+            head=ScalarHead("squared"),
             double=False,
         ),
         1,
@@ -45,7 +50,7 @@ PRESETS: Presets = {
             gradient_steps=4,
             target_interval=250,
             exploration_steps=12_000.0,
-            final_epsilon=0.1,
+            exploration=EpsilonGreedy(final_epsilon=0.1),
             hidden=(256, 256),
             double=False,
         ),
@@ -64,7 +69,7 @@ PRESETS: Presets = {
             gradient_steps=8,
             target_interval=300,
             exploration_steps=24_000.0,
-            final_epsilon=0.07,
+            exploration=EpsilonGreedy(final_epsilon=0.07),
             hidden=(256, 256),
             double=False,
         ),
@@ -83,7 +88,7 @@ PRESETS: Presets = {
             gradient_steps=4,
             target_interval=250,
             exploration_steps=12_000.0,
-            final_epsilon=0.1,
+            exploration=EpsilonGreedy(final_epsilon=0.1),
             hidden=(256, 256),
         ),
         1,
@@ -94,11 +99,10 @@ PRESETS: Presets = {
         Rainbow(
             learning_rate=5e-4,
             adam_epsilon=1.5e-4,
-            v_min=0.0,
-            v_max=110.0,
+            head=CategoricalHead(v_min=0.0, v_max=110.0),
             hidden=(128, 128),
             batch_size=64,
-            importance_steps=50_000.0,
+            replay=Prioritized(beta_steps=50_000.0),
             target_interval=250,
         ),
         1,
@@ -111,12 +115,11 @@ PRESETS: Presets = {
             learning_rate=5e-4,
             learning_rate_decay=150_000.0,
             adam_epsilon=1.5e-4,
-            v_min=-200.0,
-            v_max=200.0,
+            head=CategoricalHead(v_min=-200.0, v_max=200.0),
             hidden=(128, 128),
             batch_size=128,
             capacity=100_000,
-            importance_steps=150_000.0,
+            replay=Prioritized(beta_steps=150_000.0),
             target_interval=250,
         ),
         1,
@@ -134,9 +137,8 @@ PRESETS: Presets = {
             target_interval=1,
             target_rate=0.005,
             exploration_steps=5_000.0,
-            final_epsilon=0.05,
             hidden=(128, 128),
-            loss="squared",
+            head=ScalarHead("squared"),
         ),
         1,
         20_000,

@@ -14,8 +14,9 @@ from etude.algorithms import ALGORITHMS, algorithm_class
 from etude.algorithms.protocol import check_algorithm
 from etude.errors import InvalidInput
 from etude.storage.files import CorruptFile
+from etude.struct import kinds_of, tag_of
 
-FORMAT = 1
+FORMAT = 2
 PACKAGES = ("jax", "jaxlib", "equinox", "optax", "gymnasium", "numpy", "envpool", "box2d")
 
 
@@ -98,15 +99,11 @@ def to_json(settings: Settings) -> dict[str, Any]:
         for field in dataclasses.fields(settings)
         if field.name not in ("name", "algorithm")
     }
-    hyperparameters = {
-        field.name: _plain(getattr(settings.algorithm, field.name))
-        for field in dataclasses.fields(settings.algorithm)
-    }
     return {
         "format": FORMAT,
         "algorithm": settings.name,
         **run_settings,
-        "hyperparameters": hyperparameters,
+        "hyperparameters": _plain_fields(settings.algorithm),
         "versions": package_versions(),
         "machine": machine_info(),
     }
@@ -130,18 +127,7 @@ def from_json(config: dict[str, Any], algorithm: Any = None) -> Settings:
                 "load it in Python with etude.load(path, algorithm=...)"
             )
         cls = type(algorithm) if algorithm is not None else algorithm_class(config["algorithm"])
-        hints = get_type_hints(cls)
-        names = {field.name for field in dataclasses.fields(cls)}
-        if set(config["hyperparameters"]) != names:
-            mismatched = sorted(set(config["hyperparameters"]) ^ names)
-            raise CorruptFile(
-                "config.json names other hyperparameters than "
-                f"{config['algorithm']} has: {', '.join(mismatched)}"
-            )
-        values = {
-            name: _typed(name, value, hints[name])
-            for name, value in config["hyperparameters"].items()
-        }
+        algorithm = _typed_struct(cls, config["hyperparameters"])
         fields = {
             field.name: _typed(field.name, config[field.name], field.type)
             for field in dataclasses.fields(Settings)
@@ -151,7 +137,7 @@ def from_json(config: dict[str, Any], algorithm: Any = None) -> Settings:
         raise CorruptFile(
             f"config.json is not that of a run: {type(error).__name__} {error}"
         ) from error
-    settings = Settings(config["algorithm"], cls(**values), **fields)
+    settings = Settings(config["algorithm"], algorithm, **fields)
     settings.validate_fields()
     return settings
 
@@ -194,8 +180,18 @@ def environment_changes(config: dict[str, Any]) -> list[str]:
     ]
 
 
+def _plain_fields(struct: Any) -> dict[str, Any]:
+    """The fields of a struct of hyperparameters in strict JSON."""
+    return {field.name: _plain(getattr(struct, field.name)) for field in dataclasses.fields(struct)}
+
+
 def _plain(value):
-    """A hyperparameter in strict JSON: infinities become strings, arrays numbers."""
+    """A hyperparameter in strict JSON: infinities become strings, arrays numbers.
+
+    A nested struct is an object with its tag as "kind".
+    """
+    if dataclasses.is_dataclass(value):
+        return {"kind": tag_of(type(value)), **_plain_fields(value)}
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
     if isinstance(value, (bool, int, str)) or value is None:
@@ -204,8 +200,30 @@ def _plain(value):
     return number if math.isfinite(number) else str(number)
 
 
+def _typed_struct(cls: Any, values: dict[str, Any], path: str = "") -> Any:
+    """A struct of hyperparameters from its fields in JSON; `path` is that of the struct."""
+    hints = get_type_hints(cls)
+    names = {field.name for field in dataclasses.fields(cls)}
+    if set(values) != names:
+        mismatched = sorted(path + name for name in set(values) ^ names)
+        raise CorruptFile(
+            f"config.json names other hyperparameters than {cls.__name__} has: "
+            f"{', '.join(mismatched)}"
+        )
+    return cls(**{name: _typed(path + name, value, hints[name]) for name, value in values.items()})
+
+
 def _typed(name, value, hint):
     """Convert a value read from JSON to the type of its field."""
+    if kinds := kinds_of(hint):
+        if value is None and "none" in kinds:
+            return None
+        if isinstance(value, dict) and value.get("kind") in kinds and value["kind"] != "none":
+            fields = {key: item for key, item in value.items() if key != "kind"}
+            return _typed_struct(kinds[value["kind"]], fields, name + ".")
+        raise CorruptFile(
+            f"config.json gives {name} as {value!r}; its kind must be one of {', '.join(kinds)}"
+        )
     if get_origin(hint) is tuple and isinstance(value, list):
         return tuple(_typed(name, item, get_args(hint)[0]) for item in value)
     if hint is float and (type(value) in (int, float) or value in ("inf", "-inf")):

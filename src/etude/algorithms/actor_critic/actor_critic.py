@@ -22,11 +22,12 @@ from etude.data.transition import Transition
 from etude.errors import InvalidInput
 from etude.estimators import losses, returns
 from etude.estimators.baselines import control_variate_objective
+from etude.estimators.running_statistics import Normalization
 from etude.nn.networks import Activation
-from etude.nn.recurrent import CellType
+from etude.nn.recurrent import GRU, LSTM
 from etude.optim.schedules import linear_decay
 from etude.spaces import EnvironmentSpec
-from etude.struct import replace, static, struct, traced
+from etude.struct import nested, replace, static, struct, traced
 from etude.types import Array, Metrics
 
 
@@ -68,10 +69,8 @@ class ActorCritic:
     """Activation function of the hidden layers."""
     shared: bool = static(False)
     """Whether policy and value share their hidden layers and recurrent cell."""
-    recurrent: CellType = static("none")
+    recurrent: GRU | LSTM | None = nested(None)
     """Recurrent cell before the hidden layers, trained through a whole rollout."""
-    memory_size: int = static(64, at_least=1)
-    """Units of the recurrent cell; no effect with recurrent "none"."""
     state_noise: bool = static(False)
     """Whether the exploration noise of Box actions depends on the state (gSDE: Raffin et al.,
     2021)."""
@@ -94,9 +93,9 @@ class ActorCritic:
     """Whether to subtract an action-dependent control variate (Gu et al., 2017)."""
     normalize_advantage: bool = static(False)
     """Whether advantages are normalized to mean 0 and std 1 over the rollout."""
-    normalize_observation: bool = static(False)
+    normalize_observation: Normalization | None = nested(None)
     """Whether observations are normalized to mean 0 and std 1 by running statistics."""
-    normalize_reward: bool = static(False)
+    normalize_reward: Normalization | None = nested(None)
     """Whether rewards are divided by the running std of the discounted return (Engstrom et al.,
     2020)."""
     rollout_length: int = static(64, at_least=1)

@@ -9,7 +9,7 @@ The functions read these hyperparameters of `algorithm`:
 
     discount, gae_lambda                        γ and λ of the advantages
     hidden, activation, shared, initial_std     networks of policy and value
-    recurrent, memory_size, sequence_length     recurrent cell, its units, steps of a sequence
+    recurrent, sequence_length                  recurrent cell, steps of a sequence
     state_noise, noise_interval                 state-dependent exploration noise, steps it lasts
     normalize_observation, normalize_reward     normalization by running statistics
     rollout_length, batch_size                  steps of a rollout and of a minibatch
@@ -103,7 +103,6 @@ def init_learner(algorithm: Any, key: Array, spec: EnvironmentSpec) -> LearnerSt
         initial_std=algorithm.initial_std,
         shared=algorithm.shared,
         recurrent=algorithm.recurrent,
-        memory_size=algorithm.memory_size,
         state_noise=algorithm.state_noise,
     )
     return LearnerState(
@@ -154,13 +153,15 @@ def has_memory(algorithm: Any) -> bool:
 
 
 def is_recurrent(algorithm: Any) -> bool:
-    return algorithm.recurrent != "none"
+    return algorithm.recurrent is not None
 
 
 def normalize_observation(algorithm: Any, learner: LearnerState, observation: Any) -> Any:
     """Return the observation, normalized by its running statistics if the algorithm does so."""
     return (
-        running_statistics.normalize_leaves(learner.observation_statistics, observation)
+        running_statistics.normalize_leaves(
+            learner.observation_statistics, observation, algorithm.normalize_observation.clip
+        )
         if algorithm.normalize_observation
         else observation
     )
@@ -181,7 +182,8 @@ def scale_reward(
     statistics = running_statistics.update_statistics(
         learner.return_statistics, discounted_returns.ravel()
     )
-    reward = jnp.clip(experience.reward * jax.lax.rsqrt(statistics.variance + 1e-8), -10, 10)
+    clip = algorithm.normalize_reward.clip
+    reward = jnp.clip(experience.reward * jax.lax.rsqrt(statistics.variance + 1e-8), -clip, clip)
     return replace(learner, return_statistics=statistics, discounted_return=last_return), replace(
         experience, reward=reward
     )

@@ -27,10 +27,10 @@ from etude.estimators.losses import l2_loss, weighted_nll
 from etude.estimators.returns import discounted_returns
 from etude.nn.networks import Activation
 from etude.nn.policies import PolicyNetwork, ValueNetwork
-from etude.nn.recurrent import CellType
+from etude.nn.recurrent import GRU, LSTM
 from etude.optim.schedules import any_in_vmap, linear_decay
 from etude.spaces import EnvironmentSpec
-from etude.struct import replace, static, struct, traced
+from etude.struct import nested, replace, static, struct, traced
 from etude.types import Array, Metrics
 
 
@@ -89,10 +89,8 @@ class Reinforce:
     """Units of each hidden layer, of policy and value alike."""
     activation: Activation = static("tanh")
     """Activation function of the hidden layers."""
-    recurrent: CellType = static("none")
+    recurrent: GRU | LSTM | None = nested(None)
     """Recurrent cell before the hidden layers, trained through complete episodes."""
-    memory_size: int = static(64, at_least=1)
-    """Units of the recurrent cell; no effect with recurrent "none"."""
     causality: bool = static(True)
     """Whether an action is weighted by the reward to go; else by the whole episode's return."""
     baseline: Literal["none", "average", "optimal", "value"] = static("value")
@@ -120,7 +118,7 @@ class Reinforce:
 
     shared: ClassVar[bool] = False
     state_noise: ClassVar[bool] = False  # noise held over steps makes actions dependent
-    normalize_observation: ClassVar[bool] = False  # scales would differ between buffered rollouts
+    normalize_observation: ClassVar[None] = None  # scales would differ between buffered rollouts
 
     def validate_fields(self) -> None:
         uses_other_episodes = self.baseline in ("average", "optimal")
@@ -129,7 +127,7 @@ class Reinforce:
                 f"batch_episodes is 1; the {self.baseline} baseline of an episode is that of the "
                 "others in its batch: give at least 2, or another baseline"
             )
-        if self.baseline == "optimal" and self.recurrent != "none":
+        if self.baseline == "optimal" and self.recurrent:
             raise InvalidInput(
                 "baseline is 'optimal', which takes the score of each step by itself, and with a "
                 f"memory (recurrent {self.recurrent!r}) there is none: give another baseline"

@@ -19,13 +19,14 @@ from etude.algorithms.common import on_policy
 from etude.algorithms.common.on_policy import LearnerState, RolloutBatch
 from etude.algorithms.protocol import algorithm
 from etude.data.transition import Transition
+from etude.estimators.running_statistics import Normalization
 from etude.nn.distributions import Distribution
 from etude.nn.networks import Activation
 from etude.nn.policies import ActorCriticNetworks
-from etude.nn.recurrent import CellType
+from etude.nn.recurrent import GRU, LSTM
 from etude.optim.schedules import linear_decay
 from etude.spaces import EnvironmentSpec
-from etude.struct import replace, static, struct, traced
+from etude.struct import nested, replace, static, struct, traced
 from etude.types import Array, Metrics
 
 # The adaptive rule doubles β if KL > KL_TOLERANCE_FACTOR · kl_target and halves it if
@@ -87,10 +88,8 @@ class PPO:
     """Activation function of the hidden layers."""
     shared: bool = static(False)
     """Whether policy and value share their hidden layers and recurrent cell."""
-    recurrent: CellType = static("none")
+    recurrent: GRU | LSTM | None = nested(None)
     """Recurrent cell before the hidden layers, one each for policy and value unless shared."""
-    memory_size: int = static(64, at_least=1)
-    """Units of the recurrent cell; no effect with recurrent "none"."""
     sequence_length: int = static(16, at_least=1)
     """Environment steps of backpropagation through time, a divisor of rollout_length and
     batch_size; no effect with recurrent "none"."""
@@ -107,9 +106,9 @@ class PPO:
     """Whether an update stops early once the KL divergence exceeds 1.5 kl_target, as in SB3."""
     normalize_advantage: bool = static(True)
     """Whether advantages are normalized to mean 0 and std 1 in each minibatch."""
-    normalize_observation: bool = static(False)
+    normalize_observation: Normalization | None = nested(None)
     """Whether observations are normalized to mean 0 and std 1 by running statistics."""
-    normalize_reward: bool = static(False)
+    normalize_reward: Normalization | None = nested(None)
     """Whether rewards are divided by the running std of the discounted return (Engstrom et al.,
     2020)."""
     rollout_length: int = static(128, at_least=1)

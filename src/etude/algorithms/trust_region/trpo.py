@@ -18,16 +18,17 @@ from etude.algorithms.common.on_policy import LearnerState, RolloutBatch
 from etude.algorithms.protocol import algorithm
 from etude.data.transition import Transition
 from etude.errors import InvalidInput
+from etude.estimators.running_statistics import Normalization
 from etude.nn.networks import Activation
 from etude.nn.policies import PolicyNetwork, ValueNetwork
-from etude.nn.recurrent import CellType
+from etude.nn.recurrent import GRU, LSTM
 from etude.optim.natural_gradient import (
     backtracking_line_search,
     fisher_product,
     natural_gradient_step,
 )
 from etude.spaces import EnvironmentSpec
-from etude.struct import replace, static, traced
+from etude.struct import nested, replace, static, traced
 from etude.types import Array, Metrics
 
 
@@ -56,10 +57,8 @@ class TRPO:
     """Units of each hidden layer, of policy and value alike."""
     activation: Activation = static("tanh")
     """Activation function of the hidden layers."""
-    recurrent: CellType = static("none")
+    recurrent: GRU | LSTM | None = nested(None)
     """Recurrent cell before the hidden layers, one each for policy and value."""
-    memory_size: int = static(64, at_least=1)
-    """Units of the recurrent cell; no effect with recurrent "none"."""
     sequence_length: int = static(16, at_least=1)
     """Environment steps of backpropagation through time, a divisor of rollout_length and
     batch_size; no effect with recurrent "none"."""
@@ -71,9 +70,9 @@ class TRPO:
     effect without state_noise."""
     normalize_advantage: bool = static(True)
     """Whether advantages are normalized to mean 0 and std 1 over the rollout."""
-    normalize_observation: bool = static(False)
+    normalize_observation: Normalization | None = nested(None)
     """Whether observations are normalized to mean 0 and std 1 by running statistics."""
-    normalize_reward: bool = static(False)
+    normalize_reward: Normalization | None = nested(None)
     """Whether rewards are divided by the running std of the discounted return (Engstrom et al.,
     2020)."""
     conjugate_steps: int = static(15, at_least=1)
@@ -94,7 +93,7 @@ class TRPO:
     shared: ClassVar[bool] = False  # policy and value are optimized separately
 
     def validate_fields(self) -> None:
-        if self.fisher_interval > 1 and self.recurrent != "none":
+        if self.fisher_interval > 1 and self.recurrent:
             raise InvalidInput(
                 f"fisher_interval is {self.fisher_interval}; a policy with a memory needs every "
                 "step: leave it 1"

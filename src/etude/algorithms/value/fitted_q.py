@@ -12,7 +12,7 @@ from functools import partial
 import jax
 
 from etude.algorithms.common.off_policy import scan_gradient_steps
-from etude.algorithms.value.dqn import DQN, DQNState, merge_replay, split_replay
+from etude.algorithms.value.dqn import DQN, DQNState
 from etude.data.transition import Transition
 from etude.spaces import EnvironmentSpec
 from etude.struct import replace
@@ -41,7 +41,7 @@ def fitted_q_iteration(
     )
     state = dqn.init(key_init, replace(spec, num_envs=1))
     state = dqn.store(state, jax.tree.map(lambda x: x[:, None], dataset))
-    buffer, priorities = split_replay(state.replay)
+    buffer = state.replay
 
     def regression(state, key):
         return scan_gradient_steps(
@@ -49,6 +49,18 @@ def fitted_q_iteration(
         )
 
     state, metrics = jax.lax.scan(
-        regression, replace(state, replay=priorities), jax.random.split(key_fit, iterations)
+        regression, replace(state, replay=()), jax.random.split(key_fit, iterations)
     )
-    return replace(state, replay=merge_replay(buffer, state.replay)), metrics
+    return replace(state, replay=buffer), metrics
+
+
+# As a variant of DQN that collects its own data: a long regression on fixed targets, then new ones.
+FittedQ = partial(DQN, double=False, rollout_length=500, gradient_steps=500, target_interval=500)
+
+# Name on the command line: (constructor, description).
+ALGORITHMS = {
+    "fitted-q": (
+        FittedQ,
+        "DQN as fitted Q iteration: hundreds of gradient steps for each target network",
+    )
+}

@@ -7,14 +7,13 @@ An update recomputes the sums above a new priority, so rounding errors do not ac
 descends from the root. Both take log₁₆ of the capacity.
 """
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 
 from etude.data.replay import ring_buffer
 from etude.data.replay.ring_buffer import Indices, RingBuffer
-from etude.struct import replace, struct
+from etude.optim.schedules import linear_schedule
+from etude.struct import replace, struct, traced
 from etude.trees import batched_index
 from etude.types import Array
 
@@ -24,37 +23,59 @@ PRIORITY_EPSILON = 1e-6  # ε: transitions without error keep a positive probabi
 
 
 @struct
-class ReplayBuffer:
-    """A ring buffer and the sum tree of its priorities."""
+class Priorities:
+    """The sum tree of the priorities of a ring buffer's rows."""
 
-    buffer: RingBuffer
     # float32 [node, child] for each level, from the priorities of [time * env] rows to the root
     tree: tuple[Array, ...]
     max_priority: Array  # the largest priority so far: that of new transitions
 
 
-def init(example: Any, capacity: int, num_envs: int, rollout_length: int) -> ReplayBuffer:
-    """An empty buffer of at most `capacity` transitions like `example`; see `ring_buffer.init`."""
-    buffer = ring_buffer.init(example, capacity, num_envs, rollout_length)
-    nodes, tree = ring_buffer.length(buffer) * num_envs, []
-    while nodes > 1 or not tree:
-        nodes = -(-nodes // CHILDREN)
-        tree.append(jnp.zeros((nodes, CHILDREN)))
-    return ReplayBuffer(buffer, tuple(tree), jnp.ones(()))
+@struct
+class Prioritized:
+    """Prioritized replay: transitions with large errors are sampled more often."""
 
+    alpha: float = traced(0.5, at_least=0)
+    """Exponent α of the priorities: 0 samples uniformly, 1 in proportion to the error (Schaul et
+    al., 2016)."""
+    beta: float = traced(0.4, at_least=0, at_most=1)
+    """Initial exponent β of the importance weights; at 1 they correct the whole bias."""
+    beta_steps: float = traced(100_000.0, above=0)
+    """Environment steps, summed over all environment copies, over which β grows linearly to 1."""
 
-def insert(replay: ReplayBuffer, rollout: Any) -> ReplayBuffer:
-    """Write a rollout [rollout_length, env, ...] over the oldest rows, at the top priority."""
-    buffer = ring_buffer.insert(replay.buffer, rollout)
-    tree = invalidate(replay.tree, replay.buffer, buffer) if buffer.boundary else replay.tree
-    rows = jax.tree.leaves(rollout)[0].shape[0]
-    return ReplayBuffer(
-        buffer,
-        set_priorities(
-            tree, leaf_indices(buffer, replay.buffer.inserted, rows), replay.max_priority
-        ),
-        replay.max_priority,
-    )
+    def init_priorities(self, buffer: RingBuffer) -> Priorities:
+        """The priorities of an empty buffer."""
+        nodes, tree = ring_buffer.length(buffer) * ring_buffer.num_envs(buffer), []
+        while nodes > 1 or not tree:
+            nodes = -(-nodes // CHILDREN)
+            tree.append(jnp.zeros((nodes, CHILDREN)))
+        return Priorities(tuple(tree), jnp.ones(()))
+
+    def insert(
+        self, priorities: Priorities, old_buffer: RingBuffer, buffer: RingBuffer, rows: int
+    ) -> Priorities:
+        """The priorities after `rows` rows of time were inserted: the new ones have the largest."""
+        tree = (
+            invalidate(priorities.tree, old_buffer, buffer) if buffer.boundary else priorities.tree
+        )
+        leaf = leaf_indices(buffer, old_buffer.inserted, rows)
+        return replace(priorities, tree=set_priorities(tree, leaf, priorities.max_priority))
+
+    def sample_indices(
+        self, priorities: Priorities, buffer: RingBuffer, key: Array, batch_size: int, steps: Array
+    ) -> tuple[Indices, Array]:
+        """(indices [batch] in proportion to priority, their weights [batch]), after `steps` steps.
+
+        The weights have the exponent β of that time.
+        """
+        beta = linear_schedule(steps, self.beta, 1.0, self.beta_steps)
+        return sample_indices(priorities, buffer, key, batch_size, beta)
+
+    def update_priorities(
+        self, priorities: Priorities, buffer: RingBuffer, indices: Indices, td_error: Array
+    ) -> Priorities:
+        """Set the priorities (|td_error| + ε)ᵅ of a batch."""
+        return update_priorities(priorities, buffer, indices, td_error, self.alpha)
 
 
 def invalidate(
@@ -94,19 +115,19 @@ def set_priorities(
 
 
 def sample_indices(
-    replay: ReplayBuffer, key: Array, batch_size: int, exponent: float | Array
+    priorities: Priorities, buffer: RingBuffer, key: Array, batch_size: int, beta: float | Array
 ) -> tuple[Indices, Array]:
     """(indices [batch] in proportion to priority, their importance weights [batch]).
 
     Sampling is stratified: one index from each of `batch_size` equal parts of the total priority.
-    The weights correct for non-uniform sampling, fully for an exponent β of 1, not at all for 0;
-    the largest weight of the batch is 1. The buffer must not be empty.
+    The weights correct for non-uniform sampling, fully for an exponent `beta` of 1, not at all for
+    0; the largest weight of the batch is 1. The buffer must not be empty.
     """
-    offset, *level_bits = jax.random.uniform(key, (1 + len(replay.tree), batch_size))
+    offset, *level_bits = jax.random.uniform(key, (1 + len(priorities.tree), batch_size))
     # in the sum of the node, as a fraction of it
     position = (jnp.arange(batch_size) + offset) / batch_size
     node = jnp.zeros(batch_size, jnp.int32)
-    for level, bits in zip(reversed(replay.tree), level_bits, strict=True):
+    for level, bits in zip(reversed(priorities.tree), level_bits, strict=True):
         children, ends = level[node], jnp.cumsum(level[node], -1)  # [batch, child]
         # a child of priority 0 is never chosen, however the sums are rounded
         ends = jnp.where(children > 0, ends, 0)
@@ -121,20 +142,24 @@ def sample_indices(
             (point - start + bits * 2**-24 * total) / priority, 0, LARGEST_BELOW_ONE
         )
         node = node * CHILDREN + child
-    n = ring_buffer.num_envs(replay.buffer)
-    return Indices(node // n, node % n), (priority.min() / priority) ** exponent
+    n = ring_buffer.num_envs(buffer)
+    return Indices(node // n, node % n), (priority.min() / priority) ** beta
 
 
 def update_priorities(
-    replay: ReplayBuffer, indices: Indices, td_error: Array, exponent: float | Array
-) -> ReplayBuffer:
-    """Set the priorities (|td_error| + ε)ᵅ of a batch, with the exponent α; α = 0 is uniform.
+    priorities: Priorities,
+    buffer: RingBuffer,
+    indices: Indices,
+    td_error: Array,
+    alpha: float | Array,
+) -> Priorities:
+    """Set the priorities (|td_error| + ε)ᵅ of a batch, with the exponent `alpha`; 0 is uniform.
 
     A row that the buffer has dropped keeps priority 0. A row that was overwritten since it was
     sampled gets the new priority all the same.
     """
-    leaf = indices.time * ring_buffer.num_envs(replay.buffer) + indices.env
-    priority = (jnp.abs(td_error) + PRIORITY_EPSILON) ** exponent
-    is_valid = replay.tree[0][leaf // CHILDREN, leaf % CHILDREN] > 0
-    tree = set_priorities(replay.tree, leaf, jnp.where(is_valid, priority, 0))
-    return replace(replay, tree=tree, max_priority=jnp.maximum(replay.max_priority, priority.max()))
+    leaf = indices.time * ring_buffer.num_envs(buffer) + indices.env
+    priority = (jnp.abs(td_error) + PRIORITY_EPSILON) ** alpha
+    is_valid = priorities.tree[0][leaf // CHILDREN, leaf % CHILDREN] > 0
+    tree = set_priorities(priorities.tree, leaf, jnp.where(is_valid, priority, 0))
+    return Priorities(tree, jnp.maximum(priorities.max_priority, priority.max()))

@@ -1,17 +1,7 @@
-"""A ring buffer of the latest transitions that stores each image once.
+"""A ring buffer of the latest transitions, which stores each image once (see `next_images`).
 
 Rows are in the order of time, [time, env], so the next row of the same environment follows each
-row. The next observation of a row is then the observation of the next row, and the images (uint8 of
-two or more axes) of `next_observation` are not stored again. There are two exceptions, whose next
-observation is no row's observation and goes to a BoundaryStore: the newest row of each environment,
-and truncated rows. For truncated rows it has one slot per 64 rows, so with time limits of 64 steps
-and more the buffer is full at its capacity. When shorter episodes have used all slots, the buffer
-drops its oldest rows sooner. So every row has its true next observation, but for terminated rows,
-whose next value is zero: their image may be the first of the next episode.
-
-A transition with images of 84×84×4 takes 28,224 bytes for the image, 441 for its part of the slots
-and 14 for the rest: 2.87 GB at a capacity of 100,000. With `next_observation` stored as well it
-would take 56,458 bytes: 5.65 GB.
+row.
 """
 
 from typing import Any
@@ -19,31 +9,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from etude.data.replay.next_images import init_boundary, join_images, split_images, store_boundary
 from etude.data.transition import Transition
 from etude.errors import InvalidInput
 from etude.estimators import returns
 from etude.struct import replace, struct
 from etude.types import Array
-
-ROWS_PER_SLOT = 64  # rows of an environment for each slot of a truncated row's next observation
-
-
-@struct
-class BoundaryStore:
-    """The images of next observations that are no row's observation.
-
-    The first `env` of them follow the newest rows; the others are slots of a ring for truncated
-    rows.
-    """
-
-    # a tree like next_observation with leaves [env + slots, ...], None where a leaf is no image
-    images: Any
-    slot: Array  # int32 [time, env]: the index in `images` of a truncated row's next observation
-    # int32 [slots]: the row of time, counted from the first insert, of each slot; -1: none
-    row: Array
-    count: Array  # int32: number of truncated rows since the first insert
-    # int32: rows of time before this one are dropped, for a slot of theirs was overwritten
-    oldest: Array
 
 
 @struct
@@ -77,35 +48,12 @@ def init(example: Any, capacity: int, num_envs: int, rollout_length: int) -> Rin
             f"(rollout_length {rollout_length} × num_envs {num_envs}); give a larger buffer"
         )
 
-    def empty(*leading):
-        return lambda x: jnp.zeros((*leading, *x.shape), x.dtype)
+    def empty(x):
+        return jnp.zeros((time, num_envs, *x.shape), x.dtype)
 
     storage, images = split_images(example)
-    boundary: Any = ()
-    if jax.tree.leaves(images):
-        num_slots = num_envs * max(time // ROWS_PER_SLOT + 1, rollout_length)
-        boundary = BoundaryStore(
-            jax.tree.map(empty(num_envs + num_slots), images),
-            jnp.zeros((time, num_envs), jnp.int32),
-            jnp.full(num_slots, -1, jnp.int32),
-            jnp.int32(0),
-            jnp.int32(0),
-        )
-    return RingBuffer(jax.tree.map(empty(time, num_envs), storage), jnp.int32(0), boundary)
-
-
-def split_images(tree: Any, axes: int = 0) -> tuple[Any, Any]:
-    """(a tree [*axes, ...] without the images of its next_observation, these images).
-
-    None stands for each missing leaf.
-    """
-    if not isinstance(tree, Transition):
-        return tree, ()
-    is_image = lambda x: x.dtype == jnp.uint8 and x.ndim - axes >= 2
-    other_leaves = jax.tree.map(lambda x: None if is_image(x) else x, tree.next_observation)
-    return replace(tree, next_observation=other_leaves), jax.tree.map(
-        lambda x: x if is_image(x) else None, tree.next_observation
-    )
+    boundary = init_boundary(images, time, num_envs, rollout_length)
+    return RingBuffer(jax.tree.map(empty, storage), jnp.int32(0), boundary)
 
 
 def insert(buffer: RingBuffer, rollout: Any) -> RingBuffer:
@@ -124,38 +72,11 @@ def insert(buffer: RingBuffer, rollout: Any) -> RingBuffer:
     def write(old, new):
         return jax.lax.dynamic_update_slice_in_dim(old, new.astype(old.dtype), start, 0)
 
-    boundary = store_boundary(buffer, rollout, images) if buffer.boundary else ()
+    boundary = (
+        store_boundary(buffer.boundary, rollout, images, buffer.inserted) if buffer.boundary else ()
+    )
     return RingBuffer(
         jax.tree.map(write, buffer.storage, storage), buffer.inserted + rows, boundary
-    )
-
-
-def store_boundary(buffer: RingBuffer, rollout: Transition, images: Any) -> BoundaryStore:
-    """The BoundaryStore after an insert: with the next images of the newest and truncated rows.
-
-    `images` are those of the rollout's next observations, [rollout_length, env, ...].
-    """
-    boundary, envs, num_slots = buffer.boundary, num_envs(buffer), buffer.boundary.row.size
-    truncated = rollout.truncated & ~rollout.terminated
-    slot = (boundary.count + jnp.cumsum(truncated).reshape(truncated.shape)) % num_slots
-    written_slot = jnp.where(truncated, slot, num_slots)  # out of range: nothing is written
-    row = buffer.inserted + jnp.broadcast_to(jnp.arange(len(truncated))[:, None], truncated.shape)
-
-    def write(old, new):
-        old = old.at[(envs + written_slot).ravel()].set(
-            new.reshape(-1, *new.shape[2:]), mode="drop"
-        )
-        return jax.lax.dynamic_update_slice_in_dim(old, new[-1], 0, 0)
-
-    newest_overwritten = jnp.where(truncated, boundary.row[slot], -1).max()
-    return BoundaryStore(
-        jax.tree.map(write, boundary.images, images),
-        jax.lax.dynamic_update_slice_in_dim(
-            boundary.slot, envs + slot, buffer.inserted % length(buffer), 0
-        ),
-        boundary.row.at[written_slot].set(row, mode="drop"),
-        boundary.count + truncated.sum(),
-        jnp.maximum(boundary.oldest, newest_overwritten + 1),
     )
 
 
@@ -164,34 +85,14 @@ def gather(buffer: RingBuffer, indices: Indices) -> Any:
     transitions = jax.tree.map(lambda x: take(x, indices), buffer.storage)
     if not buffer.boundary:
         return transitions
-    newest, truncated = (
-        is_newest(buffer, indices),
-        transitions.truncated & ~transitions.terminated,
-    )
-    slot = jnp.where(newest, indices.env, take(buffer.boundary.slot, indices))
+    newest = is_newest(buffer, indices)
     next_indices = advance(buffer, indices, 1)
-
-    def next_leaf(stored, boundary_images, observation):
-        if stored is not None:
-            return stored
-        next_image = take(observation, next_indices)
-        return jnp.where(
-            (newest | truncated).reshape(
-                *truncated.shape, *(1,) * (next_image.ndim - truncated.ndim)
-            ),
-            boundary_images[slot],
-            next_image,
-        )
-
-    return replace(
+    return join_images(
+        buffer.boundary,
         transitions,
-        next_observation=jax.tree.map(
-            next_leaf,
-            transitions.next_observation,
-            buffer.boundary.images,
-            buffer.storage.observation,
-            is_leaf=lambda x: x is None,
-        ),
+        jax.tree.map(lambda x: take(x, next_indices), buffer.storage.observation),
+        slot=jnp.where(newest, indices.env, take(buffer.boundary.slot, indices)),
+        is_newest=newest,
     )
 
 

@@ -3,6 +3,7 @@
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from etude.data.replay.ring_buffer import (
     Indices,
@@ -15,11 +16,36 @@ from etude.data.replay.ring_buffer import (
     num_valid,
     oldest,
 )
+from etude.struct import struct
 from etude.types import Array
 
 ReplayBuffer = RingBuffer
 
-__all__ = ["ReplayBuffer", "init", "insert", "length", "sample", "sample_indices"]
+__all__ = ["ReplayBuffer", "Uniform", "init", "insert", "length", "sample", "sample_indices"]
+
+
+@struct
+class Uniform:
+    """Uniform replay, which has no priorities."""
+
+    def init_priorities(self, buffer: RingBuffer) -> tuple[()]:
+        return ()
+
+    def insert(
+        self, priorities: tuple[()], old_buffer: RingBuffer, buffer: RingBuffer, rows: int
+    ) -> tuple[()]:
+        return ()
+
+    def sample_indices(
+        self, priorities: tuple[()], buffer: RingBuffer, key: Array, batch_size: int, steps: Array
+    ) -> tuple[Indices, Array]:
+        """(indices [batch], the weight 1 of all of them in the loss)."""
+        return sample_indices(buffer, key, batch_size), jnp.float32(1)
+
+    def update_priorities(
+        self, priorities: tuple[()], buffer: RingBuffer, indices: Indices, td_error: Array
+    ) -> tuple[()]:
+        return ()
 
 
 def sample_indices(

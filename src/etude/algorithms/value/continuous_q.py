@@ -1,0 +1,77 @@
+"""Q(s, a) for actions in a bounded Box, whose best action a sampling planner searches for."""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from etude.algorithms.value.heads import Head
+from etude.nn.networks import MLP, Activation, Encoder, make_encoder, make_mlp
+from etude.planning.sampling.maximize import CEM, Maximizer
+from etude.spaces import Box, Space
+from etude.struct import static, struct
+from etude.types import Array
+
+
+@struct
+class ContinuousQ:
+    """Values of actions in a bounded Box; a sampling planner searches for the best action."""
+
+    encoder: Encoder
+    mlp: MLP  # features and action, concatenated -> [..., atom]
+    head: Head = static()
+    shape: tuple[int, ...] = static()  # of an action
+    maximizer: Maximizer = static(CEM())
+    samples: int = static(64)
+    iterations: int = static(4)
+
+    def outputs_for(self, observation: Any, action: Array) -> Array:
+        """The network's outputs for `action` [..., *shape], [..., atom]."""
+        return self.q_from_features(self.encoder(observation), action)
+
+    def q_from_features(self, features: Array, action: Array) -> Array:
+        """The outputs [..., atom] for features [..., n] and actions [..., *shape]."""
+        flat_action = action.reshape(*action.shape[: action.ndim - len(self.shape)], -1)
+        return self.mlp(jnp.concatenate([features, flat_action], -1))
+
+    def greedy_action(self, observation: Any, key: Array) -> Array:
+        """The best action that the planner finds for each observation, [..., *shape]."""
+        features = self.encoder(observation)
+        batch_shape = features.shape[:-1]
+
+        def search(features, key):
+            def score(candidates):  # [candidate, *shape] -> [candidate]
+                repeated = jnp.broadcast_to(features, (len(candidates), *features.shape))
+                return self.head.mean(self.q_from_features(repeated, candidates))
+
+            return self.maximizer.maximize(score, key, self.shape, self.samples, self.iterations)[0]
+
+        rows = features.reshape(-1, features.shape[-1])
+        actions = jax.vmap(search)(rows, jax.random.split(key, len(rows)))
+        return actions.reshape(*batch_shape, *self.shape)
+
+    def random_action(self, key: Array, shape: tuple[int, ...]) -> Array:
+        """Uniformly random actions in [-1, 1], [*shape, *shape of an action]."""
+        return jax.random.uniform(key, (*shape, *self.shape), minval=-1.0)
+
+
+def make_continuous_q(
+    key: Array,
+    observation: Space,
+    action: Box,
+    *,
+    hidden: tuple[int, ...],
+    activation: Activation,
+    head: Head,
+    maximizer: Maximizer,
+    samples: int,
+    iterations: int,
+) -> ContinuousQ:
+    """A network of observation and action, with the planner that maximizes it."""
+    key_encoder, key_mlp = jax.random.split(key)
+    encoder = make_encoder(key_encoder, observation)
+    num_features = jax.eval_shape(encoder, observation.zeros()).size
+    num_inputs = num_features + math.prod(action.shape)
+    mlp = make_mlp(key_mlp, (num_inputs, *hidden, head.num_atoms), activation)
+    return ContinuousQ(encoder, mlp, head, action.shape, maximizer, samples, iterations)

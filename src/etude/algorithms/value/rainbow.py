@@ -1,0 +1,32 @@
+"""Rainbow: DQN with all its extensions at once (Hessel et al., 2018).
+
+Each extension has a file of its own, and Rainbow is the same gradient step with other values.
+"""
+
+from functools import partial
+
+from etude.algorithms.value.distributional_heads import CategoricalHead
+from etude.algorithms.value.dqn import DQN
+from etude.algorithms.value.epsilon_greedy import EpsilonGreedy
+from etude.data.replay.prioritized import Prioritized
+from etude.nn.noisy import NoisyLayers
+
+Rainbow = partial(
+    DQN,
+    double=True,
+    dueling=True,
+    noisy=NoisyLayers(),
+    replay=Prioritized(),
+    n_step=3,
+    head=CategoricalHead(),
+    exploration=EpsilonGreedy(initial_epsilon=0.0, final_epsilon=0.0),
+)
+
+# Name on the command line: (constructor, description).
+ALGORITHMS = {
+    "rainbow": (
+        Rainbow,
+        "DQN with double, dueling, n-step, prioritized, noisy and categorical learning "
+        "(Hessel et al., 2018)",
+    )
+}
