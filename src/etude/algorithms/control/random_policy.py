@@ -38,7 +38,7 @@ class Random:
         """
         if isinstance(spec.action, Composite):
             raise InvalidInput(
-                f"random draws an action that is one array, and this environment's are "
+                "random draws an action that is one array, and this environment's are "
                 f"{spec.action}; wrap it in one whose actions are a Box, Discrete, MultiDiscrete "
                 "or MultiBinary"
             )
@@ -75,14 +75,16 @@ def sample_box(key: Array, space: Box, num_envs: int) -> Array:
         only low     low + x,    x exponential with mean 1
         only high    high - x,   x exponential with mean 1
         none         standard normal
+
+    `to_environment_action` scales the elements with two bounds and no others.
     """
     key_uniform, key_exponential, key_normal = jax.random.split(key, 3)
     shape = (num_envs, *space.shape)
     low, high = space.bounds
     uniform = jax.random.uniform(key_uniform, shape, minval=-1, maxval=1)
     if np.issubdtype(space.dtype, np.integer):
-        # Rounding gives the first and the last integer half an interval inside the bounds. Half
-        # an interval more outside, clipped to the bound, makes them as likely as the others.
+        # Actions are rounded, which leaves the first and the last integer half an interval within
+        # the bounds; the other half lies outside and is clipped to the bound.
         uniform = jnp.clip(uniform * (1 + 1 / np.maximum(high - low, 1)), -1, 1)
     exponential = jax.random.exponential(key_exponential, shape)
     return jnp.select(
