@@ -126,6 +126,10 @@ RUNS = [
     ),
     ("mpc", PENDULUM, ("jax",), "--steps 100 --samples 30 --horizon 10 --planner random_shooting"),
     ("mcts", CARTPOLE, ("jax", "gymnasium"), "--steps 60 --simulations 30 --horizon 20"),
+    ("random", CARTPOLE, ALL_BACKENDS, "--steps 500"),
+    ("random", PENDULUM, ("jax",), "--steps 500"),
+    ("heuristic", "LunarLander-v3", ("gymnasium", "envpool"), "--steps 500"),
+    ("heuristic", "LunarLanderContinuous-v3", ("gymnasium",), "--steps 500"),
 ]
 PROBLEMS = ("double-integrator", "pendulum", "cart-pole", "acrobot", "quadrotor", "car")
 PLANNERS = (

@@ -36,6 +36,8 @@ ORDER = (
     "trust_region.ppo",
     "control.mpc",
     "control.mcts",
+    "control.random_policy",
+    "control.heuristic",
 )
 
 Row = tuple[str, str, str]  # module, attribute, summary

@@ -21,8 +21,10 @@ from probing import DISCOUNT, FOREVER, SIGNS, VALUES, asked, at, read_after_trai
 from etude.algorithms import ALGORITHMS, algorithm_class, registered_name
 from etude.algorithms.actor_critic.actor_critic import A2C, ActorCritic
 from etude.algorithms.actor_critic.sac import SAC, OffPolicyActorCritic
+from etude.algorithms.control.heuristic import Heuristic
 from etude.algorithms.control.mcts import MCTS
 from etude.algorithms.control.mpc import MPC
+from etude.algorithms.control.random_policy import Random
 from etude.algorithms.policy_gradient.reinforce import OffPolicyGradient, Reinforce
 from etude.algorithms.trust_region.ppo import PPO, DualGradient
 from etude.algorithms.trust_region.trpo import TRPO, NaturalGradient
@@ -36,10 +38,18 @@ from etude.environments.backends.gymnasium_envs import GymnasiumEnvs
 from etude.environments.backends.jax_envs import JaxEnvs
 from etude.environments.classic import PORTS
 from etude.environments.probes import CONTINUOUS, DISCRETE, TARGET, ObservationTimesAction
+from etude.environments.protocol import StepResult
 from etude.environments.tabular import Tabular
 from etude.errors import InvalidInput
 from etude.rollout import bind_policy, rollout
-from etude.spaces import Discrete, EnvironmentSpec, MultiBinary, MultiDiscrete, space_from_gymnasium
+from etude.spaces import (
+    Box,
+    Discrete,
+    EnvironmentSpec,
+    MultiBinary,
+    MultiDiscrete,
+    space_from_gymnasium,
+)
 from etude.struct import replace, struct
 from etude.tabular.mdp import random_mdp
 from etude.training import (
@@ -50,6 +60,21 @@ from etude.training import (
     train_iteration,
     vmap_over_seeds,
 )
+
+
+class Lander:
+    """The spaces of LunarLander, and noise in place of its physics."""
+
+    observation_space, action_space = Box((8,)), Discrete(4)
+
+    def reset(self, key):
+        observation = jax.random.normal(key, (8,))
+        return observation, observation
+
+    def step(self, state, action, key):
+        after, observation = self.reset(key)
+        return after, StepResult(observation, state[0] * action, state[1] > 1, state[2] > 1)
+
 
 CHOICES, BOX, PROCESS = (
     JaxEnvs(environment, 2)
@@ -147,6 +172,8 @@ SMALL = {
         {"discrete"},
         None,
     ),
+    "random": (Random(rollout_length=2), CHOICES, EVERY, None),
+    "heuristic": (Heuristic(rollout_length=2), JaxEnvs(Lander(), 2, "LunarLander-v3"), set(), None),
 }
 # of what is in SMALL
 SETTINGS = {
@@ -442,10 +469,13 @@ def test_trpo_takes_a_memory():
 
 @every_algorithm
 def test_what_it_cannot_take_is_refused_by_name(name):
-    algorithm, _, taken, _ = SMALL[name]
+    algorithm, environment, taken, _ = SMALL[name]
     for kind, space in ACTIONS.items():
         spec = EnvironmentSpec(
-            space_from_gymnasium(OBSERVATIONS["box"]), space_from_gymnasium(space, "action"), 2
+            space_from_gymnasium(OBSERVATIONS["box"]),
+            space_from_gymnasium(space, "action"),
+            2,
+            environment.spec.id,
         )
         if kind not in taken:
             with pytest.raises(

@@ -50,4 +50,8 @@ ALGORITHMS = {                  # name: (module, attribute, summary)
         "model-predictive control with the environment's true model: a bounded Box"),
     "mcts": ("etude.algorithms.control.mcts", "MCTS",
         "Monte Carlo tree search with the environment's true model: discrete actions"),
+    "random": ("etude.algorithms.control.random_policy", "Random",
+        "uniformly random actions of every kind; learns nothing"),
+    "heuristic": ("etude.algorithms.control.heuristic", "Heuristic",
+        "a controller written by hand: LunarLander and LunarLanderContinuous"),
 }

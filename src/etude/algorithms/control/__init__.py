@@ -1,1 +1,1 @@
-"""Planners as policies: model-predictive control and Monte Carlo tree search."""
+"""What learns nothing: planners as policies, the random policy, controllers written by hand."""

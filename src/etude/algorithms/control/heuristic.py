@@ -1,0 +1,129 @@
+"""Heuristics: controllers written by hand, each for one environment, that learn nothing."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+
+from etude.algorithms.protocol import algorithm
+from etude.data.transition import Transition
+from etude.errors import InvalidInput
+from etude.spaces import Box, Discrete, EnvironmentSpec, Space
+from etude.struct import static, struct
+from etude.types import Array
+
+
+class Controller(NamedTuple):
+    """A heuristic, and the spaces that it is written for."""
+
+    action: Callable[[Array], Array]  # observation [..., *shape] -> action in the policy's units
+    observation_shape: tuple[int, ...]
+    action_space: Space
+
+
+@struct
+class HeuristicState:
+    """What Heuristic knows; it learns nothing."""
+
+    controller: Controller = static()  # of the environment that it acts in
+
+
+@algorithm
+class Heuristic:
+    """A controller written by hand for the environment, where there is one; no learning."""
+
+    rollout_length: int = static(1, at_least=1)
+    """Environment steps of each copy between updates, which do nothing."""
+
+    def init(self, key: Array, spec: EnvironmentSpec) -> HeuristicState:
+        """The controller of the environment `spec.id`; the key is not used.
+
+        Raises InvalidInput where there is none, or if the spaces are not those of that id.
+        """
+        if spec.id not in HEURISTICS:
+            name = repr(spec.id) if spec.id else "an environment without an id"
+            raise InvalidInput(
+                f"there is no heuristic for {name}; there is one for {', '.join(HEURISTICS)}. "
+                "Take one of these, or random, which acts in every environment"
+            )
+        controller = HEURISTICS[spec.id]
+        is_box_of_shape = (
+            isinstance(spec.observation, Box)
+            and spec.observation.shape == controller.observation_shape
+        )
+        if not is_box_of_shape or spec.action != controller.action_space:
+            raise InvalidInput(
+                f"the heuristic for {spec.id!r} reads a Box of shape "
+                f"{controller.observation_shape} and acts in {controller.action_space}; "
+                f"this environment's are {spec.observation} and {spec.action}. Leave out what "
+                "changes them, such as --frame-stack, --action-masks or --options"
+            )
+        return HeuristicState(controller)
+
+    def act(
+        self, state: HeuristicState, observation: Array, memory: Any, key: Array, explore: bool
+    ) -> tuple[Array, Any]:
+        """The controller's action of each copy, [env, *action], exploring or not."""
+        return state.controller.action(observation), memory
+
+    def update(
+        self, state: HeuristicState, experience: Transition, key: Array
+    ) -> tuple[HeuristicState, dict[str, Any]]:
+        """The unchanged state: Heuristic does not learn."""
+        return state, {"updates": 0}
+
+
+def lunar_lander(observation: Array) -> Array:
+    """LunarLander's action, int32 [...], from observations [..., 8].
+
+    The main engine fires if the lander has to rise more than it has to turn; otherwise a side
+    engine fires if it has to turn. Below 0.05 either is too little to act on.
+    """
+    turn, lift = turn_and_lift(observation)
+    needs_lift = (lift > jnp.abs(turn)) & (lift > 0.05)
+    # the main engine is 2, the right one 3, the left one 1, and 0 is none
+    return jnp.select([needs_lift, turn < -0.05, turn > 0.05], [2, 3, 1], 0)
+
+
+def lunar_lander_continuous(observation: Array) -> Array:
+    """LunarLanderContinuous's action [..., (main engine, side engines)], from [..., 8]."""
+    turn, lift = turn_and_lift(observation)
+    return jnp.clip(jnp.stack([20 * lift - 1, -20 * turn], -1), -1, 1)
+
+
+def turn_and_lift(observation: Array) -> tuple[Array, Array]:
+    """How much the lander has to turn and to rise, [...] each, by PD control of angle and height.
+
+        turn = 0.5 (θ* - θ) - θ',         θ* = 0.5 x + x', clipped to [-0.4, 0.4] rad
+        lift = 0.5 (y* - y) - 0.5 y',     y* = 0.55 |x|
+
+    The observation is (x, y, x', y', θ, θ', left leg on the ground, right leg on the ground), in
+    Gymnasium's units, and the landing pad is at x = y = 0. The target angle θ* leans the lander
+    toward the pad; the target height y* grows with the distance from it. With a leg on the ground,
+    turn is 0 and lift is -0.5 y'.
+
+    Source: the function `heuristic` of `gymnasium.envs.box2d.lunar_lander`.
+    """
+    x, y = observation[..., 0], observation[..., 1]
+    x_velocity, y_velocity = observation[..., 2], observation[..., 3]
+    angle, angular_velocity = observation[..., 4], observation[..., 5]
+    on_ground = (observation[..., 6:] != 0).any(-1)
+    target_angle = jnp.clip(0.5 * x + x_velocity, -0.4, 0.4)
+    target_height = 0.55 * jnp.abs(x)
+    turn = 0.5 * (target_angle - angle) - angular_velocity
+    lift = 0.5 * (target_height - y) - 0.5 * y_velocity
+    return jnp.where(on_ground, 0, turn), jnp.where(on_ground, -0.5 * y_velocity, lift)
+
+
+# Environment's id: its controller. A second heuristic is one function and one row.
+HEURISTICS = {
+    "LunarLander-v3": Controller(lunar_lander, (8,), Discrete(4)),
+    "LunarLanderContinuous-v3": Controller(
+        lunar_lander_continuous, (8,), Box((2,), low=-1.0, high=1.0)
+    ),
+}
+
+# Name on the command line: (constructor, description).
+ALGORITHMS = {
+    "heuristic": (Heuristic, "a controller written by hand: LunarLander and LunarLanderContinuous")
+}
