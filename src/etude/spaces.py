@@ -6,7 +6,7 @@ A policy acts in [-1, 1] on the bounded elements of a Box and counts discrete ac
 """
 
 import math
-from typing import Any
+from typing import Any, TypeVar
 
 import gymnasium
 import jax
@@ -16,6 +16,8 @@ import numpy as np
 from etude.errors import InvalidInput
 from etude.struct import static, struct
 from etude.types import Array
+
+AnyArray = TypeVar("AnyArray", Array, np.ndarray)
 
 ACTION_MASK = "action_mask"  # the key of a Dict observation under which the legal actions stand
 
@@ -185,7 +187,7 @@ def space_to_gymnasium(space: Space) -> gymnasium.Space:
             return gym_spaces.Tuple(parts) if space.names is None else gym_spaces.Dict(parts)
 
 
-def to_environment_action(space: Space, action: Array) -> Array:
+def to_environment_action(space: Space, action: AnyArray) -> AnyArray:
     """The environment's action for an action of the policy, [..., *shape].
 
     Bounded Box elements are scaled from [-1, 1] to [low, high] and clipped; elements with a single
@@ -204,7 +206,7 @@ def to_environment_action(space: Space, action: Array) -> Array:
     return action
 
 
-def from_environment_action(space: Space, action: Array) -> Array:
+def from_environment_action(space: Space, action: AnyArray) -> AnyArray:
     """The policy's action for an action of the environment, [..., *shape].
 
     The inverse of `to_environment_action`, whatever the dtype of a Box's actions. It is exact for
@@ -301,7 +303,7 @@ def _scale(space: Box) -> tuple[np.ndarray, np.ndarray]:
     """(center, half width) of the bounded elements, (0, 1) for the others, of `shape`."""
     lower, upper = (
         np.where(space.is_bounded, bound, limit)
-        for bound, limit in zip(space.bounds, np.float32([-1, 1]), strict=True)
+        for bound, limit in zip(space.bounds, np.array([-1, 1], np.float32), strict=True)
     )
     # halve before adding, so that no sum overflows
     return lower / 2 + upper / 2, upper / 2 - lower / 2
