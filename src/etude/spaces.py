@@ -1,11 +1,12 @@
 """Observation and action spaces as hashable specs, conversion from Gymnasium, action scaling.
 
 A policy acts in [-1, 1] on the bounded elements of a Box and counts discrete actions from 0.
-`to_environment_action` alone converts its actions to those of the environment.
+`to_environment_action` alone converts its actions to those of the environment, and
+`from_environment_action` alone converts recorded ones back.
 """
 
 import math
-from typing import Any
+from typing import Any, TypeVar
 
 import gymnasium
 import jax
@@ -15,6 +16,8 @@ import numpy as np
 from etude.errors import InvalidInput
 from etude.struct import static, struct
 from etude.types import Array
+
+AnyArray = TypeVar("AnyArray", Array, np.ndarray)
 
 ACTION_MASK = "action_mask"  # the key of a Dict observation under which the legal actions stand
 
@@ -184,27 +187,43 @@ def space_to_gymnasium(space: Space) -> gymnasium.Space:
             return gym_spaces.Tuple(parts) if space.names is None else gym_spaces.Dict(parts)
 
 
-def to_environment_action(space: Space, action: Array) -> Array:
+def to_environment_action(space: Space, action: AnyArray) -> AnyArray:
     """The environment's action for an action of the policy, [..., *shape].
 
     Bounded Box elements are scaled from [-1, 1] to [low, high] and clipped; elements with a single
-    bound are clipped only; discrete actions are shifted by the space's `start`.
+    bound are clipped only; discrete actions are shifted by the space's `start`. Arrays of NumPy
+    give arrays of NumPy.
     """
     match space:
         case Box():
-            low, high = space.bounds
-            lower, upper = (
-                np.where(space.is_bounded, x, y)
-                for x, y in ((low, np.float32(-1)), (high, np.float32(1)))
-            )
-            # halve before adding, so that no sum overflows
-            center, half_width = lower / 2 + upper / 2, upper / 2 - lower / 2
-            action = jnp.clip(action * half_width + center, low, high)
-            return jnp.rint(action) if np.issubdtype(space.dtype, np.integer) else action
+            center, half_width = _scale(space)
+            action = (action * half_width + center).clip(*space.bounds)
+            return action.round() if np.issubdtype(space.dtype, np.integer) else action
         case Discrete(start=start):
             return action + start
         case MultiDiscrete():
             return action + np.asarray(space.starts, np.int32).reshape(space.shape)
+    return action
+
+
+def from_environment_action(space: Space, action: AnyArray) -> AnyArray:
+    """The policy's action for an action of the environment, [..., *shape].
+
+    The inverse of `to_environment_action`, whatever the dtype of a Box's actions. It is exact for
+    discrete actions. Box actions are float32, so there and back is exact but for the rounding of
+    float32 numbers as large as the bounds. Bounded elements are clipped to [-1, 1], and are 0 where
+    their two bounds are equal. Arrays of NumPy give arrays of NumPy.
+    """
+    match space:
+        case Box():
+            center, half_width = (x.astype(np.float64) for x in _scale(space))
+            action = (action - center) / np.where(half_width > 0, half_width, 1)
+            limit = np.where(space.is_bounded, 1, np.inf)
+            return action.clip(-limit, limit).astype(np.float32)
+        case Discrete(start=start):
+            return action - start
+        case MultiDiscrete():
+            return action - np.asarray(space.starts, np.int32).reshape(space.shape)
     return action
 
 
@@ -278,6 +297,16 @@ def leaves_with_path(space: Space, path: tuple = ()) -> list[tuple[tuple, Space]
         for key, part in zip(keys, space.parts, strict=True)
         for leaf in leaves_with_path(part, (*path, key))
     ]
+
+
+def _scale(space: Box) -> tuple[np.ndarray, np.ndarray]:
+    """(center, half width) of the bounded elements, (0, 1) for the others, of `shape`."""
+    lower, upper = (
+        np.where(space.is_bounded, bound, limit)
+        for bound, limit in zip(space.bounds, np.array([-1, 1], np.float32), strict=True)
+    )
+    # halve before adding, so that no sum overflows
+    return lower / 2 + upper / 2, upper / 2 - lower / 2
 
 
 def _compact_bound(bound: np.ndarray) -> float | tuple[float, ...]:

@@ -1,0 +1,292 @@
+"""Datasets: recorded episodes laid end to end, checked when they are made.
+
+`make_dataset` takes what a user of Gymnasium records: T + 1 observations and T actions, rewards and
+flags for an episode of T steps, in the environment's own units. `to_recorded_arrays` gives that
+back, so every file format is read and written in these terms. Everything here but `episode_starts`
+runs on the host.
+"""
+
+import hashlib
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+
+from etude.data.recorded_arrays import (
+    check_lengths,
+    convert_action,
+    convert_choices,
+    convert_observation,
+    flatten_fields,
+    join_episodes,
+)
+from etude.data.transition import Transition, zeros_like_spec
+from etude.errors import InvalidInput
+from etude.spaces import (
+    Box,
+    Discrete,
+    EnvironmentSpec,
+    MultiBinary,
+    MultiDiscrete,
+    leaves_with_path,
+    to_environment_action,
+)
+from etude.struct import replace, static, struct
+from etude.types import Array
+
+
+@struct
+class Dataset:
+    """Recorded episodes, one after another, in the policy's units.
+
+    As in a rollout, bounded Box actions are in [-1, 1], discrete observations and actions count
+    from 0, and the dtypes are those of `zeros_like_spec`. The arrays are traced and the spec is
+    static, so a compiled function takes a dataset as an argument.
+    """
+
+    transitions: Transition  # [step, ...]; the last step of each episode, and no other, is done
+    episode_lengths: Array  # int32 [episode], in steps, at least 1
+    spec: EnvironmentSpec = static()  # the spaces and id of the environment recorded, for one copy
+
+    @property
+    def num_steps(self) -> int:
+        return self.transitions.reward.shape[0]
+
+    @property
+    def num_episodes(self) -> int:
+        return self.episode_lengths.shape[0]
+
+
+def episode_starts(dataset: Dataset) -> Array:
+    """The first step of each episode, int32 [episode]."""
+    lengths = dataset.episode_lengths
+    return lengths.cumsum().astype(lengths.dtype) - lengths
+
+
+def episode_returns(dataset: Dataset) -> np.ndarray:
+    """The undiscounted return of each episode, float64 [episode]."""
+    starts = episode_starts(replace(dataset, episode_lengths=np.asarray(dataset.episode_lengths)))
+    return np.add.reduceat(np.asarray(dataset.transitions.reward, np.float64), starts)
+
+
+def make_dataset(
+    spec: EnvironmentSpec,
+    *,
+    observations: Any,
+    actions: Any,
+    rewards: Any,
+    terminations: Any,
+    truncations: Any,
+    episode_lengths: Any = None,
+    truncate_unfinished: bool = False,
+) -> Dataset:
+    """Check recorded episodes and lay them end to end.
+
+    All values are in the environment's own units, as `env.step` takes and returns them: Box actions
+    within the bounds of their space, choices counted from its `start`. An observation of a Dict is
+    a dict of arrays, one of a Tuple a tuple of arrays. Integers may be of any width that holds the
+    space's values, and floats of any precision; they are stored in the dtype of `zeros_like_spec`.
+
+    Args:
+        spec: the spaces to hold the values against, and the id of the environment.
+        observations: [step + 1, ...] of each episode: the one that the reset returned, then the one
+            that each step returned.
+        actions: [step, ...] of each episode.
+        rewards: [step] of each episode; give zeros where none were recorded.
+        terminations, truncations: [step] of each episode, bool or 0 and 1. The last step of an
+            episode has one of them or both, and no other step has any. With both it counts as
+            terminated.
+        episode_lengths: [episode], the number of steps of each episode, where the five arrays have
+            all episodes end to end. Without it, each of the five is a sequence with one entry for
+            each episode.
+        truncate_unfinished: mark the last step of an episode as truncated where it has no flag.
+            This is right for a recording that was cut off, and wrong for one whose flags were lost,
+            since a failure would count as a time limit; so it must be asked for.
+
+    Raises:
+        InvalidInput: for arrays that are not those of such episodes, naming the first episode, step
+            and field at fault, the value and the way out.
+    """
+    recorded = {
+        "observations": observations,
+        "actions": actions,
+        "rewards": rewards,
+        "terminations": terminations,
+        "truncations": truncations,
+    }
+    spec = replace(spec, num_envs=1)
+    if episode_lengths is None:
+        lengths, arrays = join_episodes(spec, recorded)
+    else:
+        lengths = check_lengths(episode_lengths)
+        arrays = flatten_fields(spec, recorded, lengths)
+    return _convert(spec, arrays, lengths, truncate_unfinished)
+
+
+def to_recorded_arrays(dataset: Dataset) -> dict[str, Any]:
+    """The NumPy arrays from which `make_dataset` makes this dataset, with their names.
+
+    They are laid end to end, in the environment's own units and in the dtypes of its spaces; Box
+    actions come back but for rounding (see `from_environment_action`).
+
+    Raises:
+        InvalidInput: for a dataset in which a next observation is not the observation of the
+            episode's next step, for these arrays cannot hold it.
+    """
+    transitions, lengths = jax.tree.map(np.asarray, (dataset.transitions, dataset.episode_lengths))
+    is_last = np.zeros(dataset.num_steps, bool)
+    is_last[lengths.cumsum() - 1] = True
+    rows = _observation_rows(lengths)
+
+    def join(space, observation, next_observation):
+        if not np.array_equal(next_observation[:-1][~is_last[:-1]], observation[1:][~is_last[:-1]]):
+            raise InvalidInput(
+                "a next observation of this dataset is not the observation of the step that "
+                "follows; write the dataset that it was made from"
+            )
+        num_rows = dataset.num_steps + len(lengths)
+        joined = np.empty((num_rows, *observation.shape[1:]), _dtype(space))
+        joined[rows] = _to_environment(space, observation)
+        joined[rows[is_last] + 1] = _to_environment(space, next_observation[is_last])
+        return joined
+
+    spaces = [space for _, space in leaves_with_path(dataset.spec.observation)]
+    observations, structure = jax.tree.flatten(transitions.observation)
+    next_observations = jax.tree.leaves(transitions.next_observation)
+    action_space, action = dataset.spec.action, transitions.action
+    # of float64 a Box action is rounded once, to the dtype of the space
+    wide = action.astype(np.float64 if isinstance(action_space, Box) else np.int64)
+    return {
+        "observations": jax.tree.unflatten(
+            structure, list(map(join, spaces, observations, next_observations))
+        ),
+        "actions": to_environment_action(action_space, wide).astype(_dtype(action_space)),
+        "rewards": transitions.reward,
+        "terminations": transitions.terminated,
+        "truncations": transitions.truncated,
+        "episode_lengths": lengths,
+    }
+
+
+def check_dataset(dataset: Dataset, spec: EnvironmentSpec) -> None:
+    """Check that a dataset has the spaces of an environment.
+
+    They may differ in the precision of floats and the width of integers, which a dataset does not
+    keep.
+
+    Raises:
+        InvalidInput: naming both spaces.
+    """
+    for role, recorded, needed in (
+        ("observation", dataset.spec.observation, spec.observation),
+        ("action", dataset.spec.action, spec.action),
+    ):
+        if not _same_space(recorded, needed):
+            raise InvalidInput(
+                f"the {role} space of the dataset{_of(dataset.spec)} is {recorded}, and that of "
+                f"the environment{_of(spec)} is {needed}; give the dataset of this environment, or "
+                "wrap the environment as it was for the recording"
+            )
+
+
+def dataset_hash(dataset: Dataset) -> str:
+    """SHA-256, in hex, of the name, dtype, shape and bytes of each array.
+
+    Datasets of equal arrays have equal hashes, whatever file they came from.
+    """
+    digest = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(dataset):
+        array = np.asarray(leaf, order="C")
+        array = array.astype(array.dtype.newbyteorder("<"), copy=False)
+        name = jax.tree_util.keystr(path)
+        digest.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
+        digest.update(array.data)
+    return digest.hexdigest()
+
+
+def _convert(spec, arrays, lengths, truncate_unfinished):
+    """Return the dataset of arrays in the environment's units, after a check of their values."""
+    example = jax.eval_shape(partial(zeros_like_spec, spec))
+    *observations, action, reward, terminations, truncations = arrays
+    rows = _observation_rows(lengths)
+    stacked = [
+        convert_observation(array, leaf.dtype)
+        for array, leaf in zip(observations, jax.tree.leaves(example.observation), strict=True)
+    ]
+    leaves = [
+        *(leaf[rows] for leaf in stacked),
+        convert_action(action, example.action.dtype),
+        convert_observation(reward, example.reward.dtype),
+        *(leaf[rows + 1] for leaf in stacked),
+        *_end_flags(terminations, truncations, truncate_unfinished),
+    ]
+    transitions = jax.tree.unflatten(jax.tree.structure(example), leaves)
+    return jax.device_put(Dataset(transitions, lengths, spec))
+
+
+def _end_flags(terminations, truncations, truncate_unfinished):
+    """Return terminated and truncated [step]: at the last step of an episode, and only there."""
+    terminated, truncated = (
+        convert_choices(array, np.dtype(bool)) for array in (terminations, truncations)
+    )
+    is_last = np.zeros(len(terminated), bool)
+    is_last[terminations.counts.cumsum() - 1] = True
+    for array, flag in ((terminations, terminated), (truncations, truncated)):
+        array.refuse_where(
+            flag & ~is_last,
+            "only the last step of an episode has a flag: let the episode end there",
+        )
+    unfinished = is_last & ~terminated & ~truncated
+    if not truncate_unfinished:
+        truncations.refuse_where(
+            unfinished,
+            "the last step of an episode has terminations or truncations, and this one has "
+            "neither: set the one that is right, or give truncate_unfinished=True where the "
+            "recording was cut off",
+        )
+    return terminated, truncated | unfinished
+
+
+def _observation_rows(lengths):
+    """The row of each step's observation where an episode of T steps has T + 1 rows, [step]."""
+    return np.arange(lengths.sum()) + np.repeat(np.arange(len(lengths)), lengths)
+
+
+def _to_environment(space, observation):
+    return (
+        observation
+        if isinstance(space, Box)
+        else to_environment_action(space, observation.astype(np.int64))
+    )
+
+
+def _dtype(space):
+    return "int8" if isinstance(space, MultiBinary) else space.dtype
+
+
+def _same_space(space, other):
+    """Whether two spaces have the same values, with arrays of the same shapes and dtypes."""
+    leaves, other_leaves = leaves_with_path(space), leaves_with_path(other)
+    return [path for path, _ in leaves] == [path for path, _ in other_leaves] and all(
+        _same_leaf(leaf, other_leaf)
+        for (_, leaf), (_, other_leaf) in zip(leaves, other_leaves, strict=True)
+    )
+
+
+def _same_leaf(space, other):
+    match space, other:
+        case Box(), Box():
+            dtypes = {jax.dtypes.canonicalize_dtype(box.dtype) for box in (space, other)}
+            return (
+                len(dtypes) == 1
+                and space.shape == other.shape
+                and all(map(np.array_equal, space.bounds, other.bounds))
+            )
+        case (Discrete(), Discrete()) | (MultiDiscrete(), MultiDiscrete()):
+            return replace(space, dtype=other.dtype) == other
+    return space == other
+
+
+def _of(spec):
+    return f" ({spec.id})" if spec.id else ""

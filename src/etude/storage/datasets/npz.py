@@ -1,0 +1,223 @@
+"""Datasets in NumPy's `.npz` format, which a few lines of NumPy write.
+
+    key               array
+    observations      [step + 1, ...] of each episode: what the reset returned, then what each step
+                      returned
+    actions           [step, ...] of each episode, as `env.step` took them
+    rewards           [step] of each episode
+    terminations      [step] of each episode: bool, or 0 and 1
+    truncations       [step] of each episode: bool, or 0 and 1
+    episode_lengths   [episode]: the number of steps of each episode
+    environment_id    optional: the id of the environment, a string
+
+All episodes lie end to end, so for lengths of 3 and 2 steps there are 7 observations and 5 actions.
+Values are in the environment's own units, and the rules for them are those of `make_dataset`. Of
+observations of a Dict or Tuple, each array has a key of its own: `observations/position`,
+`observations/0`, `observations/camera/left`.
+
+    episodes = [...]    # of arrays
+    numpy.savez(
+        "demonstrations.npz",
+        observations=numpy.concatenate([episode.observations for episode in episodes]),
+        ...
+        episode_lengths=[len(episode.actions) for episode in episodes],
+        environment_id="Pendulum-v1",
+    )
+
+`numpy.savez_compressed` does as well. Nothing in a file can name code: arrays of Python objects,
+which are pickled, are refused.
+"""
+
+import difflib
+import io
+import itertools
+import math
+import os
+import zipfile
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from etude.data.dataset import Dataset, make_dataset, to_recorded_arrays
+from etude.data.recorded_arrays import recorded_spaces
+from etude.errors import InvalidInput
+from etude.spaces import EnvironmentSpec, leaves_with_path
+from etude.storage import files
+from etude.storage.files import CorruptFile
+from etude.struct import replace
+
+LENGTHS, ENVIRONMENT_ID = "episode_lengths", "environment_id"
+# The arrays of a file may take so many bytes in memory, or so many times its own size. DEFLATE
+# reaches a ratio of 1,032, on zeros alone.
+SMALL, LARGEST_RATIO = 2**28, 200
+_ID_LIMIT = 1000  # characters
+_SUFFIX = ".npy"
+_READ_HEADER = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+}
+_EPOCH = (1980, 1, 1, 0, 0, 0)  # the time of every member, so that equal datasets give equal files
+
+
+def write_npz(path: Path, dataset: Dataset) -> None:
+    """Write a dataset in the environment's own units, uncompressed.
+
+    The file appears as a whole or not at all, and its arrays are in memory twice meanwhile. What
+    `read_npz` reads from it is the same dataset bit for bit, but for Box actions whose bounds make
+    their scaling inexact: they agree to the rounding of float32 numbers as large as the bounds.
+
+    Raises:
+        InvalidInput: for a path that exists, and for a dataset that `to_recorded_arrays` refuses.
+        OSError: when the disk refuses.
+    """
+    path = Path(path)
+    if os.path.lexists(path):
+        raise InvalidInput(f"{path} exists already; choose another name, or move it away")
+    recorded = to_recorded_arrays(dataset)
+    arrays = {
+        key: array
+        for field, keys in _keys(dataset.spec).items()
+        for key, array in zip(keys, jax.tree.leaves(recorded[field]), strict=True)
+    }
+    arrays[LENGTHS] = recorded[LENGTHS]
+    if dataset.spec.id:
+        arrays[ENVIRONMENT_ID] = np.array(dataset.spec.id)
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for key, array in arrays.items():
+            member = zipfile.ZipInfo(key + _SUFFIX, _EPOCH)
+            with archive.open(member, "w", force_zip64=True) as file:
+                np.lib.format.write_array(file, array, allow_pickle=False)
+    files.write_bytes(path, buffer.getbuffer())
+
+
+def read_npz(path: Path, spec: EnvironmentSpec, *, truncate_unfinished: bool = False) -> Dataset:
+    """Read a dataset that was recorded in an environment with the spaces of `spec`.
+
+    Its `spec.id` is the environment's id in the file, "" where there is none; it need not be that
+    of `spec`. Sizes are checked before memory is taken for them.
+
+    Args:
+        path: a file as described at the head of this module.
+        spec: the spaces of the environment it was recorded in.
+        truncate_unfinished: as in `make_dataset`.
+
+    Raises:
+        InvalidInput: naming the file, for one that cannot be read, that has other keys, or whose
+            arrays `make_dataset` refuses.
+    """
+    path = Path(path)
+    size = files.plain_size(path)
+    try:
+        arrays = _read_arrays(path, size, _keys(spec))
+        recorded = {
+            field: jax.tree.unflatten(
+                jax.tree.structure(jax.eval_shape(space.zeros)),
+                [arrays[key] for key in _keys(spec)[field]],
+            )
+            for field, space in recorded_spaces(spec).items()
+        }
+        return make_dataset(
+            replace(spec, id=_environment_id(arrays)),
+            **recorded,
+            episode_lengths=arrays[LENGTHS],
+            truncate_unfinished=truncate_unfinished,
+        )
+    except InvalidInput as error:
+        raise type(error)(f"{path}: {error}") from error
+
+
+def _keys(spec):
+    """Return the keys of each field's arrays, in the order of the leaves of its space."""
+    keys = {
+        field: ["/".join(map(str, (field, *path))) for path, _ in leaves_with_path(space)]
+        for field, space in recorded_spaces(spec).items()
+    }
+    names = keys["observations"]
+    for name in names:
+        if names.count(name) > 1:
+            raise InvalidInput(
+                f"two arrays of the observation space have the key {name!r}; rename one of them, "
+                "without a slash"
+            )
+    return keys
+
+
+def _read_arrays(path, size, keys):
+    """Return the array of each key in the file, of numbers but for the environment's id."""
+    try:
+        with open(path, "rb") as file, zipfile.ZipFile(file) as archive:
+            members = _members(archive, [*itertools.chain(*keys.values()), LENGTHS])
+            _check_sizes(archive, members, max(SMALL, LARGEST_RATIO * size))
+            arrays = {}
+            for key, member in members.items():
+                with archive.open(member) as file:
+                    arrays[key] = np.lib.format.read_array(file, allow_pickle=False)
+            return arrays
+    except (InvalidInput, MemoryError):
+        raise
+    except Exception as error:  # zipfile, zlib and NumPy raise many kinds for a damaged file
+        raise CorruptFile(f"it is no whole .npz file ({error}); write or copy it again") from error
+
+
+def _members(archive, required):
+    """Return the member of each key after a check of the keys."""
+    members = {}
+    for member in archive.infolist():
+        key = member.filename.removesuffix(_SUFFIX)
+        if key in members:
+            raise CorruptFile(f"it has the key {key!r} twice; write it again")
+        members[key] = member
+    missing = [key for key in required if key not in members]
+    for key in members:
+        if key not in (*required, ENVIRONMENT_ID):
+            nearest = difflib.get_close_matches(key, missing, 1, cutoff=0.5)
+            raise InvalidInput(
+                f"it has the unknown key {key[:80]!r}"
+                + (f": did you mean {nearest[0]!r}?" if nearest else "; leave it out.")
+                + f" The keys are {', '.join(required)} and, if known, {ENVIRONMENT_ID}"
+            )
+    if missing:
+        raise InvalidInput(
+            f"it has no key {missing[0]!r}; for these spaces the keys are {', '.join(required)}"
+        )
+    return members
+
+
+def _check_sizes(archive, members, limit):
+    """Check what the headers of the zip and of each array say, before anything is read."""
+    total = sum(member.file_size for member in members.values())
+    if total > limit:
+        raise CorruptFile(
+            f"its arrays would take {total:,} bytes, and of a file of this size at most {limit:,} "
+            "are read; if it is sound, write it with numpy.savez, without compression"
+        )
+    for key, member in members.items():
+        with archive.open(member) as file:
+            version = np.lib.format.read_magic(file)
+            if version not in _READ_HEADER:
+                raise CorruptFile(f"{key!r} is of version {version}; save it with numpy.savez")
+            shape, _, dtype = _READ_HEADER[version](file)
+            kinds = "U" if key == ENVIRONMENT_ID else "biuf"
+            if dtype.kind not in kinds:
+                raise CorruptFile(
+                    f"{key!r} has the dtype {dtype}; only {'text' if kinds == 'U' else 'numbers'} "
+                    "can be read there, and Python objects nowhere, for reading them runs code"
+                )
+            if file.tell() + math.prod(shape) * dtype.itemsize != member.file_size:
+                raise CorruptFile(
+                    f"{key!r} has {member.file_size:,} bytes and an array of the shape {shape}, "
+                    "which do not agree; write it again"
+                )
+
+
+def _environment_id(arrays):
+    environment_id = arrays.get(ENVIRONMENT_ID, np.array(""))
+    text = str(environment_id.item()) if environment_id.size == 1 else "\n"
+    if len(text) > _ID_LIMIT or not text.isprintable():
+        raise InvalidInput(
+            f"{ENVIRONMENT_ID!r} is not one line of text; give the environment's id, as "
+            "'Pendulum-v1'"
+        )
+    return text
