@@ -38,7 +38,6 @@ _MODULE_OF = {
     "bind_policy": "rollout",
     "rollout": "rollout",
     "evaluate": "rollout",
-    "fitted_q_iteration": "algorithms.value.fitted_q",
     "register_model": "models.true_models",
     "Algorithm": "algorithms.protocol",
     "algorithm": "algorithms.protocol",

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from etude.algorithms.protocol import Policy
+from etude.algorithms.protocol import NOTHING, Outside, Policy, needed_of
 from etude.data.transition import Transition
 from etude.environments.protocol import Environment
 from etude.struct import struct
@@ -26,12 +26,20 @@ class BoundPolicy(NamedTuple):
 
 
 def bind_policy(
-    policy: Policy, state: Any, environment: Environment, explore: bool = False
+    policy: Policy,
+    state: Any,
+    environment: Environment,
+    explore: bool = False,
+    outside: Outside = NOTHING,
 ) -> BoundPolicy:
-    """The policy of an algorithm in `state`; with `explore` the behavior policy."""
+    """The policy of an algorithm in `state`; with `explore` the behavior policy.
+
+    Only the behavior policy of an algorithm that needs it reads `outside`.
+    """
+    needed = needed_of(policy, outside) if explore else ()
     return BoundPolicy(
         lambda observation, memory, key: policy.act(
-            state, observation, memory, key, explore=explore
+            state, observation, memory, key, explore, *needed
         ),
         lambda key: policy.initial_memory(state, environment.spec, key),
     )

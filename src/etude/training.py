@@ -13,10 +13,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from etude.algorithms.protocol import Algorithm, check_algorithm
+from etude.algorithms.protocol import NOTHING, Algorithm, Outside, check_algorithm, needed_of
 from etude.environments.protocol import Environment
 from etude.errors import Diverged, InvalidInput
-from etude.rollout import EpisodeSums, RolloutState, bind_policy, init_rollout_state, rollout
+from etude.rollout import bind_policy, init_rollout_state, rollout
 from etude.struct import replace, struct
 from etude.types import Array, Metrics
 
@@ -25,7 +25,7 @@ from etude.types import Array, Metrics
 class MetricSums:
     """Sums since the last row of metrics."""
 
-    episodes: EpisodeSums
+    episodes: Any  # EpisodeSums, () for an algorithm that does not play
     updates: Array  # gradient steps
     metrics: Metrics  # each mean times the number of gradient steps it is taken over
 
@@ -35,7 +35,7 @@ class TrainState:
     """The whole state of training but for its key; with many seeds every leaf is [seed, ...]."""
 
     algorithm_state: Any
-    rollout_state: RolloutState
+    rollout_state: Any  # RolloutState, () for an algorithm that does not play
     metric_sums: MetricSums
 
 
@@ -53,22 +53,31 @@ def split_run_key(key: Array) -> RunKeys:
     return RunKeys(*jax.random.split(key, 4))
 
 
-def init_train_state(algorithm: Algorithm, environment: Environment, key: Array) -> TrainState:
+def init_train_state(
+    algorithm: Algorithm, environment: Environment, key: Array, outside: Outside = NOTHING
+) -> TrainState:
     """The state of training before the first iteration."""
-    keys = split_run_key(key)
+    keys, needed = split_run_key(key), needed_of(algorithm, outside)
     # two programs, since JAX's cache does not keep a program with a callback, as a reset may have
-    algorithm_state = jax.jit(partial(algorithm.init, spec=environment.spec))(keys.init)
+    algorithm_state = jax.jit(lambda key, *needed: algorithm.init(key, environment.spec, *needed))(
+        keys.init, *needed
+    )
     rollout_state = jax.jit(partial(init_rollout, algorithm, environment))(
         algorithm_state, keys.reset
     )
-    metric_sums = zero_metrics(algorithm, environment, algorithm_state, rollout_state)
+    metric_sums = zero_metrics(algorithm, environment, algorithm_state, rollout_state, outside)
     return TrainState(algorithm_state, rollout_state, metric_sums)
 
 
 def init_rollout(
     algorithm: Algorithm, environment: Environment, algorithm_state: Any, key: Array
-) -> RolloutState:
-    """The state after a reset of every environment, with the behavior policy's initial memory."""
+) -> Any:
+    """The state after a reset of every environment, with the behavior policy's initial memory.
+
+    It is () for an algorithm that does not play.
+    """
+    if not algorithm.plays:
+        return ()
     policy = bind_policy(algorithm, algorithm_state, environment, explore=True)
     return init_rollout_state(environment, policy, key)
 
@@ -80,8 +89,11 @@ def train_iteration(
     key: Array,
     index: Array,
     restart_every: int = 0,
+    outside: Outside = NOTHING,
 ) -> TrainState:
     """One iteration of training: a rollout by the behavior policy, then the algorithm's update.
+
+    An algorithm that does not play has no rollout, and its experience is ().
 
     With `restart_every` > 0, every environment is reset after each `restart_every` iterations, and
     running episodes are marked as truncated. This is for environments whose state a checkpoint
@@ -89,15 +101,21 @@ def train_iteration(
     """
     keys = split_run_key(key)
     key_rollout, key_update = jax.random.split(jax.random.fold_in(keys.iterations, index))
-    policy = bind_policy(algorithm, train_state.algorithm_state, environment, explore=True)
-    rollout_state, experience, episodes = rollout(
-        environment, policy, train_state.rollout_state, key_rollout, algorithm.rollout_length
+    rollout_state, experience, episodes = collect(
+        algorithm,
+        environment,
+        train_state.algorithm_state,
+        train_state.rollout_state,
+        key_rollout,
+        outside,
     )
     if restart_every:
         is_last = (index + 1) % restart_every == 0
         truncated = experience.truncated.at[-1].set(experience.truncated[-1] | is_last)
         experience = replace(experience, truncated=truncated)
-    algorithm_state, metrics = algorithm.update(train_state.algorithm_state, experience, key_update)
+    algorithm_state, metrics = algorithm.update(
+        train_state.algorithm_state, experience, key_update, *needed_of(algorithm, outside)
+    )
     if restart_every:
         # after the update, because a run that is resumed has only the state after it
         rollout_state = jax.lax.cond(
@@ -109,9 +127,24 @@ def train_iteration(
     return TrainState(algorithm_state, rollout_state, metric_sums)
 
 
+def collect(
+    algorithm: Algorithm,
+    environment: Environment,
+    algorithm_state: Any,
+    rollout_state: Any,
+    key: Array,
+    outside: Outside,
+) -> tuple[Any, Any, Any]:
+    """A rollout by the behavior policy; nothing for an algorithm that does not play."""
+    if not algorithm.plays:
+        return (), (), ()
+    policy = bind_policy(algorithm, algorithm_state, environment, explore=True, outside=outside)
+    return rollout(environment, policy, rollout_state, key, algorithm.rollout_length)
+
+
 def restart_rollout(
     algorithm: Algorithm, environment: Environment, algorithm_state: Any, key: Array, index: Array
-) -> RolloutState:
+) -> Any:
     """The state after the reset of every environment that follows iteration `index`."""
     keys = split_run_key(key)
     return init_rollout(
@@ -120,16 +153,23 @@ def restart_rollout(
 
 
 def pure_train(
-    algorithm: Algorithm, environment: Environment, key: Array, iterations: int
+    algorithm: Algorithm,
+    environment: Environment,
+    key: Array,
+    iterations: int,
+    outside: Outside = NOTHING,
 ) -> tuple[TrainState, MetricSums]:
     """Training as one pure function: the last state, and the metric sums [iteration] of each."""
 
     def step(train_state, index):
-        train_state = train_iteration(algorithm, environment, train_state, key, index)
+        train_state = train_iteration(
+            algorithm, environment, train_state, key, index, outside=outside
+        )
         zero_sums = jax.tree.map(jnp.zeros_like, train_state.metric_sums)
         return replace(train_state, metric_sums=zero_sums), train_state.metric_sums
 
-    return jax.lax.scan(step, init_train_state(algorithm, environment, key), jnp.arange(iterations))
+    train_state = init_train_state(algorithm, environment, key, outside)
+    return jax.lax.scan(step, train_state, jnp.arange(iterations))
 
 
 class ProgressReport(NamedTuple):
@@ -137,7 +177,7 @@ class ProgressReport(NamedTuple):
 
     train_state: TrainState  # the next chunk reuses its buffers: copy what you keep
     iterations: int  # since the start of the run
-    steps: int  # environment steps of each seed since the start of the run
+    steps: int  # steps of the budget of each seed since the start of the run
     # means since the last row, [seed] with many seeds; NaN without a measurement
     metrics: dict[str, np.ndarray]
     end_of_row: bool  # whether a row of metrics ends here
@@ -151,31 +191,27 @@ def progress(
     key: Array,
     steps: int,
     *,
+    outside: Outside = NOTHING,
     resumed: tuple[TrainState, int] | None = None,
     row_every: int | None = None,
     restart_every: int = 0,
     chunk_seconds: float = 1.0,
 ) -> Iterator[ProgressReport]:
-    """Train for at most `steps` environment steps, and yield a ProgressReport after each chunk.
+    """Train for at most `steps` steps, and yield a ProgressReport after each chunk.
 
-    `key` is one key, or [seed] keys for many seeds in one program (JAX environments). Training
-    takes all whole iterations that fit into `steps`. A chunk is a compiled program that runs about
-    `chunk_seconds`; the results do not depend on where chunks end. A row of metrics covers
-    `row_every` iterations (default: a hundredth of all). To continue from a checkpoint, pass
-    `resumed`, its state and its number of iterations. For `restart_every` see `train_iteration`.
+    Steps are environment steps, or gradient steps of an algorithm that does not play. `key` is one
+    key, or [seed] keys for many seeds in one program (JAX environments). `outside` is the dataset
+    or the expert that the algorithm needs, one for all seeds. Training takes all whole iterations
+    that fit into `steps`. A chunk is a compiled program that runs about `chunk_seconds`; the
+    results do not depend on where chunks end. A row of metrics covers `row_every` iterations
+    (default: a hundredth of all). To continue from a checkpoint, pass `resumed`, its state and its
+    number of iterations. For `restart_every` see `train_iteration`.
 
     Raises InvalidInput for hyperparameters out of bounds or a budget below one iteration,
     EnvironmentFault for an environment that fails, Diverged when a metric stops being finite.
     """
     check_algorithm(algorithm)
-    steps_per_iteration = algorithm.rollout_length * environment.spec.num_envs
-    num_iterations = steps // steps_per_iteration
-    if num_iterations < 1:
-        raise InvalidInput(
-            f"a budget of {steps} steps is less than one iteration of {steps_per_iteration} "
-            f"(rollout_length {algorithm.rollout_length} × num_envs {environment.spec.num_envs}); "
-            "give at least that"
-        )
+    num_iterations = iterations_of(algorithm, environment.spec.num_envs, steps)
     if key.ndim and not environment.functional:
         raise InvalidInput(
             "only environments written in JAX train many seeds in one program; give this one a "
@@ -184,18 +220,20 @@ def progress(
     row_every = row_every or max(1, num_iterations // 100)
     start_time = time.perf_counter()
     train_state, iteration = resumed or (
-        vmap_over_seeds(partial(init_train_state, algorithm, environment), key)(key),
+        vmap_over_seeds(partial(init_train_state, algorithm, environment, outside=outside), key)(
+            key
+        ),
         0,
     )
     # two leaves may not share a buffer that is donated
     train_state = jax.jit(partial(jax.tree.map, jnp.copy))(train_state)
-    run = compile_chunk(algorithm, environment, train_state, key, row_every, restart_every)
+    run = compile_chunk(algorithm, environment, train_state, key, row_every, restart_every, outside)
     compile_seconds, chunk_length = time.perf_counter() - start_time, 1
     while iteration < num_iterations:
         end_of_row = iteration - iteration % row_every + row_every
         stop = min(iteration + chunk_length, num_iterations, end_of_row)
         start_time = time.perf_counter()
-        train_state = run_compiled(environment, run, train_state, key, iteration, stop)
+        train_state = run_compiled(environment, run, train_state, key, iteration, stop, outside)
         metrics = average_metrics(jax.device_get(train_state.metric_sums))
         seconds = time.perf_counter() - start_time
         fitting = int(chunk_seconds * (stop - iteration) / seconds)
@@ -204,13 +242,29 @@ def progress(
         yield ProgressReport(
             train_state,
             iteration,
-            iteration * steps_per_iteration,
+            iteration * algorithm.steps_per_update(environment.spec.num_envs),
             metrics,
             iteration % row_every == 0 or iteration == num_iterations,
             seconds,
             compile_seconds,
         )
         compile_seconds = 0.0
+
+
+def iterations_of(algorithm: Algorithm, num_envs: int, steps: int) -> int:
+    """The whole iterations in a budget of `steps`; raises InvalidInput where there is none."""
+    per_iteration = algorithm.steps_per_update(num_envs)
+    if steps < per_iteration:
+        factors = (
+            f"rollout_length {algorithm.rollout_length} × num_envs {num_envs}"
+            if algorithm.plays
+            else "gradient steps of an update"
+        )
+        raise InvalidInput(
+            f"steps is {steps}, less than one iteration of {per_iteration} ({factors}); "
+            "give at least that"
+        )
+    return steps // per_iteration
 
 
 def compile_chunk(
@@ -220,16 +274,19 @@ def compile_chunk(
     key: Array,
     row_every: int,
     restart_every: int,
+    outside: Outside = NOTHING,
 ):
-    """The compiled program `run(train_state, key, start, stop)` of iterations `start` to `stop`.
+    """The compiled program `run(train_state, key, start, stop, outside)`: a chunk of iterations.
 
     It reuses the buffers of `train_state`; iteration `stop` is not part of it.
     """
 
-    def step(index, train_state, key):
-        return train_iteration(algorithm, environment, train_state, key, index, restart_every)
+    def run(train_state, key, start, stop, outside):
+        def step(index, train_state, key):
+            return train_iteration(
+                algorithm, environment, train_state, key, index, restart_every, outside
+            )
 
-    def run(train_state, key, start, stop):
         is_row_start = start % row_every == 0
         metric_sums = jax.tree.map(
             lambda x: jnp.where(is_row_start, jnp.zeros_like(x), x), train_state.metric_sums
@@ -242,7 +299,7 @@ def compile_chunk(
             replace(train_state, metric_sums=metric_sums),
         )
 
-    return jax.jit(run, donate_argnums=0).lower(train_state, key, 0, 1).compile()
+    return jax.jit(run, donate_argnums=0).lower(train_state, key, 0, 1, outside).compile()
 
 
 def run_compiled(environment: Environment, function, *arguments) -> Any:
@@ -264,23 +321,27 @@ def zero_metrics(
     algorithm: Algorithm,
     environment: Environment,
     algorithm_state: Any,
-    rollout_state: RolloutState,
+    rollout_state: Any,
+    outside: Outside,
 ) -> MetricSums:
     """Metric sums of zero, with an entry for every metric that `update` returns."""
 
-    def metrics_of(algorithm_state, rollout_state, key):
-        policy = bind_policy(algorithm, algorithm_state, environment, explore=True)
-        _, experience, _ = rollout(
-            environment, policy, rollout_state, key, algorithm.rollout_length
+    def sums_of(algorithm_state, rollout_state, key):
+        _, experience, episodes = collect(
+            algorithm, environment, algorithm_state, rollout_state, key, outside
         )
-        return algorithm.update(algorithm_state, experience, key)[1]
+        needed = needed_of(algorithm, outside)
+        return episodes, algorithm.update(algorithm_state, experience, key, *needed)[1]
 
-    shapes = jax.eval_shape(metrics_of, algorithm_state, rollout_state, jax.random.key(0))
-    metrics = {name: jnp.zeros(()) for name in shapes if name != "updates"}
-    return MetricSums(EpisodeSums(jnp.int32(0), jnp.zeros(()), jnp.int32(0)), jnp.int32(0), metrics)
+    episodes, metrics = jax.eval_shape(sums_of, algorithm_state, rollout_state, jax.random.key(0))
+    return MetricSums(
+        jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), episodes),
+        jnp.int32(0),
+        {name: jnp.zeros(()) for name in metrics if name != "updates"},
+    )
 
 
-def accumulate(metric_sums: MetricSums, episodes: EpisodeSums, metrics: Metrics) -> MetricSums:
+def accumulate(metric_sums: MetricSums, episodes: Any, metrics: Metrics) -> MetricSums:
     """The metric sums with one more iteration added."""
     updates = metrics["updates"]
     sums = {name: total + metrics[name] * updates for name, total in metric_sums.metrics.items()}
@@ -307,18 +368,22 @@ def average_metrics(metric_sums: MetricSums) -> dict[str, Any]:
             "is kept. A smaller learning rate, or normalized rewards, may help"
         )
     with np.errstate(divide="ignore", invalid="ignore"):
-        episodes = metric_sums.episodes
         return {
-            "episodes": episodes.count,
-            "episode_return": np.where(
-                episodes.count, episodes.total_return / episodes.count, np.nan
-            ),
-            "episode_length": np.where(
-                episodes.count, episodes.total_length / episodes.count, np.nan
-            ),
+            **average_episodes(metric_sums.episodes),
             "updates": metric_sums.updates,
             **{
                 name: np.where(metric_sums.updates, total / metric_sums.updates, np.nan)
                 for name, total in metric_sums.metrics.items()
             },
         }
+
+
+def average_episodes(episodes: Any) -> dict[str, Any]:
+    """The number of episodes and the means over them; {} without any play."""
+    if not episodes:
+        return {}
+    return {
+        "episodes": episodes.count,
+        "episode_return": np.where(episodes.count, episodes.total_return / episodes.count, np.nan),
+        "episode_length": np.where(episodes.count, episodes.total_length / episodes.count, np.nan),
+    }

@@ -2,9 +2,10 @@
 
 from typing import Any, Protocol, dataclass_transform
 
+from etude.data.dataset import Dataset
 from etude.errors import InvalidInput
 from etude.spaces import EnvironmentSpec
-from etude.struct import struct, validate
+from etude.struct import static, struct, validate
 from etude.types import Array, Metrics
 
 
@@ -14,6 +15,8 @@ class Policy(Protocol):
     Its methods are pure functions, for they are traced. Observations, actions and memories are
     [env, ...], with one row for each parallel environment; `state` is the algorithm's own.
     """
+
+    needs: tuple[str, ...]  # the fields of Outside that it reads: "dataset", "expert"
 
     def initial_memory(self, state: Any, spec: EnvironmentSpec, key: Array) -> Any:
         """The memory with which an episode begins in each environment, [env, ...].
@@ -30,17 +33,43 @@ class Policy(Protocol):
 
         A rollout stores the next memory with the transition and passes it to the next `act`; where
         the episode is over, it passes the initial memory. `explore` is a Python bool: True for the
-        behavior policy, which collects experience, False for the policy that is evaluated.
+        behavior policy, which collects experience, False for the policy that is evaluated. With
+        True, a policy that `needs` something from outside gets it as the last argument.
         """
         ...
+
+
+@struct
+class Expert:
+    """A policy that an algorithm asks for actions. Its arrays are traced, its functions static."""
+
+    state: Any
+    policy: Policy = static()
+
+
+@struct
+class Outside:
+    """What reaches an algorithm from outside of its run, the same for all seeds.
+
+    Its arrays are traced: they are arguments of the compiled program, not saved with the state.
+    """
+
+    dataset: Dataset | None = None
+    expert: Expert | None = None
+
+
+NOTHING = Outside()
 
 
 class Algorithm(Policy, Protocol):
     """A policy with hyperparameters and two more methods, `init` and `update`.
 
-    Make its class with the decorator `algorithm`.
+    Make its class with the decorator `algorithm`. `init` and `update` of an algorithm that `needs`
+    something from outside get an Outside as their last argument.
     """
 
+    plays: bool  # False: no rollout, and a step of the budget is a gradient step
+    learns: bool  # False: no update changes the state
     rollout_length: int  # environment steps of each environment per update
     default_num_envs: int  # parallel environments, where a run does not say how many
 
@@ -55,24 +84,46 @@ class Algorithm(Policy, Protocol):
         """The next state and metrics, from a Transition of one rollout, [time, env, ...].
 
         Where a transition is truncated, the value of its next_observation stands for the future.
-        Each metric is a number [], the mean over the update's gradient steps; the number of
-        gradient steps is under "updates", and where it is 0 the metrics are ignored.
+        Where the algorithm does not play, `experience` is (). Each metric is a number [], the mean
+        over the update's gradient steps; the number of gradient steps is under "updates", and where
+        it is 0 the metrics are ignored.
         """
         ...
+
+    def steps_per_update(self, num_envs: int) -> int:
+        """Steps of the budget in one update: environment steps, or gradient steps if not playing.
+
+        By default they are those of a rollout in `num_envs` environments.
+        """
+        return self.rollout_length * num_envs
+
+
+DEFAULTS = {
+    "initial_memory": Policy.initial_memory,
+    "steps_per_update": Algorithm.steps_per_update,
+    "needs": (),
+    "plays": True,
+    "learns": True,
+    "default_num_envs": 1,
+}
 
 
 @dataclass_transform(frozen_default=True)
 def algorithm(cls):
     """Make a class an algorithm: a frozen struct, with defaults for what it leaves undefined.
 
-    The defaults are an `initial_memory` of () and 1 as `default_num_envs`, which is an attribute of
-    the class and no hyperparameter.
+    By default it has no memory, needs nothing from outside, plays, learns, and plays in one
+    environment. These are attributes of the class and no hyperparameters.
     """
-    defaults = {"initial_memory": Policy.initial_memory, "default_num_envs": 1}
-    for name, default in defaults.items():
+    for name, default in DEFAULTS.items():
         if not hasattr(cls, name):
             setattr(cls, name, default)
     return struct(cls)
+
+
+def needed_of(algorithm: Policy, outside: Outside) -> tuple[Outside, ...]:
+    """The last argument of an algorithm's methods: `outside` if it needs any of it, else none."""
+    return (outside,) if algorithm.needs else ()
 
 
 def check_algorithm(algorithm: Any) -> None:
@@ -81,7 +132,7 @@ def check_algorithm(algorithm: Any) -> None:
     Raises InvalidInput, naming what is missing, or the hyperparameter, its value and what is
     allowed.
     """
-    names = ("init", "initial_memory", "act", "update", "rollout_length", "default_num_envs")
+    names = ("init", "act", "update", "rollout_length", *DEFAULTS)
     undefined = (Algorithm.init, Algorithm.act, Algorithm.update)  # as the protocol leaves them
     if missing := [
         name

@@ -1,7 +1,7 @@
 """Heuristics: controllers written by hand, each for one environment, that learn nothing."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax.numpy as jnp
 
@@ -34,6 +34,7 @@ class Heuristic:
 
     rollout_length: int = static(1, at_least=1)
     """Environment steps of each copy between updates, which do nothing."""
+    learns: ClassVar[bool] = False
 
     def init(self, key: Array, spec: EnvironmentSpec) -> HeuristicState:
         """The controller of the environment `spec.id`; the key is not used.

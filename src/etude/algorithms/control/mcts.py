@@ -1,7 +1,7 @@
 """Monte Carlo tree search, MCTS, as a policy: search at each step, take the most visited action."""
 
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -41,6 +41,7 @@ class MCTS:
     """Discount factor γ per environment step."""
     rollout_length: int = static(1, at_least=1)
     """Environment steps of each copy between updates, which do nothing."""
+    learns: ClassVar[bool] = False
 
     def init(self, key: Array, spec: EnvironmentSpec) -> MCTSState:
         """The model to plan on.

@@ -1,7 +1,7 @@
 """Model-predictive control, MPC: plan, execute the first action, and plan again at every step."""
 
 from functools import partial
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -64,6 +64,7 @@ class MPC:
     """Temperature of mppi's weights exp(return / temperature), in units of the return."""
     rollout_length: int = static(1, at_least=1)
     """Environment steps of each copy between updates, which do nothing."""
+    learns: ClassVar[bool] = False
 
     def validate_fields(self) -> None:
         if self.planner in ("cem", "icem"):

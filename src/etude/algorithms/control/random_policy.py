@@ -1,6 +1,6 @@
 """The uniformly random policy, on every kind of action: a baseline that learns nothing."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +30,7 @@ class Random:
 
     rollout_length: int = static(1, at_least=1)
     """Environment steps of each copy between updates, which do nothing."""
+    learns: ClassVar[bool] = False
 
     def init(self, key: Array, spec: EnvironmentSpec) -> RandomState:
         """The spaces to draw from; the key is not used.

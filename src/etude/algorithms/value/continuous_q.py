@@ -6,7 +6,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from etude.algorithms.value.boltzmann import Boltzmann
 from etude.algorithms.value.heads import Head
+from etude.errors import InvalidInput
 from etude.nn.networks import MLP, Activation, Encoder, make_encoder, make_mlp
 from etude.planning.sampling.maximize import CEM, Maximizer
 from etude.spaces import Box, Space
@@ -75,3 +77,12 @@ def make_continuous_q(
     num_inputs = num_features + math.prod(action.shape)
     mlp = make_mlp(key_mlp, (num_inputs, *hidden, head.num_atoms), activation)
     return ContinuousQ(encoder, mlp, head, action.shape, maximizer, samples, iterations)
+
+
+def check_for_box(dueling: bool, exploration: Any, action: Box) -> None:
+    """Raise InvalidInput for settings that are for discrete actions only."""
+    if dueling or isinstance(exploration, Boltzmann):
+        setting = "dueling" if dueling else "Boltzmann exploration"
+        raise InvalidInput(
+            f"{setting} is for discrete actions, and this environment's are {action}; leave it out"
+        )

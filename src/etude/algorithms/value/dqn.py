@@ -15,17 +15,18 @@ import optax
 
 from etude import spaces
 from etude.algorithms.common.off_policy import check_batch_size, update_if_ready
-from etude.algorithms.protocol import algorithm
+from etude.algorithms.protocol import NOTHING, Outside, algorithm
 from etude.algorithms.value.boltzmann import Boltzmann
-from etude.algorithms.value.continuous_q import make_continuous_q
+from etude.algorithms.value.continuous_q import check_for_box, make_continuous_q
 from etude.algorithms.value.distributional_heads import CategoricalHead, QuantileHead
 from etude.algorithms.value.epsilon_greedy import EpsilonGreedy
 from etude.algorithms.value.heads import ScalarHead
 from etude.algorithms.value.q_functions import QFunction, make_discrete_q
 from etude.data.replay import uniform
 from etude.data.replay.prioritized import Prioritized
-from etude.data.replay.ring_buffer import RingBuffer, n_step_transitions
+from etude.data.replay.ring_buffer import RingBuffer, buffer_of
 from etude.data.replay.uniform import Uniform
+from etude.data.replay.windows import n_step_transitions
 from etude.data.transition import Transition, zeros_like_spec
 from etude.errors import InvalidInput
 from etude.nn.networks import Activation
@@ -89,6 +90,9 @@ class DQN:
     """Whether weights have learned noise, which explores without ε (Fortunato et al., 2018)."""
     maximizer: Maximizer = nested(CEM())
     """Planner that maximizes Q over a Box of actions; no effect with Discrete actions."""
+    plays: bool = static(True)
+    """Whether it collects its own transitions; without, it learns from a dataset, and steps of the
+    budget are gradient steps."""
     hidden: tuple[int, ...] = static((64, 64), at_least=1)
     """Units of each hidden layer."""
     activation: Activation = static("relu")
@@ -126,6 +130,13 @@ class DQN:
                 "hidden is empty; the two streams of dueling need at least one hidden layer"
             )
 
+    @property
+    def needs(self) -> tuple[str, ...]:
+        return () if self.plays else ("dataset",)
+
+    def steps_per_update(self, num_envs: int) -> int:
+        return self.rollout_length * num_envs if self.plays else self.gradient_steps
+
     def optimizer(self, steps: Array) -> optax.GradientTransformation:
         """Return Adam on the clipped gradient, with its step size after `steps` steps."""
         learning_rate = self.learning_rate * linear_decay(steps, self.learning_rate_decay)
@@ -134,16 +145,21 @@ class DQN:
             optax.adam(learning_rate, eps=self.adam_epsilon),
         )
 
-    def init(self, key: Array, spec: EnvironmentSpec) -> DQNState:
+    def init(self, key: Array, spec: EnvironmentSpec, outside: Outside = NOTHING) -> DQNState:
         """Return random networks, optimizer state and an empty replay buffer.
 
-        Raises InvalidInput for actions that are neither Discrete nor a bounded Box.
+        Where it does not play, there is no buffer but the dataset. Raises InvalidInput for actions
+        that are neither Discrete nor a bounded Box.
         """
-        q = self.make_q(key, spec)
+        q, zero = self.make_q(key, spec), jnp.int32(0)
+        if not self.plays:
+            buffer = buffer_of(outside.dataset.transitions)
+            priorities = self.replay.init_priorities(buffer, rows=uniform.length(buffer))
+            return DQNState(q, q, self.optimizer(zero).init(q), (), priorities, zero, zero)
         buffer = uniform.init(
             zeros_like_spec(spec), self.capacity, spec.num_envs, self.rollout_length
         )
-        priorities, zero = self.replay.init_priorities(buffer), jnp.int32(0)
+        priorities = self.replay.init_priorities(buffer)
         return DQNState(q, q, self.optimizer(zero).init(q), buffer, priorities, zero, zero)
 
     def make_q(self, key: Array, spec: EnvironmentSpec) -> QFunction:
@@ -162,7 +178,7 @@ class DQN:
                     key, spec.observation, num_actions, **network, dueling=self.dueling
                 )
             case spaces.Box() if spec.action.is_bounded.all():
-                self.check_for_box(spec.action)
+                check_for_box(self.dueling, self.exploration, spec.action)
                 q = make_continuous_q(
                     key,
                     spec.observation,
@@ -179,15 +195,6 @@ class DQN:
                 )
         return add_noise_layers(q, self.noisy.sigma) if self.noisy else q
 
-    def check_for_box(self, action: spaces.Box) -> None:
-        """Raise InvalidInput for settings that are for discrete actions only."""
-        if self.dueling or isinstance(self.exploration, Boltzmann):
-            setting = "dueling" if self.dueling else "exploration by Boltzmann"
-            raise InvalidInput(
-                f"{setting} is for discrete actions, and this environment's are {action}; "
-                "leave it out"
-            )
-
     def act(
         self, state: DQNState, observation: Any, memory: Any, key: Array, explore: bool
     ) -> tuple[Array, Any]:
@@ -203,19 +210,26 @@ class DQN:
         return action, memory
 
     def update(
-        self, state: DQNState, experience: Transition, key: Array
+        self, state: DQNState, experience: Any, key: Array, outside: Outside = NOTHING
     ) -> tuple[DQNState, dict[str, Array]]:
-        """Store the experience [time, env], then take `gradient_steps` gradient steps."""
-        state = self.store(state, experience)
-        buffer = state.replay
-        state, metrics = update_if_ready(
-            state.steps >= self.warmup_steps,
+        """Take `gradient_steps` gradient steps, on batches of the experience so far [time, env].
+
+        Where it does not play, they are batches of the dataset.
+        """
+        if self.plays:
+            state = self.store(state, experience)
+            buffer, is_ready = state.replay, state.steps >= self.warmup_steps
+        else:
+            state = replace(state, steps=state.steps + self.gradient_steps)
+            buffer, is_ready = buffer_of(outside.dataset.transitions), jnp.bool_(True)
+        fitted, metrics = update_if_ready(
+            is_ready,
             partial(self.gradient_step, buffer),
             replace(state, replay=()),
             key,
             self.gradient_steps,
         )
-        return replace(state, replay=buffer), metrics
+        return replace(fitted, replay=state.replay), metrics
 
     def store(self, state: DQNState, experience: Transition) -> DQNState:
         """Insert experience [time, env] into the replay buffer."""

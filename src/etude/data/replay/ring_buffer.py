@@ -12,8 +12,7 @@ import jax.numpy as jnp
 from etude.data.replay.next_images import init_boundary, join_images, split_images, store_boundary
 from etude.data.transition import Transition
 from etude.errors import InvalidInput
-from etude.estimators import returns
-from etude.struct import replace, struct
+from etude.struct import struct
 from etude.types import Array
 
 
@@ -101,50 +100,6 @@ def take(x: Array, indices: Indices) -> Array:
     return x.reshape(-1, *x.shape[2:])[indices.time * x.shape[1] + indices.env]
 
 
-def window(buffer: RingBuffer, indices: Indices, n: int) -> Any:
-    """The transitions [n, batch] at `indices` [batch] and the n - 1 that follow each of them.
-
-    They are of the same environment. Where a window extends past the newest row, that row of a
-    Transition is marked as truncated, and the rows after it are to be ignored.
-    """
-    window_indices = advance(buffer, indices, jnp.arange(n)[:, None])
-    transitions = gather(buffer, window_indices)
-    if not isinstance(transitions, Transition):
-        return transitions
-    at_newest = (
-        is_newest(buffer, window_indices)
-        & (jnp.arange(n) < n - 1)[:, None]
-        & ~transitions.terminated
-    )
-    return replace(transitions, truncated=transitions.truncated | at_newest)
-
-
-def n_step_transitions(
-    buffer: RingBuffer, indices: Indices, n: int, discount: float | Array
-) -> tuple[Transition, Array]:
-    """(n-step transitions [batch] from `indices` [batch], their bootstrap discounts [batch]).
-
-    Each folds at most n rows as in `estimators.returns.fold_n_steps`. A window that extends past
-    the newest row bootstraps from there. Compiled, it gathers no images but those of the first and
-    last row of each window.
-    """
-    window_indices, transitions = (
-        advance(buffer, indices, jnp.arange(n)[:, None]),
-        window(buffer, indices, n),
-    )
-    reward, last_indices, _, bootstrap_discount = returns.fold_n_steps(
-        transitions.reward, window_indices, transitions.terminated, transitions.done, discount
-    )
-    first, last = gather(buffer, indices), gather(buffer, last_indices)
-    return replace(
-        first,
-        reward=reward,
-        next_observation=last.next_observation,
-        terminated=last.terminated,
-        truncated=last.truncated,
-    ), bootstrap_discount
-
-
 def advance(buffer: RingBuffer, indices: Indices, steps: int | Array) -> Indices:
     """The indices of the rows `steps` later in the same environments."""
     time = (indices.time + steps) % length(buffer)
@@ -175,3 +130,12 @@ def length(buffer: RingBuffer) -> int:
 def num_envs(buffer: RingBuffer) -> int:
     """The number of environments."""
     return jax.tree.leaves(buffer.storage)[0].shape[1]
+
+
+def buffer_of(transitions: Transition) -> RingBuffer:
+    """A full buffer of one environment that holds these transitions [time, ...], in their order.
+
+    The last of them must end an episode.
+    """
+    storage = jax.tree.map(lambda x: x[:, None], transitions)
+    return RingBuffer(storage, jnp.int32(len(transitions.reward)), ())

@@ -3,7 +3,8 @@
 from typing import Any
 
 from etude.data.replay import uniform
-from etude.data.replay.ring_buffer import RingBuffer, init, insert, num_valid, window
+from etude.data.replay.ring_buffer import RingBuffer, init, insert, num_valid
+from etude.data.replay.windows import window
 from etude.errors import InvalidInput
 from etude.types import Array
 

@@ -28,7 +28,7 @@ __all__ = ["ReplayBuffer", "Uniform", "init", "insert", "length", "sample", "sam
 class Uniform:
     """Uniform replay, which has no priorities."""
 
-    def init_priorities(self, buffer: RingBuffer) -> tuple[()]:
+    def init_priorities(self, buffer: RingBuffer, rows: int = 0) -> tuple[()]:
         return ()
 
     def insert(
