@@ -49,7 +49,10 @@ def kind_of(value: Any) -> str:
             f"{type(value).__name__}, a gymnasium.vector.VectorEnv, which etude does not step; "
             "return a single gymnasium.Env, and say how many copies with num_envs"
         )
-    return f"{value!r:.80}, which is no gymnasium.Env; return a new gymnasium.Env at each call"
+    return (
+        f"{value!r:.80}, which is no gymnasium.Env; return a new one at each call (an environment "
+        "written in JAX is given itself, without a function)"
+    )
 
 
 def name_of_factory(factory: Callable) -> str:

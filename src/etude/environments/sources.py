@@ -125,15 +125,22 @@ def environment_source(
         )
     if isinstance(environment, gymnasium.Env | gymnasium.vector.VectorEnv):
         raise InvalidInput(
-            f"environment is {environment}, a single object, and each copy needs its own; give a "
+            f"environment is {environment}, one object, and each copy needs its own; give a "
             "function that makes a new gymnasium.Env at each call, and num_envs for the copies"
         )
-    # a class has the methods too, and is called to make an environment
-    if isinstance(environment, JaxEnvironment) and not isinstance(environment, type):
+    if isinstance(environment, type):
+        # a class has the methods of its objects
+        if isinstance(environment, JaxEnvironment) and not issubclass(environment, gymnasium.Env):
+            raise InvalidInput(
+                f"environment is the class {environment.__name__}; an environment written in JAX "
+                f"is an object: {environment.__name__}()"
+            )
+        return FactorySource(environment, frame_stack, action_masks)
+    if isinstance(environment, JaxEnvironment):
         if action_masks:
             raise InvalidInput(
-                "action_masks is for info of Gymnasium; an environment written in JAX shows its "
-                'mask itself, as "action_mask" in an observation of etude.spaces.Composite'
+                "action_masks is for the info of Gymnasium; an environment written in JAX shows "
+                'its mask in its observation, an etude.spaces.Composite with the name "action_mask"'
             )
         return JaxSource(environment, frame_stack)
     if callable(environment):

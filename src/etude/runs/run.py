@@ -231,19 +231,39 @@ def train(
 ) -> Run:
     """Train an algorithm for `steps` steps of each seed, evaluate it and leave a run directory.
 
-    environment          a Gymnasium id, or module:Name to import the module that registers it
-    seeds, seed          number of seeds, and the first of them
-    backend              backend of training: auto, jax, envpool or gymnasium
-    num_envs             environments of each seed; the algorithm's default when None
-    workers              processes in which slow Gymnasium environments step
-    options              keyword arguments of gymnasium.make
-    frame_stack          number of latest observations that are stacked
-    action_masks         whether to observe info["action_mask"], which says the allowed actions
-    out                  the run directory, which must be empty; runs/<name>-<time> when None
-    checkpoint_interval  environment steps between checkpoints; a tenth of the budget when None
+    Args:
+        algorithm: an instance of etude's or of your own; see `etude.algorithm`.
+        environment: a Gymnasium id, or module:Name to import the module that registers it; or a
+            function (or class) that returns a new `gymnasium.Env` when called without arguments;
+            or an environment written in JAX, an object with the protocol
+            `etude.environments.protocol.JaxEnvironment`. Policies are evaluated on the Gymnasium
+            environment of an id, and on an object itself. A run on an object is resumed from
+            Python alone: `etude.resume(path, environment=...)`.
+        steps: budget of environment steps of each seed, never exceeded.
+        seeds: number of seeds. They train in one program on JAX, else in processes, or one after
+            another where no other process can have the function (a lambda, for one).
+        seed: the first seed; the others follow it.
+        backend: backend of training: auto, jax, envpool or gymnasium.
+        num_envs: environments of each seed; the algorithm's default when None.
+        workers: processes in which slow Gymnasium environments step.
+        options: keyword arguments of `gymnasium.make`.
+        frame_stack: number of latest observations that are stacked.
+        action_masks: observe `info["action_mask"]`, which says the allowed actions.
+        out: the run directory, which must be empty; runs/<name>-<time> when None.
+        checkpoint_interval: environment steps between checkpoints; a tenth of the budget when None.
+        evaluation_episodes: episodes of each seed in the final evaluation, which goes on for ever
+            where an episode neither terminates nor is truncated.
+        video: record a video of an episode at the end.
+        progress: show the progress.
 
-    Evaluation is on Gymnasium. Raises InvalidInput for arguments that do not fit, EnvironmentFault,
-    Diverged, and Interrupted after Ctrl-C.
+    Returns:
+        The run.
+
+    Raises:
+        InvalidInput: for arguments that do not fit.
+        EnvironmentFault: where the environment fails.
+        Diverged: where a loss or a weight stops being finite.
+        Interrupted: after Ctrl-C.
     """
     settings = resolve_settings(
         algorithm,

@@ -206,11 +206,13 @@ def restore_source(
             f"{source.name} is a {source.kind} one"
         )
     spaces = spaces_text(source.outline(fields["num_envs"], fields["backend"]).spec)
-    if spaces != fields["spaces"]:
-        raise InvalidInput(
-            f"this run was trained on {name} with the spaces {fields['spaces']}, and {source.name} "
-            f"has {spaces}"
-        )
+    for role, space in spaces.items():
+        if space != fields["spaces"].get(role):
+            raise InvalidInput(
+                f"the {role} space of {source.name} is {space}, and that of the run, which was "
+                f"trained on {name}, is {fields['spaces'].get(role)}; give the environment of the "
+                "run"
+            )
     return source
 
 
