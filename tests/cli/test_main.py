@@ -127,6 +127,7 @@ def test_a_run_leaves_what_it_should(trained):
     ) == ("ppo", "CartPole-v1", "jax", 2, 2944)
     evaluation = summary["evaluation"]
     assert {
+        "environment",
         "episodes",
         "deterministic",
         "mean",

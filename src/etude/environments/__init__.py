@@ -11,6 +11,6 @@ __all__ = ["make"]
 def __getattr__(name: str) -> Any:
     if name != "make":
         raise AttributeError(f"module 'etude.environments' has no attribute {name!r}")
-    from etude.environments.registry import make
+    from etude.environments.sources import make
 
     return make

@@ -10,9 +10,9 @@ on next, while `StepResult.next_observation` is the true next observation. With 
 follows. No other part of the library knows the backend of an environment.
 """
 
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
-from etude.spaces import EnvironmentSpec
+from etude.spaces import EnvironmentSpec, Space
 from etude.struct import struct
 from etude.types import Array
 
@@ -41,12 +41,28 @@ class Environment(Protocol):
     def close(self) -> None: ...
 
 
+@runtime_checkable
 class JaxEnvironment(Protocol):
-    """A single environment written in JAX; `JaxEnvs` makes a batch of it."""
+    """A single environment written in JAX; `JaxEnvs` makes a batch of it.
 
-    observation_space: Any
-    action_space: Any
+    Both methods are pure functions, for they are traced. Nothing else ends an episode than
+    `terminated` and `truncated`: one that can go on for ever can be trained on, but an evaluation
+    of it never returns. Wrap it in `etude.environments.wrappers.time_limit.TimeLimit`.
+    """
 
-    def reset(self, key: Array) -> tuple[Any, Any]: ...
+    @property
+    def observation_space(self) -> Space: ...
 
-    def step(self, state: Any, action: Any, key: Array) -> tuple[Any, StepResult]: ...
+    @property
+    def action_space(self) -> Space: ...
+
+    def reset(self, key: Array) -> tuple[Any, Any]:
+        """The state and the observation at the start of an episode."""
+        ...
+
+    def step(self, state: Any, action: Any, key: Array) -> tuple[Any, StepResult]:
+        """The next state, of the same shapes and dtypes, and the result of the action.
+
+        A bounded Box action is within its bounds, a discrete one counts from the space's `start`.
+        """
+        ...

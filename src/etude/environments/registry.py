@@ -1,22 +1,19 @@
-"""The registry: make a batch of environments from an id, on a backend, or explain the failure."""
+"""The registry: what an id stands for on each backend, or why it stands for nothing."""
 
+import contextlib
 import difflib
 import importlib
 import importlib.util
 import warnings
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, Literal
 
 import gymnasium
 
 from etude.environments.backends import envpool_envs
-from etude.environments.backends.envpool_envs import EnvPoolEnvs
-from etude.environments.backends.gymnasium_envs import GymnasiumEnvs
-from etude.environments.backends.jax_envs import JaxEnvs
 from etude.environments.classic import PARTIALLY_OBSERVED_PORTS, PORTS
-from etude.environments.protocol import Environment
 from etude.environments.wrappers.action_mask import make_with_action_mask
-from etude.environments.wrappers.frame_stack import FrameStack
 from etude.errors import InvalidInput
 
 Backend = Literal["auto", "jax", "envpool", "gymnasium"]
@@ -25,47 +22,10 @@ JAX_ENVIRONMENTS = {**PORTS, **PARTIALLY_OBSERVED_PORTS}
 EXTRAS = {"box2d": "box2d", "mujoco": "mujoco", "ale_py": "atari"}
 
 
-def make(
-    name: str,
-    num_envs: int = 1,
-    backend: Backend = "auto",
-    *,
-    seed: int = 0,
-    workers: int = 0,
-    options: dict[str, Any] | None = None,
-    frame_stack: int = 1,
-    action_masks: bool = False,
-) -> Environment:
-    """Make a batch of `num_envs` environments with the id `name`.
-
-    backend       "auto" takes a JAX port, else EnvPool where it is installed, else Gymnasium
-    options       keyword arguments of `gymnasium.make`; implies Gymnasium
-    workers       processes in which slow environments step; implies Gymnasium
-    action_masks  make `info["action_mask"]` part of the observation; implies Gymnasium
-    frame_stack   number of latest observations that are stacked
-
-    Raises InvalidInput for ids, backends and spaces that are not available.
-    """
-    chosen_backend = choose_backend(name, backend, bool(options or workers or action_masks))
-    if num_envs < 1:
-        raise InvalidInput(f"num_envs is {num_envs}; it must be at least 1")
-    if chosen_backend == "jax":
-        environment: Environment = JaxEnvs(JAX_ENVIRONMENTS[name](), num_envs, name)
-    else:
-        # EnvPool needs it too, since it keeps retired ids
-        make_env = env_factory(name, options, action_masks=action_masks)
-        environment = (
-            EnvPoolEnvs(name, num_envs, seed)
-            if chosen_backend == "envpool"
-            else GymnasiumEnvs(make_env, num_envs, workers)
-        )
-    return environment if frame_stack == 1 else FrameStack(environment, frame_stack)
-
-
 def choose_backend(
-    name: str, backend: Backend, gymnasium_only: bool = False
+    name: str, backend: str, gymnasium_only: bool = False
 ) -> Literal["jax", "envpool", "gymnasium"]:
-    """Return the backend that `make` takes.
+    """Return the backend on which the environment `name` is made.
 
     Raises InvalidInput when the requested one does not have the environment.
     """
@@ -106,33 +66,38 @@ def env_factory(
     options: dict[str, Any] | None = None,
     render_mode: str | None = None,
     action_masks: bool = False,
-) -> partial[gymnasium.Env]:
-    """Return a function that makes the Gymnasium environment `name`, after one trial.
+) -> Callable[[], gymnasium.Env]:
+    """Return a function that makes the Gymnasium environment `name`.
 
     With `action_masks` the masks are part of its observation. Raises InvalidInput, with a remedy,
-    when the environment cannot be made.
+    for an id that is not registered.
     """
-    render_options: dict[str, Any] = {} if render_mode is None else {"render_mode": render_mode}
+    if render_mode is not None:
+        options = {**(options or {}), "render_mode": render_mode}
     register_plugins(name)
+    with explained_creation(name, options):
+        module, _, env_id = name.rpartition(":")
+        if module:
+            importlib.import_module(module)
+        spec = gymnasium.spec(env_id)  # all that another process needs
+    make_env = partial(gymnasium.make, spec, disable_env_checker=True, **(options or {}))
+    return partial(make_with_action_mask, make_env) if action_masks else make_env
+
+
+@contextlib.contextmanager
+def explained_creation(name: str, options: dict[str, Any] | None) -> Iterator[None]:
+    """Raise InvalidInput, with a remedy, where the environment `name` cannot be made in the block.
+
+    Gymnasium's warnings of newer versions are left out, since the remedy names them.
+    """
     with warnings.catch_warnings():
-        # Gymnasium warns of newer versions; the exception below says it
         warnings.simplefilter("ignore")
         try:
-            module, _, env_id = name.rpartition(":")
-            if module:
-                importlib.import_module(module)
-            spec = gymnasium.spec(env_id)  # all that another process needs
-            make_env = partial(
-                gymnasium.make, spec, disable_env_checker=True, **render_options, **(options or {})
-            )
-            if action_masks:
-                make_env = partial(make_with_action_mask, make_env)
-            make_env().close()
+            yield
         except InvalidInput:
             raise
         except Exception as error:
             raise InvalidInput(creation_error(name, options, error)) from error
-    return make_env
 
 
 def creation_error(name: str, options: dict[str, Any] | None, error: Exception) -> str:
@@ -224,7 +189,8 @@ def list_environments(substring: str = "") -> list[tuple[str, list[str], str, st
         spaces = ("", "")
         if len(names) <= 10:
             try:
-                environment = env_factory(name)()
+                with explained_creation(name, None):
+                    environment = env_factory(name)()
                 spaces = str(environment.observation_space), str(environment.action_space)
                 environment.close()
             except InvalidInput as error:

@@ -68,6 +68,7 @@ def mdp_from_environment(environment: JaxEnvironment, key: Array, samples: int =
                 f"the {role} space is {space}; an environment as an MDP has Discrete observations "
                 "and actions"
             )
+    assert isinstance(states, Discrete) and isinstance(actions, Discrete)
     if samples < 1:
         raise InvalidInput(f"samples is {samples}; it must be at least 1")
     key_reset, key_step = jax.random.split(key)

@@ -243,6 +243,14 @@ def run_headline(settings: Settings, directory: Path) -> list[str]:
         f"{environments} · {seeds} · "
         f"{settings.steps:,} steps{' each' if settings.seeds > 1 else ''}",
         f"run     {directory}",
+        *(
+            []
+            if settings.environment_kind == "id"
+            else [
+                f"resume  from Python alone, which holds the environment: "
+                f"{settings.resume_command(directory)}"
+            ]
+        ),
     ]
 
 
@@ -282,8 +290,8 @@ def evaluation_rows(evaluation: dict[str, Any]) -> list[tuple[str, str]]:
     rows = [
         (
             "evaluation",
-            f"{evaluation['episodes']} episodes{' a seed' if seeds > 1 else ''} on Gymnasium, "
-            f"{mode} policy",
+            f"{evaluation['episodes']} episodes{' a seed' if seeds > 1 else ''} on "
+            f"{evaluation['environment']}, {mode} policy",
         ),
         ("return, IQM", f"{evaluation['iqm']:.1f}   95 % interval {low:.1f} to {high:.1f}"),
         ("return, mean ± std", f"{evaluation['mean']:.1f} ± {evaluation['std']:.1f}"),

@@ -13,7 +13,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from etude.environments import make
 from etude.environments.protocol import Environment
 from etude.errors import Diverged, InvalidInput
 from etude.runs.interrupt import Interrupted, InterruptHandler
@@ -165,14 +164,7 @@ def open_job(
 def make_environment(settings: Settings, job: TrainJob, iterations: int = 0) -> Environment:
     """Make the environment of a job; EnvPool's seed depends on the iterations done before."""
     seed = int(np.random.SeedSequence([job.seeds[0], iterations]).generate_state(1)[0] >> 1)
-    return make(
-        settings.environment,
-        settings.num_envs,
-        settings.backend,
-        seed=seed,
-        workers=settings.workers,
-        **settings.env_kwargs,
-    )
+    return settings.source.make(settings.num_envs, settings.backend, seed, settings.workers)
 
 
 def checkpoint_template(settings: Settings, job: TrainJob, environment: Environment) -> TrainState:

@@ -3,12 +3,12 @@
 config.json  metrics.csv  summary.json  learning_curve.png  checkpoints/step_N/  video/
 """
 
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from datetime import datetime
 from functools import partial
+from itertools import chain
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -18,22 +18,16 @@ import numpy as np
 
 from etude.algorithms import registered_name
 from etude.algorithms.protocol import check_algorithm
-from etude.environments.registry import Backend, choose_backend, make
+from etude.environments.registry import Backend
+from etude.environments.sources import EnvironmentLike, environment_source
 from etude.errors import InvalidInput
 from etude.reporting import figures, statistics
 from etude.rollout import bind_policy, evaluate
 from etude.runs.display import Display, display_for
 from etude.runs.interrupt import Interrupted, InterruptHandler
-from etude.runs.job import (
-    ProgressEvent,
-    TrainJob,
-    jobs_for,
-    make_environment,
-    restore_job,
-    train_job,
-)
+from etude.runs.job import ProgressEvent, TrainJob, jobs_for, restore_job, train_job
 from etude.runs.processes import train_jobs, usable_cores
-from etude.runs.settings import Settings, environment_changes, from_json, to_json
+from etude.runs.settings import Settings, environment_changes, from_json, spaces_text, to_json
 from etude.runs.video import record_video
 from etude.storage import files, metrics_csv
 from etude.struct import replace
@@ -60,11 +54,20 @@ class Run:
         return jobs_for(self.settings, self.directory)
 
     @property
+    def is_parallel(self) -> bool:
+        """Whether each job trains in a process of its own."""
+        return len(self.jobs) > 1 and self.settings.source.crosses_processes
+
+    @property
+    def resume_command(self) -> str:
+        return self.settings.resume_command(self.directory)
+
+    @property
     def summary(self) -> dict[str, Any]:
         """The content of summary.json; raises InvalidInput before the run is complete."""
         if not (path := self.directory / "summary.json").exists():
             raise InvalidInput(
-                f"{self.directory} is not complete; go on with: etude resume {self.directory}"
+                f"{self.directory} is not complete; go on with: {self.resume_command}"
             )
         return files.read_json(path)
 
@@ -79,12 +82,11 @@ class Run:
         return [state for job in self.jobs for state in self._states_of(job, warn)]
 
     def _states_of(self, job, warn):
-        with closing(make_environment(self.settings, job)) as environment:
-            train_state, _ = restore_job(self.settings, job, environment, warn)
+        outline = self.settings.source.outline(self.settings.num_envs, self.settings.backend)
+        train_state, _ = restore_job(self.settings, job, outline, warn)
         if train_state is None:
             raise InvalidInput(
-                f"{job.directory} holds no checkpoint yet; train it with: "
-                f"etude resume {self.directory}"
+                f"{job.directory} holds no checkpoint yet; train it with: {self.resume_command}"
             )
         if len(job.seeds) == 1:
             return [train_state.algorithm_state]
@@ -101,19 +103,19 @@ class Run:
         warn: Callable[[str], None] = lambda text: None,
         interrupt: InterruptHandler | None = None,
     ) -> dict[str, Any]:
-        """Evaluate the policy of every seed for `episodes` episodes of the Gymnasium environment.
+        """Evaluate the policy of every seed for `episodes` whole episodes.
 
-        The policy is deterministic (its mode, the greedy action) unless `explore`. Returns
-        episodes, deterministic, mean, std, iqm, ci95 [low, high] of the IQM, per_seed [seed],
-        returns [seed][episode].
+        They are played on the Gymnasium environment of that id, or on the environment itself where
+        it was given as an object. The policy is deterministic (its mode, the greedy action) unless
+        `explore`. Returns environment (which of the two), episodes, deterministic, mean, std, iqm,
+        ci95 [low, high] of the IQM, per_seed [seed], returns [seed][episode].
         """
         episodes = episodes or self.settings.evaluation_episodes
         if episodes < 1:
             raise InvalidInput(f"episodes is {episodes}; it must be at least 1")
         num_envs = max(n for n in range(1, 11) if episodes % n == 0)
-        environment = make(
-            self.settings.environment, num_envs, "gymnasium", **self.settings.env_kwargs
-        )
+        source = self.settings.source
+        environment = source.make(num_envs, source.judge)
         if interrupt is not None:
             interrupt.watch(environment, patience=0)
 
@@ -136,6 +138,7 @@ class Run:
                 for i, state in enumerate(self.states(warn))
             ]
         return {
+            "environment": source.judged_on,
             "episodes": episodes,
             "deterministic": not explore,
             **statistics.summarize_returns(returns),
@@ -152,15 +155,14 @@ class Run:
 
         `start_time` is the `time.perf_counter()` at the start of the session.
         """
-        display.note("evaluating on the Gymnasium environment")
+        display.note(f"evaluating on {self.settings.source.judged_on}")
         evaluation = self.evaluate(warn=display.warn, interrupt=interrupt)
         seconds, compile_seconds = (
             sum(getattr(event, name) for event in events) for name in ("seconds", "compile_seconds")
         )
         settings = self.settings
         steps = settings.trained_steps
-        # seconds of wall time: jobs train in parallel
-        elapsed = seconds / min(len(self.jobs), len(usable_cores()))
+        elapsed = seconds / (min(len(self.jobs), len(usable_cores())) if self.is_parallel else 1)
         files.write_json(
             self.directory / "summary.json",
             {
@@ -210,7 +212,7 @@ class Run:
 
 def train(
     algorithm: Any,
-    environment: str,
+    environment: EnvironmentLike,
     *,
     steps: int,
     seeds: int = 1,
@@ -229,19 +231,39 @@ def train(
 ) -> Run:
     """Train an algorithm for `steps` steps of each seed, evaluate it and leave a run directory.
 
-    environment          a Gymnasium id, or module:Name to import the module that registers it
-    seeds, seed          number of seeds, and the first of them
-    backend              backend of training: auto, jax, envpool or gymnasium
-    num_envs             environments of each seed; the algorithm's default when None
-    workers              processes in which slow Gymnasium environments step
-    options              keyword arguments of gymnasium.make
-    frame_stack          number of latest observations that are stacked
-    action_masks         whether to observe info["action_mask"], which says the allowed actions
-    out                  the run directory, which must be empty; runs/<name>-<time> when None
-    checkpoint_interval  environment steps between checkpoints; a tenth of the budget when None
+    Args:
+        algorithm: an instance of etude's or of your own; see `etude.algorithm`.
+        environment: a Gymnasium id, or module:Name to import the module that registers it; or a
+            function (or class) that returns a new `gymnasium.Env` when called without arguments;
+            or an environment written in JAX, an object with the protocol
+            `etude.environments.protocol.JaxEnvironment`. Policies are evaluated on the Gymnasium
+            environment of an id, and on an object itself. A run on an object is resumed from
+            Python alone: `etude.resume(path, environment=...)`.
+        steps: budget of environment steps of each seed, never exceeded.
+        seeds: number of seeds. They train in one program on JAX, else in processes, or one after
+            another where no other process can have the function (a lambda, for one).
+        seed: the first seed; the others follow it.
+        backend: backend of training: auto, jax, envpool or gymnasium.
+        num_envs: environments of each seed; the algorithm's default when None.
+        workers: processes in which slow Gymnasium environments step.
+        options: keyword arguments of `gymnasium.make`.
+        frame_stack: number of latest observations that are stacked.
+        action_masks: observe `info["action_mask"]`, which says the allowed actions.
+        out: the run directory, which must be empty; runs/<name>-<time> when None.
+        checkpoint_interval: environment steps between checkpoints; a tenth of the budget when None.
+        evaluation_episodes: episodes of each seed in the final evaluation, which goes on for ever
+            where an episode neither terminates nor is truncated.
+        video: record a video of an episode at the end.
+        progress: show the progress.
 
-    Evaluation is on Gymnasium. Raises InvalidInput for arguments that do not fit, EnvironmentFault,
-    Diverged, and Interrupted after Ctrl-C.
+    Returns:
+        The run.
+
+    Raises:
+        InvalidInput: for arguments that do not fit.
+        EnvironmentFault: where the environment fails.
+        Diverged: where a loss or a weight stops being finite.
+        Interrupted: after Ctrl-C.
     """
     settings = resolve_settings(
         algorithm,
@@ -258,13 +280,15 @@ def train(
         checkpoint_interval=checkpoint_interval,
         evaluation_episodes=evaluation_episodes,
     )
+    if video:
+        settings.source.check_pictures("rgb_array")
     run = create_run(settings, out)
     return run_training(run, display_for(run, progress), video)
 
 
 def resolve_settings(
     algorithm: Any,
-    environment: str,
+    environment: EnvironmentLike,
     *,
     steps: int,
     seeds: int = 1,
@@ -286,35 +310,41 @@ def resolve_settings(
     """
     check_algorithm(algorithm)
     num_envs = algorithm.default_num_envs if num_envs is None else num_envs
-    backend = choose_backend(environment, backend, bool(options or workers or action_masks))
+    source = environment_source(environment, options, frame_stack, action_masks)
     settings = Settings(
-        name or registered_name(algorithm),
-        algorithm,
-        environment,
-        backend,
-        steps,
-        num_envs,
-        seed,
-        seeds,
-        workers,
-        options or {},
-        frame_stack,
-        action_masks,
+        name=name or registered_name(algorithm),
+        algorithm=algorithm,
+        source=source,
+        environment=source.name,
+        environment_kind=source.kind,
+        backend=source.choose_backend(backend, workers),
+        steps=steps,
+        num_envs=num_envs,
+        seed=seed,
+        seeds=seeds,
+        workers=workers,
+        options=options or {},
+        frame_stack=frame_stack,
+        action_masks=action_masks,
         evaluation_episodes=evaluation_episodes,
     )
     settings.validate_fields()
     if checkpoint_interval is not None and checkpoint_interval < 1:
         raise InvalidInput(f"checkpoint_interval is {checkpoint_interval}; it must be at least 1")
-    sample_environment = make(environment, num_envs, backend, **settings.env_kwargs)
+    spec = source.outline(num_envs, settings.backend).spec
     # raises InvalidInput where the algorithm does not take the spaces
-    jax.eval_shape(partial(algorithm.init, spec=sample_environment.spec), jax.random.key(0))
-    sample_environment.close()
+    jax.eval_shape(partial(algorithm.init, spec=spec), jax.random.key(0))
     row_every = max(1, settings.iterations // ROWS)
     checkpoint_every = settings.iterations / CHECKPOINTS
     if checkpoint_interval is not None:
         checkpoint_every = checkpoint_interval / settings.steps_per_iteration
     rows_per_checkpoint = max(1, round(checkpoint_every / row_every))
-    return replace(settings, row_every=row_every, checkpoint_every=rows_per_checkpoint * row_every)
+    return replace(
+        settings,
+        spaces=spaces_text(spec),
+        row_every=row_every,
+        checkpoint_every=rows_per_checkpoint * row_every,
+    )
 
 
 def create_run(settings: Settings, out: str | Path | None = None) -> Run:
@@ -340,11 +370,23 @@ def create_run(settings: Settings, out: str | Path | None = None) -> Run:
     return Run(directory, settings)
 
 
-def load(path: str | Path, algorithm: Any = None, environment: str | None = None) -> Run:
-    """Open a run directory; `algorithm` is an instance of its algorithm if that is not etude's.
+def load(
+    path: str | Path, algorithm: Any = None, environment: EnvironmentLike | None = None
+) -> Run:
+    """Open a run directory.
 
-    A file never makes etude import the module of an environment module:Name: give that name as
-    `environment`, or import the module first. Raises InvalidInput for a directory that is no run.
+    Args:
+        path: the run directory.
+        algorithm: an instance of the run's algorithm, if that is not etude's.
+        environment: the environment of the run, if a file cannot stand for it. That is one given as
+            an object, which is given again (its spaces are compared), and one named module:Name,
+            whose module a file never makes etude import, unless it is imported already.
+
+    Returns:
+        The run.
+
+    Raises:
+        InvalidInput: for a directory that is no run, and for another environment than the run's.
     """
     directory = Path(path)
     if not (directory / "config.json").is_file():
@@ -352,16 +394,8 @@ def load(path: str | Path, algorithm: Any = None, environment: str | None = None
             f"{directory} is not a run: it has no config.json; name a directory that "
             "`etude train` wrote"
         )
-    settings = from_json(files.read_json(directory / "config.json"), algorithm)
-    name = settings.environment
-    if environment is not None and environment != name:
-        raise InvalidInput(f"{directory} was trained on {name}, not on {environment}")
-    if ":" in name and environment is None and name.split(":")[0] not in sys.modules:
-        raise InvalidInput(
-            f"{directory} was trained on {name}, whose module etude does not import because a "
-            f"file says so; add --environment {name} (in Python environment={name!r})"
-        )
-    return Run(directory, settings)
+    config = files.read_json(directory / "config.json")
+    return Run(directory, from_json(config, algorithm, environment))
 
 
 def resume(
@@ -369,12 +403,27 @@ def resume(
     steps: int | None = None,
     *,
     algorithm: Any = None,
-    environment: str | None = None,
+    environment: EnvironmentLike | None = None,
     video: bool = False,
     progress: bool = True,
 ) -> Run:
-    """Resume a run from its newest checkpoint, to its budget or to a larger one of `steps`."""
+    """Resume a run from its newest checkpoint, to its budget or to a larger one of `steps`.
+
+    Args:
+        path, algorithm, environment: see `load`.
+        steps: a larger budget of environment steps of each seed.
+        video: record a video of an episode at the end.
+        progress: show the progress.
+
+    Returns:
+        The run.
+
+    Raises:
+        InvalidInput: as `load`; and for a run that is complete, without a larger budget.
+    """
     run = load(path, algorithm, environment)
+    if video:
+        run.settings.source.check_pictures("rgb_array")
     if steps is not None:
         run = extend_budget(run, steps)
     elif (run.directory / "summary.json").exists():
@@ -430,9 +479,7 @@ def run_training(run: Run, display: Display, video: bool = False) -> Run:
         )
         moment = "in the evaluation; training is complete and saved"
         reason = str(stopped) or f"stopped {moment if is_trained else 'before it began'}"
-        raise Interrupted(
-            f"{reason}. Go on with: etude resume {run.directory}", interrupt.signal
-        ) from None
+        raise Interrupted(f"{reason}. Go on with: {run.resume_command}", interrupt.signal) from None
     display.report(run)
     return run
 
@@ -440,7 +487,7 @@ def run_training(run: Run, display: Display, video: bool = False) -> Run:
 def run_jobs(
     run: Run, interrupt: InterruptHandler, warn: Callable[[str], None]
 ) -> Iterator[ProgressEvent]:
-    """Train all jobs and yield their events; a single job trains in this process."""
-    if len(run.jobs) == 1:
-        return train_job(run.settings, run.jobs[0], interrupt, warn)
-    return train_jobs(run.settings, run.jobs, interrupt, warn)
+    """Train all jobs and yield their events: in parallel, or one after another in this process."""
+    if run.is_parallel:
+        return train_jobs(run.settings, run.jobs, interrupt, warn)
+    return chain.from_iterable(train_job(run.settings, job, interrupt, warn) for job in run.jobs)

@@ -5,6 +5,8 @@ import importlib.metadata
 import math
 import os
 import platform
+import sys
+from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
 import jax
@@ -12,11 +14,19 @@ import jax
 import etude
 from etude.algorithms import ALGORITHMS, algorithm_class
 from etude.algorithms.protocol import check_algorithm
+from etude.environments.sources import (
+    EnvironmentLike,
+    EnvironmentSource,
+    SourceKind,
+    environment_source,
+)
 from etude.errors import InvalidInput
+from etude.spaces import EnvironmentSpec
 from etude.storage.files import CorruptFile
 from etude.struct import kinds_of, tag_of
 
 FORMAT = 2
+OBJECTS = ("name", "algorithm", "source")  # fields of Settings that config.json holds otherwise
 PACKAGES = ("jax", "jaxlib", "equinox", "optax", "gymnasium", "numpy", "envpool", "box2d")
 
 
@@ -26,7 +36,9 @@ class Settings:
 
     name: str  # registered name of the algorithm, or the name of the user's class
     algorithm: Any
-    environment: str
+    source: EnvironmentSource
+    environment: str  # id, or the name of an environment given as an object, which makes none
+    environment_kind: SourceKind
     backend: str  # jax, envpool or gymnasium
     steps: int  # budget of environment steps of each seed
     num_envs: int  # environments that each seed steps at once
@@ -39,6 +51,8 @@ class Settings:
     row_every: int = 1  # iterations per row of metrics
     checkpoint_every: int = 1  # iterations between checkpoints: a multiple of row_every
     evaluation_episodes: int = 100  # episodes of each seed in the final evaluation
+    # of observation and action, by which an environment given as an object is known again
+    spaces: dict[str, str] = dataclasses.field(default_factory=dict)
 
     @property
     def steps_per_iteration(self) -> int:
@@ -53,14 +67,11 @@ class Settings:
         """Environment steps of each seed: those of the budget's complete iterations."""
         return self.iterations * self.steps_per_iteration
 
-    @property
-    def env_kwargs(self) -> dict[str, Any]:
-        """Keyword arguments of `environments.make`."""
-        return {
-            "options": self.options,
-            "frame_stack": self.frame_stack,
-            "action_masks": self.action_masks,
-        }
+    def resume_command(self, directory: Path) -> str:
+        """What resumes the run in `directory`: a shell's command, or Python's for an object."""
+        if self.environment_kind == "id":
+            return f"etude resume {directory}"
+        return f"etude.resume({str(directory)!r}, environment=...)"
 
     def validate_fields(self) -> None:
         """Raise InvalidInput, naming setting, value and remedy, for an invalid setting."""
@@ -97,7 +108,7 @@ def to_json(settings: Settings) -> dict[str, Any]:
     run_settings = {
         field.name: getattr(settings, field.name)
         for field in dataclasses.fields(settings)
-        if field.name not in ("name", "algorithm")
+        if field.name not in OBJECTS
     }
     return {
         "format": FORMAT,
@@ -109,11 +120,14 @@ def to_json(settings: Settings) -> dict[str, Any]:
     }
 
 
-def from_json(config: dict[str, Any], algorithm: Any = None) -> Settings:
+def from_json(
+    config: dict[str, Any], algorithm: Any = None, environment: EnvironmentLike | None = None
+) -> Settings:
     """Return the settings in config.json.
 
-    `algorithm` is an instance of the run's algorithm if that is not etude's. Raises CorruptFile for
-    content that `to_json` does not write.
+    `algorithm` is an instance of the run's algorithm if that is not etude's, and `environment` the
+    run's if a file cannot stand for it. Raises CorruptFile for content that `to_json` does not
+    write, and InvalidInput for an environment that is not the run's.
     """
     try:
         if config["format"] != FORMAT:
@@ -131,15 +145,66 @@ def from_json(config: dict[str, Any], algorithm: Any = None) -> Settings:
         fields = {
             field.name: _typed(field.name, config[field.name], field.type)
             for field in dataclasses.fields(Settings)
-            if field.name not in ("name", "algorithm")
+            if field.name not in OBJECTS
         }
     except (KeyError, TypeError, AttributeError) as error:
         raise CorruptFile(
             f"config.json is not that of a run: {type(error).__name__} {error}"
         ) from error
-    settings = Settings(config["algorithm"], algorithm, **fields)
+    source = restore_source(fields, environment)
+    settings = Settings(config["algorithm"], algorithm, source, **fields)
     settings.validate_fields()
     return settings
+
+
+def restore_source(
+    fields: dict[str, Any], environment: EnvironmentLike | None
+) -> EnvironmentSource:
+    """Return the source of the environments of the run with these fields of `Settings`.
+
+    Raises InvalidInput where `environment` is not the run's, and where the run needs it: an object
+    is in no file, and a file never makes etude import a module.
+    """
+    name, is_id = fields["environment"], fields["environment_kind"] == "id"
+    if not is_id and (environment is None or isinstance(environment, str)):
+        raise InvalidInput(
+            f"this run was trained on {name}, an object of Python that no file holds; go on in "
+            "Python, with etude.resume(path, environment=...) or etude.load(path, environment=...)"
+        )
+    if is_id and environment not in (None, name):
+        raise InvalidInput(f"this run was trained on {name}, not on {environment}")
+    if ":" in name and environment is None and name.split(":")[0] not in sys.modules:
+        raise InvalidInput(
+            f"this run was trained on {name}, whose module etude does not import because a file "
+            f"says so; add --environment {name} (in Python environment={name!r})"
+        )
+    source = environment_source(
+        name if environment is None else environment,
+        fields["options"],
+        fields["frame_stack"],
+        fields["action_masks"],
+    )
+    if is_id:
+        return source
+    if source.kind != fields["environment_kind"]:
+        raise InvalidInput(
+            f"this run was trained on a {fields['environment_kind']} environment, {name}, and "
+            f"{source.name} is a {source.kind} one"
+        )
+    spaces = spaces_text(source.outline(fields["num_envs"], fields["backend"]).spec)
+    for role, space in spaces.items():
+        if space != fields["spaces"].get(role):
+            raise InvalidInput(
+                f"the {role} space of {source.name} is {space}, and that of the run, which was "
+                f"trained on {name}, is {fields['spaces'].get(role)}; give the environment of the "
+                "run"
+            )
+    return source
+
+
+def spaces_text(spec: EnvironmentSpec) -> dict[str, str]:
+    """The spaces of an environment in words, which are equal where the spaces are."""
+    return {"observation": str(spec.observation), "action": str(spec.action)}
 
 
 def package_versions() -> dict[str, str]:

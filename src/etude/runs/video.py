@@ -4,13 +4,13 @@ import os
 import sys
 import warnings
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from etude.environments.registry import env_factory, make
 from etude.errors import InvalidInput
 from etude.rollout import bind_policy, init_rollout_state, rollout
 from etude.training import run_compiled
@@ -20,12 +20,18 @@ DISPLAY_VARIABLES = ("DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER")
 
 
 def render_episodes(
-    run: Any, render_mode: str, episodes: int, seed: int, explore: bool = False
+    run: Any,
+    environment: Any,
+    episodes: int,
+    seed: int,
+    explore: bool = False,
+    pictures: bool = False,
 ) -> Iterator[tuple[Any, float, bool]]:
-    """Yield (frame or None, reward, done) of each step of the first seed's policy."""
-    env_kwargs = run.settings.env_kwargs
-    env_kwargs["options"] = {**env_kwargs["options"], "render_mode": render_mode}
-    environment: Any = make(run.settings.environment, 1, "gymnasium", **env_kwargs)
+    """Yield (frame, reward, done) of each step of the first seed's policy.
+
+    `environment` comes from `make_rendered` of the run's source. The frame is None without
+    `pictures`, and where the environment draws none.
+    """
     env = environment.vector_env.envs[0]
     policy = bind_policy(run.settings.algorithm, run.states()[0], environment, explore)
 
@@ -34,19 +40,16 @@ def render_episodes(
         rollout_state, transition, _ = rollout(environment, policy, rollout_state, key, 1)
         return rollout_state, transition.reward[0, 0], transition.done[0, 0]
 
-    try:
-        key = jax.random.key(seed)
-        rollout_state = init_rollout_state(environment, policy, key)
-        episodes_done = time = 0
-        while episodes_done < episodes:
-            frame = env.render() if render_mode == "rgb_array" else None
-            rollout_state, reward, done = run_compiled(
-                environment, step, rollout_state, jax.random.fold_in(key, time)
-            )
-            episodes_done, time = episodes_done + bool(done), time + 1
-            yield frame, float(reward), bool(done)
-    finally:
-        environment.close()
+    key = jax.random.key(seed)
+    rollout_state = init_rollout_state(environment, policy, key)
+    episodes_done = time = 0
+    while episodes_done < episodes:
+        frame = env.render() if pictures else None
+        rollout_state, reward, done = run_compiled(
+            environment, step, rollout_state, jax.random.fold_in(key, time)
+        )
+        episodes_done, time = episodes_done + bool(done), time + 1
+        yield frame, float(reward), bool(done)
 
 
 def record_video(
@@ -55,26 +58,29 @@ def record_video(
     """Record each episode to directory/episode_<n>.mp4 and return the paths."""
     import imageio.v2 as imageio  # slow to import
 
-    frames_per_second = _frames_per_second(run)
     directory.mkdir(parents=True, exist_ok=True)
     paths, writer = [], None
     # the encoder is another program, started without a fork of this process, so that the deadlock
     # JAX warns of cannot happen
     warnings.filterwarnings("ignore", "os.fork", RuntimeWarning)
-    try:
-        for frame, _, done in render_episodes(run, "rgb_array", episodes, seed, explore):
-            if frame is None:
-                raise InvalidInput(f"{run.settings.environment} draws no pictures")
-            if writer is None:
-                paths.append(directory / f"episode_{len(paths) + 1}.mp4")
-                writer = imageio.get_writer(paths[-1], fps=frames_per_second, macro_block_size=2)
-            writer.append_data(np.asarray(frame))
-            if done:
+    with closing(run.settings.source.make_rendered("rgb_array")) as environment:
+        frames_per_second = environment.vector_env.envs[0].metadata.get("render_fps", 30)
+        try:
+            for frame, _, done in render_episodes(run, environment, episodes, seed, explore, True):
+                if frame is None:
+                    raise InvalidInput(f"{run.settings.environment} draws no pictures")
+                if writer is None:
+                    paths.append(directory / f"episode_{len(paths) + 1}.mp4")
+                    writer = imageio.get_writer(
+                        paths[-1], fps=frames_per_second, macro_block_size=2
+                    )
+                writer.append_data(np.asarray(frame))
+                if done:
+                    writer.close()
+                    writer = None
+        finally:
+            if writer is not None:
                 writer.close()
-                writer = None
-    finally:
-        if writer is not None:
-            writer.close()
     return paths
 
 
@@ -90,15 +96,9 @@ def watch(run: Any, episodes: int, seed: int, explore: bool = False) -> Iterator
             f"etude evaluate {run.directory} --video"
         )
     episode_return = 0.0
-    for _, reward, done in render_episodes(run, "human", episodes, seed, explore):
-        episode_return += reward
-        if done:
-            yield episode_return
-            episode_return = 0.0
-
-
-def _frames_per_second(run):
-    env = env_factory(run.settings.environment, run.settings.options, "rgb_array")()
-    rate = env.metadata.get("render_fps", 30)
-    env.close()
-    return rate
+    with closing(run.settings.source.make_rendered("human")) as environment:
+        for _, reward, done in render_episodes(run, environment, episodes, seed, explore):
+            episode_return += reward
+            if done:
+                yield episode_return
+                episode_return = 0.0

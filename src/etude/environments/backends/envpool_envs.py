@@ -34,24 +34,7 @@ class EnvPoolEnvs:
         self.pool = envpool.make(
             name, env_type="gymnasium", num_envs=num_envs, seed=seed, num_threads=thread_count
         )
-        self.spec = EnvironmentSpec(
-            space_from_gymnasium(self.pool.observation_space),
-            space_from_gymnasium(self.pool.action_space, "action"),
-            num_envs,
-            name,
-        )
-        if float64_dtypes := [
-            leaf.dtype
-            for leaf in (
-                *dict(spaces.leaves_with_path(self.spec.observation)).values(),
-                self.spec.action,
-            )
-            if getattr(leaf, "dtype", "") == "float64"
-        ]:
-            raise InvalidInput(
-                f"{name} on EnvPool has {float64_dtypes[0]} values, which a float32 program cannot "
-                "take; choose --backend gymnasium"
-            )
+        self.spec = envpool_spec(name, num_envs)
         self.handle, _, _, self.xla_step = self.pool.xla()
         zeros = self.spec.observation.zeros()
         self.observation_shapes = jax.tree.map(
@@ -103,6 +86,26 @@ class EnvPoolEnvs:
             return old
 
         return jax.tree.map(write, observation, first_observation)
+
+
+def envpool_spec(name: str, num_envs: int) -> EnvironmentSpec:
+    """The spec of an EnvPool environment, without a pool; raises InvalidInput for float64."""
+    import envpool
+
+    pool_spec = envpool.make_spec(name)
+    spec = EnvironmentSpec(
+        space_from_gymnasium(pool_spec.gymnasium_observation_space),
+        space_from_gymnasium(pool_spec.gymnasium_action_space, "action"),
+        num_envs,
+        name,
+    )
+    leaves = (*dict(spaces.leaves_with_path(spec.observation)).values(), spec.action)
+    if any(getattr(leaf, "dtype", "") == "float64" for leaf in leaves):
+        raise InvalidInput(
+            f"{name} on EnvPool has float64 values, which a float32 program cannot take; choose "
+            "--backend gymnasium"
+        )
+    return spec
 
 
 def threads_for(name: str) -> int:

@@ -15,6 +15,7 @@ from etude.environments.backends.in_process import InProcessEnvs, StepLayout
 from etude.environments.backends.worker_processes import WorkerEnvs
 from etude.environments.protocol import StepResult
 from etude.spaces import EnvironmentSpec, space_from_gymnasium, to_environment_action
+from etude.struct import replace
 from etude.types import Array
 
 
@@ -24,21 +25,20 @@ class GymnasiumEnvs:
     The simulators hold the real state. The state here is the number of steps that each of them has
     taken, [env], so that it depends on every call. `failure` keeps an exception raised inside a
     step, since a compiled loop raises JAX's own exception in its place. Setting `cancelled` stops
-    the loop at its next step.
+    the loop at its next step. Without a `spec`, one more environment is made to read it.
     """
 
     functional = False
     deterministic_reset = True
 
-    def __init__(self, make_env: Callable[[], gymnasium.Env], num_envs: int, workers: int = 0):
-        probe_env = make_env()
-        self.spec = EnvironmentSpec(
-            space_from_gymnasium(probe_env.observation_space),
-            space_from_gymnasium(probe_env.action_space, "action"),
-            num_envs,
-            probe_env.spec.id if probe_env.spec else "",
-        )
-        probe_env.close()
+    def __init__(
+        self,
+        make_env: Callable[[], gymnasium.Env],
+        num_envs: int,
+        workers: int = 0,
+        spec: EnvironmentSpec | None = None,
+    ):
+        self.spec = replace(spec or spec_from_factory(make_env), num_envs=num_envs)
         self.layout = make_layout(self.spec)
         self.vector_env = (
             WorkerEnvs(make_env, num_envs, self.layout, workers)
@@ -96,6 +96,25 @@ class GymnasiumEnvs:
         return observation, StepResult(
             next_observation, fields["reward"], fields["terminated"] != 0, fields["truncated"] != 0
         )
+
+
+def spec_from_factory(make_env: Callable[[], gymnasium.Env]) -> EnvironmentSpec:
+    """Make an environment, read its spec and close it."""
+    env = make_env()
+    try:
+        return spec_from_env(env)
+    finally:
+        env.close()
+
+
+def spec_from_env(env: gymnasium.Env) -> EnvironmentSpec:
+    """The spec of one Gymnasium environment; raises InvalidInput for spaces that etude lacks."""
+    return EnvironmentSpec(
+        space_from_gymnasium(env.observation_space),
+        space_from_gymnasium(env.action_space, "action"),
+        1,
+        env.spec.id if env.spec else "",
+    )
 
 
 def make_layout(spec: EnvironmentSpec) -> StepLayout:

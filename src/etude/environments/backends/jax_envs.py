@@ -4,9 +4,11 @@ from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from etude.environments.protocol import JaxEnvironment, StepResult
-from etude.spaces import EnvironmentSpec, to_environment_action
+from etude.errors import InvalidInput
+from etude.spaces import EnvironmentSpec, Space, to_environment_action
 from etude.trees import where_done
 from etude.types import Array
 
@@ -45,3 +47,54 @@ class JaxEnvs:
 
     def close(self) -> None:
         """Do nothing: there is nothing to release."""
+
+
+def check_jax_environment(environment: JaxEnvironment, name: str) -> None:
+    """Trace a reset and a step, and compare what they return with the spaces and the protocol.
+
+    Raises InvalidInput, with what is found and what is asked for: inside the compiled loop the same
+    mistake is hard to read.
+    """
+    for role in ("observation_space", "action_space"):
+        if not isinstance(space := getattr(environment, role), Space):
+            raise InvalidInput(
+                f"{role} of {name} is {space!r:.80}; an environment written in JAX has spaces of "
+                "etude.spaces, to which space_from_gymnasium converts"
+            )
+    key = jax.random.key(0)
+    try:
+        state, observation = jax.eval_shape(environment.reset, key)
+        action = jax.eval_shape(
+            lambda: to_environment_action(
+                environment.action_space, environment.action_space.zeros()
+            )
+        )
+        next_state, result = jax.eval_shape(environment.step, state, action, key)
+    except Exception as error:
+        raise InvalidInput(
+            f"{name} cannot be traced: {type(error).__name__}: {error}; it needs reset(key) -> "
+            "(state, observation) and step(state, action, key) -> (state, StepResult)"
+        ) from error
+    if not isinstance(result, StepResult):
+        raise InvalidInput(
+            f"step of {name} returns {type(result).__name__} beside the state; return "
+            "etude.environments.protocol.StepResult"
+        )
+    shown = environment.observation_space.zeros()
+    for what, found, expected in (
+        ("reset: observation", observation, shown),
+        ("step: next_observation", result.next_observation, shown),
+        ("step: state", next_state, state),
+        ("step: reward", result.reward, jnp.zeros(())),
+        ("step: terminated", result.terminated, jnp.bool_(False)),
+        ("step: truncated", result.truncated, jnp.bool_(False)),
+    ):
+        if types_of(found) != types_of(expected):
+            raise InvalidInput(
+                f"{name}, {what}: {types_of(found)}, where {types_of(expected)} is expected"
+            )
+
+
+def types_of(tree: Any) -> Any:
+    """The tree with each leaf's type, such as "float32[4]", in its place."""
+    return jax.tree.map(lambda x: f"{x.dtype}{list(x.shape)}", tree)

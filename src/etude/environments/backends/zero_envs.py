@@ -1,0 +1,39 @@
+"""An environment of zeros, for what is computed from shapes alone."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from etude.environments.protocol import StepResult
+from etude.spaces import EnvironmentSpec
+from etude.types import Array
+
+
+class ZeroEnvs:
+    """Stands for environments with a given spec that cannot be saved, where only shapes count.
+
+    Nothing is made: observations and rewards are zero, and no episode ends.
+    """
+
+    functional = False
+    deterministic_reset = True
+
+    def __init__(self, spec: EnvironmentSpec):
+        self.spec = spec
+
+    def reset(self, key: Array) -> tuple[Any, Any]:
+        return (), self._observation()
+
+    def step(self, state: Any, action: Any, key: Array) -> tuple[Any, Any, StepResult]:
+        observation, zeros = self._observation(), jnp.zeros(self.spec.num_envs)
+        return state, observation, StepResult(observation, zeros, zeros > 0, zeros > 0)
+
+    def close(self) -> None:
+        """Do nothing: there is nothing to release."""
+
+    def _observation(self) -> Any:
+        return jax.tree.map(
+            lambda x: jnp.zeros((self.spec.num_envs, *x.shape), x.dtype),
+            self.spec.observation.zeros(),
+        )
