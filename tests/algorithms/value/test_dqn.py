@@ -113,7 +113,7 @@ class Slow:
         future = np.where(batch.terminated, 0, next_values[rows, chosen])
         hidden, values = mlp_forward(self.q, batch.observation)
         error = batch.reward + dqn.discount * future - values[rows, batch.action]
-        if dqn.loss == "huber":
+        if dqn.head.loss_type == "huber":
             loss, slope = (
                 np.where(abs(error) <= 1, error**2 / 2, abs(error) - 0.5).mean(),
                 np.clip(error, -1, 1),

@@ -19,6 +19,7 @@ from etude.algorithms.value.epsilon_greedy import EpsilonGreedy
 from etude.algorithms.value.fitted_q import FittedQ, fitted_q_iteration
 from etude.algorithms.value.heads import ScalarHead
 from etude.algorithms.value.rainbow import Rainbow
+from etude.algorithms.value.td3 import DDPG
 from etude.data.replay import prioritized, ring_buffer
 from etude.data.replay.prioritized import Prioritized
 from etude.data.transition import Transition
@@ -261,6 +262,10 @@ def test_the_names_are_settings():
         and registered_name(FittedQ(discount=0.5)) == "fitted-q"
     )
     assert registered_name(Rainbow(noisy=None)) == "dqn"
+    # of a kind, any settings do
+    assert registered_name(Rainbow(head=CategoricalHead(11), noisy=NoisyLayers(0.1))) == "rainbow"
+    assert registered_name(Rainbow(head=QuantileHead())) == "dqn"
+    assert registered_name(DDPG(target_noise=0)) == "ddpg"
 
 
 # Play
