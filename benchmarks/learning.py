@@ -155,7 +155,7 @@ ROWS_WITH_GOALS = [
         "etude/CartPoleWithoutVelocity-v1",
         iqm_at_most(200),
         setting="feed-forward",
-        fields=(("recurrent", "none"),),
+        fields=(("recurrent", None),),
     ),
     Row("ppo", "CartPole-v1", iqm_at_least(490)),
     Row("ppo", "LunarLander-v3", iqm_at_least(200)),

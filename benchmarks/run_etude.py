@@ -3,6 +3,7 @@
 import json
 import sys
 import time
+from typing import Any, get_type_hints
 
 import etude
 
@@ -13,10 +14,7 @@ def main() -> None:
     from etude.runs.settings import package_versions
 
     workload = json.loads(sys.argv[1])
-    hyperparameters = workload["hyperparameters"]
-    algorithm = getattr(etude, workload["algorithm"].upper())(
-        **hyperparameters | {"hidden": tuple(hyperparameters["hidden"])}
-    )
+    algorithm = make_algorithm(workload["algorithm"], workload["hyperparameters"])
     environment = etude.make(
         workload["environment"], workload["num_envs"], workload["backend"], seed=workload["seed"]
     )
@@ -39,6 +37,20 @@ def main() -> None:
             }
         )
     )
+
+
+def make_algorithm(name: str, hyperparameters: dict[str, Any]) -> Any:
+    """The algorithm called `name`; a nested hyperparameter is an object with its kind's tag."""
+    from etude.algorithms import algorithm_class, algorithm_factory
+    from etude.struct import kinds_of
+
+    hints, values = get_type_hints(algorithm_class(name)), {}
+    for field, value in hyperparameters.items():
+        if isinstance(value, dict):
+            kind = kinds_of(hints[field])[value["kind"]]
+            value = kind(**{key: item for key, item in value.items() if key != "kind"})
+        values[field] = tuple(value) if isinstance(value, list) else value
+    return algorithm_factory(name)(**values)
 
 
 if __name__ == "__main__":

@@ -87,11 +87,10 @@ DQN = {
         "gradient_steps": 1,
         "target_interval": 500,
         "max_gradient_norm": 10.0,
-        "initial_epsilon": 1.0,
-        "final_epsilon": 0.05,
+        "exploration": {"kind": "epsilon-greedy", "initial_epsilon": 1.0, "final_epsilon": 0.05},
         "exploration_steps": 10_000.0,
         "double": False,
-        "loss": "huber",
+        "head": {"kind": "scalar", "loss_type": "huber"},
     },
 }
 PPO = {
@@ -116,7 +115,7 @@ PPO = {
 }
 RECURRENT = PPO | {
     "hyperparameters": PPO["hyperparameters"]
-    | {"hidden": [64], "recurrent": "lstm", "memory_size": 64, "sequence_length": 128}
+    | {"hidden": [64], "recurrent": {"kind": "lstm", "units": 64}, "sequence_length": 128}
 }
 A2C = {
     "algorithm": "a2c",

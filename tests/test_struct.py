@@ -1,8 +1,8 @@
-"""Structs as pytrees, and hyperparameters held to what they were declared with."""
+"""Structs as pytrees, hyperparameters held to what they were declared with, and kinds of them."""
 
 import math
 from dataclasses import FrozenInstanceError
-from typing import Literal
+from typing import Literal, Optional
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from etude.errors import InvalidInput
-from etude.struct import replace, static, struct, traced, validate
+from etude.struct import kinds_of, nested, replace, static, struct, tag_of, traced, validate
 
 
 @struct
@@ -87,3 +87,134 @@ def test_a_sweep_inside_a_program_is_not_asked_for_its_values():
 
     rates = np.float32([-1, 2])
     np.testing.assert_array_equal(jax.vmap(lambda rate: validate(Rate(rate)) or rate)(rates), rates)
+
+
+# Kinds: structs in fields of structs
+
+
+@struct
+class Fixed:
+    pass
+
+
+@struct
+class Decaying:
+    start: float = traced(1.0, at_least=0)
+    end: float = traced(0.5, at_least=0)
+    tag = "falling"
+
+    def validate_fields(self):
+        if self.end > self.start:
+            raise InvalidInput(f"end {self.end} is above start {self.start}")
+
+
+@struct
+class Buffer:
+    alpha: float = traced(0.5, at_least=0)
+    schedule: Fixed | Decaying = nested(Fixed())
+
+
+@struct
+class Agent:
+    rate: float = traced(0.1, above=0)
+    replay: Fixed | Buffer = nested(Fixed())
+    noise: Decaying | None = nested(None)
+
+
+@struct
+class Owner:
+    agent: Agent = nested(Agent())
+
+
+@pytest.mark.parametrize(
+    ("hint", "kinds"),
+    [
+        (Fixed | Buffer, {"fixed": Fixed, "buffer": Buffer}),
+        (Buffer | Fixed, {"buffer": Buffer, "fixed": Fixed}),
+        (Buffer, {"buffer": Buffer}),
+        (Decaying | None, {"falling": Decaying, "none": type(None)}),
+        (Optional[Buffer], {"buffer": Buffer, "none": type(None)}),  # noqa: UP045
+        (float, {}),
+        (float | None, {}),
+        (Fixed | float, {}),
+        (tuple[int, ...], {}),
+        (Literal["fixed", "buffer"], {}),
+    ],
+    ids=str,
+)
+def test_kinds_are_the_structs_of_a_union_in_its_order(hint, kinds):
+    assert list(kinds_of(hint).items()) == list(kinds.items())
+
+
+@pytest.mark.parametrize(
+    ("name", "tag"),
+    [
+        ("Uniform", "uniform"),
+        ("EpsilonGreedy", "epsilon-greedy"),
+        ("QLearning", "q-learning"),
+        ("TD3", "td3"),
+        ("DQN", "dqn"),
+        ("GRU", "gru"),
+        ("HTTPServer", "http-server"),
+    ],
+)
+def test_a_tag_is_the_words_of_a_name(name, tag):
+    assert tag_of(type(name, (), {})) == tag
+    assert tag_of(type(name, (), {"tag": "another"})) == "another"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (Agent(replay=Buffer(alpha=-1.0)), "replay.alpha is -1.0; it must be at least 0"),
+        (Agent(replay="buffer"), "replay is 'buffer'; it must be Fixed(...) or Buffer(...)"),
+        (Agent(replay=None), "replay is None; it must be Fixed(...) or Buffer(...)"),
+        (Agent(replay=Buffer), f"replay is {Buffer!r}; it must be Fixed(...) or Buffer(...)"),
+        (Agent(noise=Fixed()), "noise is Fixed(); it must be Decaying(...) or None"),
+        (Agent(noise=True), "noise is True; it must be Decaying(...) or None"),
+        (Agent(noise=Decaying(0.1, 0.2)), "noise: end 0.2 is above start 0.1"),
+        (
+            Owner(Agent(replay=Buffer(schedule=Decaying(end=-1.0)))),
+            "agent.replay.schedule.end is -1.0; it must be at least 0",
+        ),
+        (
+            Owner(Agent(replay=Buffer(schedule=Decaying(end=2.0)))),
+            "agent.replay.schedule: end 2.0 is above start 1.0",
+        ),
+        (Owner(Agent(rate=0.0)), "agent.rate is 0.0; it must be above 0"),
+        (Owner(None), "agent is None; it must be Agent(...)"),
+    ],
+    ids=str,
+)
+def test_what_is_wrong_in_a_kind_is_named_with_its_path(wrong, message):
+    with pytest.raises(InvalidInput) as error:
+        validate(wrong)
+    assert str(error.value) == message
+
+
+@pytest.mark.parametrize(
+    "right",
+    [
+        Agent(),
+        Agent(noise=Decaying()),
+        Owner(Agent(replay=Buffer(schedule=Decaying(1.0, 0.0)), noise=Decaying(2.0))),
+    ],
+    ids=str,
+)
+def test_kinds_within_their_bounds_are_let_through(right):
+    validate(right)
+
+
+def test_a_sweep_reaches_the_fields_of_a_kind():
+    """They are children of the whole; which kind it is belongs to the structure."""
+    agent = Agent(replay=Buffer())
+    assert jax.tree.leaves(agent) == [0.1, 0.5]
+    assert jax.tree.structure(agent) != jax.tree.structure(Agent())
+    alphas = np.float32([0.0, 2.0])
+
+    def doubled(alpha):
+        swept = replace(agent, replay=replace(agent.replay, alpha=alpha))
+        validate(swept)
+        return jax.tree.map(lambda x: 2 * x, swept).replay.alpha
+
+    np.testing.assert_array_equal(jax.vmap(doubled)(alphas), 2 * alphas)

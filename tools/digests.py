@@ -131,6 +131,14 @@ RUNS = [
     ("heuristic", "LunarLander-v3", ("gymnasium", "envpool"), "--steps 500"),
     ("heuristic", "LunarLanderContinuous-v3", ("gymnasium",), "--steps 500"),
 ]
+# The name of a case has the flags of the version that first had it; these are called so now.
+FLAGS_NOW = {
+    "--prioritized": "--replay prioritized",
+    "--loss squared": "",  # which had no effect on the categorical head
+    "--maximizer cma_es": "--maximizer cma-es",
+    "--maximizer random_shooting": "--maximizer random-shooting",
+    "--memory-size 8": "--recurrent.units 8",
+}
 PROBLEMS = ("double-integrator", "pendulum", "cart-pole", "acrobot", "quadrotor", "car")
 PLANNERS = (
     "ilqr",
@@ -189,12 +197,13 @@ def cases() -> dict:
                 "--evaluation-episodes",
                 "2",
             ]
+            arguments_now = rename_flags(arguments)
             # seeds on JAX environments train in one program, others one after another
             for seeds in (
                 (["--seeds", "2"],) if backend == "jax" else (["--seed", "0"], ["--seed", "1"])
             ):
                 cases_by_name[" ".join(arguments[1:] + seeds)] = (
-                    lambda folder, arguments=arguments + seeds: digest_run(arguments, folder)
+                    lambda folder, arguments=arguments_now + seeds: digest_run(arguments, folder)
                 )
     for problem in PROBLEMS:
         for planner in PLANNERS:
@@ -215,6 +224,14 @@ def cases() -> dict:
             ["figure", *arguments], folder
         )
     return cases_by_name
+
+
+def rename_flags(arguments: list[str]) -> list[str]:
+    """Return the arguments of a case with flags as they are called now."""
+    line = " ".join(arguments)
+    for name, name_now in FLAGS_NOW.items():
+        line = line.replace(name, name_now)
+    return line.split()
 
 
 def digest_run(arguments: list[str], folder: Path) -> dict[str, str]:

@@ -34,8 +34,8 @@ def dqn() -> dict:
     return replay_options() | {
         "max_grad_norm": hyperparameters["max_gradient_norm"],
         "target_update_interval": hyperparameters["target_interval"],
-        "exploration_initial_eps": hyperparameters["initial_epsilon"],
-        "exploration_final_eps": hyperparameters["final_epsilon"],
+        "exploration_initial_eps": hyperparameters["exploration"]["initial_epsilon"],
+        "exploration_final_eps": hyperparameters["exploration"]["final_epsilon"],
         "exploration_fraction": min(1.0, hyperparameters["exploration_steps"] / workload["steps"]),
     }
 
@@ -127,9 +127,9 @@ def run(library, activations: dict, packages: tuple[str, ...]) -> None:
         "net_arch": hyperparameters["hidden"],
         "activation_fn": activations[hyperparameters["activation"]],
     }
-    if hyperparameters.get("recurrent") == "lstm":
+    if recurrent := hyperparameters.get("recurrent"):  # an LSTM
         algorithm, policy_class = library.RecurrentPPO, "MlpLstmPolicy"
-        policy_options |= {"lstm_hidden_size": hyperparameters["memory_size"]}
+        policy_options |= {"lstm_hidden_size": recurrent["units"]}
     model = algorithm(
         policy_class,
         environment,

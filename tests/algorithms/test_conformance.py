@@ -28,10 +28,14 @@ from etude.algorithms.control.random_policy import Random
 from etude.algorithms.policy_gradient.reinforce import OffPolicyGradient, Reinforce
 from etude.algorithms.trust_region.ppo import PPO, DualGradient
 from etude.algorithms.trust_region.trpo import TRPO, NaturalGradient
-from etude.algorithms.value.dqn import DQN, FittedQ, OnlineQ, Rainbow
+from etude.algorithms.value.distributional_heads import CategoricalHead
+from etude.algorithms.value.dqn import DQN, OnlineQ
+from etude.algorithms.value.epsilon_greedy import EpsilonGreedy
+from etude.algorithms.value.fitted_q import FittedQ
 from etude.algorithms.value.naf import NAF
 from etude.algorithms.value.pqn import PQN
 from etude.algorithms.value.q_learning import SARSA, QLearning
+from etude.algorithms.value.rainbow import Rainbow
 from etude.algorithms.value.td import TD
 from etude.algorithms.value.td3 import DDPG, TD3
 from etude.environments.backends.gymnasium_envs import GymnasiumEnvs
@@ -41,6 +45,9 @@ from etude.environments.probes import CONTINUOUS, DISCRETE, TARGET, ObservationT
 from etude.environments.protocol import StepResult
 from etude.environments.tabular import Tabular
 from etude.errors import InvalidInput
+from etude.estimators.running_statistics import Normalization
+from etude.nn.recurrent import GRU, LSTM
+from etude.planning.sampling.maximize import CEM
 from etude.rollout import bind_policy, rollout
 from etude.spaces import (
     Box,
@@ -104,7 +111,12 @@ SMALL = {
         {"discrete", "bounded", "float64", "integers"},
         "q",
     ),
-    "rainbow": (Rainbow(target_interval=2, num_atoms=5, **REPLAYED), CHOICES, {"discrete"}, "q"),
+    "rainbow": (
+        Rainbow(target_interval=2, head=CategoricalHead(5), **REPLAYED),
+        CHOICES,
+        {"discrete"},
+        "q",
+    ),
     "pqn": (PQN(hidden=(4,), rollout_length=4, batch_size=4, epochs=1), CHOICES, {"discrete"}, "q"),
     "naf": (NAF(**REPLAYED), BOX, {"bounded", "float64", "integers"}, "q"),
     "td3": (TD3(**REPLAYED), BOX, {"bounded", "float64", "integers"}, "policy"),
@@ -124,9 +136,8 @@ SMALL = {
         ActorCritic(
             hidden=(4,),
             rollout_length=4,
-            recurrent="gru",
-            memory_size=4,
-            normalize_observation=True,
+            recurrent=GRU(4),
+            normalize_observation=Normalization(),
             value_steps=1,
             discount_from="start",
         ),
@@ -141,7 +152,7 @@ SMALL = {
             rollout_length=3,
             conjugate_steps=2,
             value_epochs=1,
-            normalize_reward=True,
+            normalize_reward=Normalization(),
         ),
         CHOICES,
         EVERY,
@@ -153,8 +164,8 @@ SMALL = {
             batch_size=4,
             rollout_length=3,
             epochs=1,
-            normalize_observation=True,
-            normalize_reward=True,
+            normalize_observation=Normalization(),
+            normalize_reward=Normalization(),
         ),
         CHOICES,
         EVERY,
@@ -413,7 +424,7 @@ def test_every_space_it_can_take_is_taken_and_the_learning_rate_swept_in_one_pro
     algorithm, environment, kinds, _ = SMALL[name]
     if hasattr(algorithm, "recurrent"):
         # a memory sees features, whatever they are of
-        algorithm = replace(algorithm, recurrent="none")
+        algorithm = replace(algorithm, recurrent=None)
     action = next(kind for kind in ACTIONS if kind in kinds)
     # what networks see is one for all of them, so one of each sort sees every kind
     every = OBSERVATIONS if name in ("sac", "ppo") else ("discrete", "multibinary")
@@ -463,7 +474,7 @@ def test_a_policy_hands_on_a_memory_of_the_shape_that_it_began_with(name):
 @pytest.mark.slow
 def test_trpo_takes_a_memory():
     """Traced, not run: second derivatives through time."""
-    memory = {"recurrent": "lstm", "memory_size": 4, "sequence_length": 3}
+    memory = {"recurrent": LSTM(4), "sequence_length": 3}
     assert_update_keeps_shapes(replace(SMALL["trpo"][0], **memory), CHOICES)
 
 
@@ -572,7 +583,7 @@ class Probed(NamedTuple):
 
 
 ALIKE = {"learning_rate": 1e-2, "discount": DISCOUNT, "hidden": (16,)}
-RANDOM = {"initial_epsilon": 1.0, "final_epsilon": 1.0}
+RANDOM = {"exploration": EpsilonGreedy(1.0, 1.0)}
 OFF_POLICY = {
     **ALIKE,
     "activation": "tanh",
@@ -616,7 +627,7 @@ PROBED = {
             warmup_steps=64,
             target_interval=20,
             samples=16,
-            elites=4,
+            maximizer=CEM(elites=4),
             iterations=2,
         ),
         q_by_search,
@@ -629,7 +640,8 @@ PROBED = {
     "pqn": Probed(
         PQN(
             **ALIKE,
-            **RANDOM,
+            initial_epsilon=1.0,
+            final_epsilon=1.0,
             learning_rate_decay=12_800.0,
             rollout_length=16,
             batch_size=32,

@@ -143,11 +143,11 @@ def test_other_commands_answer_alike(tmp_path, arguments, expected):
 def test_values_as_people_write_them(arguments, expected):
     words = ["ppo", "CartPole-v1"]
     for order in ([*words, *arguments.split()], [*arguments.split(), *words]):
-        assert flags.prepare_train(order, Train, algorithm_class("ppo"), "ppo") == [
+        assert flags.prepare_train(order, Train, algorithm_class("ppo")(), "ppo") == [
             *words,
             *expected.split(),
         ]
-    assert flags.prepare_train([*words, "--hidden"], Train, algorithm_class("ppo"), "ppo") == [
+    assert flags.prepare_train([*words, "--hidden"], Train, algorithm_class("ppo")(), "ppo") == [
         *words,
         "--hidden",
     ]

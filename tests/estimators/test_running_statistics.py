@@ -65,31 +65,35 @@ def test_a_drifting_mean_is_part_of_the_variance():
 def test_before_the_first_sample_normalizing_changes_nothing():
     x = jnp.linspace(-9, 9, 7)
     np.testing.assert_array_equal(
-        running_statistics.normalize(running_statistics.init_statistics(()), x), x
+        running_statistics.normalize(running_statistics.init_statistics(()), x, 10.0), x
     )
 
 
 def test_normalized_samples_have_mean_0_and_std_1_and_are_clipped():
     samples = np.random.default_rng(0).normal(5, 3, (500, 2)).astype(np.float32)
     running = update(running_statistics.init_statistics((2,)), samples)
-    told = np.asarray(running_statistics.normalize(running, samples))
+    told = np.asarray(running_statistics.normalize(running, samples, 10.0))
     np.testing.assert_allclose([told.mean(0), told.std(0)], [[0, 0], [1, 1]], atol=1e-5)
     np.testing.assert_allclose(told, (samples - samples.mean(0)) / samples.std(0), atol=1e-4)
     np.testing.assert_array_equal(
-        running_statistics.normalize(running, np.float32([[1e6, -1e6]])), [[10, -10]]
+        running_statistics.normalize(running, np.float32([[1e6, -1e6]]), 10.0), [[10, -10]]
     )
     np.testing.assert_array_equal(
         running_statistics.normalize(running, np.float32([1e6, -1e6]), 5.0), [5, -5]
     )
     # leading axes are any
-    assert running_statistics.normalize(running, np.zeros((4, 3, 2), np.float32)).shape == (4, 3, 2)
+    assert running_statistics.normalize(running, np.zeros((4, 3, 2), np.float32), 10.0).shape == (
+        4,
+        3,
+        2,
+    )
 
 
 def test_a_constant_is_no_division_by_zero():
     running = update(running_statistics.init_statistics(()), jnp.full(10, 3.0))
     assert running.variance == 0
     np.testing.assert_array_equal(
-        running_statistics.normalize(running, np.float32([3, 4])), [0, 10]
+        running_statistics.normalize(running, np.float32([3, 4]), 10.0), [0, 10]
     )
 
 
@@ -148,7 +152,7 @@ def test_only_numbers_of_a_tree_are_normalized():
     )
 
     fresh = observations(rng, 3, 5)
-    told = running_statistics.normalize_leaves(each, fresh)
+    told = running_statistics.normalize_leaves(each, fresh, 10.0)
     np.testing.assert_allclose(told["arm"], (fresh["arm"] - arm.mean(0)) / arm.std(0), atol=1e-3)
     np.testing.assert_allclose(
         told["clock"], (fresh["clock"] - clock.mean()) / clock.std(), atol=1e-3
@@ -165,10 +169,10 @@ def test_one_observation_without_a_tree():
     each = running_statistics.init_observation_statistics(Box((2,)))
     each = running_statistics.update_observation_statistics(each, np.float32([[0, 10], [2, 30]]))
     np.testing.assert_allclose(
-        running_statistics.normalize_leaves(each, np.float32([2, 10])), [1, -1], rtol=1e-5
+        running_statistics.normalize_leaves(each, np.float32([2, 10]), 10.0), [1, -1], rtol=1e-5
     )
     choice = np.int32([1, 2])
     none = running_statistics.update_observation_statistics(
         running_statistics.init_observation_statistics(Discrete(3)), choice
     )
-    assert running_statistics.normalize_leaves(none, choice) is choice
+    assert running_statistics.normalize_leaves(none, choice, 10.0) is choice

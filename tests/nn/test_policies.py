@@ -15,7 +15,7 @@ from etude.nn import distributions
 from etude.nn.distributions import StateDependentNormal
 from etude.nn.networks import make_network, make_torso
 from etude.nn.policies import make_actor_critic
-from etude.nn.recurrent import initial_carry
+from etude.nn.recurrent import GRU, LSTM, initial_carry
 from etude.spaces import Box, Composite, Discrete, EnvironmentSpec, MultiBinary, MultiDiscrete
 
 KEY = jax.random.key(0)
@@ -52,11 +52,11 @@ def observations(*leading, seed=0):
 def built(key):
     """Bodies with their last layers, of the same key without and with a memory, and the network
     without."""
-    make = partial(make_torso, key, Box((6,)), (8, 5), 3, final_scale=0.01, memory_size=7)
+    make = partial(make_torso, key, Box((6,)), (8, 5), 3, final_scale=0.01)
     return (
         make(),
-        make(recurrent="gru"),
-        make(recurrent="lstm"),
+        make(recurrent=GRU(7)),
+        make(recurrent=LSTM(7)),
         make_network(key, Box((6,)), (8, 5), 3, "tanh", final_scale=0.01),
     )
 
@@ -98,9 +98,7 @@ def test_the_first_outputs_are_near_zero_with_a_memory_and_without():
 
 def made(action=ACTIONS["discrete"], observation=SEEN, seed=0, scale=0.7, **options):
     return filled(
-        lambda: make_actor_critic(
-            KEY, EnvironmentSpec(observation, action, ENVS), (5,), memory_size=4, **options
-        ),
+        lambda: make_actor_critic(KEY, EnvironmentSpec(observation, action, ENVS), (5,), **options),
         seed,
         scale,
     )
@@ -138,12 +136,12 @@ def test_an_agent_is_its_layers(shared):
 
 
 @pytest.mark.parametrize(
-    "kind, shared", [pytest.param("gru", False, marks=pytest.mark.slow), ("lstm", True)]
+    "recurrent, shared", [pytest.param(GRU(4), False, marks=pytest.mark.slow), (LSTM(4), True)]
 )
-def test_a_stretch_of_time_is_what_is_said_step_by_step(kind, shared):
+def test_a_stretch_of_time_is_what_is_said_step_by_step(recurrent, shared):
     """Policy and value each go on from a memory of their own, which an episode's start forgets; a
     shared one is the policy's."""
-    ours = made(recurrent=kind, shared=shared)
+    ours = made(recurrent=recurrent, shared=shared)
     x, fresh = observations(TIME, ENVS), np.random.default_rng(1).random((TIME, ENVS)) < 0.3
     start = ours.initial_carries((ENVS,))
     assert [len(memory) for memory in start] == ([2, 0] if shared else [1, 1])
@@ -172,7 +170,7 @@ def test_a_stretch_of_time_is_what_is_said_step_by_step(kind, shared):
 
 
 def test_without_a_memory_given_an_agent_starts_with_a_blank_one():
-    ours, x = made(recurrent="gru"), observations(ENVS)
+    ours, x = made(recurrent=GRU(4)), observations(ENVS)
     given, none = (
         outputs_of(ours, x, ours.initial_carries((ENVS,)), KEY),
         outputs_of(ours, x, ((), ()), KEY),

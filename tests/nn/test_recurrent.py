@@ -7,16 +7,17 @@ import pytest
 from filling import filled
 from scipy.special import expit
 
-from etude.nn.recurrent import initial_carry, make_cell, step_cell, unroll_cell
+from etude.nn.recurrent import GRU, LSTM, initial_carry, step_cell, unroll_cell
 
 KEY = jax.random.key(0)
 INPUTS, SIZE, TIME, ENVS = 3, 4, 7, 5
 PARTS = {"gru": 1, "lstm": 2}
+KINDS = {"gru": GRU(SIZE), "lstm": LSTM(SIZE)}
 every_kind = pytest.mark.parametrize("kind", PARTS)
 
 
 def layer(kind):
-    return filled(lambda: make_cell(KEY, kind, INPUTS, SIZE), scale=0.7)
+    return filled(lambda: KINDS[kind].make(KEY, INPUTS), scale=0.7)
 
 
 def drawn(kind, seed=0):
@@ -173,14 +174,13 @@ def test_the_gradient_goes_through_time_and_stops_where_an_episode_begins(kind):
 
 @pytest.mark.slow
 def test_layers_are_drawn_by_their_key():
-    """Equinox's uniform ±1/√inputs, each matrix its own; and no layer where no memory is wanted."""
-    assert make_cell(KEY, "none", INPUTS, SIZE) is None
-    net = make_cell(KEY, "gru", 4, 4)
+    """Equinox's uniform ±1/√inputs, each matrix its own."""
+    net = GRU(4).make(KEY, 4)
     assert net.input_projection.weight.shape == net.recurrent_projection.weight.shape == (12, 4)
     assert (net.input_projection.weight != net.recurrent_projection.weight).any()
     for x in jax.tree.leaves(net):
         assert 0.4 < abs(x).max() <= 0.5
-    long = jax.eval_shape(lambda: make_cell(KEY, "lstm", INPUTS, SIZE))
+    long = jax.eval_shape(lambda: LSTM(SIZE).make(KEY, INPUTS))
     assert long.input_projection.weight.shape == (
         4 * SIZE,
         INPUTS,

@@ -16,6 +16,7 @@ from safetensors.numpy import load_file
 
 from etude.algorithms.trust_region.ppo import PPO
 from etude.algorithms.value.dqn import DQN
+from etude.estimators.running_statistics import Normalization
 from etude.runs.interrupt import InterruptHandler
 from etude.runs.job import TrainJob, jobs_for, train_job
 from etude.runs.run import create_run, load, resolve_settings
@@ -59,8 +60,8 @@ SMALL_PPO = PPO(
     rollout_length=16,
     batch_size=32,
     hidden=(16,),
-    normalize_observation=True,
-    normalize_reward=True,
+    normalize_observation=Normalization(),
+    normalize_reward=Normalization(),
 )
 
 

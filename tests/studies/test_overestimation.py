@@ -11,6 +11,8 @@ import pytest
 from PIL import Image
 
 from etude.algorithms.value.dqn import DQN
+from etude.algorithms.value.epsilon_greedy import EpsilonGreedy
+from etude.algorithms.value.heads import ScalarHead
 from etude.environments import probes
 from etude.environments.backends.jax_envs import JaxEnvs
 from etude.environments.protocol import StepResult
@@ -75,10 +77,9 @@ def test_the_largest_of_noisy_estimates_is_too_large_and_double_targets_less_so(
         batch_size=64,
         capacity=4_000,
         warmup_steps=400,
-        loss="squared",
+        head=ScalarHead("squared"),
         target_interval=20,
-        initial_epsilon=1.0,
-        final_epsilon=1.0,
+        exploration=EpsilonGreedy(final_epsilon=1.0),
     )
 
     def largest(double):

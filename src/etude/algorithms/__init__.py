@@ -42,8 +42,9 @@ def registered_name(algorithm: Any) -> str:
     one with most settings wins: TD3 with one critic, no noise and no delay is ddpg.
     """
     cls, best_name, most_settings = type(algorithm), type(algorithm).__name__.lower(), -1
+    chapter = cls.__module__.rpartition(".")[0]  # which has the variants too
     for name, (module, _, _) in ALGORITHMS.items():
-        if module == cls.__module__ and algorithm_class(name) is cls:
+        if module.rpartition(".")[0] == chapter and algorithm_class(name) is cls:
             settings = getattr(algorithm_factory(name), "keywords", {})
             if (
                 all(_fits(getattr(algorithm, key), value) for key, value in settings.items())
@@ -54,4 +55,6 @@ def registered_name(algorithm: Any) -> str:
 
 
 def _fits(value: Any, setting: Any) -> bool:
-    return type(value) is type(setting) and (dataclasses.is_dataclass(value) or value == setting)
+    if dataclasses.is_dataclass(setting):
+        return type(value) is type(setting)
+    return value == setting

@@ -264,8 +264,9 @@ def match_field(text: str, known_flags: dict[str, Any]) -> tuple[str | None, boo
         return None, False
     if name in known_flags:
         return name, False
-    if name.startswith("no_") and unwrap_type(known_flags.get(name[3:])) is bool:
-        return name[3:], True
+    positive = without_negation(name)
+    if positive != name and unwrap_type(known_flags.get(positive)) is bool:
+        return positive, True
     return None, False
 
 
@@ -277,10 +278,10 @@ def read_flag(token: Token, field: str, negated: bool, hint: Any) -> tuple[str, 
         if lowercase not in ("true", "false"):
             if token.equals:
                 raise InvalidValue(
-                    f"{flag} is {token.values[0]!r}; write {flag} or {flag_name('no_' + field)}"
+                    f"{flag} is {token.values[0]!r}; write {flag} or {flag_name(negation(field))}"
                 )
-            return (flag_name("no_" + field) if negated else flag), [], 0
-        return (flag if (lowercase == "true") is not negated else flag_name("no_" + field)), [], 1
+            return (flag_name(negation(field)) if negated else flag), [], 0
+        return (flag if (lowercase == "true") is not negated else flag_name(negation(field))), [], 1
     if not token.values and get_origin(kind) is not tuple:
         raise InvalidValue(f"{flag} needs a value: {flag} {placeholder(kind)}")
     if get_origin(kind) is tuple:
@@ -330,6 +331,18 @@ def flag_name(field: str) -> str:
     return "--" + field.replace("_", "-")
 
 
+def negation(field: str) -> str:
+    """Return the name of a switch that is off: no_double, and agent.no_double with a path."""
+    path, dot, name = field.rpartition(".")
+    return f"{path}{dot}no_{name}"
+
+
+def without_negation(field: str) -> str:
+    """Return the name of a switch from that of the switch that is off, any other as it is."""
+    path, dot, name = field.rpartition(".")
+    return path + dot + name.removeprefix("no_")
+
+
 def explain_unknown(
     token: Token, known_flags: dict[str, Any], algorithm: Any, name: str | None
 ) -> str:
@@ -343,7 +356,7 @@ def explain_unknown(
     rows = [row for row in aliases_for(cls) if name or row.field in known_flags]
     # the name of a nested field without its path
     rows += [Alias(flag, others=flag.rpartition(".")[2]) for flag in every_flag if "." in flag]
-    for candidate in (typed, typed.removeprefix("no_")):
+    for candidate in (typed, without_negation(typed)):
         for row in rows:
             if candidate in alias_names(row) or candidate == row.field:
                 answer = explain_alias(token, row, candidate != typed, every_flag, name)
@@ -387,7 +400,7 @@ def explain_alias(
             typed_values if typed_values and typed_values[0].lower() in ("true", "false") else []
         )
         if negated != (bool(typed_values) and typed_values[0].lower() == "false"):
-            own_flag = flag_name("no_" + row.field)
+            own_flag = flag_name(negation(row.field))
     else:
         if get_origin(kind) is tuple:
             typed_values += itertools.takewhile(

@@ -9,8 +9,6 @@ import types
 from collections.abc import Iterator
 from typing import Any, Literal, NamedTuple, get_type_hints
 
-from etude.struct import kinds_of, replace
-
 
 class KindFlag(NamedTuple):
     """The flag of kinds that are not chosen, and the choice that it needs."""
@@ -26,6 +24,8 @@ class KindFlag(NamedTuple):
 
 def nested_fields(cls: Any) -> dict[str, dict[str, Any]]:
     """The kinds by tag of each nested field of a struct's class."""
+    from etude.struct import kinds_of  # which loads JAX, and `etude --help` does not
+
     hints = get_type_hints(cls)
     fields = {field.name: kinds_of(hints[field.name]) for field in dataclasses.fields(cls)}
     return {name: kinds for name, kinds in fields.items() if kinds}
@@ -121,7 +121,7 @@ def choose(settings: Any, choices: dict[str, Any], path: str = "") -> Any:
         if choice != chosen(value, kinds) and choice in (True, False, *kinds):
             value = default_of(choice, kinds)
         changes[name] = value if value is None else choose(value, choices, field_path)
-    return replace(settings, **changes)
+    return dataclasses.replace(settings, **changes)
 
 
 def rebuild(settings: Any, values: dict[str, Any], path: str = "") -> Any:

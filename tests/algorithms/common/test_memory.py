@@ -10,6 +10,7 @@ import pytest
 from etude.algorithms.trust_region.ppo import PPO
 from etude.environments.backends.jax_envs import JaxEnvs
 from etude.environments.protocol import StepResult
+from etude.nn.recurrent import GRU
 from etude.rollout import bind_policy, evaluate
 from etude.spaces import Box, Discrete
 from etude.struct import replace, struct
@@ -47,7 +48,6 @@ FEED_FORWARD = PPO(
     learning_rate=1e-2,
     discount=0.9,
     hidden=(16,),
-    memory_size=16,
     rollout_length=18,
     sequence_length=6,
     batch_size=96,
@@ -72,7 +72,7 @@ def mean_returns(recurrent, keys):
 
 @pytest.mark.system
 def test_what_was_shown_is_known_later_by_a_memory():
-    returns = np.asarray(mean_returns("gru", jax.random.split(jax.random.key(0), SEEDS)))
+    returns = np.asarray(mean_returns(GRU(16), jax.random.split(jax.random.key(0), SEEDS)))
     assert (returns >= 0.9).all(), returns
 
 

@@ -17,7 +17,9 @@ from etude.environments.backends.jax_envs import JaxEnvs
 from etude.environments.protocol import StepResult
 from etude.environments.wrappers.time_limit import TimeLimit
 from etude.errors import InvalidInput
+from etude.estimators.running_statistics import Normalization
 from etude.nn import policies
+from etude.nn.recurrent import GRU, LSTM
 from etude.rollout import bind_policy, evaluate, rollout
 from etude.spaces import Box, Composite, Discrete, EnvironmentSpec
 from etude.struct import replace, struct
@@ -50,14 +52,13 @@ SMALL = PPO(
     rollout_length=TIME,
     batch_size=16,
     sequence_length=LENGTH,
-    memory_size=3,
     epochs=1,
     learning_rate=0.01,
 )
 ALGORITHMS = {
-    "gru": replace(SMALL, recurrent="gru", normalize_observation=True),
+    "gru": replace(SMALL, recurrent=GRU(3), normalize_observation=Normalization()),
     "lstm, shared, noise": replace(
-        SMALL, recurrent="lstm", shared=True, state_noise=True, noise_interval=3, batch_size=20
+        SMALL, recurrent=LSTM(3), shared=True, state_noise=True, noise_interval=3, batch_size=20
     ),
 }
 every_algorithm = pytest.mark.parametrize("name", ALGORITHMS)
@@ -72,7 +73,6 @@ def beginning(algorithm):
             (5,),
             shared=algorithm.shared,
             recurrent=algorithm.recurrent,
-            memory_size=3,
             state_noise=algorithm.state_noise,
         ),
         scale=0.6,
@@ -204,7 +204,7 @@ def test_what_it_goes_on_with_is_what_the_agent_remembers(played, name):
     one = played(name)
     noted, observation = one.experience.memory, one.experience.observation
     seen = on_policy.normalize_observation(ALGORITHMS[name], one.state.learner, observation)
-    assert (seen is observation) != ALGORITHMS[name].normalize_observation
+    assert (seen is observation) != bool(ALGORITHMS[name].normalize_observation)
     np.testing.assert_allclose(one.batch.observation, seen, rtol=1e-6)
     choice, value, after = jax.jit(lambda agent: agent(seen, noted.carry))(
         one.state.learner.networks
@@ -432,12 +432,12 @@ def test_an_evaluation_starts_every_episode_with_a_blank_memory():
             r"4\)",
         ),
         (
-            {"recurrent": "gru", "sequence_length": 5, "batch_size": 20},
+            {"recurrent": GRU(3), "sequence_length": 5, "batch_size": 20},
             "rollout_length 12 is no whole number of sequences of "
             "sequence_length 5; give a multiple of it",
         ),
         (
-            {"recurrent": "lstm", "batch_size": 18},
+            {"recurrent": LSTM(3), "batch_size": 18},
             "batch_size 18 is no whole number of sequences of sequence_length 4",
         ),
     ],
@@ -458,7 +458,7 @@ def test_batches_without_a_memory_need_no_sequences():
 def test_a_mask_stays_what_it_is_when_observations_are_normalized():
     """A choice that is always allowed has no spread, and normalized it would seem to be
     forbidden."""
-    algorithm = replace(SMALL, normalize_observation=True)
+    algorithm = replace(SMALL, normalize_observation=Normalization())
     seen = Composite((Box((2,), "int8", 0, 1), Box((2,))), ("action_mask", "seen"))
     learner = jax.eval_shape(
         lambda: algorithm.init(KEY, EnvironmentSpec(seen, Discrete(2), ENVS))

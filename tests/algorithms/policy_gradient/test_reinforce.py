@@ -30,6 +30,7 @@ from etude.estimators.losses import weighted_nll
 from etude.nn.distributions import Categorical, Normal
 from etude.nn.networks import make_torso
 from etude.nn.policies import ActorCriticNetworks, PolicyNetwork, ValueNetwork
+from etude.nn.recurrent import GRU
 from etude.rollout import BoundPolicy, init_rollout_state, rollout
 from etude.spaces import Box, Discrete, EnvironmentSpec
 from etude.struct import replace, validate
@@ -550,8 +551,8 @@ def test_settings_that_do_not_go_together_are_refused():
         ),
         (Reinforce(batch_episodes=1, baseline="optimal"), "give at least 2"),
         (
-            Reinforce(baseline="optimal", recurrent="gru"),
-            "with a memory .recurrent 'gru'. there is none",
+            Reinforce(baseline="optimal", recurrent=GRU()),
+            "with a memory .recurrent GRU.units=64.. there is none",
         ),
         (
             Reinforce(rollout_length=33, capacity=64),

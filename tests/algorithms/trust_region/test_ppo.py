@@ -19,6 +19,7 @@ from etude.algorithms.trust_region.ppo import PPO, DualGradient, PPOState
 from etude.data.transition import Transition, random_permutation
 from etude.errors import InvalidInput
 from etude.estimators import running_statistics
+from etude.estimators.running_statistics import Normalization
 from etude.nn import distributions
 from etude.nn.networks import make_torso
 from etude.nn.policies import ActorCriticNetworks, PolicyNetwork, ValueNetwork
@@ -372,7 +373,7 @@ def test_the_gradient_is_clipped_by_its_global_norm(limit):
 @pytest.fixture(scope="module")
 def normalizing():
     """(PPO, states before and after each of three updates, the experience of each)."""
-    ppo = replace(SMALL, normalize_observation=True, normalize_reward=True)
+    ppo = replace(SMALL, normalize_observation=Normalization(), normalize_reward=Normalization())
     states, lives = [fresh(ppo)], []
     for seed in range(3):
         lives.append(sampled_experience(states[-1], seed))

@@ -17,6 +17,7 @@ from etude.errors import InvalidInput
 from etude.nn.distributions import broadcast_params
 from etude.nn.networks import make_torso
 from etude.nn.policies import PolicyNetwork, ValueNetwork
+from etude.nn.recurrent import GRU
 from etude.spaces import Box, Discrete, EnvironmentSpec
 from etude.struct import replace, validate
 
@@ -255,7 +256,7 @@ def test_what_does_not_go_together_is_refused():
     with pytest.raises(
         InvalidInput, match="fisher_interval is 2; a policy with a memory needs every step"
     ):
-        validate(TRPO(fisher_interval=2, recurrent="gru"))
+        validate(TRPO(fisher_interval=2, recurrent=GRU()))
     with pytest.raises(InvalidInput, match="batch_size 128 is larger than a rollout of 60 samples"):
         TRPO(rollout_length=30).init(KEY, EnvironmentSpec(OBSERVATION, Discrete(2), 2))
     with pytest.raises(InvalidInput, match="kl_limit is 0"):

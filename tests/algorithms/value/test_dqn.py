@@ -23,6 +23,7 @@ from oracles import (
 )
 
 from etude.algorithms.value.dqn import DQN, DQNState, ReplayBatch
+from etude.algorithms.value.epsilon_greedy import EpsilonGreedy
 from etude.algorithms.value.heads import ScalarHead
 from etude.algorithms.value.q_functions import DiscreteQ
 from etude.data.replay import uniform as replay
@@ -58,7 +59,7 @@ def state_of(dqn, q, target_q):
     """A state with these networks, before the first step."""
     ring = replay.init(zeros_like_spec(SPEC), dqn.capacity, SPEC.num_envs, dqn.rollout_length)
     return DQNState(
-        q, target_q, dqn.optimizer(jnp.int32(0)).init(q), ring, jnp.int32(0), jnp.int32(0)
+        q, target_q, dqn.optimizer(jnp.int32(0)).init(q), ring, (), jnp.int32(0), jnp.int32(0)
     )
 
 
@@ -112,7 +113,7 @@ class Slow:
         future = np.where(batch.terminated, 0, next_values[rows, chosen])
         hidden, values = mlp_forward(self.q, batch.observation)
         error = batch.reward + dqn.discount * future - values[rows, batch.action]
-        if dqn.loss == "huber":
+        if dqn.head.loss_type == "huber":
             loss, slope = (
                 np.where(abs(error) <= 1, error**2 / 2, abs(error) - 0.5).mean(),
                 np.clip(error, -1, 1),
@@ -140,7 +141,7 @@ def test_updates_are_those_of_numpy(double, loss, rate):
     dqn = replace(
         SMALL,
         double=double,
-        loss=loss,
+        head=ScalarHead(loss),
         target_rate=rate,
         max_gradient_norm=0.6,
         learning_rate=0.05,
@@ -221,7 +222,7 @@ def test_double_targets_with_equal_networks_are_plain_ones():
 
 
 def test_play_is_random_as_often_as_epsilon_says():
-    dqn = replace(SMALL, initial_epsilon=1.0, final_epsilon=0.0, exploration_steps=100.0)
+    dqn = replace(SMALL, exploration=EpsilonGreedy(1.0, 0.0), exploration_steps=100.0)
     observation = np.random.default_rng(0).normal(size=(20_000, 3)).astype(np.float32)
     state = fresh(dqn)
     act = jax.jit(DQN.act, static_argnames="explore")

@@ -12,14 +12,23 @@ from filling import filled
 from oracles import choices, experience
 
 from etude.algorithms import registered_name
-from etude.algorithms.value.dqn import DQN, FittedQ, OnlineQ, Rainbow, split_replay
-from etude.algorithms.value.fitted_q import fitted_q_iteration
+from etude.algorithms.value.boltzmann import Boltzmann
+from etude.algorithms.value.distributional_heads import CategoricalHead, QuantileHead
+from etude.algorithms.value.dqn import DQN, OnlineQ
+from etude.algorithms.value.epsilon_greedy import EpsilonGreedy
+from etude.algorithms.value.fitted_q import FittedQ, fitted_q_iteration
+from etude.algorithms.value.heads import ScalarHead
+from etude.algorithms.value.rainbow import Rainbow
+from etude.algorithms.value.td3 import DDPG
 from etude.data.replay import prioritized, ring_buffer
+from etude.data.replay.prioritized import Prioritized
 from etude.data.transition import Transition
 from etude.environments import probes
 from etude.environments.backends.jax_envs import JaxEnvs
 from etude.environments.tabular import Tabular
 from etude.errors import InvalidInput
+from etude.nn.noisy import NoisyLayers
+from etude.planning.sampling.maximize import CEM
 from etude.spaces import Box, Discrete, EnvironmentSpec
 from etude.struct import replace, validate
 from etude.tabular.dynamic_programming import q_iteration
@@ -39,23 +48,18 @@ SMALL = DQN(
     target_interval=3,
 )
 VARIANTS = {
-    "categorical": {"head": "categorical", "num_atoms": 21, "v_min": -6.0, "v_max": 6.0},
-    "quantile": {"head": "quantile", "num_atoms": 8},
+    "categorical": {"head": CategoricalHead(21, -6.0, 6.0)},
+    "quantile": {"head": QuantileHead(8)},
     "dueling": {"dueling": True},
-    "noisy": {"noisy": True, "initial_epsilon": 0.3, "final_epsilon": 0.3},
-    "prioritized": {"prioritized": True, "importance_exponent": 1.0},
-    "boltzmann": {"exploration": "boltzmann", "initial_temperature": 5.0, "final_temperature": 5.0},
+    "noisy": {"noisy": NoisyLayers(), "exploration": EpsilonGreedy(0.3, 0.3)},
+    "prioritized": {"replay": Prioritized(beta=1.0)},
+    "boltzmann": {"exploration": Boltzmann(5.0, 5.0)},
     "all": {
-        "head": "categorical",
-        "num_atoms": 21,
-        "v_min": -6.0,
-        "v_max": 6.0,
+        "head": CategoricalHead(21, -6.0, 6.0),
         "dueling": True,
-        "noisy": True,
-        "prioritized": True,
-        "importance_exponent": 1.0,
-        "initial_epsilon": 0.3,
-        "final_epsilon": 0.3,
+        "noisy": NoisyLayers(),
+        "replay": Prioritized(beta=1.0),
+        "exploration": EpsilonGreedy(0.3, 0.3),
     },
 }
 
@@ -91,7 +95,11 @@ def process():
 )
 def test_values_of_a_random_process_are_those_of_dynamic_programming(process, variant):
     environment, exact = process
-    settings = {"initial_epsilon": 1.0, "final_epsilon": 1.0, **VARIANTS[variant]}
+    settings = {
+        "head": ScalarHead("squared"),
+        "exploration": EpsilonGreedy(final_epsilon=1.0),
+        **VARIANTS[variant],
+    }
     dqn = DQN(
         learning_rate=1e-2,
         learning_rate_decay=10_000.0,
@@ -104,7 +112,6 @@ def test_values_of_a_random_process_are_those_of_dynamic_programming(process, va
         gradient_steps=4,
         target_interval=1,
         target_rate=0.05,
-        loss="squared",
         **settings,
     )
 
@@ -134,9 +141,8 @@ def test_multi_step_values_are_learned_where_the_policy_makes_no_difference():
         n_step=3,
         target_interval=1,
         target_rate=0.05,
-        loss="squared",
-        initial_epsilon=1.0,
-        final_epsilon=1.0,
+        head=ScalarHead("squared"),
+        exploration=EpsilonGreedy(final_epsilon=1.0),
     )
     environment = JaxEnvs(probes.Counter(length=6), 4)
     values = jax.jit(
@@ -154,7 +160,9 @@ def test_multi_step_values_are_learned_where_the_policy_makes_no_difference():
 @pytest.mark.slow
 def test_online_q_learning_is_a_semi_gradient_step_on_each_transition_as_it_comes():
     """Adam's step on the error from its own values, once for each, against optax by hand."""
-    dqn = OnlineQ(hidden=(8,), learning_rate=0.01, loss="squared", max_gradient_norm=1e9)
+    dqn = OnlineQ(
+        hidden=(8,), learning_rate=0.01, head=ScalarHead("squared"), max_gradient_norm=1e9
+    )
     state = fresh(dqn, replace(SPEC, num_envs=1), target=0)
     update, adam, q = jax.jit(dqn.update), optax.adam(0.01), state.q
     moments = adam.init(q)
@@ -237,7 +245,7 @@ def test_fitted_q_iteration_finds_the_optimum_of_what_it_was_given():
         hidden=(16,),
         batch_size=8,
         gradient_steps=50,
-        loss="squared",
+        head=ScalarHead("squared"),
     )
     found, _ = jax.jit(
         partial(
@@ -253,7 +261,11 @@ def test_the_names_are_settings():
         registered_name(OnlineQ(learning_rate=1e-4)) == "online-q"
         and registered_name(FittedQ(discount=0.5)) == "fitted-q"
     )
-    assert registered_name(Rainbow(noisy=False)) == "dqn"
+    assert registered_name(Rainbow(noisy=None)) == "dqn"
+    # of a kind, any settings do
+    assert registered_name(Rainbow(head=CategoricalHead(11), noisy=NoisyLayers(0.1))) == "rainbow"
+    assert registered_name(Rainbow(head=QuantileHead())) == "dqn"
+    assert registered_name(DDPG(target_noise=0)) == "ddpg"
 
 
 # Play
@@ -280,9 +292,7 @@ def test_without_exploring_the_best_action_is_taken_and_chance_has_no_part(varia
 def test_boltzmann_play_takes_actions_by_their_values_and_cools():
     dqn = replace(
         SMALL,
-        exploration="boltzmann",
-        initial_temperature=2.0,
-        final_temperature=0.01,
+        exploration=Boltzmann(initial_temperature=2.0, final_temperature=0.01),
         exploration_steps=100.0,
     )
     state = fresh(dqn)
@@ -300,7 +310,7 @@ def test_boltzmann_play_takes_actions_by_their_values_and_cools():
 
 @pytest.mark.slow
 def test_noisy_play_explores_by_its_weights_alone():
-    dqn = replace(SMALL, noisy=True, noisy_sigma=5.0, initial_epsilon=0.0, final_epsilon=0.0)
+    dqn = replace(SMALL, noisy=NoisyLayers(sigma=5.0), exploration=EpsilonGreedy(0.0, 0.0))
     state = fresh(dqn)
     seen = transitions(0, 30).observation
     act = jax.jit(partial(dqn.act, explore=True))
@@ -311,7 +321,7 @@ def test_noisy_play_explores_by_its_weights_alone():
 
 @pytest.mark.slow
 def test_in_a_box_a_wanderer_is_anywhere_and_a_planner_inside():
-    dqn = replace(SMALL, initial_epsilon=0.5, final_epsilon=0.5)
+    dqn = replace(SMALL, exploration=EpsilonGreedy(0.5, 0.5))
     state = fresh(dqn, ARM)
     seen = jnp.broadcast_to(transitions(0, 1).observation, (4000, 3))
     action, _ = jax.jit(partial(dqn.act, explore=True))(state, seen, (), KEY)
@@ -332,41 +342,37 @@ def test_in_a_box_a_wanderer_is_anywhere_and_a_planner_inside():
 
 @pytest.mark.slow
 def test_what_surprised_is_drawn_more_often_and_weighs_less():
-    dqn = replace(
-        SMALL, prioritized=True, priority_exponent=1.0, importance_exponent=1.0, learning_rate=1e-8
-    )
+    dqn = replace(SMALL, replay=Prioritized(alpha=1.0, beta=1.0), learning_rate=1e-8)
     state = jax.jit(partial(dqn.init, spec=SPEC))(KEY)
     rollout = transitions(0, 4, 2)
     rollout.reward[1, 1] = 1000
     update = jax.jit(dqn.update)
-    draw = jax.jit(lambda replay, key: prioritized.sample_indices(replay, key, 512, 1.0))
+    draw = jax.jit(
+        lambda state, key: prioritized.sample_indices(state.priorities, state.replay, key, 512, 1.0)
+    )
     for i in range(20):
         state, _ = update(state, rollout, jax.random.key(i))
-    rows, weight = jax.device_get(draw(state.replay, KEY))
-    surprising = np.asarray(state.replay.buffer.storage.reward)[rows.time, rows.env] > 500
+    rows, weight = jax.device_get(draw(state, KEY))
+    surprising = np.asarray(state.replay.storage.reward)[rows.time, rows.env] > 500
     assert surprising.mean() > 0.5  # of the rows it is one in eight
     assert weight[surprising].max() < 0.1 and weight.max() == 1
 
 
 def test_importance_weights_grow_until_they_undo_all_bias():
     """The exponent β goes linearly from its start to 1: w ∝ p⁻ᵝ for the same draws."""
-    dqn = replace(SMALL, prioritized=True, importance_exponent=0.4, importance_steps=100.0)
+    dqn = replace(SMALL, replay=Prioritized(beta=0.4, beta_steps=100.0))
 
     @jax.jit
-    def weights(state, steps):
-        buffer, priorities = split_replay(state.replay)
-        state = replace(state, steps=steps, replay=priorities)
-        return dqn.sample_batch(state, buffer, KEY)[1].weight
+    def weights(state, priorities, steps):
+        return dqn.replay.sample_indices(priorities, state.replay, KEY, 8, steps)[1]
 
     state = jax.jit(partial(dqn.init, spec=SPEC))(KEY)
     state = jax.jit(dqn.store)(state, transitions(0, 4, 2))
     indices = ring_buffer.Indices(*map(np.int32, divmod(np.arange(8), 2)))
-    replay = jax.jit(prioritized.update_priorities)(
-        state.replay, indices, np.arange(1, 9, dtype=np.float32), 1.0
+    priorities = jax.jit(prioritized.update_priorities)(
+        state.priorities, state.replay, indices, np.arange(1, 9, dtype=np.float32), 1.0
     )
-    start, middle, end = (
-        np.asarray(weights(replace(state, replay=replay), steps)) for steps in (0, 50, 200)
-    )
+    start, middle, end = (np.asarray(weights(state, priorities, n)) for n in (0, 50, 200))
     assert end.min() < 0.6
     np.testing.assert_allclose(start, end**0.4, rtol=1e-5)
     np.testing.assert_allclose(middle, end**0.7, rtol=1e-5)
@@ -378,14 +384,15 @@ def test_importance_weights_grow_until_they_undo_all_bias():
 @pytest.mark.parametrize(
     "settings, message",
     [
-        (
-            {"head": "categorical", "num_atoms": 1},
-            "num_atoms is 1; a categorical distribution needs at least 2",
-        ),
-        ({"head": "categorical", "v_min": 3.0, "v_max": 1.0}, "v_min 3.0 is not below v_max 1.0"),
-        ({"elites": 50, "samples": 10}, "elites 50 is more than samples 10"),
+        ({"head": CategoricalHead(1)}, "head.num_atoms is 1; it must be at least 2"),
+        ({"head": CategoricalHead(v_min=3.0, v_max=1.0)}, "head: v_min 3.0 is not below v_max 1.0"),
+        ({"maximizer": CEM(50), "samples": 10}, "elites is 50; of 10 samples"),
         ({"dueling": True, "hidden": ()}, "hidden is empty"),
-        ({"head": "median"}, "head is 'median'; choose one of mean, categorical, quantile"),
+        (
+            {"head": "median"},
+            r"head is 'median'; it must be ScalarHead\(...\) or CategoricalHead\(...\) or "
+            r"QuantileHead\(...\)",
+        ),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(settings, message):
@@ -396,8 +403,8 @@ def test_settings_that_make_no_sense_are_refused(settings, message):
 @pytest.mark.parametrize(
     "settings, message",
     [
-        ({"dueling": True}, "dueling is True, which is for discrete actions"),
-        ({"exploration": "boltzmann"}, "exploration is 'boltzmann', which is for discrete actions"),
+        ({"dueling": True}, "dueling is for discrete actions"),
+        ({"exploration": Boltzmann()}, "exploration by Boltzmann is for discrete actions"),
     ],
 )
 def test_what_needs_discrete_actions_is_refused_in_a_box(settings, message):

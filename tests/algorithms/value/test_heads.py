@@ -1,14 +1,11 @@
-"""What heads say of an action: means, targets and losses against loops, and the exact distribution
-of a known return."""
+"""What every head says of an action: shapes, and means and targets by Bellman's equation."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
-import scipy.special
 
-from etude.algorithms.value.heads import CategoricalHead, QuantileHead, ScalarHead, make_head
-from etude.errors import InvalidInput
+from etude.algorithms.value.distributional_heads import CategoricalHead, QuantileHead
+from etude.algorithms.value.heads import ScalarHead
 
 HEADS = [
     ScalarHead("huber"),
@@ -48,55 +45,3 @@ def test_a_targets_mean_is_the_bellman_target(kind):
         else np.asarray(target).mean(-1)
     )
     np.testing.assert_allclose(of_target, reward + discount * np.asarray(mean), atol=1e-5)
-
-
-def test_a_categorical_loss_is_cross_entropy_and_its_surprise_the_divergence():
-    kind, of_action = CategoricalHead(11, -5.0, 5.0), outputs(0, 4, 11)
-    target, loss_of = scipy.special.softmax(outputs(1, 4, 11), -1), jax.jit(kind.loss)
-    loss, surprise = loss_of(of_action, target)
-    np.testing.assert_allclose(
-        loss, -(target * scipy.special.log_softmax(of_action, -1)).sum(-1), rtol=1e-5
-    )
-    p = np.asarray(target, float)
-    np.testing.assert_allclose(
-        surprise, (p * (np.log(p) - scipy.special.log_softmax(of_action, -1))).sum(-1), atol=1e-5
-    )
-    np.testing.assert_allclose(loss_of(np.log(target), target)[1], 0, atol=1e-5)
-    sure = np.eye(11, dtype=np.float32)[[3] * 4]
-    assert np.isfinite(loss_of(of_action, sure)[1]).all()  # 0 log 0
-
-
-def test_distributions_are_learned_and_not_their_means_alone():
-    """A return of 0 or 4, each half of the time, by gradient steps on samples."""
-    rewards = np.float32([0.0, 4.0] * 8)
-    for kind in (CategoricalHead(9, -4.0, 4.0), QuantileHead(4)):
-
-        def loss(x, kind=kind):
-            target = kind.target(jnp.zeros((16, kind.num_atoms)), rewards, jnp.zeros(16))
-            return kind.loss(jnp.broadcast_to(x, (16, kind.num_atoms)), target)[0].mean()
-
-        descend = jax.jit(
-            lambda x, loss=loss: jax.lax.fori_loop(
-                0, 2000, lambda _, x: x - 0.5 * jax.grad(loss)(x), x
-            )
-        )
-        found = descend(np.zeros(kind.num_atoms, np.float32))
-        assert float(kind.mean(found)) == pytest.approx(2, abs=0.1)
-        if isinstance(kind, CategoricalHead):
-            np.testing.assert_allclose(scipy.special.softmax(found)[[4, 8]], 0.5, atol=0.02)
-        else:
-            # where Huber's slope τ on one side meets (1 - τ) × distance on the other: τ / (1 - τ)
-            # from each return
-            np.testing.assert_allclose(found, [1 / 7, 3 / 5, 4 - 3 / 5, 4 - 1 / 7], atol=1e-3)
-
-
-def test_heads_by_name():
-    assert make_head("mean", "squared", 51, 0, 1) == ScalarHead("squared")
-    assert make_head("categorical", "huber", 21, -1.0, 1.0) == CategoricalHead(21, -1.0, 1.0)
-    assert make_head("quantile", "huber", 32, 0, 0) == QuantileHead(32)
-    with pytest.raises(
-        InvalidInput, match="num_atoms is 1; a quantile distribution needs at least 2"
-    ):
-        make_head("quantile", "huber", 1, 0.0, 1.0)
-    with pytest.raises(InvalidInput, match="v_min 1.0 is not below v_max 1.0"):
-        make_head("categorical", "huber", 5, 1.0, 1.0)

@@ -1,7 +1,6 @@
-"""The maximizers under one name."""
+"""The maximizers as values of one kind."""
 
 from functools import partial
-from typing import get_args
 
 import jax
 import jax.numpy as jnp
@@ -11,20 +10,21 @@ from filling import filled
 
 from etude.errors import InvalidInput
 from etude.nn.networks import make_network
-from etude.planning.sampling.maximize import Maximizer, maximize
+from etude.planning.sampling.maximize import CEM, CMAES, RandomShooting
 from etude.spaces import Box
 
-METHODS = get_args(Maximizer)
 KEYS = jax.random.split(jax.random.key(0), 6)
 GRID = np.linspace(-1, 1, 2001, dtype=np.float32)[:, None]
-every_method = pytest.mark.parametrize("method", METHODS)
+every_method = pytest.mark.parametrize(
+    "method", [RandomShooting(), CEM(elites=3), CMAES()], ids=lambda method: type(method).__name__
+)
 
 
 @pytest.mark.slow
 @every_method
 def test_each_evaluates_as_often_as_it_was_told_and_keeps_to_the_box(watched, method):
     score, seen = watched(lambda x: x.sum((1, 2)))
-    best, value = jax.jit(lambda key: maximize(method, score, key, (2, 1), 12, 5, 3))(KEYS[0])
+    best, value = jax.jit(lambda key: method.maximize(score, key, (2, 1), 12, 5))(KEYS[0])
     jax.effects_barrier()
     candidates = np.concatenate(seen)
     assert candidates.shape == (60, 2, 1) and best.shape == (2, 1) and value.shape == ()
@@ -47,7 +47,7 @@ def test_the_best_action_of_a_network_is_that_of_a_grid(method):
     @jax.jit
     @jax.vmap
     def solve(state, key):
-        return maximize(method, partial(value, state), key, (1,), 64, 6, 8), value(state, GRID)
+        return method.maximize(partial(value, state), key, (1,), 64, 6), value(state, GRID)
 
     (best, found), values = solve(states, KEYS)
     exact = GRID[values.argmax(-1), 0]
@@ -59,6 +59,6 @@ def test_the_best_action_of_a_network_is_that_of_a_grid(method):
 
 def test_sizes_that_do_not_fit_are_refused():
     with pytest.raises(InvalidInput, match="elites is 9; of 8 samples"):
-        maximize("cem", lambda x: x.sum(-1), KEYS[0], (2,), 8, 2, 9)
+        CEM(elites=9).maximize(lambda x: x.sum(-1), KEYS[0], (2,), 8, 2)
     with pytest.raises(InvalidInput, match="samples is 1"):
-        maximize("cma_es", lambda x: x.sum(-1), KEYS[0], (2,), 1, 2, 1)
+        CMAES().maximize(lambda x: x.sum(-1), KEYS[0], (2,), 1, 2)
