@@ -21,6 +21,7 @@ from etude.spaces import (
     MultiBinary,
     MultiDiscrete,
     action_offset,
+    from_environment_action,
     gymnasium_dtype,
     leaves_with_path,
     normalized_action_space,
@@ -279,6 +280,64 @@ def test_every_action_is_in_the_space(space, number):
         space_from_gymnasium(space, "action"), jnp.full(space.shape, number, jnp.float32)
     )
     assert space.contains(np.asarray(told).astype(space.dtype))
+
+
+@pytest.mark.parametrize(
+    "space, action, expected",
+    [
+        (Box((1,), low=-2.0, high=2.0), [[-2], [0], [1], [2], [7]], [[-1], [0], [0.5], [1], [1]]),
+        (Box((1,), "float64", -2.0, 2.0), np.array([[-2], [0.5]]), [[-1], [0.25]]),
+        (Box((), low=1.0, high=3.0), [1, 2, 3], [-1, 0, 1]),
+        (
+            Box((3,), low=(-2.0, 0.0, -INF), high=(2.0, INF, INF)),
+            [[1, 0.5, 0.5], [-2, 9, -9]],
+            [[0.5, 0.5, 0.5], [-1, 9, -9]],
+        ),
+        (Box((1,), low=-3.4e38, high=3.4e38), [[-3.4e38], [0], [3.4e38]], [[-1], [0], [1]]),
+        (Box((2,), low=(1.0, -1.0), high=1.0), [[1, 1]], [[0, 1]]),  # a single value: any action
+        (Box((1,), "uint8", 0.0, 255.0), np.array([[0], [255]], np.uint8), [[-1], [1]]),
+        (Box((2,), "bool", 0, 1), np.array([[False, True]]), [[-1, 1]]),
+        (Discrete(3, start=-1), [-1, 0, 1], [0, 1, 2]),
+        (MultiDiscrete((2, 3), (1, -4), (2,)), [[1, -4], [2, -2]], [[0, 0], [1, 2]]),
+        (MultiBinary((2,)), [[0, 1]], [[0, 1]]),
+    ],
+    ids=str,
+)
+def test_actions_in_the_terms_of_the_policy(space, action, expected):
+    action = np.asarray(action)
+    if isinstance(space, Box) and action.dtype == np.int64:
+        action = action.astype(np.float32)
+    told = from_environment_action(space, action)
+    np.testing.assert_array_equal(told, expected)
+    assert isinstance(told, np.ndarray)
+    assert told.dtype == np.float32 if isinstance(space, Box) else told.dtype == action.dtype
+    back = to_environment_action(space, told)
+    assert isinstance(back, np.ndarray)
+    if not (action == 7).any():  # which is outside
+        np.testing.assert_allclose(back, action, rtol=1e-6)
+
+
+@given(boxes(), st.integers(0, 2**32 - 1))
+def test_an_action_of_the_environment_is_had_back(space, seed):
+    space.seed(seed)
+    action, spec = space.sample(), space_from_gymnasium(space, "action")
+    told = from_environment_action(spec, np.asarray(action))
+    assert (np.abs(told)[spec.is_bounded] <= 1).all()
+    back = to_environment_action(spec, told.astype(np.float64))
+    if np.issubdtype(space.dtype, np.integer):
+        np.testing.assert_array_equal(back, action)
+    else:
+        largest = np.where(spec.is_bounded, 18, np.abs(action))  # no bound is larger
+        np.testing.assert_array_less(np.abs(back - action), 2**-23 * largest + 1e-30)
+
+
+@pytest.mark.parametrize("half_width", [0.25, 1.0, 2.0])
+def test_bounds_that_are_powers_of_two_lose_nothing(half_width):
+    box = Box((), low=-half_width, high=half_width)
+    unit = np.random.default_rng(0).uniform(-1, 1, 1000).astype(np.float32)
+    np.testing.assert_array_equal(
+        from_environment_action(box, to_environment_action(box, unit)), unit
+    )
 
 
 def test_what_a_gymnasium_environment_takes():

@@ -206,13 +206,13 @@ def to_environment_action(space: Space, action: AnyArray) -> AnyArray:
     return action
 
 
-def from_environment_action(space: Space, action: AnyArray) -> AnyArray:
-    """The policy's action for an action of the environment, [..., *shape].
+def from_environment_action(space: Space, action: np.ndarray) -> np.ndarray:
+    """The policy's action for an action of the environment, [..., *shape], on the host.
 
     The inverse of `to_environment_action`, whatever the dtype of a Box's actions. It is exact for
     discrete actions. Box actions are float32, so there and back is exact but for the rounding of
     float32 numbers as large as the bounds. Bounded elements are clipped to [-1, 1], and are 0 where
-    their two bounds are equal. Arrays of NumPy give arrays of NumPy.
+    their two bounds are equal.
     """
     match space:
         case Box():

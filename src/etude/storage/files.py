@@ -55,7 +55,7 @@ def plain_size(path: Path) -> int:
     return status.st_size
 
 
-def write_bytes(path: Path, data: bytes) -> None:
+def write_bytes(path: Path, data: bytes | memoryview) -> None:
     """Replace the file as a whole: a reader, or a crash, finds the old content or the new."""
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")

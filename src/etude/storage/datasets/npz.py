@@ -152,8 +152,8 @@ def _read_arrays(path, size, keys):
             _check_sizes(archive, members, max(SMALL, LARGEST_RATIO * size))
             arrays = {}
             for key, member in members.items():
-                with archive.open(member) as file:
-                    arrays[key] = np.lib.format.read_array(file, allow_pickle=False)
+                with archive.open(member) as data:
+                    arrays[key] = np.lib.format.read_array(data, allow_pickle=False)
             return arrays
     except (InvalidInput, MemoryError):
         raise
