@@ -40,10 +40,10 @@ ROOMS = (
     "etude.rollout",
     "etude.training",
     "etude.algorithms",
+    "etude.presets",
     "etude.storage",
     "etude.reporting",
     "etude.runs",
-    "etude.presets",
     "etude.studies",
     "etude.cli",
 )

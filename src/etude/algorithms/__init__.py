@@ -29,6 +29,33 @@ def algorithm_factory(name: str) -> Any:
     return getattr(importlib.import_module(module), attribute)
 
 
+def import_algorithm(name: str) -> Any:
+    """Return the class called `name`, module:Class; for names that a person typed, never a file's.
+
+    Raises InvalidInput where there is none.
+    """
+    module_name, _, class_name = name.partition(":")
+    try:
+        cls = getattr(importlib.import_module(module_name), class_name)
+    except (ImportError, ValueError) as error:
+        raise InvalidInput(
+            f"algorithm {name!r}: the module {module_name!r} cannot be imported ({error}); "
+            "install it, or mend its name"
+        ) from error
+    except AttributeError:
+        raise InvalidInput(f"algorithm {name!r}: {module_name} has no {class_name}") from None
+    if not (isinstance(cls, type) and dataclasses.is_dataclass(cls)):
+        raise InvalidInput(
+            f"algorithm {name!r} is not a class under the decorator @etude.algorithm"
+        )
+    return cls
+
+
+def qualified_name(cls: type) -> str:
+    """The name module:Class of a class."""
+    return f"{cls.__module__}:{cls.__qualname__}"
+
+
 def algorithm_class(name: str) -> Any:
     """Return the class of the algorithm called `name`; raises as `algorithm_factory` does."""
     factory = algorithm_factory(name)
@@ -36,12 +63,12 @@ def algorithm_class(name: str) -> Any:
 
 
 def registered_name(algorithm: Any) -> str:
-    """Return the most specific registered name of an algorithm, else its class's, in lower case.
+    """Return the most specific registered name of an algorithm, else module:Class of its class.
 
     A name fits if the algorithm has all settings of that variant, for a nested struct its kind. The
     one with most settings wins: TD3 with one critic, no noise and no delay is ddpg.
     """
-    cls, best_name, most_settings = type(algorithm), type(algorithm).__name__.lower(), -1
+    cls, best_name, most_settings = type(algorithm), qualified_name(type(algorithm)), -1
     chapter = cls.__module__.rpartition(".")[0]  # which has the variants too
     for name, (module, _, _) in ALGORITHMS.items():
         if module.rpartition(".")[0] == chapter and algorithm_class(name) is cls:

@@ -133,6 +133,11 @@ def prepare_train(arguments: list[str], run: Any, algorithm: Any, name: str) -> 
     return prepare(arguments, hints, help_hint, algorithm, name)
 
 
+def is_typed(arguments: list[str], field: str) -> bool:
+    """Whether the arguments have the flag of a field."""
+    return any(normalize_name(token.text) == field for token in tokens(arguments))
+
+
 def check_train_words(arguments: list[str], run: Any) -> None:
     """Fail at flags for the positional arguments of `etude train`, if no word is an algorithm."""
     hints = type_hints_of(run)

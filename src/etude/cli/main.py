@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import tyro
 
@@ -19,6 +19,7 @@ from etude import errors
 from etude.cli import flags
 from etude.cli.console import enable_cache, fail
 from etude.cli.figures import _figure, _plan
+from etude.runs.options import RunOptions
 
 HELP = """usage: etude COMMAND [...]
 
@@ -39,41 +40,18 @@ Deep reinforcement learning: train agents, evaluate them and watch them.
 """
 
 
-@dataclasses.dataclass
-class Train:
+@dataclasses.dataclass(frozen=True)
+class Train(RunOptions):
     """Train an agent; write metrics, checkpoints, curve and evaluation to a run directory."""
 
     algorithm: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="ALGORITHM")]
-    """name of the algorithm: see `etude algorithms`"""
+    """name of the algorithm: see `etude algorithms`; or module:Class for one of your own"""
     environment: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="ENVIRONMENT")]
     """a Gymnasium id, or module:Name to import the module that registers it"""
-    steps: int = 100_000
-    """budget of environment steps of each seed, never exceeded"""
-    seeds: int = 1
-    """number of agents to train"""
-    seed: int = 0
-    """seed of the first agent; the others follow it"""
-    backend: Literal["auto", "jax", "envpool", "gymnasium"] = "auto"
-    """backend of training: auto takes jax, else envpool where installed, else gymnasium;
-    evaluation is always on gymnasium"""
-    num_envs: int = 1
-    """environments that each seed steps at once"""
-    workers: int = 0
-    """processes in which slow gymnasium environments step; 0 steps all in one process"""
-    options: tyro.conf.UseAppendAction[list[str]] = dataclasses.field(default_factory=list)
+    options: tyro.conf.UseAppendAction[list[str]] = dataclasses.field(  # type: ignore[assignment]
+        default_factory=list, kw_only=True
+    )  # as words: one NAME=VALUE each
     """keyword argument of gymnasium.make as NAME=VALUE, with the value in JSON; may be repeated"""
-    frame_stack: int = 1
-    """number of latest observations that are stacked"""
-    action_masks: bool = False
-    """choose among the actions that info["action_mask"] allows"""
-    out: str | None = None
-    """the run directory; default runs/ALGORITHM-ENVIRONMENT-TIME"""
-    checkpoint_interval: int | None = None
-    """environment steps between checkpoints; default a tenth of the budget"""
-    evaluation_episodes: int = 100
-    """episodes of each seed in the final evaluation"""
-    video: bool = False
-    """record a video of an episode at the end"""
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -142,51 +120,42 @@ def _train(arguments: list[str]) -> None:
             "name an algorithm and an environment: etude train ALGORITHM ENVIRONMENT; "
             f"there are {', '.join(algorithms.ALGORITHMS)}"
         )
-    cls = algorithms.algorithm_class(name)
+    if ":" in name:
+        cls = algorithms.import_algorithm(name)
+        algorithm, defaults = cls(), {}
+    else:
+        cls = algorithms.algorithm_class(name)
+        algorithm, defaults = algorithms.algorithm_factory(name)(), {}
     if environment is None and not flags.HELP & set(arguments):
-        algorithm = flags.choose_kinds(algorithms.algorithm_factory(name)(), arguments)
+        algorithm = flags.choose_kinds(algorithm, arguments)
         flags.prepare_train(arguments, Train, algorithm, name)
         fail(
             f"name the environment after the algorithm: etude train {name} ENVIRONMENT; `etude "
             "environments` lists them"
         )
     enable_cache()
-    from etude.presets import preset
     from etude.runs.display import display_for
-    from etude.runs.run import create_run, resolve_settings, run_training
+    from etude.runs.run import create_run, defaults_for, resolve_settings, run_training
 
-    algorithm = algorithms.algorithm_factory(name)()
-    options = Train(name, environment or "", num_envs=cls.default_num_envs)
-    known_preset = preset(name, environment) if environment else None
-    if known_preset:
-        algorithm, options.num_envs, options.steps = known_preset
-    origin = f"\n\nDefaults are the preset for {environment}." if known_preset else ""
-    chosen, algorithm = flags.parse_train(
-        options,
+    has_dataset = flags.is_typed(arguments, "dataset")
+    if environment and ":" not in name:
+        algorithm, defaults = defaults_for(name, environment, has_dataset)
+    origin = f"\n\nDefaults are the preset for {environment}." if defaults else ""
+    train, algorithm = flags.parse_train(
+        Train(name, environment or "", **{"num_envs": cls.default_num_envs} | defaults),
         algorithm,
         name,
         "etude train",
         arguments,
         description=f"{Train.__doc__}\n\n{name}: {cls.__doc__}{origin}",
     )
-    settings = resolve_settings(
-        algorithm,
-        chosen.environment,
-        steps=chosen.steps,
-        seeds=chosen.seeds,
-        seed=chosen.seed,
-        backend=chosen.backend,
-        num_envs=chosen.num_envs,
-        workers=chosen.workers,
-        options=parse_options(chosen.options),
-        frame_stack=chosen.frame_stack,
-        action_masks=chosen.action_masks,
-        checkpoint_interval=chosen.checkpoint_interval,
-        evaluation_episodes=chosen.evaluation_episodes,
-        name=name,
-    )
-    run = create_run(settings, chosen.out)
-    run_training(run, display_for(run, True), chosen.video)
+    if has_dataset and flags.is_typed(arguments, "plays") and algorithm.plays:
+        fail(f"{name} plays or learns from a dataset; leave out --plays, or --dataset")
+    chosen = {field.name: getattr(train, field.name) for field in dataclasses.fields(RunOptions)}
+    options = RunOptions(**chosen | {"options": parse_options(train.options)})
+    settings = resolve_settings(algorithm, train.environment, options, name)
+    run = create_run(settings, options.out)
+    run_training(run, display_for(run, True), options.video)
 
 
 def _resume(arguments: list[str]) -> None:
@@ -200,9 +169,13 @@ def _resume(arguments: list[str]) -> None:
         """the run directory"""
         steps: int | None = None
         """a larger budget of environment steps of each seed, to train further"""
+        dataset: Path | None = None
+        """the dataset of the run, if its file is no longer where it was"""
         environment: str | None = None
         """the environment of the run if its name is module:Name, since a file never makes etude
         import a module"""
+        algorithm: str | None = None
+        """the algorithm of the run if its name is module:Class"""
         video: bool = False
         """record a video of an episode at the end"""
 
@@ -210,7 +183,14 @@ def _resume(arguments: list[str]) -> None:
     enable_cache()
     from etude.runs.run import resume
 
-    resume(options.run, options.steps, environment=options.environment, video=options.video)
+    resume(
+        options.run,
+        options.steps,
+        algorithm=imported(options.algorithm),
+        environment=options.environment,
+        dataset=options.dataset,
+        video=options.video,
+    )
 
 
 def _evaluate(arguments: list[str]) -> None:
@@ -230,6 +210,8 @@ def _evaluate(arguments: list[str]) -> None:
         """seed of the episodes"""
         environment: str | None = None
         """the environment of the run if its name is module:Name"""
+        algorithm: str | None = None
+        """the algorithm of the run if its name is module:Class"""
         video: bool = False
         """record a video of an episode"""
 
@@ -242,7 +224,10 @@ def _evaluate(arguments: list[str]) -> None:
     from etude.runs.run import load
     from etude.storage import files
 
-    run, display = load(options.run, environment=options.environment), NullDisplay()
+    run, display = (
+        load(options.run, imported(options.algorithm), options.environment),
+        NullDisplay(),
+    )
     evaluation = run.evaluate(
         options.episodes, explore=options.stochastic, seed=options.seed, warn=display.warn
     )
@@ -277,13 +262,15 @@ def _watch(arguments: list[str]) -> None:
         """seed of the episodes"""
         environment: str | None = None
         """the environment of the run if its name is module:Name"""
+        algorithm: str | None = None
+        """the algorithm of the run if its name is module:Class"""
 
     options = flags.parse(Watch, "etude watch", arguments)
     enable_cache()
     from etude.runs.run import load
     from etude.runs.video import watch
 
-    run = load(options.run, environment=options.environment)
+    run = load(options.run, imported(options.algorithm), options.environment)
     for i, total in enumerate(watch(run, options.episodes, options.seed, options.stochastic), 1):
         print(f"episode {i}: return {total:.1f}", flush=True)
 
@@ -331,10 +318,18 @@ def _algorithms(arguments: list[str]) -> None:
         print(f"{name:{max(map(len, ALGORITHMS))}} {summary}")
 
 
+def imported(algorithm: str | None) -> Any:
+    """The class called module:Class, None for no name."""
+    from etude.algorithms import import_algorithm
+
+    return None if algorithm is None else import_algorithm(algorithm)
+
+
 def find_names(arguments: list[str]) -> tuple[str | None, str | None]:
     """Find the algorithm and the environment in the arguments, None where missing.
 
-    They are the first known algorithm and the word after it, or the first two words. They are
+    They are the first known algorithm, or module:Class, and the word after it, or the first two
+    words. They are
     needed before the flags can be parsed, since the algorithm determines the flags, and both
     determine their defaults.
     """

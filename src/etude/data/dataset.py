@@ -58,6 +58,17 @@ class Dataset:
         return self.episode_lengths.shape[0]
 
 
+def dataset_shapes(spec: EnvironmentSpec, num_steps: int, num_episodes: int) -> Any:
+    """A dataset of `jax.ShapeDtypeStruct` in place of arrays, for `jax.eval_shape`."""
+    spec = replace(spec, num_envs=1)
+    transitions = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct((num_steps, *x.shape), x.dtype),
+        jax.eval_shape(partial(zeros_like_spec, spec)),
+    )
+    lengths: Any = jax.ShapeDtypeStruct((num_episodes,), "int32")
+    return Dataset(transitions, lengths, spec)
+
+
 def episode_starts(dataset: Dataset) -> Array:
     """The first step of each episode, int32 [episode]."""
     lengths = dataset.episode_lengths

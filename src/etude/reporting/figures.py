@@ -18,25 +18,39 @@ _EVALUATION_X = 1.03  # position of the evaluation, in widths of the axes
 
 
 def draw_learning_curve(
-    path: Path, steps, returns, evaluation: dict | None = None, title: str = "", subtitle: str = ""
+    path: Path,
+    steps,
+    curves,
+    evaluation: dict | None = None,
+    title: str = "",
+    subtitle: str = "",
+    loss: str = "",
 ) -> None:
     """Draw the training return by environment step and the final evaluation, as a PNG.
 
-    steps       [row], environment steps
-    returns     [seed, row], mean return of the training episodes that ended since the previous row;
-                NaN where none ended
+    Of an algorithm that does not play it is the loss called `loss` by gradient step, beside which
+    the evaluation stands in words.
+
+    steps       [row], environment steps, or gradient steps with `loss`
+    curves      [seed, row], mean return of the training episodes that ended since the previous row,
+                NaN where none ended; or the loss
     evaluation  the result of `statistics.summarize_returns`, or None
 
     Thin lines are seeds, the thick line is their interquartile mean, the band its 95 % bootstrap
     interval. Above 200 rows, neighbors are averaged. The curve of a seed is linear between its
     values and constant after the last one. The image has 1440 x 840 pixels.
     """
-    steps, returns = _downsample(
-        np.asarray(steps, float).reshape(-1), np.atleast_2d(np.asarray(returns, float))
+    steps, curves = _downsample(
+        np.asarray(steps, float).reshape(-1), np.atleast_2d(np.asarray(curves, float))
     )
-    figure, axes = _new_figure(steps, "return per episode (sum of rewards)")
-    _draw_seeds(axes, steps, returns)
-    if evaluation is not None:
+    figure, axes = _new_figure(steps, loss or "return per episode (sum of rewards)")
+    _draw_seeds(axes, steps, curves)
+    if loss:
+        axes.set_xlabel("gradient steps")
+        if evaluation is not None:
+            low, high = evaluation["ci95"]
+            subtitle += f"; return {evaluation['iqm']:.1f} (IQM, 95 % {low:.1f} to {high:.1f})"
+    elif evaluation is not None:
         _draw_evaluation(axes, evaluation)
     _save(figure, axes, path, title, subtitle)
 

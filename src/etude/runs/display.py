@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from etude.runs.job import ProgressEvent
-from etude.runs.settings import Settings
+from etude.runs.settings import DatasetRecord, Settings
 
 LINE_INTERVAL = 5.0  # seconds between plain lines
 
@@ -78,17 +78,17 @@ class RunProgress:
 
     @property
     def steps(self) -> int:
-        """Environment steps taken, summed over the seeds."""
+        """Steps taken, summed over the seeds."""
         return sum(event.steps * len(event.seeds) for event in self.latest_events.values())
 
     @property
     def total(self) -> int:
-        """Environment steps of the budget, summed over the seeds."""
+        """Steps of the budget, summed over the seeds."""
         return self.settings.trained_steps * self.settings.seeds
 
     @property
     def rate(self) -> float:
-        """Environment steps per second of training, summed over the seeds."""
+        """Steps per second of training, summed over the seeds."""
         rates, is_complete = [], self.steps >= self.total
         for seeds, event in self.latest_events.items():
             if event.steps >= self.settings.trained_steps and not is_complete:
@@ -123,7 +123,7 @@ class RunProgress:
         loss_names = sorted({name for name, _ in self.latest_metrics if name.endswith("loss")})
         parts = [
             f"{self.rate:,.0f} steps/s",
-            f"return {_number(self.mean('episode_return'))}",
+            *([f"return {_number(self.mean('episode_return'))}"] if self.settings.plays else []),
             *(f"{name.replace('_', ' ')} {_number(self.mean(name))}" for name in loss_names),
         ]
         return " · ".join(parts)
@@ -155,7 +155,8 @@ class PlainDisplay:
         ) or run_progress.steps >= run_progress.total:
             self.last_line_time = now
             self.note(
-                f"{run_progress.steps:,}/{run_progress.total:,} steps · {run_progress.status} · "
+                f"{run_progress.steps:,}/{run_progress.total:,} {run_progress.settings.unit} · "
+                f"{run_progress.status} · "
                 f"{_duration(run_progress.seconds_left)} left"
             )
 
@@ -188,7 +189,8 @@ class LiveDisplay:
         run_progress = self.run_progress
         self.bar.update(run_progress.steps)
         steps = Text.assemble(
-            (f"{self.phase:10} ", "bold"), f"{run_progress.steps:,}/{run_progress.total:,} steps"
+            (f"{self.phase:10} ", "bold"),
+            f"{run_progress.steps:,}/{run_progress.total:,} {run_progress.settings.unit}",
         )
         times = (
             f"{_duration(time.perf_counter() - self.start_time)} elapsed · "
@@ -238,11 +240,12 @@ def run_headline(settings: Settings, directory: Path) -> list[str]:
     """The lines that introduce a run: its settings and its directory."""
     seeds = f"{settings.seeds} seeds" if settings.seeds > 1 else f"seed {settings.seed}"
     environments = f"{settings.num_envs} copies" if settings.num_envs > 1 else "1 copy"
+    origin = f"{settings.backend} backend · {environments}" if settings.plays else "does not play"
     return [
-        f"{settings.name} on {settings.environment} · {settings.backend} backend · "
-        f"{environments} · {seeds} · "
-        f"{settings.steps:,} steps{' each' if settings.seeds > 1 else ''}",
+        f"{settings.name} on {settings.environment} · {origin} · {seeds} · "
+        f"{settings.steps:,} {settings.unit}{' each' if settings.seeds > 1 else ''}",
         f"run     {directory}",
+        *([dataset_line(settings.dataset)] if settings.dataset else []),
         *(
             []
             if settings.environment_kind == "id"
@@ -252,6 +255,15 @@ def run_headline(settings: Settings, directory: Path) -> list[str]:
             ]
         ),
     ]
+
+
+def dataset_line(record: DatasetRecord) -> str:
+    """The line that introduces the dataset of a run."""
+    origin = f", recorded in {record.environment}" if record.environment else ""
+    return (
+        f"dataset {record.path or 'an object'}: {record.episodes:,} episodes, "
+        f"{record.steps:,} steps{origin}"
+    )
 
 
 def output_paths(run: Any) -> list[str]:
@@ -270,7 +282,7 @@ def result_table(run: Any) -> Table:
     table = Table(title=run.name, title_justify="left", show_header=False)
     rows = evaluation_rows(summary["evaluation"])
     rows += [
-        ("steps of each seed", f"{summary['steps']:,}"),
+        (f"{summary['unit']} of each seed", f"{summary['steps']:,}"),
         ("steps a second, all seeds", f"{summary['train_steps_per_second']:,.0f}"),
         (
             "seconds, all / compiling",

@@ -48,7 +48,7 @@ class ProgressEvent(NamedTuple):
     """The progress of a job, as plain data that can cross to another process."""
 
     seeds: tuple[int, ...]
-    steps: int  # environment steps of each seed
+    steps: int  # steps of the budget of each seed
     metrics: dict[str, list[float]]  # [seed]
     end_of_row: bool  # whether a row of metrics ends here
     seconds: float  # total time of training, without compiling and saving
@@ -58,7 +58,7 @@ class ProgressEvent(NamedTuple):
 def jobs_for(settings: Settings, directory: Path) -> list[TrainJob]:
     """Divide a run into jobs."""
     seeds = tuple(range(settings.seed, settings.seed + settings.seeds))
-    if settings.backend == "jax" or settings.seeds == 1:
+    if settings.in_one_program or settings.seeds == 1:
         return [TrainJob(seeds, directory)]
     return [TrainJob((seed,), directory / f"seed_{seed}") for seed in seeds]
 
@@ -85,6 +85,7 @@ def train_job(
         environment,
         job.key,
         settings.steps,
+        outside=settings.outside,
         resumed=resumed,
         row_every=settings.row_every,
         restart_every=restart_every,
@@ -163,16 +164,20 @@ def open_job(
 
 def make_environment(settings: Settings, job: TrainJob, iterations: int = 0) -> Environment:
     """Make the environment of a job; EnvPool's seed depends on the iterations done before."""
+    if not settings.plays:
+        return settings.outline()
     seed = int(np.random.SeedSequence([job.seeds[0], iterations]).generate_state(1)[0] >> 1)
     return settings.source.make(settings.num_envs, settings.backend, seed, settings.workers)
 
 
 def checkpoint_template(settings: Settings, job: TrainJob, environment: Environment) -> TrainState:
     """The shapes of a checkpoint, with the rollout state if the environment is functional."""
-    train_state = jax.eval_shape(
-        vmap_over_seeds(partial(init_train_state, settings.algorithm, environment), job.key),
-        job.key,
-    )
+
+    def init(key, outside):
+        init_seed = partial(init_train_state, settings.algorithm, environment, outside=outside)
+        return vmap_over_seeds(init_seed, key)(key)
+
+    train_state = jax.eval_shape(init, job.key, settings.outside)
     return train_state if environment.functional else replace(train_state, rollout_state=())
 
 

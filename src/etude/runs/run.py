@@ -3,11 +3,11 @@
 config.json  metrics.csv  summary.json  learning_curve.png  checkpoints/step_N/  video/
 """
 
+import dataclasses
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from datetime import datetime
-from functools import partial
 from itertools import chain
 from operator import itemgetter
 from pathlib import Path
@@ -16,16 +16,18 @@ from typing import Any
 import jax
 import numpy as np
 
-from etude.algorithms import registered_name
-from etude.algorithms.protocol import check_algorithm
-from etude.environments.registry import Backend
+from etude.algorithms import ALGORITHMS, algorithm_factory, registered_name
+from etude.algorithms.protocol import Outside, check_algorithm, needed_of
 from etude.environments.sources import EnvironmentLike, environment_source
 from etude.errors import InvalidInput
+from etude.presets import preset
 from etude.reporting import figures, statistics
 from etude.rollout import bind_policy, evaluate
 from etude.runs.display import Display, display_for
 from etude.runs.interrupt import Interrupted, InterruptHandler
 from etude.runs.job import ProgressEvent, TrainJob, jobs_for, restore_job, train_job
+from etude.runs.options import RecordedOptions, RunOptions, make_options
+from etude.runs.outside import DatasetLike, describe, learn_from, open_dataset, reopen_dataset
 from etude.runs.processes import train_jobs, usable_cores
 from etude.runs.settings import Settings, environment_changes, from_json, spaces_text, to_json
 from etude.runs.video import record_video
@@ -82,8 +84,7 @@ class Run:
         return [state for job in self.jobs for state in self._states_of(job, warn)]
 
     def _states_of(self, job, warn):
-        outline = self.settings.source.outline(self.settings.num_envs, self.settings.backend)
-        train_state, _ = restore_job(self.settings, job, outline, warn)
+        train_state, _ = restore_job(self.settings, job, self.settings.outline(), warn)
         if train_state is None:
             raise InvalidInput(
                 f"{job.directory} holds no checkpoint yet; train it with: {self.resume_command}"
@@ -171,6 +172,7 @@ class Run:
                 "backend": settings.backend,
                 "seeds": settings.seeds,
                 "steps": steps,
+                "unit": settings.unit,
                 "wall_seconds": time.perf_counter() - start_time,
                 "train_seconds": seconds,
                 "compile_seconds": compile_seconds,
@@ -187,16 +189,19 @@ class Run:
         metrics, settings = self.metrics, self.settings
         seeds = np.unique(metrics["seed"])
         steps = metrics["step"][metrics["seed"] == seeds[0]]
-        curves = [metrics["episode_return"][metrics["seed"] == seed] for seed in seeds]
+        plotted = "episode_return" if settings.plays else loss_name(metrics)
+        curves = [metrics[plotted][metrics["seed"] == seed] for seed in seeds]
         path = self.directory / "learning_curve.png"
         plural = "s" if settings.seeds > 1 else ""
+        origin = f"on the {settings.backend} backend" if settings.plays else "from a dataset"
         figures.draw_learning_curve(
             path,
             steps,
             curves,
             evaluation,
             title=self.name,
-            subtitle=f"{settings.seeds} seed{plural}, trained on the {settings.backend} backend",
+            subtitle=f"{settings.seeds} seed{plural}, trained {origin}",
+            loss="" if settings.plays else plotted.replace("_", " "),
         )
         return path
 
@@ -210,51 +215,29 @@ class Run:
         files.write_bytes(self.directory / "metrics.csv", merged.encode())
 
 
+def loss_name(metrics: dict[str, np.ndarray]) -> str:
+    """The first loss among the columns of metrics.csv."""
+    return next(name for name in metrics if name.endswith("loss"))
+
+
 def train(
-    algorithm: Any,
-    environment: EnvironmentLike,
-    *,
-    steps: int,
-    seeds: int = 1,
-    seed: int = 0,
-    backend: Backend = "auto",
-    num_envs: int | None = None,
-    workers: int = 0,
-    options: dict[str, Any] | None = None,
-    frame_stack: int = 1,
-    action_masks: bool = False,
-    out: str | Path | None = None,
-    checkpoint_interval: int | None = None,
-    evaluation_episodes: int = 100,
-    video: bool = False,
-    progress: bool = True,
+    algorithm: Any, environment: EnvironmentLike, *, progress: bool = True, **options: Any
 ) -> Run:
-    """Train an algorithm for `steps` steps of each seed, evaluate it and leave a run directory.
+    """Train an algorithm on an environment, evaluate it and leave a run directory.
 
     Args:
-        algorithm: an instance of etude's or of your own; see `etude.algorithm`.
+        algorithm: a registered name, such as "dqn", with the preset for the environment as on the
+            command line; or an instance or a class, of etude's or of your own (see
+            `etude.algorithm`), with its own settings.
         environment: a Gymnasium id, or module:Name to import the module that registers it; or a
             function (or class) that returns a new `gymnasium.Env` when called without arguments;
             or an environment written in JAX, an object with the protocol
             `etude.environments.protocol.JaxEnvironment`. Policies are evaluated on the Gymnasium
             environment of an id, and on an object itself. A run on an object is resumed from
             Python alone: `etude.resume(path, environment=...)`.
-        steps: budget of environment steps of each seed, never exceeded.
-        seeds: number of seeds. They train in one program on JAX, else in processes, or one after
-            another where no other process can have the function (a lambda, for one).
-        seed: the first seed; the others follow it.
-        backend: backend of training: auto, jax, envpool or gymnasium.
-        num_envs: environments of each seed; the algorithm's default when None.
-        workers: processes in which slow Gymnasium environments step.
-        options: keyword arguments of `gymnasium.make`.
-        frame_stack: number of latest observations that are stacked.
-        action_masks: observe `info["action_mask"]`, which says the allowed actions.
-        out: the run directory, which must be empty; runs/<name>-<time> when None.
-        checkpoint_interval: environment steps between checkpoints; a tenth of the budget when None.
-        evaluation_episodes: episodes of each seed in the final evaluation, which goes on for ever
-            where an episode neither terminates nor is truncated.
-        video: record a video of an episode at the end.
         progress: show the progress.
+        options: those of `etude.runs.options.RunOptions`, which are the flags of `etude train`:
+            steps, seeds, num_envs and the others.
 
     Returns:
         The run.
@@ -265,79 +248,105 @@ def train(
         Diverged: where a loss or a weight stops being finite.
         Interrupted: after Ctrl-C.
     """
-    settings = resolve_settings(
-        algorithm,
-        environment,
-        steps=steps,
-        seeds=seeds,
-        seed=seed,
-        backend=backend,
-        num_envs=num_envs,
-        workers=workers,
-        options=options,
-        frame_stack=frame_stack,
-        action_masks=action_masks,
-        checkpoint_interval=checkpoint_interval,
-        evaluation_episodes=evaluation_episodes,
-    )
-    if video:
+    name, note = None, ""
+    if isinstance(algorithm, str):
+        name = algorithm
+        algorithm, defaults = defaults_for(name, environment, "dataset" in options)
+        options = defaults | options
+    else:
+        algorithm = algorithm() if callable(algorithm) else algorithm  # of a class, its defaults
+        check_algorithm(algorithm)
+        note = preset_note(algorithm, environment)
+    run_options = make_options(options)
+    settings = resolve_settings(algorithm, environment, run_options, name)
+    if run_options.video:
         settings.source.check_pictures("rgb_array")
-    run = create_run(settings, out)
-    return run_training(run, display_for(run, progress), video)
+    run = create_run(settings, run_options.out)
+    display = display_for(run, progress)
+    if note:
+        display.warn(note)
+    return run_training(run, display, run_options.video)
+
+
+def defaults_for(
+    name: str, environment: EnvironmentLike, has_dataset: bool = False
+) -> tuple[Any, dict[str, Any]]:
+    """The algorithm called `name` and the options that differ from the defaults of any run.
+
+    They are those of its preset for the environment, where there is one. Its budget counts
+    environment steps, so with a dataset it says nothing. Raises InvalidInput for an unknown name.
+    """
+    known = preset(name, environment) if isinstance(environment, str) else None
+    if known is None:
+        return algorithm_factory(name)(), {}
+    steps = {} if has_dataset else {"steps": known.steps}
+    return known.algorithm, {"num_envs": known.num_envs, **steps}
+
+
+def preset_note(algorithm: Any, environment: EnvironmentLike) -> str:
+    """What a user who gives an algorithm with its defaults should know of its preset; else ""."""
+    name = registered_name(algorithm)
+    if (
+        name not in ALGORITHMS
+        or algorithm != algorithm_factory(name)()
+        or not isinstance(environment, str)
+        or preset(name, environment) is None
+    ):
+        return ""
+    return (
+        f"{name} runs with its general defaults; there is a preset for {environment}, which "
+        f"etude.train({name!r}, {environment!r}) takes"
+    )
 
 
 def resolve_settings(
-    algorithm: Any,
-    environment: EnvironmentLike,
-    *,
-    steps: int,
-    seeds: int = 1,
-    seed: int = 0,
-    backend: Backend = "auto",
-    num_envs: int | None = None,
-    workers: int = 0,
-    options: dict[str, Any] | None = None,
-    frame_stack: int = 1,
-    action_masks: bool = False,
-    checkpoint_interval: int | None = None,
-    evaluation_episodes: int = 100,
-    name: str | None = None,
+    algorithm: Any, environment: EnvironmentLike, options: RunOptions, name: str | None = None
 ) -> Settings:
     """Return the settings of a run, checked as far as possible without training.
 
-    Arguments are those of `train`. `name` is the registered name of the algorithm; when None, the
-    most specific one that fits.
+    `name` is the registered name of the algorithm; when None, the most specific one that fits.
     """
     check_algorithm(algorithm)
-    num_envs = algorithm.default_num_envs if num_envs is None else num_envs
-    source = environment_source(environment, options, frame_stack, action_masks)
+    options.validate_fields()
+    name = name or registered_name(algorithm)
+    algorithm = learn_from(algorithm, name, options.dataset)
+    source = environment_source(
+        environment, options.options, options.frame_stack, options.action_masks
+    )
+    recorded = {
+        field.name: getattr(options, field.name) for field in dataclasses.fields(RecordedOptions)
+    }
+    num_envs = options.num_envs or algorithm.default_num_envs
+    if not algorithm.plays:
+        check_unplayed(name, algorithm, options)
     settings = Settings(
-        name=name or registered_name(algorithm),
+        **recorded
+        | {
+            "num_envs": num_envs,
+            "backend": source.choose_backend(options.backend, options.workers)
+            if algorithm.plays
+            else "none",
+        },
+        name=name,
         algorithm=algorithm,
         source=source,
         environment=source.name,
         environment_kind=source.kind,
-        backend=source.choose_backend(backend, workers),
-        steps=steps,
-        num_envs=num_envs,
-        seed=seed,
-        seeds=seeds,
-        workers=workers,
-        options=options or {},
-        frame_stack=frame_stack,
-        action_masks=action_masks,
-        evaluation_episodes=evaluation_episodes,
     )
     settings.validate_fields()
-    if checkpoint_interval is not None and checkpoint_interval < 1:
-        raise InvalidInput(f"checkpoint_interval is {checkpoint_interval}; it must be at least 1")
-    spec = source.outline(num_envs, settings.backend).spec
+    spec = settings.outline().spec
+    if options.dataset is not None:
+        dataset, record = open_dataset(options.dataset, spec)
+        settings = replace(settings, dataset=record, outside=Outside(dataset=dataset))
     # raises InvalidInput where the algorithm does not take the spaces
-    jax.eval_shape(partial(algorithm.init, spec=spec), jax.random.key(0))
+    needed = needed_of(algorithm, settings.outside)
+    jax.eval_shape(
+        lambda key, *needed: algorithm.init(key, spec, *needed), jax.random.key(0), *needed
+    )
     row_every = max(1, settings.iterations // ROWS)
     checkpoint_every = settings.iterations / CHECKPOINTS
-    if checkpoint_interval is not None:
-        checkpoint_every = checkpoint_interval / settings.steps_per_iteration
+    if options.checkpoint_interval is not None:
+        checkpoint_every = options.checkpoint_interval / settings.steps_per_iteration
     rows_per_checkpoint = max(1, round(checkpoint_every / row_every))
     return replace(
         settings,
@@ -347,6 +356,18 @@ def resolve_settings(
     )
 
 
+def check_unplayed(name: str, algorithm: Any, options: RunOptions) -> None:
+    """Raise InvalidInput for options of environments that an algorithm does not play in."""
+    defaults = RunOptions(num_envs=algorithm.default_num_envs)
+    for option in ("backend", "workers", "num_envs"):
+        value = getattr(options, option)
+        if value is not None and value != getattr(defaults, option):
+            raise InvalidInput(
+                f"{option} is {value}, and {name} does not play here: it learns from a dataset; "
+                "leave it out"
+            )
+
+
 def create_run(settings: Settings, out: str | Path | None = None) -> Run:
     """Create a run directory with its config.json.
 
@@ -354,7 +375,8 @@ def create_run(settings: Settings, out: str | Path | None = None) -> Run:
     """
     if out is None:
         identifier = settings.environment.split(":")[-1].replace("/", "-")
-        stem = f"{settings.name}-{identifier}-{datetime.now():%Y%m%d-%H%M%S}"
+        name = settings.name.split(":")[-1].lower()
+        stem = f"{name}-{identifier}-{datetime.now():%Y%m%d-%H%M%S}"
         names = (f"{stem}{suffix}" for suffix in ("", *(f"-{i}" for i in range(2, 1000))))
         out = next(path for name in names if not (path := Path("runs") / name).exists())
     directory = Path(out)
@@ -377,7 +399,7 @@ def load(
 
     Args:
         path: the run directory.
-        algorithm: an instance of the run's algorithm, if that is not etude's.
+        algorithm: the class of the run's algorithm, or an instance, if that is not etude's.
         environment: the environment of the run, if a file cannot stand for it. That is one given as
             an object, which is given again (its spaces are compared), and one named module:Name,
             whose module a file never makes etude import, unless it is imported already.
@@ -404,6 +426,7 @@ def resume(
     *,
     algorithm: Any = None,
     environment: EnvironmentLike | None = None,
+    dataset: DatasetLike | None = None,
     video: bool = False,
     progress: bool = True,
 ) -> Run:
@@ -411,7 +434,8 @@ def resume(
 
     Args:
         path, algorithm, environment: see `load`.
-        steps: a larger budget of environment steps of each seed.
+        steps: a larger budget of steps of each seed.
+        dataset: the dataset of the run, if its file is no longer where it was.
         video: record a video of an episode at the end.
         progress: show the progress.
 
@@ -428,9 +452,14 @@ def resume(
         run = extend_budget(run, steps)
     elif (run.directory / "summary.json").exists():
         raise InvalidInput(
-            f"{run.directory} is complete at {run.summary['steps']:,} steps; give "
+            f"{run.directory} is complete at {run.summary['steps']:,} {run.settings.unit}; give "
             "--steps to go on further"
         )
+    if record := run.settings.dataset:
+        opened = reopen_dataset(record, dataset, run.settings.outline().spec)
+        run = Run(run.directory, replace(run.settings, outside=Outside(dataset=opened)))
+    elif dataset is not None:
+        raise InvalidInput(f"dataset is {describe(dataset)}, and this run reads none; leave it out")
     display = display_for(run, progress)
     if changes := environment_changes(files.read_json(run.directory / "config.json")):
         display.warn(

@@ -12,8 +12,11 @@ from typing import Any, get_args, get_origin, get_type_hints
 import jax
 
 import etude
-from etude.algorithms import ALGORITHMS, algorithm_class
-from etude.algorithms.protocol import check_algorithm
+from etude.algorithms import ALGORITHMS, algorithm_class, qualified_name
+from etude.algorithms.protocol import NOTHING, Outside, check_algorithm
+from etude.data.dataset import dataset_shapes
+from etude.environments.backends.zero_envs import ZeroEnvs
+from etude.environments.protocol import Environment
 from etude.environments.sources import (
     EnvironmentLike,
     EnvironmentSource,
@@ -21,42 +24,60 @@ from etude.environments.sources import (
     environment_source,
 )
 from etude.errors import InvalidInput
+from etude.runs.options import RecordedOptions
 from etude.spaces import EnvironmentSpec
 from etude.storage.files import CorruptFile
 from etude.struct import kinds_of, tag_of
+from etude.training import iterations_of
 
 FORMAT = 2
-OBJECTS = ("name", "algorithm", "source")  # fields of Settings that config.json holds otherwise
+# fields of Settings that config.json holds otherwise
+OBJECTS = ("name", "algorithm", "source", "dataset", "outside")
 PACKAGES = ("jax", "jaxlib", "equinox", "optax", "gymnasium", "numpy", "envpool", "box2d")
 
 
-@dataclasses.dataclass(frozen=True)
-class Settings:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DatasetRecord:
+    """What config.json holds of a dataset: where it was, and what it is known by."""
+
+    path: str  # "" for one that was given as an object
+    sha256: str  # of its content
+    steps: int
+    episodes: int
+    environment: str  # the id of the environment in which it was recorded, "" where unknown
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings(RecordedOptions):
     """All that determines a run on one machine with one set of versions."""
 
-    name: str  # registered name of the algorithm, or the name of the user's class
+    name: str  # registered name of the algorithm, or module:Class of the user's
     algorithm: Any
     source: EnvironmentSource
     environment: str  # id, or the name of an environment given as an object, which makes none
     environment_kind: SourceKind
-    backend: str  # jax, envpool or gymnasium
-    steps: int  # budget of environment steps of each seed
-    num_envs: int  # environments that each seed steps at once
-    seed: int = 0  # the first seed; the others follow it
-    seeds: int = 1  # number of seeds
-    workers: int = 0  # processes in which slow Gymnasium environments step
+    backend: str  # jax, envpool or gymnasium; none where the algorithm does not play
+    num_envs: int
     options: dict[str, Any] = dataclasses.field(default_factory=dict)  # for gymnasium.make
-    frame_stack: int = 1  # number of latest observations that are stacked
-    action_masks: bool = False  # whether info["action_mask"] is part of the observation
     row_every: int = 1  # iterations per row of metrics
     checkpoint_every: int = 1  # iterations between checkpoints: a multiple of row_every
-    evaluation_episodes: int = 100  # episodes of each seed in the final evaluation
     # of observation and action, by which an environment given as an object is known again
     spaces: dict[str, str] = dataclasses.field(default_factory=dict)
+    dataset: DatasetRecord | None = None
+    outside: Outside = NOTHING  # of a run that is loaded, the shapes alone
+
+    @property
+    def plays(self) -> bool:
+        return self.algorithm.plays
+
+    @property
+    def unit(self) -> str:
+        """What the budget counts."""
+        return "steps" if self.plays else "gradient steps"
 
     @property
     def steps_per_iteration(self) -> int:
-        return self.algorithm.rollout_length * self.num_envs
+        return self.algorithm.steps_per_update(self.num_envs)
 
     @property
     def iterations(self) -> int:
@@ -64,8 +85,22 @@ class Settings:
 
     @property
     def trained_steps(self) -> int:
-        """Environment steps of each seed: those of the budget's complete iterations."""
+        """Steps of each seed: those of the budget's complete iterations."""
         return self.iterations * self.steps_per_iteration
+
+    @property
+    def in_one_program(self) -> bool:
+        """Whether all seeds train in one program."""
+        return self.backend in ("jax", "none")
+
+    def outline(self) -> Environment:
+        """What has the spec of the training environments; where nothing plays, it stands for them.
+
+        Raises InvalidInput where none can be made.
+        """
+        if self.plays:
+            return self.source.outline(self.num_envs, self.backend)
+        return ZeroEnvs(self.source.outline(1, self.source.judge).spec, functional=True)
 
     def resume_command(self, directory: Path) -> str:
         """What resumes the run in `directory`: a shell's command, or Python's for an object."""
@@ -75,32 +110,9 @@ class Settings:
 
     def validate_fields(self) -> None:
         """Raise InvalidInput, naming setting, value and remedy, for an invalid setting."""
-        for name, minimum in {
-            "steps": 1,
-            "num_envs": 1,
-            "seeds": 1,
-            "seed": 0,
-            "workers": 0,
-            "frame_stack": 1,
-            "evaluation_episodes": 1,
-        }.items():
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < minimum:
-                raise InvalidInput(
-                    f"{name} is {value}; it must be a whole number of at least {minimum}"
-                )
-        if self.seed + self.seeds > 2**32:  # JAX's keys repeat beyond
-            raise InvalidInput(
-                f"seed is {self.seed}; with {self.seeds} seeds it must stay below "
-                f"{2**32 - self.seeds + 1}"
-            )
+        super().validate_fields()
         check_algorithm(self.algorithm)
-        if self.iterations < 1:
-            raise InvalidInput(
-                f"steps is {self.steps}, less than one iteration of {self.steps_per_iteration} "
-                f"(rollout_length {self.algorithm.rollout_length} × num_envs {self.num_envs}); "
-                "give at least that"
-            )
+        iterations_of(self.algorithm, self.num_envs, self.steps)
 
 
 def to_json(settings: Settings) -> dict[str, Any]:
@@ -114,6 +126,7 @@ def to_json(settings: Settings) -> dict[str, Any]:
         "format": FORMAT,
         "algorithm": settings.name,
         **run_settings,
+        "dataset": None if settings.dataset is None else dataclasses.asdict(settings.dataset),
         "hyperparameters": _plain_fields(settings.algorithm),
         "versions": package_versions(),
         "machine": machine_info(),
@@ -125,9 +138,9 @@ def from_json(
 ) -> Settings:
     """Return the settings in config.json.
 
-    `algorithm` is an instance of the run's algorithm if that is not etude's, and `environment` the
-    run's if a file cannot stand for it. Raises CorruptFile for content that `to_json` does not
-    write, and InvalidInput for an environment that is not the run's.
+    `algorithm` is the class of the run's algorithm, or an instance, if that is not etude's, and
+    `environment` the run's if a file cannot stand for it. Raises CorruptFile for content that
+    `to_json` does not write, and InvalidInput for an environment that is not the run's.
     """
     try:
         if config["format"] != FORMAT:
@@ -135,26 +148,50 @@ def from_json(
                 f"config.json has format {config['format']}, and this etude reads {FORMAT}; "
                 "use the version that wrote it"
             )
-        if algorithm is None and config["algorithm"] not in ALGORITHMS:
-            raise InvalidInput(
-                f"this run's algorithm {config['algorithm']!r} is not one of etude's; "
-                "load it in Python with etude.load(path, algorithm=...)"
-            )
-        cls = type(algorithm) if algorithm is not None else algorithm_class(config["algorithm"])
-        algorithm = _typed_struct(cls, config["hyperparameters"])
+        cls = restore_class(config["algorithm"], algorithm)
+        hyperparameters = _typed_struct(cls, config["hyperparameters"])
         fields = {
-            field.name: _typed(field.name, config[field.name], field.type)
-            for field in dataclasses.fields(Settings)
-            if field.name not in OBJECTS
+            name: _typed(name, config[name], hint)
+            for name, hint in get_type_hints(Settings).items()
+            if name not in OBJECTS
         }
+        record = config["dataset"]
+        dataset = None if record is None else _typed_struct(DatasetRecord, record, "dataset.")
     except (KeyError, TypeError, AttributeError) as error:
         raise CorruptFile(
             f"config.json is not that of a run: {type(error).__name__} {error}"
         ) from error
-    source = restore_source(fields, environment)
-    settings = Settings(config["algorithm"], algorithm, source, **fields)
+    settings = Settings(
+        name=config["algorithm"],
+        algorithm=hyperparameters,
+        source=restore_source(fields, environment),
+        dataset=dataset,
+        **fields,
+    )
     settings.validate_fields()
-    return settings
+    if dataset is None:
+        return settings
+    shapes = dataset_shapes(settings.outline().spec, dataset.steps, dataset.episodes)
+    return dataclasses.replace(settings, outside=Outside(dataset=shapes))
+
+
+def restore_class(name: str, algorithm: Any) -> Any:
+    """Return the class of the run's algorithm called `name`.
+
+    Raises InvalidInput where `algorithm` is not the run's, and where the run needs it: a file never
+    makes etude import a module.
+    """
+    if algorithm is None:
+        if name not in ALGORITHMS:
+            raise InvalidInput(
+                f"this run's algorithm {name} is not one of etude's, and a file never makes etude "
+                f"import a module; add --algorithm {name} (in Python algorithm=..., the class)"
+            )
+        return algorithm_class(name)
+    cls = algorithm if isinstance(algorithm, type) else type(algorithm)
+    if name not in ALGORITHMS and name.split(":")[-1] != cls.__qualname__:
+        raise InvalidInput(f"this run's algorithm is {name}, not {qualified_name(cls)}")
+    return cls
 
 
 def restore_source(
@@ -191,7 +228,8 @@ def restore_source(
             f"this run was trained on a {fields['environment_kind']} environment, {name}, and "
             f"{source.name} is a {source.kind} one"
         )
-    spaces = spaces_text(source.outline(fields["num_envs"], fields["backend"]).spec)
+    backend = source.judge if fields["backend"] == "none" else fields["backend"]
+    spaces = spaces_text(source.outline(fields["num_envs"], backend).spec)
     for role, space in spaces.items():
         if space != fields["spaces"].get(role):
             raise InvalidInput(

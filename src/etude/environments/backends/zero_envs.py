@@ -1,4 +1,4 @@
-"""An environment of zeros, for what is computed from shapes alone."""
+"""An environment of zeros, for what is computed from shapes alone and where nothing plays."""
 
 from typing import Any
 
@@ -11,16 +11,16 @@ from etude.types import Array
 
 
 class ZeroEnvs:
-    """Stands for environments with a given spec that cannot be saved, where only shapes count.
+    """Stands for environments with a given spec where only their shapes count.
 
-    Nothing is made: observations and rewards are zero, and no episode ends.
+    Nothing is made: observations and rewards are zero, and no episode ends. It is `functional`
+    where what it stands for can be saved.
     """
 
-    functional = False
     deterministic_reset = True
 
-    def __init__(self, spec: EnvironmentSpec):
-        self.spec = spec
+    def __init__(self, spec: EnvironmentSpec, functional: bool = False):
+        self.spec, self.functional = spec, functional
 
     def reset(self, key: Array) -> tuple[Any, Any]:
         return (), self._observation()

@@ -1,0 +1,91 @@
+"""The options of a run: declared here alone, for the command line, `etude.train` and config.json.
+
+This module is read without JAX. The names of its fields are flags, keyword arguments and keys.
+"""
+
+import dataclasses
+import difflib
+from pathlib import Path
+from typing import Any, Literal
+
+from etude.errors import InvalidInput
+
+AT_LEAST = {
+    "steps": 1,
+    "num_envs": 1,
+    "seeds": 1,
+    "seed": 0,
+    "workers": 0,
+    "frame_stack": 1,
+    "evaluation_episodes": 1,
+    "checkpoint_interval": 1,
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RecordedOptions:
+    """The options that config.json holds as they were asked for."""
+
+    steps: int = 100_000
+    """budget of environment steps of each seed, never exceeded; of gradient steps where the
+    algorithm does not play"""
+    seeds: int = 1
+    """number of agents to train"""
+    seed: int = 0
+    """seed of the first agent; the others follow it"""
+    workers: int = 0
+    """processes in which slow gymnasium environments step; 0 steps all in one process"""
+    frame_stack: int = 1
+    """number of latest observations that are stacked"""
+    action_masks: bool = False
+    """choose among the actions that info["action_mask"] allows"""
+    evaluation_episodes: int = 100
+    """episodes of each seed in the final evaluation"""
+
+    def validate_fields(self) -> None:
+        """Raise InvalidInput, naming option, value and remedy, for an option out of bounds."""
+        for name, minimum in AT_LEAST.items():
+            value = getattr(self, name, None)
+            is_whole = isinstance(value, int) and not isinstance(value, bool)
+            if value is not None and not (is_whole and value >= minimum):
+                raise InvalidInput(
+                    f"{name} is {value}; it must be a whole number of at least {minimum}"
+                )
+        if self.seed + self.seeds > 2**32:  # JAX's keys repeat beyond
+            raise InvalidInput(
+                f"seed is {self.seed}; with {self.seeds} seeds it must stay below "
+                f"{2**32 - self.seeds + 1}"
+            )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunOptions(RecordedOptions):
+    """All options of a run, as a person asks for them."""
+
+    backend: Literal["auto", "jax", "envpool", "gymnasium"] = "auto"
+    """backend of training: auto takes jax, else envpool where installed, else gymnasium;
+    evaluation is always on gymnasium, or on an environment that was given as an object"""
+    num_envs: int | None = None
+    """environments that each seed steps at once; by default the algorithm's own number"""
+    options: dict[str, Any] = dataclasses.field(default_factory=dict)
+    """keyword arguments of gymnasium.make"""
+    dataset: Path | None = None
+    """recorded episodes to learn from, an .npz file (see `etude record`); the algorithm then does
+    not play"""
+    out: Path | None = None
+    """the run directory; default runs/ALGORITHM-ENVIRONMENT-TIME"""
+    checkpoint_interval: int | None = None
+    """steps between checkpoints; default a tenth of the budget"""
+    video: bool = False
+    """record a video of an episode at the end"""
+
+
+def make_options(keywords: dict[str, Any]) -> RunOptions:
+    """The options from keyword arguments; raises InvalidInput for a name that none has."""
+    names = [field.name for field in dataclasses.fields(RunOptions)]
+    for name in keywords:
+        if name not in names:
+            close_matches = difflib.get_close_matches(name, names, n=2)
+            hint = f"did you mean {' or '.join(close_matches)}? " if close_matches else ""
+            raise InvalidInput(f"a run has no option {name}; {hint}there are {', '.join(names)}")
+    return RunOptions(**keywords)

@@ -1,0 +1,95 @@
+"""What reaches a run from outside: the dataset that its algorithm learns from."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from etude.algorithms import ALGORITHMS, algorithm_factory
+from etude.data.dataset import Dataset, check_dataset, dataset_hash
+from etude.errors import InvalidInput
+from etude.runs.settings import DatasetRecord
+from etude.spaces import EnvironmentSpec
+from etude.storage.datasets.npz import read_npz
+from etude.struct import replace
+
+DatasetLike = str | Path | Dataset
+
+
+def learn_from(algorithm: Any, name: str, dataset: DatasetLike | None) -> Any:
+    """The algorithm called `name`, which does not play where a dataset makes that possible.
+
+    Raises InvalidInput for a dataset that it does not read, and without one that it needs.
+    """
+    if dataset is None:
+        if "dataset" in algorithm.needs:
+            raise InvalidInput(
+                f"{name} needs a dataset here; give one with --dataset FILE.npz (in Python "
+                "dataset=...), which `etude record` writes"
+                + (", or let it play with --plays" if is_switch(algorithm) else "")
+            )
+        return algorithm
+    if "dataset" not in algorithm.needs and is_switch(algorithm):
+        algorithm = replace(algorithm, plays=False)
+    if "dataset" not in algorithm.needs:
+        readers = [other for other in ALGORITHMS if is_switch(algorithm_factory(other)())]
+        raise InvalidInput(
+            f"dataset is {describe(dataset)}, and {name} reads none; leave it out, or take one "
+            f"that does: {', '.join(readers)}"
+        )
+    return algorithm
+
+
+def is_switch(algorithm: Any) -> bool:
+    """Whether the algorithm can play or not, as its field `plays` says."""
+    return any(field.name == "plays" for field in dataclasses.fields(algorithm))
+
+
+def open_dataset(dataset: DatasetLike, spec: EnvironmentSpec) -> tuple[Dataset, DatasetRecord]:
+    """A dataset in a file or at hand, for the spaces of `spec`, and its record for config.json.
+
+    Raises InvalidInput for a file that holds none, and for a dataset of other spaces.
+    """
+    if isinstance(dataset, Dataset):
+        path, opened = "", dataset
+    else:
+        path, opened = str(dataset), read_npz(Path(dataset), spec)
+    check_dataset(opened, spec)
+    return opened, DatasetRecord(
+        path=path,
+        sha256=dataset_hash(opened),
+        steps=opened.num_steps,
+        episodes=opened.num_episodes,
+        environment=opened.spec.id,
+    )
+
+
+def reopen_dataset(
+    record: DatasetRecord, dataset: DatasetLike | None, spec: EnvironmentSpec
+) -> Dataset:
+    """The dataset of a run that is resumed: the one that is given, else the file it began with.
+
+    Raises InvalidInput where there is none any more, or another one.
+    """
+    if dataset is None and not record.path:
+        raise InvalidInput(
+            "this run learns from a dataset that was given as an object; go on in Python, with "
+            "etude.resume(path, dataset=...)"
+        )
+    if dataset is None and not Path(record.path).exists():
+        raise InvalidInput(
+            f"this run learns from {record.path}, which is not there; say with --dataset where it "
+            "is now"
+        )
+    opened, found = open_dataset(record.path if dataset is None else dataset, spec)
+    if found.sha256 != record.sha256:
+        raise InvalidInput(
+            f"this run learns from {record.path or 'a dataset'} with the hash "
+            f"{record.sha256[:12]} ({record.steps:,} steps), and {found.path or 'this dataset'} "
+            f"has {found.sha256[:12]} ({found.steps:,} steps); give the one that it began with"
+        )
+    return opened
+
+
+def describe(dataset: DatasetLike) -> str:
+    """A dataset in a message."""
+    return "an object" if isinstance(dataset, Dataset) else str(dataset)
