@@ -25,7 +25,8 @@ from etude.spaces import EnvironmentSpec
 from etude.storage.files import CorruptFile
 
 FORMAT = 1
-OBJECTS = ("name", "algorithm", "source")  # fields of Settings that config.json holds otherwise
+# fields of Settings that config.json holds in another form, or not at all
+NOT_PLAIN = ("name", "algorithm", "source")
 PACKAGES = ("jax", "jaxlib", "equinox", "optax", "gymnasium", "numpy", "envpool", "box2d")
 
 
@@ -36,8 +37,8 @@ class Settings:
     name: str  # registered name of the algorithm, or the name of the user's class
     algorithm: Any
     source: EnvironmentSource
-    environment: str  # id, or the name of an environment given as an object, which makes none
-    environment_kind: SourceKind
+    environment: str  # id, or a name for an environment given as an object
+    environment_kind: SourceKind  # id, factory or jax
     backend: str  # jax, envpool or gymnasium
     steps: int  # budget of environment steps of each seed
     num_envs: int  # environments that each seed steps at once
@@ -107,7 +108,7 @@ def to_json(settings: Settings) -> dict[str, Any]:
     run_settings = {
         field.name: getattr(settings, field.name)
         for field in dataclasses.fields(settings)
-        if field.name not in OBJECTS
+        if field.name not in NOT_PLAIN
     }
     hyperparameters = {
         field.name: _plain(getattr(settings.algorithm, field.name))
@@ -159,7 +160,7 @@ def from_json(
         fields = {
             field.name: _typed(field.name, config[field.name], field.type)
             for field in dataclasses.fields(Settings)
-            if field.name not in OBJECTS
+            if field.name not in NOT_PLAIN
         }
     except (KeyError, TypeError, AttributeError) as error:
         raise CorruptFile(
