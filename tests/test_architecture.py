@@ -227,7 +227,8 @@ def test_what_must_start_fast_starts_without_jax():
     environments run."""
     code = (
         "import sys, etude, etude.errors, etude.algorithms, "
-        "etude.environments.backends.in_process, etude.environments.backends.worker_processes; "
+        "etude.environments.backends.in_process, etude.environments.backends.worker_processes, "
+        "etude.environments.factories; "
         "import etude.cli.main; "
         "sys.exit('jax' in sys.modules)"
     )

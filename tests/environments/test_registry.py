@@ -107,14 +107,20 @@ def test_options_are_passed_on():
             dict(environment="LunarLander-v2"),
             "environment 'LunarLander-v2' is retired; use LunarLander-v3",
         ),
-        (dict(environment="FrozenLake-v0"), "environment 'FrozenLake-v0' is retired; use FrozenLake-v1"),
+        (
+            dict(environment="FrozenLake-v0"),
+            "environment 'FrozenLake-v0' is retired; use FrozenLake-v1",
+        ),
         (dict(environment="Ant-v2"), "environment 'Ant-v2' is retired; use Ant-v5"),
         # near misses
         (
             dict(environment="Cartpole-v1"),
             "no environment is called 'Cartpole-v1'; did you mean CartPole-v1",
         ),
-        (dict(environment="cartpole"), "no environment is called 'cartpole'; did you mean CartPole-v1"),
+        (
+            dict(environment="cartpole"),
+            "no environment is called 'cartpole'; did you mean CartPole-v1",
+        ),
         (dict(environment="CartPole"), "did you mean CartPole-v1"),
         (
             dict(environment="CartPole-v9"),
@@ -132,7 +138,10 @@ def test_options_are_passed_on():
             dict(environment="no_such_module:Thing-v0"),
             "the module 'no_such_module' cannot be imported .*install it, or mend its name",
         ),
-        (dict(environment="gymnasium_spaces:etude-tests/Nois-v0"), "did you mean etude-tests/Noise-v0"),
+        (
+            dict(environment="gymnasium_spaces:etude-tests/Nois-v0"),
+            "did you mean etude-tests/Noise-v0",
+        ),
     ],
     ids=lambda asked: "-".join(map(str, asked.values())) if isinstance(asked, dict) else "",
 )

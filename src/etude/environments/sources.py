@@ -1,7 +1,7 @@
-"""Where environments come from: an id, a function that makes a Gymnasium environment, or JAX code.
+"""Sources of environments: a Gymnasium id, a function that makes one, or an object written in JAX.
 
-A source makes batches of its environment on a backend, for training, evaluation and pictures. It
-makes one environment more, once, to read its spaces: nothing else here asks for them.
+A source makes batches of its environment on a backend, for training, evaluation and pictures. To
+read the spaces of Gymnasium environments it makes one more, once in its life.
 """
 
 from collections.abc import Callable
@@ -54,9 +54,9 @@ class EnvironmentSource(Protocol):
         """Return the backend of training; raises InvalidInput for one that it does not have."""
 
     def outline(self, num_envs: int, backend: str) -> Environment:
-        """Return what has the spec and the shapes of `make`, and may cost nothing to make.
+        """Return an environment with the spec and the shapes of `make`, without making copies.
 
-        Only a functional environment is one to step. Raises InvalidInput where none can be made.
+        It is for shapes alone (`ZeroEnvs`), but on JAX. Raises InvalidInput where `make` would.
         """
 
     def make(self, num_envs: int, backend: str, seed: int = 0, workers: int = 0) -> Environment:

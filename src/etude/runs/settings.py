@@ -31,8 +31,8 @@ from etude.struct import kinds_of, tag_of
 from etude.training import iterations_of
 
 FORMAT = 2
-# fields of Settings that config.json holds otherwise
-OBJECTS = ("name", "algorithm", "source", "dataset", "outside")
+# fields of Settings that config.json holds in another form, or not at all
+NOT_PLAIN = ("name", "algorithm", "source", "dataset", "outside")
 PACKAGES = ("jax", "jaxlib", "equinox", "optax", "gymnasium", "numpy", "envpool", "box2d")
 
 
@@ -54,8 +54,8 @@ class Settings(RecordedOptions):
     name: str  # registered name of the algorithm, or module:Class of the user's
     algorithm: Any
     source: EnvironmentSource
-    environment: str  # id, or the name of an environment given as an object, which makes none
-    environment_kind: SourceKind
+    environment: str  # id, or a name for an environment given as an object
+    environment_kind: SourceKind  # id, factory or jax
     backend: str  # jax, envpool or gymnasium; none where the algorithm does not play
     num_envs: int
     options: dict[str, Any] = dataclasses.field(default_factory=dict)  # for gymnasium.make
@@ -120,7 +120,7 @@ def to_json(settings: Settings) -> dict[str, Any]:
     run_settings = {
         field.name: getattr(settings, field.name)
         for field in dataclasses.fields(settings)
-        if field.name not in OBJECTS
+        if field.name not in NOT_PLAIN
     }
     return {
         "format": FORMAT,
@@ -153,7 +153,7 @@ def from_json(
         fields = {
             name: _typed(name, config[name], hint)
             for name, hint in get_type_hints(Settings).items()
-            if name not in OBJECTS
+            if name not in NOT_PLAIN
         }
         record = config["dataset"]
         dataset = None if record is None else _typed_struct(DatasetRecord, record, "dataset.")
