@@ -157,8 +157,11 @@ def _read_arrays(path, size, keys):
             return arrays
     except (InvalidInput, MemoryError):
         raise
+    except OSError as error:
+        raise CorruptFile(f"it cannot be read ({error.strerror or error})") from error
     except Exception as error:  # zipfile, zlib and NumPy raise many kinds for a damaged file
-        raise CorruptFile(f"it is no whole .npz file ({error}); write or copy it again") from error
+        reason = str(error).partition("\n")[0]  # more lines of NumPy's advise to trust the file
+        raise CorruptFile(f"it is no whole .npz file ({reason}); write or copy it again") from error
 
 
 def _members(archive, required):
