@@ -208,6 +208,20 @@ def test_a_compiled_function_takes_a_dataset():
     assert traces == [6]  # the arrays are arguments, not constants of the program
 
 
+def test_choices_may_count_from_below_zero_and_beyond_int32():
+    spec = EnvironmentSpec(Discrete(3, start=2**40), Discrete(3, start=-1))
+    recorded = recording() | {
+        "observations": 2**40 + np.arange(9) % 3,
+        "actions": np.array([0, 1, 0, 1, 0, 1], np.uint8),
+    }
+    dataset = make_dataset(spec, **recorded)
+    np.testing.assert_array_equal(dataset.transitions.observation, [0, 1, 2, 1, 0, 1])
+    np.testing.assert_array_equal(dataset.transitions.action, [1, 2, 1, 2, 1, 2])
+    back = to_recorded_arrays(dataset)
+    np.testing.assert_array_equal(back["observations"], recorded["observations"])
+    np.testing.assert_array_equal(back["actions"], recorded["actions"])
+
+
 # Hashes
 
 

@@ -124,6 +124,8 @@ def test_every_space_comes_back_bit_for_bit(path, kind):
         )
         file = path.with_name(f"{name}.npz")
         write_npz(file, dataset)
+        with np.load(file) as arrays:
+            assert "environment_id" not in arrays
         back = read_npz(file, spec)
         assert back.spec == dataset.spec and back.spec.id == ""
         if name == "bounded":  # [0, 10] scales by 5 from a center of 5, which rounds
@@ -242,6 +244,10 @@ def test_two_arrays_with_one_key_are_refused(path):
         ),
         (
             {"infos": np.zeros(4)},
+            "it has the unknown key 'infos'; leave it out. The keys are observations/door, ",
+        ),
+        (
+            {"rewards": None, "infos": np.zeros(4)},
             "it has the unknown key 'infos'; leave it out. The keys are observations/door, ",
         ),
         ({"../rewards": np.zeros(4)}, "it has the unknown key '../rewards'; leave it out."),
