@@ -576,6 +576,11 @@ def test_parts_of_a_tuple_are_named():
             "dict of arrays with the keys ['door', 'position']",
         ),
         (
+            lambda episodes: episodes.update(terminations=np.array(True)),
+            "terminations is a ndarray, not a sequence with one entry for each episode; with "
+            "arrays laid end to end, give episode_lengths",
+        ),
+        (
             lambda episodes: episodes.update(observations=recording()["observations"]),
             "observations is a dict, not a sequence with one entry for each episode; with "
             "arrays laid end to end, give episode_lengths",

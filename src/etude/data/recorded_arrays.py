@@ -67,7 +67,8 @@ def join_episodes(
     """
     hint = "with arrays laid end to end, give episode_lengths"
     for field, episodes in recorded.items():
-        if not isinstance(episodes, Sequence | np.ndarray | jax.Array):
+        is_array = isinstance(episodes, np.ndarray | jax.Array) and episodes.ndim > 0
+        if not is_array and not isinstance(episodes, Sequence):
             raise InvalidInput(
                 f"{field} is a {type(episodes).__name__}, not a sequence with one entry for each "
                 f"episode; {hint}"
