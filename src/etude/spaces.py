@@ -216,7 +216,7 @@ def from_environment_action(space: Space, action: np.ndarray) -> np.ndarray:
     """
     match space:
         case Box():
-            center, half_width = (x.astype(np.float64) for x in _scale(space))
+            center, half_width = _scale(space)
             action = (action - center) / np.where(half_width > 0, half_width, 1)
             limit = np.where(space.is_bounded, 1, np.inf)
             return action.clip(-limit, limit).astype(np.float32)

@@ -165,14 +165,13 @@ def to_recorded_arrays(dataset: Dataset) -> dict[str, Any]:
     spaces = [space for _, space in leaves_with_path(dataset.spec.observation)]
     observations, structure = jax.tree.flatten(transitions.observation)
     next_observations = jax.tree.leaves(transitions.next_observation)
-    action_space, action = dataset.spec.action, transitions.action
-    # of float64 a Box action is rounded once, to the dtype of the space
-    wide = action.astype(np.float64 if isinstance(action_space, Box) else np.int64)
+    action_space = dataset.spec.action
+    actions = to_environment_action(action_space, transitions.action).astype(_dtype(action_space))
     return {
         "observations": jax.tree.unflatten(
             structure, list(map(join, spaces, observations, next_observations))
         ),
-        "actions": to_environment_action(action_space, wide).astype(_dtype(action_space)),
+        "actions": actions,
         "rewards": transitions.reward,
         "terminations": transitions.terminated,
         "truncations": transitions.truncated,

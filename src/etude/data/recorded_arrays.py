@@ -65,9 +65,10 @@ def join_episodes(
     The arrays are those of `flatten_fields`. Raises InvalidInput where the fields do not have the
     same number of episodes, or as `flatten_fields`.
     """
-    hint = "give episode_lengths with arrays laid end to end"
+    hint = "with arrays laid end to end, give episode_lengths"
     for field, episodes in recorded.items():
-        if not isinstance(episodes, Sequence | np.ndarray | jax.Array):
+        is_array = isinstance(episodes, np.ndarray | jax.Array) and episodes.ndim > 0
+        if not is_array and not isinstance(episodes, Sequence):
             raise InvalidInput(
                 f"{field} is a {type(episodes).__name__}, not a sequence with one entry for each "
                 f"episode; {hint}"
@@ -76,7 +77,7 @@ def join_episodes(
     if len(set(counts.values())) > 1:
         raise InvalidInput(
             f"there are {', '.join(f'{field} of {n}' for field, n in counts.items())} episodes; "
-            f"give as many of each, or {hint}"
+            f"give as many of each; {hint}"
         )
     actions = [
         _as_array(actions, f"actions of episode {episode}")

@@ -15,12 +15,11 @@ Values are in the environment's own units, and the rules for them are those of `
 observations of a Dict or Tuple, each array has a key of its own: `observations/position`,
 `observations/0`, `observations/camera/left`.
 
-    episodes = [...]    # of arrays
+    fields = "observations", "actions", "rewards", "terminations", "truncations"
     numpy.savez(
         "demonstrations.npz",
-        observations=numpy.concatenate([episode.observations for episode in episodes]),
-        ...
-        episode_lengths=[len(episode.actions) for episode in episodes],
+        **{field: numpy.concatenate([episode[field] for episode in episodes]) for field in fields},
+        episode_lengths=[len(episode["actions"]) for episode in episodes],
         environment_id="Pendulum-v1",
     )
 
@@ -110,11 +109,12 @@ def read_npz(path: Path, spec: EnvironmentSpec, *, truncate_unfinished: bool = F
     path = Path(path)
     size = files.plain_size(path)
     try:
-        arrays = _read_arrays(path, size, _keys(spec))
+        keys = _keys(spec)
+        arrays = _read_arrays(path, size, keys)
         recorded = {
             field: jax.tree.unflatten(
                 jax.tree.structure(jax.eval_shape(space.zeros)),
-                [arrays[key] for key in _keys(spec)[field]],
+                [arrays[key] for key in keys[field]],
             )
             for field, space in recorded_spaces(spec).items()
         }
@@ -157,8 +157,11 @@ def _read_arrays(path, size, keys):
             return arrays
     except (InvalidInput, MemoryError):
         raise
+    except OSError as error:
+        raise CorruptFile(f"it cannot be read ({error.strerror or error})") from error
     except Exception as error:  # zipfile, zlib and NumPy raise many kinds for a damaged file
-        raise CorruptFile(f"it is no whole .npz file ({error}); write or copy it again") from error
+        reason = str(error).partition("\n")[0]  # more lines of NumPy's advise to trust the file
+        raise CorruptFile(f"it is no whole .npz file ({reason}); write or copy it again") from error
 
 
 def _members(archive, required):
