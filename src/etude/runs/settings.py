@@ -133,7 +133,7 @@ def from_json(config: dict[str, Any], algorithm: Any = None) -> Settings:
             for field in dataclasses.fields(Settings)
             if field.name not in ("name", "algorithm")
         }
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, OverflowError) as error:
         raise CorruptFile(
             f"config.json is not that of a run: {type(error).__name__} {error}"
         ) from error
@@ -218,7 +218,7 @@ def _typed(name, value, hint):
     if kinds := kinds_of(hint):
         if value is None and "none" in kinds:
             return None
-        if isinstance(value, dict) and value.get("kind") in kinds and value["kind"] != "none":
+        if isinstance(value, dict) and value.get("kind") in [*kinds] and value["kind"] != "none":
             fields = {key: item for key, item in value.items() if key != "kind"}
             return _typed_struct(kinds[value["kind"]], fields, name + ".")
         raise CorruptFile(
