@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import count_statements
 import generate_index
 import pytest
 
@@ -214,6 +215,26 @@ def test_a_stale_row_is_found(generated, tmp_path):
     assert generate_index.out_of_date(tmp_path, {path: generated[path]}) == [path]
     (tmp_path / path).write_text(generated[path])
     assert not generate_index.out_of_date(tmp_path, {path: generated[path]})
+
+
+def test_plain_dqn_is_read_in_few_statements():
+    """The loop and the method, and what they call: variants cost them nothing."""
+    loop_and_method, beside = (
+        sum(count_statements.count_statements(SOURCE / name) for name in names)
+        for names in (count_statements.LOOP_AND_METHOD, count_statements.BESIDE)
+    )
+    assert 200 < loop_and_method <= 400 and 40 < beside <= 112
+
+
+def test_docstrings_imports_and_comments_are_no_statements(tmp_path):
+    path = tmp_path / "code.py"
+    path.write_text(
+        '"""Docstring."""\n\nimport os\nfrom sys import path  # comment\n\n\n'
+        'class C:\n    """Docstring."""\n\n    x = 1\n    """Of x."""\n\n'
+        "    def f(self):\n        if self.x:\n            import re\n\n            os.sep\n"
+        "        return path\n"
+    )
+    assert count_statements.count_statements(path) == 6  # class, x, def, if, os.sep, return
 
 
 def test_every_declared_algorithm_is_a_public_name():

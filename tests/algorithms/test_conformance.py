@@ -7,7 +7,7 @@ mathematics live beside it.
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_type_hints
 
 import gymnasium
 import gymnasium_probes
@@ -28,7 +28,8 @@ from etude.algorithms.control.random_policy import Random
 from etude.algorithms.policy_gradient.reinforce import OffPolicyGradient, Reinforce
 from etude.algorithms.trust_region.ppo import PPO, DualGradient
 from etude.algorithms.trust_region.trpo import TRPO, NaturalGradient
-from etude.algorithms.value.distributional_heads import CategoricalHead
+from etude.algorithms.value.boltzmann import Boltzmann
+from etude.algorithms.value.distributional_heads import CategoricalHead, QuantileHead
 from etude.algorithms.value.dqn import DQN, OnlineQ
 from etude.algorithms.value.epsilon_greedy import EpsilonGreedy
 from etude.algorithms.value.fitted_q import FittedQ
@@ -47,7 +48,7 @@ from etude.environments.tabular import Tabular
 from etude.errors import InvalidInput
 from etude.estimators.running_statistics import Normalization
 from etude.nn.recurrent import GRU, LSTM
-from etude.planning.sampling.maximize import CEM
+from etude.planning.sampling.maximize import CEM, CMAES, RandomShooting
 from etude.rollout import bind_policy, rollout
 from etude.spaces import (
     Box,
@@ -57,7 +58,7 @@ from etude.spaces import (
     MultiDiscrete,
     space_from_gymnasium,
 )
-from etude.struct import replace, struct
+from etude.struct import kinds_of, replace, struct
 from etude.tabular.mdp import random_mdp
 from etude.training import (
     compile_chunk,
@@ -106,9 +107,15 @@ SMALL = {
     "q-learning": (QLearning(rollout_length=2), PROCESS, {"discrete"}, "q"),
     "td": (TD(rollout_length=2, trace_decay=0.5), PROCESS, {"discrete"}, "value"),
     "dqn": (
-        DQN(target_interval=2, **REPLAYED),
+        DQN(target_interval=2, head=QuantileHead(3), maximizer=CMAES(), **REPLAYED),
         CHOICES,
         {"discrete", "bounded", "float64", "integers"},
+        "q",
+    ),
+    "fitted-q": (
+        FittedQ(hidden=(4,), batch_size=4, capacity=3000, exploration=Boltzmann()),
+        CHOICES,
+        {"discrete"},
         "q",
     ),
     "rainbow": (
@@ -152,6 +159,8 @@ SMALL = {
             rollout_length=3,
             conjugate_steps=2,
             value_epochs=1,
+            recurrent=LSTM(4),
+            sequence_length=3,
             normalize_reward=Normalization(),
         ),
         CHOICES,
@@ -190,7 +199,6 @@ SMALL = {
 SETTINGS = {
     "sarsa": SARSA(),
     "online-q": OnlineQ(),
-    "fitted-q": FittedQ(),
     "ddpg": DDPG(),
     "off-policy-actor-critic": OffPolicyActorCritic(),
     "off-policy-gradient": OffPolicyGradient(),
@@ -200,7 +208,8 @@ SETTINGS = {
 }
 every_algorithm = pytest.mark.parametrize("name", SMALL)
 LEARNERS = [name for name, (*_, learned) in SMALL.items() if learned]
-TWO_SEEDS = [name for name in SMALL if name != "dqn"]  # it is of one class with rainbow
+# these are of one class with rainbow
+TWO_SEEDS = [name for name in SMALL if name not in ("dqn", "fitted-q")]
 # the same loops around another loss as one that is run: off-policy, on-policy, over a table
 AKIN = {"td": "q-learning", "naf": "rainbow", "td3": "sac", "trpo": "ppo"}
 
@@ -223,6 +232,17 @@ def test_every_algorithm_of_the_table_is_tested_here():
     for name, algorithm in {**{name: row[0] for name, row in SMALL.items()}, **SETTINGS}.items():
         assert algorithm_class(name) is type(algorithm) and registered_name(algorithm) == name
         assert ALGORITHMS[name][2]
+
+
+def test_every_kind_of_setting_is_in_a_row():
+    """But random shooting, which the tests of the maximizers run."""
+    there, possible = set(), {RandomShooting}
+    for algorithm, *_ in SMALL.values():
+        for field, hint in get_type_hints(type(algorithm)).items():
+            if kinds := kinds_of(hint):
+                there.add(type(getattr(algorithm, field)))
+                possible |= {*kinds.values()}
+    assert possible - there == {RandomShooting}
 
 
 def test_an_unknown_algorithm_is_refused_with_near_matches():
@@ -474,8 +494,8 @@ def test_a_policy_hands_on_a_memory_of_the_shape_that_it_began_with(name):
 @pytest.mark.slow
 def test_trpo_takes_a_memory():
     """Traced, not run: second derivatives through time."""
-    memory = {"recurrent": LSTM(4), "sequence_length": 3}
-    assert_update_keeps_shapes(replace(SMALL["trpo"][0], **memory), CHOICES)
+    assert SMALL["trpo"][0].recurrent
+    assert_update_keeps_shapes(SMALL["trpo"][0], CHOICES)
 
 
 @every_algorithm

@@ -157,7 +157,7 @@ def from_json(
         }
         record = config["dataset"]
         dataset = None if record is None else _typed_struct(DatasetRecord, record, "dataset.")
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, OverflowError) as error:
         raise CorruptFile(
             f"config.json is not that of a run: {type(error).__name__} {error}"
         ) from error
@@ -321,7 +321,7 @@ def _typed(name, value, hint):
     if kinds := kinds_of(hint):
         if value is None and "none" in kinds:
             return None
-        if isinstance(value, dict) and value.get("kind") in kinds and value["kind"] != "none":
+        if isinstance(value, dict) and value.get("kind") in [*kinds] and value["kind"] != "none":
             fields = {key: item for key, item in value.items() if key != "kind"}
             return _typed_struct(kinds[value["kind"]], fields, name + ".")
         raise CorruptFile(

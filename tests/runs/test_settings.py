@@ -1,0 +1,200 @@
+"""The settings of a run in config.json: written and read again they are the same, and what no run
+has written is refused in one message."""
+
+import json
+import math
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from etude.algorithms import ALGORITHMS, algorithm_factory
+from etude.algorithms.protocol import algorithm
+from etude.algorithms.trust_region.ppo import PPO
+from etude.algorithms.value.boltzmann import Boltzmann
+from etude.algorithms.value.distributional_heads import CategoricalHead, QuantileHead
+from etude.algorithms.value.dqn import DQN
+from etude.algorithms.value.epsilon_greedy import EpsilonGreedy
+from etude.algorithms.value.heads import ScalarHead
+from etude.data.replay.prioritized import Prioritized
+from etude.errors import InvalidInput
+from etude.estimators.running_statistics import Normalization
+from etude.nn.noisy import NoisyLayers
+from etude.nn.recurrent import GRU, LSTM
+from etude.planning.sampling.maximize import CEM, CMAES, RandomShooting
+from etude.presets import PRESETS
+from etude.runs.settings import Settings, from_json, to_json
+from etude.storage import files
+from etude.struct import nested, replace, traced
+
+
+@algorithm
+class Owner:
+    """An algorithm that holds another one in a field."""
+
+    agent: DQN | PPO = nested(DQN())
+    weight: float = traced(1.0, above=0)
+    rollout_length = 1
+
+    def init(self, key: Any, spec: Any) -> Any: ...
+    def act(self, state: Any, observation: Any, memory: Any, key: Any, explore: bool) -> Any: ...
+    def update(self, state: Any, experience: Any, key: Any) -> Any: ...
+
+
+def settings_of(algorithm, name="dqn"):
+    return Settings(name, algorithm, "CartPole-v1", "jax", 10**7, 4, options={"gravity": 9.8})
+
+
+def config_of(algorithm, name="dqn"):
+    """The content of config.json as it is read from the file."""
+    return json.loads(files.encode_json(to_json(settings_of(algorithm, name))))
+
+
+def assert_same(read, written):
+    """Of the same types too: 1 is not 1.0."""
+    assert read == written and repr(read) == repr(written)
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_the_defaults_of_every_algorithm_are_read_as_they_were_written(name):
+    for value in (
+        algorithm_factory(name)(),
+        *(preset.algorithm for (owner, _), preset in PRESETS.items() if owner == name),
+    ):
+        assert_same(from_json(config_of(value, name)), settings_of(value, name))
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        DQN(head=ScalarHead("squared"), maximizer=RandomShooting()),
+        DQN(head=CategoricalHead(11, -0.1, 1 / 3), maximizer=CEM(4)),
+        DQN(head=QuantileHead(7), maximizer=CMAES()),
+        DQN(replay=Prioritized(0.1, 0.7, math.inf), noisy=NoisyLayers(0.3)),
+        DQN(exploration=Boltzmann(math.pi, 1e-30), learning_rate_decay=math.inf),
+        DQN(exploration=EpsilonGreedy(0.1 + 0.2, 0.0)),
+        PPO(recurrent=GRU(3), normalize_reward=Normalization(math.inf)),
+        PPO(recurrent=LSTM(3), normalize_observation=Normalization(5.0)),
+    ],
+    ids=str,
+)
+def test_every_kind_is_read_as_it_was_written_bit_for_bit(value):
+    name = type(value).__name__.lower()
+    assert_same(from_json(config_of(value, name)), settings_of(value, name))
+
+
+def test_numbers_of_arrays_are_written_as_numbers():
+    swept = DQN(replay=Prioritized(alpha=np.float32(0.5)), learning_rate=jax.numpy.float32(0.25))
+    plain = DQN(replay=Prioritized(alpha=0.5), learning_rate=0.25)
+    assert_same(from_json(config_of(swept)), settings_of(plain))
+
+
+def test_a_kind_is_an_object_with_its_tag():
+    written = config_of(DQN(replay=Prioritized(beta_steps=math.inf)))["hyperparameters"]
+    assert written["replay"] == {
+        "kind": "prioritized",
+        "alpha": 0.5,
+        "beta": 0.4,
+        "beta_steps": "inf",
+    }
+    assert written["noisy"] is None and written["maximizer"] == {"kind": "cem", "elites": 6}
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        Owner(),
+        Owner(DQN(head=CategoricalHead(v_min=0.0), noisy=NoisyLayers())),
+        Owner(PPO(recurrent=GRU(4), value_clip=math.inf), 2.0),
+    ],
+    ids=["default", "kinds", "another"],
+)
+def test_an_algorithm_in_a_field_is_read_as_it_was_written(value):
+    config = config_of(value, "owner")
+    assert config["hyperparameters"]["agent"]["kind"] == type(value.agent).__name__.lower()
+    assert_same(from_json(config, algorithm=Owner()), settings_of(value, "owner"))
+    with pytest.raises(InvalidInput, match="algorithm 'owner' is not one of etude's"):
+        from_json(config)
+
+
+PRIORITIZED = {"kind": "prioritized", "alpha": 0.5, "beta": 0.4, "beta_steps": 1.0}
+NO_KIND = "its kind must be one of uniform, prioritized"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"replay": {"kind": "os.system"}}, NO_KIND),
+        ({"replay": {"kind": "none"}}, NO_KIND),
+        ({"replay": {"kind": ["prioritized"]}}, NO_KIND),
+        ({"replay": {"kind": {"kind": "uniform"}}}, NO_KIND),
+        ({"replay": {"kind": 3}}, NO_KIND),
+        ({"replay": {"kind": None}}, NO_KIND),
+        ({"replay": {}}, NO_KIND),
+        ({"replay": "uniform"}, NO_KIND),
+        ({"replay": ["uniform"]}, NO_KIND),
+        ({"replay": 1}, NO_KIND),
+        ({"replay": True}, NO_KIND),
+        ({"replay": None}, "config.json gives replay as None; its kind must be one of uniform"),
+        ({"noisy": False}, "its kind must be one of noisy-layers, none"),
+        ({"noisy": {"kind": "none"}}, "its kind must be one of noisy-layers, none"),
+        ({"replay": {"kind": "prioritized"}}, "Prioritized has: replay.alpha, replay.beta, "),
+        (
+            {"replay": {**PRIORITIZED, "gamma": 1.0, "alpha.x": 2}},
+            "other hyperparameters than Prioritized has: replay.alpha.x, replay.gamma",
+        ),
+        ({"replay": {"kind": "uniform", "alpha": 1.0}}, "than Uniform has: replay.alpha"),
+        ({"replay": {**PRIORITIZED, "alpha": "0.5"}}, "replay.alpha as '0.5', which is no float"),
+        ({"replay": {**PRIORITIZED, "alpha": None}}, "replay.alpha as None, which is no float"),
+        ({"replay": {**PRIORITIZED, "alpha": True}}, "replay.alpha as True, which is no float"),
+        ({"replay": {**PRIORITIZED, "alpha": [0.5]}}, r"replay.alpha as \[0.5\], which is no"),
+        ({"replay": {**PRIORITIZED, "alpha": -1.0}}, "replay.alpha is -1.0; it must be at least 0"),
+        ({"head": {"kind": "scalar", "loss_type": "l1"}}, "head.loss_type as 'l1', which is no"),
+        ({"head": {"kind": "scalar", "loss_type": ["huber"]}}, r"loss_type as \['huber'\], which"),
+        (
+            {"head": {"kind": "quantile", "num_atoms": 5.0}},
+            "head.num_atoms as 5.0, which is no int",
+        ),
+        (
+            {"head": {"kind": "categorical", "num_atoms": 5, "v_min": 1, "v_max": 0.0}},
+            "head: v_min 1.0 is not below v_max 0.0",
+        ),
+        ({"maximizer": {"kind": "cem", "elites": 99}}, "elites is 99; of 32 samples"),
+        ({"replay": {**PRIORITIZED, "alpha": 10**400}}, "config.json is not that of a run"),
+    ],
+)
+def test_a_kind_that_no_run_has_written_is_refused_in_one_message(changes, message):
+    """CorruptFile is one of InvalidInput."""
+    config = config_of(DQN())
+    config["hyperparameters"] |= changes
+    with pytest.raises(InvalidInput, match=message) as error:
+        from_json(config)
+    assert "\n" not in str(error.value)
+
+
+def test_what_is_wrong_in_the_field_of_a_field_is_named_with_its_whole_path():
+    for changes, message in (
+        ({"replay": None}, "agent.replay as None"),
+        ({"replay": PRIORITIZED | {"alpha": "x"}}, "agent.replay.alpha as 'x'"),
+        ({"hidden": 64}, "agent.hidden as 64"),
+        ({"kind": "sac"}, "its kind must be one of dqn, ppo"),
+        ({"kind": "ppo"}, "other hyperparameters than PPO has: agent.adam_epsilon, "),
+    ):
+        config = config_of(Owner(), "owner")
+        config["hyperparameters"]["agent"] |= changes
+        with pytest.raises(InvalidInput, match=message):
+            from_json(config, algorithm=Owner())
+
+
+@pytest.mark.parametrize(
+    "hyperparameters", [None, [], "dqn", 3, {}, {"replay": 1}, [["learning_rate", 1.0]]], ids=str
+)
+def test_hyperparameters_that_are_none_are_refused(hyperparameters):
+    config = config_of(DQN()) | {"hyperparameters": hyperparameters}
+    with pytest.raises(InvalidInput, match="config.json (names other|is not that of a run)"):
+        from_json(config)
+
+
+def test_settings_are_unlike_where_a_kind_is():
+    assert settings_of(DQN()) != settings_of(replace(DQN(), replay=Prioritized()))
