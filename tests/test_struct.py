@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from etude.errors import InvalidInput
-from etude.struct import kinds_of, nested, replace, static, struct, tag_of, traced, validate
+from etude.kinds import kinds_of, tag_of
+from etude.struct import nested, replace, static, struct, traced, validate
 
 
 @struct

@@ -2,13 +2,13 @@
 
 import dataclasses
 import math
-import re
 import types
-from typing import Any, Union, dataclass_transform, get_args, get_origin, get_type_hints
+from typing import Any, dataclass_transform, get_args, get_origin, get_type_hints
 
 import jax
 
 from etude.errors import InvalidInput
+from etude.kinds import kinds_of
 
 replace = dataclasses.replace
 
@@ -55,25 +55,6 @@ def nested(default: Any) -> Any:
 def struct(cls):
     """Make a class an immutable pytree: `static` fields are its structure, all others children."""
     return jax.tree_util.register_dataclass(dataclasses.dataclass(frozen=True)(cls))
-
-
-def kinds_of(hint: Any) -> dict[str, Any]:
-    """The kinds that a nested field of type `hint` may be, by tag; {} for any other field.
-
-    A tag names a kind on the command line and in config.json: the attribute `tag` of the struct,
-    else its name in lower case with hyphens. None has the tag "none".
-    """
-    options = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
-    is_nested = all(dataclasses.is_dataclass(x) or x is types.NoneType for x in options)
-    return {tag_of(option): option for option in options} if is_nested else {}
-
-
-def tag_of(kind: type) -> str:
-    """The tag of a kind of nested setting; see `kinds_of`."""
-    if kind is types.NoneType:
-        return "none"
-    words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "-", kind.__name__)
-    return getattr(kind, "tag", words.lower())
 
 
 def validate(settings: Any, path: str = "") -> None:

@@ -5,15 +5,23 @@ either.
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from etude.algorithms.protocol import NOTHING, Algorithm, Outside, check_algorithm, needed_of
+from etude.algorithms.protocol import (
+    NOTHING,
+    Algorithm,
+    Outside,
+    check_algorithm,
+    needed_of,
+    put_parts,
+)
 from etude.environments.protocol import Environment
 from etude.errors import Diverged, InvalidInput
 from etude.rollout import bind_policy, init_rollout_state, rollout
@@ -54,14 +62,19 @@ def split_run_key(key: Array) -> RunKeys:
 
 
 def init_train_state(
-    algorithm: Algorithm, environment: Environment, key: Array, outside: Outside = NOTHING
+    algorithm: Algorithm,
+    environment: Environment,
+    key: Array,
+    outside: Outside = NOTHING,
+    initial: Mapping[str, Any] = MappingProxyType({}),
 ) -> TrainState:
-    """The state of training before the first iteration."""
+    """The state of training before the first iteration; `initial` has components of another run."""
     keys, needed = split_run_key(key), needed_of(algorithm, outside)
     # two programs, since JAX's cache does not keep a program with a callback, as a reset may have
     algorithm_state = jax.jit(lambda key, *needed: algorithm.init(key, environment.spec, *needed))(
         keys.init, *needed
     )
+    algorithm_state = put_parts(algorithm, algorithm_state, initial)
     rollout_state = jax.jit(partial(init_rollout, algorithm, environment))(
         algorithm_state, keys.reset
     )
@@ -192,6 +205,7 @@ def progress(
     steps: int,
     *,
     outside: Outside = NOTHING,
+    initial: dict[str, Any] | None = None,
     resumed: tuple[TrainState, int] | None = None,
     row_every: int | None = None,
     restart_every: int = 0,
@@ -201,9 +215,10 @@ def progress(
 
     Steps are environment steps, or gradient steps of an algorithm that does not play. `key` is one
     key, or [seed] keys for many seeds in one program (JAX environments). `outside` is the dataset
-    or the expert that the algorithm needs, one for all seeds. Training takes all whole iterations
-    that fit into `steps`. A chunk is a compiled program that runs about `chunk_seconds`; the
-    results do not depend on where chunks end. A row of metrics covers `row_every` iterations
+    or the expert that the algorithm needs, one for all seeds. `initial` has components of the
+    algorithm's state to start with, [seed, ...] with many seeds. Training takes all whole
+    iterations that fit into `steps`. A chunk is a compiled program that runs about `chunk_seconds`;
+    the results do not depend on where chunks end. A row of metrics covers `row_every` iterations
     (default: a hundredth of all). To continue from a checkpoint, pass `resumed`, its state and its
     number of iterations. For `restart_every` see `train_iteration`.
 
@@ -220,9 +235,10 @@ def progress(
     row_every = row_every or max(1, num_iterations // 100)
     start_time = time.perf_counter()
     train_state, iteration = resumed or (
-        vmap_over_seeds(partial(init_train_state, algorithm, environment, outside=outside), key)(
-            key
-        ),
+        vmap_over_seeds(
+            lambda key, initial: init_train_state(algorithm, environment, key, outside, initial),
+            key,
+        )(key, initial or {}),
         0,
     )
     # two leaves may not share a buffer that is donated

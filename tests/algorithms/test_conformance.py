@@ -47,6 +47,7 @@ from etude.environments.protocol import StepResult
 from etude.environments.tabular import Tabular
 from etude.errors import InvalidInput
 from etude.estimators.running_statistics import Normalization
+from etude.kinds import kinds_of
 from etude.nn.recurrent import GRU, LSTM
 from etude.planning.sampling.maximize import CEM, CMAES, RandomShooting
 from etude.rollout import bind_policy, rollout
@@ -58,7 +59,7 @@ from etude.spaces import (
     MultiDiscrete,
     space_from_gymnasium,
 )
-from etude.struct import kinds_of, replace, struct
+from etude.struct import replace, struct
 from etude.tabular.mdp import random_mdp
 from etude.training import (
     compile_chunk,

@@ -8,7 +8,6 @@ import pytest
 from etude.data.dataset import (
     Dataset,
     check_dataset,
-    dataset_hash,
     episode_returns,
     episode_starts,
     make_dataset,
@@ -27,6 +26,7 @@ from etude.spaces import (
     space_from_gymnasium,
 )
 from etude.struct import replace
+from etude.trees import content_hash
 
 LENGTHS = [3, 1, 2]
 SPEC = EnvironmentSpec(
@@ -227,9 +227,9 @@ def test_choices_may_count_from_below_zero_and_beyond_int32():
 
 def test_equal_datasets_have_equal_hashes_and_others_do_not():
     dataset = make_dataset(SPEC, **recording())
-    digest = dataset_hash(dataset)
+    digest = content_hash(dataset)
     assert len(digest) == 64 and set(digest) <= set("0123456789abcdef")
-    assert dataset_hash(make_dataset(SPEC, **by_episode(recording()))) == digest
+    assert content_hash(make_dataset(SPEC, **by_episode(recording()))) == digest
     leaves, structure = jax.tree.flatten(dataset)
     digests = {digest}
     for i, leaf in enumerate(leaves):
@@ -237,12 +237,12 @@ def test_equal_datasets_have_equal_hashes_and_others_do_not():
         changed.ravel().view(np.uint8)[-1] ^= 1
         others = [jax.tree.unflatten(structure, [*leaves[:i], changed, *leaves[i + 1 :]])]
         others.append(jax.tree.unflatten(structure, [*leaves[:i], leaf[:-1], *leaves[i + 1 :]]))
-        digests |= {dataset_hash(other) for other in others}
+        digests |= {content_hash(other) for other in others}
     assert len(digests) == 1 + 2 * len(leaves)
 
 
 def test_a_hash_stays_the_same_between_releases():
-    assert dataset_hash(make_dataset(SPEC, **recording())) == (
+    assert content_hash(make_dataset(SPEC, **recording())) == (
         "c903f6bf3f2d2511f551d92ff7eb13d4e188125d753ecac4637579d13d727e2c"
     )
 
@@ -253,7 +253,7 @@ def test_a_hash_tells_names_and_shapes_apart():
             Composite(tuple(Box(x.shape[1:]) for x in parts.values()), tuple(parts)), Discrete(2)
         )
         fields = dict.fromkeys(("actions", "rewards", "terminations"), np.zeros(1, int))
-        return dataset_hash(
+        return content_hash(
             make_dataset(spec, observations=parts, **fields, truncations=[1], episode_lengths=[1])
         )
 

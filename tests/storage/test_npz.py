@@ -9,13 +9,14 @@ import jax
 import numpy as np
 import pytest
 
-from etude.data.dataset import dataset_hash, make_dataset
+from etude.data.dataset import make_dataset
 from etude.errors import InvalidInput
 from etude.spaces import Box, Composite, Discrete, EnvironmentSpec, space_from_gymnasium
 from etude.storage.datasets import npz
 from etude.storage.datasets.npz import read_npz, write_npz
 from etude.storage.files import CorruptFile
 from etude.struct import replace
+from etude.trees import content_hash
 
 SPEC = EnvironmentSpec(
     Composite((Discrete(3, start=5), Composite((Box((2,)), Box(())))), ("door", "place")),
@@ -143,14 +144,14 @@ def test_the_hash_is_of_what_is_in_the_file_and_not_of_the_file(path):
     dataset = read_npz(path, SPEC)
     write_npz(path.with_name("again.npz"), dataset)
     digests = {
-        dataset_hash(read_npz(path.with_name(name), SPEC))
+        content_hash(read_npz(path.with_name(name), SPEC))
         for name in ("data.npz", "small.npz", "again.npz")
     }
-    assert digests == {dataset_hash(dataset)}
+    assert digests == {content_hash(dataset)}
     arrays = contents()
     arrays["rewards"][0] = 1.5
     np.savez(path, **arrays)
-    assert dataset_hash(read_npz(path, SPEC)) not in digests
+    assert content_hash(read_npz(path, SPEC)) not in digests
 
 
 def test_equal_datasets_give_equal_files(path):

@@ -1,6 +1,7 @@
 """What the training loop, evaluation and other callers ask of an algorithm: its protocols."""
 
-from typing import Any, Protocol, dataclass_transform
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, Protocol, dataclass_transform
 
 from etude.data.dataset import Dataset
 from etude.errors import InvalidInput
@@ -61,6 +62,19 @@ class Outside:
 NOTHING = Outside()
 
 
+class Component(NamedTuple):
+    """A part of an algorithm's state, such as its policy, that a run can start from another with.
+
+    Two algorithms have the same component if they have the same `get`.
+    """
+
+    get: Callable[[Any], Any]  # state -> the part
+    put: Callable[[Any, Any], Any] | None  # state, part -> state; None if no run can start with it
+    settings: tuple[str, ...]  # hyperparameters that must be equal in both runs
+    # algorithm, num_envs -> the algorithm with settings that suit such a start
+    prepare: Callable[[Any, int], Any] = lambda algorithm, num_envs: algorithm
+
+
 class Algorithm(Policy, Protocol):
     """A policy with hyperparameters and two more methods, `init` and `update`.
 
@@ -72,6 +86,7 @@ class Algorithm(Policy, Protocol):
     learns: bool  # False: no update changes the state
     rollout_length: int  # environment steps of each environment per update
     default_num_envs: int  # parallel environments, where a run does not say how many
+    components: dict[str, Component]
 
     def init(self, key: Array, spec: EnvironmentSpec) -> Any:
         """The state before training: parameters, optimizer, replay buffer.
@@ -105,6 +120,7 @@ DEFAULTS = {
     "plays": True,
     "learns": True,
     "default_num_envs": 1,
+    "components": {},
 }
 
 
@@ -112,8 +128,8 @@ DEFAULTS = {
 def algorithm(cls):
     """Make a class an algorithm: a frozen struct, with defaults for what it leaves undefined.
 
-    By default it has no memory, needs nothing from outside, plays, learns, and plays in one
-    environment. These are attributes of the class and no hyperparameters.
+    By default it has no memory, needs nothing from outside, plays, learns, plays in one environment
+    and has no components. These are attributes of the class and no hyperparameters.
     """
     for name, default in DEFAULTS.items():
         if not hasattr(cls, name):
@@ -124,6 +140,19 @@ def algorithm(cls):
 def needed_of(algorithm: Policy, outside: Outside) -> tuple[Outside, ...]:
     """The last argument of an algorithm's methods: `outside` if it needs any of it, else none."""
     return (outside,) if algorithm.needs else ()
+
+
+def put_parts(algorithm: Algorithm, state: Any, parts: Mapping[str, Any]) -> Any:
+    """The state of an algorithm with components of another run, by name.
+
+    Raises InvalidInput for one that the algorithm cannot start with.
+    """
+    for name, part in parts.items():
+        component = algorithm.components.get(name)
+        if component is None or component.put is None:
+            raise InvalidInput(f"{type(algorithm).__name__} cannot start with a {name}")
+        state = component.put(state, part)
+    return state
 
 
 def check_algorithm(algorithm: Any) -> None:

@@ -50,8 +50,12 @@ class Train(RunOptions):
     """a Gymnasium id, or module:Name to import the module that registers it"""
     options: tyro.conf.UseAppendAction[list[str]] = dataclasses.field(  # type: ignore[assignment]
         default_factory=list, kw_only=True
-    )  # as words: one NAME=VALUE each
+    )
     """keyword argument of gymnasium.make as NAME=VALUE, with the value in JSON; may be repeated"""
+    initial: tyro.conf.UseAppendAction[list[str]] = dataclasses.field(  # type: ignore[assignment]
+        default_factory=list, kw_only=True
+    )
+    """a run to start from, as COMPONENT=RUN: policy=RUN takes its policy over"""
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -152,7 +156,8 @@ def _train(arguments: list[str]) -> None:
     if has_dataset and flags.is_typed(arguments, "plays") and algorithm.plays:
         fail(f"{name} plays or learns from a dataset; leave out --plays, or --dataset")
     chosen = {field.name: getattr(train, field.name) for field in dataclasses.fields(RunOptions)}
-    options = RunOptions(**chosen | {"options": parse_options(train.options)})
+    words = {"options": parse_options(train.options), "initial": parse_initial(train.initial)}
+    options = RunOptions(**chosen | words)
     settings = resolve_settings(algorithm, train.environment, options, name)
     run = create_run(settings, options.out)
     run_training(run, display_for(run, True), options.video)
@@ -358,6 +363,19 @@ def parse_options(options: list[str]) -> dict[str, Any]:
         except json.JSONDecodeError:
             values[name] = value
     return values
+
+
+def parse_initial(words: list[str]) -> dict[str, str]:
+    """Parse COMPONENT=RUN pairs to directories by component."""
+    runs = {}
+    for word in words:
+        component, separator, directory = word.partition("=")
+        if not separator or not component.isidentifier() or not directory:
+            raise errors.InvalidInput(
+                f"--initial {word!r} is not COMPONENT=RUN, such as policy=runs/before"
+            )
+        runs[component] = directory
+    return runs
 
 
 if __name__ == "__main__":

@@ -9,6 +9,8 @@ import types
 from collections.abc import Iterator
 from typing import Any, Literal, NamedTuple, get_type_hints
 
+from etude.kinds import is_switch, kinds_of
+
 
 class KindFlag(NamedTuple):
     """The flag of kinds that are not chosen, and the choice that it needs."""
@@ -24,8 +26,6 @@ class KindFlag(NamedTuple):
 
 def nested_fields(cls: Any) -> dict[str, dict[str, Any]]:
     """The kinds by tag of each nested field of a struct's class."""
-    from etude.struct import kinds_of  # which loads JAX, and `etude --help` does not
-
     hints = get_type_hints(cls)
     fields = {field.name: kinds_of(hints[field.name]) for field in dataclasses.fields(cls)}
     return {name: kinds for name, kinds in fields.items() if kinds}
@@ -33,20 +33,19 @@ def nested_fields(cls: Any) -> dict[str, dict[str, Any]]:
 
 def choice_type(kinds: dict[str, Any]) -> Any:
     """The type of the flag that chooses a kind: a switch for one kind or None, else the tags."""
-    is_switch = len(kinds) == 2 and types.NoneType in kinds.values()
-    return bool if is_switch else Literal[tuple(kinds)]
+    return bool if is_switch(kinds) else Literal[tuple(kinds)]
 
 
 def chosen(value: Any, kinds: dict[str, Any]) -> Any:
     """The value of the flag that chooses the kind of `value`."""
-    if choice_type(kinds) is bool:
+    if is_switch(kinds):
         return value is not None
     return next(tag for tag, kind in kinds.items() if isinstance(value, kind))
 
 
 def default_of(choice: Any, kinds: dict[str, Any]) -> Any:
     """The value with the defaults of a kind; `choice` is that of its flag."""
-    if choice_type(kinds) is bool:
+    if is_switch(kinds):
         choice = next(tag for tag in kinds if (tag != "none") is choice)
     return None if kinds[choice] is types.NoneType else kinds[choice]()
 
@@ -94,7 +93,7 @@ def unchosen_flags(settings: Any) -> dict[str, KindFlag]:
                 options = {} if kind is types.NoneType else flag_types(kind, choice)
                 for flag in set(options) - set(known):
                     tags = flags.setdefault(flag, KindFlag(options[flag], choice, [])).tags
-                    if choice_type(kinds) is not bool:
+                    if not is_switch(kinds):
                         tags.append(tag)
     return flags
 

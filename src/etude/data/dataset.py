@@ -6,7 +6,6 @@ back, so every file format is read and written in these terms. Everything here b
 runs on the host.
 """
 
-import hashlib
 from functools import partial
 from typing import Any
 
@@ -198,21 +197,6 @@ def check_dataset(dataset: Dataset, spec: EnvironmentSpec) -> None:
                 f"the environment{_of(spec)} is {needed}; give the dataset of this environment, or "
                 "wrap the environment as it was for the recording"
             )
-
-
-def dataset_hash(dataset: Dataset) -> str:
-    """SHA-256, in hex, of the name, dtype, shape and bytes of each array.
-
-    Datasets of equal arrays have equal hashes, whatever file they came from.
-    """
-    digest = hashlib.sha256()
-    for path, leaf in jax.tree_util.tree_leaves_with_path(dataset):
-        array = np.asarray(leaf, order="C")
-        array = array.astype(array.dtype.newbyteorder("<"), copy=False)
-        name = jax.tree_util.keystr(path)
-        digest.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
-        digest.update(array.data)
-    return digest.hexdigest()
 
 
 def _convert(spec, arrays, lengths, truncate_unfinished):

@@ -246,6 +246,7 @@ def run_headline(settings: Settings, directory: Path) -> list[str]:
         f"{settings.steps:,} {settings.unit}{' each' if settings.seeds > 1 else ''}",
         f"run     {directory}",
         *([dataset_line(settings.dataset)] if settings.dataset else []),
+        *(f"initial {name} of {record.run}" for name, record in settings.initial.items()),
         *(
             []
             if settings.environment_kind == "id"
@@ -281,6 +282,10 @@ def result_table(run: Any) -> Table:
     summary = run.summary
     table = Table(title=run.name, title_justify="left", show_header=False)
     rows = evaluation_rows(summary["evaluation"])
+    for name, record in summary.get("initial", {}).items():
+        shared = record["seeds"] == 1 < summary["seeds"]
+        note = ", the same for all seeds: the interval is that of training alone" if shared else ""
+        rows.append((f"initial {name}", f"that of {record['run']}{note}"))
     rows += [
         (f"{summary['unit']} of each seed", f"{summary['steps']:,}"),
         ("steps a second, all seeds", f"{summary['train_steps_per_second']:,.0f}"),

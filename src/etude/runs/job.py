@@ -86,6 +86,7 @@ def train_job(
         job.key,
         settings.steps,
         outside=settings.outside,
+        initial=initial_parts(settings, job),
         resumed=resumed,
         row_every=settings.row_every,
         restart_every=restart_every,
@@ -135,6 +136,13 @@ def train_job(
         ) from None
     finally:
         environment.close()
+
+
+def initial_parts(settings: Settings, job: TrainJob) -> dict[str, Any]:
+    """The components of other runs that a job starts with, [seed, ...] for many seeds."""
+    first = job.seeds[0] - settings.seed
+    rows = slice(first, first + len(job.seeds)) if len(job.seeds) > 1 else first
+    return jax.tree.map(lambda x: x[rows], settings.initial_parts)
 
 
 def open_job(
@@ -204,13 +212,17 @@ def restore_job(
     settings: Settings, job: TrainJob, environment: Environment, warn: Callable[[str], None]
 ) -> tuple[TrainState | None, dict[str, Any]]:
     """The newest intact checkpoint and its metadata; None and zeros before the first."""
-    directory = job.directory / "checkpoints"
-    if not directory.is_dir() or not any(directory.glob("step_*")):
+    if not has_checkpoint(job):
         return None, {"iterations": 0, "steps": 0, "seconds": 0.0, "compile_seconds": 0.0}
     _, train_state, metadata = checkpoints.load_newest(
-        directory, checkpoint_template(settings, job, environment), warn
+        job.directory / "checkpoints", checkpoint_template(settings, job, environment), warn
     )
     return train_state, metadata
+
+
+def has_checkpoint(job: TrainJob) -> bool:
+    """Whether a job has saved a checkpoint."""
+    return any((job.directory / "checkpoints").glob("step_*"))
 
 
 def restore_rollout(

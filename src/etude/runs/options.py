@@ -72,6 +72,8 @@ class RunOptions(RecordedOptions):
     dataset: Path | None = None
     """recorded episodes to learn from, an .npz file (see `etude record`); the algorithm then does
     not play"""
+    initial: dict[str, Any] = dataclasses.field(default_factory=dict)
+    """runs to start from, by the component that is taken over from each: policy=RUN"""
     out: Path | None = None
     """the run directory; default runs/ALGORITHM-ENVIRONMENT-TIME"""
     checkpoint_interval: int | None = None

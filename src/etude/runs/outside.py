@@ -5,12 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from etude.algorithms import ALGORITHMS, algorithm_factory
-from etude.data.dataset import Dataset, check_dataset, dataset_hash
+from etude.data.dataset import Dataset, check_dataset
 from etude.errors import InvalidInput
 from etude.runs.settings import DatasetRecord
 from etude.spaces import EnvironmentSpec
 from etude.storage.datasets.npz import read_npz
 from etude.struct import replace
+from etude.trees import content_hash
 
 DatasetLike = str | Path | Dataset
 
@@ -56,7 +57,7 @@ def open_dataset(dataset: DatasetLike, spec: EnvironmentSpec) -> tuple[Dataset, 
     check_dataset(opened, spec)
     return opened, DatasetRecord(
         path=path,
-        sha256=dataset_hash(opened),
+        sha256=content_hash(opened),
         steps=opened.num_steps,
         episodes=opened.num_episodes,
         environment=opened.spec.id,

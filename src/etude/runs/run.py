@@ -24,8 +24,9 @@ from etude.presets import preset
 from etude.reporting import figures, statistics
 from etude.rollout import bind_policy, evaluate
 from etude.runs.display import Display, display_for
+from etude.runs.initial import start_from
 from etude.runs.interrupt import Interrupted, InterruptHandler
-from etude.runs.job import ProgressEvent, TrainJob, jobs_for, restore_job, train_job
+from etude.runs.job import ProgressEvent, TrainJob, has_checkpoint, jobs_for, restore_job, train_job
 from etude.runs.options import RecordedOptions, RunOptions, make_options
 from etude.runs.outside import DatasetLike, describe, learn_from, open_dataset, reopen_dataset
 from etude.runs.processes import train_jobs, usable_cores
@@ -178,6 +179,7 @@ class Run:
                 "compile_seconds": compile_seconds,
                 "train_steps_per_second": steps * settings.seeds / max(elapsed, 1e-9),
                 "evaluation": evaluation,
+                **({"initial": to_json(settings)["initial"]} if settings.initial else {}),
             },
         )
         if len(self.jobs) > 1:
@@ -338,6 +340,10 @@ def resolve_settings(
     if options.dataset is not None:
         dataset, record = open_dataset(options.dataset, spec)
         settings = replace(settings, dataset=record, outside=Outside(dataset=dataset))
+    settings = replace(settings, spaces=spaces_text(spec))
+    if options.initial:
+        settings = start_from(settings, load_all(options.initial, environment))
+        settings.validate_fields()
     # raises InvalidInput where the algorithm does not take the spaces
     needed = needed_of(algorithm, settings.outside)
     jax.eval_shape(
@@ -348,12 +354,24 @@ def resolve_settings(
     if options.checkpoint_interval is not None:
         checkpoint_every = options.checkpoint_interval / settings.steps_per_iteration
     rows_per_checkpoint = max(1, round(checkpoint_every / row_every))
-    return replace(
-        settings,
-        spaces=spaces_text(spec),
-        row_every=row_every,
-        checkpoint_every=rows_per_checkpoint * row_every,
+    return replace(settings, row_every=row_every, checkpoint_every=rows_per_checkpoint * row_every)
+
+
+def load_all(initial: dict[str, Any], environment: EnvironmentLike) -> dict[str, Run]:
+    """The runs to start from; each is a Run or the directory of one on this environment."""
+    return {
+        name: run if isinstance(run, Run) else load_beside(Path(run), environment)
+        for name, run in initial.items()
+    }
+
+
+def load_beside(path: Path, environment: EnvironmentLike) -> Run:
+    """The run at `path`, which is on the environment that is given here if no file can name it."""
+    recorded = files.read_json(path / "config.json") if (path / "config.json").is_file() else {}
+    is_given = (
+        recorded.get("environment_kind", "id") != "id" or recorded.get("environment") == environment
     )
+    return load(path, environment=environment if is_given else None)
 
 
 def check_unplayed(name: str, algorithm: Any, options: RunOptions) -> None:
@@ -460,6 +478,8 @@ def resume(
         run = Run(run.directory, replace(run.settings, outside=Outside(dataset=opened)))
     elif dataset is not None:
         raise InvalidInput(f"dataset is {describe(dataset)}, and this run reads none; leave it out")
+    if run.settings.initial and not all(has_checkpoint(job) for job in run.jobs):
+        run = Run(run.directory, restart_from(run.settings, environment))
     display = display_for(run, progress)
     if changes := environment_changes(files.read_json(run.directory / "config.json")):
         display.warn(
@@ -467,6 +487,23 @@ def resume(
             "for bit as it would have there"
         )
     return run_training(run, display, video)
+
+
+def restart_from(settings: Settings, environment: EnvironmentLike | None) -> Settings:
+    """The settings of a run without a checkpoint, with what it starts from.
+
+    Raises InvalidInput where the runs that it starts from are gone, or have trained on since.
+    """
+    there = settings.environment if environment is None else environment
+    runs = load_all({name: record.run for name, record in settings.initial.items()}, there)
+    started = start_from(replace(settings, initial={}), runs)
+    for name, record in settings.initial.items():
+        if started.initial[name].sha256 != record.sha256:
+            raise InvalidInput(
+                f"this run starts with the {name} of {record.run}, which has changed since; start "
+                "a new run from it"
+            )
+    return replace(started, algorithm=settings.algorithm)
 
 
 def extend_budget(run: Run, steps: int) -> Run:

@@ -24,15 +24,15 @@ from etude.environments.sources import (
     environment_source,
 )
 from etude.errors import InvalidInput
+from etude.kinds import kinds_of, tag_of
 from etude.runs.options import RecordedOptions
 from etude.spaces import EnvironmentSpec
 from etude.storage.files import CorruptFile
-from etude.struct import kinds_of, tag_of
 from etude.training import iterations_of
 
 FORMAT = 2
 # fields of Settings that config.json holds in another form, or not at all
-NOT_PLAIN = ("name", "algorithm", "source", "dataset", "outside")
+NOT_PLAIN = ("name", "algorithm", "source", "dataset", "outside", "initial", "initial_parts")
 PACKAGES = ("jax", "jaxlib", "equinox", "optax", "gymnasium", "numpy", "envpool", "box2d")
 
 
@@ -45,6 +45,15 @@ class DatasetRecord:
     steps: int
     episodes: int
     environment: str  # the id of the environment in which it was recorded, "" where unknown
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class InitialRecord:
+    """What config.json holds of a run that a component was taken over from."""
+
+    run: str  # its directory
+    seeds: int  # that it has; where it is one, all seeds start from the same
+    sha256: str  # of the component of all seeds
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -65,6 +74,9 @@ class Settings(RecordedOptions):
     spaces: dict[str, str] = dataclasses.field(default_factory=dict)
     dataset: DatasetRecord | None = None
     outside: Outside = NOTHING  # of a run that is loaded, the shapes alone
+    initial: dict[str, InitialRecord] = dataclasses.field(default_factory=dict)
+    # components [seed, ...] to start with; {} in a run that is loaded
+    initial_parts: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def plays(self) -> bool:
@@ -127,6 +139,7 @@ def to_json(settings: Settings) -> dict[str, Any]:
         "algorithm": settings.name,
         **run_settings,
         "dataset": None if settings.dataset is None else dataclasses.asdict(settings.dataset),
+        "initial": {name: dataclasses.asdict(record) for name, record in settings.initial.items()},
         "hyperparameters": _plain_fields(settings.algorithm),
         "versions": package_versions(),
         "machine": machine_info(),
@@ -157,6 +170,10 @@ def from_json(
         }
         record = config["dataset"]
         dataset = None if record is None else _typed_struct(DatasetRecord, record, "dataset.")
+        initial = {
+            name: _typed_struct(InitialRecord, record, f"initial.{name}.")
+            for name, record in config["initial"].items()
+        }
     except (KeyError, TypeError, AttributeError, OverflowError) as error:
         raise CorruptFile(
             f"config.json is not that of a run: {type(error).__name__} {error}"
@@ -166,6 +183,7 @@ def from_json(
         algorithm=hyperparameters,
         source=restore_source(fields, environment),
         dataset=dataset,
+        initial=initial,
         **fields,
     )
     settings.validate_fields()

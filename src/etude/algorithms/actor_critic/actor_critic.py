@@ -17,7 +17,7 @@ import optax
 from etude.algorithms.actor_critic.control_variate import make_control_variate
 from etude.algorithms.common import on_policy
 from etude.algorithms.common.on_policy import LearnerState, RolloutBatch
-from etude.algorithms.protocol import algorithm
+from etude.algorithms.protocol import Component, algorithm
 from etude.data.transition import Transition
 from etude.errors import InvalidInput
 from etude.estimators import losses, returns
@@ -102,6 +102,8 @@ class ActorCritic:
     """Environment steps of each environment copy per update; 1: online actor-critic."""
 
     default_num_envs: ClassVar[int] = 8
+
+    components: ClassVar[dict[str, Component]] = {"policy": on_policy.POLICY}
 
     def validate_fields(self) -> None:
         if self.advantage == "n_step" and self.n_step > self.rollout_length:

@@ -21,6 +21,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from etude.algorithms.protocol import Component
 from etude.data.transition import Transition, flatten_time, minibatches
 from etude.errors import InvalidInput
 from etude.estimators import returns, running_statistics
@@ -49,6 +50,29 @@ class LearnerState:
     return_statistics: RunningMeanStd  # of the running discounted returns
     discounted_return: Array  # [env]: running discounted return of the current episode
     steps: Array  # int32: environment steps taken, summed over all environment copies
+
+
+def get_policy(state: Any) -> Any:
+    """The policy network of an algorithm's state, and the statistics that normalize its input."""
+    return state.learner.networks.policy, state.learner.observation_statistics
+
+
+def put_policy(state: Any, policy: Any) -> Any:
+    """The state of an algorithm with another policy, as `get_policy` returns it."""
+    network, observation_statistics = policy
+    networks = replace(state.learner.networks, policy=network)
+    learner = replace(
+        state.learner, networks=networks, observation_statistics=observation_statistics
+    )
+    return replace(state, learner=learner)
+
+
+# A policy that can be taken over, but not be started from, for nothing fits the value to it first.
+POLICY = Component(
+    get_policy,
+    put=None,
+    settings=("hidden", "activation", "recurrent", "state_noise", "normalize_observation"),
+)
 
 
 @struct

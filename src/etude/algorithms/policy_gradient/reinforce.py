@@ -17,7 +17,7 @@ import optax
 
 from etude.algorithms.common import on_policy
 from etude.algorithms.common.on_policy import LearnerState, RolloutBatch
-from etude.algorithms.protocol import algorithm
+from etude.algorithms.protocol import Component, algorithm
 from etude.data.replay import ring_buffer
 from etude.data.replay.ring_buffer import Indices, RingBuffer
 from etude.data.transition import Transition, zeros_like_spec
@@ -119,6 +119,8 @@ class Reinforce:
     shared: ClassVar[bool] = False
     state_noise: ClassVar[bool] = False  # noise held over steps makes actions dependent
     normalize_observation: ClassVar[None] = None  # scales would differ between buffered rollouts
+
+    components: ClassVar[dict[str, Component]] = {"policy": on_policy.POLICY}
 
     def validate_fields(self) -> None:
         uses_other_episodes = self.baseline in ("average", "optimal")

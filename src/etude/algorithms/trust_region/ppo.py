@@ -17,12 +17,12 @@ import optax
 
 from etude.algorithms.common import on_policy
 from etude.algorithms.common.on_policy import LearnerState, RolloutBatch
-from etude.algorithms.protocol import algorithm
+from etude.algorithms.protocol import Component, algorithm
 from etude.data.transition import Transition
 from etude.estimators.running_statistics import Normalization
 from etude.nn.distributions import Distribution
 from etude.nn.networks import Activation
-from etude.nn.policies import ActorCriticNetworks
+from etude.nn.policies import ActorCriticNetworks, PolicyNetwork
 from etude.nn.recurrent import GRU, LSTM
 from etude.optim.schedules import linear_decay
 from etude.spaces import EnvironmentSpec
@@ -118,7 +118,20 @@ class PPO:
     epochs: int = static(4, at_least=1)
     """Passes over each rollout per update."""
 
+    value_warmup_steps: int = static(0, at_least=0)
+    """Environment steps, summed over all environment copies, at the start in which only the value
+    function learns; with `initial` policy, 0 becomes those of ten updates."""
+
     default_num_envs: ClassVar[int] = 8
+    components: ClassVar[dict[str, Component]] = {
+        "policy": on_policy.POLICY._replace(
+            put=on_policy.put_policy,
+            prepare=lambda ppo, num_envs: replace(
+                ppo,
+                value_warmup_steps=ppo.value_warmup_steps or 10 * ppo.steps_per_update(num_envs),
+            ),
+        )
+    }
 
     def init(self, key: Array, spec: EnvironmentSpec) -> PPOState:
         """Return the initial networks, optimizer state, statistics and weight of the KL penalty."""
@@ -164,6 +177,9 @@ class PPO:
         kl_coefficient = self.update_kl_coefficient(
             state.kl_coefficient, learner.networks, rollout_batch
         )
+        if self.value_warmup_steps:  # a policy that stands still says nothing of β
+            is_warm = learner.steps >= self.value_warmup_steps
+            kl_coefficient = jnp.where(is_warm, kl_coefficient, state.kl_coefficient)
 
         # Metrics are [epoch, minibatch]; average them over the gradient steps before an early stop.
         # The mask "applied" marks these; without kl_stop it is absent, and every step counts.
@@ -207,8 +223,15 @@ class PPO:
 
         gradient, metrics = jax.grad(loss_fn, has_aux=True)(learner.networks)
         updates, opt_state = self.optimizer(learner.steps).update(gradient, learner.opt_state)
+        if self.value_warmup_steps:
+            updates = replace(updates, policy=self.warm_up(learner.steps, updates.policy))
         networks = optax.apply_updates(learner.networks, updates)
         return replace(learner, networks=networks, opt_state=opt_state), metrics
+
+    def warm_up(self, steps: Array, updates: PolicyNetwork) -> PolicyNetwork:
+        """The updates of the policy; zero while only the value function learns."""
+        is_warm = steps >= self.value_warmup_steps
+        return jax.tree.map(lambda x: jnp.where(is_warm, x, 0), updates)
 
     def policy_loss(
         self, pi: Distribution, minibatch: RolloutBatch, kl_coefficient: Array, steps: Array

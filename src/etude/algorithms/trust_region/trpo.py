@@ -15,7 +15,7 @@ import optax
 
 from etude.algorithms.common import on_policy
 from etude.algorithms.common.on_policy import LearnerState, RolloutBatch
-from etude.algorithms.protocol import algorithm
+from etude.algorithms.protocol import Component, algorithm
 from etude.data.transition import Transition
 from etude.errors import InvalidInput
 from etude.estimators.running_statistics import Normalization
@@ -91,6 +91,8 @@ class TRPO:
 
     default_num_envs: ClassVar[int] = 2
     shared: ClassVar[bool] = False  # policy and value are optimized separately
+
+    components: ClassVar[dict[str, Component]] = {"policy": on_policy.POLICY}
 
     def validate_fields(self) -> None:
         if self.fisher_interval > 1 and self.recurrent:

@@ -1,0 +1,146 @@
+"""Starting from other runs: components of an algorithm's state, such as its policy, taken over."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, Protocol, get_type_hints
+
+import jax
+import numpy as np
+
+from etude.algorithms import ALGORITHMS, algorithm_factory
+from etude.algorithms.protocol import needed_of
+from etude.errors import InvalidInput
+from etude.kinds import is_switch, kinds_of, tag_of
+from etude.runs.settings import InitialRecord, Settings
+from etude.struct import replace
+from etude.trees import content_hash
+
+
+class TrainedRun(Protocol):
+    """What is asked of the run that another one starts from."""
+
+    settings: Settings
+    directory: Any
+
+    def states(self) -> list[Any]: ...
+
+
+def start_from(settings: Settings, runs: Mapping[str, TrainedRun]) -> Settings:
+    """The settings of a run whose algorithm starts with the components of other runs.
+
+    Seed i starts from seed i of a run, or all seeds from a run of one. Raises InvalidInput for a
+    component that one of the algorithms lacks, a run of another environment, settings or networks
+    that differ, and a run of too few seeds.
+    """
+    algorithm, parts, records = settings.algorithm, {}, {}
+    for name, run in runs.items():
+        check_component(settings, name, run)
+        component = algorithm.components[name]
+        taken = [component.get(state) for state in run.states()]
+        if 1 < len(taken) < settings.seeds:
+            raise InvalidInput(
+                f"{run.directory} has {len(taken)} seeds, and this run {settings.seeds}: seed i "
+                "starts from seed i, or all from a run of one seed; give as many seeds or fewer"
+            )
+        check_shapes(settings, name, run, taken[0])
+        per_seed = taken * settings.seeds if len(taken) == 1 else taken[: settings.seeds]
+        parts[name] = jax.tree.map(lambda *leaves: np.stack(leaves), *per_seed)
+        records[name] = InitialRecord(
+            run=str(run.directory), seeds=len(taken), sha256=content_hash(parts[name])
+        )
+        algorithm = component.prepare(algorithm, settings.num_envs)
+    return replace(settings, algorithm=algorithm, initial=records, initial_parts=parts)
+
+
+def check_component(settings: Settings, name: str, run: TrainedRun) -> None:
+    """Raise InvalidInput unless the algorithm can start with this component of `run`."""
+    other = run.settings
+    own, there = (x.algorithm.components.get(name) for x in (settings, other))
+    if own is None or own.put is None:
+        takers = [
+            f"{key} ({part})"
+            for key in ALGORITHMS
+            for part, component in algorithm_factory(key)().components.items()
+            if component.put is not None
+        ]
+        raise InvalidInput(
+            f"initial names {name!r}, which {settings.name} cannot start with; these can: "
+            f"{', '.join(takers)}"
+        )
+    if there is None or there.get is not own.get:
+        raise InvalidInput(
+            f"initial {name} is that of {run.directory}, a run of {other.name}, which has no "
+            f"{name} that {settings.name} can take; give a run of another algorithm"
+        )
+    if (other.environment, other.spaces) != (settings.environment, settings.spaces):
+        raise InvalidInput(
+            f"initial {name} is that of {run.directory}, a run on {other.environment} "
+            f"({describe_spaces(other)}), and this run is on {settings.environment} "
+            f"({describe_spaces(settings)}); give a run on this environment"
+        )
+    hints = get_type_hints(type(other.algorithm))
+    differing = [
+        (getattr(other.algorithm, field), getattr(settings.algorithm, field), field)
+        for field in own.settings
+        if getattr(other.algorithm, field) != getattr(settings.algorithm, field)
+    ]
+    if differing:
+        reasons = (
+            f"{field} is {theirs} there and {ours} here" for theirs, ours, field in differing
+        )
+        flags = (as_flags(field, theirs, hints[field]) for theirs, _, field in differing)
+        raise InvalidInput(
+            f"initial {name} of {run.directory} has other settings: {'; '.join(reasons)}. "
+            f"Add {' '.join(flags)}"
+        )
+
+
+def describe_spaces(settings: Settings) -> str:
+    return ", ".join(f"{role} {space}" for role, space in settings.spaces.items())
+
+
+def as_flags(path: str, value: Any, hint: Any) -> str:
+    """The flags that give the field at `path`, of type `hint`, this value."""
+    name, kinds = path.replace("_", "-"), kinds_of(hint)
+    if hint is bool or (is_switch(kinds) and value is None):
+        return f"--{name}" if value else f"--no-{name}"
+    if not kinds:
+        return f"--{name} {','.join(map(str, value)) if isinstance(value, tuple) else value}"
+    if value is None:
+        return f"--{name} none"
+    hints = get_type_hints(type(value))
+    parts = [
+        as_flags(f"{path}.{field.name}", getattr(value, field.name), hints[field.name])
+        for field in dataclasses.fields(value)
+    ]
+    return " ".join(
+        [f"--{name}" if is_switch(kinds) else f"--{name} {tag_of(type(value))}", *parts]
+    )
+
+
+def check_shapes(settings: Settings, name: str, run: TrainedRun, taken: Any) -> None:
+    """Raise InvalidInput unless the component has the arrays of this run's, naming both shapes."""
+
+    def init(key, *needed):
+        state = settings.algorithm.init(key, settings.outline().spec, *needed)
+        return settings.algorithm.components[name].get(state)
+
+    needed = needed_of(settings.algorithm, settings.outside)
+    own = jax.eval_shape(init, jax.random.key(0), *needed)
+    theirs, ours = shapes_by_path(taken), shapes_by_path(own)
+    structures: list[Any] = [jax.tree.structure(tree) for tree in (taken, own)]
+    if theirs == ours and structures[0] == structures[1]:
+        return
+    path = next((path for path in theirs | ours if theirs.get(path) != ours.get(path)), "")
+    raise InvalidInput(
+        f"initial {name} of {run.directory} has other networks: {path or 'the structure'} is "
+        f"{theirs.get(path, 'another')} there and {ours.get(path, 'another')} here; give a run "
+        "whose networks are the same"
+    )
+
+
+def shapes_by_path(tree: Any) -> dict[str, str]:
+    return {
+        jax.tree_util.keystr(path): f"{leaf.dtype}{list(leaf.shape)}"
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
