@@ -72,12 +72,18 @@ def check_component(settings: Settings, name: str, run: TrainedRun) -> None:
             f"initial {name} is that of {run.directory}, a run of {other.name}, which has no "
             f"{name} that {settings.name} can take; give a run of another algorithm"
         )
-    if (other.environment, other.spaces) != (settings.environment, settings.spaces):
+    if other.environment != settings.environment:
         raise InvalidInput(
-            f"initial {name} is that of {run.directory}, a run on {other.environment} "
-            f"({describe_spaces(other)}), and this run is on {settings.environment} "
-            f"({describe_spaces(settings)}); give a run on this environment"
+            f"initial {name} is that of {run.directory}, a run on {other.environment}, and this "
+            f"run is on {settings.environment}; give a run on this environment"
         )
+    for role, space in settings.spaces.items():
+        if other.spaces[role] != space:
+            raise InvalidInput(
+                f"the {role} space of {run.directory}, from which the {name} is taken, is "
+                f"{other.spaces[role]}, and here it is {space}; give the options of that run, such "
+                "as --frame-stack"
+            )
     hints = get_type_hints(type(other.algorithm))
     differing = [
         (getattr(other.algorithm, field), getattr(settings.algorithm, field), field)
@@ -93,10 +99,6 @@ def check_component(settings: Settings, name: str, run: TrainedRun) -> None:
             f"initial {name} of {run.directory} has other settings: {'; '.join(reasons)}. "
             f"Add {' '.join(flags)}"
         )
-
-
-def describe_spaces(settings: Settings) -> str:
-    return ", ".join(f"{role} {space}" for role, space in settings.spaces.items())
 
 
 def as_flags(path: str, value: Any, hint: Any) -> str:
