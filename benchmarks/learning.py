@@ -242,6 +242,7 @@ def measure(name: str, row: Row, seeds: int, steps: int | None) -> dict[str, Any
 
     `steps` is another budget, for which there is no goal.
     """
+    from etude.runs.options import RunOptions
     from etude.runs.run import resolve_settings
     from etude.storage import files
 
@@ -252,7 +253,9 @@ def measure(name: str, row: Row, seeds: int, steps: int | None) -> dict[str, Any
         "seeds": seeds,
         "num_envs": preset.num_envs,
     }
-    directory = RUNS / run_name(name, resolve_settings(algorithm, row.environment, **settings))
+    directory = RUNS / run_name(
+        name, resolve_settings(algorithm, row.environment, RunOptions(**settings))
+    )
     if (directory / "summary.json").exists():
         console.print(f"measured already, in {directory.relative_to(RUNS.parent)}")
         run = etude.load(directory)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from gymnasium_probes import Counter as GymnasiumCounter
 
-from etude.algorithms.protocol import algorithm
+from etude.algorithms.protocol import NOTHING, algorithm
 from etude.environments.backends.gymnasium_envs import GymnasiumEnvs
 from etude.environments.backends.jax_envs import JaxEnvs
 from etude.environments.probes import Counter
@@ -142,7 +142,7 @@ def test_only_whole_iterations_are_taken(steps, iterations):
 def test_a_budget_below_one_iteration_is_refused():
     with pytest.raises(
         InvalidInput,
-        match=r"budget of 5 steps is less than one iteration of 6 \(rollout_length 3 × num_envs 2",
+        match=r"steps is 5, less than one iteration of 6 \(rollout_length 3 × num_envs 2",
     ):
         next(progress(Walk(), ENVIRONMENT, KEY, 5))
 
@@ -332,7 +332,7 @@ def test_chunks_may_be_any_stretch_of_iterations(uninterrupted):
     training = jax.jit(partial(init_train_state, Walk(), ENVIRONMENT))(KEY)
     run = compile_chunk(Walk(), ENVIRONMENT, training, KEY, 5, 0)
     for start, stop in ((0, 1), (1, 1), (1, 9), (9, 16)):
-        training = run(training, KEY, start, stop)
+        training = run(training, KEY, start, stop, NOTHING)
     assert_equal(on_host(training.algorithm_state), uninterrupted[-1].train_state.algorithm_state)
 
 

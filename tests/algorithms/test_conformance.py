@@ -26,6 +26,7 @@ from etude.algorithms.control.mcts import MCTS
 from etude.algorithms.control.mpc import MPC
 from etude.algorithms.control.random_policy import Random
 from etude.algorithms.policy_gradient.reinforce import OffPolicyGradient, Reinforce
+from etude.algorithms.protocol import NOTHING
 from etude.algorithms.trust_region.ppo import PPO, DualGradient
 from etude.algorithms.trust_region.trpo import TRPO, NaturalGradient
 from etude.algorithms.value.boltzmann import Boltzmann
@@ -253,7 +254,7 @@ def test_an_unknown_algorithm_is_refused_with_near_matches():
         InvalidInput, match="no algorithm is called 'os.system'; .*there are .*dqn, .*ppo"
     ):
         algorithm_class("os.system")
-    assert registered_name(struct(type("Mine", (), {}))()) == "mine"
+    assert registered_name(struct(type("Mine", (), {}))()) == f"{__name__}:Mine"
 
 
 @pytest.fixture(scope="module")
@@ -285,7 +286,8 @@ def seed_of(trainings, i):
 
 def run(program, training, key, begin, end):
     """Through host memory, as through a checkpoint; what is given is not given away."""
-    return jax.device_get(program(jax.tree.map(jnp.asarray, training), key, begin, end))
+    training = jax.tree.map(jnp.asarray, training)
+    return jax.device_get(program(training, key, begin, end, NOTHING))
 
 
 def assert_close(one, other):

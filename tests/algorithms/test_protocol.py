@@ -97,10 +97,7 @@ def test_what_is_no_algorithm_is_told_what_it_lacks(tmp_path):
 
         def act(self, state, observation, memory, key, explore): ...
 
-    wanted = (
-        "Half has no initial_memory and no update and no rollout_length and no default_num_envs; "
-        ".*@etude.algorithm"
-    )
+    wanted = "Half has no update and no rollout_length; .*@etude.algorithm"
     environment = JaxEnvs(Counter(), 1)
     for attempt in (
         lambda: check_algorithm(Half()),
@@ -110,6 +107,8 @@ def test_what_is_no_algorithm_is_told_what_it_lacks(tmp_path):
         with pytest.raises(InvalidInput, match=wanted):
             attempt()
     assert not any(tmp_path.iterdir())
+    with pytest.raises(InvalidInput, match="Bare is no algorithm yet; .*@etude.algorithm"):
+        check_algorithm(struct(type("Bare", (Verbs,), {}))())
     with pytest.raises(InvalidInput, match="Stub has no update; "):
         check_algorithm(Stub())
     with pytest.raises(InvalidInput, match=r"rate is -1.0; it must be at least 0"):

@@ -22,6 +22,7 @@ from etude.environments.wrappers.time_limit import TimeLimit
 from etude.errors import InvalidInput
 from etude.runs.interrupt import InterruptHandler
 from etude.runs.job import checkpoint_template, jobs_for, make_environment, train_job
+from etude.runs.options import RunOptions
 from etude.runs.run import create_run, resolve_settings
 from etude.spaces import Discrete
 
@@ -103,7 +104,9 @@ def test_an_object_is_trained_on_resumed_evaluated_and_loaded(tmp_path, capsys, 
     """Cut off after its fourth checkpoint, it goes on as the run that never stopped, bit for
     bit."""
     environment, name = FORMS[form]
-    settings = resolve_settings(etude.QLearning(), environment, steps=STEPS, evaluation_episodes=10)
+    settings = resolve_settings(
+        etude.QLearning(), environment, RunOptions(steps=STEPS, evaluation_episodes=10)
+    )
     train_until(settings, tmp_path / "whole")
     train_until(settings, tmp_path / "cut", 0.45 * STEPS)
     run = etude.resume(tmp_path / "cut", environment=environment)
@@ -130,7 +133,7 @@ def runs(tmp_path_factory):
     """A directory with a run on each form, which never trained."""
     directory = tmp_path_factory.mktemp("runs")
     for form, environment in {"id": "FrozenLake-v1", "jax": corridor(), "factory": Walk}.items():
-        settings = resolve_settings(etude.QLearning(), environment, steps=STEPS)
+        settings = resolve_settings(etude.QLearning(), environment, RunOptions(steps=STEPS))
         create_run(settings, directory / form)
     return directory
 
@@ -206,7 +209,7 @@ def test_seeds_of_a_lambda_train_one_after_another(tmp_path):
     run = etude.train(etude.QLearning(), environment, seeds=2, out=tmp_path / "run", **SMALL)
     assert not run.is_parallel and len(run.summary["evaluation"]["per_seed"]) == 2
     assert set(run.metrics["seed"]) == {0, 1}
-    settings = resolve_settings(etude.QLearning(), environment, steps=STEPS, seed=1)
+    settings = resolve_settings(etude.QLearning(), environment, RunOptions(steps=STEPS, seed=1))
     train_until(settings, tmp_path / "alone")
     assert content(tmp_path / "alone") == content(run.directory / "seed_1")
 
@@ -267,7 +270,9 @@ def test_what_a_function_makes_is_filmed_in_its_own_render_mode(tmp_path):
 
 def test_the_template_of_a_checkpoint_needs_no_environment(tmp_path):
     settings = resolve_settings(
-        etude.DQN(hidden=(8,)), "CartPole-v1", backend="gymnasium", steps=1000, frame_stack=2
+        etude.DQN(hidden=(8,)),
+        "CartPole-v1",
+        RunOptions(backend="gymnasium", steps=1000, frame_stack=2),
     )
     (job,) = jobs_for(settings, tmp_path)
     outline = settings.source.outline(settings.num_envs, settings.backend)

@@ -19,6 +19,7 @@ from etude.algorithms.value.dqn import DQN
 from etude.estimators.running_statistics import Normalization
 from etude.runs.interrupt import InterruptHandler
 from etude.runs.job import TrainJob, jobs_for, train_job
+from etude.runs.options import RunOptions
 from etude.runs.run import create_run, load, resolve_settings
 from etude.storage import metrics_csv
 
@@ -101,7 +102,9 @@ def test_what_was_cut_off_and_resumed_equals_uninterrupted(
 ):
     """Cut off where there is a checkpoint and rows after it, which are written anew."""
     settings = resolve_settings(
-        algorithm, "CartPole-v1", steps=steps, seeds=seeds, backend=backend, num_envs=num_envs
+        algorithm,
+        "CartPole-v1",
+        RunOptions(steps=steps, seeds=seeds, backend=backend, num_envs=num_envs),
     )
     (whole,) = jobs_for(settings, tmp_path / "whole")
     cut = tmp_path / "cut"
@@ -130,7 +133,9 @@ def test_what_was_stopped_again_and_again_equals_uninterrupted(tmp_path):
     saved; then to its end, and beyond when more is asked for."""
     steps = 19_200
     settings = resolve_settings(
-        SMALL_PPO, "CartPole-v1", steps=steps, backend="jax", num_envs=4, evaluation_episodes=2
+        SMALL_PPO,
+        "CartPole-v1",
+        RunOptions(steps=steps, backend="jax", num_envs=4, evaluation_episodes=2),
     )
     (whole,) = jobs_for(settings, tmp_path / "whole")
     (stopped,) = create_run(settings, tmp_path / "stopped").jobs

@@ -1,6 +1,7 @@
 """The settings of a run in config.json: written and read again they are the same, and what no run
 has written is refused in one message."""
 
+import dataclasses
 import json
 import math
 from typing import Any
@@ -18,6 +19,7 @@ from etude.algorithms.value.dqn import DQN
 from etude.algorithms.value.epsilon_greedy import EpsilonGreedy
 from etude.algorithms.value.heads import ScalarHead
 from etude.data.replay.prioritized import Prioritized
+from etude.environments.sources import environment_source
 from etude.errors import InvalidInput
 from etude.estimators.running_statistics import Normalization
 from etude.nn.noisy import NoisyLayers
@@ -43,7 +45,17 @@ class Owner:
 
 
 def settings_of(algorithm, name="dqn"):
-    return Settings(name, algorithm, "CartPole-v1", "jax", 10**7, 4, options={"gravity": 9.8})
+    return Settings(
+        name=name,
+        algorithm=algorithm,
+        source=environment_source("CartPole-v1", {"gravity": 9.8}),
+        environment="CartPole-v1",
+        environment_kind="id",
+        backend="gymnasium",
+        steps=10**7,
+        num_envs=4,
+        options={"gravity": 9.8},
+    )
 
 
 def config_of(algorithm, name="dqn"):
@@ -53,6 +65,8 @@ def config_of(algorithm, name="dqn"):
 
 def assert_same(read, written):
     """Of the same types too: 1 is not 1.0."""
+    assert read.source.name == written.source.name and read.source.options == {"gravity": 9.8}
+    read = dataclasses.replace(read, source=written.source)
     assert read == written and repr(read) == repr(written)
 
 
@@ -111,10 +125,12 @@ def test_a_kind_is_an_object_with_its_tag():
     ids=["default", "kinds", "another"],
 )
 def test_an_algorithm_in_a_field_is_read_as_it_was_written(value):
-    config = config_of(value, "owner")
+    config = config_of(value, f"{__name__}:Owner")
     assert config["hyperparameters"]["agent"]["kind"] == type(value.agent).__name__.lower()
-    assert_same(from_json(config, algorithm=Owner()), settings_of(value, "owner"))
-    with pytest.raises(InvalidInput, match="algorithm 'owner' is not one of etude's"):
+    assert_same(from_json(config, algorithm=Owner()), settings_of(value, f"{__name__}:Owner"))
+    with pytest.raises(
+        InvalidInput, match=r"algorithm .*:Owner is not one of etude's.*--algorithm .*:Owner"
+    ):
         from_json(config)
 
 
@@ -181,7 +197,7 @@ def test_what_is_wrong_in_the_field_of_a_field_is_named_with_its_whole_path():
         ({"kind": "sac"}, "its kind must be one of dqn, ppo"),
         ({"kind": "ppo"}, "other hyperparameters than PPO has: agent.adam_epsilon, "),
     ):
-        config = config_of(Owner(), "owner")
+        config = config_of(Owner(), f"{__name__}:Owner")
         config["hyperparameters"]["agent"] |= changes
         with pytest.raises(InvalidInput, match=message):
             from_json(config, algorithm=Owner())

@@ -161,15 +161,16 @@ def check_algorithm(algorithm: Any) -> None:
     Raises InvalidInput, naming what is missing, or the hyperparameter, its value and what is
     allowed.
     """
-    names = ("init", "act", "update", "rollout_length", *DEFAULTS)
     undefined = (Algorithm.init, Algorithm.act, Algorithm.update)  # as the protocol leaves them
-    if missing := [
+    missing = [
         name
-        for name in names
+        for name in ("init", "act", "update", "rollout_length")
         if not hasattr(algorithm, name) or getattr(type(algorithm), name, None) in undefined
-    ]:
+    ]
+    if missing or not all(hasattr(algorithm, name) for name in DEFAULTS):
+        lack = f"has no {' and no '.join(missing)}" if missing else "is no algorithm yet"
         raise InvalidInput(
-            f"{type(algorithm).__name__} has no {' and no '.join(missing)}; an algorithm is a "
-            "class with init, act, update and rollout_length under the decorator @etude.algorithm"
+            f"{type(algorithm).__name__} {lack}; an algorithm is a class with init, act, update "
+            "and rollout_length under the decorator @etude.algorithm"
         )
     validate(algorithm)

@@ -34,7 +34,7 @@ from etude.cli.aliases import (
 from etude.cli.console import fail
 
 HELP = {"-h", "--help"}
-METAVARS = {int: "INT", float: "FLOAT", str: "STR"}  # of optional values
+METAVARS = {int: "INT", float: "FLOAT", str: "STR", Path: "PATH"}  # of optional values
 MAX_DIGITS = 18  # of a whole number with an exponent
 
 

@@ -42,7 +42,7 @@ def start_from(settings: Settings, runs: Mapping[str, TrainedRun]) -> Settings:
                 f"{run.directory} has {len(taken)} seeds, and this run {settings.seeds}: seed i "
                 "starts from seed i, or all from a run of one seed; give as many seeds or fewer"
             )
-        check_shapes(settings, name, run, taken[0])
+        check_networks(settings, name, run, taken[0])
         per_seed = taken * settings.seeds if len(taken) == 1 else taken[: settings.seeds]
         parts[name] = jax.tree.map(lambda *leaves: np.stack(leaves), *per_seed)
         records[name] = InitialRecord(
@@ -120,7 +120,7 @@ def as_flags(path: str, value: Any, hint: Any) -> str:
     )
 
 
-def check_shapes(settings: Settings, name: str, run: TrainedRun, taken: Any) -> None:
+def check_networks(settings: Settings, name: str, run: TrainedRun, taken: Any) -> None:
     """Raise InvalidInput unless the component has the arrays of this run's, naming both shapes."""
 
     def init(key, *needed):

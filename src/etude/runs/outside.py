@@ -26,13 +26,13 @@ def learn_from(algorithm: Any, name: str, dataset: DatasetLike | None) -> Any:
             raise InvalidInput(
                 f"{name} needs a dataset here; give one with --dataset FILE.npz (in Python "
                 "dataset=...), which `etude record` writes"
-                + (", or let it play with --plays" if is_switch(algorithm) else "")
+                + (", or let it play with --plays" if may_play_or_not(algorithm) else "")
             )
         return algorithm
-    if "dataset" not in algorithm.needs and is_switch(algorithm):
+    if "dataset" not in algorithm.needs and may_play_or_not(algorithm):
         algorithm = replace(algorithm, plays=False)
     if "dataset" not in algorithm.needs:
-        readers = [other for other in ALGORITHMS if is_switch(algorithm_factory(other)())]
+        readers = [other for other in ALGORITHMS if may_play_or_not(algorithm_factory(other)())]
         raise InvalidInput(
             f"dataset is {describe(dataset)}, and {name} reads none; leave it out, or take one "
             f"that does: {', '.join(readers)}"
@@ -40,8 +40,8 @@ def learn_from(algorithm: Any, name: str, dataset: DatasetLike | None) -> Any:
     return algorithm
 
 
-def is_switch(algorithm: Any) -> bool:
-    """Whether the algorithm can play or not, as its field `plays` says."""
+def may_play_or_not(algorithm: Any) -> bool:
+    """Whether the algorithm has a field `plays`, which lets it learn from a dataset instead."""
     return any(field.name == "plays" for field in dataclasses.fields(algorithm))
 
 

@@ -325,6 +325,7 @@ def resolve_settings(
         **recorded
         | {
             "num_envs": num_envs,
+            "options": options.options,
             "backend": source.choose_backend(options.backend, options.workers)
             if algorithm.plays
             else "none",

@@ -11,6 +11,7 @@ from etude.algorithms.control.heuristic import HEURISTICS, Heuristic
 from etude.environments import make
 from etude.errors import InvalidInput
 from etude.rollout import bind_policy, evaluate
+from etude.runs.options import RunOptions
 from etude.runs.run import resolve_settings
 from etude.spaces import Box, Discrete, EnvironmentSpec, to_environment_action
 
@@ -106,4 +107,4 @@ def test_other_spaces_than_those_of_the_id_are_refused(changes):
     with pytest.raises(
         InvalidInput, match=r"'LunarLander-v3' reads a Box of shape \(8,\) .* such as --frame-stack"
     ):
-        resolve_settings(Heuristic(), "LunarLander-v3", steps=10, **changes)
+        resolve_settings(Heuristic(), "LunarLander-v3", RunOptions(steps=10, **changes))

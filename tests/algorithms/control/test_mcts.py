@@ -16,6 +16,7 @@ from etude.models.true_models import UserModel, model_for, register_model, true_
 from etude.planning.protocol import ModelStep
 from etude.planning.tree.mcts import UCT, search
 from etude.rollout import bind_policy, evaluate
+from etude.runs.options import RunOptions
 from etude.runs.run import resolve_settings
 from etude.spaces import Box, Discrete, EnvironmentSpec
 
@@ -81,9 +82,9 @@ def test_a_planner_plans_on_what_it_acts_in():
     with pytest.raises(
         InvalidInput, match="model is 'Acrobot-v1', whose spaces are not those of the environment"
     ):
-        resolve_settings(MCTS("Acrobot-v1"), "CartPole-v1", steps=10)
+        resolve_settings(MCTS("Acrobot-v1"), "CartPole-v1", RunOptions(steps=10))
     with pytest.raises(InvalidInput, match="the true model of 'FrozenLake-v1' is not at hand"):
-        resolve_settings(MCTS(), "FrozenLake-v1", steps=10)
+        resolve_settings(MCTS(), "FrozenLake-v1", RunOptions(steps=10))
 
 
 @pytest.mark.parametrize(

@@ -16,13 +16,12 @@ from etude.algorithms.value.boltzmann import Boltzmann
 from etude.algorithms.value.distributional_heads import CategoricalHead, QuantileHead
 from etude.algorithms.value.dqn import DQN, OnlineQ
 from etude.algorithms.value.epsilon_greedy import EpsilonGreedy
-from etude.algorithms.value.fitted_q import FittedQ, fitted_q_iteration
+from etude.algorithms.value.fitted_q import FittedQ
 from etude.algorithms.value.heads import ScalarHead
 from etude.algorithms.value.rainbow import Rainbow
 from etude.algorithms.value.td3 import DDPG
 from etude.data.replay import prioritized, ring_buffer
 from etude.data.replay.prioritized import Prioritized
-from etude.data.transition import Transition
 from etude.environments import probes
 from etude.environments.backends.jax_envs import JaxEnvs
 from etude.environments.tabular import Tabular
@@ -190,71 +189,6 @@ def test_online_q_learning_is_a_semi_gradient_step_on_each_transition_as_it_come
         jax.tree.map(np.testing.assert_array_equal, state.q, state.target_q)
 
 
-@pytest.mark.slow
-def test_fitted_q_iteration_on_a_dataset_is_deep_q_learning_to_which_it_came_at_once():
-    spec, dataset = replace(SPEC, num_envs=1), transitions(0, 40)
-    dqn = replace(
-        SMALL,
-        double=False,
-        capacity=40,
-        rollout_length=40,
-        gradient_steps=6,
-        target_interval=6,
-        warmup_steps=0,
-    )
-
-    @jax.jit
-    def both(dataset, key):
-        fitted, metrics = fitted_q_iteration(dqn, spec, dataset, key, iterations=1)
-        key_init, key_fit = jax.random.split(key)
-        lived, _ = dqn.update(
-            dqn.init(key_init, spec),
-            jax.tree.map(lambda x: x[:, None], dataset),
-            jax.random.split(key_fit, 1)[0],
-        )
-        return fitted, metrics, lived
-
-    fitted, metrics, lived = jax.device_get(both(dataset, KEY))
-    assert metrics["q_loss"].shape == (1, 6) and fitted.gradient_steps_taken == 6
-    jax.tree.map(
-        partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), fitted.target_q, lived.q
-    )
-
-
-@pytest.mark.slow
-def test_fitted_q_iteration_finds_the_optimum_of_what_it_was_given():
-    """Every transition of a process that knows no chance, once: a dataset that says all there
-    is."""
-    rng = np.random.default_rng(0)
-    after, reward = rng.integers(4, size=(4, 2)), rng.normal(size=(4, 2)).astype(np.float32)
-    state, action = (x.ravel() for x in np.meshgrid(np.arange(4), np.arange(2), indexing="ij"))
-    dataset = Transition(
-        np.int32(state),
-        np.int32(action),
-        reward[state, action],
-        np.int32(after[state, action]),
-        np.zeros(8, bool),
-        np.zeros(8, bool),
-    )
-    exact = np.zeros((4, 2))
-    for _ in range(200):
-        exact = reward + 0.8 * exact.max(-1)[after]
-    dqn = FittedQ(
-        learning_rate=1e-2,
-        discount=0.8,
-        hidden=(16,),
-        batch_size=8,
-        gradient_steps=50,
-        head=ScalarHead("squared"),
-    )
-    found, _ = jax.jit(
-        partial(
-            fitted_q_iteration, dqn, EnvironmentSpec(Discrete(4), Discrete(2), 1), iterations=60
-        )
-    )(dataset, KEY)
-    np.testing.assert_allclose(found.q(jnp.arange(4)), exact, atol=0.15)
-
-
 def test_the_names_are_settings():
     assert registered_name(DQN()) == "dqn" and registered_name(Rainbow()) == "rainbow"
     assert (
@@ -404,7 +338,7 @@ def test_settings_that_make_no_sense_are_refused(settings, message):
     "settings, message",
     [
         ({"dueling": True}, "dueling is for discrete actions"),
-        ({"exploration": Boltzmann()}, "exploration by Boltzmann is for discrete actions"),
+        ({"exploration": Boltzmann()}, "Boltzmann exploration is for discrete actions"),
     ],
 )
 def test_what_needs_discrete_actions_is_refused_in_a_box(settings, message):

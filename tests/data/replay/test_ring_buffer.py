@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lives import Lives, example, number_of, picture
 
-from etude.data.replay import ring_buffer
+from etude.data.replay import ring_buffer, windows
 from etude.data.replay.ring_buffer import Indices
 from etude.data.transition import Transition
 from etude.errors import InvalidInput
@@ -21,8 +21,8 @@ from etude.errors import InvalidInput
 init = jax.jit(ring_buffer.init, static_argnames=("capacity", "num_envs", "rollout_length"))
 insert = jax.jit(ring_buffer.insert)
 at = jax.jit(ring_buffer.gather)
-window = jax.jit(ring_buffer.window, static_argnames="n")
-n_step = jax.jit(ring_buffer.n_step_transitions, static_argnames="n")
+window = jax.jit(windows.window, static_argnames="n")
+n_step = jax.jit(windows.n_step_transitions, static_argnames="n")
 
 NUMBER = {"step": np.int32(0), "env": np.int32(0)}
 SIZES = [(24, 2, 3), (25, 2, 4), (6, 6, 1), (300, 2, 2)]  # capacity, num_envs, rollout_length

@@ -1,0 +1,126 @@
+"""Fitted Q iteration on a dataset: DQN that does not play."""
+
+from functools import partial
+
+import jax
+import numpy as np
+import pytest
+
+from etude.algorithms.protocol import Outside
+from etude.algorithms.value.dqn import DQN
+from etude.algorithms.value.fitted_q import FittedQ
+from etude.algorithms.value.heads import ScalarHead
+from etude.data.dataset import Dataset
+from etude.data.replay.prioritized import Prioritized
+from etude.data.transition import Transition
+from etude.environments.backends.zero_envs import ZeroEnvs
+from etude.spaces import Box, Discrete, EnvironmentSpec
+from etude.struct import replace
+from etude.training import pure_train
+
+KEY = jax.random.key(0)
+SPEC = EnvironmentSpec(Box((3,)), Discrete(4))
+
+
+def dataset_of(steps, lengths):
+    """Random episodes of these lengths, [step, ...], of which every second one terminates."""
+    rng = np.random.default_rng(0)
+    ends = np.cumsum(lengths) - 1
+    terminated, truncated = np.zeros((2, steps), bool)
+    terminated[ends[::2]], truncated[ends[1::2]] = True, True
+    observation, next_observation = np.float32(rng.normal(size=(2, steps, 3)))
+    return Dataset(
+        Transition(
+            observation,
+            np.int32(rng.integers(4, size=steps)),
+            np.float32(rng.normal(size=steps)),
+            next_observation,
+            terminated,
+            truncated,
+        ),
+        np.int32(lengths),
+        SPEC,
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("settings", [{}, {"replay": Prioritized(), "n_step": 3}], ids=str)
+def test_without_play_it_learns_as_if_the_dataset_had_been_played_at_once(settings):
+    dataset = dataset_of(40, [7, 13, 11, 9])
+    plays = DQN(
+        hidden=(8,),
+        batch_size=8,
+        capacity=40,
+        rollout_length=40,
+        gradient_steps=6,
+        target_interval=6,
+        warmup_steps=0,
+        **settings,
+    )
+    reads = replace(plays, plays=False)
+
+    @jax.jit
+    def both(dataset, key):
+        outside = Outside(dataset=dataset)
+        rollout = jax.tree.map(lambda x: x[:, None], dataset.transitions)
+        played, _ = plays.update(plays.init(key, SPEC), rollout, key)
+        read, metrics = reads.update(reads.init(key, SPEC, outside), (), key, outside)
+        return played, read, metrics
+
+    played, read, metrics = jax.device_get(both(dataset, KEY))
+    assert metrics["updates"] == 6 == read.gradient_steps_taken == read.steps
+    assert np.isfinite(metrics["q_loss"])
+    close = partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6)
+    jax.tree.map(close, (read.q, read.priorities), (played.q, played.priorities))
+    assert read.replay == ()  # the dataset is in no state
+
+
+def test_it_needs_a_dataset_where_it_does_not_play():
+    assert FittedQ().needs == () and FittedQ(plays=False).needs == ("dataset",)
+    assert FittedQ(rollout_length=3).steps_per_update(2) == 6
+    assert FittedQ(plays=False, rollout_length=3, gradient_steps=7).steps_per_update(2) == 7
+
+
+@pytest.mark.slow
+def test_it_finds_the_optimum_of_what_it_was_given():
+    """Every transition of a process that knows no chance, once: a dataset that says all there
+    is."""
+    rng = np.random.default_rng(0)
+    after, reward = rng.integers(4, size=(4, 2)), rng.normal(size=(4, 2)).astype(np.float32)
+    state, action = (x.ravel() for x in np.meshgrid(np.arange(4), np.arange(2), indexing="ij"))
+    spec = EnvironmentSpec(Discrete(4), Discrete(2))
+    dataset = Dataset(
+        Transition(
+            np.int32(state),
+            np.int32(action),
+            reward[state, action],
+            np.int32(after[state, action]),
+            np.zeros(8, bool),
+            np.ones(8, bool),  # each is an episode that was cut off
+        ),
+        np.ones(8, np.int32),
+        spec,
+    )
+    exact = np.zeros((4, 2))
+    for _ in range(200):
+        exact = reward + 0.8 * exact.max(-1)[after]
+    fitted_q = FittedQ(
+        plays=False,
+        learning_rate=1e-2,
+        discount=0.8,
+        hidden=(16,),
+        batch_size=8,
+        gradient_steps=50,
+        target_interval=50,
+        head=ScalarHead("squared"),
+    )
+
+    @jax.jit
+    def train(key, dataset):
+        environment, outside = ZeroEnvs(spec, functional=True), Outside(dataset=dataset)
+        trained, sums = pure_train(fitted_q, environment, key, 60, outside)
+        return trained.algorithm_state.q(np.arange(4)), sums.updates
+
+    q, updates = train(KEY, dataset)
+    np.testing.assert_allclose(q, exact, atol=0.15)
+    assert (np.asarray(updates) == 50).all()
