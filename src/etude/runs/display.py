@@ -242,7 +242,7 @@ def run_headline(settings: Settings, directory: Path) -> list[str]:
     environments = f"{settings.num_envs} copies" if settings.num_envs > 1 else "1 copy"
     origin = f"{settings.backend} backend · {environments}" if settings.plays else "does not play"
     return [
-        f"{settings.name} on {settings.environment} · {origin} · {seeds} · "
+        f"{settings.title} · {origin} · {seeds} · "
         f"{settings.steps:,} {settings.unit}{' each' if settings.seeds > 1 else ''}",
         f"run     {directory}",
         *([dataset_line(settings.dataset)] if settings.dataset else []),

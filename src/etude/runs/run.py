@@ -50,7 +50,7 @@ class Run:
 
     @property
     def name(self) -> str:
-        return f"{self.settings.name} on {self.settings.environment}"
+        return self.settings.title
 
     @property
     def jobs(self) -> list[TrainJob]:

@@ -79,6 +79,11 @@ class Settings(RecordedOptions):
     initial_parts: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
+    def title(self) -> str:
+        """The run in a title: the algorithm's name, without its module, and the environment's."""
+        return f"{self.name.split(':')[-1]} on {self.environment}"
+
+    @property
     def plays(self) -> bool:
         return self.algorithm.plays
 
