@@ -34,6 +34,16 @@ __version__ = "0.1.0"
 
 _MODULE_OF = {
     **{attribute: module.removeprefix("etude.") for module, attribute, _ in _ALGORITHMS.values()},
+    **dict.fromkeys(("CategoricalHead", "QuantileHead"), "algorithms.value.distributional_heads"),
+    "ScalarHead": "algorithms.value.heads",
+    "EpsilonGreedy": "algorithms.value.epsilon_greedy",
+    "Boltzmann": "algorithms.value.boltzmann",
+    "Uniform": "data.replay.uniform",
+    "Prioritized": "data.replay.prioritized",
+    "NoisyLayers": "nn.noisy",
+    **dict.fromkeys(("RandomShooting", "CEM", "CMAES"), "planning.sampling.maximize"),
+    **dict.fromkeys(("GRU", "LSTM"), "nn.recurrent"),
+    "Normalization": "estimators.running_statistics",
     "Transition": "data.transition",
     "bind_policy": "rollout",
     "rollout": "rollout",

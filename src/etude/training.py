@@ -323,7 +323,7 @@ def run_compiled(environment: Environment, function, *arguments) -> Any:
     try:
         return jax.block_until_ready(function(*arguments))
     except jax.errors.JaxRuntimeError:
-        if failure := getattr(environment, "failure", None):
+        if failure := environment.failure:
             raise failure from failure.__cause__
         raise
 

@@ -5,6 +5,8 @@ import signal
 import threading
 from typing import Any
 
+from etude.environments.protocol import Environment
+
 
 class Interrupted(Exception):
     """A run stopped on request of a signal."""
@@ -25,7 +27,8 @@ class InterruptHandler:
     def __init__(self, ignore_ctrl_c: bool = False):
         self.signal: int | None = None
         self.ignore_ctrl_c = ignore_ctrl_c
-        self.environment, self.patience = None, 5.0
+        self.environment: Environment | None = None
+        self.patience = 5.0
         self._previous_handlers: dict[int, Any] = {}
 
     def __enter__(self) -> "InterruptHandler":
@@ -49,7 +52,7 @@ class InterruptHandler:
             signal.set_wakeup_fd(self._previous_wakeup)
             os.close(self._writer)  # ends the listening thread
 
-    def watch(self, environment: Any, patience: float = 5.0) -> None:
+    def watch(self, environment: Environment, patience: float = 5.0) -> None:
         """Set the environment that is cancelled `patience` seconds after a signal."""
         self.environment, self.patience = environment, patience
         if self.signal is not None:
@@ -74,5 +77,5 @@ class InterruptHandler:
         os.close(self._reader)
 
     def _cancel(self):
-        if cancelled := getattr(self.environment, "cancelled", None):
-            cancelled.set()
+        if self.environment is not None:
+            self.environment.cancel()

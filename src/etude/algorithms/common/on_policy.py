@@ -13,7 +13,7 @@ The functions read these hyperparameters of `algorithm`:
     state_noise, noise_interval                 state-dependent exploration noise, steps it lasts
     normalize_observation, normalize_reward     normalization by running statistics
     rollout_length, batch_size                  steps of a rollout and of a minibatch
-    discount_from                               optional: "start" makes `act` count episode steps
+    discount_from                               "start" makes `act` count episode steps
 """
 
 from typing import Any
@@ -172,8 +172,7 @@ def act(
 
 def has_memory(algorithm: Any) -> bool:
     """Whether the policy remembers: a recurrent state, the noise, or the steps of the episode."""
-    counts_steps = getattr(algorithm, "discount_from", "now") == "start"
-    return counts_steps or algorithm.state_noise or is_recurrent(algorithm)
+    return algorithm.discount_from == "start" or algorithm.state_noise or is_recurrent(algorithm)
 
 
 def is_recurrent(algorithm: Any) -> bool:

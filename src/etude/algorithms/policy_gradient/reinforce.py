@@ -117,6 +117,7 @@ class Reinforce:
     """Environment steps of each environment copy between checks for a complete batch."""
 
     shared: ClassVar[bool] = False
+    discount_from: ClassVar[str] = "now"
     state_noise: ClassVar[bool] = False  # noise held over steps makes actions dependent
     normalize_observation: ClassVar[None] = None  # scales would differ between buffered rollouts
 

@@ -123,6 +123,7 @@ class PPO:
     function learns; with `initial` policy, 0 becomes those of ten updates."""
 
     default_num_envs: ClassVar[int] = 8
+    discount_from: ClassVar[str] = "now"
     components: ClassVar[dict[str, Component]] = {
         "policy": on_policy.POLICY._replace(
             put=on_policy.put_policy,

@@ -91,6 +91,7 @@ class TRPO:
 
     default_num_envs: ClassVar[int] = 2
     shared: ClassVar[bool] = False  # policy and value are optimized separately
+    discount_from: ClassVar[str] = "now"
 
     components: ClassVar[dict[str, Component]] = {"policy": on_policy.POLICY}
 

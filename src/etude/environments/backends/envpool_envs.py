@@ -26,6 +26,7 @@ class EnvPoolEnvs:
 
     functional = False
     deterministic_reset = False
+    failure: BaseException | None = None
 
     def __init__(self, name: str, num_envs: int, seed: int = 0, num_threads: int | None = None):
         import envpool  # an optional dependency
@@ -68,6 +69,9 @@ class EnvPoolEnvs:
             observation,
             StepResult(next_observation, reward.astype(jnp.float32), terminated, truncated),
         )
+
+    def cancel(self) -> None:
+        """Do nothing: a pool steps in C++, and is not interrupted."""
 
     def close(self) -> None:
         self.pool.close()

@@ -24,8 +24,8 @@ class GymnasiumEnvs:
 
     The simulators hold the real state. The state here is the number of steps that each of them has
     taken, [env], so that it depends on every call. `failure` keeps an exception raised inside a
-    step, since a compiled loop raises JAX's own exception in its place. Setting `cancelled` stops
-    the loop at its next step. Without a `spec`, one more environment is made to read it.
+    step, since a compiled loop raises JAX's own exception in its place. Without a `spec`, one more
+    environment is made to read it.
     """
 
     functional = False
@@ -58,6 +58,10 @@ class GymnasiumEnvs:
             self._step, self.rows_shape, to_environment_action(self.spec.action, action)
         )
         return self._steps(rows), *self._unpack(rows)
+
+    def cancel(self) -> None:
+        """Stop the loop at its next step; from another thread."""
+        self.cancelled.set()
 
     def close(self) -> None:
         self.vector_env.close()

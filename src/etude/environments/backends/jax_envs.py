@@ -18,6 +18,7 @@ class JaxEnvs:
 
     functional = True
     deterministic_reset = True
+    failure: BaseException | None = None
 
     def __init__(self, environment: JaxEnvironment, num_envs: int, env_id: str = ""):
         self.environment = environment
@@ -44,6 +45,9 @@ class JaxEnvs:
             done.any(), reset_done, lambda current: current, (state, result.next_observation)
         )
         return state, observation, result
+
+    def cancel(self) -> None:
+        """Do nothing: no step calls Python."""
 
     def close(self) -> None:
         """Do nothing: there is nothing to release."""

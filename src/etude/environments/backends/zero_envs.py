@@ -18,6 +18,7 @@ class ZeroEnvs:
     """
 
     deterministic_reset = True
+    failure: BaseException | None = None
 
     def __init__(self, spec: EnvironmentSpec, functional: bool = False):
         self.spec, self.functional = spec, functional
@@ -28,6 +29,9 @@ class ZeroEnvs:
     def step(self, state: Any, action: Any, key: Array) -> tuple[Any, Any, StepResult]:
         observation, zeros = self._observation(), jnp.zeros(self.spec.num_envs)
         return state, observation, StepResult(observation, zeros, zeros > 0, zeros > 0)
+
+    def cancel(self) -> None:
+        """Do nothing: no step calls Python."""
 
     def close(self) -> None:
         """Do nothing: there is nothing to release."""
