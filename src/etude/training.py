@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from etude.algorithms.protocol import NOTHING, Algorithm, Outside, check_algorithm, needed_of
+from etude.environments.backends.host_callback import raise_host_errors
 from etude.environments.protocol import Environment
 from etude.errors import Diverged, InvalidInput
 from etude.rollout import bind_policy, init_rollout_state, rollout
@@ -233,7 +234,7 @@ def progress(
         end_of_row = iteration - iteration % row_every + row_every
         stop = min(iteration + chunk_length, num_iterations, end_of_row)
         start_time = time.perf_counter()
-        train_state = run_compiled(environment, run, train_state, key, iteration, stop, outside)
+        train_state = run_compiled(run, train_state, key, iteration, stop, outside)
         metrics = average_metrics(jax.device_get(train_state.metric_sums))
         seconds = time.perf_counter() - start_time
         fitting = int(chunk_seconds * (stop - iteration) / seconds)
@@ -302,14 +303,10 @@ def compile_chunk(
     return jax.jit(run, donate_argnums=0).lower(train_state, key, 0, 1, outside).compile()
 
 
-def run_compiled(environment: Environment, function, *arguments) -> Any:
-    """The result of a compiled function; an error that the environment raised inside is raised."""
-    try:
+def run_compiled(function, *arguments) -> Any:
+    """The result of a compiled function; an error of an environment or expert inside is raised."""
+    with raise_host_errors():
         return jax.block_until_ready(function(*arguments))
-    except jax.errors.JaxRuntimeError:
-        if failure := getattr(environment, "failure", None):
-            raise failure from failure.__cause__
-        raise
 
 
 def vmap_over_seeds(function, key: Array):
