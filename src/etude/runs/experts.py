@@ -94,6 +94,8 @@ def find_expert(expert: ExpertLike, environment: EnvironmentLike) -> Any:
                 "object of the class"
             )
         return expert()
+    if not (isinstance(expert, Run) or callable(expert) or dataclasses.is_dataclass(expert)):
+        raise InvalidInput(unknown_expert(repr(expert)))
     return expert
 
 
@@ -104,7 +106,7 @@ def unknown_expert(text: str) -> str:
     close_matches = difflib.get_close_matches(text, [*names, *runs], n=2, cutoff=0.5)
     hint = f"did you mean {' or '.join(close_matches)}? " if close_matches else ""
     return (
-        f"no expert is called {text!r}; {hint}give an algorithm that learns nothing "
+        f"no expert is called {text}; {hint}give an algorithm that learns nothing "
         f"({', '.join(names)}), the directory of a run, or module:function, a function of one "
         "observation that returns one action"
     )
