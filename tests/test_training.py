@@ -412,13 +412,13 @@ def test_other_errors_of_a_program_are_let_through():
         raise ValueError("mine")
 
     with pytest.raises(ValueError, match="mine"):
-        run_compiled(ENVIRONMENT, fail)
+        run_compiled(fail)
 
     def broken(x):
         return jax.pure_callback(lambda x: 1 / 0, x, x)
 
     with pytest.raises(jax.errors.JaxRuntimeError, match="ZeroDivision"):
-        run_compiled(ENVIRONMENT, jax.jit(broken), np.zeros((), np.float32))
+        run_compiled(jax.jit(broken), np.zeros((), np.float32))
 
 
 def test_ctrl_c_stops_a_chunk_at_its_next_step():

@@ -9,5 +9,9 @@ class EnvironmentFault(RuntimeError):
     """An environment raised an error, or returned a value outside its spaces."""
 
 
+class ExpertFault(RuntimeError):
+    """A function that acts as an expert raised an error."""
+
+
 class Diverged(RuntimeError):
     """A loss or a weight is no longer finite."""

@@ -131,6 +131,11 @@ def rollout(
     return rollout_state, experience, jax.tree.map(partial(jnp.sum, axis=0), episode_sums)
 
 
+def copies_for(episodes: int) -> int:
+    """The most copies, up to ten, that can play `episodes` with as many episodes each."""
+    return max(n for n in range(1, 11) if episodes % n == 0)
+
+
 def evaluate(
     environment: Environment, policy: BoundPolicy, key: Array, episodes: int
 ) -> tuple[Array, Array]:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from etude.errors import InvalidInput
-from etude.struct import static, struct
+from etude.struct import replace, static, struct
 from etude.types import Array
 
 AnyArray = TypeVar("AnyArray", Array, np.ndarray)
@@ -227,6 +227,45 @@ def from_environment_action(space: Space, action: np.ndarray) -> np.ndarray:
     return action
 
 
+def to_environment_observation(space: Space, observation: Any) -> Any:
+    """The environment's observation for one as policies see it, [..., *shape], on the host.
+
+    Its arrays are copies in the dtypes of the space, and discrete ones count from its `start`.
+    """
+    if isinstance(space, Composite):
+        values = zip(space.parts, space.split(observation), strict=True)
+        return space.assemble([to_environment_observation(part, value) for part, value in values])
+    array = np.asarray(observation)
+    if not isinstance(space, Box):
+        array = to_environment_action(space, array.astype(np.int64))
+    return array.astype(recorded_dtype(space))
+
+
+def value_bounds(space: Space) -> tuple[Any, Any]:
+    """The least and the greatest value of each element, in the environment's own units."""
+    match space:
+        case Box():
+            return space.bounds
+        case Discrete(n=n, start=start):
+            return start, start + n - 1
+        case MultiDiscrete(sizes=sizes, starts=starts, shape=shape):
+            low = np.reshape(starts, shape)
+            return low, low + np.reshape(sizes, shape) - 1
+    return 0, 1
+
+
+def same_space(space: Space, other: Space) -> bool:
+    """Whether two spaces have the same values, in arrays of the same shapes.
+
+    They may differ in the precision of floats and the width of integers.
+    """
+    leaves, other_leaves = leaves_with_path(space), leaves_with_path(other)
+    return [path for path, _ in leaves] == [path for path, _ in other_leaves] and all(
+        _same_leaf(leaf, other_leaf)
+        for (_, leaf), (_, other_leaf) in zip(leaves, other_leaves, strict=True)
+    )
+
+
 def table_shape(spec: EnvironmentSpec, name: str) -> tuple[int, int]:
     """(number of states, number of actions) of a table of action values.
 
@@ -274,6 +313,11 @@ def gymnasium_dtype(space: Space) -> str | None:
     return None if isinstance(space, Discrete) else getattr(space, "dtype", "int8")
 
 
+def recorded_dtype(space: Space) -> str:
+    """The dtype of a space's values in the environment's own units."""
+    return "int8" if isinstance(space, MultiBinary) else space.dtype
+
+
 def action_offset(space: Space) -> Any:
     """The number, or the array of them, that the environment adds to an action counted from 0.
 
@@ -297,6 +341,20 @@ def leaves_with_path(space: Space, path: tuple = ()) -> list[tuple[tuple, Space]
         for key, part in zip(keys, space.parts, strict=True)
         for leaf in leaves_with_path(part, (*path, key))
     ]
+
+
+def _same_leaf(space, other):
+    match space, other:
+        case Box(), Box():
+            dtypes = {jax.dtypes.canonicalize_dtype(box.dtype) for box in (space, other)}
+            return (
+                len(dtypes) == 1
+                and space.shape == other.shape
+                and all(map(np.array_equal, space.bounds, other.bounds))
+            )
+        case (Discrete(), Discrete()) | (MultiDiscrete(), MultiDiscrete()):
+            return replace(space, dtype=other.dtype) == other
+    return space == other
 
 
 def _scale(space: Box) -> tuple[np.ndarray, np.ndarray]:

@@ -22,6 +22,7 @@ from etude.algorithms.protocol import (
     needed_of,
     put_parts,
 )
+from etude.environments.backends.host_callback import raise_host_errors
 from etude.environments.protocol import Environment
 from etude.errors import Diverged, InvalidInput
 from etude.rollout import bind_policy, init_rollout_state, rollout
@@ -249,7 +250,7 @@ def progress(
         end_of_row = iteration - iteration % row_every + row_every
         stop = min(iteration + chunk_length, num_iterations, end_of_row)
         start_time = time.perf_counter()
-        train_state = run_compiled(environment, run, train_state, key, iteration, stop, outside)
+        train_state = run_compiled(run, train_state, key, iteration, stop, outside)
         metrics = average_metrics(jax.device_get(train_state.metric_sums))
         seconds = time.perf_counter() - start_time
         fitting = int(chunk_seconds * (stop - iteration) / seconds)
@@ -318,14 +319,10 @@ def compile_chunk(
     return jax.jit(run, donate_argnums=0).lower(train_state, key, 0, 1, outside).compile()
 
 
-def run_compiled(environment: Environment, function, *arguments) -> Any:
-    """The result of a compiled function; an error that the environment raised inside is raised."""
-    try:
+def run_compiled(function, *arguments) -> Any:
+    """The result of a compiled function; an error of an environment or expert inside is raised."""
+    with raise_host_errors():
         return jax.block_until_ready(function(*arguments))
-    except jax.errors.JaxRuntimeError:
-        if failure := environment.failure:
-            raise failure from failure.__cause__
-        raise
 
 
 def vmap_over_seeds(function, key: Array):

@@ -19,7 +19,7 @@ from etude.environments.backends.gymnasium_envs import GymnasiumEnvs
 from etude.environments.backends.jax_envs import JaxEnvs
 from etude.environments.backends.zero_envs import ZeroEnvs
 from etude.environments.classic import PORTS
-from etude.environments.factories import crosses_processes, name_of_factory
+from etude.environments.factories import crosses_processes, name_of_function
 from etude.environments.protocol import StepResult
 from etude.environments.sources import environment_source
 from etude.environments.wrappers.time_limit import TimeLimit
@@ -75,7 +75,7 @@ def test_a_function_makes_the_copies(factory, name):
     assert isinstance(environment, GymnasiumEnvs) and environment.spec.num_envs == 3
     assert len({id(env.unwrapped) for env in environment.vector_env.envs}) == 3
     assert environment.spec == source.outline(3, "gymnasium").spec
-    assert name_of_factory(factory) == name
+    assert name_of_function(factory) == name
 
 
 def test_the_id_of_what_a_function_makes_is_known():

@@ -34,21 +34,29 @@ def import_algorithm(name: str) -> Any:
 
     Raises InvalidInput where there is none.
     """
-    module_name, _, class_name = name.partition(":")
-    try:
-        cls = getattr(importlib.import_module(module_name), class_name)
-    except (ImportError, ValueError) as error:
-        raise InvalidInput(
-            f"algorithm {name!r}: the module {module_name!r} cannot be imported ({error}); "
-            "install it, or mend its name"
-        ) from error
-    except AttributeError:
-        raise InvalidInput(f"algorithm {name!r}: {module_name} has no {class_name}") from None
+    cls = import_object("algorithm", name)
     if not (isinstance(cls, type) and dataclasses.is_dataclass(cls)):
         raise InvalidInput(
             f"algorithm {name!r} is not a class under the decorator @etude.algorithm"
         )
     return cls
+
+
+def import_object(role: str, name: str) -> Any:
+    """Return what is called `name`, module:name, for a name that a person typed, never a file's.
+
+    Raises InvalidInput, which calls it by its role, where there is none.
+    """
+    module_name, _, attribute = name.partition(":")
+    try:
+        return getattr(importlib.import_module(module_name), attribute)
+    except (ImportError, ValueError) as error:
+        raise InvalidInput(
+            f"{role} {name!r}: the module {module_name!r} cannot be imported ({error}); "
+            "install it, or mend its name"
+        ) from error
+    except AttributeError:
+        raise InvalidInput(f"{role} {name!r}: {module_name} has no {attribute}") from None
 
 
 def qualified_name(cls: type) -> str:

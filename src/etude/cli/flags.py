@@ -54,18 +54,24 @@ def parse(command: Any, prog: str, arguments: list[str]) -> Any:
     """Parse the arguments to an instance of `command`; unknown flags fail in one message."""
     if not is_passthrough(arguments):
         arguments = prepare(arguments, type_hints_of(command), f"`{prog} --help` lists the flags")
-        required = [
-            field.name
-            for field in dataclasses.fields(command)
-            if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
-        ]
-        if len(list(itertools.takewhile(lambda word: not is_flag(word), arguments))) < len(
-            required
-        ):
-            fail(
-                f"{prog} needs {' and '.join(map(str.upper, required))}; `{prog} --help` says more"
-            )
+        if missing := missing_arguments(command, arguments):
+            fail(f"{prog} needs {' and '.join(missing)}; `{prog} --help` says more")
     return tyro.cli(with_alias_help(command, aliases_for(None)), prog=prog, args=arguments)
+
+
+def missing_arguments(command: Any, arguments: list[str]) -> list[str]:
+    """Return what `command` requires and the prepared arguments lack, as a person types it."""
+    num_words = len(list(itertools.takewhile(lambda word: not is_flag(word), arguments)))
+    hints = type_hints_of(command)
+    words = [name for name, hint in hints.items() if is_positional(hint)]
+    required = [
+        field.name
+        for field in dataclasses.fields(command)
+        if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+    ]
+    return [name.upper() for name in words[num_words:] if name in required] + [
+        flag_name(name) for name in required if name not in words and not is_typed(arguments, name)
+    ]
 
 
 def parse_train(

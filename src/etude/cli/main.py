@@ -2,6 +2,7 @@
 
 etude train ALGORITHM ENVIRONMENT [--steps N] [--seeds N] [every hyperparameter]
 etude resume RUN [--steps N]      etude evaluate RUN [--episodes N]      etude watch RUN
+etude record ENVIRONMENT --expert EXPERT --episodes N --out FILE.npz
 etude environments [FILTER]       etude algorithms      etude plan PROBLEM      etude figure NAME
 """
 
@@ -19,7 +20,7 @@ from etude import errors
 from etude.cli import flags
 from etude.cli.console import enable_cache, fail
 from etude.cli.figures import _figure, _plan
-from etude.runs.options import RunOptions
+from etude.runs.options import EnvironmentOptions, RunOptions
 
 HELP = """usage: etude COMMAND [...]
 
@@ -29,6 +30,7 @@ Deep reinforcement learning: train agents, evaluate them and watch them.
   resume RUN                    resume a run, or extend its budget with --steps
   evaluate RUN                  evaluate a run's agents on the Gymnasium environment
   watch RUN                     show a run's agent in a window
+  record ENVIRONMENT            record episodes of an expert, for agents to learn from
   environments [FILTER]         list environments, with their backends and presets
   algorithms                    list algorithms
   plan PROBLEM                  plan on a control problem or a game, and draw the result
@@ -74,6 +76,7 @@ def main(arguments: list[str] | None = None) -> None:
         "resume": _resume,
         "evaluate": _evaluate,
         "watch": _watch,
+        "record": _record,
         "environments": _environments,
         "algorithms": _algorithms,
         "plan": _plan,
@@ -94,7 +97,7 @@ def run_command(command, arguments: list[str]) -> int:
         command(arguments)
     except errors.InvalidInput as error:
         fail(str(error))
-    except (errors.EnvironmentFault, errors.Diverged) as error:
+    except (errors.EnvironmentFault, errors.ExpertFault, errors.Diverged) as error:
         if cause := error.__cause__:
             import traceback
 
@@ -278,6 +281,40 @@ def _watch(arguments: list[str]) -> None:
     run = load(options.run, imported(options.algorithm), options.environment)
     for i, total in enumerate(watch(run, options.episodes, options.seed, options.stochastic), 1):
         print(f"episode {i}: return {total:.1f}", flush=True)
+
+
+def _record(arguments: list[str]) -> None:
+    """`etude record`"""
+
+    @dataclasses.dataclass(frozen=True)
+    class Record(EnvironmentOptions):
+        """Record whole episodes of an expert in a file, which `etude train --dataset` reads."""
+
+        environment: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="ENVIRONMENT")]
+        """a Gymnasium id, or module:Name to import the module that registers it"""
+        expert: str
+        """an algorithm that learns nothing (random, heuristic, mpc, mcts), the directory of a run,
+        or module:function, a function of one observation that returns one action"""
+        episodes: int
+        """number of episodes"""
+        out: Path
+        """the file to write, an .npz"""
+        seed: int = 0
+        """seed of the episodes and of the expert"""
+        stochastic: bool = False
+        """act as in training, in place of the deterministic policy"""
+        options: tyro.conf.UseAppendAction[list[str]] = dataclasses.field(  # type: ignore[assignment]
+            default_factory=list, kw_only=True
+        )
+        """keyword argument of gymnasium.make as NAME=VALUE, with the value in JSON; may be
+        repeated"""
+
+    record_options = flags.parse(Record, "etude record", arguments)
+    enable_cache()
+    from etude.runs.record import record
+
+    chosen = vars(record_options)
+    record(**chosen | {"options": parse_options(record_options.options)})
 
 
 def _environments(arguments: list[str]) -> None:

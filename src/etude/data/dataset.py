@@ -23,13 +23,12 @@ from etude.data.recorded_arrays import (
 from etude.data.transition import Transition, zeros_like_spec
 from etude.errors import InvalidInput
 from etude.spaces import (
-    Box,
-    Discrete,
     EnvironmentSpec,
-    MultiBinary,
-    MultiDiscrete,
     leaves_with_path,
+    recorded_dtype,
+    same_space,
     to_environment_action,
+    to_environment_observation,
 )
 from etude.struct import replace, static, struct
 from etude.types import Array
@@ -156,16 +155,17 @@ def to_recorded_arrays(dataset: Dataset) -> dict[str, Any]:
                 "follows; write the dataset that it was made from"
             )
         num_rows = dataset.num_steps + len(lengths)
-        joined = np.empty((num_rows, *observation.shape[1:]), _dtype(space))
-        joined[rows] = _to_environment(space, observation)
-        joined[rows[is_last] + 1] = _to_environment(space, next_observation[is_last])
+        joined = np.empty((num_rows, *observation.shape[1:]), recorded_dtype(space))
+        joined[rows] = to_environment_observation(space, observation)
+        joined[rows[is_last] + 1] = to_environment_observation(space, next_observation[is_last])
         return joined
 
     spaces = [space for _, space in leaves_with_path(dataset.spec.observation)]
     observations, structure = jax.tree.flatten(transitions.observation)
     next_observations = jax.tree.leaves(transitions.next_observation)
     action_space = dataset.spec.action
-    actions = to_environment_action(action_space, transitions.action).astype(_dtype(action_space))
+    dtype = recorded_dtype(action_space)
+    actions = to_environment_action(action_space, transitions.action).astype(dtype)
     return {
         "observations": jax.tree.unflatten(
             structure, list(map(join, spaces, observations, next_observations))
@@ -191,7 +191,7 @@ def check_dataset(dataset: Dataset, spec: EnvironmentSpec) -> None:
         ("observation", dataset.spec.observation, spec.observation),
         ("action", dataset.spec.action, spec.action),
     ):
-        if not _same_space(recorded, needed):
+        if not same_space(recorded, needed):
             raise InvalidInput(
                 f"the {role} space of the dataset{_of(dataset.spec)} is {recorded}, and that of "
                 f"the environment{_of(spec)} is {needed}; give the dataset of this environment, or "
@@ -245,41 +245,6 @@ def _end_flags(terminations, truncations, truncate_unfinished):
 def _observation_rows(lengths):
     """The row of each step's observation where an episode of T steps has T + 1 rows, [step]."""
     return np.arange(lengths.sum()) + np.repeat(np.arange(len(lengths)), lengths)
-
-
-def _to_environment(space, observation):
-    return (
-        observation
-        if isinstance(space, Box)
-        else to_environment_action(space, observation.astype(np.int64))
-    )
-
-
-def _dtype(space):
-    return "int8" if isinstance(space, MultiBinary) else space.dtype
-
-
-def _same_space(space, other):
-    """Whether two spaces have the same values, with arrays of the same shapes and dtypes."""
-    leaves, other_leaves = leaves_with_path(space), leaves_with_path(other)
-    return [path for path, _ in leaves] == [path for path, _ in other_leaves] and all(
-        _same_leaf(leaf, other_leaf)
-        for (_, leaf), (_, other_leaf) in zip(leaves, other_leaves, strict=True)
-    )
-
-
-def _same_leaf(space, other):
-    match space, other:
-        case Box(), Box():
-            dtypes = {jax.dtypes.canonicalize_dtype(box.dtype) for box in (space, other)}
-            return (
-                len(dtypes) == 1
-                and space.shape == other.shape
-                and all(map(np.array_equal, space.bounds, other.bounds))
-            )
-        case (Discrete(), Discrete()) | (MultiDiscrete(), MultiDiscrete()):
-            return replace(space, dtype=other.dtype) == other
-    return space == other
 
 
 def _of(spec):

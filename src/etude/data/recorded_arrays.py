@@ -14,12 +14,11 @@ from etude.errors import InvalidInput
 from etude.spaces import (
     Box,
     Composite,
-    Discrete,
     EnvironmentSpec,
     MultiBinary,
-    MultiDiscrete,
     Space,
     from_environment_action,
+    value_bounds,
 )
 
 
@@ -176,17 +175,12 @@ def convert_action(array: RecordedArray, dtype: np.dtype) -> np.ndarray:
 
 def convert_choices(array: RecordedArray, dtype: np.dtype) -> np.ndarray:
     """Choices counted from 0, or flags; raises InvalidInput, naming the first outside its space."""
-    low: Any = 0
-    high: Any = 1
-    requirement = f"it must be in {array.space}, whose choices count from its start"
-    match array.space:
-        case Discrete(n=n, start=start):
-            low, high = start, start + n - 1
-        case MultiDiscrete(sizes=sizes, starts=starts, shape=shape):
-            low = np.reshape(starts, shape)
-            high = low + np.reshape(sizes, shape) - 1
-        case _:
-            requirement = "it must be 0 or 1"
+    low, high = value_bounds(array.space)
+    requirement = (
+        "it must be 0 or 1"
+        if isinstance(array.space, MultiBinary)
+        else f"it must be in {array.space}, whose choices count from its start"
+    )
     array.refuse_where((array.values < low) | (array.values > high), requirement)
     return from_environment_action(array.space, array.values.astype(np.int64)).astype(dtype)
 

@@ -23,7 +23,7 @@ class CheckedFactory:
     """
 
     def __init__(self, factory: Callable[[], gymnasium.Env]):
-        self.factory, self.name = factory, name_of_factory(factory)
+        self.factory, self.name = factory, name_of_function(factory)
         self.made: weakref.WeakValueDictionary = weakref.WeakValueDictionary()  # by their `id`
 
     def __call__(self) -> gymnasium.Env:
@@ -55,7 +55,7 @@ def kind_of(value: Any) -> str:
     )
 
 
-def name_of_factory(factory: Callable) -> str:
+def name_of_function(factory: Callable) -> str:
     """The name of a function or class, without its module; that of the class of other callables."""
     while isinstance(factory, partial):
         factory = factory.func

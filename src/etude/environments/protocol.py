@@ -33,7 +33,6 @@ class Environment(Protocol):
     spec: EnvironmentSpec
     functional: bool  # the state is a pytree: it can be saved, and seeds can share one program
     deterministic_reset: bool  # a reset with the same key starts the same episodes
-    failure: BaseException | None  # what a step raised in Python, which JAX's exception hides
 
     def reset(self, key: Array) -> tuple[Any, Any]: ...
 

@@ -18,7 +18,7 @@ from etude.environments.backends.gymnasium_envs import (
 )
 from etude.environments.backends.jax_envs import JaxEnvs, check_jax_environment
 from etude.environments.backends.zero_envs import ZeroEnvs
-from etude.environments.factories import CheckedFactory, crosses_processes, name_of_factory
+from etude.environments.factories import CheckedFactory, crosses_processes, name_of_function
 from etude.environments.protocol import Environment, JaxEnvironment
 from etude.environments.registry import (
     JAX_ENVIRONMENTS,
@@ -227,7 +227,7 @@ class FactorySource:
     judged_on = "the environment itself"
 
     def __init__(self, factory: Callable[[], gymnasium.Env], frame_stack: int, action_masks: bool):
-        self.factory, self.name, self.frame_stack = factory, name_of_factory(factory), frame_stack
+        self.factory, self.name, self.frame_stack = factory, name_of_function(factory), frame_stack
         checked = CheckedFactory(factory)
         self.make_env = partial(make_with_action_mask, checked) if action_masks else checked
 

@@ -228,6 +228,28 @@ class LiveDisplay:
             self.console.print(line, markup=False)
 
 
+class StatusLine:
+    """How far some work is, in a line: live on a terminal, else printed every few seconds."""
+
+    def __init__(self, visible: bool):
+        self.console = Console(soft_wrap=True, highlight=False, markup=False, quiet=not visible)
+        self.status, self.last_line_time = self.console.status("compiling"), time.perf_counter()
+
+    def __enter__(self) -> "StatusLine":
+        self.status.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.status.stop()
+
+    def show(self, text: str) -> None:
+        self.status.update(text)
+        now = time.perf_counter()
+        if not self.console.is_terminal and now - self.last_line_time >= LINE_INTERVAL:
+            self.last_line_time = now
+            self.console.print(text)
+
+
 def display_for(run: Any, progress: bool) -> Display:
     """Return the display that fits the output: a terminal, a file or pipe, or none."""
     if not progress:

@@ -23,8 +23,20 @@ AT_LEAST = {
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class RecordedOptions:
-    """The options that config.json holds as they were asked for."""
+class EnvironmentOptions:
+    """The options of environments, wherever some are made."""
+
+    frame_stack: int = 1
+    """number of latest observations that are stacked"""
+    action_masks: bool = False
+    """choose among the actions that info["action_mask"] allows"""
+    options: dict[str, Any] = dataclasses.field(default_factory=dict)
+    """keyword arguments of gymnasium.make"""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainingOptions:
+    """The options of training and of the final evaluation."""
 
     steps: int = 100_000
     """budget of environment steps of each seed, never exceeded; of gradient steps where the
@@ -35,12 +47,13 @@ class RecordedOptions:
     """seed of the first agent; the others follow it"""
     workers: int = 0
     """processes in which slow gymnasium environments step; 0 steps all in one process"""
-    frame_stack: int = 1
-    """number of latest observations that are stacked"""
-    action_masks: bool = False
-    """choose among the actions that info["action_mask"] allows"""
     evaluation_episodes: int = 100
     """episodes of each seed in the final evaluation"""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RecordedOptions(EnvironmentOptions, TrainingOptions):
+    """The options that config.json holds as they were asked for."""
 
     def validate_fields(self) -> None:
         """Raise InvalidInput, naming option, value and remedy, for an option out of bounds."""
@@ -67,8 +80,6 @@ class RunOptions(RecordedOptions):
     evaluation is always on gymnasium, or on an environment that was given as an object"""
     num_envs: int | None = None
     """environments that each seed steps at once; by default the algorithm's own number"""
-    options: dict[str, Any] = dataclasses.field(default_factory=dict)
-    """keyword arguments of gymnasium.make"""
     dataset: Path | None = None
     """recorded episodes to learn from, an .npz file (see `etude record`); the algorithm then does
     not play"""

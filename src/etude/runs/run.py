@@ -22,7 +22,7 @@ from etude.environments.sources import EnvironmentLike, environment_source
 from etude.errors import InvalidInput
 from etude.presets import preset
 from etude.reporting import figures, statistics
-from etude.rollout import bind_policy, evaluate
+from etude.rollout import bind_policy, copies_for, evaluate
 from etude.runs.display import Display, display_for
 from etude.runs.initial import start_from
 from etude.runs.interrupt import Interrupted, InterruptHandler
@@ -115,9 +115,8 @@ class Run:
         episodes = episodes or self.settings.evaluation_episodes
         if episodes < 1:
             raise InvalidInput(f"episodes is {episodes}; it must be at least 1")
-        num_envs = max(n for n in range(1, 11) if episodes % n == 0)
         source = self.settings.source
-        environment = source.make(num_envs, source.judge)
+        environment = source.make(copies_for(episodes), source.judge)
         if interrupt is not None:
             interrupt.watch(environment, patience=0)
 
@@ -131,10 +130,7 @@ class Run:
             returns = [
                 np.asarray(
                     run_compiled(
-                        environment,
-                        evaluate_seed,
-                        state,
-                        jax.random.fold_in(jax.random.key(first_seed), i),
+                        evaluate_seed, state, jax.random.fold_in(jax.random.key(first_seed), i)
                     )
                 ).tolist()
                 for i, state in enumerate(self.states(warn))

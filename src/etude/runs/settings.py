@@ -67,7 +67,6 @@ class Settings(RecordedOptions):
     environment_kind: SourceKind  # id, factory or jax
     backend: str  # jax, envpool or gymnasium; none where the algorithm does not play
     num_envs: int
-    options: dict[str, Any] = dataclasses.field(default_factory=dict)  # for gymnasium.make
     row_every: int = 1  # iterations per row of metrics
     checkpoint_every: int = 1  # iterations between checkpoints: a multiple of row_every
     # of observation and action, by which an environment given as an object is known again

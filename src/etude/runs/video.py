@@ -46,7 +46,7 @@ def render_episodes(
     while episodes_done < episodes:
         frame = env.render() if pictures else None
         rollout_state, reward, done = run_compiled(
-            environment, step, rollout_state, jax.random.fold_in(key, time)
+            step, rollout_state, jax.random.fold_in(key, time)
         )
         episodes_done, time = episodes_done + bool(done), time + 1
         yield frame, float(reward), bool(done)

@@ -125,12 +125,7 @@ def train_and_measure(algorithm: Any, name: str, steps: int, seeds: int) -> Curv
                 evaluation_key = vmap_over_seeds(
                     partial(jax.random.fold_in, data=report.steps), key
                 )(key)
-                values = run_compiled(
-                    evaluation_environment,
-                    evaluate,
-                    report.train_state.algorithm_state,
-                    evaluation_key,
-                )
+                values = run_compiled(evaluate, report.train_state.algorithm_state, evaluation_key)
                 points.append((report.steps, *map(np.atleast_1d, values)))
         point_steps, estimates, returns = (np.array(column) for column in zip(*points, strict=True))
         curves.append(Curve(point_steps, estimates.T, returns.T))

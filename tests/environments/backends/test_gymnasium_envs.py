@@ -216,7 +216,7 @@ def test_what_goes_wrong_names_the_copy_and_its_step(fault, message, cause):
     with pytest.raises(
         EnvironmentFault, match=f"^copy 1 of Faulty failed at its step 7: {message}"
     ) as failure:
-        run_compiled(environment, lambda: play(environment, jnp.zeros((20, 3), jnp.int32)))
+        run_compiled(lambda: play(environment, jnp.zeros((20, 3), jnp.int32)))
     assert (
         type(failure.value.__cause__) is (cause or type(None))
         and failure.value.__suppress_context__
@@ -235,7 +235,7 @@ def test_a_failing_reset_is_named(fault, message):
     with pytest.raises(
         EnvironmentFault, match=f"^copy 1 of Faulty failed at its first reset: {message}"
     ):
-        run_compiled(environment, jax.jit(environment.reset), KEY)
+        run_compiled(jax.jit(environment.reset), KEY)
 
 
 def test_a_failing_restart_is_named():
@@ -244,7 +244,7 @@ def test_a_failing_restart_is_named():
     with pytest.raises(
         EnvironmentFault, match="^copy 1 of Faulty failed at its step 5: its observation has shape"
     ):
-        run_compiled(environment, lambda: play(environment, jnp.zeros((20, 3), jnp.int32)))
+        run_compiled(lambda: play(environment, jnp.zeros((20, 3), jnp.int32)))
 
 
 def test_infinities_are_no_fault():
@@ -264,7 +264,7 @@ def test_a_part_of_an_observation_is_named_by_its_path():
         EnvironmentFault,
         match=r"its observation\['z'\] has shape \(1,\), and its space says \(2,\)",
     ):
-        run_compiled(environment, jax.jit(environment.reset), KEY)
+        run_compiled(jax.jit(environment.reset), KEY)
 
 
 @pytest.mark.parametrize("role", ["observation", "action"])

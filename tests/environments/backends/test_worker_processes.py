@@ -125,7 +125,7 @@ def test_a_fault_in_a_process_tells_copy_and_step_and_where_it_was_raised():
             )
 
         with pytest.raises(EnvironmentFault) as fault:
-            run_compiled(environment, jax.jit(run))
+            run_compiled(jax.jit(run))
     finally:
         environment.close()
     message = str(fault.value)

@@ -98,7 +98,7 @@ def test_a_policy_in_training_takes_nothing_that_a_taxi_forbids():
             iterations=3,
         )
     )
-    run_compiled(environment, run, jax.random.key(0))
+    run_compiled(run, jax.random.key(0))
     environment.close()
     assert len(taken) == 3 * 32 * 2 and all(taken)
 

@@ -26,7 +26,6 @@ class EnvPoolEnvs:
 
     functional = False
     deterministic_reset = False
-    failure: BaseException | None = None
 
     def __init__(self, name: str, num_envs: int, seed: int = 0, num_threads: int | None = None):
         import envpool  # an optional dependency

@@ -23,9 +23,8 @@ class GymnasiumEnvs:
     """A batch of Gymnasium environments in this process, or in `workers` processes when slow.
 
     The simulators hold the real state. The state here is the number of steps that each of them has
-    taken, [env], so that it depends on every call. `failure` keeps an exception raised inside a
-    step, since a compiled loop raises JAX's own exception in its place. Without a `spec`, one more
-    environment is made to read it.
+    taken, [env], so that it depends on every call. Without a `spec`, one more environment is made
+    to read it.
     """
 
     functional = False
@@ -46,7 +45,6 @@ class GymnasiumEnvs:
             else InProcessEnvs(make_env, num_envs, self.layout)
         )
         self.rows_shape = jax.ShapeDtypeStruct((num_envs, self.layout.dtype.itemsize), jnp.uint8)
-        self.failure: BaseException | None = None
         self.cancelled = threading.Event()
 
     def reset(self, key: Array) -> tuple[Array, Any]:
@@ -67,19 +65,16 @@ class GymnasiumEnvs:
         self.vector_env.close()
 
     def _reset(self, seed):
-        return self._guard(self.vector_env.reset, int(seed))
+        self._check_cancelled()
+        return self.vector_env.reset(int(seed))
 
     def _step(self, action):
-        return self._guard(self.vector_env.step, np.asarray(action, self.layout.action_dtype))
+        self._check_cancelled()
+        return self.vector_env.step(np.asarray(action, self.layout.action_dtype))
 
-    def _guard(self, function, argument):
-        try:
-            if self.cancelled.is_set():
-                raise KeyboardInterrupt
-            return function(argument)
-        except BaseException as error:
-            self.failure = error
-            raise
+    def _check_cancelled(self):
+        if self.cancelled.is_set():
+            raise KeyboardInterrupt
 
     def _steps(self, rows: Array) -> Array:
         return array_from_bytes(rows, *self.layout.fields["steps"])

@@ -7,7 +7,8 @@ call whose results are unused, so make the results part of the state that the lo
 call has no `vmap` and no derivative.
 """
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -16,24 +17,42 @@ import numpy as np
 from jax.extend.core import Primitive
 from jax.interpreters import mlir
 
+_raised: list[BaseException] = []  # by host functions since the last `raise_host_errors` began
+
 
 def host_call(function: Callable[..., Any], result: Any, *arguments: Any) -> Any:
     """Call `function(*arguments)` on the host with NumPy arrays and return its tree of arrays.
 
     `result` has the structure, shapes and dtypes of what the function returns. An exception in the
-    function ends the program with a `jax.errors.JaxRuntimeError`.
+    function ends the program with an error of JAX; `raise_host_errors` raises it in its place.
     """
     structure = jax.tree.structure(result)
 
     def flat_function(*leaves):
         inputs = jax.tree.unflatten(jax.tree.structure(arguments), leaves)
-        outputs = jax.tree.leaves(function(*inputs))
+        try:
+            outputs = jax.tree.leaves(function(*inputs))
+        except BaseException as error:
+            _raised.append(error)
+            raise
         return tuple(np.asarray(x, shape.dtype) for x, shape in zip(outputs, shapes, strict=True))
 
     shapes = tuple(jax.tree.leaves(result))
     return jax.tree.unflatten(
         structure, _call.bind(*jax.tree.leaves(arguments), function=flat_function, shapes=shapes)
     )
+
+
+@contextlib.contextmanager
+def raise_host_errors() -> Iterator[None]:
+    """Raise the error of a host function as it is, where a program in the block ends with one."""
+    _raised.clear()
+    try:
+        yield
+    except Exception:  # JAX raises several types, with the error as text
+        if _raised:
+            raise _raised[0] from _raised[0].__cause__
+        raise
 
 
 _call = Primitive("host_call")

@@ -18,7 +18,6 @@ class JaxEnvs:
 
     functional = True
     deterministic_reset = True
-    failure: BaseException | None = None
 
     def __init__(self, environment: JaxEnvironment, num_envs: int, env_id: str = ""):
         self.environment = environment

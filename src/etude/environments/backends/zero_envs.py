@@ -18,7 +18,6 @@ class ZeroEnvs:
     """
 
     deterministic_reset = True
-    failure: BaseException | None = None
 
     def __init__(self, spec: EnvironmentSpec, functional: bool = False):
         self.spec, self.functional = spec, functional

@@ -1,0 +1,233 @@
+"""Experts: policies that act but do not learn, given by a name, by a run or as a function.
+
+random, heuristic, mpc, mcts   an algorithm that learns nothing
+runs/dqn-CartPole-v1-…         the directory of a run: the policy of its first seed
+module:function                a function of one observation that returns one action
+"""
+
+import dataclasses
+import difflib
+from collections.abc import Callable
+from functools import partial
+from operator import itemgetter
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from etude.algorithms import ALGORITHMS, algorithm_class, import_object, registered_name
+from etude.algorithms.protocol import Algorithm, Expert, check_algorithm
+from etude.data.transition import zeros_like_spec
+from etude.environments.backends.host_callback import host_call
+from etude.environments.factories import name_of_function
+from etude.environments.sources import EnvironmentLike
+from etude.errors import ExpertFault, InvalidInput
+from etude.runs.run import Run, defaults_for, load
+from etude.spaces import (
+    Box,
+    Composite,
+    EnvironmentSpec,
+    from_environment_action,
+    same_space,
+    to_environment_observation,
+    value_bounds,
+)
+from etude.types import Array
+
+ExpertLike = str | Path | Run | Algorithm | Callable[[Any], Any]
+
+
+def make_expert(
+    expert: ExpertLike,
+    environment: EnvironmentLike,
+    spec: EnvironmentSpec,
+    key: Array,
+    warn: Callable[[str], None] = lambda text: None,
+) -> Expert:
+    """The expert that a user asks for, to act in an environment.
+
+    Args:
+        expert: the name of an algorithm that learns nothing, which has its preset for the
+            environment; the directory of a run, whose first seed acts; or module:function, which
+            is imported, so it comes from a person and never from a file. In Python also such an
+            algorithm, a Run or a function itself. A function takes one observation, an array or a
+            dict or tuple of arrays, and returns one action, both in the environment's own units.
+        environment: the environment, for the preset.
+        spec: the spaces that the expert observes and acts in, and the environment's id.
+        key: of the algorithm's initial state.
+        warn: is told of a damaged checkpoint that is passed over.
+
+    Returns:
+        The expert, whose policy acts inside a compiled program. Run that program with
+        `etude.training.run_compiled`: a function that raises an error raises ExpertFault, and one
+        whose action is not in the environment's space InvalidInput.
+
+    Raises:
+        InvalidInput: for what is no expert, and for an expert of other spaces.
+    """
+    found, name = find_expert(expert, environment), expert_name(expert)
+    if isinstance(found, Run):
+        return expert_of_run(found, name, spec, warn)
+    if callable(found):
+        return Expert((), FunctionPolicy(found, name, spec))
+    check_algorithm(found)
+    check_learns_nothing(found, name)
+    return Expert(jax.jit(partial(found.init, spec=spec))(key), found)
+
+
+def find_expert(expert: ExpertLike, environment: EnvironmentLike) -> Any:
+    """What `expert` names: a Run, an algorithm or a function; raises InvalidInput for none."""
+    if isinstance(expert, str) and expert in ALGORITHMS:
+        check_learns_nothing(algorithm_class(expert), expert)
+        return defaults_for(expert, environment)[0]
+    if isinstance(expert, Path) or (isinstance(expert, str) and Path(expert).exists()):
+        return load(expert)
+    if isinstance(expert, str):
+        if ":" not in expert:
+            raise InvalidInput(unknown_expert(expert))
+        expert = import_object("expert", expert)
+    if isinstance(expert, type):
+        if not dataclasses.is_dataclass(expert):
+            raise InvalidInput(
+                f"expert is the class {expert.__name__}; give a function of one observation, or an "
+                "object of the class"
+            )
+        return expert()
+    if not (isinstance(expert, Run) or callable(expert) or dataclasses.is_dataclass(expert)):
+        raise InvalidInput(unknown_expert(repr(expert)))
+    return expert
+
+
+def unknown_expert(text: str) -> str:
+    """The message for a text that names no expert: near names, and the forms there are."""
+    names = [name for name in ALGORITHMS if not algorithm_class(name).learns]
+    runs = [str(config.parent) for config in Path(text).parent.glob("*/config.json")]
+    close_matches = difflib.get_close_matches(text, [*names, *runs], n=2, cutoff=0.5)
+    hint = f"did you mean {' or '.join(close_matches)}? " if close_matches else ""
+    return (
+        f"no expert is called {text}; {hint}give an algorithm that learns nothing "
+        f"({', '.join(names)}), the directory of a run, or module:function, a function of one "
+        "observation that returns one action"
+    )
+
+
+def expert_name(expert: ExpertLike) -> str:
+    """An expert in messages and tables."""
+    match expert:
+        case str() | Path():
+            return str(expert)
+        case Run():
+            return str(expert.directory)
+    return name_of_function(expert) if callable(expert) else registered_name(expert)
+
+
+def check_learns_nothing(algorithm: Any, name: str) -> None:
+    """Raise InvalidInput for an algorithm, or a class of one, that has to be trained first."""
+    if algorithm.learns:
+        raise InvalidInput(
+            f"expert is {name}, which has to learn before it can act; train it, and give the "
+            "directory of the run"
+        )
+
+
+def expert_of_run(
+    run: Run, name: str, spec: EnvironmentSpec, warn: Callable[[str], None]
+) -> Expert:
+    """The policy of a run's first seed; raises InvalidInput where the run has other spaces."""
+    source = run.settings.source
+    trained = source.outline(1, source.judge).spec
+    for role in ("observation", "action"):
+        learned, asked = getattr(trained, role), getattr(spec, role)
+        if not same_space(learned, asked):
+            raise InvalidInput(
+                f"the {role} space of the run {name}, on {run.settings.environment}, is {learned}, "
+                f"and that of {spec.id or 'the environment'} is {asked}; give a run on this "
+                "environment, with the same frame stack and action masks"
+            )
+    return Expert(run.states(warn)[0], run.settings.algorithm)
+
+
+class FunctionPolicy:
+    """A user's function of one observation as a policy, which calls it on the host.
+
+    It is called for one row of a batch after the other. The function sees arrays that are its own
+    to keep; what it returns is checked against the action space.
+    """
+
+    needs: tuple[str, ...] = ()
+
+    def __init__(self, function: Callable[[Any], Any], name: str, spec: EnvironmentSpec):
+        if isinstance(spec.action, Composite):
+            raise InvalidInput(
+                f"expert {name} is a function, which returns an action that is one array, and this "
+                f"environment's are {spec.action}"
+            )
+        self.function, self.name, self.spec = function, name, spec
+        self.action_type = jax.eval_shape(partial(zeros_like_spec, spec)).action
+
+    def initial_memory(self, state: Any, spec: EnvironmentSpec, key: Array) -> Any:
+        """(): a function has no memory that etude knows of."""
+        return ()
+
+    def act(
+        self, state: Any, observation: Any, memory: Any, key: Array, explore: bool
+    ) -> tuple[Array, Any]:
+        """The function's action of each copy, [env, *action], exploring or not.
+
+        Under `vmap`, as over seeds, the rows of all copies are one batch.
+        """
+
+        @jax.custom_batching.custom_vmap
+        def act_on(observation):
+            num_rows = len(jax.tree.leaves(observation)[0])
+            shape = (num_rows, *self.action_type.shape)
+            actions = jax.ShapeDtypeStruct(shape, self.action_type.dtype)
+            return host_call(self._act_on_rows, actions, observation)
+
+        @act_on.def_vmap
+        def act_on_batches(size, is_batched, observation):
+            rows = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), observation)
+            action = act_on(rows)
+            return action.reshape(size, -1, *action.shape[1:]), True
+
+        return act_on(observation), memory
+
+    def _act_on_rows(self, observation):
+        rows = to_environment_observation(self.spec.observation, observation)
+        num_rows = len(jax.tree.leaves(rows)[0])
+        return np.stack(
+            [self._act_on_row(jax.tree.map(itemgetter(i), rows)) for i in range(num_rows)]
+        )
+
+    def _act_on_row(self, observation):
+        try:
+            action = self.function(observation)
+        except Exception as error:
+            raise ExpertFault(
+                f"expert {self.name} raised {type(error).__name__}: {error}"
+            ) from error
+        return self.to_policy_action(action)
+
+    def to_policy_action(self, action: Any) -> np.ndarray:
+        """An action of the function in the policy's units; raises InvalidInput for no action."""
+        space = self.spec.action
+        is_real = isinstance(space, Box) and np.issubdtype(space.dtype, np.floating)
+        low, high = value_bounds(space)
+        try:
+            array = np.asarray(action)
+        except ValueError:  # rows of several lengths
+            array = np.array(None)
+        is_number = array.dtype.kind in ("biuf" if is_real else "biu")
+        # the bounds of a Box are rounded too
+        rounded = array.astype(np.float32) if is_number and isinstance(space, Box) else array
+        if not (
+            is_number
+            and array.shape == self.action_type.shape
+            and ((low <= rounded) & (rounded <= high)).all()
+        ):
+            raise InvalidInput(
+                f"expert {self.name} returned {action!r:.80}, and the action space is {space}; "
+                "return one action that is in it, in the environment's own units"
+            )
+        return from_environment_action(space, array if is_real else array.astype(np.int64))

@@ -1,0 +1,253 @@
+"""Recording: an expert plays whole episodes, which become a dataset to learn from."""
+
+import os
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from time import perf_counter
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from etude.algorithms.protocol import Expert
+from etude.data.dataset import Dataset, episode_returns, make_dataset, to_recorded_arrays
+from etude.data.transition import Transition
+from etude.environments.protocol import Environment
+from etude.environments.sources import EnvironmentLike, environment_source
+from etude.errors import InvalidInput
+from etude.reporting.statistics import iqm
+from etude.rollout import bind_policy, copies_for, init_rollout_state, rollout
+from etude.runs.display import NullDisplay, StatusLine
+from etude.runs.experts import ExpertLike, expert_name, make_expert
+from etude.runs.interrupt import Interrupted, InterruptHandler
+from etude.runs.options import RunOptions
+from etude.spaces import EnvironmentSpec
+from etude.storage.datasets.npz import read_npz, write_npz
+from etude.struct import replace
+from etude.training import run_compiled
+from etude.trees import content_hash
+from etude.types import Array
+
+CHUNK_SECONDS = 1.0
+CHUNK_BYTES = 2**26  # of the transitions of a chunk
+MAX_CHUNK = 1024  # steps
+
+
+def record(
+    environment: EnvironmentLike,
+    expert: ExpertLike,
+    *,
+    episodes: int,
+    out: str | Path | None = None,
+    seed: int = 0,
+    stochastic: bool = False,
+    options: dict[str, Any] | None = None,
+    frame_stack: int = 1,
+    action_masks: bool = False,
+    progress: bool = True,
+) -> Dataset:
+    """Record whole episodes of an expert.
+
+    They are played where policies are evaluated: on the Gymnasium environment of an id, or on an
+    environment itself that is given as an object. The same seed gives the same episodes, which are
+    those of `Run.evaluate` with that seed where the expert is a run.
+
+    Args:
+        environment: as in `etude.train`.
+        expert: the name of an algorithm that learns nothing, the directory of a run, or
+            module:function; see `etude.runs.experts.make_expert`.
+        episodes: number of episodes. They are played in up to ten copies, with as many episodes
+            each, for otherwise short episodes would be recorded more often than long ones.
+        out: the file to write, an .npz (see `etude.storage.datasets.npz`); by default none.
+        seed: seed of the episodes and of the expert.
+        stochastic: act as in training, in place of the deterministic policy.
+        options, frame_stack, action_masks: as in `etude.train`.
+        progress: show the progress, and a table of the result.
+
+    Returns:
+        The dataset, one episode after another. With `out` it is read from the file.
+
+    Raises:
+        InvalidInput: for arguments that do not fit, before anything is played.
+        EnvironmentFault: where the environment fails.
+        ExpertFault: where a function that acts as the expert fails.
+        Interrupted: after Ctrl-C; nothing is written.
+    """
+    RunOptions(seed=seed, frame_stack=frame_stack).validate_fields()
+    if not isinstance(episodes, int) or episodes < 1:
+        raise InvalidInput(f"episodes is {episodes}; it must be a whole number of at least 1")
+    if out is not None:
+        check_out(Path(out))
+    source = environment_source(environment, options, frame_stack, action_masks)
+    key = jax.random.key(seed)
+    with closing(source.make(copies_for(episodes), source.judge)) as environments:
+        spec = environments.spec
+        player = make_expert(expert, environment, spec, key, NullDisplay().warn)
+        # as Run.evaluate has for its first seed
+        chunks = play(environments, player, jax.random.fold_in(key, 0), episodes, stochastic)
+        transitions = gather(environments, chunks, episodes, progress)
+    played = lay_end_to_end(transitions, episodes // spec.num_envs, spec)
+    dataset = make_dataset(spec, **to_recorded_arrays(played))  # with actions within their bounds
+    if out is not None:
+        write_npz(Path(out), dataset)
+        dataset = read_npz(Path(out), spec)
+    if progress:
+        console = Console(highlight=False)
+        console.print(result_table(dataset, expert_name(expert), source.name))
+        if out is not None:
+            console.print(f"written {out}", soft_wrap=True, markup=False)
+    return dataset
+
+
+def check_out(path: Path) -> None:
+    """Raise InvalidInput for a path to which `write_npz` could not write in the end."""
+    if path.suffix != ".npz":
+        raise InvalidInput(f"out is {path}; a dataset is an .npz file: {path.with_suffix('.npz')}")
+    if os.path.lexists(path):
+        raise InvalidInput(f"{path} exists already; choose another name, or move it away")
+    if not path.parent.is_dir():
+        raise InvalidInput(f"out is {path}, and there is no directory {path.parent}; make it first")
+
+
+class Chunk(NamedTuple):
+    """Some steps of all copies, and how far the recording is after them."""
+
+    transitions: Transition  # [time, env, ...], NumPy arrays
+    episodes: int  # complete ones since the start, of those that count
+
+
+def play(
+    environment: Environment, player: Expert, key: Array, episodes: int, explore: bool
+) -> Iterator[Chunk]:
+    """Play until every copy has its share of `episodes`, in chunks of about a second of work.
+
+    What is played does not depend on where chunks end: the keys are those of `evaluate`.
+    """
+    share = episodes // environment.spec.num_envs
+    key_reset, key_steps = jax.random.split(key)
+
+    @jax.jit
+    def start(player, key):
+        policy = bind_policy(player.policy, player.state, environment, explore)
+        return init_rollout_state(environment, policy, key)
+
+    play_chunk = chunk_player(environment, share, explore)
+    rollout_state = run_compiled(start, player, key_reset)
+    counts, time, limit = np.zeros(environment.spec.num_envs, np.int32), 0, 1
+    while (counts < share).any():
+        start_time = perf_counter()
+        rollout_state, counts, steps, length = run_compiled(
+            play_chunk, player, key_steps, rollout_state, counts, time, limit
+        )
+        counts = np.asarray(counts)
+        time += int(length)
+        rate = int(length) / (perf_counter() - start_time)
+        limit = max(1, min(int(CHUNK_SECONDS * rate), 4 * limit))
+        yield Chunk(first_rows(steps, int(length)), int(np.minimum(counts, share).sum()))
+
+
+def chunk_player(environment: Environment, share: int, explore: bool):
+    """The compiled function that plays at most `limit` steps, or until all have their share.
+
+    It takes (player, key, rollout state, episodes of each copy [env], time, limit), where time
+    counts the steps before, and returns the next rollout state and episodes, transitions
+    [capacity, env, ...] and how many of these are played.
+    """
+
+    def step(player, rollout_state, key):
+        policy = bind_policy(player.policy, player.state, environment, explore)
+        rollout_state, transition, _ = rollout(environment, policy, rollout_state, key, length=1)
+        return rollout_state, replace(transition, memory=())
+
+    @jax.jit
+    def play_chunk(player, key, rollout_state, counts, time, limit):
+        _, one_step = jax.eval_shape(step, player, rollout_state, key)
+        step_bytes = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(one_step))
+        capacity = max(1, min(MAX_CHUNK, CHUNK_BYTES // step_bytes))
+        steps = jax.tree.map(lambda x: jnp.zeros((capacity, *x.shape[1:]), x.dtype), one_step)
+
+        def is_unfinished(carry):
+            _, counts, _, length = carry
+            return (counts < share).any() & (length < limit) & (length < capacity)
+
+        def add_step(carry):
+            rollout_state, counts, steps, length = carry
+            rollout_state, transition = step(
+                player, rollout_state, jax.random.fold_in(key, time + length)
+            )
+            steps = jax.tree.map(
+                lambda rows, row: jax.lax.dynamic_update_slice_in_dim(rows, row, length, 0),
+                steps,
+                transition,
+            )
+            return rollout_state, counts + transition.done[0], steps, length + 1
+
+        return jax.lax.while_loop(
+            is_unfinished, add_step, (rollout_state, counts, steps, jnp.int32(0))
+        )
+
+    return play_chunk
+
+
+def first_rows(steps: Any, length: int) -> Any:
+    """The first rows of each array, copied to NumPy."""
+    return jax.tree.map(lambda x: np.asarray(x)[:length].copy(), steps)
+
+
+def gather(
+    environment: Environment, chunks: Iterator[Chunk], episodes: int, progress: bool
+) -> Transition:
+    """The transitions of all chunks, [time, env, ...]; raises Interrupted on a signal to stop."""
+    start_time, done, steps, gathered = perf_counter(), 0, 0, []
+    with InterruptHandler() as interrupt, StatusLine(progress) as status:
+        interrupt.watch(environment, patience=0)
+        try:
+            for chunk in chunks:
+                if interrupt.signal:
+                    raise KeyboardInterrupt
+                gathered.append(chunk.transitions)
+                done, steps = chunk.episodes, steps + chunk.transitions.reward.size
+                rate = steps / (perf_counter() - start_time)
+                status.show(f"{done:,}/{episodes:,} episodes · {rate:,.0f} steps/s")
+        except KeyboardInterrupt:
+            raise Interrupted(
+                f"stopped after {done:,} of {episodes:,} episodes; nothing is written",
+                interrupt.signal,
+            ) from None
+    return jax.tree.map(lambda *arrays: np.concatenate(arrays), *gathered)
+
+
+def lay_end_to_end(transitions: Transition, share: int, spec: EnvironmentSpec) -> Dataset:
+    """The first `share` episodes of each copy, from transitions [time, env, ...]."""
+    ends = [np.flatnonzero(done)[:share] + 1 for done in transitions.done.T]
+    lengths: Any = np.concatenate([np.diff(of_copy, prepend=0) for of_copy in ends])
+    time = np.concatenate([np.arange(of_copy[-1]) for of_copy in ends])
+    copy = np.repeat(np.arange(spec.num_envs), [of_copy[-1] for of_copy in ends])
+    return Dataset(
+        jax.tree.map(lambda x: x[time, copy], transitions),
+        lengths.astype(np.int32),
+        replace(spec, num_envs=1),
+    )
+
+
+def result_table(dataset: Dataset, expert: str, environment: str) -> Table:
+    """The table of what was recorded."""
+    returns = episode_returns(dataset)
+    spread = returns.std(ddof=1) if len(returns) > 1 else 0.0
+    table = Table(title="recorded", title_justify="left", show_header=False)
+    for row in (
+        ("expert", expert),
+        ("environment", environment),
+        ("episodes", f"{dataset.num_episodes:,}"),
+        ("steps", f"{dataset.num_steps:,}"),
+        ("return, mean ± std", f"{returns.mean():.1f} ± {spread:.1f}"),
+        ("return, IQM", f"{iqm(returns):.1f}"),
+        ("hash", content_hash(dataset)[:12]),
+    ):
+        table.add_row(*map(escape, row))
+    return table
