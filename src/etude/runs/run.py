@@ -385,7 +385,7 @@ def check_unplayed(name: str, algorithm: Any, options: RunOptions) -> None:
         value = getattr(options, option)
         if value is not None and value != getattr(defaults, option):
             raise InvalidInput(
-                f"{option} is {value}, and {name} does not play here: it learns from a dataset; "
+                f"{option} is {value!r}, and {name} does not play here: it learns from a dataset; "
                 "leave it out"
             )
 
