@@ -6,6 +6,7 @@ import shutil
 import sys
 
 import imageio.v2 as imageio
+import numpy as np
 import pytest
 from commands import etude, here
 
@@ -82,6 +83,13 @@ def refused(directory, *arguments: str) -> str:
         ("train ppo CartPole-v1 --options gravty=3", ("gravty",)),
         ("resume nowhere", ("nowhere", "not a run")),
         ("evaluate nowhere", ("nowhere", "not a run")),
+        ("record CartPole-v1", ("--expert", "--episodes", "--out")),
+        ("record CartPole-v1 --expert randm --episodes 3 --out a.npz", ("randm", "random")),
+        ("record CartPole-v1 --expert dqn --episodes 3 --out a.npz", ("dqn", "learn", "run")),
+        ("record CartPole-v1 --expert random --episodes 0 --out a.npz", ("episodes", "0")),
+        ("record CartPole-v1 --expert random --episodes 3 --out a.csv", ("a.csv", "a.npz")),
+        ("record CartPole-v1 --expert random --episodes 3 --out a/b.npz", ("b.npz", "directory a")),
+        ("record CartPol-v1 --expert random --episodes 3 --out a.npz", ("CartPole-v1",)),
         ("dance", ("dance", "train")),
         ("environments NoSuchThing", ("NoSuchThing",)),
     ],
@@ -293,6 +301,73 @@ def test_lists(tmp_path):
         done = here(*arguments, cwd=tmp_path)
         assert done.returncode == 0
         assert all(word in done.stdout for word in words)
+
+
+EXPERTS = """
+def balance(observation):
+    return int(observation[2] + observation[3] > 0)
+
+
+def fails(observation):
+    return balance(observation["pole"])
+"""
+
+
+def test_record_writes_what_a_function_of_ones_own_played(tmp_path, monkeypatch):
+    (tmp_path / "my_experts.py").write_text(EXPERTS)
+    asked = ("--episodes", "3", "--options", "max_episode_steps=150", "--out", "data.npz")
+    done = here("record", "CartPole-v1", "--expert", "my_experts:balance", *asked, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    with np.load(tmp_path / "data.npz") as arrays:
+        assert arrays["environment_id"] == "CartPole-v1"
+        steps = arrays["rewards"].size
+        assert arrays["episode_lengths"].sum() == steps
+        assert arrays["observations"].shape == (steps + 3, 4)
+        lengths = arrays["episode_lengths"].astype(np.float64)  # reward 1 a step
+    said = " ".join(done.stdout.split())
+    for words in (
+        "expert │ my_experts:balance",
+        "environment │ CartPole-v1",
+        "episodes │ 3",
+        f"steps │ {steps}",
+        f"{lengths.mean():.1f} ± {lengths.std(ddof=1):.1f}",
+        "written data.npz",
+    ):
+        assert words in said
+
+    assert "data.npz exists already" in refused(
+        tmp_path, "record", "CartPole-v1", "--expert", "my_experts:balance", *asked
+    )
+    monkeypatch.delitem(sys.modules, "my_experts")
+
+
+@pytest.mark.slow
+def test_an_expert_that_fails_is_named_with_the_line_at_fault(tmp_path, monkeypatch):
+    (tmp_path / "my_experts.py").write_text(EXPERTS)
+    asked = ("--expert", "my_experts:fails", "--episodes", "3", "--out", "data.npz")
+    done = here("record", "CartPole-v1", *asked, cwd=tmp_path)
+    assert done.returncode == 1
+    assert 'return balance(observation["pole"])' in done.stderr
+    assert "etude: expert my_experts:fails raised IndexError: " in done.stderr
+    assert not (tmp_path / "data.npz").exists()
+    monkeypatch.delitem(sys.modules, "my_experts")
+
+
+@pytest.mark.system
+def test_what_was_recorded_at_random_teaches_to_do_better(tmp_path):
+    """As the README has it: from random episodes alone, without playing, several times their
+    return."""
+    asked = ("--expert", "random", "--episodes", "100", "--out", "random.npz")
+    done = etude("record", "CartPole-v1", *asked, cwd=tmp_path, well=True)
+    assert done.returncode == 0, done.stderr
+    with np.load(tmp_path / "random.npz") as arrays:
+        at_random = arrays["rewards"].sum() / len(arrays["episode_lengths"])
+    assert 15 < at_random < 35
+    asked = ("--dataset", "random.npz", "--steps", "5000", "--out", "run")
+    done = etude("train", "fitted-q", "CartPole-v1", *asked, cwd=tmp_path, well=True)
+    assert done.returncode == 0, done.stderr
+    summary = json.loads((tmp_path / "run/summary.json").read_text())
+    assert summary["evaluation"]["mean"] > 3 * at_random
 
 
 FAULTY = """

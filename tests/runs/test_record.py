@@ -1,0 +1,338 @@
+"""Recording: whole episodes, as Gymnasium plays them by hand, in a file that reads back equal."""
+
+import contextlib
+import os
+import signal
+import time
+from functools import partial
+from typing import Any
+
+import gymnasium
+import gymnasium_spaces
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from commands import programs_kept
+from gymnasium_spaces import Noise
+
+import etude
+from etude.algorithms.protocol import algorithm
+from etude.data.dataset import episode_returns, make_dataset
+from etude.environments.protocol import StepResult
+from etude.environments.sources import environment_source
+from etude.errors import EnvironmentFault, ExpertFault, InvalidInput
+from etude.nn.recurrent import GRU
+from etude.rollout import bind_policy, evaluate
+from etude.runs import record as recording
+from etude.runs.interrupt import Interrupted, InterruptHandler
+from etude.runs.job import train_job
+from etude.runs.options import RunOptions
+from etude.runs.record import record
+from etude.runs.run import create_run, resolve_settings
+from etude.spaces import Discrete
+from etude.storage.datasets.npz import read_npz
+from etude.trees import content_hash
+
+quietly = partial(record, progress=False)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def programs():
+    with programs_kept():
+        yield
+
+
+def noise(observation="dict", action="discrete"):
+    return Noise(gymnasium_spaces.OBSERVATIONS[observation], gymnasium_spaces.ACTIONS[action])
+
+
+def changing(observation):
+    """An action of -1, 0 and 1 from what a Noise of Dict observations observes."""
+    return int(observation["image"].sum()) % 3 - 1
+
+
+def bits(dataset):
+    return [np.asarray(x).tobytes() for x in jax.tree.leaves(dataset)]
+
+
+def played_by_hand(make_env, spec, actions, lengths, copies, seed):
+    """The dataset of the recorded actions [step, ...], taken in Gymnasium environments that begin
+    with the seeds that etude gives its copies."""
+    key_reset, _ = jax.random.split(jax.random.fold_in(jax.random.key(seed), 0))
+    bits_of_key = int(jax.random.bits(key_reset))
+    episodes, start = [], 0
+    for i, length in enumerate(lengths):
+        copy, number = divmod(i, len(lengths) // copies)
+        if number == 0:
+            env = make_env()
+            seeds = np.random.SeedSequence([bits_of_key, copy]).generate_state(1)
+            observation, _ = env.reset(seed=int(seeds[0]))
+        else:
+            observation, _ = env.reset()
+        taken = actions[start : start + length]
+        steps = [env.step(action) for action in taken]
+        assert [bool(step[2] or step[3]) for step in steps] == [False] * (length - 1) + [True]
+        stacked = jax.tree.map(lambda *x: np.stack(x), observation, *(step[0] for step in steps))
+        flags = zip(*(step[1:4] for step in steps), strict=True)
+        episodes.append((stacked, taken, *map(np.array, flags)))
+        start += length
+    fields = "observations", "actions", "rewards", "terminations", "truncations"
+    return make_dataset(spec, **dict(zip(fields, zip(*episodes, strict=True), strict=True)))
+
+
+def test_what_is_recorded_is_what_gymnasium_plays_by_hand(tmp_path):
+    """Whole episodes, as many of each copy, with the true successors and both flags."""
+    dataset = quietly(noise, changing, episodes=20, out=tmp_path / "noise.npz", seed=3)
+    assert dataset.num_episodes == 20
+    steps = dataset.transitions
+    assert steps.terminated.any() and steps.truncated.any()
+    by_hand = played_by_hand(
+        noise,
+        dataset.spec,
+        np.asarray(steps.action) - 1,  # counts from -1
+        np.asarray(dataset.episode_lengths),
+        copies=10,
+        seed=3,
+    )
+    assert bits(dataset) == bits(by_hand)
+    actions = np.asarray(steps.observation["image"]).reshape(dataset.num_steps, -1).sum(-1) % 3
+    np.testing.assert_array_equal(steps.action, actions)
+    assert bits(read_npz(tmp_path / "noise.npz", dataset.spec)) == bits(dataset)
+
+
+@pytest.mark.parametrize("kind", ["bounded", "integers", "multidiscrete"])
+@pytest.mark.slow
+def test_actions_of_every_kind_are_recorded(tmp_path, kind):
+    """They are in its space, in the environment's own units; without a file they are the same."""
+    make_env = partial(noise, "nested", kind)
+    path = tmp_path / "noise.npz"
+    dataset = quietly(make_env, "random", episodes=2, out=path)
+    assert bits(quietly(make_env, "random", episodes=2)) == bits(dataset)
+    with np.load(path) as arrays:
+        space = gymnasium_spaces.ACTIONS[kind]
+        assert all(space.contains(action) for action in arrays["actions"])
+
+
+@algorithm
+class Alternating:
+    """Takes the actions 0, 1, 2, 0, 1, … of each episode; its memory is the number of steps."""
+
+    rollout_length = 1
+    learns = False
+
+    def init(self, key: Any, spec: Any) -> Any:
+        return ()
+
+    def initial_memory(self, state: Any, spec: Any, key: Any) -> Any:
+        return jnp.zeros(spec.num_envs, jnp.int32)
+
+    def act(self, state: Any, observation: Any, memory: Any, key: Any, explore: bool) -> Any:
+        return (memory + explore) % 3, memory + 1
+
+    def update(self, state: Any, experience: Any, key: Any) -> Any:
+        return state, {"updates": 0}
+
+
+@pytest.mark.parametrize("stochastic", [False, True])
+def test_the_memory_of_a_policy_begins_anew_with_each_episode(stochastic):
+    dataset = quietly(noise, Alternating(), episodes=6, stochastic=stochastic)
+    times = np.concatenate([np.arange(length) for length in np.asarray(dataset.episode_lengths)])
+    np.testing.assert_array_equal(dataset.transitions.action, (times + stochastic) % 3)
+
+
+class Walk:
+    """Walk to the right end, in JAX; half of the steps slip."""
+
+    observation_space, action_space = Discrete(4), Discrete(3)
+
+    def reset(self, key):
+        return jnp.int32(0), jnp.int32(0)
+
+    def step(self, position, action, key):
+        position = jnp.minimum(position + jax.random.bernoulli(key, 0.5), 3)
+        at_end = position == 3
+        return position, StepResult(position, at_end.astype(jnp.float32), at_end, jnp.bool_(False))
+
+
+def test_an_environment_in_jax_is_recorded_with_a_function():
+    """Each episode walks to the end, and the function saw where it was."""
+    dataset = quietly(Walk(), lambda position: position % 3, episodes=4, frame_stack=1)
+    steps = dataset.transitions
+    np.testing.assert_array_equal(steps.action, np.asarray(steps.observation) % 3)
+    np.testing.assert_array_equal(np.asarray(steps.next_observation)[steps.done], [3] * 4)
+    np.testing.assert_array_equal(episode_returns(dataset), [1] * 4)
+
+
+def test_the_seed_makes_the_file(tmp_path):
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        quietly(Walk(), "random", episodes=3, out=tmp_path / f"{name}.npz", seed=seed)
+    a, b, c = ((tmp_path / f"{name}.npz").read_bytes() for name in "abc")
+    assert a == b != c
+
+
+def test_where_chunks_end_makes_no_difference(monkeypatch):
+    whole = quietly(Walk(), "random", episodes=4)
+    monkeypatch.setattr(recording, "MAX_CHUNK", 3)
+    monkeypatch.setattr(recording, "CHUNK_SECONDS", 1e-9)
+    assert content_hash(quietly(Walk(), "random", episodes=4)) == content_hash(whole)
+
+
+def test_a_frame_stack_is_recorded_as_the_expert_sees_it():
+    seen = []
+
+    def function(observation):
+        seen.append(observation)
+        return 0
+
+    dataset = quietly(partial(noise, "box"), function, episodes=1, frame_stack=2)
+    np.testing.assert_array_equal(dataset.transitions.observation, np.stack(seen))
+    assert dataset.spec.observation.shape == seen[0].shape != (3,)
+
+
+# A run
+
+
+def run_of(algorithm, environment, directory, steps):
+    """A run that is trained, and neither evaluated nor drawn."""
+    settings = resolve_settings(algorithm, environment, RunOptions(steps=steps))
+    run = create_run(settings, directory)
+    for _ in train_job(settings, *run.jobs, InterruptHandler(), pytest.fail):
+        pass
+    return run
+
+
+def test_the_episodes_of_a_run_are_those_of_its_evaluation(tmp_path):
+    run = run_of(etude.QLearning(), "FrozenLake-v1", tmp_path / "run", 400)
+    dataset = quietly("FrozenLake-v1", run, episodes=20, seed=5, stochastic=True)
+    (returns,) = run.evaluate(20, seed=5, explore=True)["returns"]
+    np.testing.assert_array_equal(episode_returns(dataset), returns)
+
+
+@pytest.mark.slow
+def test_a_recurrent_policy_is_recorded_as_it_is_evaluated(tmp_path):
+    ppo = etude.PPO(hidden=(8,), recurrent=GRU(), rollout_length=16, batch_size=32)
+    run = run_of(ppo, "CartPole-v1", tmp_path / "run", 1000)
+    dataset = quietly("CartPole-v1", run.directory, episodes=10, stochastic=True)
+    (returns,) = run.evaluate(10, seed=0, explore=True)["returns"]
+    np.testing.assert_array_equal(episode_returns(dataset), returns)
+
+
+@pytest.mark.slow
+def test_a_planner_is_recorded_as_it_is_evaluated():
+    mpc = etude.MPC(horizon=3, samples=4, elites=2, iterations=2)
+    dataset = quietly("Pendulum-v1", mpc, episodes=2)
+    source = environment_source("Pendulum-v1")
+    environment = source.make(2, source.judge)
+
+    @jax.jit
+    def returns(key):
+        policy = bind_policy(mpc, mpc.init(key, environment.spec), environment)
+        return evaluate(environment, policy, jax.random.fold_in(key, 0), 2)[0]
+
+    np.testing.assert_allclose(episode_returns(dataset), returns(jax.random.key(0)), rtol=1e-5)
+    assert not dataset.transitions.terminated.any()
+    assert np.asarray(dataset.episode_lengths).tolist() == [200, 200]
+
+
+# What ends early
+
+
+class Endless(gymnasium.Env):
+    """Never ends."""
+
+    observation_space, action_space = gymnasium.spaces.Discrete(2), gymnasium.spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return 0, {}
+
+    def step(self, action):
+        return 0, 0.0, False, False, {}
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_recording_and_nothing_is_written(tmp_path, number):
+    calls = []
+
+    def interrupts(observation):
+        calls.append(observation)
+        if len(calls) == 300:  # in a chunk that would end with call 1,023
+            os.kill(os.getpid(), number)
+        if len(calls) >= 300:
+            time.sleep(1e-3)
+        return 0
+
+    with pytest.raises(
+        Interrupted, match="^stopped after 0 of 3 episodes; nothing is written$"
+    ) as stopped:
+        quietly(Endless, interrupts, episodes=3, out=tmp_path / "out.npz")
+    assert len(calls) < 800
+    assert stopped.value.signal == number
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_error_of_the_expert_or_the_environment_is_named_and_nothing_is_written(tmp_path):
+    def fails(observation):
+        raise LookupError("no such move")
+
+    keywords: Any = dict(episodes=2, out=tmp_path / "out.npz")
+    with pytest.raises(ExpertFault, match="expert fails raised LookupError: no such move"):
+        quietly(noise, fails, **keywords)
+    with pytest.raises(EnvironmentFault, match="copy 0 of Faulty failed at its step 3: it raised "):
+        quietly(gymnasium_spaces.Faulty, "random", **keywords)
+    assert not list(tmp_path.iterdir())
+
+
+# What is refused
+
+
+class Unplayed(Endless):
+    """Must not be played."""
+
+    def reset(self, *, seed=None, options=None):
+        pytest.fail("it was played")
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        (dict(episodes=0), "episodes is 0; it must be a whole number of at least 1"),
+        (dict(episodes=2.0), "episodes is 2.0; it must be a whole number of at least 1"),
+        (dict(seed=-1), "seed is -1; it must be a whole number of at least 0"),
+        (dict(frame_stack=0), "frame_stack is 0; it must be a whole number of at least 1"),
+        (dict(out="data.csv"), "out is data.csv; a dataset is an .npz file: data.npz"),
+        (dict(out="data"), "out is data; a dataset is an .npz file: data.npz"),
+        (dict(out="there.npz"), "there.npz exists already; choose another name, or move it away"),
+        (dict(out="link.npz"), "link.npz exists already; choose another name, or move it away"),
+        (
+            dict(out="no/where/data.npz"),
+            "out is no/where/data.npz, and there is no directory no/where; make it first",
+        ),
+        (dict(expert="randm"), r"no expert is called '?randm'?; did you mean random\? give an"),
+        (dict(expert="dqn"), "expert is dqn, which has to learn before it can act; train it, and"),
+        (
+            dict(expert="heuristic"),
+            "there is no heuristic for an environment without an id; there is one for LunarLander-",
+        ),
+        (
+            dict(environment="CartPole-v1", expert="heuristic"),
+            "there is no heuristic for 'CartPole-v1'; there is one for LunarLander-v3, ",
+        ),
+        (dict(expert=Endless), "expert is the class Endless; give a function of one observation"),
+        (dict(expert="there.npz"), "there.npz is not a run"),
+        (dict(options={"a": 1}), "options are {'a': 1}; they are those of gymnasium.make"),
+        (dict(environment="CartPol-v1"), "CartPole-v1"),
+        (dict(environment=Endless()), "one object, and each copy needs its own"),
+    ],
+    ids=str,
+)
+def test_what_does_not_fit_is_refused_before_anything_is_played(tmp_path, asked, message):
+    (tmp_path / "there.npz").write_bytes(b"mine")
+    (tmp_path / "link.npz").symlink_to("nowhere")
+    before = sorted(tmp_path.rglob("*"))
+    keywords: Any = dict(environment=Unplayed, expert="random", episodes=2, out="out.npz") | asked
+    with contextlib.chdir(tmp_path), pytest.raises(InvalidInput, match=message):
+        quietly(**keywords)
+    assert sorted(tmp_path.rglob("*")) == before
+    assert (tmp_path / "there.npz").read_bytes() == b"mine"
