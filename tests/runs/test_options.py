@@ -82,7 +82,7 @@ def test_an_option_that_does_not_fit_is_refused_in_one_message(tmp_path, options
         (etude.DQN(replay=etude.Prioritized), "replay is <class .*; it must be Uniform"),
         (etude.DQN(replay=etude.Prioritized(alpha=-1)), "replay.alpha is -1; it must be at least"),
     ],
-    ids=str,
+    ids=["name", "number", "object", "list", "size", "word", "kind", "bound"],
 )
 def test_what_is_no_algorithm_or_has_no_such_setting_is_refused(tmp_path, algorithm, message):
     with pytest.raises(etude.InvalidInput, match=message):
