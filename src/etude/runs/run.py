@@ -491,6 +491,12 @@ def restart_from(settings: Settings, environment: EnvironmentLike | None) -> Set
 
     Raises InvalidInput where the runs that it starts from are gone, or have trained on since.
     """
+    for name, record in settings.initial.items():
+        if not (Path(record.run) / "config.json").is_file():
+            raise InvalidInput(
+                f"this run starts with the {name} of {record.run}, which is not there; put it "
+                "back, or start a new run from another"
+            )
     there = settings.environment if environment is None else environment
     runs = load_all({name: record.run for name, record in settings.initial.items()}, there)
     started = start_from(replace(settings, initial={}), runs)
