@@ -355,7 +355,13 @@ def resolve_settings(
 
 
 def load_all(initial: dict[str, Any], environment: EnvironmentLike) -> dict[str, Run]:
-    """The runs to start from; each is a Run or the directory of one on this environment."""
+    """The runs to start from; each is a Run or the directory of one on this environment.
+
+    Raises InvalidInput for what is neither.
+    """
+    for name, run in initial.items():
+        if not isinstance(run, Run | str | Path):
+            raise InvalidInput(f"initial {name} is {run!r}; give a Run, or the directory of one")
     return {
         name: run if isinstance(run, Run) else load_beside(Path(run), environment)
         for name, run in initial.items()
