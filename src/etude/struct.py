@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import operator
 import types
 from typing import Any, dataclass_transform, get_args, get_origin, get_type_hints
 
@@ -74,13 +75,15 @@ def validate(settings: Any, path: str = "") -> None:
             if value is not None:
                 validate(value, name + ".")
             continue
+        if get_origin(hint) is tuple and not isinstance(value, tuple):
+            items = tuple(value) if isinstance(value, list) else (value,)
+            raise InvalidInput(f"{name} is {value!r}; write it as a tuple: {items!r}")
         options = get_args(hint) if get_origin(hint) is not tuple else ()
         if options and all(isinstance(option, str) for option in options) and value not in options:
             raise InvalidInput(f"{name} is {value!r}; choose one of {', '.join(options)}")
-        if get_origin(hint) is tuple and not isinstance(value, tuple):
-            items = value if isinstance(value, list) else [value]
-            raise InvalidInput(f"{name} is {value!r}; write it as a tuple: {tuple(items)}")
+        element_type = get_args(hint)[0] if get_origin(hint) is tuple else hint
         for number in value if isinstance(value, tuple) else (value,):
+            _check_number(name, number, element_type)
             _check_bounds(name, field, number)
     if validate_fields := getattr(settings, "validate_fields", None):
         try:
@@ -94,6 +97,20 @@ def validate(settings: Any, path: str = "") -> None:
 def _join_kinds(kinds):
     names = ("None" if kind is types.NoneType else f"{kind.__name__}(...)" for kind in kinds)
     return " or ".join(names)
+
+
+def _check_number(name, number, hint):
+    is_number = not isinstance(number, (bool, str))
+    if hint is float and not is_number:
+        raise InvalidInput(f"{name} is {number!r}; it must be a number")
+    if hint is not int:
+        return
+    try:
+        operator.index(number)
+    except TypeError:
+        is_number = False
+    if not is_number:
+        raise InvalidInput(f"{name} is {number!r}; it must be a whole number")
 
 
 def _check_bounds(name, field, number):

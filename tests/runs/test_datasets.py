@@ -1,5 +1,7 @@
-"""Runs that learn from a dataset and do not play."""
+"""Runs that learn from a dataset: they do not play, need it again when they are resumed, and do not
+when they are evaluated."""
 
+import itertools
 import json
 import shutil
 
@@ -9,15 +11,19 @@ import pytest
 from commands import here, programs_kept
 
 import etude
-from etude.environments import make
+from etude.errors import InvalidInput
+from etude.runs.display import run_headline
 from etude.runs.interrupt import InterruptHandler
-from etude.runs.job import train_job
+from etude.runs.job import checkpoint_template, save_job, train_job
 from etude.runs.options import RunOptions
-from etude.runs.outside import open_dataset
 from etude.runs.run import create_run, resolve_settings
+from etude.storage import metrics_csv
 
-SMALL = dict(hidden=(4,), batch_size=4, gradient_steps=5, target_interval=5)
-QUICK = dict(steps=100, evaluation_episodes=1, progress=False)
+SPEC = etude.make("CartPole-v1").spec
+LENGTHS = (7, 3)
+UPDATE = 4  # gradient steps
+FITTED_Q = etude.FittedQ(hidden=(4,), batch_size=4, gradient_steps=UPDATE, target_interval=UPDATE)
+SMALL = dict(steps=5 * UPDATE, evaluation_episodes=1, progress=False)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -26,166 +32,220 @@ def programs():
         yield
 
 
-def episodes_of_cart_pole(lengths, seed=0):
-    """The arrays of an .npz file with random episodes, as numpy.savez takes them."""
+def recorded(seed=0, numbers=4):
+    """The arrays of two short episodes."""
     rng = np.random.default_rng(seed)
-    steps, ends = sum(lengths), np.cumsum(lengths) - 1
-    terminations = np.zeros(steps, bool)
-    terminations[ends] = True
+    ends = np.isin(np.arange(sum(LENGTHS)), np.cumsum(LENGTHS) - 1)
     return dict(
-        observations=np.float32(rng.uniform(-0.1, 0.1, size=(steps + len(lengths), 4))),
-        actions=rng.integers(2, size=steps),
-        rewards=np.ones(steps),
-        terminations=terminations,
-        truncations=np.zeros(steps, bool),
-        episode_lengths=np.array(lengths),
-        environment_id="CartPole-v1",
+        observations=np.float32(rng.uniform(-1, 1, (sum(LENGTHS) + len(LENGTHS), numbers))),
+        actions=rng.integers(2, size=sum(LENGTHS)),
+        rewards=np.ones(sum(LENGTHS), np.float32),
+        terminations=ends,
+        truncations=np.zeros(sum(LENGTHS), bool),
+        episode_lengths=np.array(LENGTHS),
     )
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    path = tmp_path_factory.mktemp("data") / "data.npz"
-    np.savez(path, **episodes_of_cart_pole([7, 5, 8]))
+def written(path, seed=0, **changes):
+    np.savez(path, **recorded(seed) | {"environment_id": "CartPole-v1"} | changes)
     return path
 
 
-def settings_of(algorithm=None, environment="CartPole-v1", **options):
-    algorithm = algorithm or etude.FittedQ(**SMALL)
-    options = dict(steps=100, evaluation_episodes=1) | options
-    return resolve_settings(algorithm, environment, RunOptions(**options))
+@pytest.fixture
+def path(tmp_path):
+    return written(tmp_path / "data.npz")
 
 
-@pytest.fixture(scope="module")
-def run(data, tmp_path_factory):
-    """A run of two seeds, trained from a copy of the data that is gone."""
-    directory = tmp_path_factory.mktemp("runs")
-    path = directory / "copy.npz"
-    shutil.copy(data, path)
-    run = etude.train(
-        etude.FittedQ(**SMALL), "CartPole-v1", dataset=path, seeds=2, **QUICK, out=directory / "run"
-    )
-    path.unlink()
-    return run
+def settings_of(dataset, **options):
+    options = {"steps": 5 * UPDATE, "checkpoint_interval": 2 * UPDATE} | options
+    return resolve_settings(FITTED_Q, "CartPole-v1", RunOptions(dataset=dataset, **options))
 
 
-def test_it_does_not_play_and_its_files_say_so(run, data):
-    config = json.loads((run.directory / "config.json").read_text())
-    assert config["hyperparameters"]["plays"] is False and config["backend"] == "none"
-    _, record = open_dataset(data, make("CartPole-v1", backend="gymnasium").spec)
-    assert config["dataset"] == {
-        "path": str(run.directory.parent / "copy.npz"),
-        "sha256": record.sha256,
-        "steps": 20,
-        "episodes": 3,
-        "environment": "CartPole-v1",
-    }
-    assert run.metrics.keys() == {"step", "seed", "updates", "q_loss", "q_value"}
-    np.testing.assert_array_equal(run.metrics["step"][::2], np.arange(5, 101, 5))
-    assert run.summary["unit"] == "gradient steps" and run.summary["steps"] == 100
-    assert (run.directory / "learning_curve.png").exists()
+def last_checkpoint(directory):
+    last = max((directory / "checkpoints").iterdir(), key=lambda path: int(path.name[5:]))
+    return last.name, (last / "arrays.safetensors").read_bytes()
 
 
-def test_what_acts_needs_no_dataset(run):
-    """It is evaluated after its file is gone."""
-    loaded = etude.load(run.directory)
-    assert len(loaded.evaluate(2)["returns"]) == 2
-    with pytest.raises(etude.InvalidInput, match="copy.npz, which is not there; say with --datas"):
-        etude.resume(run.directory, steps=200, progress=False)
+def config_of(run):
+    return json.loads((run.directory / "config.json").read_text())
 
 
 @pytest.mark.slow
-def test_it_is_resumed_bit_for_bit_from_a_dataset_that_moved(data, tmp_path):
-    whole, cut = (
-        create_run(settings_of(seeds=2, dataset=data), tmp_path / name) for name in ("whole", "cut")
+def test_it_does_not_play_and_is_resumed_and_evaluated(tmp_path, path):
+    """Two seeds in one program; killed after its first checkpoint, it is resumed to what it would
+    have been, and evaluated without the file."""
+    whole = etude.train(
+        FITTED_Q,
+        "CartPole-v1",
+        dataset=path,
+        seeds=2,
+        checkpoint_interval=2 * UPDATE,
+        out=tmp_path / "whole",
+        **SMALL,
     )
-    for _ in train_job(whole.settings, *whole.jobs, InterruptHandler(), pytest.fail):
-        pass
-    for event in train_job(cut.settings, *cut.jobs, InterruptHandler(), pytest.fail):
-        if event.steps > 40:
+    config, summary = config_of(whole), whole.summary
+    assert config["hyperparameters"]["plays"] is False and config["backend"] == "none"
+    assert summary["unit"] == "gradient steps" and summary["steps"] == 5 * UPDATE
+    metrics = metrics_csv.read_metrics(whole.directory / "metrics.csv")
+    assert not [name for name in metrics if "episode" in name]
+    np.testing.assert_array_equal(metrics["step"], np.repeat(np.arange(1, 6) * UPDATE, 2))
+    np.testing.assert_array_equal(metrics["updates"], UPDATE)
+    assert np.isfinite(metrics["q_loss"]).all()
+
+    settings = settings_of(path, seeds=2, evaluation_episodes=1)
+    (job,) = create_run(settings, tmp_path / "cut").jobs
+    for event in train_job(settings, job, InterruptHandler(), pytest.fail):
+        if event.steps == 3 * UPDATE:
             break
-    shutil.move(shutil.copy(data, tmp_path / "copy.npz"), tmp_path / "moved.npz")
-    resumed = etude.resume(cut.directory, dataset=tmp_path / "moved.npz", progress=False)
-    for one, other in zip(resumed.states(), whole.states(), strict=True):
-        jax.tree.map(np.testing.assert_array_equal, one, other)
+    assert last_checkpoint(job.directory)[0] == f"step_{2 * UPDATE}"
+    etude.resume(job.directory, progress=False)
+    assert last_checkpoint(job.directory) == last_checkpoint(whole.directory)
+    assert (job.directory / "metrics.csv").read_bytes() == (
+        whole.directory / "metrics.csv"
+    ).read_bytes()
+
+    path.unlink()
+    again = etude.load(whole.directory).evaluate(1)
+    assert again["returns"] == summary["evaluation"]["returns"]
 
 
-def test_another_dataset_is_refused_at_a_resume(data, tmp_path):
-    other, changed = tmp_path / "other.npz", tmp_path / "changed.npz"
-    np.savez(other, **episodes_of_cart_pole([7, 5, 8], seed=1))
-    np.savez(changed, **episodes_of_cart_pole([7, 5, 9]))
-    run = create_run(settings_of(dataset=data), tmp_path / "run")
-    for path, steps in ((other, 20), (changed, 21)):
-        with pytest.raises(
-            etude.InvalidInput,
-            match=rf"data.npz with the hash [0-9a-f]{{12}} \(20 steps\), and .*{path.name} has "
-            rf"[0-9a-f]{{12}} \({steps} steps\); give the one that it began with",
-        ):
-            etude.resume(run.directory, dataset=path, progress=False)
+@pytest.mark.parametrize("form", ["path", "object"])
+@pytest.mark.parametrize("name", ["fitted-q", "dqn", "rainbow"])
+def test_config_json_says_from_what_it_learns(tmp_path, path, name, form):
+    dataset = etude.make_dataset(SPEC, **recorded()) if form == "object" else path
+    algorithm = etude.algorithms.algorithm_factory(name)()
+    settings = resolve_settings(algorithm, "CartPole-v1", RunOptions(dataset=dataset), name)
+    run = create_run(settings, tmp_path / "run")
+    config = config_of(run)
+    assert config["hyperparameters"]["plays"] is False and config["backend"] == "none"
+    record = config["dataset"]
+    assert len(record.pop("sha256")) == 64
+    assert record == {
+        "path": "" if form == "object" else str(path),
+        "steps": 10,
+        "episodes": 2,
+        "environment": "CartPole-v1",
+    }
+    assert "does not play" in run_headline(settings, run.directory)[0]
+    assert "2 episodes, 10 steps, recorded in CartPole-v1" in run_headline(settings, "")[2]
+    assert etude.load(run.directory).settings.dataset == settings.dataset
 
 
-def test_a_dataset_at_hand_is_wanted_again(data, tmp_path):
-    spec = make("CartPole-v1", backend="gymnasium").spec
-    dataset, _ = open_dataset(data, spec)
-    run = create_run(settings_of(dataset=dataset), tmp_path / "run")
-    with pytest.raises(etude.InvalidInput, match=r"as an object.*resume\(path, dataset=...\)"):
-        etude.resume(run.directory, progress=False)
-    resumed = etude.resume(run.directory, dataset=dataset, progress=False)
-    assert resumed.summary["steps"] == 100
-    assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(dataset))
+def test_the_hash_is_that_of_the_content_not_of_the_file(tmp_path, path):
+    np.savez_compressed(tmp_path / "other.npz", **recorded())
+    records = [settings_of(x).dataset for x in (path, tmp_path / "other.npz")]
+    assert records[0].sha256 == records[1].sha256
+    assert settings_of(written(tmp_path / "third.npz", seed=1)).dataset.sha256 != records[0].sha256
 
 
-def test_a_run_that_reads_none_takes_none(data, tmp_path):
-    run = create_run(settings_of(etude.DQN(**SMALL), num_envs=1), tmp_path / "run")
-    with pytest.raises(etude.InvalidInput, match="data.npz, and this run reads none; leave it out"):
-        etude.resume(run.directory, dataset=data, progress=False)
+def test_evaluation_needs_no_dataset(tmp_path, path):
+    settings = settings_of(path, seeds=2)
+    run, rng = create_run(settings, tmp_path / "run"), np.random.default_rng(0)
+    (job,) = run.jobs
+    shapes = checkpoint_template(settings, job, settings.outline())
+    numbers = jax.tree.map(lambda x: rng.uniform(1, 2, x.shape).astype(x.dtype), shapes)
+    metadata = {"iterations": 5, "steps": 20, "seconds": 0.0, "compile_seconds": 0.0}
+    save_job(job, settings.outline(), numbers, metadata)
+    path.unlink()
+    assert len(etude.load(run.directory).evaluate(1)["returns"]) == 2
+
+
+@pytest.fixture
+def begun(tmp_path, path):
+    """A run that is to learn from the file, and another that is to play."""
+    for name, settings in {
+        "run": settings_of(path),
+        "object": settings_of(etude.make_dataset(SPEC, **recorded())),
+        "plays": resolve_settings(FITTED_Q, "CartPole-v1", RunOptions(steps=1000)),
+    }.items():
+        create_run(settings, tmp_path / name)
+    return tmp_path
+
+
+def refused_to_resume(run, message, **options):
+    with pytest.raises(InvalidInput, match=message) as error:
+        etude.resume(run, progress=False, **options)
+    assert "\n" not in str(error.value)
+    assert [path.name for path in run.iterdir()] == ["config.json"]
+
+
+def test_another_dataset_is_refused_by_a_run_that_is_resumed(begun, path):
+    before = config_of(etude.load(begun / "run"))["dataset"]["sha256"][:12]
+    other = etude.make_dataset(SPEC, **recorded(seed=1))
+    after = settings_of(other).dataset.sha256[:12]
+    refused_to_resume(begun / "run", f"{before} .* and this dataset has {after}", dataset=other)
+    written(path, seed=1)
+    refused_to_resume(begun / "run", rf"{before} .*10 steps.*data.npz has {after}")
+    path.unlink()
+    refused_to_resume(begun / "run", "which is not there; say with --dataset where it is now")
+    refused_to_resume(
+        begun / "object", r"as an object; go on in Python, with etude.resume\(path, d"
+    )
+    refused_to_resume(begun / "plays", "dataset is x.npz, and this run reads none", dataset="x.npz")
+
+
+@pytest.mark.slow
+def test_a_dataset_that_has_moved_or_is_at_hand_is_taken(begun, path):
+    """Three ways to the same weights."""
+    shutil.copytree(begun / "run", begun / "again")
+    etude.resume(begun / "run", progress=False)
+    path.rename(begun / "moved.npz")
+    etude.resume(begun / "again", dataset=begun / "moved.npz", progress=False)
+    dataset = etude.make_dataset(SPEC, **recorded())
+    etude.resume(begun / "object", dataset=dataset, progress=False)
+    checkpoints = [last_checkpoint(begun / name) for name in ("run", "again", "object")]
+    for one, other in itertools.pairwise(checkpoints):
+        assert one == other
 
 
 @pytest.mark.parametrize(
     ("algorithm", "options", "message"),
     [
-        (etude.PPO(), {}, "data.npz, and ppo reads none; .* that does: dqn, online-q, fitted"),
-        (None, {"workers": 2}, "workers is 2, and dqn does not play here"),
-        (None, {"backend": "jax"}, "backend is 'jax', and dqn does not play here"),
-        (None, {"num_envs": 4}, "num_envs is 4, and dqn does not play here"),
-        (None, {"steps": 4}, r"steps is 4, less than one iteration of 5 \(gradient steps of an"),
-        (None, {"frame_stack": 2}, r"observations has the shape .*should be \(23, 2, 4\)"),
-        (None, {"dataset": "no.npz"}, "no.npz cannot be read"),
-        (None, {"dataset": 3}, "dataset is 3; give the path of an .npz file"),
-        (etude.FittedQ(plays=False), {"dataset": None}, "fitted-q needs a dataset here.*--plays"),
+        ("ppo", {}, r"data.npz, and ppo reads none; .* one that does: dqn, online-q, fitted-q"),
+        (etude.FittedQ(plays=False), {"dataset": None}, "needs a dataset here; .* --dataset FILE"),
+        (FITTED_Q, {"workers": 2}, "workers is 2, and dqn does not play here"),
+        (FITTED_Q, {"backend": "jax"}, "backend is 'jax', and dqn does not play here"),
+        (FITTED_Q, {"num_envs": 3}, "num_envs is 3, and dqn does not play here"),
+        (
+            FITTED_Q,
+            {"steps": 3},
+            r"steps is 3, less than one iteration of 4 \(gradient steps of an",
+        ),
+        (FITTED_Q, {"environment": "Acrobot-v1"}, r"data.npz: .*observations"),
+        (FITTED_Q, {"dataset": "nowhere.npz"}, "nowhere.npz"),
+        (FITTED_Q, {"dataset": "nan.npz"}, "nan.npz: .*nan"),
+        (
+            FITTED_Q,
+            {"dataset": etude.make_dataset(SPEC, **recorded()), "environment": "Acrobot-v1"},
+            "the observation space of the dataset.* and that of the environment",
+        ),
     ],
-    ids=str,
 )
-def test_what_does_not_fit_is_refused(data, algorithm, options, message):
-    with pytest.raises(etude.InvalidInput, match=message):
-        settings_of(algorithm, **{"dataset": data} | options)
+def test_what_does_not_fit_is_refused_before_anything_is_written(
+    tmp_path, path, monkeypatch, algorithm, options, message
+):
+    observations = recorded()["observations"]
+    observations[4, 1] = np.nan
+    written(tmp_path / "nan.npz", observations=observations)
+    monkeypatch.chdir(tmp_path)
+    before = sorted(tmp_path.iterdir())
+    asked = SMALL | {"environment": "CartPole-v1", "dataset": "data.npz"} | options
+    with pytest.raises(InvalidInput, match=message) as error:
+        etude.train(algorithm, **asked)
+    assert "\n" not in str(error.value) and sorted(tmp_path.iterdir()) == before
 
 
-def test_the_spaces_and_numbers_of_the_file_are_checked(data, tmp_path):
-    with pytest.raises(etude.InvalidInput, match=r"data.npz: observations has the shape \(23, 4\)"):
-        settings_of(environment="Acrobot-v1", dataset=data)
-    arrays = episodes_of_cart_pole([3, 2])
-    arrays["rewards"][4] = np.nan
-    np.savez(tmp_path / "nan.npz", **arrays)
-    with pytest.raises(etude.InvalidInput, match="episode 1, step 1: rewards is nan"):
-        settings_of(dataset=tmp_path / "nan.npz")
-
-
-def test_the_command_line_says_what_it_does(data, tmp_path):
-    words = f"train fitted-q CartPole-v1 --dataset {data} --hidden 4 --gradient-steps 5 --steps 20"
-    done = here(*f"{words} --evaluation-episodes 1 --out run".split(), cwd=tmp_path)
-    said = " ".join(done.stdout.split())
-    assert done.returncode == 0, done.stderr
-    assert "does not play · seed 0 · 20 gradient steps" in said
-    assert f"dataset {data}: 3 episodes, 20 steps, recorded in CartPole-v1" in said
-    assert "20/20 gradient steps" in said and "return –" not in said
-    assert "gradient steps of each seed" in said
-    for extra, message in (
-        ("--plays", "fitted-q plays or learns from a dataset; leave out --plays, or --dataset"),
-        ("--no-plays", None),
-    ):
-        done = here(
-            *f"{words} {extra} --evaluation-episodes 1 --out {extra[2:]}".split(), cwd=tmp_path
-        )
-        assert done.returncode == (2 if message else 0) and (message or "") in done.stderr
-    assert not (tmp_path / "plays").exists()
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("fitted-q CartPole-v1 --no-plays", "or let it play with --plays"),
+        ("fitted-q CartPole-v1 --dataset data.npz --plays", "fitted-q plays or learns from a data"),
+        ("ppo CartPole-v1 --dataset data.npz", "ppo reads none; leave it out, or take one that d"),
+        ("fitted-q CartPole-v1 --dataset data.npz --workers 2", "workers is 2"),
+        ("fitted-q CartPole-v1 --dataset no.npz", "no.npz"),
+    ],
+)
+def test_the_command_line_refuses_it_too(tmp_path, path, words, message):
+    done = here("train", *words.split(), cwd=tmp_path)
+    assert done.returncode == 2 and message in " ".join(done.stderr.split())
+    assert [path.name for path in tmp_path.iterdir()] == ["data.npz"]

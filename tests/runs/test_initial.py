@@ -1,7 +1,10 @@
-"""A run that starts with the policy of another one, to which it fits the value first."""
+"""Runs that start with the policy of another run: PPO takes it over bit for bit, fits its value to
+it first, and refuses what does not fit."""
 
 import json
 import shutil
+from functools import partial
+from unittest import mock
 
 import jax
 import numpy as np
@@ -9,20 +12,21 @@ import pytest
 from commands import here, programs_kept
 
 import etude
-from etude.algorithms.common.on_policy import get_policy
-from etude.environments import make
+from etude.algorithms.protocol import put_parts
+from etude.data.transition import Transition
+from etude.errors import InvalidInput
+from etude.runs.display import result_table
 from etude.runs.interrupt import InterruptHandler
-from etude.runs.job import train_job
+from etude.runs.job import checkpoint_template, initial_parts, save_job, train_job
 from etude.runs.options import RunOptions
 from etude.runs.run import create_run, resolve_settings
+from etude.spaces import Box, EnvironmentSpec
 from etude.struct import replace
-from etude.training import init_train_state, progress
 
-SMALL = dict(hidden=(4,), rollout_length=4, batch_size=4, epochs=2)
-NORMALIZED = dict(normalize_observation=etude.Normalization())
-QUICK = dict(num_envs=2, steps=64, evaluation_episodes=1, progress=False)
-WORDS = "ppo CartPole-v1 --hidden 4 --rollout-length 4 --batch-size 4 --epochs 2 --num-envs 2"
-FLAGS = f"{WORDS} --normalize-observation --steps 64 --evaluation-episodes 1"
+NORMALIZED = dict(hidden=(8,), normalize_observation=etude.Normalization())
+SMALL = dict(rollout_length=8, batch_size=16, epochs=1)
+PPO = etude.PPO(**NORMALIZED, **SMALL)
+UPDATE = 16  # environment steps of 2 copies
 KEY = jax.random.key(0)
 
 
@@ -32,184 +36,246 @@ def programs():
         yield
 
 
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory):
-    """A directory with runs of one seed, of two, and of other algorithms and environments."""
-    directory = tmp_path_factory.mktemp("runs")
-    ppo = etude.PPO(**SMALL, **NORMALIZED)
-    etude.train(ppo, "CartPole-v1", **QUICK, out=directory / "one")
-    etude.train(ppo, "CartPole-v1", **QUICK, seeds=2, out=directory / "two")
-    etude.train(
-        etude.ActorCritic(hidden=(4,), rollout_length=4, **NORMALIZED),
-        "CartPole-v1",
-        **QUICK,
-        out=directory / "actor-critic",
+def trained(directory, algorithm, seeds=1, environment="CartPole-v1", seed=0, **options):
+    """A run with a checkpoint of random numbers, as if it had been trained."""
+    options = RunOptions(steps=10_000, seeds=seeds, num_envs=2, backend="gymnasium", **options)
+    settings = resolve_settings(algorithm, environment, options)
+    run, rng = create_run(settings, directory), np.random.default_rng(seed)
+    for job in run.jobs:
+        outline = settings.outline()
+        shapes = checkpoint_template(settings, job, outline)
+        numbers = jax.tree.map(lambda x: rng.uniform(1, 2, x.shape).astype(x.dtype), shapes)
+        metadata = {"iterations": 9, "steps": 144, "seconds": 0.0, "compile_seconds": 0.0}
+        save_job(job, outline, numbers, metadata)
+    return run
+
+
+def started(source, algorithm=PPO, environment="CartPole-v1", **options):
+    """The settings of a run that starts with the policy of another one."""
+    options = {"steps": 40 * UPDATE, "num_envs": 2} | options
+    return resolve_settings(
+        algorithm, environment, RunOptions(initial={"policy": source}, **options)
     )
-    for name, algorithm, environment, options in (
-        ("acrobot", etude.PPO(**SMALL), "Acrobot-v1", {}),
-        ("stacked", ppo, "CartPole-v1", {"frame_stack": 2}),
-        ("q", etude.DQN(hidden=(4,)), "CartPole-v1", {}),
-    ):
-        settings = resolve_settings(algorithm, environment, RunOptions(steps=64, **options))
-        create_run(settings, directory / name)
-    return directory
 
 
-def settings_of(algorithm=None, **options):
-    algorithm = algorithm or etude.PPO(**SMALL, **NORMALIZED)
-    options = dict(num_envs=2, steps=160, evaluation_episodes=1) | options
-    return resolve_settings(algorithm, "CartPole-v1", RunOptions(**options))
+def policies_of(run):
+    """The policy network of each seed with its statistics, as NumPy arrays."""
+    get = run.settings.algorithm.components["policy"].get
+    return [get(state) for state in jax.device_get(run.states())]
 
 
-def assert_equal(one, other):
-    jax.tree.map(np.testing.assert_array_equal, one, other)
+def assert_equal(ours, theirs):
+    jax.tree.map(np.testing.assert_array_equal, ours, theirs)
 
 
-@pytest.mark.parametrize("name", ["one", pytest.param("actor-critic", marks=pytest.mark.slow)])
-def test_it_starts_with_the_policy_and_its_statistics(runs, name):
-    """Also where the other algorithm is another one that has such a policy."""
-    settings = settings_of(initial={"policy": runs / name})
-    (state,) = etude.load(runs / name).states()
-    start = jax.tree.map(lambda x: x[0], settings.initial_parts["policy"])
-    assert_equal(start, jax.device_get(get_policy(state)))
-    assert start[1][0].count > 0  # statistics of what that run observed
-    train_state = init_train_state(
-        settings.algorithm, make("CartPole-v1", 2), KEY, initial={"policy": start}
-    )
-    assert_equal(get_policy(train_state.algorithm_state), start)
-
-
-def test_seed_i_starts_from_seed_i_or_all_from_one(runs):
-    from_two = settings_of(seeds=2, initial={"policy": runs / "two"})
-    for i, state in enumerate(etude.load(runs / "two").states()):
-        part = jax.tree.map(lambda x, i=i: x[i], from_two.initial_parts["policy"])
-        assert_equal(part, jax.device_get(get_policy(state)))
-    from_one = settings_of(seeds=2, initial={"policy": etude.load(runs / "one")})
-    network, _ = from_one.initial_parts["policy"]
-    for leaf in jax.tree.leaves(network):
-        np.testing.assert_array_equal(leaf[0], leaf[1])
-    assert from_two.initial["policy"].seeds == 2 and from_one.initial["policy"].seeds == 1
-    assert settings_of(initial={"policy": runs / "two"}).initial["policy"].seeds == 2
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("shared", [False, True], ids=["separate", "shared"])
-def test_the_value_is_fitted_before_the_policy_moves(shared):
-    """And the weight of a penalty on the divergence stands still with the policy."""
-    warmup = 24  # three updates
-    ppo = etude.PPO(**SMALL, shared=shared, kl_penalty="adaptive", value_warmup_steps=warmup)
-    environment = make("CartPole-v1", 2)
-    before = jax.device_get(init_train_state(ppo, environment, KEY).algorithm_state)
-    for report in progress(ppo, environment, KEY, 40, chunk_seconds=0.0):
-        after = jax.device_get(report.train_state.algorithm_state)
-        policies = [jax.tree.leaves(x.learner.networks.policy) for x in (before, after)]
-        values = [jax.tree.leaves(x.learner.networks.value.head) for x in (before, after)]
-        moved = [(old != new).any() for old, new in zip(*policies, strict=True)]
-        assert all((old != new).any() for old, new in zip(*values, strict=True))
-        if report.steps <= warmup:
-            assert not any(moved)
-            assert after.kl_coefficient == before.kl_coefficient
-        else:
-            assert any(moved)
-    assert report.steps == 40
-
-
-def test_ten_updates_fit_the_value_unless_a_number_is_given(runs):
-    settings = settings_of(initial={"policy": runs / "one"})
-    assert settings.algorithm.value_warmup_steps == 10 * 2 * 4
-    given = etude.PPO(**SMALL, **NORMALIZED, value_warmup_steps=3)
-    assert settings_of(given, initial={"policy": runs / "one"}).algorithm.value_warmup_steps == 3
-    assert settings_of().algorithm.value_warmup_steps == 0
-
-
-@pytest.mark.slow
-def test_the_command_line_takes_a_policy_over_and_says_so(runs, tmp_path):
-    arguments = f"train {FLAGS} --seeds 2 --initial policy={runs / 'one'} --out run"
-    done = here(*arguments.split(), cwd=tmp_path)
-    said = " ".join(done.stdout.replace("│", " ").split())
-    assert done.returncode == 0 and f"initial policy of {runs / 'one'}" in said
-    assert "the same for all seeds: the interval is that of training alone" in said
-    config = json.loads((tmp_path / "run" / "config.json").read_text())
-    assert config["initial"]["policy"]["run"] == str(runs / "one")
-    assert config["initial"]["policy"]["seeds"] == 1
-    assert config["hyperparameters"]["value_warmup_steps"] == 80
-    assert etude.load(tmp_path / "run").summary["initial"]["policy"]["seeds"] == 1
-
-
-@pytest.mark.slow
-def test_one_without_a_checkpoint_begins_again_as_it_began(runs, tmp_path):
-    """Bit for bit; unless what it starts from has changed, or is gone."""
-    source = tmp_path / "source"
-    shutil.copytree(runs / "one", source)
-    settings = settings_of(initial={"policy": source})
-    whole, cut = (create_run(settings, tmp_path / name) for name in ("whole", "cut"))
-    for _ in train_job(settings, *whole.jobs, InterruptHandler(), pytest.fail):
-        pass
-    resumed = etude.resume(cut.directory, progress=False)
-    assert_equal(resumed.states()[0], etude.load(whole.directory).states()[0])
-
-    again = create_run(settings, tmp_path / "again")
-    etude.resume(source, steps=128, progress=False)
-    with pytest.raises(etude.InvalidInput, match="the policy of .*source, which has changed since"):
-        etude.resume(again.directory, progress=False)
-    shutil.rmtree(source)
-    with pytest.raises(etude.InvalidInput, match="source is not a run"):
-        etude.resume(again.directory, progress=False)
-    # what has a checkpoint needs its beginning no more
-    assert etude.resume(whole.directory, steps=320, progress=False).summary["steps"] == 320
+def is_equal(ours, theirs):
+    return all(jax.tree.leaves(jax.tree.map(np.array_equal, ours, theirs)))
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("algorithm", "taker"),
     [
-        (dict(initial={"policy": "acrobot"}), "run on Acrobot-v1, and this run is on CartPole-v1"),
-        (dict(initial={"policy": "stacked"}), "observation space of .*stacked.*--frame-stack"),
-        (dict(initial={"policy": "two"}, seeds=3), "two has 2 seeds, and this run 3: seed i"),
-        (dict(initial={"policy": "q"}), "a run of dqn, which has no policy that ppo can take"),
-        (dict(initial={"model": "one"}), r"names 'model', which ppo cannot start.*ppo \(pol"),
-        (dict(initial={"policy": "nothing"}), "nothing is not a run: it has no config.json"),
-        (dict(initial={"policy": 3}), "initial policy is 3; give the directory of a run, or a Run"),
-    ],
-    ids=str,
-)
-def test_what_cannot_be_started_from_is_refused(runs, options, message):
-    initial = {
-        name: runs / run if isinstance(run, str) else run
-        for name, run in options["initial"].items()
-    }
-    with pytest.raises(etude.InvalidInput, match=message):
-        settings_of(**options | {"initial": initial})
-
-
-def test_who_cannot_start_with_a_policy_is_told_who_can(runs):
-    with pytest.raises(
-        etude.InvalidInput, match=r"names 'policy', which dqn cannot start with; these can: .*ppo"
-    ):
-        settings_of(etude.DQN(hidden=(4,)), initial={"policy": runs / "one"})
-
-
-@pytest.mark.parametrize(
-    ("changes", "flags"),
-    [
-        (dict(hidden=(5, 4)), "--hidden 4"),
-        (dict(activation="relu"), "--activation tanh"),
-        (dict(recurrent=etude.GRU(3)), "--recurrent none"),
-        (
-            dict(normalize_observation=None),
-            "--normalize-observation --normalize-observation.clip 10.0",
+        (PPO, PPO),
+        (etude.TRPO(**NORMALIZED, rollout_length=64), PPO),
+        pytest.param(PPO, replace(PPO, shared=True), marks=pytest.mark.system),
+        pytest.param(etude.A2C(**NORMALIZED), PPO, marks=pytest.mark.system),
+        pytest.param(etude.ActorCritic(**NORMALIZED), PPO, marks=pytest.mark.system),
+        pytest.param(
+            etude.Reinforce(hidden=(8,)),
+            replace(PPO, normalize_observation=None),
+            marks=pytest.mark.system,
         ),
     ],
-    ids=str,
+    ids=["ppo", "trpo", "shared", "a2c", "actor-critic", "reinforce"],
 )
-def test_other_networks_are_refused_with_the_flags_that_make_them_equal(runs, changes, flags):
-    ppo = replace(etude.PPO(**SMALL, **NORMALIZED), sequence_length=4, **changes)
-    name = next(iter(changes))
-    with pytest.raises(etude.InvalidInput, match=f"{name} is .* there and .* here. Add {flags}$"):
-        settings_of(ppo, initial={"policy": runs / "one"})
+def test_each_seed_begins_with_the_policy_of_its_own(tmp_path, algorithm, taker):
+    """Or all with that of one."""
+    many, one = (trained(tmp_path / f"{seeds}", algorithm, seeds) for seeds in (3, 1))
+    assert not is_equal(*policies_of(many)[:2])
+    for source, taken in ((many, policies_of(many)[:2]), (one, policies_of(one) * 2)):
+        settings = started(source.directory, taker, seeds=2, seed=5, backend="gymnasium")
+        init = partial(settings.algorithm.init, spec=settings.outline().spec)
+        shapes = jax.eval_shape(init, KEY)
+        jobs = create_run(settings, source.directory / "to").jobs
+        for job, policy in zip(jobs, taken, strict=True):
+            begun = put_parts(settings.algorithm, shapes, initial_parts(settings, job))
+            assert_equal(taker.components["policy"].get(begun), policy)
 
 
-def test_the_words_of_initial_are_checked(tmp_path):
-    for word in ("policy", "policy=", "=one", "a b=one"):
-        done = here("train", "ppo", "CartPole-v1", "--initial", word, cwd=tmp_path)
-        assert done.returncode == 2 and "is not COMPONENT=RUN" in done.stderr
-    assert not any(tmp_path.iterdir())
+def test_the_value_is_fitted_first_and_config_json_says_for_how_long(tmp_path):
+    source = trained(tmp_path / "source", PPO)
+    for given, taken in ((0, 10 * UPDATE), (5, 5)):
+        settings = started(source.directory, replace(PPO, value_warmup_steps=given))
+        run = create_run(settings, tmp_path / f"run_{given}")
+        config = json.loads((run.directory / "config.json").read_text())
+        assert config["hyperparameters"]["value_warmup_steps"] == taken
+        record = config["initial"]["policy"]
+        assert record["run"] == str(source.directory) and record["seeds"] == 1
+        assert etude.load(run.directory).settings.initial == settings.initial
+    assert PPO.value_warmup_steps == 0
+
+
+@pytest.mark.parametrize(
+    ("shared", "kl_penalty"),
+    [(True, "adaptive"), pytest.param(False, "dual", marks=pytest.mark.system)],
+)
+def test_the_policy_and_its_penalty_stand_still_while_the_value_is_fitted(shared, kl_penalty):
+    """For three updates of 16 steps."""
+    spec = EnvironmentSpec(Box((3,)), Box((2,)), num_envs=2)
+    ppo = etude.PPO(
+        **SMALL,
+        hidden=(8,),
+        learning_rate=1e-2,
+        shared=shared,
+        kl_penalty=kl_penalty,
+        value_warmup_steps=33,
+    )
+    rng = np.random.default_rng(0)
+    flags = np.zeros((8, 2), bool)
+    observation, following = np.float32(rng.normal(size=(2, 8, 2, 3)))
+    action, reward = np.float32(rng.normal(size=(8, 2, 2))), np.float32(rng.normal(size=(8, 2)))
+    rollout = Transition(observation, action, reward, following, flags, flags)
+
+    @jax.jit
+    def updates(key, rollout):
+        def step(state, key):
+            state, _ = ppo.update(state, rollout, key)
+            return state, state
+
+        first = ppo.init(key, spec)
+        return first, jax.lax.scan(step, first, jax.random.split(key, 5))[1]
+
+    first, later = jax.device_get(updates(KEY, rollout))
+    states = [first, *(jax.tree.map(lambda x, i=i: x[i], later) for i in range(5))]
+    networks = [state.learner.networks for state in states]
+    for i in range(5):
+        stands = i < 3
+        assert is_equal(networks[i].policy, networks[i + 1].policy) is stands
+        assert not is_equal(networks[i].value, networks[i + 1].value)
+        assert (states[i].kl_coefficient == states[i + 1].kl_coefficient) == stands
+
+
+@pytest.mark.slow
+def test_a_run_starts_and_says_from_what(tmp_path):
+    """Two seeds in one program from a run of one; killed before its first checkpoint, it begins
+    again as it began."""
+    source = trained(tmp_path / "source", PPO)
+    ppo = replace(PPO, value_warmup_steps=2 * UPDATE, learning_rate=1e-2)
+    options = dict(seeds=2, steps=3 * UPDATE, checkpoint_interval=UPDATE, evaluation_episodes=1)
+    settings = started(source.directory, ppo, **options)
+    whole, cut = (create_run(settings, tmp_path / name) for name in ("whole", "cut"))
+    policies = []
+    for event in train_job(settings, *whole.jobs, InterruptHandler(), pytest.fail):
+        assert event.seeds == (0, 1)
+        policies.append([network for network, _ in policies_of(whole)])
+    assert len(policies) == 3
+    for before, after in (
+        (policies[0], policies[1]),
+        (policies[0], [policies_of(source)[0][0]] * 2),
+    ):
+        assert_equal(before, after)
+    assert not any(map(is_equal, policies[1], policies[2]))
+
+    run = etude.resume(cut.directory, progress=False)
+    assert_equal(run.states(), whole.states())
+    assert (cut.directory / "metrics.csv").read_bytes() == (
+        whole.directory / "metrics.csv"
+    ).read_bytes()
+    assert run.summary["initial"]["policy"]["seeds"] == 1
+    cells = [cell for column in result_table(run).columns for cell in column.cells]
+    assert any("the same for all seeds: the interval is that of training alone" in x for x in cells)
+
+
+def test_a_run_that_begins_again_wants_the_run_it_started_from(tmp_path):
+    source = trained(tmp_path / "source", PPO)
+    run = create_run(started(source.directory), tmp_path / "run")
+    shutil.rmtree(source.directory)
+    trained(source.directory, PPO, seed=1)
+    with pytest.raises(InvalidInput, match=r"starts with the policy of .*source, which has chang"):
+        etude.resume(run.directory, progress=False)
+    shutil.rmtree(source.directory)
+    with pytest.raises(
+        InvalidInput, match=r"the policy of .*source, which is not there; put it ba"
+    ):
+        etude.resume(run.directory, progress=False)
+
+
+@pytest.mark.system
+def test_seeds_in_processes_start_too(tmp_path):
+    source = trained(tmp_path / "source", PPO, seeds=2)
+    settings = dict(backend="gymnasium", seeds=2, steps=2 * UPDATE, num_envs=2)
+    run = etude.train(
+        PPO,
+        "CartPole-v1",
+        **settings,
+        initial={"policy": source},
+        out=tmp_path / "run",
+        evaluation_episodes=1,
+        progress=False,
+    )
+    assert run.is_parallel
+    for ours, theirs in zip(policies_of(run), policies_of(source), strict=True):
+        assert_equal(ours[0], theirs[0])
+
+
+@pytest.mark.parametrize(
+    ("source", "asked", "message"),
+    [
+        ({"environment": "Acrobot-v1"}, {}, "a run on Acrobot-v1, and this run is on CartPole-v1"),
+        ({"frame_stack": 2}, {}, "observation space of .* is taken, is .*; give .*frame-stack"),
+        ({"seeds": 2}, {"seeds": 3}, "has 2 seeds, and this run 3: seed i starts from seed i"),
+        ({"algorithm": etude.DQN(hidden=(8,))}, {}, "a run of dqn, which has no policy that ppo"),
+        (
+            {},
+            {"algorithm": etude.DQN(), "num_envs": 1},
+            r"initial names 'policy', which dqn cannot start with; these can: .*ppo \(policy\)",
+        ),
+        ({}, {"algorithm": etude.A2C(**NORMALIZED)}, "'policy', which a2c cannot start with"),
+        ({}, {"component": "critic"}, "initial names 'critic', which ppo cannot start with"),
+    ],
+)
+def test_what_cannot_be_taken_over_is_refused(tmp_path, source, asked, message):
+    source = trained(tmp_path / "source", **{"algorithm": PPO} | source)
+    asked = {"algorithm": PPO, "steps": 10_000} | asked
+    asked["initial"] = {asked.pop("component", "policy"): source.directory}
+    with pytest.raises(InvalidInput, match=message):
+        etude.train(**asked, environment="CartPole-v1", out=tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "ppo",
+    [
+        etude.PPO(hidden=(8, 4), activation="relu"),
+        etude.PPO(hidden=(8,), recurrent=etude.GRU(4)),
+        etude.PPO(hidden=(8,), normalize_observation=etude.Normalization(3.0)),
+    ],
+    ids=["layers", "recurrent", "normalized"],
+)
+def test_networks_that_differ_are_refused_with_the_flags_that_make_them_equal(tmp_path, ppo):
+    trained(tmp_path / "source", replace(ppo, batch_size=16))
+    asked = (
+        *("train", "ppo", "CartPole-v1", "--steps", 100, "--num-envs", 2, "--rollout-length", 16),
+        *("--batch-size", 16, "--initial", "policy=source", "--out", "run", "--hidden", 5),
+    )
+    refused = here(*asked, cwd=tmp_path)
+    assert refused.returncode == 2 and not (tmp_path / "run").exists()
+    said = " ".join(refused.stderr.split())
+    assert "source has other settings: hidden is (8" in said
+    with mock.patch("etude.runs.run.run_training") as begin:
+        assert here(*asked, *said.split(" Add ")[1].split(), cwd=tmp_path).returncode == 0
+    assert begin.call_args[0][0].settings.initial["policy"].run == "source"
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("policy", "--initial 'policy' is not COMPONENT=RUN, such as policy=runs/before"),
+        ("policy=", "--initial 'policy=' is not COMPONENT=RUN"),
+        ("policy=nowhere", "nowhere is not a run"),
+    ],
+)
+def test_what_names_no_run_is_refused(tmp_path, word, message):
+    done = here("train", "ppo", "CartPole-v1", "--initial", word, cwd=tmp_path)
+    assert done.returncode == 2 and message in " ".join(done.stderr.split())
+    assert not list(tmp_path.iterdir())

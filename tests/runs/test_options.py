@@ -1,226 +1,166 @@
-"""The options of a run, which are the same words on the command line, in Python and in files."""
+"""The options of a run: flags, keyword arguments and keys of config.json by one declaration."""
 
 import dataclasses
 import json
+from pathlib import Path
+from unittest import mock
 
+import numpy as np
 import pytest
-from commands import here, programs_kept
+from commands import here
 
 import etude
+from etude.cli import flags
 from etude.cli.main import Train
-from etude.cli.nested import known_flag_types
-from etude.runs.options import RecordedOptions, RunOptions, make_options
-from etude.runs.run import create_run, defaults_for, preset_note, resolve_settings
-from etude.runs.settings import NOT_PLAIN, Settings
+from etude.errors import InvalidInput
+from etude.runs.options import AT_LEAST, RecordedOptions, RunOptions
+from etude.runs.run import defaults_for, preset_note
 
 NAMES = [field.name for field in dataclasses.fields(RunOptions)]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def programs():
-    with programs_kept():
-        yield
+@pytest.fixture(autouse=True)
+def untrained():
+    """Runs are made and not trained."""
+    with mock.patch("etude.runs.run.run_training") as run_training:
+        yield run_training
 
 
-def test_an_option_is_a_flag_and_a_keyword_and_a_key_by_one_name(tmp_path):
-    said = here("train", "dqn", "CartPole-v1", "--help", cwd=tmp_path).stdout
-    for name in NAMES:
-        assert f"--{name.replace('_', '-')}" in said
-    assert set(NAMES) <= {field.name for field in dataclasses.fields(Train)}
-    kept = {field.name for field in dataclasses.fields(Settings)} - {*NOT_PLAIN}
-    assert {field.name for field in dataclasses.fields(RecordedOptions)} <= kept
-    settings = resolve_settings(etude.DQN(), "CartPole-v1", RunOptions(steps=1000))
-    config = json.loads(
-        (create_run(settings, tmp_path / "run").directory / "config.json").read_text()
+def config_of(directory):
+    """The content of config.json but for versions and machine."""
+    config = json.loads((directory / "config.json").read_text())
+    return {name: value for name, value in config.items() if name not in ("versions", "machine")}
+
+
+def test_every_option_is_a_flag_a_keyword_and_a_key(tmp_path):
+    hints = flags.type_hints_of(Train)
+    assert [name for name in NAMES if name not in hints] == []
+    done = here("train", "dqn", "CartPole-v1", "--help", cwd=tmp_path)
+    assert [name for name in NAMES if flags.flag_name(name) not in done.stdout] == []
+    given = dict(
+        steps=9_000,
+        seeds=3,
+        seed=7,
+        workers=2,
+        evaluation_episodes=5,
+        frame_stack=2,
+        action_masks=False,
+        options={"sutton_barto_reward": True},
+        backend="gymnasium",
+        num_envs=2,
+        dataset=None,
+        initial={},
+        out=tmp_path / "run",
+        checkpoint_interval=100,
+        video=False,
     )
-    assert kept <= set(config)
-
-
-def test_no_option_has_the_name_of_a_hyperparameter():
-    """Or one flag would stand for two things."""
-    for name in ("dqn", "ppo", "sac", "mpc"):
-        assert not set(NAMES) & set(known_flag_types(defaults_for(name, "CartPole-v1")[0]))
+    assert list(given) == NAMES
+    etude.train(etude.DQN, "CartPole-v1", progress=False, **given)
+    config = config_of(tmp_path / "run")
+    for field in dataclasses.fields(RecordedOptions):
+        assert config[field.name] == given[field.name]
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (dict(step=3), r"a run has no option step; did you mean steps\? there are steps, seeds"),
-        (dict(xyzzy=3), "a run has no option xyzzy; there are steps"),
-        (dict(steps=0), "steps is 0; it must be a whole number of at least 1"),
-        (dict(steps="3"), "steps is '3'; it must be a whole number"),
-        (dict(steps=1e5), "steps is 100000.0; it must be a whole number"),
-        (dict(seeds=True), "seeds is True; it must be a whole number"),
-        (dict(seed=-1), "seed is -1; it must be a whole number of at least 0"),
-        (dict(seed=2**32), r"seed is 4294967296; with 1 seeds it must stay below 4294967296"),
-        (dict(num_envs=0), "num_envs is 0"),
-        (dict(checkpoint_interval=0), "checkpoint_interval is 0"),
-        (dict(options=3), "options is 3; give a dict, such as {'gravity': -5.0}"),
-        (dict(initial="policy=x"), "initial is 'policy=x'; give a dict"),
-        (dict(video=1), "video is 1; give True or False"),
-        (dict(action_masks="yes"), "action_masks is 'yes'; give True or False"),
-        (dict(backend="gpu"), "backend is 'gpu'; choose one of auto, jax, envpool, gymnasium"),
+        ({"stepz": 1}, "a run has no option stepz; did you mean steps\\? there are steps, seeds, "),
+        ({"learning_rate": 1.0}, "a run has no option learning_rate; there are steps"),
+        *(({name: True}, f"{name} is True; it must be a whole number of") for name in AT_LEAST),
+        *(({n: low - 1}, f"{n} is {low - 1}; .* at least {low}") for n, low in AT_LEAST.items()),
+        ({"steps": 1e5}, "steps is 100000.0; it must be a whole number"),
+        ({"steps": "100"}, "steps is '100'; it must be a whole number"),
+        ({"workers": None}, "workers is None; it must be a whole number"),
+        ({"seed": 2**32 - 1, "seeds": 2}, f"with 2 seeds it must stay below {2**32 - 1}"),
+        ({"video": "yes"}, "video is 'yes'; it must be True or False"),
+        ({"action_masks": 1}, "action_masks is 1; it must be True or False"),
+        ({"options": [1]}, r"options is \[1\]; it must be a dict"),
+        ({"initial": "policy=run"}, "initial is 'policy=run'; it must be a dict"),
+        ({"initial": {"policy": 5}}, "initial policy is 5; give a Run, or the directory of one"),
+        ({"dataset": 5}, "dataset is 5; give an .npz file, or an etude.Dataset"),
+        ({"backend": "tpu"}, "backend is 'tpu'; choose one of"),
     ],
     ids=str,
 )
-def test_an_option_that_does_not_fit_is_refused_in_one_message(tmp_path, options, message):
-    for keywords in (options, {"steps": 100} | options):
-        with pytest.raises(etude.InvalidInput, match=message):
-            etude.train("q-learning", "FrozenLake-v1", **{"out": tmp_path / "run"} | keywords)
-    assert not any(tmp_path.iterdir())
+def test_an_option_that_is_none_or_out_of_bounds_is_refused(tmp_path, options, message):
+    with pytest.raises(InvalidInput, match=message):
+        etude.train(etude.DQN, "CartPole-v1", out=tmp_path / "run", **options)
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_command_line_and_python_give_the_same_run(tmp_path):
+    """Each with the preset of the environment, or without where there is none."""
+    for name, environment, options in (
+        ("dqn", "CartPole-v1", {}),
+        ("ppo", "Acrobot-v1", {"seeds": 2, "steps": 200_000}),
+        ("q-learning", "CliffWalking-v1", {}),
+    ):
+        words = [f"--{option}={value}" for option, value in options.items()]
+        out = f"typed-{name}"
+        typed = here("train", name, environment, *words, "--out", out, cwd=tmp_path)
+        assert typed.returncode == 0, typed.stderr
+        etude.train(name, environment, out=tmp_path / name, progress=False, **options)
+        assert config_of(tmp_path / name) == config_of(tmp_path / out)
+
+
+def test_the_budget_of_a_preset_counts_environment_steps():
+    """So with a dataset it says nothing; the rest of the preset does."""
+    preset = etude.preset("dqn", "CartPole-v1")
+    plays, options = defaults_for("dqn", "CartPole-v1")
+    reads, others = defaults_for("dqn", "CartPole-v1", has_dataset=True)
+    assert plays == reads == preset.algorithm
+    assert options == {"num_envs": preset.num_envs, "steps": preset.steps}
+    assert others == {"num_envs": preset.num_envs}
+
+
+def test_a_class_is_its_defaults(tmp_path):
+    for name, algorithm in (("class", etude.PPO), ("object", etude.PPO())):
+        etude.train(algorithm, "CartPole-v1", out=tmp_path / name, progress=False)
+    assert config_of(tmp_path / "class") == config_of(tmp_path / "object")
+
+
+def test_defaults_where_there_is_a_preset_say_so(tmp_path, capsys):
+    for algorithm in (etude.DQN, etude.DQN(), etude.FittedQ(), etude.DQN(discount=0.9)):
+        out = tmp_path / str(len(list(tmp_path.iterdir())))
+        etude.train(algorithm, "CartPole-v1", out=out, progress=False)
+    said = " ".join(capsys.readouterr().err.split())
+    assert said.count("general defaults") == 2
+    assert (
+        "there is a preset for CartPole-v1, which etude.train('dqn', 'CartPole-v1') takes" in said
+    )
+    assert preset_note(etude.DQN(), "Taxi-v3") == preset_note(etude.DQN(), lambda: None) == ""
 
 
 @pytest.mark.parametrize(
     ("algorithm", "message"),
     [
-        ("pop", r"no algorithm is called 'pop'; did you mean ppo or trpo\?"),
-        (3, "int has no init and no act and no update"),
-        (object(), "object has no init"),
-        (etude.PPO(hidden=[32, 32]), r"hidden is \[32, 32\]; write it as a tuple: \(32, 32\)"),
-        (etude.PPO(hidden=32), r"hidden is 32; write it as a tuple: \(32,\)"),
-        (etude.DQN(replay="prioritized"), r"replay is 'prioritized'; it must be Uniform\(...\) or"),
-        (etude.DQN(replay=etude.Prioritized), "replay is <class .*; it must be Uniform"),
-        (etude.DQN(replay=etude.Prioritized(alpha=-1)), "replay.alpha is -1; it must be at least"),
+        (etude.DQN(hidden=[32, 32]), r"hidden is \[32, 32\]; write it as a tuple: \(32, 32\)$"),
+        (etude.PPO(hidden=32), r"hidden is 32; write it as a tuple: \(32,\)$"),
+        (etude.PPO(hidden=(32.5,)), "hidden is 32.5; it must be a whole number"),
+        (etude.PPO(epochs=1.5), "epochs is 1.5; it must be a whole number"),
+        (etude.PPO(epochs=True), "epochs is True; it must be a whole number"),
+        (etude.PPO(learning_rate="x"), "learning_rate is 'x'; it must be a number"),
+        (5, "int has no init and no act .*; an algorithm is a class with init"),
+        (["dqn"], "list has no init and no act"),
+        (None, "NoneType has no init and no act"),
+        ("", "no algorithm is called ''; there are"),
+        ("dqm", "no algorithm is called 'dqm'; did you mean dqn"),
     ],
-    ids=["name", "number", "object", "list", "size", "word", "kind", "bound"],
+    ids=str,
 )
-def test_what_is_no_algorithm_or_has_no_such_setting_is_refused(tmp_path, algorithm, message):
-    with pytest.raises(etude.InvalidInput, match=message):
-        etude.train(algorithm, "CartPole-v1", steps=1000, out=tmp_path / "run")
-    assert not any(tmp_path.iterdir())
+def test_an_algorithm_that_is_none_is_refused_in_one_message(tmp_path, algorithm, message):
+    with pytest.raises(InvalidInput, match=message) as error:
+        etude.train(algorithm, "CartPole-v1", out=tmp_path / "run")
+    assert "\n" not in str(error.value) and not (tmp_path / "run").exists()
 
 
-def config_of(run):
-    config = json.loads((run.directory / "config.json").read_text())
-    return {key: value for key, value in config.items() if key not in ("versions", "machine")}
+def test_whole_numbers_of_numpy_are_whole_numbers(tmp_path):
+    ppo = etude.PPO(epochs=np.int64(2), learning_rate=np.float32(0.5))
+    etude.train(ppo, "CartPole-v1", out=tmp_path / "run", progress=False)
 
 
-@pytest.mark.slow
-def test_the_same_words_make_the_same_run(tmp_path, monkeypatch):
-    """With the preset, in Python as on the command line; a budget of one's own is kept."""
-    words = ("q-learning", "FrozenLake-v1")
-    done = here(
-        "train",
-        *words,
-        "--steps",
-        "300",
-        "--evaluation-episodes",
-        "1",
-        "--out",
-        "cli",
-        cwd=tmp_path,
-    )
-    assert done.returncode == 0, done.stderr
-    run = etude.train(
-        *words, steps=300, evaluation_episodes=1, out=tmp_path / "python", progress=False
-    )
-    assert config_of(run) == config_of(etude.load(tmp_path / "cli"))
-    assert run.summary["evaluation"] == etude.load(tmp_path / "cli").summary["evaluation"]
-
-
-def test_a_name_takes_the_preset_and_its_budget_counts_environment_steps():
-    algorithm, options = defaults_for("dqn", "CartPole-v1")
-    preset = etude.preset("dqn", "CartPole-v1")
-    assert algorithm == preset.algorithm
-    assert options == {"num_envs": preset.num_envs, "steps": preset.steps}
-    assert defaults_for("dqn", "CartPole-v1", has_dataset=True) == (
-        preset.algorithm,
-        {"num_envs": preset.num_envs},
-    )
-    assert defaults_for("dqn", "FrozenLake-v1") == (etude.DQN(), {})
-    assert make_options({}).steps == 100_000
-
-
-@pytest.mark.parametrize(
-    ("algorithm", "says"),
-    [(etude.DQN(), True), (etude.DQN, True), (etude.DQN(n_step=2), False), ("dqn", False)],
-    ids=["instance", "class", "changed", "name"],
-)
-def test_defaults_where_there_is_a_preset_are_pointed_out(tmp_path, capsys, algorithm, says):
-    """Before anything is trained: here it stops at a directory that is in use."""
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "file").touch()
-    if not isinstance(algorithm, str):
-        instance = algorithm() if isinstance(algorithm, type) else algorithm
-        assert bool(preset_note(instance, "CartPole-v1")) is says
-        assert preset_note(instance, "FrozenLake-v1") == ""
-    with pytest.raises(etude.InvalidInput, match="exists and is not empty"):
-        etude.train(algorithm, "CartPole-v1", steps=1000, out=tmp_path / "run")
-
-
-OWN = '''
-import jax.numpy as jnp
-import etude
-from etude.struct import static
-
-@etude.algorithm
-class Always:
-    """Takes one action, always."""
-
-    choice: int = static(1, at_least=0)
-    """The action."""
-    rollout_length: int = static(1, at_least=1)
-
-    def init(self, key, spec):
-        return jnp.zeros(1)
-
-    def act(self, state, observation, memory, key, explore):
-        return jnp.full(len(observation), self.choice), memory
-
-    def update(self, state, experience, key):
-        return state, {"updates": 0}
-
-class Plain:
-    pass
-
-'''
-
-
-@pytest.fixture
-def own(tmp_path, monkeypatch):
-    """A directory with a module that no test imported before."""
-    name = f"own_{tmp_path.name}"
-    (tmp_path / f"{name}.py").write_text(OWN)
-    return tmp_path, name
-
-
-@pytest.mark.slow
-def test_an_algorithm_of_ones_own_is_taken_from_the_command_line(own):
-    """Where a directory holds a run of it, no file makes it be imported."""
-    directory, module = own
-    name = f"{module}:Always"
-    said = here("train", name, "CartPole-v1", "--help", cwd=directory).stdout
-    assert "--choice INT" in said and "Takes one action, always." in said
-    flags = "--choice 0 --steps 20 --evaluation-episodes 1 --out run"
-    done = here("train", name, "CartPole-v1", *flags.split(), cwd=directory)
-    assert done.returncode == 0, done.stderr
-    assert "Always on CartPole-v1" in done.stdout
-    config = json.loads((directory / "run" / "config.json").read_text())
-    assert config["algorithm"] == name and config["hyperparameters"]["choice"] == 0
-    for command in ("evaluate run", "resume run --steps 40", "watch run"):
-        refused = here(*command.split(), cwd=directory)
-        assert refused.returncode == 2
-        assert f"{name} is not one of etude's" in refused.stderr
-        assert f"add --algorithm {name}" in refused.stderr
-    done = here(*f"evaluate run --algorithm {name} --episodes 2".split(), cwd=directory)
-    assert done.returncode == 0, done.stderr
-    done = here(*f"resume run --algorithm {name} --steps 40".split(), cwd=directory)
-    assert done.returncode == 0, done.stderr
-    other = here("evaluate", "run", "--algorithm", f"{module}:Plain", cwd=directory)
-    assert other.returncode == 2 and "is not a class under the decorator" in other.stderr
-
-
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [
-        ("{}:Nothing", "algorithm '{}:Nothing': {} has no Nothing"),
-        ("{}:Plain", "algorithm '{}:Plain' is not a class under the decorator @etude.algorithm"),
-        ("nowhere_at_all:Mine", "the module 'nowhere_at_all' cannot be imported"),
-        (":Mine", "algorithm ':Mine'"),
-    ],
-)
-def test_a_wrong_name_of_ones_own_is_refused_in_one_line(own, name, message):
-    directory, module = own
-    done = here("train", name.format(module), "CartPole-v1", cwd=directory)
-    assert done.returncode == 2 and done.stderr.count("\n") == 1
-    assert message.replace("{}", module) in done.stderr
+@pytest.mark.parametrize("environment", [5, None, ["CartPole-v1"], Path("CartPole-v1")], ids=str)
+@pytest.mark.parametrize("algorithm", ["dqn", etude.DQN], ids=["name", "class"])
+def test_an_environment_that_is_none_is_refused_in_one_message(tmp_path, algorithm, environment):
+    with pytest.raises(InvalidInput, match="environment is .*; give a Gymnasium id, a function"):
+        etude.train(algorithm, environment, out=tmp_path / "run")

@@ -34,8 +34,11 @@ def import_algorithm(name: str) -> Any:
 
     Raises InvalidInput where there is none.
     """
+    from etude.algorithms.protocol import DEFAULTS
+
     cls = import_object("algorithm", name)
-    if not (isinstance(cls, type) and dataclasses.is_dataclass(cls)):
+    is_struct = isinstance(cls, type) and dataclasses.is_dataclass(cls)
+    if not (is_struct and all(hasattr(cls, default) for default in DEFAULTS)):
         raise InvalidInput(
             f"algorithm {name!r} is not a class under the decorator @etude.algorithm"
         )

@@ -64,13 +64,18 @@ def missing_arguments(command: Any, arguments: list[str]) -> list[str]:
     num_words = len(list(itertools.takewhile(lambda word: not is_flag(word), arguments)))
     hints = type_hints_of(command)
     words = [name for name, hint in hints.items() if is_positional(hint)]
-    required = [
-        field.name
-        for field in dataclasses.fields(command)
-        if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
-    ]
+    required = required_fields(command)
     return [name.upper() for name in words[num_words:] if name in required] + [
         flag_name(name) for name in required if name not in words and not is_typed(arguments, name)
+    ]
+
+
+def required_fields(cls: Any) -> list[str]:
+    """The names of the fields of a dataclass that have no default."""
+    return [
+        field.name
+        for field in dataclasses.fields(cls)
+        if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
     ]
 
 

@@ -129,6 +129,8 @@ def _train(arguments: list[str]) -> None:
         )
     if ":" in name:
         cls = algorithms.import_algorithm(name)
+        if missing := flags.required_fields(cls):
+            fail(f"algorithm {name!r} has no default of {', '.join(missing)}; give it one")
         algorithm, defaults = cls(), {}
     else:
         cls = algorithms.algorithm_class(name)

@@ -57,10 +57,16 @@ class RecordedOptions(EnvironmentOptions, TrainingOptions):
 
     def validate_fields(self) -> None:
         """Raise InvalidInput, naming option, value and remedy, for an option out of bounds."""
-        for name, minimum in AT_LEAST.items():
-            value = getattr(self, name, None)
-            is_whole = isinstance(value, int) and not isinstance(value, bool)
-            if value is not None and not (is_whole and value >= minimum):
+        for field in dataclasses.fields(self):
+            name, value = field.name, getattr(self, field.name)
+            if field.type is bool and not isinstance(value, bool):
+                raise InvalidInput(f"{name} is {value!r}; it must be True or False")
+            if field.default_factory is dict and not isinstance(value, dict):
+                raise InvalidInput(f"{name} is {value!r}; it must be a dict")
+            if name not in AT_LEAST or (value is None and field.default is None):
+                continue
+            minimum, is_whole = AT_LEAST[name], isinstance(value, int)
+            if not is_whole or isinstance(value, bool) or value < minimum:
                 raise InvalidInput(
                     f"{name} is {value!r}; it must be a whole number of at least {minimum}"
                 )

@@ -355,7 +355,13 @@ def resolve_settings(
 
 
 def load_all(initial: dict[str, Any], environment: EnvironmentLike) -> dict[str, Run]:
-    """The runs to start from; each is a Run or the directory of one on this environment."""
+    """The runs to start from; each is a Run or the directory of one on this environment.
+
+    Raises InvalidInput for what is neither.
+    """
+    for name, run in initial.items():
+        if not isinstance(run, Run | str | Path):
+            raise InvalidInput(f"initial {name} is {run!r}; give a Run, or the directory of one")
     return {
         name: run if isinstance(run, Run) else load_beside(run_path(name, run), environment)
         for name, run in initial.items()
@@ -498,6 +504,12 @@ def restart_from(settings: Settings, environment: EnvironmentLike | None) -> Set
 
     Raises InvalidInput where the runs that it starts from are gone, or have trained on since.
     """
+    for name, record in settings.initial.items():
+        if not (Path(record.run) / "config.json").is_file():
+            raise InvalidInput(
+                f"this run starts with the {name} of {record.run}, which is not there; put it "
+                "back, or start a new run from another"
+            )
     there = settings.environment if environment is None else environment
     runs = load_all({name: record.run for name, record in settings.initial.items()}, there)
     started = start_from(replace(settings, initial={}), runs)

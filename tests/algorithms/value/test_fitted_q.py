@@ -44,7 +44,11 @@ def dataset_of(steps, lengths):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("settings", [{}, {"replay": Prioritized(), "n_step": 3}], ids=str)
+@pytest.mark.parametrize(
+    "settings",
+    [pytest.param({}, marks=pytest.mark.system), {"replay": Prioritized(), "n_step": 3}],
+    ids=["plain", "prioritized"],
+)
 def test_without_play_it_learns_as_if_the_dataset_had_been_played_at_once(settings):
     dataset = dataset_of(40, [7, 13, 11, 9])
     plays = DQN(
@@ -139,7 +143,9 @@ def outside_of(spec):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("spec", [SPEC, BOX], ids=["discrete", "box"])
+@pytest.mark.parametrize(
+    "spec", [SPEC, pytest.param(BOX, marks=pytest.mark.system)], ids=["discrete", "box"]
+)
 def test_without_play_it_resumes_bit_for_bit_and_each_seed_is_its_own(spec):
     """Also after a chunk that ends elsewhere; the dataset is one for all seeds, and stays."""
     environment, outside = ZeroEnvs(spec, functional=True), jax.device_put(outside_of(spec))

@@ -54,7 +54,8 @@ class LearnerState:
 
 def get_policy(state: Any) -> Any:
     """The policy network of an algorithm's state, and the statistics that normalize its input."""
-    return state.learner.networks.policy, state.learner.observation_statistics
+    learner = state if isinstance(state, LearnerState) else state.learner
+    return learner.networks.policy, learner.observation_statistics
 
 
 def put_policy(state: Any, policy: Any) -> Any:
