@@ -255,24 +255,27 @@ def test_an_action_that_is_not_in_the_space_ends_the_program():
 
 
 def test_module_and_function_name_one_that_is_imported(tmp_path, monkeypatch):
-    (tmp_path / "my_experts.py").write_text(
+    (tmp_path / "named_experts.py").write_text(
         "def left(observation):\n    return -1\n\nclass Cautious:\n"
         "    def __call__(self, observation):\n        return 0\n\n"
         "cautious, number = Cautious(), 3\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     observation = np.zeros((1, 3), np.float32)
-    assert actions_of(expert_of("my_experts:left", spec_of()), observation) == 0
-    assert actions_of(expert_of("my_experts:cautious", spec_of()), observation) == 1
+    assert actions_of(expert_of("named_experts:left", spec_of()), observation) == 0
+    assert actions_of(expert_of("named_experts:cautious", spec_of()), observation) == 1
     for name, message in (
-        ("my_experts:right", "expert 'my_experts:right': my_experts has no right"),
+        ("named_experts:right", "expert 'named_experts:right': named_experts has no right"),
         ("no_experts:left", "the module 'no_experts' cannot be imported .*; install it, or mend"),
-        ("my_experts:number", "expert .*3; give an algorithm that learns nothing"),
-        ("my_experts:Cautious", "expert is the class Cautious; give a function of one observation"),
+        ("named_experts:number", "expert .*3; give an algorithm that learns nothing"),
+        (
+            "named_experts:Cautious",
+            "expert is the class Cautious; give a function of one observation",
+        ),
     ):
         with pytest.raises(InvalidInput, match=message):
             expert_of(name, spec_of())
-    sys.modules.pop("my_experts")
+    sys.modules.pop("named_experts")
 
 
 # What is no expert
