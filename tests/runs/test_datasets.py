@@ -112,6 +112,7 @@ def test_it_does_not_play_and_is_resumed_and_evaluated(tmp_path, path):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("error:Some donated buffers")  # of what no result has the shape
 def test_all_seeds_read_one_dataset_which_stays_as_it_was(tmp_path):
     """It is in no checkpoint, and the program neither has a copy for each seed nor reuses its
     memory."""
