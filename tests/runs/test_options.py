@@ -159,6 +159,8 @@ def test_defaults_where_there_is_a_preset_say_so(tmp_path, capsys):
         (etude.PPO(hidden=(32.5,)), "hidden is 32.5; it must be a whole number"),
         (etude.PPO(epochs=1.5), "epochs is 1.5; it must be a whole number"),
         (etude.PPO(epochs=True), "epochs is True; it must be a whole number"),
+        (etude.DQN(double="no"), "double is 'no'; it must be True or False"),
+        (etude.DQN(double=1), "double is 1; it must be True or False"),
         (etude.PPO(learning_rate="x"), "learning_rate is 'x'; it must be a number"),
         (5, "int has no init and no act .*; an algorithm is a class with init"),
         (["dqn"], "list has no init and no act"),
