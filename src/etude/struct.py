@@ -83,7 +83,7 @@ def validate(settings: Any, path: str = "") -> None:
             raise InvalidInput(f"{name} is {value!r}; choose one of {', '.join(options)}")
         element_type = get_args(hint)[0] if get_origin(hint) is tuple else hint
         for number in value if isinstance(value, tuple) else (value,):
-            _check_number(name, number, element_type)
+            _check_type(name, number, element_type)
             _check_bounds(name, field, number)
     if validate_fields := getattr(settings, "validate_fields", None):
         try:
@@ -99,7 +99,9 @@ def _join_kinds(kinds):
     return " or ".join(names)
 
 
-def _check_number(name, number, hint):
+def _check_type(name, number, hint):
+    if hint is bool and not isinstance(number, bool):
+        raise InvalidInput(f"{name} is {number!r}; it must be True or False")
     is_number = not isinstance(number, (bool, str))
     if hint is float and not is_number:
         raise InvalidInput(f"{name} is {number!r}; it must be a number")

@@ -14,10 +14,12 @@ import etude
 from etude.errors import InvalidInput
 from etude.runs.display import run_headline
 from etude.runs.interrupt import InterruptHandler
-from etude.runs.job import checkpoint_template, save_job, train_job
+from etude.runs.job import checkpoint_template, restore_job, save_job, train_job
 from etude.runs.options import RunOptions
 from etude.runs.run import create_run, resolve_settings
 from etude.storage import metrics_csv
+from etude.training import compile_chunk
+from etude.trees import content_hash
 
 SPEC = etude.make("CartPole-v1").spec
 LENGTHS = (7, 3)
@@ -107,6 +109,29 @@ def test_it_does_not_play_and_is_resumed_and_evaluated(tmp_path, path):
     path.unlink()
     again = etude.load(whole.directory).evaluate(1)
     assert again["returns"] == summary["evaluation"]["returns"]
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("error:Some donated buffers")  # of what no result has the shape
+def test_all_seeds_read_one_dataset_which_stays_as_it_was(tmp_path):
+    """It is in no checkpoint, and the program neither has a copy for each seed nor reuses its
+    memory."""
+    settings = settings_of(etude.make_dataset(SPEC, **recorded()), seeds=2)
+    run = create_run(settings, tmp_path / "run")
+    (job,) = run.jobs
+    before, arrays = settings.dataset.sha256, jax.tree.leaves(settings.outside)
+    for _ in train_job(settings, job, InterruptHandler(), pytest.fail):
+        pass
+    assert not any(x.is_deleted() for x in arrays)
+    assert content_hash(settings.outside.dataset) == before
+    (state, _) = restore_job(settings, job, settings.outline(), pytest.fail)
+    rows = sum(LENGTHS)
+    assert not [x.shape for x in jax.tree.leaves(state) if rows in x.shape]
+    program = compile_chunk(
+        settings.algorithm, settings.outline(), state, job.key, 1, 0, settings.outside
+    ).as_text()
+    assert f"f32[{rows},4]" in program
+    assert f"[2,{rows}" not in program and f"[{rows},2" not in program
 
 
 @pytest.mark.parametrize("form", ["path", "object"])

@@ -113,6 +113,26 @@ def test_the_budget_of_a_preset_counts_environment_steps():
     assert others == {"num_envs": preset.num_envs}
 
 
+def test_a_dataset_sets_the_budget_of_a_preset_aside(tmp_path):
+    """On the command line as in Python, where None is none."""
+    recorded = dict(
+        observations=np.zeros((3, 4), np.float32),
+        actions=np.zeros(2, int),
+        rewards=np.ones(2, np.float32),
+        terminations=np.array([False, True]),
+        truncations=np.zeros(2, bool),
+        episode_lengths=np.array([2]),
+    )
+    np.savez(tmp_path / "data.npz", **recorded)
+    words = ("--dataset", "data.npz", "--out", "typed")
+    assert here("train", "dqn", "CartPole-v1", *words, cwd=tmp_path).returncode == 0
+    for name, dataset in (("read", tmp_path / "data.npz"), ("played", None)):
+        out = tmp_path / name
+        etude.train("dqn", "CartPole-v1", dataset=dataset, out=out, progress=False)
+    steps = [config_of(tmp_path / name)["steps"] for name in ("typed", "read", "played")]
+    assert steps == [RunOptions().steps] * 2 + [etude.preset("dqn", "CartPole-v1").steps]
+
+
 def test_a_class_is_its_defaults(tmp_path):
     for name, algorithm in (("class", etude.PPO), ("object", etude.PPO())):
         etude.train(algorithm, "CartPole-v1", out=tmp_path / name, progress=False)
@@ -139,6 +159,8 @@ def test_defaults_where_there_is_a_preset_say_so(tmp_path, capsys):
         (etude.PPO(hidden=(32.5,)), "hidden is 32.5; it must be a whole number"),
         (etude.PPO(epochs=1.5), "epochs is 1.5; it must be a whole number"),
         (etude.PPO(epochs=True), "epochs is True; it must be a whole number"),
+        (etude.DQN(double="no"), "double is 'no'; it must be True or False"),
+        (etude.DQN(double=1), "double is 1; it must be True or False"),
         (etude.PPO(learning_rate="x"), "learning_rate is 'x'; it must be a number"),
         (5, "int has no init and no act .*; an algorithm is a class with init"),
         (["dqn"], "list has no init and no act"),

@@ -249,7 +249,8 @@ def train(
     name, note = None, ""
     if isinstance(algorithm, str):
         name = algorithm
-        algorithm, defaults = defaults_for(name, environment, "dataset" in options)
+        has_dataset = options.get("dataset") is not None
+        algorithm, defaults = defaults_for(name, environment, has_dataset)
         options = defaults | options
     else:
         algorithm = algorithm() if callable(algorithm) else algorithm  # of a class, its defaults
