@@ -90,7 +90,7 @@ def record(
         player = make_expert(expert, environment, spec, key, NullDisplay().warn)
         # as Run.evaluate has for its first seed
         chunks = play(environments, player, jax.random.fold_in(key, 0), episodes, stochastic)
-        transitions = gather(environments, chunks, episodes, progress)
+        transitions = gather_chunks(environments, chunks, episodes, progress)
     played = lay_end_to_end(transitions, episodes // spec.num_envs, spec)
     dataset = make_dataset(spec, **to_recorded_arrays(played))  # with actions within their bounds
     if out is not None:
@@ -98,7 +98,7 @@ def record(
         dataset = read_npz(Path(out), spec)
     if progress:
         console = Console(highlight=False)
-        console.print(result_table(dataset, expert_name(expert), source.name))
+        console.print(recording_table(dataset, expert_name(expert), source.name))
         if out is not None:
             console.print(f"written {out}", soft_wrap=True, markup=False)
     return dataset
@@ -199,7 +199,7 @@ def first_rows(steps: Any, length: int) -> Any:
     return jax.tree.map(lambda x: np.asarray(x)[:length].copy(), steps)
 
 
-def gather(
+def gather_chunks(
     environment: Environment, chunks: Iterator[Chunk], episodes: int, progress: bool
 ) -> Transition:
     """The transitions of all chunks, [time, env, ...]; raises Interrupted on a signal to stop."""
@@ -235,7 +235,7 @@ def lay_end_to_end(transitions: Transition, share: int, spec: EnvironmentSpec) -
     )
 
 
-def result_table(dataset: Dataset, expert: str, environment: str) -> Table:
+def recording_table(dataset: Dataset, expert: str, environment: str) -> Table:
     """The table of what was recorded."""
     returns = episode_returns(dataset)
     spread = returns.std(ddof=1) if len(returns) > 1 else 0.0
