@@ -95,21 +95,30 @@ def find_expert(expert: ExpertLike, environment: EnvironmentLike) -> Any:
             )
         return expert()
     if not (isinstance(expert, Run) or callable(expert) or dataclasses.is_dataclass(expert)):
-        raise InvalidInput(unknown_expert(repr(expert)))
+        raise InvalidInput(f"expert is {expert!r:.80}; give {expert_forms()}")
     return expert
 
 
 def unknown_expert(text: str) -> str:
     """The message for a text that names no expert: near names, and the forms there are."""
-    names = [name for name in ALGORITHMS if not algorithm_class(name).learns]
+    names = names_without_learning()
     runs = [str(config.parent) for config in Path(text).parent.glob("*/config.json")]
     close_matches = difflib.get_close_matches(text, [*names, *runs], n=2, cutoff=0.5)
     hint = f"did you mean {' or '.join(close_matches)}? " if close_matches else ""
+    return f"no expert is called {text!r}; {hint}give {expert_forms()}"
+
+
+def expert_forms() -> str:
+    """The three forms of an expert, in a message."""
     return (
-        f"no expert is called {text}; {hint}give an algorithm that learns nothing "
-        f"({', '.join(names)}), the directory of a run, or module:function, a function of one "
-        "observation that returns one action"
+        f"an algorithm that learns nothing ({', '.join(names_without_learning())}), the directory "
+        "of a run, or module:function, a function of one observation that returns one action"
     )
+
+
+def names_without_learning() -> list[str]:
+    """The names of the algorithms that learn nothing."""
+    return [name for name in ALGORITHMS if not algorithm_class(name).learns]
 
 
 def expert_name(expert: ExpertLike) -> str:
