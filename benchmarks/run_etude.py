@@ -42,7 +42,7 @@ def main() -> None:
 def make_algorithm(name: str, hyperparameters: dict[str, Any]) -> Any:
     """The algorithm called `name`; a nested hyperparameter is an object with its kind's tag."""
     from etude.algorithms import algorithm_class, algorithm_factory
-    from etude.struct import kinds_of
+    from etude.kinds import kinds_of
 
     hints, values = get_type_hints(algorithm_class(name)), {}
     for field, value in hyperparameters.items():

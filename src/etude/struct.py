@@ -77,6 +77,9 @@ def validate(settings: Any, path: str = "") -> None:
         options = get_args(hint) if get_origin(hint) is not tuple else ()
         if options and all(isinstance(option, str) for option in options) and value not in options:
             raise InvalidInput(f"{name} is {value!r}; choose one of {', '.join(options)}")
+        if get_origin(hint) is tuple and not isinstance(value, tuple):
+            items = value if isinstance(value, list) else [value]
+            raise InvalidInput(f"{name} is {value!r}; write it as a tuple: {tuple(items)}")
         for number in value if isinstance(value, tuple) else (value,):
             _check_bounds(name, field, number)
     if validate_fields := getattr(settings, "validate_fields", None):

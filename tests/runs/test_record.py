@@ -323,7 +323,9 @@ class Unplayed(Endless):
         (dict(expert="there.npz"), "there.npz is not a run"),
         (dict(options={"a": 1}), "options are {'a': 1}; they are those of gymnasium.make"),
         (dict(environment="CartPol-v1"), "CartPole-v1"),
-        (dict(environment=Endless()), "one object, and each copy needs its own"),
+        pytest.param(
+            dict(environment=Endless()), "one object, and each copy needs its own", id="object"
+        ),
     ],
     ids=str,
 )

@@ -62,7 +62,7 @@ class RecordedOptions(EnvironmentOptions, TrainingOptions):
             is_whole = isinstance(value, int) and not isinstance(value, bool)
             if value is not None and not (is_whole and value >= minimum):
                 raise InvalidInput(
-                    f"{name} is {value}; it must be a whole number of at least {minimum}"
+                    f"{name} is {value!r}; it must be a whole number of at least {minimum}"
                 )
         if self.seed + self.seeds > 2**32:  # JAX's keys repeat beyond
             raise InvalidInput(
@@ -91,6 +91,21 @@ class RunOptions(RecordedOptions):
     """steps between checkpoints; default a tenth of the budget"""
     video: bool = False
     """record a video of an episode at the end"""
+
+    def validate_fields(self) -> None:
+        """Raise InvalidInput, naming option, value and remedy, for an option that does not fit."""
+        super().validate_fields()
+        for name, example in {
+            "options": "{'gravity': -5.0}",
+            "initial": "{'policy': 'runs/ppo'}",
+        }.items():
+            value = getattr(self, name)
+            if not isinstance(value, dict):
+                raise InvalidInput(f"{name} is {value!r}; give a dict, such as {example}")
+        for name in ("action_masks", "video"):
+            value = getattr(self, name)
+            if not isinstance(value, bool):
+                raise InvalidInput(f"{name} is {value!r}; give True or False")
 
 
 def make_options(keywords: dict[str, Any]) -> RunOptions:

@@ -52,6 +52,10 @@ def open_dataset(dataset: DatasetLike, spec: EnvironmentSpec) -> tuple[Dataset, 
     """
     if isinstance(dataset, Dataset):
         path, opened = "", dataset
+    elif not isinstance(dataset, str | Path):
+        raise InvalidInput(
+            f"dataset is {dataset!r}; give the path of an .npz file, or an etude.Dataset"
+        )
     else:
         path, opened = str(dataset), read_npz(Path(dataset), spec)
     check_dataset(opened, spec)

@@ -357,9 +357,16 @@ def resolve_settings(
 def load_all(initial: dict[str, Any], environment: EnvironmentLike) -> dict[str, Run]:
     """The runs to start from; each is a Run or the directory of one on this environment."""
     return {
-        name: run if isinstance(run, Run) else load_beside(Path(run), environment)
+        name: run if isinstance(run, Run) else load_beside(run_path(name, run), environment)
         for name, run in initial.items()
     }
+
+
+def run_path(name: str, run: Any) -> Path:
+    """The directory of a run to start from; raises InvalidInput for what is none."""
+    if not isinstance(run, str | Path):
+        raise InvalidInput(f"initial {name} is {run!r}; give the directory of a run, or a Run")
+    return Path(run)
 
 
 def load_beside(path: Path, environment: EnvironmentLike) -> Run:
@@ -378,7 +385,7 @@ def check_unplayed(name: str, algorithm: Any, options: RunOptions) -> None:
         value = getattr(options, option)
         if value is not None and value != getattr(defaults, option):
             raise InvalidInput(
-                f"{option} is {value}, and {name} does not play here: it learns from a dataset; "
+                f"{option} is {value!r}, and {name} does not play here: it learns from a dataset; "
                 "leave it out"
             )
 

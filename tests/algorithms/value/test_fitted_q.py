@@ -16,7 +16,7 @@ from etude.data.transition import Transition
 from etude.environments.backends.zero_envs import ZeroEnvs
 from etude.spaces import Box, Discrete, EnvironmentSpec
 from etude.struct import replace
-from etude.training import pure_train
+from etude.training import progress, pure_train
 
 KEY = jax.random.key(0)
 SPEC = EnvironmentSpec(Box((3,)), Discrete(4))
@@ -124,3 +124,46 @@ def test_it_finds_the_optimum_of_what_it_was_given():
     q, updates = train(KEY, dataset)
     np.testing.assert_allclose(q, exact, atol=0.15)
     assert (np.asarray(updates) == 50).all()
+
+
+SMALL = FittedQ(plays=False, hidden=(4,), batch_size=4, gradient_steps=3, target_interval=3)
+BOX = EnvironmentSpec(Box((3,)), Box((2,), low=-1.0, high=1.0))
+
+
+def outside_of(spec):
+    dataset = dataset_of(12, [5, 7])
+    if isinstance(spec.action, Box):
+        action = np.float32(np.random.default_rng(1).uniform(-1, 1, size=(12, 2)))
+        dataset = replace(dataset, transitions=replace(dataset.transitions, action=action))
+    return Outside(dataset=replace(dataset, spec=spec))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("spec", [SPEC, BOX], ids=["discrete", "box"])
+def test_without_play_it_resumes_bit_for_bit_and_each_seed_is_its_own(spec):
+    """Also after a chunk that ends elsewhere; the dataset is one for all seeds, and stays."""
+    environment, outside = ZeroEnvs(spec, functional=True), jax.device_put(outside_of(spec))
+    keys = jax.random.split(KEY, 2)
+    train = partial(progress, SMALL, environment, keys, 18, outside=outside, row_every=2)
+    cut = None
+    for report in train(chunk_seconds=0.0):  # one iteration a chunk
+        if report.iterations == 3:
+            cut = jax.device_get(report.train_state)
+    whole = jax.device_get(report.train_state)
+    assert report.steps == 18 and set(report.metrics) == {"updates", "q_loss", "q_value"}
+    *_, last = train(resumed=(jax.device_put(cut), 3))
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(last.train_state), whole)
+    assert all(
+        (first != second).any() for first, second in jax.tree.leaves(whole.algorithm_state.q)
+    )
+    assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(outside))
+
+
+@pytest.mark.system  # uncompiled, each operation is a program
+def test_without_play_compiled_is_what_it_computes_uncompiled():
+    outside = outside_of(SPEC)
+    state = SMALL.init(KEY, SPEC, outside)
+    compiled, _ = jax.jit(SMALL.update)(state, (), KEY, outside)
+    with jax.disable_jit():
+        plain, _ = SMALL.update(state, (), KEY, outside)
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5), compiled.q, plain.q)

@@ -10,7 +10,7 @@ from etude.algorithms.value.boltzmann import Boltzmann
 from etude.algorithms.value.heads import Head
 from etude.errors import InvalidInput
 from etude.nn.networks import MLP, Activation, Encoder, make_encoder, make_mlp
-from etude.planning.sampling.maximize import CEM, Maximizer
+from etude.planning.sampling.maximize import Maximizer
 from etude.spaces import Box, Space
 from etude.struct import static, struct
 from etude.types import Array
@@ -24,9 +24,9 @@ class ContinuousQ:
     mlp: MLP  # features and action, concatenated -> [..., atom]
     head: Head = static()
     shape: tuple[int, ...] = static()  # of an action
-    maximizer: Maximizer = static(CEM())
-    samples: int = static(64)
-    iterations: int = static(4)
+    maximizer: Maximizer = static()
+    samples: int = static()
+    iterations: int = static()
 
     def outputs_for(self, observation: Any, action: Array) -> Array:
         """The network's outputs for `action` [..., *shape], [..., atom]."""
@@ -70,7 +70,7 @@ def make_continuous_q(
     samples: int,
     iterations: int,
 ) -> ContinuousQ:
-    """A network of observation and action, with the planner that maximizes it."""
+    """A network of observation and action in [-1, 1], with the planner that maximizes it."""
     key_encoder, key_mlp = jax.random.split(key)
     encoder = make_encoder(key_encoder, observation)
     num_features = jax.eval_shape(encoder, observation.zeros()).size

@@ -1,4 +1,4 @@
-"""Deep Q-learning (Mnih et al., 2015), in a form that its extensions fit into as values.
+"""Deep Q-learning (Mnih et al., 2015); its extensions are values of its settings.
 
 The loop has three parts with speeds of their own: new experience, gradient steps that move q to its
 target, and updates of the target network. Their ratio tells online Q-learning, deep Q-learning and
@@ -32,7 +32,6 @@ from etude.errors import InvalidInput
 from etude.nn.networks import Activation
 from etude.nn.noisy import NoisyLayers, add_noise_layers, sample_noise
 from etude.optim.schedules import linear_decay
-from etude.planning.sampling.cem import check_elites
 from etude.planning.sampling.maximize import CEM, Maximizer
 from etude.spaces import EnvironmentSpec
 from etude.struct import nested, replace, static, struct, traced
@@ -44,7 +43,7 @@ class DQNState:
     q: QFunction
     target_q: QFunction  # target network, which follows q; the bootstrap value comes from it
     opt_state: optax.OptState
-    replay: Any  # a RingBuffer; () during gradient steps
+    replay: Any  # a RingBuffer; () during gradient steps, and where the algorithm does not play
     priorities: Any  # of the rows of the buffer, () for uniform replay
     steps: Array  # int32: environment steps taken, summed over all environment copies
     gradient_steps_taken: Array  # int32
@@ -52,7 +51,7 @@ class DQNState:
 
 @struct
 class ReplayBatch:
-    """The batch of one gradient step, [batch]."""
+    """The batch of one gradient step: [batch], but for a weight that is the same for all rows."""
 
     transition: Transition  # n steps folded into one: n-step reward, and the state n steps later
     discount: Array  # of the bootstrap value; 0 where the episode terminated
@@ -87,12 +86,13 @@ class DQN:
     exploration: EpsilonGreedy | Boltzmann = nested(EpsilonGreedy())
     """How actions explore: ε-greedy, or in proportion to exp(Q / temperature)."""
     noisy: NoisyLayers | None = nested(None)
-    """Whether weights have learned noise, which explores without ε (Fortunato et al., 2018)."""
+    """Whether weights have learned noise, which explores too (Fortunato et al., 2018): with it ε is
+    usually 0."""
     maximizer: Maximizer = nested(CEM())
     """Planner that maximizes Q over a Box of actions; no effect with Discrete actions."""
     plays: bool = static(True)
-    """Whether it collects its own transitions; without, it learns from a dataset, and steps of the
-    budget are gradient steps."""
+    """Whether it collects its own transitions; without, it learns from a dataset alone (offline),
+    and wherever steps are counted they are gradient steps."""
     hidden: tuple[int, ...] = static((64, 64), at_least=1)
     """Units of each hidden layer."""
     activation: Activation = static("relu")
@@ -123,8 +123,7 @@ class DQN:
 
     def validate_fields(self) -> None:
         check_batch_size(self)
-        if isinstance(self.maximizer, CEM):
-            check_elites(self.samples, self.maximizer.elites)
+        self.maximizer.check_samples(self.samples)
         if self.dueling and not self.hidden:
             raise InvalidInput(
                 "hidden is empty; the two streams of dueling need at least one hidden layer"
@@ -148,8 +147,8 @@ class DQN:
     def init(self, key: Array, spec: EnvironmentSpec, outside: Outside = NOTHING) -> DQNState:
         """Return random networks, optimizer state and an empty replay buffer.
 
-        Where it does not play, there is no buffer but the dataset. Raises InvalidInput for actions
-        that are neither Discrete nor a bounded Box.
+        Where it does not play, the dataset is the buffer, and the state has none. Raises
+        InvalidInput for actions that are neither Discrete nor a bounded Box.
         """
         q, zero = self.make_q(key, spec), jnp.int32(0)
         if not self.plays:
@@ -293,9 +292,11 @@ class DQN:
     def estimate_target(
         self, q: QFunction, target_q: QFunction, batch: ReplayBatch, key: Array
     ) -> Array:
-        """Return the TD targets r + γ (1 - terminated) Q_target(s', a'), [batch, atom].
+        """The TD targets of n steps, r + γⁿ (1 - terminated) Q_target(s', a'), [batch, atom].
 
-        a' is the greedy action of q with `double`, else the greedy action of the target network.
+        The head makes of them a number, probabilities or quantiles. The n actions are those that
+        were taken, without correction (Hessel et al., 2018). a' is the greedy action of q with
+        `double`, else the greedy action of the target network.
         """
         key_greedy, key_q, key_target = jax.random.split(key, 3)
         target_q = sample_noise(target_q, key_target)

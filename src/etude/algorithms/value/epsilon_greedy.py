@@ -1,4 +1,4 @@
-"""ε-greedy exploration of a Q function, whose action may also be one of a bounded Box."""
+"""ε-greedy exploration of a Q function, for discrete actions and for a bounded Box."""
 
 from typing import Any
 

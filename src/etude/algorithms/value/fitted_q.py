@@ -1,10 +1,12 @@
 """Fitted Q iteration (Ernst et al., 2005; Riedmiller, 2005): a variant of DQN.
 
     yᵢ = rᵢ + γ (1 - terminatedᵢ) maxₐ Q(s'ᵢ, a)
-    Q ← argmin_Q Σᵢ ½ (yᵢ - Q(sᵢ, aᵢ))²
+    Q ← argmin_Q Σᵢ loss(yᵢ - Q(sᵢ, aᵢ))
 
-The two steps repeat: a long regression on fixed targets, then new targets. The transitions are
-those of a dataset, where it does not play, else those that it has collected.
+The two steps repeat: a long regression on fixed targets, then new targets. A regression is as many
+gradient steps of Adam as `target_interval` says; keep it equal to `gradient_steps`. The loss is
+that of the head, Huber's or half the square. The transitions are those of a dataset where it does
+not play (offline), else those that it has collected.
 """
 
 from functools import partial

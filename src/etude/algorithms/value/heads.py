@@ -25,11 +25,20 @@ class Head(Protocol):
         """Outputs of the network for each action."""
         ...
 
-    def mean(self, outputs: Array) -> Array: ...
+    def mean(self, outputs: Array) -> Array:
+        """Q(s, a), [...], from the outputs [..., atom]."""
+        ...
 
-    def target(self, outputs: Array, reward: Array, discount: Array) -> Array: ...
+    def target(self, outputs: Array, reward: Array, discount: Array) -> Array:
+        """What the outputs for (s, a) are trained toward, [..., atom].
 
-    def loss(self, outputs: Array, target: Array) -> tuple[Array, Array]: ...
+        `outputs` [..., atom] are those for the next action, and reward and discount are [...].
+        """
+        ...
+
+    def loss(self, outputs: Array, target: Array) -> tuple[Array, Array]:
+        """The loss, and the error by which prioritized replay draws, [...] each."""
+        ...
 
 
 @struct

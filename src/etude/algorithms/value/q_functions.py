@@ -19,15 +19,15 @@ class QFunction(Protocol):
     def head(self) -> Head: ...
 
     def outputs_for(self, observation: Any, action: Array) -> Array:
-        """The network's outputs for an action, [..., atom]."""
+        """The network's outputs for an action [..., *action], [..., atom]."""
         ...
 
     def greedy_action(self, observation: Any, key: Array) -> Array:
-        """argmaxₐ Q(s, a), by enumeration or by a sampling planner."""
+        """argmaxₐ Q(s, a), [..., *action], by enumeration or by a sampling planner."""
         ...
 
     def random_action(self, key: Array, shape: tuple[int, ...]) -> Array:
-        """Uniformly random actions."""
+        """Uniformly random actions, [*shape, *action]."""
         ...
 
 

@@ -1,6 +1,7 @@
-"""Rainbow: DQN with all its extensions at once (Hessel et al., 2018).
+"""Rainbow: DQN with six extensions at once (Hessel et al., 2018).
 
-Each extension has a file of its own, and Rainbow is the same gradient step with other values.
+It is the gradient step of DQN with other values. The paper's sizes and rates, made for Atari, are
+not in it: see the presets.
 """
 
 from functools import partial

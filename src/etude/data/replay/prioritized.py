@@ -1,6 +1,6 @@
 """Prioritized replay: transitions are sampled by their TD error (Schaul et al., 2016).
 
-    Pᵢ = pᵢ / Σₖ pₖ,   pᵢ = (|errorᵢ| + ε)ᵅ,   wᵢ = (N Pᵢ)⁻ᵝ / maxⱼ wⱼ
+    Pᵢ = pᵢ / Σₖ pₖ,   pᵢ = (|errorᵢ| + ε)ᵅ,   wᵢ = (N Pᵢ)⁻ᵝ / maxⱼ (N Pⱼ)⁻ᵝ, j in the batch
 
 The priorities are the leaves of a sum tree, in which every node holds the sum of its 16 children.
 An update recomputes the sums above a new priority, so rounding errors do not accumulate. Sampling
@@ -28,7 +28,7 @@ class Priorities:
 
     # float32 [node, child] for each level, from the priorities of [time * env] rows to the root
     tree: tuple[Array, ...]
-    max_priority: Array  # the largest priority so far: that of new transitions
+    max_priority: Array  # the largest priority pᵢ so far: that of new transitions
 
 
 @struct

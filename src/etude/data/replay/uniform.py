@@ -26,7 +26,7 @@ __all__ = ["ReplayBuffer", "Uniform", "init", "insert", "length", "sample", "sam
 
 @struct
 class Uniform:
-    """Uniform replay, which has no priorities."""
+    """Uniform replay, which has no priorities: the methods of `Prioritized` with nothing to do."""
 
     def init_priorities(self, buffer: RingBuffer, rows: int = 0) -> tuple[()]:
         return ()

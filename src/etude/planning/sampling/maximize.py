@@ -9,7 +9,8 @@ best candidate [*shape] and its value []. `score` takes candidates [samples, *sh
 
 import jax.numpy as jnp
 
-from etude.planning.sampling.cem import cem
+from etude.errors import InvalidInput
+from etude.planning.sampling.cem import cem, check_elites
 from etude.planning.sampling.cma_es import cma_es
 from etude.planning.sampling.random_shooting import Score, random_shooting
 from etude.struct import static, struct
@@ -19,6 +20,9 @@ from etude.types import Array
 @struct
 class RandomShooting:
     """The best of uniformly random candidates, all evaluated at once."""
+
+    def check_samples(self, samples: int) -> None:
+        """Do nothing: any number of samples will do."""
 
     def maximize(
         self, score: Score, key: Array, shape: tuple[int, ...], samples: int, iterations: int
@@ -31,11 +35,15 @@ class CEM:
     """The cross-entropy method: a normal distribution, refit to the best samples.
 
     It starts from zero with half the width of the box as standard deviation, which puts a third of
-    the first candidates on the boundary, where the best action often is.
+    the elements of the first candidates on a bound, where that of the best action often is.
     """
 
     elites: int = static(6, at_least=1)
     """Best samples to which each iteration refits."""
+
+    def check_samples(self, samples: int) -> None:
+        """Raise InvalidInput for more elites than samples."""
+        check_elites(samples, self.elites)
 
     def maximize(
         self, score: Score, key: Array, shape: tuple[int, ...], samples: int, iterations: int
@@ -61,6 +69,11 @@ class CMAES:
     """
 
     tag = "cma-es"
+
+    def check_samples(self, samples: int) -> None:
+        """Raise InvalidInput for fewer than two samples, among which there is no rank."""
+        if samples < 2:
+            raise InvalidInput(f"samples is {samples}; CMA-ES needs at least 2")
 
     def maximize(
         self, score: Score, key: Array, shape: tuple[int, ...], samples: int, iterations: int
