@@ -3,16 +3,20 @@
 import contextlib
 import sys
 from functools import partial
+from typing import ClassVar
 
+import gymnasium
 import gymnasium_spaces
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from commands import programs_kept
 
 import etude
-from etude.algorithms.protocol import algorithm
-from etude.data.transition import zeros_like_spec
+from etude.algorithms.protocol import Outside, algorithm
+from etude.data.transition import flatten_time, zeros_like_spec
+from etude.environments.probes import Counter
 from etude.environments.sources import environment_source
 from etude.errors import ExpertFault, InvalidInput
 from etude.runs.experts import expert_name, make_expert
@@ -21,7 +25,7 @@ from etude.runs.job import train_job
 from etude.runs.options import RunOptions
 from etude.runs.run import create_run, load, resolve_settings
 from etude.spaces import EnvironmentSpec, space_from_gymnasium, to_environment_action
-from etude.training import run_compiled
+from etude.training import progress, run_compiled
 
 KEY = jax.random.key(0)
 CART_POLE = environment_source("CartPole-v1").outline(1, "gymnasium").spec
@@ -127,6 +131,21 @@ def test_a_run_without_a_checkpoint_is_refused(tmp_path):
         expert_of(tmp_path / "run", LAKE, "FrozenLake-v1")
 
 
+def make_lake():
+    return gymnasium.make("FrozenLake-v1")
+
+
+def test_a_run_on_an_object_acts_on_that_object(tmp_path, run):
+    """A run on an id acts on an object of the same spaces too."""
+    assert expert_of(run, LAKE, make_lake).policy == load(run).settings.algorithm
+    settings = resolve_settings(etude.QLearning(), make_lake, RunOptions(steps=400))
+    create_run(settings, tmp_path / "run")
+    with pytest.raises(InvalidInput, match="holds no checkpoint yet"):  # it is found and loaded
+        expert_of(tmp_path / "run", LAKE, make_lake)
+    with pytest.raises(InvalidInput, match="trained on make_lake, an object of Python"):
+        expert_of(tmp_path / "run", LAKE, "FrozenLake-v1")
+
+
 # A function
 
 
@@ -200,6 +219,33 @@ def test_a_function_acts_under_vmap_as_over_seeds():
 
     actions = run_compiled(act, observation)
     np.testing.assert_array_equal(actions, np.sign(observation[..., 0]) + 1)
+
+
+@algorithm
+class Imitator:
+    """Plays action 1, and reports how often an expert would have."""
+
+    rollout_length: ClassVar[int] = 4
+    needs: ClassVar[tuple[str, ...]] = ("expert",)
+
+    def init(self, key, spec, outside):
+        return ()
+
+    def act(self, state, observation, memory, key, explore, *outside):
+        return jnp.ones(len(observation), jnp.int32), memory
+
+    def update(self, state, experience, key, outside):
+        expert, observation = outside.expert, flatten_time(experience.observation)
+        labels, _ = expert.policy.act(expert.state, observation, (), key, False)
+        return state, {"agreement": (labels == 1).mean(), "updates": 1}
+
+
+def test_an_algorithm_in_training_asks_a_function_for_all_seeds_at_once():
+    environment = etude.make(Counter(), 2)
+    expert = expert_of(lambda observation: int(observation[0] < 3), environment.spec)
+    keys = jnp.stack([jax.random.key(seed) for seed in range(3)])
+    (report,) = progress(Imitator(), environment, keys, 8, outside=Outside(expert=expert))
+    np.testing.assert_array_equal(report.metrics["agreement"], [0.75, 0.75, 0.75])
 
 
 def test_a_function_has_the_name_that_a_person_gave_it():
@@ -296,7 +342,7 @@ class Unfinished:
 @pytest.mark.parametrize(
     ("expert", "message"),
     [
-        ("randm", r"no expert is called '?randm'?; did you mean random\? give an algorithm that "),
+        ("randm", r"no expert is called 'randm'; did you mean random\? give an algorithm that "),
         (
             "nobody",
             r"no expert is called '?nobody'?; give an algorithm that learns nothing \(.*random.*\)"

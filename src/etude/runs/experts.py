@@ -23,7 +23,7 @@ from etude.environments.backends.host_callback import host_call
 from etude.environments.factories import name_of_function
 from etude.environments.sources import EnvironmentLike
 from etude.errors import ExpertFault, InvalidInput
-from etude.runs.run import Run, defaults_for, load
+from etude.runs.run import Run, defaults_for, load_beside
 from etude.spaces import (
     Box,
     Composite,
@@ -53,7 +53,7 @@ def make_expert(
             is imported, so it comes from a person and never from a file. In Python also such an
             algorithm, a Run or a function itself. A function takes one observation, an array or a
             dict or tuple of arrays, and returns one action, both in the environment's own units.
-        environment: the environment, for the preset.
+        environment: the environment, for the preset, and for a run on the same object.
         spec: the spaces that the expert observes and acts in, and the environment's id.
         key: of the algorithm's initial state.
         warn: is told of a damaged checkpoint that is passed over.
@@ -82,7 +82,7 @@ def find_expert(expert: ExpertLike, environment: EnvironmentLike) -> Any:
         check_learns_nothing(algorithm_class(expert), expert)
         return defaults_for(expert, environment)[0]
     if isinstance(expert, Path) or (isinstance(expert, str) and Path(expert).exists()):
-        return load(expert)
+        return load_beside(Path(expert), environment)
     if isinstance(expert, str):
         if ":" not in expert:
             raise InvalidInput(unknown_expert(expert))
