@@ -243,7 +243,7 @@ def measure(name: str, row: Row, seeds: int, steps: int | None) -> dict[str, Any
     `steps` is another budget, for which there is no goal.
     """
     from etude.runs.options import RunOptions
-    from etude.runs.run import resolve_settings
+    from etude.runs.train import resolve_settings
     from etude.storage import files
 
     preset = etude.preset(row.algorithm, row.environment)

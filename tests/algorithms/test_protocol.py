@@ -10,7 +10,7 @@ from etude.environments.backends.jax_envs import JaxEnvs
 from etude.environments.probes import Counter
 from etude.errors import InvalidInput
 from etude.rollout import bind_policy
-from etude.runs.run import train
+from etude.runs.train import train
 from etude.struct import struct, traced
 from etude.training import progress
 

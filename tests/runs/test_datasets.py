@@ -16,7 +16,8 @@ from etude.runs.display import run_headline
 from etude.runs.interrupt import InterruptHandler
 from etude.runs.job import checkpoint_template, restore_job, save_job, train_job
 from etude.runs.options import RunOptions
-from etude.runs.run import create_run, resolve_settings
+from etude.runs.run import create_run
+from etude.runs.train import resolve_settings
 from etude.storage import metrics_csv
 from etude.training import compile_chunk
 from etude.trees import content_hash

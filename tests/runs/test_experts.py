@@ -23,7 +23,8 @@ from etude.runs.experts import expert_name, make_expert
 from etude.runs.interrupt import InterruptHandler
 from etude.runs.job import train_job
 from etude.runs.options import RunOptions
-from etude.runs.run import create_run, load, resolve_settings
+from etude.runs.run import create_run, load
+from etude.runs.train import resolve_settings
 from etude.spaces import EnvironmentSpec, space_from_gymnasium, to_environment_action
 from etude.training import progress, run_compiled
 

@@ -19,7 +19,8 @@ from etude.runs.display import result_table
 from etude.runs.interrupt import InterruptHandler
 from etude.runs.job import checkpoint_template, initial_parts, save_job, train_job
 from etude.runs.options import RunOptions
-from etude.runs.run import create_run, resolve_settings
+from etude.runs.run import create_run
+from etude.runs.train import resolve_settings
 from etude.spaces import Box, EnvironmentSpec
 from etude.struct import replace
 
@@ -262,7 +263,7 @@ def test_networks_that_differ_are_refused_with_the_flags_that_make_them_equal(tm
     assert refused.returncode == 2 and not (tmp_path / "run").exists()
     said = " ".join(refused.stderr.split())
     assert "source has other settings: hidden is (8" in said
-    with mock.patch("etude.runs.run.run_training") as begin:
+    with mock.patch("etude.runs.train.run_training") as begin:
         assert here(*asked, *said.split(" Add ")[1].split(), cwd=tmp_path).returncode == 0
     assert begin.call_args[0][0].settings.initial["policy"].run == "source"
 

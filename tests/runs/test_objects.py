@@ -23,7 +23,8 @@ from etude.errors import InvalidInput
 from etude.runs.interrupt import InterruptHandler
 from etude.runs.job import checkpoint_template, jobs_for, make_environment, train_job
 from etude.runs.options import RunOptions
-from etude.runs.run import create_run, resolve_settings
+from etude.runs.run import create_run
+from etude.runs.train import resolve_settings
 from etude.spaces import Discrete
 
 STEPS = 400

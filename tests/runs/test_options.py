@@ -14,7 +14,7 @@ from etude.cli import flags
 from etude.cli.main import Train
 from etude.errors import InvalidInput
 from etude.runs.options import AT_LEAST, RecordedOptions, RunOptions
-from etude.runs.run import defaults_for, preset_note
+from etude.runs.train import defaults_for, preset_note
 
 NAMES = [field.name for field in dataclasses.fields(RunOptions)]
 
@@ -22,7 +22,7 @@ NAMES = [field.name for field in dataclasses.fields(RunOptions)]
 @pytest.fixture(autouse=True)
 def untrained():
     """Runs are made and not trained."""
-    with mock.patch("etude.runs.run.run_training") as run_training:
+    with mock.patch("etude.runs.train.run_training") as run_training:
         yield run_training
 
 

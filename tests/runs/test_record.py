@@ -29,7 +29,8 @@ from etude.runs.interrupt import Interrupted, InterruptHandler
 from etude.runs.job import train_job
 from etude.runs.options import RunOptions
 from etude.runs.record import record
-from etude.runs.run import create_run, resolve_settings
+from etude.runs.run import create_run
+from etude.runs.train import resolve_settings
 from etude.spaces import Discrete
 from etude.storage.datasets.npz import read_npz
 from etude.trees import content_hash

@@ -20,7 +20,8 @@ from etude.estimators.running_statistics import Normalization
 from etude.runs.interrupt import InterruptHandler
 from etude.runs.job import TrainJob, jobs_for, train_job
 from etude.runs.options import RunOptions
-from etude.runs.run import create_run, load, resolve_settings
+from etude.runs.run import create_run, load
+from etude.runs.train import resolve_settings
 from etude.storage import metrics_csv
 
 DQN_WORDS = (

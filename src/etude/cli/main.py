@@ -144,7 +144,8 @@ def _train(arguments: list[str]) -> None:
         )
     enable_cache()
     from etude.runs.display import display_for
-    from etude.runs.run import create_run, defaults_for, resolve_settings, run_training
+    from etude.runs.run import create_run
+    from etude.runs.train import defaults_for, resolve_settings, run_training
 
     has_dataset = flags.is_typed(arguments, "dataset")
     if environment and ":" not in name:
@@ -191,7 +192,7 @@ def _resume(arguments: list[str]) -> None:
 
     options = flags.parse(Resume, "etude resume", arguments)
     enable_cache()
-    from etude.runs.run import resume
+    from etude.runs.train import resume
 
     resume(
         options.run,

@@ -23,7 +23,8 @@ from etude.environments.backends.host_callback import host_call
 from etude.environments.factories import name_of_function
 from etude.environments.sources import EnvironmentLike
 from etude.errors import ExpertFault, InvalidInput
-from etude.runs.run import Run, defaults_for, load_beside
+from etude.runs.run import Run, load_beside
+from etude.runs.train import defaults_for
 from etude.spaces import (
     Box,
     Composite,

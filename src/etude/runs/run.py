@@ -1,14 +1,12 @@
-"""Runs: train, resume and evaluate an algorithm, with settings and results in one directory.
+"""Runs: settings and results in one directory, which is made, opened, evaluated and drawn.
 
 config.json  metrics.csv  summary.json  learning_curve.png  checkpoints/step_N/  video/
 """
 
-import dataclasses
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from datetime import datetime
-from itertools import chain
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -16,27 +14,17 @@ from typing import Any
 import jax
 import numpy as np
 
-from etude.algorithms import ALGORITHMS, algorithm_factory, registered_name
-from etude.algorithms.protocol import Outside, check_algorithm, needed_of
-from etude.environments.sources import EnvironmentLike, environment_source
+from etude.environments.sources import EnvironmentLike
 from etude.errors import InvalidInput
-from etude.presets import preset
 from etude.reporting import figures, statistics
 from etude.rollout import bind_policy, copies_for, evaluate
-from etude.runs.display import Display, display_for
-from etude.runs.initial import start_from
-from etude.runs.interrupt import Interrupted, InterruptHandler
-from etude.runs.job import ProgressEvent, TrainJob, has_checkpoint, jobs_for, restore_job, train_job
-from etude.runs.options import RecordedOptions, RunOptions, make_options
-from etude.runs.outside import DatasetLike, describe, learn_from, open_dataset, reopen_dataset
-from etude.runs.processes import train_jobs, usable_cores
-from etude.runs.settings import Settings, environment_changes, from_json, spaces_text, to_json
-from etude.runs.video import record_video
+from etude.runs.display import Display
+from etude.runs.interrupt import InterruptHandler
+from etude.runs.job import ProgressEvent, TrainJob, jobs_for, restore_job
+from etude.runs.processes import usable_cores
+from etude.runs.settings import Settings, from_json, to_json
 from etude.storage import files, metrics_csv
-from etude.struct import replace
 from etude.training import run_compiled
-
-ROWS, CHECKPOINTS = 100, 10  # approximate numbers in a run
 
 
 class Run:
@@ -218,185 +206,6 @@ def loss_name(metrics: dict[str, np.ndarray]) -> str:
     return next(name for name in metrics if name.endswith("loss"))
 
 
-def train(
-    algorithm: Any, environment: EnvironmentLike, *, progress: bool = True, **options: Any
-) -> Run:
-    """Train an algorithm on an environment, evaluate it and leave a run directory.
-
-    Args:
-        algorithm: a registered name, such as "dqn", with the preset for the environment as on the
-            command line; or an instance or a class, of etude's or of your own (see
-            `etude.algorithm`), with its own settings.
-        environment: a Gymnasium id, or module:Name to import the module that registers it; or a
-            function (or class) that returns a new `gymnasium.Env` when called without arguments;
-            or an environment written in JAX, an object with the protocol
-            `etude.environments.protocol.JaxEnvironment`. Policies are evaluated on the Gymnasium
-            environment of an id, and on an object itself. A run on an object is resumed from
-            Python alone: `etude.resume(path, environment=...)`.
-        progress: show the progress.
-        options: those of `etude.runs.options.RunOptions`, which are the flags of `etude train`:
-            steps, seeds, num_envs and the others.
-
-    Returns:
-        The run.
-
-    Raises:
-        InvalidInput: for arguments that do not fit.
-        EnvironmentFault: where the environment fails.
-        Diverged: where a loss or a weight stops being finite.
-        Interrupted: after Ctrl-C.
-    """
-    name, note = None, ""
-    if isinstance(algorithm, str):
-        name = algorithm
-        has_dataset = options.get("dataset") is not None
-        algorithm, defaults = defaults_for(name, environment, has_dataset)
-        options = defaults | options
-    else:
-        algorithm = algorithm() if callable(algorithm) else algorithm  # of a class, its defaults
-        check_algorithm(algorithm)
-        note = preset_note(algorithm, environment)
-    run_options = make_options(options)
-    settings = resolve_settings(algorithm, environment, run_options, name)
-    if run_options.video:
-        settings.source.check_pictures("rgb_array")
-    run = create_run(settings, run_options.out)
-    display = display_for(run, progress)
-    if note:
-        display.warn(note)
-    return run_training(run, display, run_options.video)
-
-
-def defaults_for(
-    name: str, environment: EnvironmentLike, has_dataset: bool = False
-) -> tuple[Any, dict[str, Any]]:
-    """The algorithm called `name` and the options that differ from the defaults of any run.
-
-    They are those of its preset for the environment, where there is one. Its budget counts
-    environment steps, so with a dataset it says nothing. Raises InvalidInput for an unknown name.
-    """
-    known = preset(name, environment) if isinstance(environment, str) else None
-    if known is None:
-        return algorithm_factory(name)(), {}
-    steps = {} if has_dataset else {"steps": known.steps}
-    return known.algorithm, {"num_envs": known.num_envs, **steps}
-
-
-def preset_note(algorithm: Any, environment: EnvironmentLike) -> str:
-    """What a user who gives an algorithm with its defaults should know of its preset; else ""."""
-    name = registered_name(algorithm)
-    if (
-        name not in ALGORITHMS
-        or algorithm != algorithm_factory(name)()
-        or not isinstance(environment, str)
-        or preset(name, environment) is None
-    ):
-        return ""
-    return (
-        f"{name} runs with its general defaults; there is a preset for {environment}, which "
-        f"etude.train({name!r}, {environment!r}) takes"
-    )
-
-
-def resolve_settings(
-    algorithm: Any, environment: EnvironmentLike, options: RunOptions, name: str | None = None
-) -> Settings:
-    """Return the settings of a run, checked as far as possible without training.
-
-    `name` is the registered name of the algorithm; when None, the most specific one that fits.
-    """
-    check_algorithm(algorithm)
-    options.validate_fields()
-    name = name or registered_name(algorithm)
-    algorithm = learn_from(algorithm, name, options.dataset)
-    source = environment_source(
-        environment, options.options, options.frame_stack, options.action_masks
-    )
-    recorded = {
-        field.name: getattr(options, field.name) for field in dataclasses.fields(RecordedOptions)
-    }
-    num_envs = options.num_envs or algorithm.default_num_envs
-    if not algorithm.plays:
-        check_unplayed(name, algorithm, options)
-    settings = Settings(
-        **recorded
-        | {
-            "num_envs": num_envs,
-            "options": options.options,
-            "backend": source.choose_backend(options.backend, options.workers)
-            if algorithm.plays
-            else "none",
-        },
-        name=name,
-        algorithm=algorithm,
-        source=source,
-        environment=source.name,
-        environment_kind=source.kind,
-    )
-    settings.validate_fields()
-    spec = settings.outline().spec
-    if options.dataset is not None:
-        dataset, record = open_dataset(options.dataset, spec)
-        settings = replace(settings, dataset=record, outside=Outside(dataset=dataset))
-    settings = replace(settings, spaces=spaces_text(spec))
-    if options.initial:
-        settings = start_from(settings, load_all(options.initial, environment))
-        settings.validate_fields()
-    # raises InvalidInput where the algorithm does not take the spaces
-    needed = needed_of(algorithm, settings.outside)
-    jax.eval_shape(
-        lambda key, *needed: algorithm.init(key, spec, *needed), jax.random.key(0), *needed
-    )
-    row_every = max(1, settings.iterations // ROWS)
-    checkpoint_every = settings.iterations / CHECKPOINTS
-    if options.checkpoint_interval is not None:
-        checkpoint_every = options.checkpoint_interval / settings.steps_per_iteration
-    rows_per_checkpoint = max(1, round(checkpoint_every / row_every))
-    return replace(settings, row_every=row_every, checkpoint_every=rows_per_checkpoint * row_every)
-
-
-def load_all(initial: dict[str, Any], environment: EnvironmentLike) -> dict[str, Run]:
-    """The runs to start from; each is a Run or the directory of one on this environment.
-
-    Raises InvalidInput for what is neither.
-    """
-    for name, run in initial.items():
-        if not isinstance(run, Run | str | Path):
-            raise InvalidInput(f"initial {name} is {run!r}; give a Run, or the directory of one")
-    return {
-        name: run if isinstance(run, Run) else load_beside(run_path(name, run), environment)
-        for name, run in initial.items()
-    }
-
-
-def run_path(name: str, run: Any) -> Path:
-    """The directory of a run to start from; raises InvalidInput for what is none."""
-    if not isinstance(run, str | Path):
-        raise InvalidInput(f"initial {name} is {run!r}; give the directory of a run, or a Run")
-    return Path(run)
-
-
-def load_beside(path: Path, environment: EnvironmentLike) -> Run:
-    """The run at `path`, which is on the environment that is given here if no file can name it."""
-    recorded = files.read_json(path / "config.json") if (path / "config.json").is_file() else {}
-    is_given = (
-        recorded.get("environment_kind", "id") != "id" or recorded.get("environment") == environment
-    )
-    return load(path, environment=environment if is_given else None)
-
-
-def check_unplayed(name: str, algorithm: Any, options: RunOptions) -> None:
-    """Raise InvalidInput for options of environments that an algorithm does not play in."""
-    defaults = RunOptions(num_envs=algorithm.default_num_envs)
-    for option in ("backend", "workers", "num_envs"):
-        value = getattr(options, option)
-        if value is not None and value != getattr(defaults, option):
-            raise InvalidInput(
-                f"{option} is {value!r}, and {name} does not play here: it learns from a dataset; "
-                "leave it out"
-            )
-
-
 def create_run(settings: Settings, out: str | Path | None = None) -> Run:
     """Create a run directory with its config.json.
 
@@ -449,128 +258,10 @@ def load(
     return Run(directory, from_json(config, algorithm, environment))
 
 
-def resume(
-    path: str | Path,
-    steps: int | None = None,
-    *,
-    algorithm: Any = None,
-    environment: EnvironmentLike | None = None,
-    dataset: DatasetLike | None = None,
-    video: bool = False,
-    progress: bool = True,
-) -> Run:
-    """Resume a run from its newest checkpoint, to its budget or to a larger one of `steps`.
-
-    Args:
-        path, algorithm, environment: see `load`.
-        steps: a larger budget of steps of each seed.
-        dataset: the dataset of the run, if its file is no longer where it was.
-        video: record a video of an episode at the end.
-        progress: show the progress.
-
-    Returns:
-        The run.
-
-    Raises:
-        InvalidInput: as `load`; and for a run that is complete, without a larger budget.
-    """
-    run = load(path, algorithm, environment)
-    if video:
-        run.settings.source.check_pictures("rgb_array")
-    if steps is not None:
-        run = extend_budget(run, steps)
-    elif (run.directory / "summary.json").exists():
-        raise InvalidInput(
-            f"{run.directory} is complete at {run.summary['steps']:,} {run.settings.unit}; give "
-            "--steps to go on further"
-        )
-    if record := run.settings.dataset:
-        opened = reopen_dataset(record, dataset, run.settings.outline().spec)
-        run = Run(run.directory, replace(run.settings, outside=Outside(dataset=opened)))
-    elif dataset is not None:
-        raise InvalidInput(f"dataset is {describe(dataset)}, and this run reads none; leave it out")
-    if run.settings.initial and not all(has_checkpoint(job) for job in run.jobs):
-        run = Run(run.directory, restart_from(run.settings, environment))
-    display = display_for(run, progress)
-    if changes := environment_changes(files.read_json(run.directory / "config.json")):
-        display.warn(
-            f"this run began elsewhere ({'; '.join(changes)}): it goes on, but not bit "
-            "for bit as it would have there"
-        )
-    return run_training(run, display, video)
-
-
-def restart_from(settings: Settings, environment: EnvironmentLike | None) -> Settings:
-    """The settings of a run without a checkpoint, with what it starts from.
-
-    Raises InvalidInput where the runs that it starts from are gone, or have trained on since.
-    """
-    for name, record in settings.initial.items():
-        if not (Path(record.run) / "config.json").is_file():
-            raise InvalidInput(
-                f"this run starts with the {name} of {record.run}, which is not there; put it "
-                "back, or start a new run from another"
-            )
-    there = settings.environment if environment is None else environment
-    runs = load_all({name: record.run for name, record in settings.initial.items()}, there)
-    started = start_from(replace(settings, initial={}), runs)
-    for name, record in settings.initial.items():
-        if started.initial[name].sha256 != record.sha256:
-            raise InvalidInput(
-                f"this run starts with the {name} of {record.run}, which has changed since; start "
-                "a new run from it"
-            )
-    return replace(started, algorithm=settings.algorithm)
-
-
-def extend_budget(run: Run, steps: int) -> Run:
-    """Return the run with a larger budget of `steps`.
-
-    Raises InvalidInput when it is not larger.
-    """
-    old_settings = run.settings
-    settings = replace(old_settings, steps=steps)
-    settings.validate_fields()
-    is_complete = (run.directory / "summary.json").exists()
-    if settings.iterations < old_settings.iterations or (
-        is_complete and settings.iterations == old_settings.iterations
-    ):
-        raise InvalidInput(
-            f"steps is {steps}; {run.directory} has a budget of {old_settings.steps:,} "
-            "already, so give more than that"
-        )
-    files.write_json(run.directory / "config.json", to_json(settings))
-    (run.directory / "summary.json").unlink(missing_ok=True)
-    return Run(run.directory, settings)
-
-
-def run_training(run: Run, display: Display, video: bool = False) -> Run:
-    """Train to the end of the budget, evaluate, and report."""
-    start_time, latest_events, interrupt = time.perf_counter(), {}, InterruptHandler()
-    try:
-        with interrupt, display:
-            for event in run_jobs(run, interrupt, display.warn):
-                latest_events[event.seeds] = event
-                display.show(event)
-            run.finish(list(latest_events.values()), display, interrupt, start_time)
-            if video:
-                display.note("recording a video")
-                record_video(run, run.directory / "video")
-    except (Interrupted, KeyboardInterrupt) as stopped:
-        is_trained = len(latest_events) == len(run.jobs) and all(
-            event.steps >= run.settings.trained_steps for event in latest_events.values()
-        )
-        moment = "in the evaluation; training is complete and saved"
-        reason = str(stopped) or f"stopped {moment if is_trained else 'before it began'}"
-        raise Interrupted(f"{reason}. Go on with: {run.resume_command}", interrupt.signal) from None
-    display.report(run)
-    return run
-
-
-def run_jobs(
-    run: Run, interrupt: InterruptHandler, warn: Callable[[str], None]
-) -> Iterator[ProgressEvent]:
-    """Train all jobs and yield their events: in parallel, or one after another in this process."""
-    if run.is_parallel:
-        return train_jobs(run.settings, run.jobs, interrupt, warn)
-    return chain.from_iterable(train_job(run.settings, job, interrupt, warn) for job in run.jobs)
+def load_beside(path: Path, environment: EnvironmentLike) -> Run:
+    """The run at `path`, which is on the environment that is given here if no file can name it."""
+    recorded = files.read_json(path / "config.json") if (path / "config.json").is_file() else {}
+    is_given = (
+        recorded.get("environment_kind", "id") != "id" or recorded.get("environment") == environment
+    )
+    return load(path, environment=environment if is_given else None)

@@ -12,7 +12,7 @@ from etude.environments import make
 from etude.errors import InvalidInput
 from etude.rollout import bind_policy, evaluate
 from etude.runs.options import RunOptions
-from etude.runs.run import resolve_settings
+from etude.runs.train import resolve_settings
 from etude.spaces import Box, Discrete, EnvironmentSpec, to_environment_action
 
 LANDERS = ["LunarLander-v3", "LunarLanderContinuous-v3"]

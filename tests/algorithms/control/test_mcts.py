@@ -17,7 +17,7 @@ from etude.planning.protocol import ModelStep
 from etude.planning.tree.mcts import UCT, search
 from etude.rollout import bind_policy, evaluate
 from etude.runs.options import RunOptions
-from etude.runs.run import resolve_settings
+from etude.runs.train import resolve_settings
 from etude.spaces import Box, Discrete, EnvironmentSpec
 
 KEY = jax.random.key(0)
