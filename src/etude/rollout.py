@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from etude.algorithms.protocol import NOTHING, Outside, Policy, needed_of
+from etude.algorithms.protocol import Outside, Policy, needed_of
 from etude.data.transition import Transition
 from etude.environments.protocol import Environment
 from etude.struct import struct
@@ -30,13 +30,13 @@ def bind_policy(
     state: Any,
     environment: Environment,
     explore: bool = False,
-    outside: Outside = NOTHING,
+    outside: Outside | None = None,
 ) -> BoundPolicy:
     """The policy of an algorithm in `state`; with `explore` the behavior policy.
 
-    Only the behavior policy of an algorithm that needs it reads `outside`.
+    Training alone gives it `outside`, which a policy that needs it may read where it explores.
     """
-    needed = needed_of(policy, outside) if explore else ()
+    needed = () if outside is None else needed_of(policy, outside)
     return BoundPolicy(
         lambda observation, memory, key: policy.act(
             state, observation, memory, key, explore, *needed

@@ -4,6 +4,7 @@ when they are evaluated."""
 import itertools
 import json
 import shutil
+from unittest import mock
 
 import jax
 import numpy as np
@@ -173,7 +174,8 @@ def test_evaluation_needs_no_dataset(tmp_path, path):
     metadata = {"iterations": 5, "steps": 20, "seconds": 0.0, "compile_seconds": 0.0}
     save_job(job, settings.outline(), numbers, metadata)
     path.unlink()
-    assert len(etude.load(run.directory).evaluate(1)["returns"]) == 2
+    for explore in (False, True):
+        assert len(etude.load(run.directory).evaluate(1, explore=explore)["returns"]) == 2
 
 
 @pytest.fixture
@@ -193,6 +195,31 @@ def refused_to_resume(run, message, **options):
         etude.resume(run, progress=False, **options)
     assert "\n" not in str(error.value)
     assert [path.name for path in run.iterdir()] == ["config.json"]
+
+
+def test_a_larger_budget_is_not_written_before_all_is_found_to_fit(begun, path):
+    """And then the file still says where the run began."""
+    config = begun / "run" / "config.json"
+    before = json.loads(config.read_text()) | {"versions": {"etude": "0.0.0"}}
+    config.write_text(json.dumps(before))
+    other = path.with_name("other.npz")
+    np.savez(other, **recorded() | {"rewards": np.zeros_like(recorded()["rewards"])})
+    refused_to_resume(begun / "run", "give the one that it began with", steps=400, dataset=other)
+    assert json.loads(config.read_text()) == before
+    with mock.patch("etude.runs.train.run_training"):
+        etude.resume(begun / "run", steps=400, progress=False)
+    assert json.loads(config.read_text()) == before | {"steps": 400}
+
+
+def test_a_run_is_complete_when_all_of_it_is_written(tmp_path, path):
+    """The summary comes last, for with it a run counts as complete."""
+    with (
+        mock.patch("etude.runs.run.figures.draw_learning_curve", side_effect=OSError("full")),
+        pytest.raises(OSError, match="full"),
+    ):
+        etude.train(FITTED_Q, "CartPole-v1", dataset=path, out=tmp_path / "run", **SMALL)
+    assert not (tmp_path / "run" / "summary.json").exists()
+    assert etude.resume(tmp_path / "run", progress=False).summary["steps"] == 5 * UPDATE
 
 
 def test_another_dataset_is_refused_by_a_run_that_is_resumed(begun, path):

@@ -25,7 +25,14 @@ from etude.runs.job import train_job
 from etude.runs.options import RunOptions
 from etude.runs.run import create_run, load
 from etude.runs.train import resolve_settings
-from etude.spaces import EnvironmentSpec, space_from_gymnasium, to_environment_action
+from etude.spaces import (
+    Box,
+    Composite,
+    Discrete,
+    EnvironmentSpec,
+    space_from_gymnasium,
+    to_environment_action,
+)
 from etude.training import progress, run_compiled
 
 KEY = jax.random.key(0)
@@ -220,6 +227,23 @@ def test_a_function_acts_under_vmap_as_over_seeds():
 
     actions = run_compiled(act, observation)
     np.testing.assert_array_equal(actions, np.sign(observation[..., 0]) + 1)
+
+
+def test_under_vmap_a_part_of_the_observation_may_be_the_same_for_all():
+    space = Composite((Box((1,)), Box((1,))), ("mine", "ours"))
+
+    def higher(observation):
+        return int(observation["mine"][0] > observation["ours"][0])
+
+    expert = expert_of(higher, EnvironmentSpec(space, Discrete(2)))
+    mine, ours = np.float32([[[1], [2]], [[3], [0]], [[2], [5]]]), np.float32([[2], [1]])
+
+    @jax.jit
+    def act(mine, ours):
+        seed = lambda mine: expert.policy.act((), {"mine": mine, "ours": ours}, (), KEY, True)[0]
+        return jax.vmap(seed)(mine)
+
+    np.testing.assert_array_equal(run_compiled(act, mine, ours), (mine > ours)[..., 0])
 
 
 @algorithm

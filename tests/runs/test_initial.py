@@ -265,7 +265,8 @@ def test_networks_that_differ_are_refused_with_the_flags_that_make_them_equal(tm
     assert "source has other settings: hidden is (8" in said
     with mock.patch("etude.runs.train.run_training") as begin:
         assert here(*asked, *said.split(" Add ")[1].split(), cwd=tmp_path).returncode == 0
-    assert begin.call_args[0][0].settings.initial["policy"].run == "source"
+    run = begin.call_args[0][0].settings.initial["policy"].run
+    assert run == str(tmp_path / "source")  # found from any directory
 
 
 @pytest.mark.parametrize(

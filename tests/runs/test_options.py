@@ -104,13 +104,13 @@ def test_the_command_line_and_python_give_the_same_run(tmp_path):
 
 
 def test_the_budget_of_a_preset_counts_environment_steps():
-    """So with a dataset it says nothing; the rest of the preset does."""
+    """So with a dataset it says nothing, nor does the number of copies; its algorithm does."""
     preset = etude.preset("dqn", "CartPole-v1")
     plays, options = defaults_for("dqn", "CartPole-v1")
     reads, others = defaults_for("dqn", "CartPole-v1", has_dataset=True)
     assert plays == reads == preset.algorithm
     assert options == {"num_envs": preset.num_envs, "steps": preset.steps}
-    assert others == {"num_envs": preset.num_envs}
+    assert others == {}
 
 
 def test_a_dataset_sets_the_budget_of_a_preset_aside(tmp_path):

@@ -4,6 +4,7 @@ has written is refused in one message."""
 import dataclasses
 import json
 import math
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -26,7 +27,7 @@ from etude.nn.noisy import NoisyLayers
 from etude.nn.recurrent import GRU, LSTM
 from etude.planning.sampling.maximize import CEM, CMAES, RandomShooting
 from etude.presets import PRESETS
-from etude.runs.settings import Settings, from_json, to_json
+from etude.runs.settings import DatasetRecord, Settings, from_json, to_json
 from etude.storage import files
 from etude.struct import nested, replace, traced
 
@@ -96,6 +97,33 @@ def test_the_defaults_of_every_algorithm_are_read_as_they_were_written(name):
 def test_every_kind_is_read_as_it_was_written_bit_for_bit(value):
     name = type(value).__name__.lower()
     assert_same(from_json(config_of(value, name)), settings_of(value, name))
+
+
+def test_the_class_of_another_algorithm_is_refused():
+    with pytest.raises(InvalidInput, match="this run's algorithm is dqn, not .*:PPO"):
+        from_json(config_of(DQN()), algorithm=PPO)
+
+
+@pytest.mark.parametrize(
+    ("changes", "command"),
+    [
+        ({}, "etude resume run"),
+        ({"name": "mine:Own"}, "etude resume run --algorithm mine:Own"),
+        (
+            {"name": "mine:Own", "environment": "mine:Env-v0"},
+            "etude resume run --algorithm mine:Own --environment mine:Env-v0",
+        ),
+        ({"environment_kind": "factory"}, "etude.resume('run', environment=...)"),
+        (
+            {"dataset": DatasetRecord(path="", sha256="", steps=1, episodes=1, environment="")},
+            "etude.resume('run', dataset=...)",
+        ),
+    ],
+    ids=["id", "algorithm", "both", "object", "dataset"],
+)
+def test_what_resumes_a_run_can_be_typed(changes, command):
+    settings = dataclasses.replace(settings_of(DQN()), **changes)
+    assert settings.resume_command(Path("run")) == command
 
 
 def test_numbers_of_arrays_are_written_as_numbers():

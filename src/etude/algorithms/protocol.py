@@ -1,6 +1,7 @@
 """What the training loop, evaluation and other callers ask of an algorithm: its protocols."""
 
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol, dataclass_transform
 
 from etude.data.dataset import Dataset
@@ -34,8 +35,9 @@ class Policy(Protocol):
 
         A rollout stores the next memory with the transition and passes it to the next `act`; where
         the episode is over, it passes the initial memory. `explore` is a Python bool: True for the
-        behavior policy, which collects experience, False for the policy that is evaluated. With
-        True, a policy that `needs` something from outside gets it as the last argument.
+        behavior policy, which collects experience, False for the policy that is evaluated. In
+        training, a policy that `needs` something from outside gets an Outside as the last argument;
+        elsewhere, also where it explores, it does not.
         """
         ...
 
@@ -86,7 +88,7 @@ class Algorithm(Policy, Protocol):
     learns: bool  # False: no update changes the state
     rollout_length: int  # environment steps of each environment per update
     default_num_envs: int  # parallel environments, where a run does not say how many
-    components: dict[str, Component]
+    components: Mapping[str, Component]  # parts that runs can start from another with, by name
 
     def init(self, key: Array, spec: EnvironmentSpec) -> Any:
         """The state before training: parameters, optimizer, replay buffer.
@@ -120,7 +122,7 @@ DEFAULTS = {
     "plays": True,
     "learns": True,
     "default_num_envs": 1,
-    "components": {},
+    "components": MappingProxyType({}),
 }
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from etude.algorithms import ALGORITHMS, algorithm_class, import_object, registered_name
@@ -197,7 +198,11 @@ class FunctionPolicy:
 
         @act_on.def_vmap
         def act_on_batches(size, is_batched, observation):
-            rows = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), observation)
+            def rows_of(x, has_batches):
+                x = x if has_batches else jnp.broadcast_to(x, (size, *x.shape))
+                return x.reshape(-1, *x.shape[2:])
+
+            rows = jax.tree.map(rows_of, observation, *is_batched)
             action = act_on(rows)
             return action.reshape(size, -1, *action.shape[1:]), True
 

@@ -1,6 +1,7 @@
 """Starting from other runs: components of an algorithm's state, such as its policy, taken over."""
 
 import dataclasses
+import os
 from collections.abc import Mapping
 from typing import Any, Protocol, get_type_hints
 
@@ -46,7 +47,7 @@ def start_from(settings: Settings, runs: Mapping[str, TrainedRun]) -> Settings:
         per_seed = taken * settings.seeds if len(taken) == 1 else taken[: settings.seeds]
         parts[name] = jax.tree.map(lambda *leaves: np.stack(leaves), *per_seed)
         records[name] = InitialRecord(
-            run=str(run.directory), seeds=len(taken), sha256=content_hash(parts[name])
+            run=os.path.abspath(run.directory), seeds=len(taken), sha256=content_hash(parts[name])
         )
         algorithm = component.prepare(algorithm, settings.num_envs)
     return replace(settings, algorithm=algorithm, initial=records, initial_parts=parts)

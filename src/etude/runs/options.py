@@ -98,21 +98,6 @@ class RunOptions(RecordedOptions):
     video: bool = False
     """record a video of an episode at the end"""
 
-    def validate_fields(self) -> None:
-        """Raise InvalidInput, naming option, value and remedy, for an option that does not fit."""
-        super().validate_fields()
-        for name, example in {
-            "options": "{'gravity': -5.0}",
-            "initial": "{'policy': 'runs/ppo'}",
-        }.items():
-            value = getattr(self, name)
-            if not isinstance(value, dict):
-                raise InvalidInput(f"{name} is {value!r}; give a dict, such as {example}")
-        for name in ("action_masks", "video"):
-            value = getattr(self, name)
-            if not isinstance(value, bool):
-                raise InvalidInput(f"{name} is {value!r}; give True or False")
-
 
 def make_options(keywords: dict[str, Any]) -> RunOptions:
     """The options from keyword arguments; raises InvalidInput for a name that none has."""

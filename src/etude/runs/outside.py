@@ -1,6 +1,7 @@
 """What reaches a run from outside: the dataset that its algorithm learns from."""
 
 import dataclasses
+import os
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,7 @@ def open_dataset(dataset: DatasetLike, spec: EnvironmentSpec) -> tuple[Dataset, 
     elif not isinstance(dataset, str | Path):
         raise InvalidInput(f"dataset is {dataset!r}; give an .npz file, or an etude.Dataset")
     else:
-        path, opened = str(dataset), read_npz(Path(dataset), spec)
+        path, opened = os.path.abspath(dataset), read_npz(Path(dataset), spec)
     check_dataset(opened, spec)
     return opened, DatasetRecord(
         path=path,

@@ -78,7 +78,9 @@ def record(
         ExpertFault: where a function that acts as the expert fails.
         Interrupted: after Ctrl-C; nothing is written.
     """
-    RunOptions(seed=seed, frame_stack=frame_stack).validate_fields()
+    RunOptions(
+        seed=seed, frame_stack=frame_stack, action_masks=action_masks, options=options or {}
+    ).validate_fields()
     if not isinstance(episodes, int) or episodes < 1:
         raise InvalidInput(f"episodes is {episodes}; it must be a whole number of at least 1")
     if out is not None:

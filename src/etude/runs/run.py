@@ -137,7 +137,7 @@ class Run:
         interrupt: InterruptHandler,
         start_time: float,
     ) -> None:
-        """Evaluate, then write summary.json and learning_curve.png.
+        """Evaluate, then write learning_curve.png and summary.json.
 
         `start_time` is the `time.perf_counter()` at the start of the session.
         """
@@ -149,6 +149,10 @@ class Run:
         settings = self.settings
         steps = settings.trained_steps
         elapsed = seconds / (min(len(self.jobs), len(usable_cores())) if self.is_parallel else 1)
+        if len(self.jobs) > 1:
+            self._merge_metrics()
+        self.draw_learning_curve(evaluation)
+        # last, for it says that the run is complete
         files.write_json(
             self.directory / "summary.json",
             {
@@ -166,9 +170,6 @@ class Run:
                 **({"initial": to_json(settings)["initial"]} if settings.initial else {}),
             },
         )
-        if len(self.jobs) > 1:
-            self._merge_metrics()
-        self.draw_learning_curve(evaluation)
 
     def draw_learning_curve(self, evaluation: dict[str, Any] | None) -> Path:
         """Draw learning_curve.png."""
@@ -202,8 +203,8 @@ class Run:
 
 
 def loss_name(metrics: dict[str, np.ndarray]) -> str:
-    """The first loss among the columns of metrics.csv."""
-    return next(name for name in metrics if name.endswith("loss"))
+    """The first loss among the columns of metrics.csv; without one, the last metric."""
+    return next((name for name in metrics if name.endswith("loss")), [*metrics][-1])
 
 
 def create_run(settings: Settings, out: str | Path | None = None) -> Run:

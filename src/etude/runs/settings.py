@@ -120,8 +120,13 @@ class Settings(RecordedOptions):
 
     def resume_command(self, directory: Path) -> str:
         """What resumes the run in `directory`: a shell's command, or Python's for an object."""
+        is_at_hand = self.dataset is not None and not self.dataset.path
+        if is_at_hand:
+            return f"etude.resume({str(directory)!r}, dataset=...)"
         if self.environment_kind == "id":
-            return f"etude resume {directory}"
+            named = {"--algorithm": self.name, "--environment": self.environment}
+            words = (f" {flag} {name}" for flag, name in named.items() if ":" in name)
+            return f"etude resume {directory}{''.join(words)}"
         return f"etude.resume({str(directory)!r}, environment=...)"
 
     def validate_fields(self) -> None:
@@ -211,7 +216,12 @@ def restore_class(name: str, algorithm: Any) -> Any:
             )
         return algorithm_class(name)
     cls = algorithm if isinstance(algorithm, type) else type(algorithm)
-    if name not in ALGORITHMS and name.split(":")[-1] != cls.__qualname__:
+    is_same = (
+        cls is algorithm_class(name)
+        if name in ALGORITHMS
+        else name.split(":")[-1] == cls.__qualname__
+    )
+    if not is_same:
         raise InvalidInput(f"this run's algorithm is {name}, not {qualified_name(cls)}")
     return cls
 

@@ -3,6 +3,7 @@
 import dataclasses
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -84,14 +85,15 @@ def defaults_for(
 ) -> tuple[Any, dict[str, Any]]:
     """The algorithm called `name` and the options that differ from the defaults of any run.
 
-    They are those of its preset for the environment, where there is one. Its budget counts
-    environment steps, so with a dataset it says nothing. Raises InvalidInput for an unknown name.
+    They are those of its preset for the environment, where there is one. With a dataset there are
+    none, for a preset's copies and budget are those of play. Raises InvalidInput for an unknown
+    name.
     """
     known = preset(name, environment) if isinstance(environment, str) else None
     if known is None:
         return algorithm_factory(name)(), {}
-    steps = {} if has_dataset else {"steps": known.steps}
-    return known.algorithm, {"num_envs": known.num_envs, **steps}
+    options = {"num_envs": known.num_envs, "steps": known.steps}
+    return known.algorithm, {} if has_dataset else options
 
 
 def preset_note(algorithm: Any, environment: EnvironmentLike) -> str:
@@ -134,7 +136,6 @@ def resolve_settings(
         **recorded
         | {
             "num_envs": num_envs,
-            "options": options.options,
             "backend": source.choose_backend(options.backend, options.workers)
             if algorithm.plays
             else "none",
@@ -155,10 +156,9 @@ def resolve_settings(
         settings = start_from(settings, load_all(options.initial, environment))
         settings.validate_fields()
     # raises InvalidInput where the algorithm does not take the spaces
-    needed = needed_of(algorithm, settings.outside)
-    jax.eval_shape(
-        lambda key, *needed: algorithm.init(key, spec, *needed), jax.random.key(0), *needed
-    )
+    needed = needed_of(settings.algorithm, settings.outside)
+    init = partial(settings.algorithm.init, jax.random.key(0), spec)
+    jax.eval_shape(init, *needed)
     row_every = max(1, settings.iterations // ROWS)
     checkpoint_every = settings.iterations / CHECKPOINTS
     if options.checkpoint_interval is not None:
@@ -221,8 +221,9 @@ def resume(
     run = load(path, algorithm, environment)
     if video:
         run.settings.source.check_pictures("rgb_array")
+    recorded = files.read_json(run.directory / "config.json")
     if steps is not None:
-        run = extend_budget(run, steps)
+        run = Run(run.directory, larger_budget(run, steps))
     elif (run.directory / "summary.json").exists():
         raise InvalidInput(
             f"{run.directory} is complete at {run.summary['steps']:,} {run.settings.unit}; give "
@@ -235,8 +236,12 @@ def resume(
         raise InvalidInput(f"dataset is {describe(dataset)}, and this run reads none; leave it out")
     if run.settings.initial and not all(has_checkpoint(job) for job in run.jobs):
         run = Run(run.directory, restart_from(run.settings, environment))
+    if steps is not None:  # nothing is written before all is found to fit
+        origin = {key: recorded[key] for key in ("versions", "machine")}
+        files.write_json(run.directory / "config.json", to_json(run.settings) | origin)
+        (run.directory / "summary.json").unlink(missing_ok=True)
     display = display_for(run, progress)
-    if changes := environment_changes(files.read_json(run.directory / "config.json")):
+    if changes := environment_changes(recorded):
         display.warn(
             f"this run began elsewhere ({'; '.join(changes)}): it goes on, but not bit "
             "for bit as it would have there"
@@ -267,10 +272,10 @@ def restart_from(settings: Settings, environment: EnvironmentLike | None) -> Set
     return replace(started, algorithm=settings.algorithm)
 
 
-def extend_budget(run: Run, steps: int) -> Run:
-    """Return the run with a larger budget of `steps`.
+def larger_budget(run: Run, steps: int) -> Settings:
+    """The settings of the run with a budget of `steps`.
 
-    Raises InvalidInput when it is not larger.
+    Raises InvalidInput for fewer than it has, and for as many where it is complete.
     """
     old_settings = run.settings
     settings = replace(old_settings, steps=steps)
@@ -283,9 +288,7 @@ def extend_budget(run: Run, steps: int) -> Run:
             f"steps is {steps}; {run.directory} has a budget of {old_settings.steps:,} "
             "already, so give more than that"
         )
-    files.write_json(run.directory / "config.json", to_json(settings))
-    (run.directory / "summary.json").unlink(missing_ok=True)
-    return Run(run.directory, settings)
+    return settings
 
 
 def run_training(run: Run, display: Display, video: bool = False) -> Run:
