@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from etude.algorithms.protocol import Outside, Policy, needed_of
+from etude.algorithms.protocol import Outside, Policy, outside_arguments
 from etude.data.transition import Transition
 from etude.environments.protocol import Environment
 from etude.struct import struct
@@ -36,7 +36,7 @@ def bind_policy(
 
     Training alone gives it `outside`, which a policy that needs it may read where it explores.
     """
-    needed = () if outside is None else needed_of(policy, outside)
+    needed = () if outside is None else outside_arguments(policy, outside)
     return BoundPolicy(
         lambda observation, memory, key: policy.act(
             state, observation, memory, key, explore, *needed

@@ -19,8 +19,8 @@ from etude.algorithms.protocol import (
     Algorithm,
     Outside,
     check_algorithm,
-    needed_of,
-    put_parts,
+    outside_arguments,
+    put_components,
 )
 from etude.environments.backends.host_callback import raise_host_errors
 from etude.environments.protocol import Environment
@@ -70,12 +70,12 @@ def init_train_state(
     initial: Mapping[str, Any] = MappingProxyType({}),
 ) -> TrainState:
     """The state of training before the first iteration; `initial` has components of another run."""
-    keys, needed = split_run_key(key), needed_of(algorithm, outside)
+    keys, needed = split_run_key(key), outside_arguments(algorithm, outside)
     # two programs, since JAX's cache does not keep a program with a callback, as a reset may have
     algorithm_state = jax.jit(lambda key, *needed: algorithm.init(key, environment.spec, *needed))(
         keys.init, *needed
     )
-    algorithm_state = put_parts(algorithm, algorithm_state, initial)
+    algorithm_state = put_components(algorithm, algorithm_state, initial)
     rollout_state = jax.jit(partial(init_rollout, algorithm, environment))(
         algorithm_state, keys.reset
     )
@@ -128,7 +128,7 @@ def train_iteration(
         truncated = experience.truncated.at[-1].set(experience.truncated[-1] | is_last)
         experience = replace(experience, truncated=truncated)
     algorithm_state, metrics = algorithm.update(
-        train_state.algorithm_state, experience, key_update, *needed_of(algorithm, outside)
+        train_state.algorithm_state, experience, key_update, *outside_arguments(algorithm, outside)
     )
     if restart_every:
         # after the update, because a run that is resumed has only the state after it
@@ -343,7 +343,7 @@ def zero_metrics(
         _, experience, episodes = collect(
             algorithm, environment, algorithm_state, rollout_state, key, outside
         )
-        needed = needed_of(algorithm, outside)
+        needed = outside_arguments(algorithm, outside)
         return episodes, algorithm.update(algorithm_state, experience, key, *needed)[1]
 
     episodes, metrics = jax.eval_shape(sums_of, algorithm_state, rollout_state, jax.random.key(0))

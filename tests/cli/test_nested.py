@@ -2,13 +2,12 @@
 
 import itertools
 import math
-from typing import Any
 
 import pytest
 from commands import here
+from owner import Owner
 
 from etude.algorithms import algorithm_factory
-from etude.algorithms.protocol import algorithm
 from etude.algorithms.trust_region.ppo import PPO
 from etude.algorithms.value.boltzmann import Boltzmann
 from etude.algorithms.value.distributional_heads import CategoricalHead, QuantileHead
@@ -22,22 +21,7 @@ from etude.data.replay.prioritized import Prioritized
 from etude.data.replay.uniform import Uniform
 from etude.nn.noisy import NoisyLayers
 from etude.nn.recurrent import GRU, LSTM
-from etude.struct import nested, replace, traced
-
-
-@algorithm
-class Owner:
-    """An algorithm that holds another one in a field."""
-
-    agent: DQN | PPO = nested(DQN())
-    """The algorithm that acts."""
-    weight: float = traced(1.0, above=0)
-    """The owner's own."""
-    rollout_length = 1
-
-    def init(self, key: Any, spec: Any) -> Any: ...
-    def act(self, state: Any, observation: Any, memory: Any, key: Any, explore: bool) -> Any: ...
-    def update(self, state: Any, experience: Any, key: Any) -> Any: ...
+from etude.struct import replace
 
 
 def parsed(default, arguments: str, name: str = "dqn"):

@@ -19,7 +19,7 @@ from etude.environments.backends.gymnasium_envs import GymnasiumEnvs
 from etude.environments.backends.jax_envs import JaxEnvs
 from etude.environments.backends.zero_envs import ZeroEnvs
 from etude.environments.classic import PORTS
-from etude.environments.factories import crosses_processes, name_of_function
+from etude.environments.factories import is_picklable, name_of_function
 from etude.environments.protocol import StepResult
 from etude.environments.sources import environment_source
 from etude.environments.wrappers.time_limit import TimeLimit
@@ -307,9 +307,9 @@ def test_which_functions_cross_processes(monkeypatch, with_file):
     make.__module__, make.__qualname__ = "__main__", "make"
     if with_file:
         main.__file__ = "script.py"
-    assert crosses_processes(make) == with_file
-    assert crosses_processes(make_counter) and crosses_processes(partial(Faulty, "raise"))
-    assert not crosses_processes(lambda: Counter())
-    assert not crosses_processes(partial(Noise, observation_space=lambda: 3))
-    assert environment_source("CartPole-v1").crosses_processes
-    assert not environment_source(probes.Counter()).crosses_processes
+    assert is_picklable(make) == with_file
+    assert is_picklable(make_counter) and is_picklable(partial(Faulty, "raise"))
+    assert not is_picklable(lambda: Counter())
+    assert not is_picklable(partial(Noise, observation_space=lambda: 3))
+    assert environment_source("CartPole-v1").is_picklable
+    assert not environment_source(probes.Counter()).is_picklable

@@ -12,12 +12,12 @@ import pytest
 from commands import here, programs_kept
 
 import etude
-from etude.algorithms.protocol import put_parts
+from etude.algorithms.protocol import put_components
 from etude.data.transition import Transition
 from etude.errors import InvalidInput
 from etude.runs.display import result_table
 from etude.runs.interrupt import InterruptHandler
-from etude.runs.job import checkpoint_template, initial_parts, save_job, train_job
+from etude.runs.job import checkpoint_template, initial_components, save_job, train_job
 from etude.runs.options import RunOptions
 from etude.runs.run import create_run
 from etude.runs.train import resolve_settings
@@ -99,7 +99,7 @@ def test_each_seed_begins_with_the_policy_of_its_own(tmp_path, algorithm, taker)
         shapes = jax.eval_shape(init, KEY)
         jobs = create_run(settings, source.directory / "to").jobs
         for job, policy in zip(jobs, taken, strict=True):
-            begun = put_parts(settings.algorithm, shapes, initial_parts(settings, job))
+            begun = put_components(settings.algorithm, shapes, initial_components(settings, job))
             assert_equal(taker.components["policy"].get(begun), policy)
 
 
@@ -130,6 +130,7 @@ def test_the_policy_and_its_penalty_stand_still_while_the_value_is_fitted(shared
         shared=shared,
         kl_penalty=kl_penalty,
         value_warmup_steps=33,
+        normalize_observation=etude.Normalization(),
     )
     rng = np.random.default_rng(0)
     flags = np.zeros((8, 2), bool)
@@ -154,6 +155,9 @@ def test_the_policy_and_its_penalty_stand_still_while_the_value_is_fitted(shared
         assert is_equal(networks[i].policy, networks[i + 1].policy) is stands
         assert not is_equal(networks[i].value, networks[i + 1].value)
         assert (states[i].kl_coefficient == states[i + 1].kl_coefficient) == stands
+        # what normalizes its input is a part of the policy
+        statistics = [state.learner.observation_statistics for state in states[i : i + 2]]
+        assert is_equal(*statistics) is stands
 
 
 @pytest.mark.slow

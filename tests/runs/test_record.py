@@ -224,7 +224,7 @@ def test_a_planner_is_recorded_as_it_is_evaluated():
     mpc = etude.MPC(horizon=3, samples=4, elites=2, iterations=2)
     dataset = quietly("Pendulum-v1", mpc, episodes=2)
     source = environment_source("Pendulum-v1")
-    environment = source.make(2, source.judge)
+    environment = source.make(2, source.evaluation_backend)
 
     @jax.jit
     def returns(key):

@@ -5,14 +5,13 @@ import dataclasses
 import json
 import math
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
 import pytest
+from owner import Owner
 
 from etude.algorithms import ALGORITHMS, algorithm_factory
-from etude.algorithms.protocol import algorithm
 from etude.algorithms.trust_region.ppo import PPO
 from etude.algorithms.value.boltzmann import Boltzmann
 from etude.algorithms.value.distributional_heads import CategoricalHead, QuantileHead
@@ -29,20 +28,7 @@ from etude.planning.sampling.maximize import CEM, CMAES, RandomShooting
 from etude.presets import PRESETS
 from etude.runs.settings import DatasetRecord, Settings, from_json, to_json
 from etude.storage import files
-from etude.struct import nested, replace, traced
-
-
-@algorithm
-class Owner:
-    """An algorithm that holds another one in a field."""
-
-    agent: DQN | PPO = nested(DQN())
-    weight: float = traced(1.0, above=0)
-    rollout_length = 1
-
-    def init(self, key: Any, spec: Any) -> Any: ...
-    def act(self, state: Any, observation: Any, memory: Any, key: Any, explore: bool) -> Any: ...
-    def update(self, state: Any, experience: Any, key: Any) -> Any: ...
+from etude.struct import replace
 
 
 def settings_of(algorithm, name="dqn"):
@@ -153,9 +139,9 @@ def test_a_kind_is_an_object_with_its_tag():
     ids=["default", "kinds", "another"],
 )
 def test_an_algorithm_in_a_field_is_read_as_it_was_written(value):
-    config = config_of(value, f"{__name__}:Owner")
+    config = config_of(value, "owner:Owner")
     assert config["hyperparameters"]["agent"]["kind"] == type(value.agent).__name__.lower()
-    assert_same(from_json(config, algorithm=Owner()), settings_of(value, f"{__name__}:Owner"))
+    assert_same(from_json(config, algorithm=Owner()), settings_of(value, "owner:Owner"))
     with pytest.raises(
         InvalidInput, match=r"algorithm .*:Owner is not one of etude's.*--algorithm .*:Owner"
     ):
@@ -225,7 +211,7 @@ def test_what_is_wrong_in_the_field_of_a_field_is_named_with_its_whole_path():
         ({"kind": "sac"}, "its kind must be one of dqn, ppo"),
         ({"kind": "ppo"}, "other hyperparameters than PPO has: agent.adam_epsilon, "),
     ):
-        config = config_of(Owner(), f"{__name__}:Owner")
+        config = config_of(Owner(), "owner:Owner")
         config["hyperparameters"]["agent"] |= changes
         with pytest.raises(InvalidInput, match=message):
             from_json(config, algorithm=Owner())

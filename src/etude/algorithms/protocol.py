@@ -139,12 +139,12 @@ def algorithm(cls):
     return struct(cls)
 
 
-def needed_of(algorithm: Policy, outside: Outside) -> tuple[Outside, ...]:
+def outside_arguments(algorithm: Policy, outside: Outside) -> tuple[Outside, ...]:
     """The last argument of an algorithm's methods: `outside` if it needs any of it, else none."""
     return (outside,) if algorithm.needs else ()
 
 
-def put_parts(algorithm: Algorithm, state: Any, parts: Mapping[str, Any]) -> Any:
+def put_components(algorithm: Algorithm, state: Any, parts: Mapping[str, Any]) -> Any:
     """The state of an algorithm with components of another run, by name.
 
     Raises InvalidInput for one that the algorithm cannot start with.

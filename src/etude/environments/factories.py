@@ -63,7 +63,7 @@ def name_of_function(factory: Callable) -> str:
     return named.__name__.strip("<>")  # of a lambda, "lambda"
 
 
-def crosses_processes(factory: Callable) -> bool:
+def is_picklable(factory: Callable) -> bool:
     """Return whether another process can have this function: by pickle, and by its module's name.
 
     Neither can a lambda, nor a function of a notebook, whose `__main__` is not a file.

@@ -18,7 +18,7 @@ from etude.environments.backends.gymnasium_envs import (
 )
 from etude.environments.backends.jax_envs import JaxEnvs, check_jax_environment
 from etude.environments.backends.zero_envs import ZeroEnvs
-from etude.environments.factories import CheckedFactory, crosses_processes, name_of_function
+from etude.environments.factories import CheckedFactory, is_picklable, name_of_function
 from etude.environments.protocol import Environment, JaxEnvironment
 from etude.environments.registry import (
     JAX_ENVIRONMENTS,
@@ -43,11 +43,11 @@ class EnvironmentSource(Protocol):
 
     kind: SourceKind
     name: str  # of the environment, for people: an object cannot be made from it
-    judge: str  # the backend on which policies are evaluated: jax or gymnasium
-    judged_on: str  # the same, in words
+    evaluation_backend: str  # the backend on which policies are evaluated: jax or gymnasium
+    evaluated_on: str  # the same, in words
 
     @property
-    def crosses_processes(self) -> bool:
+    def is_picklable(self) -> bool:
         """Whether another process can have it, to train a seed there."""
 
     def choose_backend(self, backend: str, workers: int = 0) -> str:
@@ -155,9 +155,9 @@ class IdSource:
     """Environments with a Gymnasium id, on any backend; policies are evaluated on Gymnasium."""
 
     kind: SourceKind = "id"
-    judge = "gymnasium"
-    judged_on = "Gymnasium"
-    crosses_processes = True
+    evaluation_backend = "gymnasium"
+    evaluated_on = "Gymnasium"
+    is_picklable = True
 
     def __init__(self, name: str, options: dict[str, Any], frame_stack: int, action_masks: bool):
         self.name, self.options = name, options
@@ -223,8 +223,8 @@ class FactorySource:
     """Gymnasium environments that a user's function makes, also for evaluation."""
 
     kind: SourceKind = "factory"
-    judge = "gymnasium"
-    judged_on = "the environment itself"
+    evaluation_backend = "gymnasium"
+    evaluated_on = "the environment itself"
 
     def __init__(self, factory: Callable[[], gymnasium.Env], frame_stack: int, action_masks: bool):
         self.factory, self.name, self.frame_stack = factory, name_of_function(factory), frame_stack
@@ -232,15 +232,15 @@ class FactorySource:
         self.make_env = partial(make_with_action_mask, checked) if action_masks else checked
 
     @property
-    def crosses_processes(self) -> bool:
-        return crosses_processes(self.factory)
+    def is_picklable(self) -> bool:
+        return is_picklable(self.factory)
 
     def choose_backend(self, backend: str, workers: int = 0) -> str:
         if backend not in ("auto", "gymnasium"):
             raise InvalidInput(
                 f"backend is {backend!r}; what {self.name} makes is stepped on gymnasium"
             )
-        if workers and not self.crosses_processes:
+        if workers and not self.is_picklable:
             raise InvalidInput(
                 f"workers is {workers}, and no other process can have {self.name}; define it with "
                 "`def` at the top of a module that a process can import, or leave workers out"
@@ -265,7 +265,7 @@ class FactorySource:
 
     def make_rendered(self, render_mode: str) -> Environment:
         self.check_pictures(render_mode)
-        return self.make(1, self.judge)
+        return self.make(1, self.evaluation_backend)
 
     @cached_property
     def probe(self) -> Probe:
@@ -288,9 +288,9 @@ class JaxSource:
     """An environment that a user wrote in JAX, also for evaluation."""
 
     kind: SourceKind = "jax"
-    judge = "jax"
-    judged_on = "the environment itself"
-    crosses_processes = False  # all seeds train in one program
+    evaluation_backend = "jax"
+    evaluated_on = "the environment itself"
+    is_picklable = False  # all seeds train in one program
 
     def __init__(self, environment: JaxEnvironment, frame_stack: int):
         self.environment, self.frame_stack = environment, frame_stack

@@ -147,7 +147,7 @@ def expert_of_run(
 ) -> Expert:
     """The policy of a run's first seed; raises InvalidInput where the run has other spaces."""
     source = run.settings.source
-    trained = source.outline(1, source.judge).spec
+    trained = source.outline(1, source.evaluation_backend).spec
     for role in ("observation", "action"):
         learned, asked = getattr(trained, role), getattr(spec, role)
         if not same_space(learned, asked):

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from etude.algorithms import ALGORITHMS, algorithm_factory
-from etude.algorithms.protocol import needed_of
+from etude.algorithms.protocol import outside_arguments
 from etude.errors import InvalidInput
 from etude.kinds import is_switch, kinds_of, tag_of
 from etude.runs.settings import InitialRecord, Settings
@@ -50,7 +50,7 @@ def start_from(settings: Settings, runs: Mapping[str, TrainedRun]) -> Settings:
             run=os.path.abspath(run.directory), seeds=len(taken), sha256=content_hash(parts[name])
         )
         algorithm = component.prepare(algorithm, settings.num_envs)
-    return replace(settings, algorithm=algorithm, initial=records, initial_parts=parts)
+    return replace(settings, algorithm=algorithm, initial=records, initial_components=parts)
 
 
 def check_component(settings: Settings, name: str, run: TrainedRun) -> None:
@@ -128,7 +128,7 @@ def check_networks(settings: Settings, name: str, run: TrainedRun, taken: Any) -
         state = settings.algorithm.init(key, settings.outline().spec, *needed)
         return settings.algorithm.components[name].get(state)
 
-    needed = needed_of(settings.algorithm, settings.outside)
+    needed = outside_arguments(settings.algorithm, settings.outside)
     own = jax.eval_shape(init, jax.random.key(0), *needed)
     theirs, ours = shapes_by_path(taken), shapes_by_path(own)
     structures: list[Any] = [jax.tree.structure(tree) for tree in (taken, own)]

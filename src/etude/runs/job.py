@@ -86,7 +86,7 @@ def train_job(
         job.key,
         settings.steps,
         outside=settings.outside,
-        initial=initial_parts(settings, job),
+        initial=initial_components(settings, job),
         resumed=resumed,
         row_every=settings.row_every,
         restart_every=restart_every,
@@ -138,11 +138,11 @@ def train_job(
         environment.close()
 
 
-def initial_parts(settings: Settings, job: TrainJob) -> dict[str, Any]:
+def initial_components(settings: Settings, job: TrainJob) -> dict[str, Any]:
     """The components of other runs that a job starts with, [seed, ...] for many seeds."""
     first = job.seeds[0] - settings.seed
     rows = slice(first, first + len(job.seeds)) if len(job.seeds) > 1 else first
-    return jax.tree.map(lambda x: x[rows], settings.initial_parts)
+    return jax.tree.map(lambda x: x[rows], settings.initial_components)
 
 
 def open_job(

@@ -17,7 +17,7 @@ from etude.trees import content_hash
 DatasetLike = str | Path | Dataset
 
 
-def learn_from(algorithm: Any, name: str, dataset: DatasetLike | None) -> Any:
+def use_dataset(algorithm: Any, name: str, dataset: DatasetLike | None) -> Any:
     """The algorithm called `name`, which does not play where a dataset makes that possible.
 
     Raises InvalidInput for a dataset that it does not read, and without one that it needs.
@@ -27,13 +27,13 @@ def learn_from(algorithm: Any, name: str, dataset: DatasetLike | None) -> Any:
             raise InvalidInput(
                 f"{name} needs a dataset here; give one with --dataset FILE.npz (in Python "
                 "dataset=...), which `etude record` writes"
-                + (", or let it play with --plays" if may_play_or_not(algorithm) else "")
+                + (", or let it play with --plays" if can_learn_offline(algorithm) else "")
             )
         return algorithm
-    if "dataset" not in algorithm.needs and may_play_or_not(algorithm):
+    if "dataset" not in algorithm.needs and can_learn_offline(algorithm):
         algorithm = replace(algorithm, plays=False)
     if "dataset" not in algorithm.needs:
-        readers = [other for other in ALGORITHMS if may_play_or_not(algorithm_factory(other)())]
+        readers = [other for other in ALGORITHMS if can_learn_offline(algorithm_factory(other)())]
         raise InvalidInput(
             f"dataset is {describe(dataset)}, and {name} reads none; leave it out, or take one "
             f"that does: {', '.join(readers)}"
@@ -41,7 +41,7 @@ def learn_from(algorithm: Any, name: str, dataset: DatasetLike | None) -> Any:
     return algorithm
 
 
-def may_play_or_not(algorithm: Any) -> bool:
+def can_learn_offline(algorithm: Any) -> bool:
     """Whether the algorithm has a field `plays`, which lets it learn from a dataset instead."""
     return any(field.name == "plays" for field in dataclasses.fields(algorithm))
 

@@ -87,7 +87,7 @@ def record(
         check_out(Path(out))
     source = environment_source(environment, options, frame_stack, action_masks)
     key = jax.random.key(seed)
-    with closing(source.make(copies_for(episodes), source.judge)) as environments:
+    with closing(source.make(copies_for(episodes), source.evaluation_backend)) as environments:
         spec = environments.spec
         player = make_expert(expert, environment, spec, key, NullDisplay().warn)
         # as Run.evaluate has for its first seed

@@ -47,7 +47,7 @@ class Run:
     @property
     def is_parallel(self) -> bool:
         """Whether each job trains in a process of its own."""
-        return len(self.jobs) > 1 and self.settings.source.crosses_processes
+        return len(self.jobs) > 1 and self.settings.source.is_picklable
 
     @property
     def resume_command(self) -> str:
@@ -104,7 +104,7 @@ class Run:
         if episodes < 1:
             raise InvalidInput(f"episodes is {episodes}; it must be at least 1")
         source = self.settings.source
-        environment = source.make(copies_for(episodes), source.judge)
+        environment = source.make(copies_for(episodes), source.evaluation_backend)
         if interrupt is not None:
             interrupt.watch(environment, patience=0)
 
@@ -124,7 +124,7 @@ class Run:
                 for i, state in enumerate(self.states(warn))
             ]
         return {
-            "environment": source.judged_on,
+            "environment": source.evaluated_on,
             "episodes": episodes,
             "deterministic": not explore,
             **statistics.summarize_returns(returns),
@@ -141,7 +141,7 @@ class Run:
 
         `start_time` is the `time.perf_counter()` at the start of the session.
         """
-        display.note(f"evaluating on {self.settings.source.judged_on}")
+        display.note(f"evaluating on {self.settings.source.evaluated_on}")
         evaluation = self.evaluate(warn=display.warn, interrupt=interrupt)
         seconds, compile_seconds = (
             sum(getattr(event, name) for event in events) for name in ("seconds", "compile_seconds")

@@ -32,7 +32,7 @@ from etude.training import iterations_of
 
 FORMAT = 2
 # fields of Settings that config.json holds in another form, or not at all
-NOT_PLAIN = ("name", "algorithm", "source", "dataset", "outside", "initial", "initial_parts")
+NOT_PLAIN = ("name", "algorithm", "source", "dataset", "outside", "initial", "initial_components")
 PACKAGES = ("jax", "jaxlib", "equinox", "optax", "gymnasium", "numpy", "envpool", "box2d")
 
 
@@ -75,7 +75,7 @@ class Settings(RecordedOptions):
     outside: Outside = NOTHING  # of a run that is loaded, the shapes alone
     initial: dict[str, InitialRecord] = dataclasses.field(default_factory=dict)
     # components [seed, ...] to start with; {} in a run that is loaded
-    initial_parts: dict[str, Any] = dataclasses.field(default_factory=dict)
+    initial_components: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def title(self) -> str:
@@ -116,7 +116,9 @@ class Settings(RecordedOptions):
         """
         if self.plays:
             return self.source.outline(self.num_envs, self.backend)
-        return ZeroEnvs(self.source.outline(1, self.source.judge).spec, functional=True)
+        return ZeroEnvs(
+            self.source.outline(1, self.source.evaluation_backend).spec, functional=True
+        )
 
     def resume_command(self, directory: Path) -> str:
         """What resumes the run in `directory`: a shell's command, or Python's for an object."""
@@ -260,7 +262,7 @@ def restore_source(
             f"this run was trained on a {fields['environment_kind']} environment, {name}, and "
             f"{source.name} is a {source.kind} one"
         )
-    backend = source.judge if fields["backend"] == "none" else fields["backend"]
+    backend = source.evaluation_backend if fields["backend"] == "none" else fields["backend"]
     spaces = spaces_text(source.outline(fields["num_envs"], backend).spec)
     for role, space in spaces.items():
         if space != fields["spaces"].get(role):

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 
 from etude.algorithms import ALGORITHMS, algorithm_factory, registered_name
-from etude.algorithms.protocol import Outside, check_algorithm, needed_of
+from etude.algorithms.protocol import Outside, check_algorithm, outside_arguments
 from etude.environments.sources import EnvironmentLike, environment_source
 from etude.errors import InvalidInput
 from etude.presets import preset
@@ -20,7 +20,7 @@ from etude.runs.initial import start_from
 from etude.runs.interrupt import Interrupted, InterruptHandler
 from etude.runs.job import ProgressEvent, has_checkpoint, train_job
 from etude.runs.options import RecordedOptions, RunOptions, make_options
-from etude.runs.outside import DatasetLike, describe, learn_from, open_dataset, reopen_dataset
+from etude.runs.outside import DatasetLike, describe, open_dataset, reopen_dataset, use_dataset
 from etude.runs.processes import train_jobs
 from etude.runs.run import Run, create_run, load, load_beside
 from etude.runs.settings import Settings, environment_changes, spaces_text, to_json
@@ -122,7 +122,7 @@ def resolve_settings(
     check_algorithm(algorithm)
     options.validate_fields()
     name = name or registered_name(algorithm)
-    algorithm = learn_from(algorithm, name, options.dataset)
+    algorithm = use_dataset(algorithm, name, options.dataset)
     source = environment_source(
         environment, options.options, options.frame_stack, options.action_masks
     )
@@ -156,7 +156,7 @@ def resolve_settings(
         settings = start_from(settings, load_all(options.initial, environment))
         settings.validate_fields()
     # raises InvalidInput where the algorithm does not take the spaces
-    needed = needed_of(settings.algorithm, settings.outside)
+    needed = outside_arguments(settings.algorithm, settings.outside)
     init = partial(settings.algorithm.init, jax.random.key(0), spec)
     jax.eval_shape(init, *needed)
     row_every = max(1, settings.iterations // ROWS)

@@ -22,7 +22,7 @@ from etude.data.transition import Transition
 from etude.estimators.running_statistics import Normalization
 from etude.nn.distributions import Distribution
 from etude.nn.networks import Activation
-from etude.nn.policies import ActorCriticNetworks, PolicyNetwork
+from etude.nn.policies import ActorCriticNetworks
 from etude.nn.recurrent import GRU, LSTM
 from etude.optim.schedules import linear_decay
 from etude.spaces import EnvironmentSpec
@@ -120,7 +120,8 @@ class PPO:
 
     value_warmup_steps: int = static(0, at_least=0)
     """Environment steps, summed over all environment copies, at the start in which only the value
-    function learns; with `initial` policy, 0 becomes those of ten updates."""
+    function learns and the policy stands still; with `initial` policy, 0 becomes those of ten
+    updates."""
 
     default_num_envs: ClassVar[int] = 8
     discount_from: ClassVar[str] = "now"
@@ -179,15 +180,19 @@ class PPO:
             state.kl_coefficient, learner.networks, rollout_batch
         )
         if self.value_warmup_steps:  # a policy that stands still says nothing of β
-            is_warm = learner.steps >= self.value_warmup_steps
-            kl_coefficient = jnp.where(is_warm, kl_coefficient, state.kl_coefficient)
+            kl_coefficient = self.warm_up(learner.steps, kl_coefficient, state.kl_coefficient)
 
         # Metrics are [epoch, minibatch]; average them over the gradient steps before an early stop.
         # The mask "applied" marks these; without kl_stop it is absent, and every step counts.
         applied = metrics.pop("applied", jnp.ones_like(metrics["kl"], bool))
         means = jax.tree.map(lambda x: jnp.where(applied, x, 0).sum() / applied.sum(), metrics)
-        learner = on_policy.finish_update(self, learner, experience)
-        return PPOState(learner, kl_coefficient), {**means, "updates": applied.sum()}
+        finished = on_policy.finish_update(self, learner, experience)
+        if self.value_warmup_steps:  # the policy is that of its own statistics
+            statistics = self.warm_up(
+                learner.steps, finished.observation_statistics, learner.observation_statistics
+            )
+            finished = replace(finished, observation_statistics=statistics)
+        return PPOState(finished, kl_coefficient), {**means, "updates": applied.sum()}
 
     def update_minibatch(
         self, carry: tuple[LearnerState, Array], minibatch: RolloutBatch, kl_coefficient: Array
@@ -225,14 +230,17 @@ class PPO:
         gradient, metrics = jax.grad(loss_fn, has_aux=True)(learner.networks)
         updates, opt_state = self.optimizer(learner.steps).update(gradient, learner.opt_state)
         if self.value_warmup_steps:
-            updates = replace(updates, policy=self.warm_up(learner.steps, updates.policy))
+            stands_still = jax.tree.map(jnp.zeros_like, updates.policy)
+            updates = replace(
+                updates, policy=self.warm_up(learner.steps, updates.policy, stands_still)
+            )
         networks = optax.apply_updates(learner.networks, updates)
         return replace(learner, networks=networks, opt_state=opt_state), metrics
 
-    def warm_up(self, steps: Array, updates: PolicyNetwork) -> PolicyNetwork:
-        """The updates of the policy; zero while only the value function learns."""
+    def warm_up(self, steps: Array, new: Any, old: Any) -> Any:
+        """The tree `new`, or `old` while only the value function learns."""
         is_warm = steps >= self.value_warmup_steps
-        return jax.tree.map(lambda x: jnp.where(is_warm, x, 0), updates)
+        return jax.tree.map(partial(jnp.where, is_warm), new, old)
 
     def policy_loss(
         self, pi: Distribution, minibatch: RolloutBatch, kl_coefficient: Array, steps: Array
