@@ -237,7 +237,7 @@ def test_another_dataset_is_refused_by_a_run_that_is_resumed(begun, path):
     refused_to_resume(begun / "plays", "dataset is x.npz, and this run reads none", dataset="x.npz")
 
 
-@pytest.mark.slow
+@pytest.mark.system
 def test_a_dataset_that_has_moved_or_is_at_hand_is_taken(begun, path):
     """Three ways to the same weights."""
     shutil.copytree(begun / "run", begun / "again")

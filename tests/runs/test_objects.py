@@ -100,7 +100,9 @@ def train_until(settings, directory, steps=STEPS):
             break
 
 
-@pytest.mark.parametrize("form", ["jax", "factory", pytest.param("class", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "form", ["jax", "factory", pytest.param("class", marks=pytest.mark.system)]
+)
 def test_an_object_is_trained_on_resumed_evaluated_and_loaded(tmp_path, capsys, form):
     """Cut off after its fourth checkpoint, it goes on as the run that never stopped, bit for
     bit."""
@@ -215,7 +217,7 @@ def test_seeds_of_a_lambda_train_one_after_another(tmp_path):
     assert content(tmp_path / "alone") == content(run.directory / "seed_1")
 
 
-@pytest.mark.slow
+@pytest.mark.system
 def test_seeds_and_workers_of_a_function_that_can_be_imported_have_processes(tmp_path):
     run = etude.train(
         etude.QLearning(), Counters, seeds=2, workers=1, out=tmp_path / "run", **SMALL

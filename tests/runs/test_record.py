@@ -102,8 +102,14 @@ def test_what_is_recorded_is_what_gymnasium_plays_by_hand(tmp_path):
     assert bits(read_npz(tmp_path / "noise.npz", dataset.spec)) == bits(dataset)
 
 
-@pytest.mark.parametrize("kind", ["bounded", "integers", "multidiscrete"])
-@pytest.mark.slow
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param("bounded", marks=pytest.mark.slow),
+        pytest.param("integers", marks=pytest.mark.system),
+        pytest.param("multidiscrete", marks=pytest.mark.system),
+    ],
+)
 def test_actions_of_every_kind_are_recorded(tmp_path, kind):
     """They are in its space, in the environment's own units; without a file they are the same."""
     make_env = partial(noise, "nested", kind)
@@ -210,7 +216,7 @@ def test_the_episodes_of_a_run_are_those_of_its_evaluation(tmp_path):
     np.testing.assert_array_equal(episode_returns(dataset), returns)
 
 
-@pytest.mark.slow
+@pytest.mark.system
 def test_a_recurrent_policy_is_recorded_as_it_is_evaluated(tmp_path):
     ppo = etude.PPO(hidden=(8,), recurrent=GRU(), rollout_length=16, batch_size=32)
     run = run_of(ppo, "CartPole-v1", tmp_path / "run", 1000)
