@@ -38,6 +38,7 @@ ROOMS = (
     "etude.data",
     "etude.environments",
     "etude.models",
+    "etude.algorithms.assumptions",
     "etude.algorithms.protocol",
     "etude.rollout",
     "etude.training",

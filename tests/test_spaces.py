@@ -1,6 +1,5 @@
 """Specs against the Gymnasium spaces they stand for."""
 
-import math
 from functools import partial
 
 import gymnasium
@@ -24,10 +23,10 @@ from etude.spaces import (
     from_environment_action,
     gymnasium_dtype,
     leaves_with_path,
-    normalized_action_space,
     space_from_gymnasium,
     space_to_gymnasium,
     to_environment_action,
+    with_normalized_actions,
 )
 
 INF = float("inf")
@@ -363,14 +362,5 @@ def test_specs_of_registered_environments():
 
 
 def test_a_unit_box_is_what_a_bounded_policy_gives():
-    assert normalized_action_space(Box((2, 1), "int32", 0.0, 10.0), "td3") == Box(
-        (2, 1), low=-1.0, high=1.0
-    )
-    with pytest.raises(
-        InvalidInput, match=r"td3 takes continuous actions, and this environment's are Discrete"
-    ):
-        normalized_action_space(Discrete(3), "td3")
-    with pytest.raises(
-        InvalidInput, match=r"naf acts within bounds, .* without: action\[1\] in \[0.0, inf\]"
-    ):
-        normalized_action_space(Box((2,), low=(0.0, 0.0), high=(1.0, math.inf)), "naf")
+    spec = EnvironmentSpec(Discrete(2), Box((2, 1), "int32", 0.0, 10.0), 1)
+    assert with_normalized_actions(spec).action == Box((2, 1), low=-1.0, high=1.0)

@@ -7,9 +7,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from etude.algorithms.protocol import Outside, Policy, outside_arguments
+from etude.algorithms.protocol import Outside, Policy, acts, outside_arguments
 from etude.data.transition import Transition
 from etude.environments.protocol import Environment
+from etude.errors import InvalidInput
 from etude.struct import struct
 from etude.trees import where_done
 from etude.types import Array
@@ -35,7 +36,13 @@ def bind_policy(
     """The policy of an algorithm in `state`; with `explore` the behavior policy.
 
     Training alone gives it `outside`, which a policy that needs it may read where it explores.
+    Raises InvalidInput for an algorithm that has nothing to act with.
     """
+    if not acts(policy):
+        raise InvalidInput(
+            f"{type(policy).__name__} has nothing to act with: it is judged on a dataset, with "
+            "`etude evaluate`"
+        )
     needed = () if outside is None else outside_arguments(policy, outside)
     return BoundPolicy(
         lambda observation, memory, key: policy.act(

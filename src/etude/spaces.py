@@ -6,7 +6,7 @@ A policy acts in [-1, 1] on the bounded elements of a Box and counts discrete ac
 """
 
 import math
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import gymnasium
 import jax
@@ -266,46 +266,9 @@ def same_space(space: Space, other: Space) -> bool:
     )
 
 
-def table_shape(spec: EnvironmentSpec, name: str) -> tuple[int, int]:
-    """(number of states, number of actions) of a table of action values.
-
-    Raises InvalidInput, naming the algorithm and the space, where either is not Discrete.
-    """
-    if not isinstance(spec.action, Discrete):
-        raise InvalidInput(
-            f"{name} chooses among discrete actions, and this environment's are {spec.action}; "
-            "ppo takes every kind of action"
-        )
-    if not isinstance(spec.observation, Discrete):
-        raise InvalidInput(
-            f"{name} keeps a value for each of so many states, and this environment's observations "
-            f"are {spec.observation}; dqn and ppo take every kind of observation"
-        )
-    return spec.observation.n, spec.action.n
-
-
-def normalized_action_space(space: Space, name: str) -> Box:
-    """The actions of a tanh policy for a bounded Box: real numbers in [-1, 1], of the same shape.
-
-    Raises InvalidInput, naming the algorithm and the space or its elements, where `space` is not a
-    Box with two bounds for each element.
-    """
-    if not isinstance(space, Box):
-        raise InvalidInput(
-            f"{name} takes continuous actions, and this environment's are {space}; "
-            "dqn takes Discrete ones, ppo every kind"
-        )
-    if not space.is_bounded.all():
-        low, high = space.bounds
-        unbounded = ", ".join(
-            f"action{index} in [{low[tuple(index)]}, {high[tuple(index)]}]"
-            for index in np.argwhere(~space.is_bounded).tolist()
-        )
-        raise InvalidInput(
-            f"{name} acts within bounds, and this environment's actions have elements without: "
-            f"{unbounded}. Wrap it in one whose Box is bounded, or take ppo, which needs no bounds"
-        )
-    return Box(space.shape, low=-1.0, high=1.0)
+def with_normalized_actions(spec: EnvironmentSpec) -> EnvironmentSpec:
+    """`spec` with the actions of a tanh policy in place of its bounded Box: floats in [-1, 1]."""
+    return replace(spec, action=Box(cast(Box, spec.action).shape, low=-1.0, high=1.0))
 
 
 def gymnasium_dtype(space: Space) -> str | None:

@@ -19,6 +19,7 @@ from etude.algorithms.protocol import (
     Algorithm,
     Outside,
     check_algorithm,
+    init_state,
     outside_arguments,
     put_components,
 )
@@ -70,10 +71,10 @@ def init_train_state(
     initial: Mapping[str, Any] = MappingProxyType({}),
 ) -> TrainState:
     """The state of training before the first iteration; `initial` has components of another run."""
-    keys, needed = split_run_key(key), outside_arguments(algorithm, outside)
+    keys = split_run_key(key)
     # two programs, since JAX's cache does not keep a program with a callback, as a reset may have
-    algorithm_state = jax.jit(lambda key, *needed: algorithm.init(key, environment.spec, *needed))(
-        keys.init, *needed
+    algorithm_state = jax.jit(partial(init_state, algorithm, spec=environment.spec))(
+        keys.init, outside=outside
     )
     algorithm_state = put_components(algorithm, algorithm_state, initial)
     rollout_state = jax.jit(partial(init_rollout, algorithm, environment))(

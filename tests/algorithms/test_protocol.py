@@ -88,6 +88,20 @@ class Stub(Algorithm):
         return explore, memory
 
 
+@algorithm
+class Player:
+    rollout_length = 1
+
+    def init(self, key, spec):
+        return ()
+
+    def evaluate(self, state, outside, key):
+        return {}
+
+    def update(self, state, experience, key):
+        return state, {"updates": 0}
+
+
 def test_what_is_no_algorithm_is_told_what_it_lacks(tmp_path):
     @struct
     class Half:
@@ -111,6 +125,8 @@ def test_what_is_no_algorithm_is_told_what_it_lacks(tmp_path):
         check_algorithm(struct(type("Bare", (Verbs,), {}))())
     with pytest.raises(InvalidInput, match="Stub has no update; "):
         check_algorithm(Stub())
+    with pytest.raises(InvalidInput, match=r"Player has evaluate and no act, so it cannot play"):
+        check_algorithm(Player())
     with pytest.raises(InvalidInput, match=r"rate is -1.0; it must be at least 0"):
         check_algorithm(Forgetful(-1.0))
 

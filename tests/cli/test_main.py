@@ -58,7 +58,7 @@ def refused(directory, *arguments: str) -> str:
         ("train ppo LunarLander-v2", ("LunarLander-v2", "LunarLander-v3")),
         ("train ppo HalfCheetah-v2", ("HalfCheetah-v2", "HalfCheetah-v5")),
         ("train ppo nowhere_to_be_found:Env-v0", ("nowhere_to_be_found",)),
-        ("train pqn Pendulum-v1", ("discrete", "Box", "ppo")),
+        ("train pqn Pendulum-v1", ("Discrete", "Box", "ppo")),
         ("train ppo CartPole-v1 --steps 0", ("steps", "0", "at least 1")),
         ("train ppo CartPole-v1 --steps -3", ("steps", "-3")),
         ("train ppo CartPole-v1 --steps many", ("steps", "many")),

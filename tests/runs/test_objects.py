@@ -196,7 +196,7 @@ def test_what_a_name_in_a_file_says_is_not_imported(runs, tmp_path):
         (dict(environment=corridor(), video=True), "Corridor is written in JAX, and draws no pict"),
         (dict(environment=Walk(), steps=100), "one object, and each copy needs its own"),
         (dict(environment=Walk, options={"a": 1}), "options are {'a': 1}"),
-        (dict(environment=probes.Counter()), "q_learning keeps a value for each of so many states"),
+        (dict(environment=probes.Counter()), "q-learning keeps a value for each of so many states"),
     ],
 )
 def test_what_does_not_fit_is_refused_before_anything_is_written(tmp_path, asked, message):

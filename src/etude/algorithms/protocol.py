@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol, dataclass_transform
 
+from etude.algorithms.assumptions import Assumptions, check_spaces
 from etude.data.dataset import Dataset
 from etude.errors import InvalidInput
 from etude.spaces import EnvironmentSpec
@@ -64,6 +65,17 @@ class Outside:
 NOTHING = Outside()
 
 
+class Evaluable(Protocol):
+    """What an algorithm is in place of a Policy where it has nothing to act with: a fitted model.
+
+    It does not play. It needs a dataset, and is judged on one.
+    """
+
+    def evaluate(self, state: Any, outside: Outside, key: Array) -> Metrics:
+        """How well the state does on the dataset of `outside`: numbers [] by their names."""
+        ...
+
+
 class Component(NamedTuple):
     """A part of an algorithm's state, such as its policy, that a run can start from another with.
 
@@ -80,12 +92,15 @@ class Component(NamedTuple):
 class Algorithm(Policy, Protocol):
     """A policy with hyperparameters and two more methods, `init` and `update`.
 
+    One that has nothing to act with is an Evaluable: in place of `act` it has `evaluate`.
+
     Make its class with the decorator `algorithm`. `init` and `update` of an algorithm that `needs`
     something from outside get an Outside as their last argument.
     """
 
     plays: bool  # False: no rollout, and a step of the budget is a gradient step
     learns: bool  # False: no update changes the state
+    assumes: Assumptions  # what it takes for granted of the environment
     rollout_length: int  # environment steps of each environment per update
     default_num_envs: int  # parallel environments, where a run does not say how many
     components: Mapping[str, Component]  # parts that runs can start from another with, by name
@@ -93,7 +108,7 @@ class Algorithm(Policy, Protocol):
     def init(self, key: Array, spec: EnvironmentSpec) -> Any:
         """The state before training: parameters, optimizer, replay buffer.
 
-        Raises InvalidInput for spaces that it cannot take.
+        The spaces of `spec` are among those that it `assumes`: `init_state` has checked them.
         """
         ...
 
@@ -121,6 +136,7 @@ DEFAULTS = {
     "needs": (),
     "plays": True,
     "learns": True,
+    "assumes": Assumptions(),
     "default_num_envs": 1,
     "components": MappingProxyType({}),
 }
@@ -130,8 +146,9 @@ DEFAULTS = {
 def algorithm(cls):
     """Make a class an algorithm: a frozen struct, with defaults for what it leaves undefined.
 
-    By default it has no memory, needs nothing from outside, plays, learns, plays in one environment
-    and has no components. These are attributes of the class and no hyperparameters.
+    By default it has no memory, needs nothing from outside, plays, learns, assumes no kind of
+    space, plays in one environment and has no components. These are attributes of the class and no
+    hyperparameters.
     """
     for name, default in DEFAULTS.items():
         if not hasattr(cls, name):
@@ -142,6 +159,18 @@ def algorithm(cls):
 def outside_arguments(algorithm: Policy, outside: Outside) -> tuple[Outside, ...]:
     """The last argument of an algorithm's methods: `outside` if it needs any of it, else none."""
     return (outside,) if algorithm.needs else ()
+
+
+def init_state(
+    algorithm: Algorithm, key: Array, spec: EnvironmentSpec, outside: Outside = NOTHING
+) -> Any:
+    """The state of an algorithm before training.
+
+    Raises InvalidInput for spaces that the algorithm does not take, and for settings that do not
+    fit to the environment.
+    """
+    check_spaces(algorithm.assumes, spec, type(algorithm).__name__)
+    return algorithm.init(key, spec, *outside_arguments(algorithm, outside))
 
 
 def put_components(algorithm: Algorithm, state: Any, parts: Mapping[str, Any]) -> Any:
@@ -157,22 +186,41 @@ def put_components(algorithm: Algorithm, state: Any, parts: Mapping[str, Any]) -
     return state
 
 
+def acts(algorithm: Any) -> bool:
+    """Whether an algorithm is a Policy; otherwise it is an Evaluable."""
+    return _defines(algorithm, "act")
+
+
 def check_algorithm(algorithm: Any) -> None:
     """Check that an object is an algorithm whose hyperparameters are within their bounds.
 
     Raises InvalidInput, naming what is missing, or the hyperparameter, its value and what is
     allowed.
     """
-    undefined = (Algorithm.init, Algorithm.act, Algorithm.update)  # as the protocol leaves them
-    missing = [
-        name
-        for name in ("init", "act", "update", "rollout_length")
-        if not hasattr(algorithm, name) or getattr(type(algorithm), name, None) in undefined
-    ]
-    if missing or not all(hasattr(algorithm, name) for name in DEFAULTS):
+    name = type(algorithm).__name__
+    required = ["init", "act", "update", "rollout_length"]
+    if _defines(algorithm, "evaluate"):
+        required.remove("act")
+    if _defines(algorithm, "steps_per_update"):
+        required.remove("rollout_length")
+    missing = [method for method in required if not _defines(algorithm, method)]
+    if missing or not all(hasattr(algorithm, default) for default in DEFAULTS):
         lack = f"has no {' and no '.join(missing)}" if missing else "is no algorithm yet"
         raise InvalidInput(
-            f"{type(algorithm).__name__} {lack}; an algorithm is a class with init, act, update "
-            "and rollout_length under the decorator @etude.algorithm"
+            f"{name} {lack}; an algorithm is a class with init, act, update and rollout_length "
+            "under the decorator @etude.algorithm"
+        )
+    if not acts(algorithm) and (algorithm.plays or "dataset" not in algorithm.needs):
+        raise InvalidInput(
+            f"{name} has evaluate and no act, so it cannot play and is judged on a dataset; set "
+            'plays to False and needs to ("dataset",)'
         )
     validate(algorithm)
+
+
+def _defines(algorithm: Any, name: str) -> bool:
+    """Whether an algorithm has a `name` of its own, not the empty one of a protocol."""
+    empty = [vars(protocol).get(name) for protocol in (Policy, Algorithm, Evaluable)]
+    return hasattr(algorithm, name) and getattr(type(algorithm), name, None) not in (
+        method for method in empty if method is not None
+    )

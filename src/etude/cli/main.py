@@ -209,7 +209,8 @@ def _evaluate(arguments: list[str]) -> None:
 
     @dataclasses.dataclass
     class Evaluate:
-        """Evaluate a run's agents on the Gymnasium environment; writes RUN/evaluation.json."""
+        """Evaluate a run's agents on the Gymnasium environment, or its fitted models on a dataset;
+        writes RUN/evaluation.json."""
 
         run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
         """the run directory"""
@@ -219,6 +220,8 @@ def _evaluate(arguments: list[str]) -> None:
         """act as in training, in place of the deterministic policy"""
         seed: int | None = None
         """seed of the episodes"""
+        dataset: Path | None = None
+        """the dataset to evaluate a fitted model on; default the one that it learned from"""
         environment: str | None = None
         """the environment of the run if its name is module:Name"""
         algorithm: str | None = None
@@ -233,14 +236,21 @@ def _evaluate(arguments: list[str]) -> None:
 
     from etude.runs.display import NullDisplay, evaluation_rows
     from etude.runs.run import load
+    from etude.runs.train import check_video
     from etude.storage import files
 
     run, display = (
         load(options.run, imported(options.algorithm), options.environment),
         NullDisplay(),
     )
+    if options.video:
+        check_video(run.settings)
     evaluation = run.evaluate(
-        options.episodes, explore=options.stochastic, seed=options.seed, warn=display.warn
+        options.episodes,
+        explore=options.stochastic,
+        seed=options.seed,
+        dataset=options.dataset,
+        warn=display.warn,
     )
     files.write_json(run.directory / "evaluation.json", evaluation)
     table = Table(title=run.name, title_justify="left", show_header=False)

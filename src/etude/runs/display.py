@@ -322,7 +322,9 @@ def result_table(run: Any) -> Table:
 
 
 def evaluation_rows(evaluation: dict[str, Any]) -> list[tuple[str, str]]:
-    """The rows of a table of evaluation results."""
+    """The rows of a table of evaluation results: returns, or the metrics of a model."""
+    if "metrics" in evaluation:
+        return dataset_rows(evaluation)
     low, high = evaluation["ci95"]
     seeds = len(evaluation["per_seed"])
     mode = "deterministic" if evaluation["deterministic"] else "stochastic"
@@ -340,6 +342,19 @@ def evaluation_rows(evaluation: dict[str, Any]) -> list[tuple[str, str]]:
         if seeds > 1
         else []
     )
+
+
+def dataset_rows(evaluation: dict[str, Any]) -> list[tuple[str, str]]:
+    """The rows of a table of an evaluation on a dataset: each metric's IQM over the seeds."""
+    rows = [
+        ("evaluation", f"{evaluation['dataset'] or 'an object'}, {evaluation['steps']:,} steps")
+    ]
+    for name, metric in evaluation["metrics"].items():
+        low, high = map(_number, metric["ci95"])
+        several = len(metric["per_seed"]) > 1
+        interval = f"   95 % interval {low} to {high}" if several else ""
+        rows.append((f"{name.replace('_', ' ')}, IQM", _number(metric["iqm"]) + interval))
+    return rows
 
 
 def _number(value: float) -> str:

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from etude.algorithms import ALGORITHMS, algorithm_factory
-from etude.algorithms.protocol import outside_arguments
+from etude.algorithms.protocol import init_state
 from etude.errors import InvalidInput
 from etude.kinds import is_switch, kinds_of, tag_of
 from etude.runs.settings import InitialRecord, Settings
@@ -124,12 +124,11 @@ def as_flags(path: str, value: Any, hint: Any) -> str:
 def check_networks(settings: Settings, name: str, run: TrainedRun, taken: Any) -> None:
     """Raise InvalidInput unless the component has the arrays of this run's, naming both shapes."""
 
-    def init(key, *needed):
-        state = settings.algorithm.init(key, settings.outline().spec, *needed)
+    def init(key, outside):
+        state = init_state(settings.algorithm, key, settings.outline().spec, outside)
         return settings.algorithm.components[name].get(state)
 
-    needed = outside_arguments(settings.algorithm, settings.outside)
-    own = jax.eval_shape(init, jax.random.key(0), *needed)
+    own = jax.eval_shape(init, jax.random.key(0), settings.outside)
     theirs, ours = shapes_by_path(taken), shapes_by_path(own)
     structures: list[Any] = [jax.tree.structure(tree) for tree in (taken, own)]
     if theirs == ours and structures[0] == structures[1]:

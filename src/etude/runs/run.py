@@ -5,7 +5,6 @@ config.json  metrics.csv  summary.json  learning_curve.png  checkpoints/step_N/ 
 
 import time
 from collections.abc import Callable
-from contextlib import closing
 from datetime import datetime
 from operator import itemgetter
 from pathlib import Path
@@ -14,17 +13,18 @@ from typing import Any
 import jax
 import numpy as np
 
+from etude.data.dataset import Dataset
 from etude.environments.sources import EnvironmentLike
 from etude.errors import InvalidInput
-from etude.reporting import figures, statistics
-from etude.rollout import bind_policy, copies_for, evaluate
+from etude.reporting import figures
 from etude.runs.display import Display
+from etude.runs.evaluation import evaluate_on_dataset, evaluate_policies
 from etude.runs.interrupt import InterruptHandler
 from etude.runs.job import ProgressEvent, TrainJob, jobs_for, restore_job
+from etude.runs.outside import DatasetLike, describe, open_dataset, reopen_dataset
 from etude.runs.processes import usable_cores
 from etude.runs.settings import Settings, from_json, to_json
 from etude.storage import files, metrics_csv
-from etude.training import run_compiled
 
 
 class Run:
@@ -90,45 +90,55 @@ class Run:
         *,
         explore: bool = False,
         seed: int | None = None,
+        dataset: DatasetLike | None = None,
         warn: Callable[[str], None] = lambda text: None,
         interrupt: InterruptHandler | None = None,
     ) -> dict[str, Any]:
-        """Evaluate the policy of every seed for `episodes` whole episodes.
+        """Evaluate what each seed has learned.
 
-        They are played on the Gymnasium environment of that id, or on the environment itself where
-        it was given as an object. The policy is deterministic (its mode, the greedy action) unless
-        `explore`. Returns environment (which of the two), episodes, deterministic, mean, std, iqm,
-        ci95 [low, high] of the IQM, per_seed [seed], returns [seed][episode].
+        A policy plays `episodes` whole episodes on the Gymnasium environment of that id, or on the
+        environment itself where it was given as an object. It is deterministic (its mode, the
+        greedy action) unless `explore`. An algorithm that has nothing to act with is evaluated on
+        the dataset that it learned from, or on another `dataset` of the same spaces.
+
+        Returns:
+            Of a policy: environment (which of the two), episodes, deterministic, mean, std, iqm,
+            ci95 [low, high] of the IQM, per_seed [seed], returns [seed][episode]. Otherwise:
+            dataset, steps, metrics (by name: mean, std, iqm, ci95, per_seed).
+
+        Raises:
+            InvalidInput: for an argument that the algorithm does not use.
         """
-        episodes = episodes or self.settings.evaluation_episodes
-        if episodes < 1:
-            raise InvalidInput(f"episodes is {episodes}; it must be at least 1")
-        source = self.settings.source
-        environment = source.make(copies_for(episodes), source.evaluation_backend)
-        if interrupt is not None:
-            interrupt.watch(environment, patience=0)
+        settings = self.settings
+        first_seed = settings.seed if seed is None else seed
+        if settings.acts:
+            if dataset is not None:
+                raise InvalidInput(
+                    f"dataset is {describe(dataset)}, and {settings.name} is evaluated over whole "
+                    "episodes; leave it out"
+                )
+            episodes = settings.evaluation_episodes if episodes is None else episodes
+            states = self.states(warn)
+            return evaluate_policies(settings, states, episodes, explore, first_seed, interrupt)
+        if episodes is not None or explore:
+            raise InvalidInput(
+                f"{settings.name} has nothing to act with, so it is evaluated on a dataset, not "
+                "over episodes; leave out episodes and the stochastic policy"
+            )
+        opened, path = self._evaluation_dataset(dataset)
+        return evaluate_on_dataset(settings, self.states(warn), opened, path, first_seed)
 
-        @jax.jit
-        def evaluate_seed(state, key):
-            policy = bind_policy(self.settings.algorithm, state, environment, explore)
-            return evaluate(environment, policy, key, episodes)[0]
-
-        first_seed = self.settings.seed if seed is None else seed
-        with closing(environment):
-            returns = [
-                np.asarray(
-                    run_compiled(
-                        evaluate_seed, state, jax.random.fold_in(jax.random.key(first_seed), i)
-                    )
-                ).tolist()
-                for i, state in enumerate(self.states(warn))
-            ]
-        return {
-            "environment": source.evaluated_on,
-            "episodes": episodes,
-            "deterministic": not explore,
-            **statistics.summarize_returns(returns),
-        }
+    def _evaluation_dataset(self, dataset: DatasetLike | None) -> tuple[Dataset, str]:
+        """The dataset to evaluate on, and its path: the one that is given, else the run's own."""
+        spec, record = self.settings.outline().spec, self.settings.dataset
+        if dataset is not None:
+            opened, found = open_dataset(dataset, spec)
+            return opened, found.path
+        assert record is not None  # a run of an algorithm that needs a dataset has one
+        at_hand = self.settings.outside.dataset
+        if at_hand is not None and not isinstance(at_hand.episode_lengths, jax.ShapeDtypeStruct):
+            return at_hand, record.path
+        return reopen_dataset(record, None, spec), record.path
 
     def finish(
         self,
@@ -141,7 +151,8 @@ class Run:
 
         `start_time` is the `time.perf_counter()` at the start of the session.
         """
-        display.note(f"evaluating on {self.settings.source.evaluated_on}")
+        place = self.settings.source.evaluated_on if self.settings.acts else "the dataset"
+        display.note(f"evaluating on {place}")
         evaluation = self.evaluate(warn=display.warn, interrupt=interrupt)
         seconds, compile_seconds = (
             sum(getattr(event, name) for event in events) for name in ("seconds", "compile_seconds")
@@ -185,7 +196,7 @@ class Run:
             path,
             steps,
             curves,
-            evaluation,
+            evaluation if settings.acts else None,
             title=self.name,
             subtitle=f"{settings.seeds} seed{plural}, trained {origin}",
             loss="" if settings.plays else plotted.replace("_", " "),

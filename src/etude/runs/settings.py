@@ -13,7 +13,7 @@ import jax
 
 import etude
 from etude.algorithms import ALGORITHMS, algorithm_class, qualified_name
-from etude.algorithms.protocol import NOTHING, Outside, check_algorithm
+from etude.algorithms.protocol import NOTHING, Outside, acts, check_algorithm
 from etude.data.dataset import dataset_shapes
 from etude.environments.backends.zero_envs import ZeroEnvs
 from etude.environments.protocol import Environment
@@ -85,6 +85,11 @@ class Settings(RecordedOptions):
     @property
     def plays(self) -> bool:
         return self.algorithm.plays
+
+    @property
+    def acts(self) -> bool:
+        """Whether the algorithm has a policy; otherwise it is evaluated on its dataset."""
+        return acts(self.algorithm)
 
     @property
     def unit(self) -> str:

@@ -11,7 +11,8 @@ from typing import Any
 import jax
 
 from etude.algorithms import ALGORITHMS, algorithm_factory, registered_name
-from etude.algorithms.protocol import Outside, check_algorithm, outside_arguments
+from etude.algorithms.assumptions import check_spaces
+from etude.algorithms.protocol import Outside, check_algorithm, init_state
 from etude.environments.sources import EnvironmentLike, environment_source
 from etude.errors import InvalidInput
 from etude.presets import preset
@@ -72,12 +73,21 @@ def train(
     run_options = make_options(options)
     settings = resolve_settings(algorithm, environment, run_options, name)
     if run_options.video:
-        settings.source.check_pictures("rgb_array")
+        check_video(settings)
     run = create_run(settings, run_options.out)
     display = display_for(run, progress)
     if note:
         display.warn(note)
     return run_training(run, display, run_options.video)
+
+
+def check_video(settings: Settings) -> None:
+    """Raise InvalidInput where there will be nothing to see in a video."""
+    if not settings.acts:
+        raise InvalidInput(
+            f"video is True, and {settings.name} has nothing to act with; leave it out"
+        )
+    settings.source.check_pictures("rgb_array")
 
 
 def defaults_for(
@@ -155,10 +165,10 @@ def resolve_settings(
     if options.initial:
         settings = start_from(settings, load_all(options.initial, environment))
         settings.validate_fields()
-    # raises InvalidInput where the algorithm does not take the spaces
-    needed = outside_arguments(settings.algorithm, settings.outside)
-    init = partial(settings.algorithm.init, jax.random.key(0), spec)
-    jax.eval_shape(init, *needed)
+    check_spaces(settings.algorithm.assumes, spec, name)
+    # raises InvalidInput where settings of the algorithm do not fit to the environment
+    init = partial(init_state, settings.algorithm, spec=spec)
+    jax.eval_shape(init, jax.random.key(0), outside=settings.outside)
     row_every = max(1, settings.iterations // ROWS)
     checkpoint_every = settings.iterations / CHECKPOINTS
     if options.checkpoint_interval is not None:
@@ -220,7 +230,7 @@ def resume(
     """
     run = load(path, algorithm, environment)
     if video:
-        run.settings.source.check_pictures("rgb_array")
+        check_video(run.settings)
     recorded = files.read_json(run.directory / "config.json")
     if steps is not None:
         run = Run(run.directory, larger_budget(run, steps))

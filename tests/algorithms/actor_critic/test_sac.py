@@ -25,14 +25,7 @@ from etude.data.replay import uniform as replay
 from etude.data.transition import zeros_like_spec
 from etude.environments import probes
 from etude.errors import InvalidInput
-from etude.spaces import (
-    Box,
-    Discrete,
-    EnvironmentSpec,
-    MultiBinary,
-    MultiDiscrete,
-    space_from_gymnasium,
-)
+from etude.spaces import Box, Discrete, EnvironmentSpec, space_from_gymnasium
 from etude.struct import replace, struct, validate
 
 KEY = jax.random.key(0)
@@ -607,15 +600,6 @@ def test_a_box_with_bounds_here_and_there_is_acted_in_element_by_element():
     assert (abs(action[:, 0]) < 1).all() and (action[:, 0] > 0).mean() > 0.99
     for part in np.asarray(action[:, 1:], float).T:
         assert scipy.stats.kstest(part, scipy.stats.norm(3, 1).cdf).pvalue > 1e-4
-
-
-@pytest.mark.parametrize("space", [MultiDiscrete((2, 3), (0, 0), (2,)), MultiBinary((2,))], ids=str)
-def test_other_actions_are_refused(space):
-    with pytest.raises(
-        InvalidInput,
-        match=r"sac takes a Box or discrete actions, and this environment's are Multi.*; ppo takes",
-    ):
-        SMALL.init(KEY, EnvironmentSpec(OBSERVATION, space, 2))
 
 
 def test_what_does_not_fit_is_refused():

@@ -14,7 +14,7 @@ from etude.errors import InvalidInput
 from etude.models.true_models import STATE_FROM_OBSERVATION, true_model
 from etude.planning.plans import return_of_plans, shift_plan
 from etude.rollout import bind_policy, evaluate
-from etude.spaces import Box, EnvironmentSpec, to_environment_action
+from etude.spaces import Box, to_environment_action
 from etude.struct import validate
 
 KEY = jax.random.key(0)
@@ -147,10 +147,5 @@ def test_what_it_cannot_plan_on_is_refused():
         InvalidInput, match="model is 'MountainCarContinuous-v0', whose spaces are not those"
     ):
         MPC(model="MountainCarContinuous-v0").init(KEY, PENDULUM.spec)
-    cartpole = PORTS["CartPole-v1"]()
-    with pytest.raises(InvalidInput, match="mpc takes continuous actions"):
-        MPC(model="CartPole-v1").init(
-            KEY, EnvironmentSpec(cartpole.observation_space, cartpole.action_space, 1)
-        )
     with pytest.raises(InvalidInput, match="elites is 20; of 10 samples"):
         validate(MPC(model="Pendulum-v1", samples=10, elites=20))

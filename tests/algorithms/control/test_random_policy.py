@@ -113,9 +113,6 @@ def test_the_key_alone_decides(kind):
 
 
 def test_what_it_cannot_draw_is_refused():
-    seen = space_from_gymnasium(Box(-1, 1, (3,)))
-    with pytest.raises(InvalidInput, match="random draws .* one array, and this environment's are"):
-        Random().init(KEY, EnvironmentSpec(seen, Composite((Discrete(2), Discrete(3)))))
     with pytest.raises(InvalidInput, match="action_mask has shape"):
         mask = np.ones((N, 2), np.int8)
         observation = {ACTION_MASK: mask, "observation": OBSERVATION}

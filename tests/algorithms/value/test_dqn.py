@@ -30,7 +30,7 @@ from etude.data.replay import uniform as replay
 from etude.data.transition import zeros_like_spec
 from etude.errors import InvalidInput
 from etude.nn.networks import make_network
-from etude.spaces import Box, Discrete, EnvironmentSpec, MultiBinary
+from etude.spaces import Box, Discrete, EnvironmentSpec
 from etude.struct import replace, validate
 
 KEY = jax.random.key(0)
@@ -283,15 +283,6 @@ def test_the_target_starts_as_a_copy_and_the_buffer_empty():
     assert state.replay.inserted == state.steps == state.gradient_steps_taken == 0
     assert state.replay.storage.observation.shape == (6, 2, 3)
     assert jax.tree.map(jnp.shape, state.q) == jax.tree.map(jnp.shape, q_network())
-
-
-@pytest.mark.parametrize("space", [Box((1,), low=0.0), Box((2,)), MultiBinary((2,))], ids=str)
-def test_actions_that_have_no_best_to_look_for_are_refused(space):
-    with pytest.raises(
-        InvalidInput,
-        match=r"dqn looks for the best of .*, and this environment's are .*; ppo takes",
-    ):
-        SMALL.init(KEY, EnvironmentSpec(Box((3,)), space, 2))
 
 
 def test_sizes_that_do_not_fit_are_refused():

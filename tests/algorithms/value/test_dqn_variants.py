@@ -12,6 +12,7 @@ from filling import filled
 from oracles import choices, experience
 
 from etude.algorithms import registered_name
+from etude.algorithms.assumptions import check_spaces
 from etude.algorithms.value.boltzmann import Boltzmann
 from etude.algorithms.value.distributional_heads import CategoricalHead, QuantileHead
 from etude.algorithms.value.dqn import DQN, OnlineQ
@@ -337,10 +338,10 @@ def test_settings_that_make_no_sense_are_refused(settings, message):
 @pytest.mark.parametrize(
     "settings, message",
     [
-        ({"dueling": True}, "dueling is for discrete actions"),
-        ({"exploration": Boltzmann()}, "Boltzmann exploration is for discrete actions"),
+        ({"dueling": True}, "dqn with dueling takes Discrete actions"),
+        ({"exploration": Boltzmann()}, "dqn with Boltzmann exploration takes Discrete"),
     ],
 )
 def test_what_needs_discrete_actions_is_refused_in_a_box(settings, message):
     with pytest.raises(InvalidInput, match=message):
-        jax.eval_shape(partial(replace(SMALL, **settings).init, spec=ARM), KEY)
+        check_spaces(replace(SMALL, **settings).assumes, ARM, "dqn")

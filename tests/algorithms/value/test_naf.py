@@ -23,7 +23,7 @@ from oracles import (
 from etude.algorithms.value.naf import NAF, lower_triangle
 from etude.data.replay import uniform as replay
 from etude.errors import InvalidInput
-from etude.spaces import Box, Discrete, EnvironmentSpec
+from etude.spaces import Box, EnvironmentSpec
 from etude.struct import replace, validate
 
 KEY = jax.random.key(0)
@@ -296,19 +296,6 @@ def test_the_target_starts_as_a_copy_and_q_has_all_its_outputs():
         5,
     )
     assert state.replay.inserted == state.steps == state.gradient_steps_taken == 0
-
-
-@pytest.mark.parametrize(
-    "space, why",
-    [
-        (Discrete(3), "takes continuous actions, and this environment's are Discrete"),
-        (Box((2,)), r"acts within bounds, .* without: action\[0\] in \[-inf, inf\], action\[1\]"),
-    ],
-    ids=["discrete", "unbounded"],
-)
-def test_other_actions_are_refused(space, why):
-    with pytest.raises(InvalidInput, match=f"naf {why}"):
-        SMALL.init(KEY, replace(SPEC, action=space))
 
 
 def test_sizes_that_do_not_fit_are_refused():

@@ -16,7 +16,7 @@ from etude.algorithms.value.pqn import PQN, PQNState, TargetBatch
 from etude.data.transition import Transition, random_permutation
 from etude.errors import InvalidInput
 from etude.nn.networks import make_network
-from etude.spaces import Box, Discrete, EnvironmentSpec, MultiDiscrete
+from etude.spaces import Box, Discrete, EnvironmentSpec
 from etude.struct import replace, validate
 
 KEY = jax.random.key(0)
@@ -329,19 +329,6 @@ def test_the_network_is_normed_when_it_should_be():
         state = jax.eval_shape(lambda pqn=pqn: pqn.init(KEY, SPEC))
         assert (state.q.head.norms[0] is not None) is layer_norm
         assert jax.tree.map(jnp.shape, state.q) == jax.tree.map(jnp.shape, fresh(pqn).q)
-
-
-@pytest.mark.parametrize(
-    "space",
-    [Box((1,), low=-1.0, high=1.0), MultiDiscrete((2, 3), (0, 0), (2,))],
-    ids=["box", "multi"],
-)
-def test_other_actions_are_refused(space):
-    with pytest.raises(
-        InvalidInput,
-        match=r"pqn chooses among discrete actions, and this environment's are .*; ppo takes",
-    ):
-        SMALL.init(KEY, EnvironmentSpec(Box((3,)), space, ENVS))
 
 
 def test_values_out_of_bounds_are_refused():

@@ -16,7 +16,7 @@ from etude.environments.backends.jax_envs import JaxEnvs
 from etude.environments.tabular import Tabular
 from etude.environments.wrappers.time_limit import TimeLimit
 from etude.errors import InvalidInput
-from etude.spaces import Box, Discrete, EnvironmentSpec, MultiDiscrete
+from etude.spaces import Discrete, EnvironmentSpec
 from etude.struct import replace, validate
 from etude.tabular import evaluation
 from etude.tabular.dynamic_programming import q_iteration
@@ -446,33 +446,6 @@ def test_the_table_starts_as_asked():
         .init(KEY, EnvironmentSpec(Discrete(STATES), Discrete(ACTIONS), 2))
         .pending.valid.any()
     )
-
-
-@pytest.mark.parametrize(
-    "observation, action, message",
-    [
-        (
-            Discrete(3),
-            Box((1,)),
-            r"sarsa chooses among discrete actions, and this environment's are Box\(.*; ppo",
-        ),
-        (
-            Discrete(3),
-            MultiDiscrete((2,), (0,), (1,)),
-            r"sarsa chooses among discrete actions, and this environment's are MultiDis",
-        ),
-        (
-            Box((2,)),
-            Discrete(3),
-            r"sarsa keeps a value for each of so many states, .* observations are Box\(.*; dqn "
-            r"and ppo",
-        ),
-        (MultiDiscrete((2,), (0,), (1,)), Discrete(3), "observations are MultiDiscrete"),
-    ],
-)
-def test_spaces_that_are_no_table_are_refused(observation, action, message):
-    with pytest.raises(InvalidInput, match=message):
-        SARSA().init(KEY, EnvironmentSpec(observation, action, 1))
 
 
 @pytest.mark.parametrize(

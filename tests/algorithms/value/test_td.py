@@ -12,7 +12,7 @@ from etude.environments.tabular import Tabular
 from etude.environments.wrappers.time_limit import TimeLimit
 from etude.errors import InvalidInput
 from etude.estimators.returns import gae
-from etude.spaces import Box, Discrete, EnvironmentSpec, MultiDiscrete
+from etude.spaces import Discrete, EnvironmentSpec
 from etude.struct import replace, validate
 from etude.tabular.mdp import make_mdp
 from etude.tabular.problems import random_walk
@@ -188,28 +188,6 @@ def test_the_table_starts_as_asked():
     state = TD(initial_value=0.5).init(KEY, EnvironmentSpec(Discrete(STATES), Discrete(2), 3))
     np.testing.assert_array_equal(state.value, np.full(STATES, 0.5))
     np.testing.assert_array_equal(state.traces, np.zeros((3, STATES)))
-
-
-@pytest.mark.parametrize(
-    "observation, action, message",
-    [
-        (
-            Discrete(3),
-            Box((1,)),
-            r"td chooses among discrete actions, and this environment's are Box\(.*; ppo takes "
-            r"every kind",
-        ),
-        (
-            Box((2,)),
-            Discrete(3),
-            r"td keeps a value for each of so many states, .* are Box\(.*; dqn and ppo",
-        ),
-        (MultiDiscrete((2,), (0,), (1,)), Discrete(3), "observations are MultiDiscrete"),
-    ],
-)
-def test_spaces_that_are_no_table_are_refused(observation, action, message):
-    with pytest.raises(InvalidInput, match=message):
-        TD().init(KEY, EnvironmentSpec(observation, action, 1))
 
 
 @pytest.mark.parametrize(

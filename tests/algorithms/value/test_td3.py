@@ -25,7 +25,7 @@ from etude.algorithms.value.td3 import DDPG, TD3, TD3State
 from etude.data.replay import uniform as replay
 from etude.data.transition import Transition
 from etude.errors import InvalidInput
-from etude.spaces import Box, Discrete, EnvironmentSpec, MultiBinary
+from etude.spaces import Box, EnvironmentSpec
 from etude.struct import replace, validate
 
 KEY = jax.random.key(0)
@@ -421,27 +421,6 @@ def test_actions_of_every_shape_are_real_numbers(space):
     assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(
         lambda x: (x.shape, x.dtype), state
     )
-
-
-@pytest.mark.parametrize("space", [Discrete(3), MultiBinary((2,))], ids=str)
-def test_other_actions_are_refused(space):
-    with pytest.raises(
-        InvalidInput,
-        match=r"td3 \(and ddpg, a setting of it\) takes continuous actions, .* are .*; dqn takes",
-    ):
-        SMALL.init(KEY, replace(SPEC, action=space))
-
-
-def test_elements_without_bounds_are_refused_by_name():
-    space = Box((2, 2), low=(-1.0, -np.inf, 0.0, -2.0), high=(1.0, np.inf, np.inf, 2.0))
-    with pytest.raises(
-        InvalidInput,
-        match=r"have elements without: action\[0, 1\] in \[-inf, inf\], "
-        r"action\[1, 0\] in \[0.0, inf\]. .* or take ppo",
-    ):
-        SMALL.init(KEY, replace(SPEC, action=space))
-    with pytest.raises(InvalidInput, match=r"action\[\] in \[-inf, inf\]"):
-        SMALL.init(KEY, replace(SPEC, action=Box(())))
 
 
 def test_sizes_that_do_not_fit_are_refused():

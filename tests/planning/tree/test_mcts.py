@@ -18,8 +18,7 @@ from etude.planning.tree.games import (
     perfect_player,
     play_match,
 )
-from etude.planning.tree.mcts import UCT, num_discrete_actions, sample_legal, search
-from etude.spaces import Box, Discrete
+from etude.planning.tree.mcts import UCT, sample_legal, search
 from etude.struct import replace, struct
 
 KEY = jax.random.key(0)
@@ -317,6 +316,3 @@ def test_bad_input():
     ):
         with pytest.raises(InvalidInput, match=message):
             search(replace(ONE, **wrong), Table(), np.int32(0), KEY)
-    assert num_discrete_actions(Discrete(5)) == 5
-    with pytest.raises(InvalidInput, match="this environment's are Box"):
-        num_discrete_actions(Box((2,)))

@@ -102,6 +102,7 @@ class ActorCritic:
     """Environment steps of each environment copy per update; 1: online actor-critic."""
 
     default_num_envs: ClassVar[int] = 8
+    assumes = property(on_policy.observation_assumptions)
 
     components: ClassVar[dict[str, Component]] = {"policy": on_policy.POLICY}
 

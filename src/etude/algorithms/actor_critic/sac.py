@@ -7,13 +7,13 @@ policy gradient from actions sampled from the current policy, not from those in 
 
 import functools
 import math
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from etude import spaces
+from etude.algorithms.assumptions import Assumptions
 from etude.algorithms.common.off_policy import check_batch_size, update_from_replay
 from etude.algorithms.protocol import algorithm
 from etude.data.replay import uniform
@@ -111,6 +111,8 @@ class SAC:
     gradient_steps: int = static(1, at_least=1)
     """Gradient steps per update; more of them reuse each transition more often."""
 
+    assumes: ClassVar[Assumptions] = Assumptions(("Discrete", "Box"))
+
     def validate_fields(self) -> None:
         check_batch_size(self)
         is_concrete = not isinstance(self.initial_temperature, jax.core.Tracer)
@@ -125,10 +127,7 @@ class SAC:
         return optax.adam(self.learning_rate * linear_decay(steps, self.learning_rate_decay))
 
     def init(self, key: Array, spec: EnvironmentSpec) -> SACState:
-        """Return random networks, optimizer states and an empty replay buffer.
-
-        Raises InvalidInput for actions that are neither Discrete nor a Box.
-        """
+        """Return random networks, optimizer states and an empty replay buffer."""
         actions = actions_for(spec.action, self.min_log_std)
         spec = replace(spec, action=actions.space)
         key_policy, key_critics, key_noise = jax.random.split(key, 3)
@@ -452,20 +451,12 @@ class BoxActions:
         return sac.target_entropy_per_element * math.prod(self.space.shape)
 
 
-def actions_for(space: spaces.Space, min_log_std: float) -> DiscreteActions | BoxActions:
-    """Return the part of SAC that depends on the action space.
-
-    Raises InvalidInput for a space that is neither Discrete nor a Box.
-    """
-    match space:
-        case Discrete():
-            return DiscreteActions(space)
-        case Box():  # the policy outputs float32, also for a Box of float64 or integers
-            return BoxActions(replace(space, dtype="float32"), min_log_std)
-    raise InvalidInput(
-        f"sac takes a Box or discrete actions, and this environment's are {space}; ppo takes "
-        "every kind of action"
-    )
+def actions_for(space: Any, min_log_std: float) -> DiscreteActions | BoxActions:
+    """Return the part of SAC that depends on the action space."""
+    if isinstance(space, Discrete):
+        return DiscreteActions(space)
+    # the policy outputs float32, also for a Box of float64 or integers
+    return BoxActions(replace(space, dtype="float32"), min_log_std)
 
 
 # Degris et al. (2012) use the actions of a behavior policy, weighted by importance ratios; this

@@ -21,6 +21,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from etude.algorithms.assumptions import Assumptions
 from etude.algorithms.protocol import Component
 from etude.data.transition import Transition, flatten_time, minibatches
 from etude.errors import InvalidInput
@@ -174,6 +175,11 @@ def act(
 def has_memory(algorithm: Any) -> bool:
     """Whether the policy remembers: a recurrent state, the noise, or the steps of the episode."""
     return algorithm.discount_from == "start" or algorithm.state_noise or is_recurrent(algorithm)
+
+
+def observation_assumptions(algorithm: Any) -> Assumptions:
+    """Of a policy with a learned value: the observation tells all, unless the policy remembers."""
+    return Assumptions(full_observation=not is_recurrent(algorithm))
 
 
 def is_recurrent(algorithm: Any) -> bool:

@@ -6,10 +6,11 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
+from etude.algorithms.assumptions import Assumptions
 from etude.algorithms.protocol import algorithm
 from etude.data.transition import Transition
 from etude.models.true_models import ObservedModel, model_for
-from etude.planning.tree.mcts import UCT, num_discrete_actions, search
+from etude.planning.tree.mcts import UCT, search
 from etude.spaces import EnvironmentSpec
 from etude.struct import static, struct, traced
 from etude.types import Array
@@ -42,14 +43,14 @@ class MCTS:
     rollout_length: int = static(1, at_least=1)
     """Environment steps of each copy between updates, which do nothing."""
     learns: ClassVar[bool] = False
+    assumes: ClassVar[Assumptions] = Assumptions(("Discrete",), known_model=True)
 
     def init(self, key: Array, spec: EnvironmentSpec) -> MCTSState:
         """The model to plan on.
 
-        Raises InvalidInput for actions that are not Discrete, or if the model is that of another
-        environment.
+        Raises InvalidInput if the model is that of another environment.
         """
-        visits = jnp.zeros(num_discrete_actions(spec.action), jnp.int32)
+        visits = jnp.zeros(spec.action.n, jnp.int32)
         return MCTSState(visits, model_for(self.model or spec.id, spec))
 
     def act(

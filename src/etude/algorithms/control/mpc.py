@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Literal
 import jax
 import jax.numpy as jnp
 
-from etude import spaces
+from etude.algorithms.assumptions import Assumptions
 from etude.algorithms.protocol import algorithm
 from etude.data.transition import Transition
 from etude.models.true_models import ObservedModel, model_for
@@ -65,6 +65,7 @@ class MPC:
     rollout_length: int = static(1, at_least=1)
     """Environment steps of each copy between updates, which do nothing."""
     learns: ClassVar[bool] = False
+    assumes: ClassVar[Assumptions] = Assumptions(("bounded Box",), known_model=True)
 
     def validate_fields(self) -> None:
         if self.planner in ("cem", "icem"):
@@ -73,16 +74,14 @@ class MPC:
     def init(self, key: Array, spec: EnvironmentSpec) -> MPCState:
         """The model to plan on.
 
-        Raises InvalidInput for actions that are not a bounded Box, or if the model is that of
-        another environment.
+        Raises InvalidInput if the model is that of another environment.
         """
-        spaces.normalized_action_space(spec.action, "mpc")  # raises
         return MPCState(model_for(self.model or spec.id, spec))
 
     def initial_memory(self, state: MPCState, spec: EnvironmentSpec, key: Array) -> PlannerMemory:
         """The start of the first search, zeros [env, ...]: the middle of the action box."""
         n = spec.num_envs
-        plan_shape = (self.horizon, *spaces.normalized_action_space(spec.action, "mpc").shape)
+        plan_shape = (self.horizon, *spec.action.shape)
         num_plans = num_reused(self.elites) if self.planner == "icem" else 0
         return PlannerMemory(jnp.zeros((n, *plan_shape)), jnp.zeros((n, num_plans, *plan_shape)))
 

@@ -6,12 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from etude.algorithms.assumptions import Assumptions
 from etude.algorithms.protocol import algorithm
 from etude.data.transition import Transition
-from etude.errors import InvalidInput
 from etude.nn import distributions
 from etude.nn.policies import action_mask
-from etude.spaces import Box, Composite, EnvironmentSpec, Space
+from etude.spaces import Box, EnvironmentSpec, Space
 from etude.struct import static, struct
 from etude.types import Array
 
@@ -31,18 +31,10 @@ class Random:
     rollout_length: int = static(1, at_least=1)
     """Environment steps of each copy between updates, which do nothing."""
     learns: ClassVar[bool] = False
+    assumes: ClassVar[Assumptions] = Assumptions(full_observation=False)
 
     def init(self, key: Array, spec: EnvironmentSpec) -> RandomState:
-        """The spaces to draw from; the key is not used.
-
-        Raises InvalidInput for actions that are a Dict or a Tuple.
-        """
-        if isinstance(spec.action, Composite):
-            raise InvalidInput(
-                "random draws an action that is one array, and this environment's are "
-                f"{spec.action}; wrap it in one whose actions are a Box, Discrete, MultiDiscrete "
-                "or MultiBinary"
-            )
+        """The spaces to draw from; the key is not used."""
         return RandomState(spec.observation, spec.action)
 
     def act(

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from etude.algorithms.assumptions import Assumptions
 from etude.algorithms.common import on_policy
 from etude.algorithms.common.on_policy import LearnerState, RolloutBatch
 from etude.algorithms.protocol import Component, algorithm
@@ -121,6 +122,7 @@ class Reinforce:
     state_noise: ClassVar[bool] = False  # noise held over steps makes actions dependent
     normalize_observation: ClassVar[None] = None  # scales would differ between buffered rollouts
 
+    assumes: ClassVar[Assumptions] = Assumptions(episodes=True, full_observation=False)
     components: ClassVar[dict[str, Component]] = {"policy": on_policy.POLICY}
 
     def validate_fields(self) -> None:

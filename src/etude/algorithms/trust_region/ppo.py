@@ -124,6 +124,7 @@ class PPO:
     updates."""
 
     default_num_envs: ClassVar[int] = 8
+    assumes = property(on_policy.observation_assumptions)
     discount_from: ClassVar[str] = "now"
     components: ClassVar[dict[str, Component]] = {
         "policy": on_policy.POLICY._replace(

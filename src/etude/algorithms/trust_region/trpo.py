@@ -90,6 +90,7 @@ class TRPO:
     """Passes of the value function over each rollout per update."""
 
     default_num_envs: ClassVar[int] = 2
+    assumes = property(on_policy.observation_assumptions)
     shared: ClassVar[bool] = False  # policy and value are optimized separately
     discount_from: ClassVar[str] = "now"
 

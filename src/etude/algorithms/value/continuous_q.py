@@ -6,9 +6,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from etude.algorithms.assumptions import Assumptions
 from etude.algorithms.value.boltzmann import Boltzmann
 from etude.algorithms.value.heads import Head
-from etude.errors import InvalidInput
 from etude.nn.networks import MLP, Activation, Encoder, make_encoder, make_mlp
 from etude.planning.sampling.maximize import Maximizer
 from etude.spaces import Box, Space
@@ -79,10 +79,9 @@ def make_continuous_q(
     return ContinuousQ(encoder, mlp, head, action.shape, maximizer, samples, iterations)
 
 
-def check_for_box(dueling: bool, exploration: Any, action: Box) -> None:
-    """Raise InvalidInput for settings that are for discrete actions only."""
+def action_assumptions(dueling: bool, exploration: Any) -> Assumptions:
+    """What DQN assumes: with dueling, or Boltzmann exploration, that there are actions to count."""
     if dueling or isinstance(exploration, Boltzmann):
         setting = "dueling" if dueling else "Boltzmann exploration"
-        raise InvalidInput(
-            f"{setting} is for discrete actions, and this environment's are {action}; leave it out"
-        )
+        return Assumptions(("Discrete",), because_of=setting)
+    return Assumptions(("Discrete", "bounded Box"))

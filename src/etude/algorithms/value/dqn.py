@@ -14,10 +14,11 @@ import jax.numpy as jnp
 import optax
 
 from etude import spaces
+from etude.algorithms.assumptions import Assumptions
 from etude.algorithms.common.off_policy import check_batch_size, update_if_ready
 from etude.algorithms.protocol import NOTHING, Outside, algorithm
+from etude.algorithms.value import continuous_q
 from etude.algorithms.value.boltzmann import Boltzmann
-from etude.algorithms.value.continuous_q import check_for_box, make_continuous_q
 from etude.algorithms.value.distributional_heads import CategoricalHead, QuantileHead
 from etude.algorithms.value.epsilon_greedy import EpsilonGreedy
 from etude.algorithms.value.heads import ScalarHead
@@ -130,6 +131,10 @@ class DQN:
             )
 
     @property
+    def assumes(self) -> Assumptions:
+        return continuous_q.action_assumptions(self.dueling, self.exploration)
+
+    @property
     def needs(self) -> tuple[str, ...]:
         return () if self.plays else ("dataset",)
 
@@ -147,8 +152,7 @@ class DQN:
     def init(self, key: Array, spec: EnvironmentSpec, outside: Outside = NOTHING) -> DQNState:
         """Return random networks, optimizer state and an empty replay buffer.
 
-        Where it does not play, the dataset is the buffer, and the state has none. Raises
-        InvalidInput for actions that are neither Discrete nor a bounded Box.
+        Where it does not play, the dataset is the buffer, and the state has none.
         """
         q, zero = self.make_q(key, spec), jnp.int32(0)
         if not self.plays:
@@ -162,10 +166,7 @@ class DQN:
         return DQNState(q, q, self.optimizer(zero).init(q), buffer, priorities, zero, zero)
 
     def make_q(self, key: Array, spec: EnvironmentSpec) -> QFunction:
-        """The Q network for the actions of `spec`.
-
-        Raises InvalidInput for actions that are neither Discrete nor a bounded Box.
-        """
+        """The Q network for the actions of `spec`."""
         network: dict[str, Any] = {
             "hidden": self.hidden,
             "activation": self.activation,
@@ -176,9 +177,8 @@ class DQN:
                 q: QFunction = make_discrete_q(
                     key, spec.observation, num_actions, **network, dueling=self.dueling
                 )
-            case spaces.Box() if spec.action.is_bounded.all():
-                check_for_box(self.dueling, self.exploration, spec.action)
-                q = make_continuous_q(
+            case spaces.Box():
+                q = continuous_q.make_continuous_q(
                     key,
                     spec.observation,
                     spec.action,
@@ -186,11 +186,6 @@ class DQN:
                     maximizer=self.maximizer,
                     samples=self.samples,
                     iterations=self.iterations,
-                )
-            case _:
-                raise InvalidInput(
-                    "dqn looks for the best of discrete actions or of a bounded Box, and this "
-                    f"environment's are {spec.action}; ppo takes every kind of action"
                 )
         return add_noise_layers(q, self.noisy.sigma) if self.noisy else q
 

@@ -1,7 +1,7 @@
 """Normalized advantage functions, NAF: Q-learning for continuous actions (Gu et al., 2016)."""
 
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +9,7 @@ import numpy as np
 import optax
 
 from etude import spaces
+from etude.algorithms.assumptions import Assumptions
 from etude.algorithms.common.exploration import add_gaussian_noise
 from etude.algorithms.common.off_policy import check_batch_size, update_from_replay
 from etude.algorithms.protocol import algorithm
@@ -112,6 +113,8 @@ class NAF:
     gradient_steps: int = static(5, at_least=1)
     """Gradient steps per update; more of them reuse each transition more often."""
 
+    assumes: ClassVar[Assumptions] = Assumptions(("bounded Box",))
+
     def validate_fields(self) -> None:
         check_batch_size(self)
 
@@ -122,11 +125,8 @@ class NAF:
         )
 
     def init(self, key: Array, spec: EnvironmentSpec) -> NAFState:
-        """Return random networks, optimizer state and an empty replay buffer.
-
-        Raises InvalidInput for actions that are not a bounded Box.
-        """
-        spec = replace(spec, action=spaces.normalized_action_space(spec.action, "naf"))
+        """Return random networks, optimizer state and an empty replay buffer."""
+        spec = spaces.with_normalized_actions(spec)
         n = math.prod(spec.action.shape)
         num_outputs = 1 + n + n * (n + 1) // 2
         network = make_network(key, spec.observation, self.hidden, num_outputs, self.activation)

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from etude import spaces
+from etude.algorithms.assumptions import Assumptions
 from etude.algorithms.common.exploration import epsilon_greedy
 from etude.algorithms.protocol import algorithm
 from etude.data.transition import Transition, flatten_time, minibatches
@@ -80,6 +80,7 @@ class PQN:
     """Passes over each rollout per update."""
 
     default_num_envs: ClassVar[int] = 32
+    assumes: ClassVar[Assumptions] = Assumptions(("Discrete",))
 
     def optimizer(self, steps: Array) -> optax.GradientTransformation:
         """Return RAdam on the clipped gradient, with its step size after `steps` steps."""
@@ -91,13 +92,8 @@ class PQN:
     def init(self, key: Array, spec: EnvironmentSpec) -> PQNState:
         """Return a random network and its optimizer state.
 
-        Raises InvalidInput for actions that are not Discrete, or a batch larger than a rollout.
+        Raises InvalidInput for a batch larger than a rollout.
         """
-        if not isinstance(spec.action, spaces.Discrete):
-            raise InvalidInput(
-                f"pqn chooses among discrete actions, and this environment's are {spec.action}; "
-                "ppo takes every kind of action"
-            )
         num_samples = self.rollout_length * spec.num_envs
         if self.batch_size > num_samples:
             raise InvalidInput(

@@ -2,12 +2,12 @@
 
 import functools
 import math
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
 
-from etude import spaces
+from etude.algorithms.assumptions import Assumptions
 from etude.algorithms.common.exploration import epsilon_greedy
 from etude.algorithms.protocol import algorithm
 from etude.data.transition import Transition, zeros_like_spec
@@ -62,10 +62,11 @@ class QLearning:
     """Environment steps of each environment copy per update; during a rollout the table that
     chooses actions is fixed."""
 
+    assumes: ClassVar[Assumptions] = Assumptions(("Discrete",), discrete_observations=True)
+
     def init(self, key: Array, spec: EnvironmentSpec) -> QLearningState:
         """Return a table full of `initial_value`; the key is not used."""
-        num_states, num_actions = spaces.table_shape(spec, self.td_target_kind)
-        q = jnp.full((num_states, num_actions), self.initial_value, jnp.float32)
+        q = jnp.full((spec.observation.n, spec.action.n), self.initial_value, jnp.float32)
         valid = jnp.zeros(spec.num_envs, bool)
         transition = jax.tree.map(
             lambda x: jnp.zeros((spec.num_envs, *x.shape), x.dtype), zeros_like_spec(spec)

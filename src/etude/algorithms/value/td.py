@@ -2,12 +2,12 @@
 
 import math
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 
-from etude import spaces
+from etude.algorithms.assumptions import Assumptions
 from etude.algorithms.protocol import algorithm
 from etude.data.transition import Transition
 from etude.estimators import losses
@@ -42,11 +42,13 @@ class TD:
     rollout_length: int = static(1, at_least=1)
     """Environment steps of each environment copy per update."""
 
+    assumes: ClassVar[Assumptions] = Assumptions(("Discrete",), discrete_observations=True)
+
     def init(self, key: Array, spec: EnvironmentSpec) -> TDState:
         """Return a table full of `initial_value` and traces of zero; the key is not used."""
-        num_states, num_actions = spaces.table_shape(spec, "td")
-        value = jnp.full(num_states, self.initial_value, jnp.float32)
-        return TDState(value, jnp.zeros((spec.num_envs, num_states)), jnp.int32(0), num_actions)
+        value = jnp.full(spec.observation.n, self.initial_value, jnp.float32)
+        traces = jnp.zeros((spec.num_envs, *value.shape))
+        return TDState(value, traces, jnp.int32(0), spec.action.n)
 
     def act(
         self, state: TDState, observation: Array, memory: Any, key: Array, explore: bool

@@ -1,13 +1,14 @@
 """Twin delayed DDPG, TD3 (Fujimoto et al., 2018), and its variant DDPG (Lillicrap et al., 2016)."""
 
 import functools
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from etude import spaces
+from etude.algorithms.assumptions import Assumptions
 from etude.algorithms.common.exploration import add_gaussian_noise
 from etude.algorithms.common.off_policy import check_batch_size, update_from_replay
 from etude.algorithms.protocol import algorithm
@@ -87,6 +88,8 @@ class TD3:
     gradient_steps: int = static(1, at_least=1)
     """Gradient steps of the critics per update; more of them reuse each transition more often."""
 
+    assumes: ClassVar[Assumptions] = Assumptions(("bounded Box",))
+
     def validate_fields(self) -> None:
         check_batch_size(self)
 
@@ -95,14 +98,8 @@ class TD3:
         return optax.adam(self.learning_rate)
 
     def init(self, key: Array, spec: EnvironmentSpec) -> TD3State:
-        """Return random networks, optimizer states and an empty replay buffer.
-
-        Raises InvalidInput for actions that are not a bounded Box.
-        """
-        spec = replace(
-            spec,
-            action=spaces.normalized_action_space(spec.action, "td3 (and ddpg, a setting of it)"),
-        )
+        """Return random networks, optimizer states and an empty replay buffer."""
+        spec = spaces.with_normalized_actions(spec)
         key_policy, key_critics = jax.random.split(key)
         num_outputs = spec.action.is_bounded.size
         policy = DeterministicPolicy(

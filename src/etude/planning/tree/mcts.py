@@ -28,7 +28,6 @@ import jax.numpy as jnp
 
 from etude.errors import InvalidInput
 from etude.planning.protocol import Model, ModelStep
-from etude.spaces import Discrete, Space
 from etude.struct import replace, static, struct, traced, validate
 from etude.types import Array
 
@@ -129,19 +128,6 @@ def search(uct: UCT, model: Model, state: Any, key: Array) -> SearchResult:
     )
     visits = jnp.where(tree.children[ROOT] > NO_CHILD, tree.visits[tree.children[ROOT]], 0)
     return SearchResult(visits.argmax(), visits, q_values(uct, tree, ROOT), tree)
-
-
-def num_discrete_actions(space: Space) -> int:
-    """Return the number of actions of a Discrete space.
-
-    Raises InvalidInput, naming the space, for actions that are not Discrete.
-    """
-    if not isinstance(space, Discrete):
-        raise InvalidInput(
-            f"tree search needs Discrete actions, and this environment's are {space}; "
-            "mpc plans for actions in a bounded Box"
-        )
-    return space.n
 
 
 def simulate(uct: UCT, model: Model, tree: Tree, node: Array, uniforms: Array, key: Array) -> Tree:
