@@ -1,31 +1,19 @@
 """True models for planning: an environment's dynamics and its state from an observation."""
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from etude.data.transition import zeros_like_spec
 from etude.environments.classic import PORTS
+from etude.environments.protocol import JaxEnvironment
 from etude.errors import InvalidInput
-from etude.planning.protocol import ModelStep
-from etude.spaces import EnvironmentSpec, to_environment_action
-from etude.struct import static, struct
+from etude.planning.protocol import LiftedModel, Model, ModelStep, identity
+from etude.spaces import Discrete, EnvironmentSpec, to_environment_action
+from etude.struct import replace, static, struct
 from etude.types import Array
-
-
-class ObservedModel(Protocol):
-    """A model (`etude.planning.protocol.Model`) whose state an observation determines."""
-
-    def state_from_observation(self, observation: Any) -> Any: ...
-
-    def step(self, state: Any, action: Array, key: Array) -> ModelStep: ...
-
-
-def identity(observation: Any) -> Any:
-    """Return the observation as the state."""
-    return observation
 
 
 def pendulum_state(observation: Array) -> Array:
@@ -47,51 +35,56 @@ STATE_FROM_OBSERVATION: dict[str, Callable[[Array], Array]] = {
     "MountainCar-v0": identity,
     "MountainCarContinuous-v0": identity,
 }
-USER_MODELS: dict[str, ObservedModel] = {}  # environment id -> model of `register_model`
+USER_MODELS: dict[str, LiftedModel] = {}  # environment id -> model of `register_model`
 
 
 @struct
-class TrueModel:
-    """The JAX port of an environment as a model, without its time limit."""
+class Port:
+    """The JAX port of an environment, without its time limit, as functions of one state."""
 
-    port: Any
-    state_from_observation: Callable[[Any], Any] = static()
+    environment: Any = static()
 
     def step(self, state: Any, action: Array, key: Array) -> ModelStep:
         """Step from `state`; actions are in [-1, 1] for a bounded Box, from 0 for Discrete."""
-        state, outcome = self.port.step(
-            state, to_environment_action(self.port.action_space, action), key
+        state, outcome = self.environment.step(
+            state, to_environment_action(self.environment.action_space, action), key
         )
-        return ModelStep(state, outcome.reward, outcome.terminated)
+        return ModelStep(state, outcome.reward, 1.0 - outcome.terminated)
 
 
 @struct
-class UserModel:
-    """A model made of a user's functions."""
+class EveryAction:
+    """The mask of legal actions where all are."""
 
-    step: Callable[[Any, Array, Array], ModelStep] = static()
-    state_from_observation: Callable[[Any], Any] = static()
+    num_actions: int = static()
+
+    def __call__(self, state: Any) -> Array:
+        return jnp.ones(self.num_actions, bool)
 
 
 def register_model(
     environment: str,
     step: Callable[[Any, Array, Array], ModelStep],
     state_from_observation: Callable[[Any], Any] = identity,
+    legal: Callable[[Any], Array] | None = None,
 ) -> None:
     """Register your own model of an environment for `etude train mpc ID` and `etude train mcts ID`.
 
-    step                      (state, action, key) -> etude.planning.protocol.ModelStep, in JAX.
-                              Actions are in [-1, 1] for a bounded Box and from 0 for Discrete;
-                              randomness comes from the key
-    state_from_observation    (observation) -> state; by default the observation itself
+    Args:
+        environment: id of the environment.
+        step: (state, action, key) -> etude.planning.protocol.ModelStep, of one state, in JAX.
+            Actions are in [-1, 1] for a bounded Box and from 0 for Discrete; randomness comes from
+            the key.
+        state_from_observation: (observation) -> state; by default the observation itself.
+        legal: (state) -> mask of the legal actions, bool [action]; by default all are.
 
     It takes precedence over etude's own model. A module that registers an environment may register
     its model too.
     """
-    USER_MODELS[environment] = UserModel(step, state_from_observation)
+    USER_MODELS[environment] = LiftedModel(step, state_from_observation, legal_one=legal)
 
 
-def true_model(environment: str) -> ObservedModel:
+def true_model(environment: str) -> LiftedModel:
     """Return the model of an environment: the user's if registered, else that of the JAX port.
 
     Raises InvalidInput where there is none.
@@ -103,35 +96,50 @@ def true_model(environment: str) -> ObservedModel:
             f"the true model of {environment!r} is not at hand; it is of "
             f"{', '.join(STATE_FROM_OBSERVATION)}. Give your own with etude.register_model"
         )
-    return TrueModel(PORTS[environment]().environment, STATE_FROM_OBSERVATION[environment])
+    port, begin = Port(port_of(environment)), STATE_FROM_OBSERVATION[environment]
+    observe = identity if begin is identity else port.environment.observe  # of its class
+    action = port.environment.action_space
+    legal = EveryAction(action.n) if isinstance(action, Discrete) else None
+    return LiftedModel(port.step, begin, observe, legal)
 
 
-def model_for(environment: str, spec: EnvironmentSpec) -> ObservedModel:
+def port_of(environment: str) -> JaxEnvironment:
+    """The JAX port of an environment without its time limit."""
+    return PORTS[environment]().environment
+
+
+def model_for(environment: str, spec: EnvironmentSpec) -> Model:
     """Return the true model of `environment`, checked against the spaces in `spec`.
 
     Raises InvalidInput where the model's spaces differ from the environment's, and where a step
     changes the shapes or types of the state.
     """
     model = true_model(environment)
-    if isinstance(model, TrueModel):
-        if (spec.observation, spec.action) != (
-            model.port.observation_space,
-            model.port.action_space,
-        ):
+    if environment not in USER_MODELS:
+        port = port_of(environment)
+        if (spec.observation, spec.action) != (port.observation_space, port.action_space):
             raise InvalidInput(
                 f"model is {environment!r}, whose spaces are not those of the environment to act "
                 "in; plan on the one to act in"
             )
         return model
-    shapes_and_dtypes = lambda tree: jax.tree.map(lambda x: (x.shape, x.dtype), tree)
     example = zeros_like_spec(spec)
-    state = jax.eval_shape(model.state_from_observation, example.observation)
-    outcome = jax.eval_shape(model.step, state, example.action, jax.random.key(0))
-    if not isinstance(outcome, ModelStep) or shapes_and_dtypes(outcome.state) != shapes_and_dtypes(
-        state
+    state = jax.eval_shape(model.begin_one, example.observation)
+    step = jax.eval_shape(model.step_one, state, example.action, jax.random.key(0))
+    wanted = (shapes_of(state), (), ())
+    if not isinstance(step, ModelStep) or wanted != (
+        shapes_of(step.state),
+        *(jnp.shape(x) for x in (step.reward, step.continues)),
     ):
         raise InvalidInput(
-            f"the model registered for {environment!r} steps from a state of {state} to "
-            f"{outcome}; make it a ModelStep whose state is of the same kind"
+            f"the model registered for {environment!r} steps from a state of {state} to {step}; "
+            "make it a ModelStep whose state is of the same kind, with one reward and one continues"
         )
+    if isinstance(spec.action, Discrete) and model.legal_one is None:
+        return replace(model, legal_one=EveryAction(spec.action.n))
     return model
+
+
+def shapes_of(tree: Any) -> Any:
+    """The shape and the dtype of each array of a tree."""
+    return jax.tree.map(lambda x: (x.shape, x.dtype), tree)

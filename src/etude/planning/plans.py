@@ -11,8 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from etude.planning.protocol import Model
-from etude.planning.sampling.random_shooting import Score
+from etude.planning.protocol import Model, Score
 from etude.types import Array
 
 PlannerFn = Callable[[Any, Array, Array], Array]  # state, initial plan and key -> plan
@@ -29,55 +28,62 @@ def return_of_plans(
 ) -> Score:
     """Return a function that takes plans [samples, horizon, *action] to expected returns [samples].
 
-        E [ Σₜ γᵗ rₜ + γᵀ final_value(s_T) ],   nothing after termination
+        E [ Σₜ γᵗ reachₜ rₜ + γᵀ reach_T final_value(s_T) ],   reachₜ = Π continuesᵢ over i < t
 
-    Every plan starts from `state`. The expectation is the mean over `particles` runs of the model;
-    one is enough for a deterministic model. All plans share the same random keys (common random
-    numbers), so that the comparison depends on the plans alone.
+    Every plan starts from `state`, whose leaves are [1, 1, ...], or [particles, 1, ...] where they
+    differ. The expectation is the mean over the particles; one is enough for a deterministic model.
+    All plans of a particle meet the same chances, so that the comparison depends on the plans
+    alone. `final_value` takes states [particle, plan, ...] to values [particle, plan].
     """
 
-    def discounted_return(plan, key):
-        rewards, last_state, alive = execute_plan(model, state, plan, key)
-        value = (discount ** jnp.arange(len(plan)) * rewards).sum()
-        return (
-            value
-            if final_value is None
-            else value + jnp.where(alive, discount ** len(plan) * final_value(last_state), 0)
-        )
-
     def score(plans):
-        returns = jax.vmap(discounted_return, (None, 0))  # of one plan, [particles]
-        return jax.vmap(returns, (0, None))(plans, jax.random.split(key, particles)).mean(1)
+        start = jax.tree.map(
+            lambda x: jnp.broadcast_to(x, (particles, len(plans), *x.shape[2:])), state
+        )
+        actions = jnp.moveaxis(plans, 1, 0)[:, None]  # [horizon, 1, plan, *action]
+        actions = jnp.broadcast_to(actions, (len(actions), particles, *actions.shape[2:]))
+        rewards, last_state, reach = execute_plans(model, start, actions, key)
+        discounts = discount ** jnp.arange(len(rewards))
+        value = jnp.tensordot(discounts.astype(rewards.dtype), rewards, 1)  # [particle, plan]
+        if final_value is not None:
+            end = discount ** len(rewards) * final_value(last_state)
+            value += jnp.where(reach > 0, reach * end, 0)
+        return value.mean(0)
 
     return score
 
 
-def execute_plan(model: Model, state: Any, plan: Array, key: Array) -> tuple[Array, Any, Array]:
-    """Execute `plan` from `state`: rewards [horizon], the last state and whether it is alive.
+def execute_plans(model: Model, state: Any, actions: Array, key: Array) -> tuple[Array, Any, Array]:
+    """Execute actions [time, particle, plan, *action] from `state` [particle, plan, ...].
 
-    Rewards are zero after termination.
+    Returns the rewards [time, particle, plan], each times the probability that the episode has gone
+    on until then, the last state, and that probability in the end.
     """
 
     def step(carry, action_and_key):
-        state, alive = carry
+        state, reach = carry
         outcome = model.step(state, *action_and_key)
-        return (outcome.state, alive & ~outcome.terminated), jnp.where(alive, outcome.reward, 0)
+        # 0 times a reward that is not finite is not 0
+        reward = jnp.where(reach > 0, reach * outcome.reward, 0)
+        return (outcome.state, reach * outcome.continues), reward
 
-    (last_state, alive), rewards = jax.lax.scan(
-        step, (state, jnp.bool_(True)), (plan, jax.random.split(key, len(plan)))
+    reach = jnp.ones(actions.shape[1:3])
+    (last_state, reach), rewards = jax.lax.scan(
+        step, (state, reach), (actions, jax.random.split(key, len(actions)))
     )
-    return rewards, last_state, alive
+    return rewards, last_state, reach
 
 
 def open_loop_control(
     model: Model, planner: PlannerFn, state: Any, initial_plan: Array, key: Array
 ) -> Array:
-    """Plan once and execute the whole plan: rewards [horizon].
+    """Plan once and execute the whole plan from `state` [1, 1, ...]: rewards [horizon].
 
     `initial_plan` [horizon, *action] is where the search starts.
     """
     key_plan, key_execute = jax.random.split(key)
-    return execute_plan(model, state, planner(state, initial_plan, key_plan), key_execute)[0]
+    plan = planner(state, initial_plan, key_plan)
+    return execute_plans(model, state, plan[:, None, None], key_execute)[0][:, 0, 0]
 
 
 def receding_horizon_control(
@@ -85,22 +91,20 @@ def receding_horizon_control(
 ) -> Array:
     """Plan again at every step and execute the first action: rewards [steps].
 
-    The first search starts from `initial_plan` [horizon, *action], each later one from the shifted
-    last plan. Rewards are zero after termination.
+    The first search starts from `state` [1, 1, ...] and `initial_plan` [horizon, *action], each
+    later one from the shifted last plan. Rewards are weighted as in `execute_plans`.
     """
 
     def step(carry, key):
-        state, initial_plan, alive = carry
+        state, initial_plan, reach = carry
         key_plan, key_step = jax.random.split(key)
         plan = planner(state, initial_plan, key_plan)
-        outcome = model.step(state, plan[0], key_step)
-        return (outcome.state, shift_plan(plan), alive & ~outcome.terminated), jnp.where(
-            alive, outcome.reward, 0
-        )
+        rewards, state, reach_after = execute_plans(model, state, plan[:1, None, None], key_step)
+        reward = jnp.where(reach > 0, reach * rewards[0], 0)
+        return (state, shift_plan(plan), reach * reach_after), reward
 
-    return jax.lax.scan(step, (state, initial_plan, jnp.bool_(True)), jax.random.split(key, steps))[
-        1
-    ]
+    carry = state, initial_plan, jnp.ones((1, 1))
+    return jax.lax.scan(step, carry, jax.random.split(key, steps))[1][:, 0, 0]
 
 
 def shift_plan(plan: Array) -> Array:

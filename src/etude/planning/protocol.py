@@ -1,35 +1,95 @@
-"""Protocols of planning: the model, known or learned, and the optimal control problem.
+"""Protocols of planning: models, problems, and the two kinds of planner.
 
-    step(state, action, key) -> ModelStep               Model: for sampling and tree search
-    dynamics(x, u), cost(x, u, t), final_cost(x)        Problem: differentiable, for trajectory
-                                                        optimization
+    Model              known or learned dynamics: for sampling planners and tree search
+    Problem            differentiable dynamics and costs: for trajectory optimizers
+    Planner            maximizes a score over sampled plans
+    TrajectoryOptimizer    minimizes the cost of a problem by its derivatives
 
-The functions take one state; planners `vmap` them. `model_step_of` turns a problem into a model.
+`LiftedModel` makes a model of functions of one state, `problem_of` a problem of a model, and
+`model_step_of` the step of a model of a problem.
 """
 
 import math
 from collections.abc import Callable
 from typing import Any, Protocol
 
+import jax
 import jax.numpy as jnp
 
+from etude.errors import InvalidInput
 from etude.struct import static, struct
 from etude.types import Array
+
+# plans [sample, horizon, *action] -> values [sample]
+Score = Callable[[Array], Array]
 
 
 @struct
 class ModelStep:
-    """One step of a model: the next state, the reward and whether the episode terminates."""
+    """One step of a model: the next state, the reward, and how likely the episode goes on.
+
+    In a `Model` leaves are [particle, plan, ...], in a function of one state [...].
+    """
 
     state: Any  # the next state
-    reward: Array  # float32, []
-    terminated: Array  # bool, []: rewards after this step are zero
+    reward: Array  # float32
+    continues: Array  # float32: probability that the episode goes on; 1 or 0 where it is known
 
 
 class Model(Protocol):
-    """A transition model; a stochastic one draws from `key`, a deterministic one ignores it."""
+    """A transition model, known or learned, of many states at once: leaves [particle, plan, ...].
 
-    def step(self, state: Any, action: Any, key: Array) -> ModelStep: ...
+    A particle is one course of chance, which all its plans share, so that they are compared under
+    the same conditions; a learned model may draw a member of its ensemble for each. A node of a
+    search tree is a state [1, 1, ...], the states of imagined rollouts are [branch, 1, ...].
+    """
+
+    def begin(self, observation: Any, memory: Any, key: Array) -> Any:
+        """The state after an observation and the policy's memory, both [particle, plan, ...]."""
+        ...
+
+    def step(self, state: Any, action: Array, key: Array) -> ModelStep:
+        """Step by actions [particle, plan, *action], in the policy's units."""
+        ...
+
+    def observe(self, state: Any) -> Any:
+        """What a policy or a value function reads of a state: an observation, or features."""
+        ...
+
+    def legal(self, state: Any) -> Array:
+        """The mask of legal actions, bool [particle, plan, action]; of Discrete actions alone."""
+        ...
+
+
+def identity(x: Any) -> Any:
+    """Return the argument."""
+    return x
+
+
+@struct
+class LiftedModel:
+    """A `Model` made of functions of one state, which it maps over particles and plans."""
+
+    # state, action, key -> ModelStep
+    step_one: Callable[[Any, Array, Array], ModelStep] = static()
+    begin_one: Callable[[Any], Any] = static(identity)  # observation -> state
+    observe_one: Callable[[Any], Any] = static(identity)  # state -> observation
+    legal_one: Callable[[Any], Array] | None = static(None)  # state -> bool [action]
+
+    def begin(self, observation: Any, memory: Any, key: Array) -> Any:
+        return jax.vmap(jax.vmap(self.begin_one))(observation)
+
+    def step(self, state: Any, action: Array, key: Array) -> ModelStep:
+        keys = jax.random.split(key, len(action))
+        return jax.vmap(jax.vmap(self.step_one, (0, 0, None)))(state, action, keys)
+
+    def observe(self, state: Any) -> Any:
+        return jax.vmap(jax.vmap(self.observe_one))(state)
+
+    def legal(self, state: Any) -> Array:
+        if self.legal_one is None:
+            raise InvalidInput("the model does not say which actions are legal; give it legal_one")
+        return jax.vmap(jax.vmap(self.legal_one))(state)
 
 
 class Problem(Protocol):
@@ -61,9 +121,7 @@ class ControlProblem:
 
 
 def model_step_of(problem: Problem, state: Array, control: Array) -> ModelStep:
-    """Step the problem as a model with reward = −cost, the cost taken at time 0."""
+    """Step the problem as a model of one state; the reward is −cost, taken at time 0."""
     return ModelStep(
-        problem.dynamics(state, control),
-        -problem.cost(state, control, jnp.int32(0)),
-        jnp.bool_(False),
+        problem.dynamics(state, control), -problem.cost(state, control, jnp.int32(0)), jnp.ones(())
     )

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from etude.errors import InvalidInput
-from etude.planning.protocol import ModelStep
+from etude.planning.protocol import LiftedModel, ModelStep
 from etude.planning.tree.mcts import sample_legal
 from etude.struct import static, struct
 from etude.types import Array
@@ -64,7 +64,13 @@ class Game:
         """Place a stone and return the board from the opponent's view; `key` is unused."""
         board = jnp.where(self.placement(state, action), jnp.int8(1), state)
         won = has_line(board == 1, self.line_length)
-        return ModelStep(-board, won.astype(jnp.float32), won | (board != 0).all())
+        is_over = won | (board != 0).all()
+        return ModelStep(-board, won.astype(jnp.float32), 1.0 - is_over)
+
+    @property
+    def model(self) -> LiftedModel:
+        """The game as a model for tree search."""
+        return LiftedModel(self.step, legal_one=self.legal)
 
     def placement(self, state: Array, action: Array) -> Array:
         """Return the cell that the action's stone takes, as a mask bool [row, column]."""
@@ -220,7 +226,7 @@ def play_match(
         action = player(board, key)
         step, legal = game.step(board, action, key), game.legal(board)[action]
         next_state = _MatchState(
-            step.state, step.terminated | ~legal, sign * jnp.where(legal, step.reward, -1)
+            step.state, (step.continues == 0) | ~legal, sign * jnp.where(legal, step.reward, -1)
         )
         skip |= state.is_over
         return jax.tree.map(
