@@ -41,7 +41,10 @@ _MODULE_OF = {
     "Uniform": "data.replay.uniform",
     "Prioritized": "data.replay.prioritized",
     "NoisyLayers": "nn.noisy",
-    **dict.fromkeys(("RandomShooting", "CEM", "CMAES"), "planning.sampling.maximize"),
+    **dict.fromkeys(("RandomShooting", "CEM", "ICEM", "MPPI", "CMAES"), "planning.planners"),
+    **dict.fromkeys(
+        ("ILQR", "DDP", "MultipleShooting", "GradientShooting", "Collocation"), "planning.planners"
+    ),
     **dict.fromkeys(("GRU", "LSTM"), "nn.recurrent"),
     "Normalization": "estimators.running_statistics",
     "Transition": "data.transition",

@@ -12,7 +12,7 @@ from etude.cli.console import enable_cache, fail
 
 def _plan(arguments: list[str]) -> None:
     """`etude plan`"""
-    from etude.studies.plan import PlannerName, plan
+    from etude.studies.plan import default_settings, plan_with
 
     @dataclasses.dataclass
     class Plan:
@@ -21,14 +21,6 @@ def _plan(arguments: list[str]) -> None:
         problem: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="PROBLEM")]
         """double-integrator, pendulum, cart-pole, acrobot, quadrotor or car; tic-tac-toe or
         connect-four for tree search"""
-        planner: PlannerName | None = None
-        """the planner; default ilqr, and mcts for games"""
-        iterations: int | None = None
-        """iterations of the planner, or simulations of mcts; default depends on the planner"""
-        samples: int = 500
-        """plans sampled in each iteration of a sampling planner"""
-        elites: int = 50
-        """of these, the number to which cem and icem refit"""
         seed: int = 0
         """seed of the start and of the planner"""
         video: bool = True
@@ -36,9 +28,12 @@ def _plan(arguments: list[str]) -> None:
         out: str | None = None
         """the output directory; default runs/plan-PROBLEM-PLANNER"""
 
-    options = flags.parse(Plan, "etude plan", arguments)
+    problem = next((word for word in arguments if not word.startswith("-")), "")
+    options, settings = flags.parse_settings(
+        Plan(""), default_settings(problem), "etude plan", arguments, Plan.__doc__ or ""
+    )
     enable_cache()
-    directory, results = plan(**vars(options))
+    directory, results = plan_with(settings, **vars(options))
     if "cost" in results:
         print(
             f"cost    {results['cost']:.4g}; "

@@ -82,37 +82,54 @@ def required_fields(cls: Any) -> list[str]:
 def parse_train(
     run: Any, algorithm: Any, name: str, prog: str, arguments: list[str], description: str
 ) -> tuple[Any, Any]:
-    """Parse the options of a run and an algorithm, whose defaults are `run` and `algorithm`.
-
-    The help shows the aliases of the fields. A nested struct has a group of its own in it.
-    """
+    """Parse the options of a run and an algorithm, whose defaults are `run` and `algorithm`."""
     algorithm = choose_kinds(algorithm, arguments)
+    prepared = prepare_train(arguments, type(run), algorithm, name)
+    return parse_structs(run, algorithm, "algorithm", prog, prepared, description)
+
+
+def parse_settings(
+    command: Any, settings: Any, prog: str, arguments: list[str], description: str
+) -> tuple[Any, Any]:
+    """Parse the options of a command and of a struct of settings, which are the defaults.
+
+    A nested struct of the settings is chosen by its flag, as those of an algorithm are.
+    """
+    settings = choose_kinds(settings, arguments)
+    if HELP & set(arguments):
+        arguments = ["--help"]
+    elif not is_passthrough(arguments):
+        hints = type_hints_of(type(command)) | nested.known_flag_types(settings)
+        arguments = prepare(arguments, hints, f"`{prog} --help` lists the flags", settings)
+        if missing := missing_arguments(type(command), arguments):
+            fail(f"{prog} needs {' and '.join(missing)}; `{prog} --help` says more")
+    return parse_structs(command, settings, "settings", prog, arguments, description)
+
+
+def parse_structs(
+    run: Any, algorithm: Any, group: str, prog: str, prepared: list[str], description: str
+) -> tuple[Any, Any]:
+    """Parse prepared arguments to the options of a command and a struct with nested ones.
+
+    The help shows the aliases of the fields. A nested struct has a group of its own in it; the one
+    around them has the name `group`.
+    """
     rows = aliases_for(type(algorithm))
-    structs = {"": algorithm, **nested.structs_of(algorithm)}
+    structs = nested.structs_of(algorithm)
+    groups = {path: path.replace(".", "__") or group for path in structs}
     help_run = with_alias_help(type(run), rows)
     fields: list[tuple[str, Any]] = [("run", Annotated[help_run, OmitArgPrefixes])]
     defaults = {"run": convert(run, help_run)}
     for path, struct in structs.items():
-        group = group_name(path)
         help_struct = with_alias_help(type(struct), rows, path)
         prefix: Any = tyro.conf.arg(name=path) if path else OmitArgPrefixes
-        fields.append((group, Annotated[help_struct, prefix]))
-        defaults[group] = convert(struct, help_struct)
+        fields.append((groups[path], Annotated[help_struct, prefix]))
+        defaults[groups[path]] = convert(struct, help_struct)
     command: Any = dataclasses.make_dataclass("Command", fields)
     command.__doc__ = description
-    parsed = tyro.cli(
-        command,
-        prog=prog,
-        args=prepare_train(arguments, type(run), algorithm, name),
-        default=command(**defaults),
-    )
-    values = {path: getattr(parsed, group_name(path)) for path in structs}
+    parsed = tyro.cli(command, prog=prog, args=prepared, default=command(**defaults))
+    values = {path: getattr(parsed, groups[path]) for path in structs}
     return convert(parsed.run, type(run)), nested.rebuild(algorithm, values)
-
-
-def group_name(path: str) -> str:
-    """The name of the group of flags of the nested struct at `path`."""
-    return path.replace(".", "__") or "algorithm"
 
 
 def choose_kinds(algorithm: Any, arguments: list[str]) -> Any:

@@ -15,11 +15,13 @@ from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from etude.errors import InvalidInput
 from etude.struct import static, struct
 from etude.types import Array
 
+Values = Array | np.ndarray
 # plans [sample, horizon, *action] -> values [sample]
 Score = Callable[[Array], Array]
 
@@ -92,6 +94,66 @@ class LiftedModel:
         return jax.vmap(jax.vmap(self.legal_one))(state)
 
 
+@struct
+class SearchHistory:
+    """How a search went: the best plan so far after each of its iterations."""
+
+    plans: Array  # [iteration, horizon, *action]
+    values: Array  # [iteration]
+
+
+@struct
+class WarmStart:
+    """What a search starts from: a plan to search around, and plans to evaluate again."""
+
+    mean: Array  # [horizon, *action]
+    kept_plans: Array  # [kept, horizon, *action]; kept is 0 for a planner that keeps none
+
+
+@struct
+class PlanResult:
+    """What a planner found."""
+
+    plan: Array  # [horizon, *action]: the plan to follow, the best one or the mean
+    value: Array  # []: that of the best plan evaluated
+    spread: Array  # [horizon, *action]: standard deviation of the plans sampled last
+    start: WarmStart  # of a search that goes on; `shift` makes it that of the next step
+    history: SearchHistory
+
+
+class Planner(Protocol):
+    """Maximizes a score over plans in the box [-1, 1]; for one plan, `vmap` over many."""
+
+    def check_samples(self, samples: int) -> None:
+        """Raise InvalidInput for too few samples in an iteration."""
+        ...
+
+    def init(self, mean: Array) -> WarmStart:
+        """The start of a search around a plan, [horizon, *action]."""
+        ...
+
+    def plan(
+        self,
+        score: Score,
+        start: WarmStart,
+        key: Array,
+        *,
+        samples: int,
+        iterations: int,
+        candidates: Array | None = None,
+    ) -> PlanResult:
+        """Search with `samples` new plans in each iteration.
+
+        `candidates` [candidate, horizon, *action], such as the plans of a policy, are evaluated
+        beside them in every iteration.
+        """
+        ...
+
+    def shift(self, start: WarmStart) -> WarmStart:
+        """The start of the search one step later."""
+        ...
+
+
 class Problem(Protocol):
     """The problem min over u of Σₜ cost(xₜ, uₜ, t) + final_cost(x_T), xₜ₊₁ = dynamics(xₜ, uₜ).
 
@@ -99,14 +161,31 @@ class Problem(Protocol):
     ±inf leaves it unbounded.
     """
 
-    low: Any
-    high: Any
+    @property
+    def low(self) -> Any: ...
+
+    @property
+    def high(self) -> Any: ...
 
     def dynamics(self, state: Array, control: Array) -> Array: ...
 
     def cost(self, state: Array, control: Array, time: Array) -> Array: ...
 
     def final_cost(self, state: Array) -> Array: ...
+
+
+class ContinuousTimeProblem(Problem, Protocol):
+    """A problem that is the discrete form of one in continuous time, for collocation."""
+
+    time_step: Any  # s
+
+    def derivative(self, state: Array, control: Array) -> Array:
+        """dx/dt"""
+        ...
+
+    def running_cost(self, state: Array, control: Array) -> Array:
+        """The cost per second."""
+        ...
 
 
 @struct
@@ -125,3 +204,29 @@ def model_step_of(problem: Problem, state: Array, control: Array) -> ModelStep:
     return ModelStep(
         problem.dynamics(state, control), -problem.cost(state, control, jnp.int32(0)), jnp.ones(())
     )
+
+
+@struct
+class Solution:
+    """What a trajectory optimizer found."""
+
+    states: Values  # [T + 1, n]
+    controls: Values  # [T, m]
+    cost: Values  # []
+    iterations: Values  # int32, []: those that it took
+    costs: Values  # [iteration + 1]: from the first guess on; constant after the last iteration
+    controls_history: Values  # [iteration + 1, T, m]: those of `costs`
+
+
+class TrajectoryOptimizer(Protocol):
+    """Minimizes the cost of a problem by its derivatives, from a first guess of the controls."""
+
+    def solve(
+        self, problem: Problem, state: Array, controls: Array, *, iterations: int
+    ) -> Solution:
+        """The best controls found from `state` [n] and a first guess [T, m]."""
+        ...
+
+    def shift(self, controls: Array) -> Array:
+        """The first guess one step later, [T, m]."""
+        ...

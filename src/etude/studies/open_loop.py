@@ -20,7 +20,7 @@ import numpy as np
 from etude.errors import InvalidInput
 from etude.planning.plans import receding_horizon_control
 from etude.planning.problems import CartPoleSwingUp
-from etude.planning.protocol import ModelStep, model_step_of
+from etude.planning.protocol import LiftedModel, ModelStep, model_step_of
 from etude.planning.trajectory.ilqr import ILQRResult, ilqr
 from etude.planning.trajectory.multiple_shooting import multiple_shooting
 from etude.reporting import figures
@@ -50,7 +50,7 @@ class DisturbedProblem:
         return ModelStep(
             next_step.state.at[3].add(self.noise_std * jax.random.normal(key)),
             next_step.reward,
-            next_step.terminated,
+            next_step.continues,
         )
 
 
@@ -114,10 +114,15 @@ def compare_controllers(
         return -jax.lax.scan(step, start, plan_steps)[1].sum()
 
     def search(state, guess, key):
-        return ilqr(problem, state, guess, iterations=ITERATIONS).controls
+        return ilqr(problem, state[0, 0], guess, iterations=ITERATIONS).controls
 
     rewards = receding_horizon_control(
-        disturbed, search, start, plan.controls[:HORIZON], key_search, STEPS
+        LiftedModel(disturbed.step),
+        search,
+        start[None, None],
+        plan.controls[:HORIZON],
+        key_search,
+        STEPS,
     )
     return {
         "open loop": track_cost(0.0),

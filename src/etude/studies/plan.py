@@ -4,17 +4,18 @@ Results are plan.json, and of a control problem plan.png (states, controls, cost
 motion.mp4, of a game tree.png (the search tree).
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, NamedTuple, get_type_hints
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from etude.errors import InvalidInput
+from etude.kinds import kinds_of, tag_of
+from etude.planning.planners import AnyPlanner, SamplingPlanner
 from etude.planning.problems import (
     AcrobotSwingUp,
     Car,
@@ -23,31 +24,21 @@ from etude.planning.problems import (
     PendulumSwingUp,
     Quadrotor,
 )
-from etude.planning.sampling.cem import cem, check_elites
-from etude.planning.sampling.icem import icem
-from etude.planning.sampling.mppi import mppi
-from etude.planning.sampling.random_shooting import random_shooting
-from etude.planning.trajectory.collocation import ContinuousProblem, collocate
-from etude.planning.trajectory.gradient_shooting import gradient_shooting
-from etude.planning.trajectory.ilqr import ilqr, simulate_controls
-from etude.planning.trajectory.multiple_shooting import multiple_shooting
+from etude.planning.protocol import Planner, TrajectoryOptimizer
+from etude.planning.trajectory.ilqr import simulate_controls
+from etude.planning.trajectory.optimizers import (
+    DDP,
+    ILQR,
+    Collocation,
+    GradientShooting,
+    MultipleShooting,
+)
 from etude.planning.tree import games, mcts
 from etude.reporting import plan_figures
 from etude.storage import files
+from etude.struct import nested, static, struct, validate
 from etude.types import Array
 
-PlannerName = Literal[
-    "ilqr",
-    "ddp",
-    "multiple_shooting",
-    "gradient_shooting",
-    "collocation",
-    "random_shooting",
-    "cem",
-    "icem",
-    "mppi",
-    "mcts",
-]
 PROBLEMS: dict[str, Any] = {
     "double-integrator": DoubleIntegrator(),
     "pendulum": PendulumSwingUp(),
@@ -57,117 +48,169 @@ PROBLEMS: dict[str, Any] = {
     "car": Car(),
 }
 GAMES = {"tic-tac-toe": games.TIC_TAC_TOE, "connect-four": games.CONNECT_FOUR}
-# default numbers of iterations; 100 for the others
-ITERATIONS = {
-    "collocation": 1_000,
-    "gradient_shooting": 500,
-    "ilqr": 200,
-    "ddp": 200,
-    "multiple_shooting": 200,
+
+
+@struct
+class TreeSearch:
+    """Monte Carlo tree search of a game; its iterations are simulations."""
+
+    tag = "mcts"
+
+
+# default iterations; 100 for the others
+ITERATIONS: dict[type, int] = {
+    ILQR: 200,
+    DDP: 200,
+    MultipleShooting: 200,
+    GradientShooting: 500,
+    Collocation: 1_000,
+    TreeSearch: 1_000,
 }
 
 
+@struct
+class PlanSettings:
+    """How to plan."""
+
+    planner: AnyPlanner | TreeSearch = nested(ILQR())
+    """Planner of the controls; mcts searches games."""
+    iterations: int = static(0, at_least=0)
+    """Iterations of the planner, simulations of mcts; 0: the planner's default."""
+    samples: int = static(500, at_least=1)
+    """Plans sampled in each iteration, of icem in the first; no effect with derivatives."""
+
+    def validate_fields(self) -> None:
+        if isinstance(self.planner, SamplingPlanner):
+            self.planner.check_samples(self.samples)
+
+    @property
+    def num_iterations(self) -> int:
+        return self.iterations or ITERATIONS.get(type(self.planner), 100)
+
+
 class PlannedPath(NamedTuple):
-    """A planned trajectory, and its cost over the iterations of the planner."""
+    """A planned trajectory, and those of the planner's iterations."""
 
     states: Any  # [T + 1, n]
     controls: Any  # [T, m]
     costs: Any  # [iteration + 1], from the first guess on; collocation has the last one alone
+    history: Any  # [iteration + 1, T, m]: the controls of these costs
+
+
+def default_settings(problem: str) -> PlanSettings:
+    """The settings with the default planner for a problem: iLQR, and tree search for a game."""
+    return PlanSettings(TreeSearch()) if problem in GAMES else PlanSettings()
 
 
 def plan(
     problem: str,
-    planner: PlannerName | None = None,
+    planner: AnyPlanner | TreeSearch | str | None = None,
     *,
-    iterations: int | None = None,
+    iterations: int = 0,
     samples: int = 500,
-    elites: int = 50,
     seed: int = 0,
     video: bool = True,
     out: str | Path | None = None,
 ) -> tuple[Path, dict[str, Any]]:
     """Plan on a problem from a random start and draw the result.
 
-    Returns the directory and the content of plan.json.
+    Args:
+        problem: one of PROBLEMS, or of GAMES for tree search.
+        planner: a planner, such as `etude.ICEM(elites=50)`, or the name of one with its defaults;
+            by default iLQR, and "mcts" for games.
+        iterations: of the planner, or simulations of the tree search; 0: the planner's default.
+        samples: plans in each iteration of a sampling planner.
+        seed: of the start and of the planner.
+        video: film the motion too.
+        out: the directory; by default runs/plan-PROBLEM-PLANNER.
 
-    problem      one of PROBLEMS, or of GAMES for mcts
-    planner      ilqr when None, and mcts for games
-    iterations   of the planner, or simulations of mcts; the planner's default when None
-    samples      plans in each iteration of a sampling planner
-    elites       of these, the number to which cem and icem refit
+    Returns:
+        The directory and the content of plan.json.
 
-    Raises InvalidInput for unknown names, for a planner that does not fit the problem, for numbers
-    out of bounds, and for a directory with a plan in it.
+    Raises:
+        InvalidInput: for unknown names, a planner that does not fit the problem, numbers out of
+            bounds, and a directory with a plan in it.
     """
+    chosen: Any = default_settings(problem).planner if planner is None else planner
+    if isinstance(chosen, str):
+        kinds = kinds_of(get_type_hints(PlanSettings)["planner"])
+        if chosen not in kinds:
+            raise InvalidInput(f"planner is {chosen!r}; choose one of {', '.join(kinds)}")
+        chosen = kinds[chosen]()
+    return plan_with(PlanSettings(chosen, iterations, samples), problem, seed, video, out)
+
+
+def plan_with(
+    settings: PlanSettings, problem: str, seed: int, video: bool, out: str | Path | None
+) -> tuple[Path, dict[str, Any]]:
+    """Plan with these settings; the other arguments are those of `plan`."""
     if problem not in PROBLEMS | GAMES:
         raise InvalidInput(
             f"no problem is called {problem!r}; there are {', '.join([*PROBLEMS, *GAMES])}"
         )
-    planner = planner or ("mcts" if problem in GAMES else "ilqr")
-    if planner not in get_args(PlannerName):
+    validate(settings)
+    name = tag_of(type(settings.planner))
+    if isinstance(settings.planner, TreeSearch) != (problem in GAMES):
         raise InvalidInput(
-            f"planner is {planner!r}; choose one of {', '.join(get_args(PlannerName))}"
-        )
-    if (planner == "mcts") != (problem in GAMES):
-        raise InvalidInput(
-            f"{planner} does not plan on {problem}: mcts searches the games {', '.join(GAMES)}, "
+            f"{name} does not plan on {problem}: mcts searches the games {', '.join(GAMES)}, "
             "and the other planners choose controls"
         )
-    for name, value in (("iterations", iterations), ("samples", samples)):
-        if value is not None and value < 1:
-            raise InvalidInput(f"{name} is {value}; it must be at least 1")
-    check_elites(samples, elites)
-    directory = Path(out) if out is not None else Path("runs") / f"plan-{problem}-{planner}"
+    directory = Path(out) if out is not None else Path("runs") / f"plan-{problem}-{name}"
     if (directory / "plan.json").exists():
         raise InvalidInput(f"{directory} holds a plan already; give another --out")
     key = jax.random.key(seed)
-    if planner == "mcts":
-        return search_game(problem, iterations or 1_000, key, directory)
-    path = run_planner(
-        PROBLEMS[problem], planner, iterations or ITERATIONS.get(planner, 100), samples, elites, key
-    )
-    return write_plan(problem, planner, path, directory, video)
+    if problem in GAMES:
+        return search_game(problem, settings.num_iterations, key, directory)
+    path = find_path(PROBLEMS[problem], settings, key)
+    return write_plan(problem, name, path, directory, video)
 
 
-def run_planner(
-    problem: Any, planner: PlannerName, iterations: int, samples: int, elites: int, key: Array
-) -> PlannedPath:
+def find_path(problem: Any, settings: PlanSettings, key: Array) -> PlannedPath:
     """Plan from a random initial state; NumPy arrays of float64 or float32."""
     key_start, key_search = jax.random.split(key)
-    start = problem.initial_state(key_start)
-    guess = zero_controls(problem)
-    match planner:
-        case "ilqr" | "ddp":
-            solution = ilqr(
-                problem, start, guess, iterations=iterations, second_order=planner == "ddp"
-            )
-            path = PlannedPath(
-                solution.states, solution.controls, solution.costs[: int(solution.iterations) + 1]
-            )
-        case "multiple_shooting":
-            line_guess = start + jnp.linspace(0, 1, problem.horizon + 1)[:, None] * (-start)
-            solution = multiple_shooting(problem, line_guess, guess, iterations=iterations)
-            path = PlannedPath(
-                solution.states, solution.controls, solution.costs[: int(solution.iterations) + 1]
-            )
-        case "gradient_shooting":
-            descent = gradient_shooting(
-                problem, start, guess, optax.adam(0.1), iterations=iterations
-            )
-            path = PlannedPath(descent.states, descent.controls, descent.costs)
-        case "collocation":
-            path = run_collocation(problem, start, guess[0], iterations)
-        case _:
-            score = lambda plans: (
-                -jax.vmap(lambda controls: simulate_controls(problem, start, controls)[1].sum())(
-                    plans
-                )
-            )
-            controls, costs = run_sampling_planner(
-                planner, score, guess, problem, iterations, samples, elites, key_search
-            )
-            path = PlannedPath(simulate_controls(problem, start, controls)[0], controls, costs)
+    start, guess = problem.initial_state(key_start), zero_controls(problem)
+    if isinstance(settings.planner, SamplingPlanner):
+        path = search_path(problem, settings, start, guess, key_search)
+    else:
+        optimizer: TrajectoryOptimizer = settings.planner  # type: ignore[assignment]
+        solution = optimizer.solve(problem, start, guess, iterations=settings.num_iterations)
+        ran = slice(int(solution.iterations) + 1)
+        path = PlannedPath(
+            solution.states, solution.controls, solution.costs[ran], solution.controls_history[ran]
+        )
     return PlannedPath(*map(np.asarray, path))
+
+
+def search_path(
+    problem: Any, settings: PlanSettings, start: Array, guess: Array, key: Array
+) -> PlannedPath:
+    """The best controls of a sampling planner, which searches in the box [-1, 1]."""
+    low, high = jnp.asarray(problem.low), jnp.asarray(problem.high)
+    center, half_width = (low + high) / 2, (high - low) / 2
+    planner: Planner = settings.planner  # type: ignore[assignment]
+
+    def cost(plan):
+        return simulate_controls(problem, start, center + half_width * plan)[1].sum()
+
+    @jax.jit
+    def search(key):
+        first = (guess - center) / half_width
+        result = planner.plan(
+            lambda plans: -jax.vmap(cost)(plans),
+            planner.init(first),
+            key,
+            samples=settings.samples,
+            iterations=settings.num_iterations,
+        )
+        costs = jnp.append(cost(first), -result.history.values)
+        plans = jnp.concatenate([first[None], result.history.plans])
+        # the first guess is the best plan for as long as no plan costs less
+        best = jnp.where(costs <= costs[0], jnp.arange(len(costs)), 0)
+        controls = (center + half_width * plans)[best]
+        return simulate_controls(problem, start, controls[-1])[0], controls, costs[best]
+
+    states, controls, costs = search(key)
+    return PlannedPath(states, controls[-1], costs, controls)
 
 
 def zero_controls(problem: Any) -> Array:
@@ -178,105 +221,8 @@ def zero_controls(problem: Any) -> Array:
     )
 
 
-def run_collocation(
-    problem: Any, start: Array, rest_control: Array, iterations: int
-) -> PlannedPath:
-    """Plan by Hermite–Simpson collocation from a straight line to the origin.
-
-    The result is sampled at the times of the problem's steps.
-    """
-    duration, steps = problem.horizon * problem.time_step, problem.horizon
-    constraints: dict[str, Any] = (
-        {"inequality": lambda x, u: problem.clearance(x)[None]}
-        if hasattr(problem, "clearance")
-        else {}
-    )
-    free_state, bounds = (
-        np.full(len(start), np.nan),
-        (np.asarray(problem.low), np.asarray(problem.high)),
-    )
-    continuous_problem = ContinuousProblem(
-        duration,
-        np.asarray(start),
-        free_state,
-        *bounds,
-        problem.derivative,
-        problem.running_cost,
-        final_cost=problem.final_cost,
-        **constraints,
-    )
-
-    def line_guess(times):
-        fraction = times[:, None] / duration
-        return (1 - fraction) * np.asarray(start), np.tile(
-            np.asarray(rest_control), (len(times), 1)
-        )
-
-    solution = collocate(continuous_problem, steps // 2, guess=line_guess, iterations=iterations)
-    times = np.linspace(0, duration, steps + 1)
-    states, controls = solution.interpolate(times)
-    return PlannedPath(states, controls[:-1], np.array([solution.cost]))
-
-
-def run_sampling_planner(
-    planner: PlannerName,
-    score: Callable[[Array], Array],
-    guess: Array,
-    problem: Any,
-    iterations: int,
-    samples: int,
-    elites: int,
-    key: Array,
-) -> tuple[Array, np.ndarray]:
-    """Run a sampling planner; return its best controls and the lowest cost after each iteration.
-
-    The costs begin with that of the guess.
-    """
-    bounds = {"low": jnp.asarray(problem.low), "high": jnp.asarray(problem.high)}
-    width = bounds["high"] - bounds["low"]
-    settings: dict[str, Any] = {"samples": samples, "iterations": 1} | bounds
-
-    @jax.jit
-    def improve(mean, std, elite_plans, key):
-        """Return (candidate, its value, mean, std, elite plans) after an iteration."""
-        match planner:
-            case "random_shooting":
-                return (
-                    *random_shooting(score, key, guess.shape, samples, **bounds),
-                    mean,
-                    std,
-                    elite_plans,
-                )
-            case "cem":
-                result = cem(score, key, mean, std, **settings, elites=elites, smoothing=0.1)
-            case "icem":
-                result, elite_plans = icem(
-                    score,
-                    key,
-                    mean,
-                    std,
-                    **settings,
-                    elites=elites,
-                    exponent=2.0,
-                    reused_plans=elite_plans,
-                )
-            case _:
-                result = mppi(score, key, mean, std, **settings, exponent=2.0)
-        return result.best, result.value, result.mean, result.std, elite_plans
-
-    mean, std, elite_plans = guess, jnp.broadcast_to(width / 4, guess.shape), guess[None]
-    best, best_cost = guess, -float(score(guess[None])[0])
-    costs = [best_cost]
-    for key_iteration in jax.random.split(key, iterations):
-        candidate, value, mean, std, elite_plans = improve(mean, std, elite_plans, key_iteration)
-        if -float(value) < best_cost:
-            best, best_cost = candidate, -float(value)
-        costs.append(best_cost)
-    return best, np.array(costs)
-
-
 def write_plan(
-    name: str, planner: PlannerName, path: PlannedPath, directory: Path, video: bool
+    name: str, planner: str, path: PlannedPath, directory: Path, video: bool
 ) -> tuple[Path, dict[str, Any]]:
     """Write plan.json, plan.png and motion.mp4 into a directory."""
     problem = PROBLEMS[name]

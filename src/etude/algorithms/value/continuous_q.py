@@ -10,7 +10,7 @@ from etude.algorithms.assumptions import Assumptions
 from etude.algorithms.value.boltzmann import Boltzmann
 from etude.algorithms.value.heads import Head
 from etude.nn.networks import MLP, Activation, Encoder, make_encoder, make_mlp
-from etude.planning.sampling.maximize import Maximizer
+from etude.planning.planners import SamplingPlanner
 from etude.spaces import Box, Space
 from etude.struct import static, struct
 from etude.types import Array
@@ -24,7 +24,7 @@ class ContinuousQ:
     mlp: MLP  # features and action, concatenated -> [..., atom]
     head: Head = static()
     shape: tuple[int, ...] = static()  # of an action
-    maximizer: Maximizer = static()
+    maximizer: SamplingPlanner = static()
     samples: int = static()
     iterations: int = static()
 
@@ -43,11 +43,18 @@ class ContinuousQ:
         batch_shape = features.shape[:-1]
 
         def search(features, key):
-            def score(candidates):  # [candidate, *shape] -> [candidate]
-                repeated = jnp.broadcast_to(features, (len(candidates), *features.shape))
-                return self.head.mean(self.q_from_features(repeated, candidates))
+            def score(plans):  # of one action, [candidate, 1, *shape] -> [candidate]
+                repeated = jnp.broadcast_to(features, (len(plans), *features.shape))
+                return self.head.mean(self.q_from_features(repeated, plans[:, 0]))
 
-            return self.maximizer.maximize(score, key, self.shape, self.samples, self.iterations)[0]
+            result = self.maximizer.plan(
+                score,
+                self.maximizer.init(jnp.zeros((1, *self.shape))),
+                key,
+                samples=self.samples,
+                iterations=self.iterations,
+            )
+            return result.plan[0]
 
         rows = features.reshape(-1, features.shape[-1])
         actions = jax.vmap(search)(rows, jax.random.split(key, len(rows)))
@@ -66,7 +73,7 @@ def make_continuous_q(
     hidden: tuple[int, ...],
     activation: Activation,
     head: Head,
-    maximizer: Maximizer,
+    maximizer: SamplingPlanner,
     samples: int,
     iterations: int,
 ) -> ContinuousQ:

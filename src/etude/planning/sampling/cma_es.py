@@ -5,15 +5,21 @@ evolution strategy: a tutorial", edition of 2023.
 """
 
 import math
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from etude.errors import InvalidInput
-from etude.planning.sampling.random_shooting import Score, evaluate_candidates, update_best
-from etude.struct import replace, struct
+from etude.planning.protocol import PlanResult, Score, SearchHistory, WarmStart
+from etude.planning.sampling.candidates import (
+    evaluate_candidates,
+    fresh_start,
+    shift_start,
+    update_best,
+)
+from etude.struct import replace, static, struct, traced
 from etude.types import Array
 
 
@@ -52,16 +58,20 @@ def cma_es(
     *,
     samples: int,
     iterations: int,
+    candidates: Array | None = None,
     low: float | Array = -1.0,
     high: float | Array = 1.0,
-) -> CMAESState:
+) -> tuple[CMAESState, SearchHistory]:
     """Sample candidates from a normal distribution and adapt its mean, step size and covariance.
 
         x ~ N(m, σ² C)
 
     `mean` is [*shape], in the box; `std`, `low` and `high` are numbers or [*shape]. The box is
     finite and its boundary is a mirror: a candidate beyond it has the value of its mirror image,
-    while the distribution is unbounded.
+    while the distribution is unbounded. `candidates` [candidate, *shape] are evaluated beside the
+    sampled ones in every iteration; they can be the best one, but do not change the distribution.
+
+    Returns the last state and the best candidate after each iteration.
 
     Raises InvalidInput for fewer than two samples.
     """
@@ -75,21 +85,22 @@ def cma_es(
         z = jax.random.normal(key, (samples, mean.size), mean.dtype)
         B, D = eigendecompose(state.covariance)
         y = z * D @ B.T  # y = B D z
-        candidates = reflect_into_box(
+        sampled = reflect_into_box(
             (state.mean + state.step_size * y).reshape(samples, *mean.shape), low, high
         )
-        values = evaluate_candidates(score, candidates)
+        values = evaluate_candidates(score, sampled)
         order = jnp.argsort(-values)
         state = update_distribution(state, parameters, y[order], z[order] @ B.T, generation)
-        return update_best(state, candidates, values), None
+        state = update_best(state, sampled, values)
+        if candidates is not None:
+            state = update_best(state, candidates, evaluate_candidates(score, candidates))
+        return state, SearchHistory(state.best, state.value)
 
     zeros = jnp.zeros(mean.size, mean.dtype)
     variance = jnp.broadcast_to(jnp.asarray(std, mean.dtype), mean.shape).ravel() ** 2
     one = jnp.ones((), mean.dtype)
     state = CMAESState(mean.ravel(), one, jnp.diag(variance), zeros, zeros, mean, -jnp.inf * one)
-    return jax.lax.scan(
-        iterate, state, (jax.random.split(key, iterations), jnp.arange(iterations))
-    )[0]
+    return jax.lax.scan(iterate, state, (jax.random.split(key, iterations), jnp.arange(iterations)))
 
 
 def update_distribution(
@@ -145,7 +156,7 @@ def eigendecompose(covariance: Array) -> tuple[Array, Array]:
     return B, jnp.sqrt(jnp.maximum(eigenvalues, 1e-7 * eigenvalues[-1]))
 
 
-def reflect_into_box(x: Array, low: Array, high: Array) -> Array:
+def reflect_into_box(x: Array, low: float | Array, high: float | Array) -> Array:
     """Map x into the box by reflection at `low` and `high`."""
     width = high - low
     offset = jnp.abs((x - low + width) % (2 * width) - width)  # a triangle wave
@@ -183,3 +194,53 @@ def default_parameters(samples: int, n: int) -> CMAESParameters:
         damping,
         expected_norm,
     )
+
+
+@struct
+class CMAES:
+    """CMA-ES: a normal distribution whose covariance adapts to the plans weighed by rank."""
+
+    std: float = traced(0.6, above=0)
+    """Initial standard deviation of the plans, in the box [-1, 1] (three tenths of its width:
+    Hansen, 2016)."""
+    follow: Literal["best", "mean"] = static("best")
+    """Plan to follow: the best one evaluated, or the mean, which is safer where values are noisy
+    or the model is learned."""
+
+    tag = "cma-es"
+
+    def check_samples(self, samples: int) -> None:
+        """Raise InvalidInput for fewer than two samples, among which there is no rank."""
+        if samples < 2:
+            raise InvalidInput(f"samples is {samples}; CMA-ES needs at least 2")
+
+    def init(self, mean: Array) -> WarmStart:
+        return fresh_start(mean)
+
+    def plan(
+        self,
+        score: Score,
+        start: WarmStart,
+        key: Array,
+        *,
+        samples: int,
+        iterations: int,
+        candidates: Array | None = None,
+    ) -> PlanResult:
+        state, history = cma_es(
+            score,
+            key,
+            start.mean,
+            self.std,
+            samples=samples,
+            iterations=iterations,
+            candidates=candidates,
+        )
+        shape = start.mean.shape
+        mean = reflect_into_box(state.mean.reshape(shape), -1.0, 1.0)
+        std = state.step_size * jnp.sqrt(jnp.diag(state.covariance)).reshape(shape)
+        plan = state.best if self.follow == "best" else mean
+        return PlanResult(plan, state.value, std, WarmStart(mean, start.kept_plans), history)
+
+    def shift(self, start: WarmStart) -> WarmStart:
+        return shift_start(start)

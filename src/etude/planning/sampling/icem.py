@@ -4,17 +4,31 @@
 except β, the noise exponent, which depends on the task.
 """
 
-from typing import Any
+from functools import partial
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 
-from etude.planning.sampling.cem import CEMState, check_elites, refit_to_elites
-from etude.planning.sampling.random_shooting import Score, evaluate_candidates
+from etude.planning.protocol import PlanResult, Score, SearchHistory, WarmStart
+from etude.planning.sampling.candidates import evaluate_candidates, fresh_start, join, shift_start
+from etude.planning.sampling.cem import check_elites, refit_to_elites
+from etude.struct import replace, static, struct, traced
 from etude.types import Array
 
 POPULATION_DECAY = 1.25  # ratio of the population sizes of two successive iterations (γ)
-REUSED_FRACTION = 0.3  # fraction of the elites that the next iteration evaluates again (ξ)
+KEPT_FRACTION = 0.3  # fraction of the elites that the next iteration evaluates again (ξ)
+
+
+@struct
+class ICEMState:
+    """State of the search: a diagonal normal distribution, the best plan, and elites to keep."""
+
+    mean: Array  # [horizon, *action]: mean of the sampling distribution
+    std: Array  # [horizon, *action]: standard deviation of each element
+    best: Array  # [horizon, *action]: the best plan so far
+    value: Array  # []: its value
+    kept_plans: Array  # [kept, horizon, *action]: elites that are evaluated again, best first
 
 
 def icem(
@@ -28,41 +42,55 @@ def icem(
     iterations: int,
     exponent: float | Array = 2.0,
     smoothing: float | Array = 0.1,
-    reused_plans: Array | None = None,
+    kept_plans: Array | None = None,
+    candidates: Array | None = None,
     low: float | Array = -1.0,
     high: float | Array = 1.0,
-) -> tuple[CEMState, Array]:
+) -> tuple[ICEMState, SearchHistory]:
     """Run the cross-entropy method on plans with the four changes that let few samples suffice.
 
     1. The noise is correlated in time, by the `exponent` of `colored_noise` (in the paper from 0.25
        for running to 3.5 for reaching).
     2. The population shrinks with each iteration, from `samples` on.
     3. The best elites are candidates of the next iteration again; the first iteration has
-       `reused_plans` of an earlier search.
+       `kept_plans` of an earlier search.
     4. The mean itself is a candidate of the last iteration.
 
-    Returns the search state and the plans to reuse in the next search, [num_reused(elites),
-    horizon, *action], best first. `mean` is [horizon, *action]; the other arguments are those of
-    `cem`.
+    Returns the last state, whose `kept_plans` [num_kept(elites), horizon, *action] the next search
+    can evaluate again, and the best plan after each iteration. `mean` is [horizon, *action]; the
+    other arguments are those of `cem`.
 
     Raises InvalidInput for more elites than samples.
     """
     check_elites(samples, elites)
     std = jnp.broadcast_to(jnp.asarray(std, mean.dtype), mean.shape)
-    state = CEMState(mean, std, mean, jnp.full((), -jnp.inf, mean.dtype))
-    reused_plans = mean[None][:0] if reused_plans is None else reused_plans
-    # a Python loop, not a scan, because the population size differs between iterations
-    for i, key_noise in enumerate(jax.random.split(key, iterations)):
-        noise = colored_noise(
-            key_noise, (population_size(samples, elites, i), *mean.shape), exponent, mean.dtype
-        )
+    kept_plans = mean[None][:0] if kept_plans is None else kept_plans
+    state = ICEMState(mean, std, mean, jnp.full((), -jnp.inf, mean.dtype), kept_plans)
+
+    def iterate(state, key, population, is_last=False):
+        noise = colored_noise(key, (population, *mean.shape), exponent, mean.dtype)
         sampled_plans = jnp.clip(state.mean + state.std * noise, low, high)
-        mean_plan = state.mean[None] if i == iterations - 1 else mean[None][:0]
-        candidates = jnp.concatenate([sampled_plans, reused_plans, mean_plan])
-        values = evaluate_candidates(score, candidates)
-        state = refit_to_elites(state, candidates, values, elites, smoothing)
-        reused_plans = candidates[jax.lax.top_k(values, num_reused(elites))[1]]
-    return state, reused_plans
+        mean_plan = state.mean[None] if is_last else mean[None][:0]
+        own_plans = jnp.concatenate([sampled_plans, state.kept_plans, mean_plan])
+        evaluated = join(own_plans, candidates)
+        values = evaluate_candidates(score, evaluated)
+        state = refit_to_elites(state, evaluated, values, elites, smoothing)
+        elite_plans = evaluated[jax.lax.top_k(values, num_kept(elites))[1]]
+        return replace(state, kept_plans=elite_plans), SearchHistory(state.best, state.value)
+
+    # the iterations whose population differs from the last one's are written out
+    keys, history = jax.random.split(key, iterations), []
+    populations = [population_size(samples, elites, i) for i in range(iterations)]
+    num_written_out = max(1, populations.index(populations[-1]))
+    for i in range(min(num_written_out, iterations - 1)):
+        state, entry = iterate(state, keys[i], populations[i])
+        history.append(jax.tree.map(lambda x: x[None], entry))
+    if (rest := keys[num_written_out:-1]).size:
+        state, entries = jax.lax.scan(partial(iterate, population=populations[-1]), state, rest)
+        history.append(entries)
+    state, entry = iterate(state, keys[-1], populations[-1], is_last=True)
+    history.append(jax.tree.map(lambda x: x[None], entry))
+    return state, jax.tree.map(lambda *entries: jnp.concatenate(entries), *history)
 
 
 def colored_noise(
@@ -93,6 +121,61 @@ def population_size(samples: int, elites: int, iteration: int) -> int:
     return max(int(samples / POPULATION_DECAY**iteration), min(samples, 2 * elites))
 
 
-def num_reused(elites: int) -> int:
+def num_kept(elites: int) -> int:
     """Return the number of elites that the next iteration evaluates again."""
-    return max(1, round(REUSED_FRACTION * elites))
+    return max(1, round(KEPT_FRACTION * elites))
+
+
+@struct
+class ICEM:
+    """iCEM: CEM with noise correlated in time, ever fewer samples and elites that are kept."""
+
+    elites: int = static(10, at_least=1)
+    """Best plans to which each iteration refits (10: Pinneri et al., 2020)."""
+    std: float = traced(0.5, above=0)
+    """Initial standard deviation of the plans, in the box [-1, 1] (0.5: Pinneri et al.)."""
+    smoothing: float = traced(0.1, at_least=0, at_most=1)
+    """Weight of the old mean and standard deviation in each refit (0.1: Pinneri et al.)."""
+    noise_exponent: float = traced(2.0, at_least=0)
+    """Exponent β of the noise, with power f^-β along time; 0 is white noise."""
+    follow: Literal["best", "mean"] = static("best")
+    """Plan to follow: the best one evaluated, or the mean, which is safer where values are noisy
+    or the model is learned."""
+
+    def check_samples(self, samples: int) -> None:
+        """Raise InvalidInput for more elites than samples."""
+        check_elites(samples, self.elites)
+
+    def init(self, mean: Array) -> WarmStart:
+        return fresh_start(mean, num_kept(self.elites))
+
+    def plan(
+        self,
+        score: Score,
+        start: WarmStart,
+        key: Array,
+        *,
+        samples: int,
+        iterations: int,
+        candidates: Array | None = None,
+    ) -> PlanResult:
+        state, history = icem(
+            score,
+            key,
+            start.mean,
+            self.std,
+            samples=samples,
+            elites=self.elites,
+            iterations=iterations,
+            exponent=self.noise_exponent,
+            smoothing=self.smoothing,
+            kept_plans=start.kept_plans,
+            candidates=candidates,
+        )
+        plan = state.best if self.follow == "best" else state.mean
+        return PlanResult(
+            plan, state.value, state.std, WarmStart(state.mean, state.kept_plans), history
+        )
+
+    def shift(self, start: WarmStart) -> WarmStart:
+        return shift_start(start)

@@ -3,13 +3,22 @@
 Williams et al., "Information theoretic MPC for model-based reinforcement learning", 2017.
 """
 
+from typing import Literal
+
 import jax
 import jax.numpy as jnp
 
+from etude.planning.protocol import PlanResult, Score, SearchHistory, WarmStart
+from etude.planning.sampling.candidates import (
+    evaluate_candidates,
+    fresh_start,
+    join,
+    shift_start,
+    update_best,
+)
 from etude.planning.sampling.cem import CEMState
 from etude.planning.sampling.icem import colored_noise
-from etude.planning.sampling.random_shooting import Score, evaluate_candidates, update_best
-from etude.struct import replace
+from etude.struct import replace, static, struct, traced
 from etude.types import Array
 
 
@@ -21,37 +30,97 @@ def mppi(
     *,
     samples: int,
     iterations: int,
-    temperature: float | Array = 1.0,
+    temperature: float | Array = 0.1,
     exponent: float | Array = 0.0,
+    candidates: Array | None = None,
     low: float | Array = -1.0,
     high: float | Array = 1.0,
-) -> CEMState:
+) -> tuple[CEMState, SearchHistory]:
     """Move `mean` to the average of sampled plans, weighted by a softmax of their values.
 
-        x ~ N(mean, std²),   mean ← Σ w x,   w ∝ exp((value − max value) / temperature)
+        x ~ N(mean, std²),   mean ← Σ w x,   w ∝ exp((value − best) / (temperature · spread))
 
     `mean` is [horizon, *action], in the box; `std`, which is constant, `low` and `high` are numbers
-    or of that shape. Candidates beyond the box are clipped to it. `temperature`, in units of the
-    value, sets how sharply the weights prefer good plans: near 0 the best plan has all the weight,
-    at infinity all weights are equal. `exponent` correlates the noise in time, as in
-    `colored_noise`; 0, as in the paper, is white noise. The weights leave out the paper's control
-    cost (its γ): put the cost of control into the score.
+    or of that shape. Candidates beyond the box are clipped to it. The spread is that of the
+    iteration's values, best − median, so that a `temperature` fits rewards of every scale (in the
+    paper the spread is 1): near 0 the best plan has all the weight, at infinity all weights are
+    equal. `exponent` correlates the noise in time, as in `colored_noise`; 0, as in the paper, is
+    white noise. The weights leave out the paper's control cost (its γ): put the cost of control
+    into the score.
     """
     std = jnp.broadcast_to(jnp.asarray(std, mean.dtype), mean.shape)
 
     def iterate(state, key):
         noise = colored_noise(key, (samples, *mean.shape), exponent, mean.dtype)
-        candidates = jnp.clip(state.mean + std * noise, low, high)
-        values = evaluate_candidates(score, candidates)
-        new_mean = jnp.tensordot(softmax_weights(values, temperature), candidates, 1)
-        return replace(update_best(state, candidates, values), mean=new_mean), None
+        sampled = jnp.clip(state.mean + std * noise, low, high)
+        evaluated = join(sampled, candidates)
+        values = evaluate_candidates(score, evaluated)
+        new_mean = jnp.tensordot(softmax_weights(values, temperature), evaluated, 1)
+        state = replace(update_best(state, evaluated, values), mean=new_mean)
+        return state, SearchHistory(state.best, state.value)
 
     state = CEMState(mean, std, mean, jnp.full((), -jnp.inf, mean.dtype))
-    return jax.lax.scan(iterate, state, jax.random.split(key, iterations))[0]
+    return jax.lax.scan(iterate, state, jax.random.split(key, iterations))
 
 
 def softmax_weights(values: Array, temperature: float | Array) -> Array:
-    """Softmax weights of `values` [samples]; equal weights where all values are −inf."""
-    largest = jnp.finfo(values.dtype).max
-    finite = jnp.clip(values, -largest, largest)
-    return jax.nn.softmax((finite - finite.max()) / temperature)
+    """Softmax weights of `values` [samples], the temperature in units of best − median.
+
+    A value of −inf has the weight 0, and does not count for the median; where all are, or where all
+    are equal, the weights are equal.
+    """
+    is_finite = jnp.isfinite(values)
+    best = jnp.where(is_finite, values, -jnp.inf).max()
+    spread = best - jnp.nanmedian(jnp.where(is_finite, values, jnp.nan))
+    scale = temperature * jnp.where(spread > 0, spread, 1)  # NaN, without any finite value, is 1
+    return jax.nn.softmax(jnp.where(is_finite.any(), (values - best) / scale, 0))
+
+
+@struct
+class MPPI:
+    """MPPI: the average of the plans, weighted by a softmax of their values."""
+
+    std: float = traced(0.5, above=0)
+    """Initial standard deviation of the plans, in the box [-1, 1]; it stays the same."""
+    temperature: float = traced(0.1, above=0)
+    """Temperature of the weights, in units of an iteration's best value − its median."""
+    noise_exponent: float = traced(2.0, at_least=0)
+    """Exponent β of the noise, with power f^-β along time; 0, as in the paper, is white noise."""
+    follow: Literal["best", "mean"] = static("mean")
+    """Plan to follow: the best one evaluated, or the mean, which is safer where values are noisy
+    or the model is learned."""
+
+    def check_samples(self, samples: int) -> None:
+        """Do nothing: any number of samples will do."""
+
+    def init(self, mean: Array) -> WarmStart:
+        return fresh_start(mean)
+
+    def plan(
+        self,
+        score: Score,
+        start: WarmStart,
+        key: Array,
+        *,
+        samples: int,
+        iterations: int,
+        candidates: Array | None = None,
+    ) -> PlanResult:
+        state, history = mppi(
+            score,
+            key,
+            start.mean,
+            self.std,
+            samples=samples,
+            iterations=iterations,
+            temperature=self.temperature,
+            exponent=self.noise_exponent,
+            candidates=candidates,
+        )
+        plan = state.best if self.follow == "best" else state.mean
+        return PlanResult(
+            plan, state.value, state.std, WarmStart(state.mean, start.kept_plans), history
+        )
+
+    def shift(self, start: WarmStart) -> WarmStart:
+        return shift_start(start)

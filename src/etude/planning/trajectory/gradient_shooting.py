@@ -17,20 +17,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from etude.planning.protocol import Problem
+from etude.planning.protocol import Problem, Solution
 from etude.planning.trajectory.ilqr import check_shapes, simulate_controls
-from etude.struct import struct
 from etude.types import Array
-
-
-@struct
-class GradientShootingResult:
-    """The best trajectory of all iterations."""
-
-    states: Array  # [T + 1, n]
-    controls: Array  # [T, m]
-    cost: Array  # []
-    costs: Array  # [iterations + 1]: before each iteration and after the last
 
 
 def gradient_shooting(
@@ -40,12 +29,12 @@ def gradient_shooting(
     optimizer: optax.GradientTransformation,
     *,
     iterations: int,
-) -> GradientShootingResult:
+) -> Solution:
     """Minimize the cost from `state` [n] and the initial guess `controls` [T, m] with optax.
 
     After each update the controls are clipped to the problem's bounds. Optimizers with a line
     search, such as L-BFGS, receive the cost function. A NaN cost is never the best; if no cost is
-    finite, the result is the initial guess.
+    finite, the result is the initial guess. The history is that of the descent, not of the best.
 
     Raises InvalidInput for shapes that do not fit together.
     """
@@ -82,7 +71,8 @@ def _gradient_shooting(problem, state, controls, optimizer, iterations):
             gradient, optimizer_state, controls, value=value, grad=gradient, value_fn=cost
         )
         new_controls = jnp.clip(optax.apply_updates(controls, updates), low, high)
-        return (new_controls, optimizer_state, update_best_controls(best, controls, value)), value
+        best = update_best_controls(best, controls, value)
+        return (new_controls, optimizer_state, best), (value, controls)
 
     controls = jnp.clip(controls, low, high)
     carry = (
@@ -90,8 +80,15 @@ def _gradient_shooting(problem, state, controls, optimizer, iterations):
         optimizer.init(controls),
         _Best(controls, jnp.full((), jnp.inf, controls.dtype)),
     )
-    (final_controls, _, best), costs = jax.lax.scan(descend, carry, length=iterations)
+    (final_controls, _, best), (costs, history) = jax.lax.scan(descend, carry, length=iterations)
     value = cost(final_controls)
     controls, _ = update_best_controls(best, final_controls, value)
     states, step_costs = simulate_controls(problem, state, controls)
-    return GradientShootingResult(states, controls, step_costs.sum(), jnp.append(costs, value))
+    return Solution(
+        states,
+        controls,
+        step_costs.sum(),
+        jnp.int32(iterations),
+        jnp.append(costs, value),
+        jnp.concatenate([history, final_controls[None]]),
+    )

@@ -70,6 +70,7 @@ class ILQRResult:
     cost: Array  # []
     # [iterations + 1]: before the first iteration and after each; constant after the last one
     costs: Array
+    controls_history: Array  # [iterations + 1, T, m]: those of `costs`
     gradient_norm: Array  # []: of the projected gradient of the cost by the controls
     gap: Array  # []: the largest gap between the states and the dynamics
     iterations: Array  # int32, []: number of iterations
@@ -88,6 +89,7 @@ class ILQRState:
     trajectory: Trajectory
     K: Array
     costs: Array
+    controls_history: Array
     gradient_norm: Array
     regularization: Array  # μ
     growth: Array  # δ: the last factor of μ
@@ -162,6 +164,7 @@ def optimize(
             (*trajectory.controls.shape, trajectory.states.shape[1]), trajectory.cost.dtype
         ),
         costs=jnp.full(iterations + 1, trajectory.cost),
+        controls_history=jnp.tile(trajectory.controls, (iterations + 1, 1, 1)),
         gradient_norm=jnp.full_like(trajectory.cost, jnp.nan),
         regularization=zero,
         growth=zero + 1,
@@ -177,8 +180,10 @@ def optimize(
         return iterate(problem, state, bounds, tolerance, second_order)
 
     final = jax.lax.while_loop(is_running, step, initial_state)
-    costs = jnp.where(
-        jnp.arange(iterations + 1) <= final.iterations, final.costs, final.trajectory.cost
+    is_run = jnp.arange(iterations + 1) <= final.iterations
+    costs = jnp.where(is_run, final.costs, final.trajectory.cost)
+    controls_history = jnp.where(
+        is_run[:, None, None], final.controls_history, final.trajectory.controls
     )
     return ILQRResult(
         final.trajectory.states,
@@ -186,6 +191,7 @@ def optimize(
         final.K,
         final.trajectory.cost,
         costs,
+        controls_history,
         final.gradient_norm,
         jnp.abs(final.trajectory.gaps).max(),
         final.iterations,
@@ -251,6 +257,7 @@ def iterate(
         trajectory,
         jnp.where(policy.is_positive_definite, policy.K, state.K),
         state.costs.at[iterations].set(trajectory.cost),
+        state.controls_history.at[iterations].set(trajectory.controls),
         gradient_norm,
         regularization,
         growth,
