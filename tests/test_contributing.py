@@ -43,6 +43,28 @@ def test_the_new_algorithm_finds_the_best_actions():
     np.testing.assert_allclose(q.max(-1)[:, start], values[start], rtol=0.05)
 
 
+def test_the_new_planner_plans_as_the_others_do():
+    """Its best plan never gets worse, and reaches a maximum in the box and on its boundary."""
+    planner = code_of("A new planner")["EvolutionStrategy"]()
+    target = np.float32([[0.5, -0.2], [1.5, 0.0]])
+    result = jax.jit(
+        lambda key: planner.plan(
+            lambda plans: -((plans - target) ** 2).sum((1, 2)),
+            planner.init(np.zeros((2, 2), np.float32)),
+            key,
+            samples=50,
+            iterations=40,
+            candidates=np.float32([[[0.5, -0.2], [0.9, 0.1]]]),
+        )
+    )(KEY)
+    assert (np.diff(result.history.values) >= 0).all()
+    np.testing.assert_allclose(result.plan, np.clip(target, -1, 1), atol=0.1)
+    np.testing.assert_array_equal(result.start.mean, result.plan)
+    shifted = planner.shift(result.start)
+    assert isinstance(planner.init(shifted.mean), type(shifted))
+    np.testing.assert_array_equal(shifted.mean[0], result.plan[1])
+
+
 def test_the_new_backend_steps_restarts_and_tells_the_true_successor():
     environment = code_of("A new backend")["Sums"](3)
     policy = bind_policy(etude.Random(), etude.Random().init(KEY, environment.spec), environment)

@@ -12,7 +12,7 @@ from etude.planning.plans import (
     return_of_plans,
     shift_plan,
 )
-from etude.planning.protocol import ModelStep
+from etude.planning.protocol import LiftedModel, ModelStep
 from etude.planning.trajectory.lqr import LinearQuadratic, lqr
 from etude.struct import struct
 
@@ -30,28 +30,32 @@ class Walk:
     def step(self, state, action, key):
         after = state + action + self.noise * jax.random.normal(key, state.shape)
         reward = -(state**2).sum() - 0.1 * (action**2).sum()
-        return ModelStep(after, reward, jnp.abs(after).max() > self.limit)
+        return ModelStep(after, reward, 1.0 - (jnp.abs(after).max() > self.limit))
+
+    @property
+    def model(self):
+        return LiftedModel(self.step)
 
 
 @pytest.mark.parametrize("limit", [jnp.inf, 1.5])
 def test_a_plan_is_worth_the_mean_of_its_particles(limit):
     """Against NumPy, one plan and one particle at a time, with the same chances for every plan; the
     end is the end."""
-    model, state, horizon, particles = Walk(limit=np.float32(limit)), np.float32([0.5]), 4, 5
+    walk, state, horizon, particles = Walk(limit=np.float32(limit)), np.float32([0.5]), 4, 5
     plans = jax.random.normal(KEY, (3, horizon, 1))
     score = jax.jit(
         lambda discount: return_of_plans(
-            model,
-            state,
+            walk.model,
+            state[None, None],
             KEY,
             discount=discount,
             particles=particles,
-            final_value=lambda x: 10 + x[0],
+            final_value=lambda x: 10 + x[..., 0],
         )(plans)
     )
+    steps = [jax.random.split(key, particles) for key in jax.random.split(KEY, horizon)]
     chances = [
-        [np.asarray(jax.random.normal(key, (1,))) for key in jax.random.split(particle, horizon)]
-        for particle in jax.random.split(KEY, particles)
+        [np.asarray(jax.random.normal(step[p], (1,))) for step in steps] for p in range(particles)
     ]
     for discount in (1.0, 0.9, 0.0):
         expected, ends = np.zeros(3), 0
@@ -69,6 +73,29 @@ def test_a_plan_is_worth_the_mean_of_its_particles(limit):
                 ends += not alive
         assert (ends > 0) == (limit == 1.5) and ends < 15
         np.testing.assert_allclose(score(discount), expected, rtol=1e-4)
+
+
+def test_rewards_count_as_far_as_the_episode_is_likely_to_have_gone_on():
+    """E Σ γᵗ reachₜ rₜ with a chance of 3/4 to go on, and a last value; no reward after the end,
+    even one that is not a number."""
+
+    def step(state, action, key):
+        after = state + action
+        return ModelStep(after, jnp.where(state[0] > 2, jnp.nan, 1.0), 0.75 * (after[0] <= 2))
+
+    def value(plan):
+        score = return_of_plans(
+            LiftedModel(step),
+            jnp.zeros((1, 1, 1)),
+            KEY,
+            discount=0.5,
+            final_value=lambda state: jnp.full(state.shape[:2], 8.0),
+        )
+        return score(plan[None])[0]
+
+    values = jax.jit(jax.vmap(value))(jnp.stack([jnp.zeros((3, 1)), jnp.ones((3, 1)) * 3]))
+    on, factor = 0.75, 0.5 * 0.75
+    np.testing.assert_allclose(values, [1 + factor + factor**2 + on**3, 1.0], rtol=1e-6)
 
 
 def test_what_is_left_of_a_plan():
@@ -96,11 +123,12 @@ def test_committing_costs_what_the_noise_does_meanwhile():
         def step(x, gain):
             return x + gain * x, gain * x
 
-        return jax.lax.scan(step, state, gains)[1]
+        return jax.lax.scan(step, state[0, 0], gains)[1]
 
     @jax.jit
     def returns(keys):
-        model, state, plan = Walk(noise=noise), jnp.float32([start]), jnp.zeros((horizon, 1))
+        model, state = Walk(noise=noise).model, jnp.full((1, 1, 1), start)
+        plan = jnp.zeros((horizon, 1))
         committed = jax.vmap(lambda key: open_loop_control(model, planner, state, plan, key))(keys)
         looking = jax.vmap(
             lambda key: receding_horizon_control(model, planner, state, plan, key, horizon)
@@ -125,9 +153,9 @@ def test_a_search_begins_with_what_is_left_of_the_last_plan_and_nothing_is_gaine
     goes on."""
     start = np.float32([[1], [2], [3]])
     rewards = receding_horizon_control(
-        Walk(noise=0.0, limit=11.0),
+        Walk(noise=0.0, limit=11.0).model,
         lambda state, plan, key: plan,
-        np.zeros(1, np.float32),
+        jnp.zeros((1, 1, 1)),
         start,
         KEY,
         6,

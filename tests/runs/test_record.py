@@ -227,7 +227,7 @@ def test_a_recurrent_policy_is_recorded_as_it_is_evaluated(tmp_path):
 
 @pytest.mark.slow
 def test_a_planner_is_recorded_as_it_is_evaluated():
-    mpc = etude.MPC(horizon=3, samples=4, elites=2, iterations=2)
+    mpc = etude.MPC(planner=etude.CEM(elites=2), horizon=3, samples=4, iterations=2)
     dataset = quietly("Pendulum-v1", mpc, episodes=2)
     source = environment_source("Pendulum-v1")
     environment = source.make(2, source.evaluation_backend)

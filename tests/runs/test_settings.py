@@ -12,6 +12,7 @@ import pytest
 from owner import Owner
 
 from etude.algorithms import ALGORITHMS, algorithm_factory
+from etude.algorithms.control.mpc import MPC
 from etude.algorithms.trust_region.ppo import PPO
 from etude.algorithms.value.boltzmann import Boltzmann
 from etude.algorithms.value.distributional_heads import CategoricalHead, QuantileHead
@@ -24,7 +25,7 @@ from etude.errors import InvalidInput
 from etude.estimators.running_statistics import Normalization
 from etude.nn.noisy import NoisyLayers
 from etude.nn.recurrent import GRU, LSTM
-from etude.planning.sampling.maximize import CEM, CMAES, RandomShooting
+from etude.planning.planners import CEM, CMAES, ICEM, GradientShooting, RandomShooting
 from etude.presets import PRESETS
 from etude.runs.settings import DatasetRecord, Settings, from_json, to_json
 from etude.storage import files
@@ -57,6 +58,9 @@ def assert_same(read, written):
     assert read == written and repr(read) == repr(written)
 
 
+WIDE_CEM = {"kind": "cem", "elites": 99, "std": 1.0, "smoothing": 0.0, "follow": "best"}
+
+
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_the_defaults_of_every_algorithm_are_read_as_they_were_written(name):
     for value in (
@@ -72,6 +76,8 @@ def test_the_defaults_of_every_algorithm_are_read_as_they_were_written(name):
         DQN(head=ScalarHead("squared"), maximizer=RandomShooting()),
         DQN(head=CategoricalHead(11, -0.1, 1 / 3), maximizer=CEM(4)),
         DQN(head=QuantileHead(7), maximizer=CMAES()),
+        MPC(planner=ICEM(noise_exponent=0.1 + 0.2, follow="mean")),
+        MPC(planner=GradientShooting(1e-30)),
         DQN(replay=Prioritized(0.1, 0.7, math.inf), noisy=NoisyLayers(0.3)),
         DQN(exploration=Boltzmann(math.pi, 1e-30), learning_rate_decay=math.inf),
         DQN(exploration=EpsilonGreedy(0.1 + 0.2, 0.0)),
@@ -126,7 +132,7 @@ def test_a_kind_is_an_object_with_its_tag():
         "beta": 0.4,
         "beta_steps": "inf",
     }
-    assert written["noisy"] is None and written["maximizer"] == {"kind": "cem", "elites": 6}
+    assert written["noisy"] is None and written["maximizer"]["kind"] == "cem"
 
 
 @pytest.mark.parametrize(
@@ -190,7 +196,7 @@ NO_KIND = "its kind must be one of uniform, prioritized"
             {"head": {"kind": "categorical", "num_atoms": 5, "v_min": 1, "v_max": 0.0}},
             "head: v_min 1.0 is not below v_max 0.0",
         ),
-        ({"maximizer": {"kind": "cem", "elites": 99}}, "elites is 99; of 32 samples"),
+        ({"maximizer": WIDE_CEM}, "elites is 99; of 32 samples"),
         ({"replay": {**PRIORITIZED, "alpha": 10**400}}, "config.json is not that of a run"),
     ],
 )

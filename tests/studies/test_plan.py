@@ -1,6 +1,7 @@
 """Plans on the problems, as files and pictures."""
 
 import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import imageio.v2 as imageio
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 from etude.errors import InvalidInput
+from etude.planning.planners import CEM, DDP, ILQR, Collocation, GradientShooting, MultipleShooting
 from etude.planning.problems import DoubleIntegrator
 from etude.planning.trajectory.ilqr import simulate_controls
 from etude.planning.tree.mcts import Tree
@@ -19,10 +21,11 @@ from etude.studies.plan import (
     GAMES,
     PROBLEMS,
     PlannedPath,
+    PlanSettings,
+    earlier_paths,
+    find_path,
     most_visited,
     plan,
-    run_planner,
-    run_sampling_planner,
 )
 
 KEY = jax.random.key(0)
@@ -71,33 +74,68 @@ def test_tree_search_draws_its_tree(tmp_path):
     assert imageio.imread(directory / "tree.png").shape[:2] == (1080, 1800)
 
 
+def cost_of(problem, start, controls):
+    return float(simulate_controls(problem, start, controls)[1].sum())
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("planner", ["random_shooting", "cem", "icem", "mppi"])
-def test_what_a_sampling_planner_found_is_the_least_it_saw(planner):
-    start, guess = np.float32([1, 0]), np.zeros((6, 1), np.float32)
-    score = lambda many: (
-        -jax.vmap(lambda controls: simulate_controls(SHORT, start, controls)[1].sum())(many)
-    )
-    controls, costs = run_sampling_planner(planner, score, guess, SHORT, 8, 40, 5, KEY)
-    assert len(costs) == 9 and (np.diff(costs) <= 0).all() and costs[-1] < costs[0]
-    assert (np.abs(controls) <= 2).all()
-    assert costs[-1] == pytest.approx(-float(score(controls[None])[0]), rel=1e-5)
+@pytest.mark.parametrize("planner", [CEM(elites=5), ILQR(), GradientShooting()], ids=type)
+def test_the_history_is_that_of_the_costs(planner):
+    """And a guess that is better than what was found is kept."""
+    path = find_path(SHORT, PlanSettings(planner, 8, 40), KEY)
+    assert len(path.costs) == len(path.history) and path.costs[-1] < path.costs[0]
+    assert (np.abs(path.controls) <= 2).all()
+    for i in (0, 1, -1):
+        cost = cost_of(SHORT, path.states[0], path.history[i])
+        assert path.costs[i] == pytest.approx(cost, rel=1e-4)
+    assert cost_of(SHORT, path.states[0], path.controls) <= path.costs.min() * 1.0001
+    at_goal = replace(SHORT, start_range=0.0)
+    kept = find_path(at_goal, PlanSettings(CEM(elites=2, std=1.0), 2, 4), KEY)
+    if isinstance(planner, CEM):
+        assert (kept.controls == 0).all() and (kept.costs == kept.costs[0]).all()
+
+
+def test_a_film_shows_plans_on_the_way():
+    """Of the iterations that lowered the cost: the guess, the first, one in the middle."""
+    costs = np.array([9.0, 9, 5, 5, 4, 3, 3])
+    path = PlannedPath(np.zeros((3, 2)), np.zeros((2, 1)), costs, np.zeros((7, 2, 1)))
+    earlier = earlier_paths(SHORT, path)
+    assert [*earlier] == [0, 2, 4] and all(states.shape == (3, 2) for states in earlier.values())
+    assert earlier_paths(SHORT, path._replace(costs=costs[:1], history=path.history[:1])) == {}
+
+
+@pytest.mark.parametrize(
+    "problem, planner",
+    [
+        pytest.param("double-integrator", "cem", marks=pytest.mark.slow),
+        # iLQR solves these in the tests of the problems too
+        pytest.param("cart-pole", None, marks=pytest.mark.system),
+        pytest.param("acrobot", None, marks=pytest.mark.system),
+    ],
+)
+def test_the_examples_of_the_readme_reach_their_goal(problem, planner, tmp_path):
+    """With the defaults and each of the first seeds."""
+    page = (Path(plans.__file__).parents[3] / "README.md").read_text()
+    assert " ".join(["etude plan", problem, *(["--planner", planner] if planner else [])]) in page
+    for seed in range(2 if planner else 1):
+        out = tmp_path / str(seed)
+        assert plan(problem, planner, seed=seed, video=False, out=out)[1]["solved"]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "planner", ["ddp", "multiple_shooting", "gradient_shooting", "collocation"]
+    "planner", [DDP(), MultipleShooting(), GradientShooting(), Collocation()], ids=type
 )
 def test_all_who_use_derivatives_agree(planner):
     """Collocation's controls change within a step, so that its path costs a little less, or more
     where it is held."""
     exact, found = (
-        run_planner(SHORT, "ilqr", 50, 1, 1, KEY),
-        run_planner(SHORT, planner, 500, 1, 1, KEY),
+        find_path(SHORT, PlanSettings(method, iterations), KEY)
+        for method, iterations in ((ILQR(), 50), (planner, 500))
     )
     assert found.states.shape == (7, 2) and found.controls.shape == (6, 1)
     assert found.costs[-1] == pytest.approx(
-        float(exact.costs[-1]), rel=0.15 if planner == "collocation" else 1e-3
+        float(exact.costs[-1]), rel=0.15 if isinstance(planner, Collocation) else 1e-3
     )
 
 
@@ -137,14 +175,14 @@ def test_every_problem_has_its_names_and_is_seen_whole(name, tmp_path, monkeypat
         tmp_path / "plan.png",
         plan_figures.LABELS[name],
         problem,
-        PlannedPath(states, controls, np.ones(2)),
+        PlannedPath(states, controls, np.ones(2), None),
         name,
         "",
     )
     (left, right), (bottom, top) = plan_figures.plot_limits(name, problem, states)
     drawn = []
     monkeypatch.setattr(
-        plan_figures, "draw_disc", lambda axes, x, y, radius, color: drawn[-1].append((x, y))
+        plan_figures, "draw_disc", lambda axes, x, y, radius, color, alpha: drawn[-1].append((x, y))
     )
     axes = SimpleNamespace(plot=lambda xs, ys, **style: drawn[-1].extend(zip(xs, ys, strict=True)))
     for state in states:
@@ -161,14 +199,17 @@ def test_every_problem_has_its_names_and_is_seen_whole(name, tmp_path, monkeypat
             {"problem": "cartpole"},
             "no problem is called 'cartpole'; there are double-integrator, .*cart-pole",
         ),
-        ({"problem": "car", "planner": "astar"}, "planner is 'astar'; choose one of ilqr, ddp"),
+        (
+            {"problem": "car", "planner": "astar"},
+            "planner is 'astar'; choose one of random-shooting, cem, icem",
+        ),
         (
             {"problem": "car", "planner": "mcts"},
             "mcts does not plan on car: mcts searches the games tic-tac-toe",
         ),
         ({"problem": "tic-tac-toe", "planner": "cem"}, "cem does not plan on tic-tac-toe"),
-        ({"problem": "car", "iterations": 0}, "iterations is 0; it must be at least 1"),
-        ({"problem": "car", "samples": 10}, "elites is 50; of 10 samples"),
+        ({"problem": "car", "iterations": -1}, "iterations is -1; it must be at least 0"),
+        ({"problem": "car", "samples": 5, "planner": CEM()}, "elites is 10; of 5 samples"),
     ],
 )
 def test_what_cannot_be_planned_is_refused(asked, words, tmp_path):

@@ -2,6 +2,7 @@
 
 import io
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ LABELS = {  # axis labels of states and controls
 }
 COLORS = (BLUE, EMBER, "#4b8b6f", "#8a63a8", "#b8862b", "#6b7785")
 MAX_TREE_NODES = 60  # nodes of a search tree that are drawn
+GHOST_ALPHAS = 0.12, 0.3  # opacity of the first and the last earlier plan in a video
 FINAL_PAUSE = 1.0  # seconds for which a video shows the last state
 
 
@@ -121,8 +123,12 @@ def draw_path(
     save_figure(figure, file)
 
 
-def write_motion(file: Path, name: str, problem: Any, plan: Any) -> None:
-    """Write a video of the plan in real time, an MP4 of 640 x 480 pixels."""
+def write_motion(file: Path, name: str, problem: Any, plan: Any, earlier: dict[int, Any]) -> None:
+    """Write a video of the plan in real time, an MP4 of 640 x 480 pixels.
+
+    `earlier` are states [T + 1, n] by iteration, of plans on the way to this one: they move beside
+    it, the fainter the earlier.
+    """
     import imageio.v2 as imageio
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -131,6 +137,8 @@ def write_motion(file: Path, name: str, problem: Any, plan: Any) -> None:
     canvas, axes = FigureCanvasAgg(figure), figure.add_axes((0.02, 0.02, 0.96, 0.96))
     states = np.asarray(plan.states)
     x_limits, y_limits = plot_limits(name, problem, states)
+    ghosts = [np.asarray(path) for path in earlier.values()]
+    legend = "faint: after iteration " + ", ".join(map(str, earlier)) if earlier else ""
     frames_per_second = round(1 / problem.time_step)
     # the encoder is another program, started without a fork of this process
     warnings.filterwarnings("ignore", "os.fork", RuntimeWarning)
@@ -143,7 +151,10 @@ def write_motion(file: Path, name: str, problem: Any, plan: Any) -> None:
             axes.axhline(0, color=GRID, linewidth=1, zorder=0)
             for x, y, radius in getattr(problem, "obstacles", ()):
                 draw_disc(axes, x, y, radius, GRID)
+            for path, alpha in zip(ghosts, np.linspace(*GHOST_ALPHAS, len(ghosts)), strict=True):
+                draw_state(axes, name, problem, path[i], alpha)
             draw_state(axes, name, problem, states[i])
+            axes.text(0.02, 0.02, legend, transform=axes.transAxes, fontsize=9, color=FAINT)
             canvas.draw()
             writer.append_data(np.asarray(canvas.buffer_rgba())[..., :3])
 
@@ -164,58 +175,57 @@ def plot_limits(
     return (center - half_width, center + half_width), (-0.75 * half_width, 0.75 * half_width)
 
 
-def draw_state(axes: Any, name: str, problem: Any, state: np.ndarray) -> None:
-    """Draw the system in a state; angles are clockwise from upright."""
+def draw_state(axes: Any, name: str, problem: Any, state: np.ndarray, alpha: float = 1.0) -> None:
+    """Draw the system in a state, with this opacity; angles are clockwise from upright."""
     x, y = state[0], state[1]
+    rod = partial(draw_rod, axes, alpha=alpha)
+    line = partial(draw_line, axes, alpha=alpha)
+    disc = partial(draw_disc, axes, alpha=alpha)
     match name:
         case "double-integrator":
-            draw_line(axes, (x - 0.15, x + 0.15), (0.15, 0.15), BLUE, 26)
+            line((x - 0.15, x + 0.15), (0.15, 0.15), BLUE, 26)
         case "pendulum":
-            draw_rod(axes, 0, 0, state[0], problem.length)
-            draw_disc(axes, 0, 0, 0.05, INK)
+            rod(0, 0, state[0], problem.length)
+            disc(0, 0, 0.05, INK)
         case "cart-pole":
-            draw_line(axes, (x - 0.2, x + 0.2), (0, 0), INK, 18)
-            draw_rod(axes, x, 0, state[2], 2 * problem.half_length)
+            line((x - 0.2, x + 0.2), (0, 0), INK, 18)
+            rod(x, 0, state[2], 2 * problem.half_length)
         case "acrobot":
-            elbow = draw_rod(axes, 0, 0, state[0], problem.length)
-            draw_rod(axes, *elbow, state[0] + state[1], problem.length)
-            draw_disc(axes, 0, 0, 0.06, INK)
+            elbow = rod(0, 0, state[0], problem.length)
+            rod(*elbow, state[0] + state[1], problem.length)
+            disc(0, 0, 0.06, INK)
         case "quadrotor":
             wing = problem.arm * np.array([np.cos(state[2]), np.sin(state[2])])
-            draw_line(axes, (x - wing[0], x + wing[0]), (y - wing[1], y + wing[1]), BLUE, 5)
+            line((x - wing[0], x + wing[0]), (y - wing[1], y + wing[1]), BLUE, 5)
             for side in (-1, 1):
-                draw_disc(axes, x + side * wing[0], y + side * wing[1], 0.06, EMBER)
-            draw_disc(axes, 0, 0, 0.05, FAINT)
+                disc(x + side * wing[0], y + side * wing[1], 0.06, EMBER)
+            disc(0, 0, 0.05, FAINT)
         case "car":
             length = problem.wheelbase
-            draw_line(
-                axes,
-                (x, x + length * np.cos(state[2])),
-                (y, y + length * np.sin(state[2])),
-                BLUE,
-                12,
-            )
-            draw_disc(axes, 0, 0, 0.05, FAINT)
+            line((x, x + length * np.cos(state[2])), (y, y + length * np.sin(state[2])), BLUE, 12)
+            disc(0, 0, 0.05, FAINT)
 
 
-def draw_rod(axes: Any, x: float, y: float, angle: float, length: float) -> tuple[float, float]:
+def draw_rod(
+    axes: Any, x: float, y: float, angle: float, length: float, alpha: float = 1.0
+) -> tuple[float, float]:
     """Draw a rod from a joint at (x, y) and return its end."""
     end = x + length * np.sin(angle), y + length * np.cos(angle)
-    draw_line(axes, (x, end[0]), (y, end[1]), BLUE, 7)
-    draw_disc(axes, *end, 0.05, EMBER)
+    draw_line(axes, (x, end[0]), (y, end[1]), BLUE, 7, alpha)
+    draw_disc(axes, *end, 0.05, EMBER, alpha)
     return end
 
 
-def draw_line(axes: Any, xs: Any, ys: Any, color: str, width: float) -> None:
+def draw_line(axes: Any, xs: Any, ys: Any, color: str, width: float, alpha: float = 1.0) -> None:
     """Draw a line with round ends; the width is in points."""
-    axes.plot(xs, ys, color=color, linewidth=width, solid_capstyle="round", zorder=2)
+    axes.plot(xs, ys, color=color, linewidth=width, solid_capstyle="round", alpha=alpha, zorder=2)
 
 
-def draw_disc(axes: Any, x: float, y: float, radius: float, color: str) -> None:
+def draw_disc(axes: Any, x: float, y: float, radius: float, color: str, alpha: float = 1.0) -> None:
     """Draw a filled circle."""
     from matplotlib.patches import Circle
 
-    axes.add_patch(Circle((x, y), radius, color=color, zorder=3))
+    axes.add_patch(Circle((x, y), radius, color=color, alpha=alpha, zorder=3))
 
 
 def draw_tree(

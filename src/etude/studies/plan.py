@@ -47,6 +47,7 @@ PROBLEMS: dict[str, Any] = {
     "quadrotor": Quadrotor(),
     "car": Car(),
 }
+NUM_EARLIER = 2  # plans between the first guess and the last plan that a video shows
 GAMES = {"tic-tac-toe": games.TIC_TAC_TOE, "connect-four": games.CONNECT_FOUR}
 
 
@@ -250,8 +251,24 @@ def write_plan(
         subtitle=subtitle,
     )
     if video:
-        plan_figures.write_motion(directory / "motion.mp4", name, problem, path)
+        earlier = earlier_paths(problem, path)
+        plan_figures.write_motion(directory / "motion.mp4", name, problem, path, earlier)
     return directory, results
+
+
+def earlier_paths(problem: Any, path: PlannedPath) -> dict[int, Any]:
+    """The states of plans on the way to the last one, by iteration: of equally many improvements.
+
+    They are of those iterations that lowered the cost; a path without a history has none.
+    """
+    improved = 1 + np.flatnonzero(np.diff(path.costs) < 0)
+    if not len(improved):
+        return {}
+    chosen = np.append(0, improved[np.linspace(0, len(improved) - 1, NUM_EARLIER + 1).astype(int)])
+    return {
+        int(i): simulate_controls(problem, path.states[0], path.history[i])[0]
+        for i in dict.fromkeys(chosen.tolist()[:-1])
+    }
 
 
 def search_game(

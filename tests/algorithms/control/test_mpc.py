@@ -7,14 +7,27 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from etude.algorithms.control.mpc import MPC, PlannerMemory
+import etude
+from etude.algorithms.control.mpc import MPC
 from etude.environments.backends.jax_envs import JaxEnvs
 from etude.environments.classic import PORTS
 from etude.errors import InvalidInput
+from etude.models import true_models
 from etude.models.true_models import STATE_FROM_OBSERVATION, true_model
-from etude.planning.plans import return_of_plans, shift_plan
+from etude.planning.planners import (
+    CEM,
+    DDP,
+    ICEM,
+    ILQR,
+    Collocation,
+    GradientShooting,
+    MultipleShooting,
+    RandomShooting,
+)
+from etude.planning.plans import return_of_plans
+from etude.planning.protocol import ModelStep
 from etude.rollout import bind_policy, evaluate
-from etude.spaces import Box, to_environment_action
+from etude.spaces import Box, Discrete, EnvironmentSpec, to_environment_action
 from etude.struct import validate
 
 KEY = jax.random.key(0)
@@ -37,11 +50,12 @@ def test_the_model_is_the_port_seen_through_an_observation(name):
             else jax.random.randint(key, (), 0, space.n)
         )
         state, outcome = port.step(state, to_environment_action(space, action), key)
-        planned = model.step(model.state_from_observation(observation), action, key)
-        seen = port.observe(planned.state) if hasattr(port, "observe") else planned.state
+        begun = model.begin(observation[None, None], (), key)
+        planned = model.step(begun, jnp.asarray(action)[None, None], key)
+        seen = model.observe(planned.state)
         return (state, outcome.next_observation), (
             (outcome.next_observation, outcome.reward, outcome.terminated),
-            (seen, planned.reward, planned.terminated),
+            jax.tree.map(lambda x: x[0, 0], (seen, planned.reward, planned.continues == 0)),
         )
 
     truth, planned = jax.jit(partial(jax.lax.scan, step))(
@@ -64,77 +78,96 @@ def test_cross_entropy_swings_the_pendulum_up():
     assert returns.mean() > -220
 
 
+SIZES = dict(horizon=4, samples=6, iterations=2)
+OPTIMIZERS = [ILQR(), DDP(), MultipleShooting(), GradientShooting()]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("planner", ["icem", "random_shooting", "cem", "mppi"])
-def test_every_planner_notes_what_is_left_of_its_plan(planner):
-    """Its actions are in the box; a new episode's memory is zeros; the key decides, and one copy's
-    plan is no other's."""
-    algorithm = MPC(
-        model="Pendulum-v1", planner=planner, horizon=4, samples=6, iterations=2, elites=3
-    )
-    validate(algorithm)
+@pytest.mark.parametrize("planner", [ICEM(elites=3), ILQR()], ids=["icem", "ilqr"])
+def test_copies_are_planned_for_alone_and_the_key_decides(planner):
+    """Actions are in the box; an episode begins with zeros; what a planner of plans by chance does
+    is up to the key, and one with derivatives takes none."""
+    policy = policy_of(MPC("Pendulum-v1", planner, **SIZES))
     observation = np.asarray(reset(KEY))
-    policy = policy_of(algorithm)
     memory = jax.device_get(jax.jit(policy.initial_memory)(KEY))
-    assert memory.mean.shape == (2, 4, 1) and not any(x.any() for x in jax.tree.leaves(memory))
+    assert not any(x.any() for x in jax.tree.leaves(memory))
     act = jax.jit(policy.act)
     action, noted = jax.device_get(act(observation, memory, KEY))
     assert action.shape == (2, 1) and (np.abs(action) <= 1).all() and action[0] != action[1]
-    assert isinstance(noted, PlannerMemory)
     assert jax.tree.map(jnp.shape, noted) == jax.tree.map(jnp.shape, memory)
-    for plans in (noted.mean, *noted.reused_plans.swapaxes(0, 1)):
-        np.testing.assert_array_equal(plans[:, -1], plans[:, -2])  # the last action again
-        assert (np.abs(plans) <= 1).all()
     jax.tree.map(np.testing.assert_array_equal, act(observation, memory, KEY), (action, noted))
-    again = np.asarray(act(observation, noted, KEY)[0])
-    # the others begin where they were
-    assert (again == action).all() == (planner == "random_shooting")
-    assert (np.asarray(act(observation, memory, jax.random.key(1))[0]) != action).all()
+    swapped, _ = act(observation[::-1], memory, KEY)
+    other, _ = act(observation, memory, jax.random.key(1))
+    assert (np.asarray(other) == action).all() == isinstance(planner, ILQR)
+    if isinstance(planner, ILQR):
+        np.testing.assert_allclose(swapped[::-1], action, rtol=1e-5)
 
-    model, alone = true_model("Pendulum-v1"), jax.tree.map(lambda x: x[0], memory)
-    key_search, key_model = jax.random.split(jax.random.split(KEY, 2)[0])
+
+@pytest.mark.slow
+@pytest.mark.parametrize("planner", OPTIMIZERS, ids=lambda planner: type(planner).__name__)
+def test_an_optimizer_plans_on_the_model(planner):
+    """Its plan returns more on the model than none, and is where the next search starts."""
+    algorithm = MPC("Pendulum-v1", planner, horizon=8, iterations=20, discount=0.9)
+    model, observation = true_model("Pendulum-v1"), jnp.float32([np.cos(0.3), np.sin(0.3), 0.0])
 
     @jax.jit
-    def searched(start):
-        score = return_of_plans(model, model.state_from_observation(observation[0]), key_model)
-        plan, found = algorithm.search(score, start, key_search)
-        return plan, shift_plan(found.mean)
+    def planned(key):
+        action, start = algorithm.plan(model, observation, jnp.zeros((8, 1)), key)
+        plan = jnp.concatenate([action[None], start[:-1]])
+        state = model.begin(observation[None, None], (), key)
+        score = return_of_plans(model, state, key, discount=0.9)
+        return start, score(jnp.stack([plan, jnp.zeros((8, 1))]))
 
-    plan, mean = jax.device_get(searched(alone))
-    np.testing.assert_allclose(action[0], plan[0], rtol=1e-4)  # done is the first action
-    np.testing.assert_allclose(noted.mean[0], mean, rtol=1e-4)
-
-
-@pytest.mark.parametrize("planner", ["cem", "icem"])
-def test_icem_judges_again_what_it_kept(planner):
-    algorithm = MPC(
-        model="Pendulum-v1", planner=planner, horizon=4, samples=6, iterations=2, elites=3
-    )
-    start = PlannerMemory(np.zeros((4, 1), np.float32), jnp.full((1, 4, 1), 0.75))
-    search = jax.jit(
-        lambda key: algorithm.search(lambda plans: -((plans - 0.75) ** 2).sum((1, 2)), start, key)[
-            0
-        ]
-    )
-    assert (search(KEY) == 0.75).all() == (planner == "icem")
+    start, (found, idle) = planned(KEY)
+    assert found > idle + 1e-3
+    np.testing.assert_array_equal(start[-1], start[-2])
 
 
-@pytest.mark.parametrize("planner, judged", [("random_shooting", 12), ("mppi", 6)])
-def test_shooting_draws_all_its_plans_at_once_and_mppi_follows_its_mean(planner, judged):
-    algorithm = MPC(model="Pendulum-v1", planner=planner, horizon=4, samples=6, iterations=2)
+@pytest.mark.system
+def test_ilqr_swings_the_pendulum_up():
+    policy = policy_of(MPC("Pendulum-v1", ILQR(), iterations=10))
+    returns, _ = jax.jit(lambda key: evaluate(PENDULUM, policy, key, 2))(KEY)
+    assert returns.mean() > -220
+
+
+def test_shooting_draws_all_its_plans_at_once():
     seen = []  # how many at once, of each call that is traced
 
     def score(plans):
         seen.append(len(plans))
         return -(plans**2).sum((1, 2))
 
-    plan, found = jax.jit(
-        lambda key: algorithm.search(
-            score, PlannerMemory(jnp.ones((4, 1)), jnp.zeros((0, 4, 1))), key
-        )
-    )(KEY)
-    assert set(seen) == {judged}
-    np.testing.assert_array_equal(plan, found.mean)
+    planner = RandomShooting()
+    search = partial(planner.plan, score, planner.init(jnp.ones((4, 1))))
+    jax.jit(partial(search, samples=6, iterations=2))(KEY)
+    assert set(seen) == {12}
+
+
+def test_derivatives_are_needed_of_a_vector_and_of_episodes_that_do_not_end(monkeypatch):
+    monkeypatch.setattr(true_models, "USER_MODELS", {})
+    car = PORTS["MountainCarContinuous-v0"]()
+    spec = EnvironmentSpec(car.observation_space, car.action_space, 1, "MountainCarContinuous-v0")
+    with pytest.raises(InvalidInput, match="ilqr needs derivatives, and an episode .* can end"):
+        MPC(planner=ILQR()).init(KEY, spec)
+    assert MPC(planner=ILQR()).assumes.smooth and not MPC().assumes.smooth
+
+    def register(step):
+        etude.register_model("mine/Car-v0", step)
+        return EnvironmentSpec(Box((2,)), Box((1,), low=-1.0, high=1.0), 1, "mine/Car-v0")
+
+    def sure(state, action, key):
+        return ModelStep(state + action, -(state**2).sum(), jnp.float32(1))
+
+    def chancy(state, action, key):
+        return sure(state, action, key).__class__(state, state[0], jnp.float32(0.5))
+
+    jax.eval_shape(partial(MPC(planner=ILQR()).init, spec=register(sure)), KEY)
+    with pytest.raises(InvalidInput, match="ddp needs derivatives, and an episode"):
+        MPC(planner=DDP()).init(KEY, register(chancy))
+    whole = EnvironmentSpec(Discrete(3), Box((1,), low=-1.0, high=1.0), 1, "mine/Table-v0")
+    etude.register_model("mine/Table-v0", lambda state, action, key: ModelStep(state, 0.0, 1.0))
+    with pytest.raises(InvalidInput, match=r"gradient-shooting needs .* vector of floats, .*int32"):
+        MPC(planner=GradientShooting()).init(KEY, whole)
 
 
 def test_what_it_cannot_plan_on_is_refused():
@@ -148,4 +181,10 @@ def test_what_it_cannot_plan_on_is_refused():
     ):
         MPC(model="MountainCarContinuous-v0").init(KEY, PENDULUM.spec)
     with pytest.raises(InvalidInput, match="elites is 20; of 10 samples"):
-        validate(MPC(model="Pendulum-v1", samples=10, elites=20))
+        validate(MPC(planner=CEM(elites=20), samples=10))
+    with pytest.raises(InvalidInput, match="horizon is 0; it must be at least 1"):
+        validate(MPC(horizon=0))
+    with pytest.raises(
+        InvalidInput, match=r"planner is Collocation\(.*; it must be RandomShooting"
+    ):
+        validate(MPC(planner=Collocation()))

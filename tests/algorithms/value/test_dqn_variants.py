@@ -28,7 +28,7 @@ from etude.environments.backends.jax_envs import JaxEnvs
 from etude.environments.tabular import Tabular
 from etude.errors import InvalidInput
 from etude.nn.noisy import NoisyLayers
-from etude.planning.sampling.maximize import CEM
+from etude.planning.planners import CEM
 from etude.spaces import Box, Discrete, EnvironmentSpec
 from etude.struct import replace, validate
 from etude.tabular.dynamic_programming import q_iteration

@@ -23,7 +23,7 @@ def test_each_iteration_is_that_of_numpy(watched):
     search = jax.jit(
         lambda smoothing: cem(
             score, KEY, mean, std, **SIZES, smoothing=smoothing, low=-1.0, high=high
-        )
+        )[0]
     )
     for smoothing in (0.0, 0.3):
         found = search(smoothing)
@@ -98,7 +98,7 @@ def solve(which, key):
         iterations=15,
         low=LOW,
         high=HIGH,
-    )
+    )[0]
 
 
 KEYS = jax.random.split(KEY, 8)

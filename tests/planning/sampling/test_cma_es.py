@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from numpy_planners import CMAES
 
 from etude.errors import InvalidInput
 from etude.planning.sampling import cma_es as cma
@@ -17,80 +18,13 @@ KEYS = jax.random.split(KEY, 8)
 close = dict(rtol=2e-3, atol=1e-4)
 
 
-class Slow:
-    """Hansen (2016), equations (38) to (47) and table 1 (48) to (58), one number at a time in
-    float64."""
-
-    def __init__(self, mean, std, samples):
-        self.n, self.samples = len(mean), samples
-        self.m, self.sigma, self.C = (
-            np.array(mean, float),
-            1.0,
-            np.diag(np.square(std).astype(float)),
-        )
-        self.p_sigma, self.p_c, self.g = np.zeros(self.n), np.zeros(self.n), 0
-        n, mu = self.n, samples // 2
-        raw = [np.log((samples + 1) / 2) - np.log(i) for i in range(1, samples + 1)]
-        self.mu_eff = sum(raw[:mu]) ** 2 / sum(w**2 for w in raw[:mu])
-        mu_eff_minus = sum(raw[mu:]) ** 2 / sum(w**2 for w in raw[mu:])
-        self.c_1 = 2 / ((n + 1.3) ** 2 + self.mu_eff)
-        self.c_mu = min(
-            1 - self.c_1,
-            2 * (1 / 4 + self.mu_eff + 1 / self.mu_eff - 2) / ((n + 2) ** 2 + 2 * self.mu_eff / 2),
-        )
-        self.c_c = (4 + self.mu_eff / n) / (n + 4 + 2 * self.mu_eff / n)
-        self.c_sigma = (self.mu_eff + 2) / (n + self.mu_eff + 5)
-        self.d_sigma = 1 + 2 * max(0, np.sqrt((self.mu_eff - 1) / (n + 1)) - 1) + self.c_sigma
-        alphas = (
-            1 + self.c_1 / self.c_mu,
-            1 + 2 * mu_eff_minus / (self.mu_eff + 2),
-            (1 - self.c_1 - self.c_mu) / (n * self.c_mu),
-        )
-        positive, negative = sum(w for w in raw if w > 0), -sum(w for w in raw if w < 0)
-        self.w = [w / positive if w >= 0 else min(alphas) * w / negative for w in raw]
-        self.chi = np.sqrt(n) * (1 - 1 / (4 * n) + 1 / (21 * n**2))
-
-    def root(self, power):
-        """C^power, which has one value whatever the signs of the eigenvectors."""
-        values, vectors = np.linalg.eigh(self.C)
-        return vectors @ np.diag(values**power) @ vectors.T
-
-    def step(self, y):
-        """After the moves y [samples, n], best first."""
-        n, whiten = self.n, self.root(-0.5)
-        mean_move = sum(max(w, 0) * one for w, one in zip(self.w, y, strict=True))
-        self.m = self.m + self.sigma * mean_move
-        self.p_sigma = (1 - self.c_sigma) * self.p_sigma + np.sqrt(
-            self.c_sigma * (2 - self.c_sigma) * self.mu_eff
-        ) * whiten @ mean_move
-        length = np.sqrt((self.p_sigma**2).sum())
-        self.sigma = self.sigma * np.exp(self.c_sigma / self.d_sigma * (length / self.chi - 1))
-        steady = (
-            length / np.sqrt(1 - (1 - self.c_sigma) ** (2 * (self.g + 1)))
-            < (1.4 + 2 / (n + 1)) * self.chi
-        )
-        h = 1.0 if steady else 0.0
-        self.p_c = (1 - self.c_c) * self.p_c + h * np.sqrt(
-            self.c_c * (2 - self.c_c) * self.mu_eff
-        ) * mean_move
-        total = (
-            1 + self.c_1 * (1 - h) * self.c_c * (2 - self.c_c) - self.c_1 - self.c_mu * sum(self.w)
-        ) * self.C
-        total = total + self.c_1 * np.outer(self.p_c, self.p_c)
-        for w, one in zip(self.w, y, strict=True):
-            w = w if w >= 0 else w * n / ((whiten @ one) ** 2).sum()
-            total = total + self.c_mu * w * np.outer(one, one)
-        self.C, self.g = total, self.g + 1
-        return h
-
-
 @pytest.mark.parametrize("samples, n", [(7, 4), (40, 3), (2, 1)])
 def test_adaptation_is_the_tutorials(samples, n):
     """Eight generations of moves that mostly go one way, so that the step grows fast at first and
     the path has to wait."""
     rng = np.random.default_rng(samples)
     std = rng.uniform(0.5, 2, n)
-    slow, p, waited = Slow(np.zeros(n), std, samples), cma.default_parameters(samples, n), set()
+    slow, p, waited = CMAES(np.zeros(n), std, samples), cma.default_parameters(samples, n), set()
     zero = np.zeros(n, np.float32)
     search = cma.CMAESState(
         zero, np.float32(1), jnp.diag(np.float32(std**2)), zero, zero, zero, np.float32(0)
@@ -132,7 +66,7 @@ def test_the_path_waits_while_the_step_grows_fast():
     moves = noise + np.linspace(0, 4, 200)[:, None, None]
     waited, expected = np.stack(waits(np.float32(moves)), 1), []
     for y in moves:
-        slow = Slow(np.zeros(3), np.ones(3), 8)
+        slow = CMAES(np.zeros(3), np.ones(3), 8)
         first = slow.step(y)
         slow.C = np.eye(3)  # as `y` is told to be white
         expected.append([first == 0, slow.step(y) == 0])
@@ -146,10 +80,10 @@ def test_candidates_are_drawn_ranked_and_judged_as_the_tutorial_says(watched):
     start = np.float32([0.0, 0.3])
     search = lambda key: cma_es(
         score, key, start, jnp.float32([0.2, 0.1]), samples=6, iterations=5, low=-9.0, high=9.0
-    )
+    )[0]
     found = jax.jit(search)(KEY)
     jax.effects_barrier()
-    slow = Slow(start, [0.2, 0.1], 6)
+    slow = CMAES(start, [0.2, 0.1], 6)
     # the walls are out of reach
     for candidates, key in zip(seen, jax.random.split(KEY, 5), strict=True):
         drawn = (candidates.astype(float) - slow.m) / slow.sigma  # y = B D z
@@ -170,7 +104,7 @@ def test_candidates_are_drawn_ranked_and_judged_as_the_tutorial_says(watched):
 
 @pytest.mark.parametrize("samples, n", [(2, 1), (4, 1), (9, 5), (64, 1), (64, 17), (1000, 3)])
 def test_weights_and_rates_are_in_their_ranges(samples, n):
-    p, slow = cma.default_parameters(samples, n), Slow(np.zeros(n), np.ones(n), samples)
+    p, slow = cma.default_parameters(samples, n), CMAES(np.zeros(n), np.ones(n), samples)
     np.testing.assert_allclose(p.weights, slow.w, rtol=1e-9, atol=1e-12)
     assert p.weights[p.weights > 0].sum() == pytest.approx(1) and (np.diff(p.weights) <= 0).all()
     assert (
@@ -234,7 +168,7 @@ def solve(which, key):
         iterations=60,
         low=low,
         high=high,
-    )
+    )[0]
 
 
 @pytest.fixture(scope="module")
@@ -257,7 +191,7 @@ def test_a_turned_ill_conditioned_quadratic_needs_the_covariance(found):
     def without(key):
         return cem(
             partial(score, STEEP), key, jnp.zeros(N), 1.0, samples=96, elites=12, iterations=20
-        ).value
+        )[0].value
 
     assert (one.value > -1e-6).all() and np.median(without(KEYS)) < -1e-3
     np.testing.assert_allclose(one.best, 0.2, atol=2e-3)
@@ -302,7 +236,7 @@ def test_nothing_breaks_down_long_after_it_converged():
     def search(height):
         return cma_es(
             lambda x: -height * (x**2).sum(-1), KEY, jnp.zeros(2), 0.6, samples=6, iterations=1000
-        )
+        )[0]
 
     found = jax.jit(jax.vmap(search))(np.float32([1, 0]))
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(found))

@@ -10,12 +10,11 @@ import pytest
 
 from etude.errors import InvalidInput
 from etude.planning.plans import return_of_plans
-from etude.planning.protocol import ControlProblem, model_step_of
+from etude.planning.protocol import ControlProblem, LiftedModel, model_step_of
 from etude.planning.sampling.cem import cem
 from etude.planning.sampling.icem import colored_noise, icem
 from etude.planning.sampling.mppi import mppi
 from etude.planning.trajectory.lqr import LinearQuadratic, lqr, simulate_regulator
-from etude.struct import static, struct
 
 noise_of = jax.jit(colored_noise, static_argnums=1)
 KEY = jax.random.key(0)
@@ -30,7 +29,7 @@ def test_each_iteration_is_that_of_numpy(watched):
     search = partial(
         icem, score, samples=40, elites=10, iterations=4, exponent=2.0, smoothing=0.2, high=0.9
     )
-    found, ours = jax.jit(lambda key: search(key, mean, 0.7, reused_plans=kept))(KEY)
+    found, history = jax.jit(lambda key: search(key, mean, 0.7, kept_plans=kept))(KEY)
     jax.effects_barrier()
     m, s, kept, best, value = (
         np.asarray(mean, float),
@@ -59,7 +58,9 @@ def test_each_iteration_is_that_of_numpy(watched):
         (found.std, s),
         (found.best, best),
         (found.value, value),
-        (ours, kept),
+        (found.kept_plans, kept),
+        (history.plans[-1], best),
+        (history.values[-1], value),
     ):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
 
@@ -88,8 +89,8 @@ def test_with_one_sample_and_one_iteration_the_samplers_agree():
     mean = jnp.full((3, 2), -1.0)  # any draw is better
     found = jax.jit(
         lambda key: [
-            cem(score, key, mean, 0.5, **one, elites=1),
-            mppi(score, key, mean, 0.5, **one),
+            cem(score, key, mean, 0.5, **one, elites=1)[0],
+            mppi(score, key, mean, 0.5, **one)[0],
             icem(score, key, mean, 0.5, **one, elites=1, exponent=0.0, smoothing=0.0)[0],
         ]
     )(KEY)
@@ -110,12 +111,7 @@ BLOCK = ControlProblem(
 START = np.float32([0.3, 0.1])
 
 
-@struct
-class Certain:
-    problem: ControlProblem = static()
-
-    def step(self, state, action, key):
-        return model_step_of(self.problem, state, action)
+CERTAIN = LiftedModel(lambda state, action, key: model_step_of(BLOCK, state, action))
 
 
 @pytest.mark.system
@@ -128,12 +124,12 @@ def test_the_searches_reach_the_optimum_of_linear_quadratic_control():
 
     @jax.jit
     def search(key):
-        score, start = return_of_plans(Certain(BLOCK), START, key), jnp.zeros((T, 1))
+        score, start = return_of_plans(CERTAIN, START[None, None], key), jnp.zeros((T, 1))
         sizes = {"samples": 150, "elites": 15}
         return (
-            cem(score, key, start, 0.5, **sizes, iterations=25),
+            cem(score, key, start, 0.5, **sizes, iterations=25)[0],
             icem(score, key, start, 0.5, **sizes, iterations=10, exponent=0.5)[0],
-            mppi(score, key, start, 0.1, samples=300, iterations=40, temperature=0.003),
+            mppi(score, key, start, 0.1, samples=300, iterations=40, temperature=0.02)[0],
         )
 
     # nothing done: -0.68

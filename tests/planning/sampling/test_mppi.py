@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from numpy_planners import mppi_weights
 
 from etude.planning.sampling.icem import colored_noise
 from etude.planning.sampling.mppi import mppi, softmax_weights
@@ -30,7 +31,7 @@ def test_each_iteration_is_that_of_numpy(watched):
             exponent=exponent,
             low=-1.0,
             high=high,
-        )
+        )[0]
     )
     for temperature, exponent in ((1.0, 0.0), (0.2, 2.0)):
         found = search(temperature, exponent)
@@ -41,11 +42,9 @@ def test_each_iteration_is_that_of_numpy(watched):
             np.testing.assert_allclose(
                 candidates, np.clip(m + noise * np.asarray(std), -1, high), rtol=1e-4, atol=1e-5
             )
-            values = [-((plan.astype(float) - 0.8) ** 2).sum() for plan in candidates]
-            shares = [np.exp((v - max(values)) / temperature) for v in values]
-            m = sum(
-                share * plan.astype(float) for share, plan in zip(shares, candidates, strict=True)
-            ) / sum(shares)
+            values = np.array([-((plan.astype(float) - 0.8) ** 2).sum() for plan in candidates])
+            weights = mppi_weights(values, temperature)
+            m = sum(w * plan.astype(float) for w, plan in zip(weights, candidates, strict=True))
             if max(values) > value:
                 best, value = candidates[np.argmax(values)], max(values)
         for ours, theirs in ((found.mean, m), (found.best, best), (found.value, value)):
@@ -64,13 +63,13 @@ def test_each_iteration_is_that_of_numpy(watched):
 @pytest.mark.slow
 def test_weights_at_their_limits():
     """Near zero temperature the best is everything; far above, all are alike; what is worth −∞
-    counts nothing unless all is."""
-    values = np.float32([-3, -1, -jnp.inf, -2])
-    np.testing.assert_allclose(
-        softmax_weights(values, 1.0),
-        np.exp([-2, 0, -np.inf, -1]) / np.exp([-2, 0, -np.inf, -1]).sum(),
-        rtol=1e-6,
-    )
+    counts nothing unless all is. The scale of the values makes no difference."""
+    values = np.float32([-3, -1, -jnp.inf, -2])  # best − median is 1
+    expected = np.exp([-2, 0, -np.inf, -1]) / np.exp([-2, 0, -np.inf, -1]).sum()
+    for scale in (1.0, 1e-6, 1e6):
+        np.testing.assert_allclose(softmax_weights(scale * values, 1.0), expected, rtol=1e-4)
     np.testing.assert_allclose(softmax_weights(values, 1e-3), [0, 1, 0, 0], atol=1e-6)
     np.testing.assert_allclose(softmax_weights(values[:2], 1e6), [0.5, 0.5], atol=1e-5)
-    np.testing.assert_allclose(softmax_weights(jnp.full(4, -jnp.inf), 1.0), np.full(4, 0.25))
+    for alike in (-jnp.inf, 3.0):
+        np.testing.assert_allclose(softmax_weights(jnp.full(4, alike), 1.0), np.full(4, 0.25))
+    np.testing.assert_allclose(softmax_weights(np.float32([2]), 0.1), [1])

@@ -7,11 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from etude.planning.sampling.random_shooting import (
-    argmax_candidate,
-    evaluate_candidates,
-    random_shooting,
-)
+from etude.planning.sampling.candidates import argmax_candidate, evaluate_candidates
+from etude.planning.sampling.random_shooting import random_shooting
 
 KEY = jax.random.key(0)
 
@@ -28,18 +25,29 @@ def test_it_is_the_best_of_its_own_draws():
         seen.append(candidates)
         return hill(candidates)
 
-    best, value = random_shooting(score, KEY, (2, 3), 500)
+    given = np.full((2, 2, 3), 0.3, np.float32)
+    found, history = random_shooting(score, KEY, (2, 3), samples=100, iterations=5)
+    best, value = found.best, found.value
     (candidates,) = seen
     assert candidates.shape == (500, 2, 3) and best.shape == (2, 3) and value.shape == ()
     values = [2 - ((np.asarray(one, float) - 0.3) ** 2).sum() for one in candidates]
     np.testing.assert_array_equal(best, candidates[int(np.argmax(values))])
     np.testing.assert_allclose(value, max(values), rtol=1e-5)
+    for i in range(5):  # the history looks back from the end of each iteration
+        first = int(np.argmax(values[: 100 * (i + 1)]))
+        np.testing.assert_array_equal(history.plans[i], candidates[first])
+        np.testing.assert_allclose(history.values[i], values[first], rtol=1e-5)
+    exact, _ = random_shooting(hill, KEY, (2, 3), samples=100, candidates=given)
+    np.testing.assert_array_equal(exact.best, given[0])
 
 
 @pytest.mark.slow
 def test_draws_fill_the_box_evenly():
-    seen, low, high = [], np.float32([-3, 0]), np.float32([-1, 10])
-    random_shooting(lambda x: seen.append(x) or x.sum(-1), KEY, (2,), 20_000, low, high)
+    low, high = np.float32([-3, 0]), np.float32([-1, 10])
+    seen = []
+    random_shooting(
+        lambda x: seen.append(x) or x.sum(-1), KEY, (2,), samples=20_000, low=low, high=high
+    )
     unit = (np.asarray(seen[0]) - low) / (high - low)
     assert unit.min() >= 0 and unit.max() <= 1
     for column in unit.T:
@@ -49,15 +57,15 @@ def test_draws_fill_the_box_evenly():
 @pytest.mark.slow
 def test_a_maximum_is_found_inside_and_on_the_boundary():
     """In one dimension 2,000 draws leave gaps of a thousandth."""
-    best, value = random_shooting(hill, KEY, (1,), 2000)
-    np.testing.assert_allclose([best[0], value], [0.3, 2], atol=0.01)
-    best, value = random_shooting(lambda x: x[:, 0], KEY, (1,), 2000)
-    np.testing.assert_allclose([best[0], value], [1, 1], atol=0.01)
+    for score, expected in ((hill, [0.3, 2]), (lambda x: x[:, 0], [1, 1])):
+        found, _ = random_shooting(score, KEY, (1,), samples=2000)
+        np.testing.assert_allclose([found.best[0], found.value], expected, atol=0.01)
 
 
 def test_a_key_is_an_answer():
     one, again, other = (
-        random_shooting(hill, key, (2, 3), 500)[0] for key in (KEY, KEY, jax.random.key(1))
+        random_shooting(hill, key, (2, 3), samples=500)[0].best
+        for key in (KEY, KEY, jax.random.key(1))
     )
     np.testing.assert_array_equal(one, again)
     assert (one != other).all()
@@ -71,7 +79,7 @@ def test_many_problems_at_once_are_each_alone():
     @jax.jit
     @jax.vmap
     def solve(center, key):
-        return random_shooting(lambda x: -((x - center) ** 2).sum(-1), key, (2,), 50)
+        return random_shooting(lambda x: -((x - center) ** 2).sum(-1), key, (2,), samples=50)[0]
 
     together = solve(centers, keys)
     for i in range(3):

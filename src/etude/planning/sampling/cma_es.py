@@ -93,7 +93,8 @@ def cma_es(
         state = update_distribution(state, parameters, y[order], z[order] @ B.T, generation)
         state = update_best(state, sampled, values)
         if candidates is not None:
-            state = update_best(state, candidates, evaluate_candidates(score, candidates))
+            given = jnp.asarray(candidates)
+            state = update_best(state, given, evaluate_candidates(score, given))
         return state, SearchHistory(state.best, state.value)
 
     zeros = jnp.zeros(mean.size, mean.dtype)
