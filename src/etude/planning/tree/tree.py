@@ -1,0 +1,75 @@
+"""The tree of Monte Carlo tree search as arrays over nodes, what is read from it, and its sizes."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+
+from etude.struct import static, struct, traced
+from etude.types import Array
+
+ROOT = 0  # index of the root node
+NO_CHILD = 0  # child index of an untried action: the root is nobody's child
+
+
+@struct
+class SearchSettings:
+    """Sizes and discount of a tree search."""
+
+    simulations: int = static(1000, at_least=1)
+    """Simulations of a search; each adds at most one node."""
+    horizon: int = static(100, at_least=1)
+    """Maximum depth in steps from the root; rewards beyond it do not count."""
+    players: int = static(1, at_least=1, at_most=2)
+    """Number of players; 2 move in turn, and a reward goes to the player who moved."""
+    discount: float = traced(1.0, at_least=0, at_most=1)
+    """Discount factor γ per step."""
+
+    @property
+    def bootstrap_discount(self) -> Any:
+        """The discount of the next state's value: γ, or −γ where it is the opponent's."""
+        return self.discount if self.players == 1 else -self.discount
+
+
+@struct
+class Tree:
+    """Search tree as arrays over nodes, [simulations + 1]: simulation i adds node i or none.
+
+    Nodes without visits are not in use, but for the root.
+    """
+
+    state: Any  # leaves are [node, 1, 1, ...]
+    children: Array  # int32, [node, action]: the child's index, or NO_CHILD
+    legal: Array  # bool, [node, action]
+    prior_logits: Array  # of the evaluation, [node, action]
+    raw_value: Array  # of the evaluation, to the player to move at the node
+    reward: Array  # r of the action into the node, to the player who chose it
+    discount: Array  # γ × continues of the action into the node; −γ × continues for two players
+    terminal: Array  # bool: the episode is over, or no action is legal
+    visits: Array  # N, int32: number of simulations through the node
+    return_sum: Array  # Q: sum of their returns from the node on, to the player to move there
+
+
+# the action [] that a simulation takes at a node: of the tree, the node's index, int32 [], and a
+# number in [0, 1) that is drawn for the simulation
+Rule = Callable[[Tree, Array, Array], Array]
+
+
+def q_values(tree: Tree, node: Array | int) -> Array:
+    """Return r + γ Q/N of each action [action], to the player to move; -inf where untried."""
+    children = tree.children[node]
+    value = tree.return_sum[children] / jnp.maximum(tree.visits[children], 1)
+    q = tree.reward[children] + tree.discount[children] * value
+    return jnp.where(children > NO_CHILD, q, -jnp.inf)
+
+
+def action_visits(tree: Tree, node: Array | int) -> Array:
+    """Return the visits of each action, int32 [action]; 0 where untried."""
+    children = tree.children[node]
+    return jnp.where(children > NO_CHILD, tree.visits[children], 0)
+
+
+def sample_legal(legal: Array, uniform: Array) -> Array:
+    """Map `uniform` in [0, 1) to one of the `legal` actions, bool [action]; 0 where none is."""
+    rank = legal.cumsum()
+    return (rank > uniform * rank[-1]).argmax()
