@@ -34,6 +34,7 @@ from etude.planning.tree.tree import (
     Tree,
     action_visits,
     q_values,
+    to_bits,
 )
 from etude.struct import replace, struct, validate
 from etude.types import Array
@@ -130,7 +131,7 @@ def simulate(parts: SearchParts, tree: Tree, node: Array, draws: Draws) -> Tree:
     key_expand, key_evaluate = jax.random.split(draws.key)
     path, action = tree_policy(parts, tree, draws.uniforms[0])
     tree, path, leaf = expand(parts, tree, path, action, node, key_expand)
-    steps_left = jnp.where(leaf.terminal, 0, parts.settings.horizon - path.depth)
+    steps_left = jnp.where(leaf.continues > 0, parts.settings.horizon - path.depth, 0)
     logits, value = evaluate_leaf(parts, leaf, steps_left, draws._replace(key=key_evaluate))
     # of no effect where the leaf is not new, for the node is not in use then
     tree = replace(
@@ -145,9 +146,9 @@ def init_tree(parts: SearchParts, state: Any, legal: Array, draws: Draws) -> Tre
     """Create a tree of the root alone, evaluated, with space for one node per simulation."""
     state = jax.tree.map(jnp.asarray, state)
     check_legal(parts.model, state, jnp.shape(legal))
-    terminal = ~jnp.any(legal)
-    steps_left = jnp.where(terminal, 0, parts.settings.horizon)
-    logits, value = evaluate_leaf(parts, Leaf(state, terminal, legal), steps_left, draws)
+    continues = jnp.any(legal).astype(float)
+    steps_left = jnp.where(continues > 0, parts.settings.horizon, 0)
+    logits, value = evaluate_leaf(parts, Leaf(state, continues, legal), steps_left, draws)
     num_nodes = parts.settings.simulations + 1
     zeros = jnp.zeros(num_nodes)
     root_alone = lambda x: jnp.zeros((num_nodes, *x.shape), x.dtype).at[ROOT].set(x)
@@ -155,11 +156,12 @@ def init_tree(parts: SearchParts, state: Any, legal: Array, draws: Draws) -> Tre
         jax.tree.map(lambda x: jnp.broadcast_to(x, (num_nodes, *x.shape)), state),
         children=jnp.full((num_nodes, len(legal)), NO_CHILD, jnp.int32),
         legal=root_alone(jnp.asarray(legal, bool)),
+        untried=root_alone(to_bits(jnp.asarray(legal, bool))),
         prior_logits=root_alone(logits),
         raw_value=root_alone(value),
         reward=zeros,
-        discount=zeros,
-        terminal=root_alone(terminal),
+        continues=root_alone(continues),
+        discount=jnp.asarray(parts.settings.bootstrap_discount, float),
         visits=jnp.zeros(num_nodes, jnp.int32),
         return_sum=zeros,
     )
@@ -194,7 +196,7 @@ def tree_policy(parts: SearchParts, tree: Tree, uniform: Array) -> tuple[SearchP
         path, _, node = state
         depth = path.depth + 1
         action = parts.interior_rule(tree, node, uniform)
-        can_descend = ~tree.terminal[node] & (depth < horizon)
+        can_descend = (tree.continues[node] > 0) & (depth < horizon)
         return _SelectionState(
             SearchPath(jnp.where(depths == depth, node, path.nodes), depth),
             action,
@@ -214,7 +216,7 @@ class Leaf(NamedTuple):
     """The last node of a simulation's path."""
 
     state: Any  # leaves [1, 1, ...]
-    terminal: Array  # bool, []
+    continues: Array  # as in `Tree`, []
     legal: Array  # bool, [action]
 
 
@@ -226,13 +228,17 @@ def expand(
     Where that is terminal, or at the horizon, neither tree nor path changes, and it is returned.
     """
     horizon, parent = parts.settings.horizon, path.nodes[path.depth]
-    leaf = jax.tree.map(lambda x: x[parent], Leaf(tree.state, tree.terminal, tree.legal))
-    can_expand = ~leaf.terminal & (path.depth < horizon)
+    untried, leaf = (
+        tree.untried[parent],
+        jax.tree.map(lambda x: x[parent], Leaf(tree.state, tree.continues, tree.legal)),
+    )
+    can_expand = (leaf.continues > 0) & (path.depth < horizon)
     step = parts.model.step(leaf.state, jnp.reshape(action, (1, 1)), key)
     check_step(parts.model, leaf.state, step.state)
-    continues, legal = step.continues[0, 0], parts.model.legal(step.state)[0, 0]
-    child = Leaf(step.state, (continues == 0) | ~legal.any(), legal)
+    legal = parts.model.legal(step.state)[0, 0]
+    child = Leaf(step.state, jnp.where(legal.any(), step.continues[0, 0], 0), legal)
 
+    actions = jnp.arange(len(legal))
     # a write to a node without a parent has no effect, for the node is not in use
     set_node = lambda nodes, x: nodes.at[node].set(x)
     # an index out of bounds where the leaf cannot expand: mode="drop" ignores that write
@@ -242,9 +248,12 @@ def expand(
         state=jax.tree.map(set_node, tree.state, child.state),
         children=tree.children.at[parent, action].set(node, mode="drop"),
         legal=set_node(tree.legal, child.legal),
+        untried=set_node(
+            tree.untried.at[parent].set(untried & ~to_bits(actions == action), mode="drop"),
+            to_bits(child.legal),
+        ),
         reward=set_node(tree.reward, step.reward[0, 0]),
-        discount=set_node(tree.discount, parts.settings.bootstrap_discount * continues),
-        terminal=set_node(tree.terminal, child.terminal),
+        continues=set_node(tree.continues, child.continues),
     )
     depth = path.depth + can_expand
     nodes = jnp.where(can_expand & (jnp.arange(horizon + 1) == depth), node, path.nodes)
@@ -265,7 +274,7 @@ def evaluate_leaf(
             f"evaluate gives prior logits of shape {jnp.shape(logits)} and a value of shape "
             f"{jnp.shape(value)}; make them {leaf.legal.shape} and ()"
         )
-    return jnp.asarray(logits, float), jnp.where(leaf.terminal, 0, value).astype(float)
+    return jnp.asarray(logits, float), jnp.where(leaf.continues > 0, value, 0).astype(float)
 
 
 class _BackupState(NamedTuple):
@@ -279,11 +288,11 @@ class _BackupState(NamedTuple):
 def backup(tree: Tree, path: SearchPath, value: Array) -> Tree:
     """Add Gₖ = rₖ₊₁ + γₖ₊₁ Gₖ₊₁, from the leaf's `value` to the root, to every node of the path."""
     depths = jnp.arange(len(path.nodes))
-    reward, discount = tree.reward[path.nodes], tree.discount[path.nodes]
+    reward, continues = tree.reward[path.nodes], tree.continues[path.nodes]
 
     def step_up(state):
         k, next_value, returns = state
-        value = reward[k] + discount[k] * next_value
+        value = reward[k] + tree.discount * continues[k] * next_value
         return _BackupState(k - 1, value, jnp.where(depths == k - 1, value, returns))
 
     leaf = _BackupState(path.depth, value, jnp.where(depths == path.depth, value, 0))

@@ -13,7 +13,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from etude.planning.tree.tree import NO_CHILD, ROOT, Tree, action_visits, q_values, sample_legal
+from etude.planning.tree.tree import (
+    NO_CHILD,
+    ROOT,
+    Tree,
+    action_visits,
+    is_sampled_or_later,
+    q_values,
+    untried_rank,
+)
 from etude.struct import struct, traced
 from etude.types import Array
 
@@ -35,13 +43,10 @@ class UCT:
 
     def __call__(self, tree: Tree, node: Array, uniform: Array) -> Array:
         """The action at `node`, int32 []."""
-        children = tree.children[node]
-        untried = tree.legal[node] & (children == NO_CHILD)
-        bonus = (
-            2 * self.exploration * jnp.sqrt(2 * jnp.log(tree.visits[node]) / tree.visits[children])
-        )
-        best = (q_values(tree, node) + bonus).argmax()
-        return jnp.where(untried.any(), sample_legal(untried, uniform), best)
+        visits, rank = tree.visits[tree.children[node]], untried_rank(tree, node)
+        bonus = 2 * self.exploration * jnp.sqrt(2 * jnp.log(tree.visits[node]) / visits)
+        score = q_values(tree, node) + bonus
+        return jnp.where(rank[-1] > 0, is_sampled_or_later(rank, uniform), score).argmax()
 
 
 @struct

@@ -3,7 +3,9 @@
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 
 from etude.struct import static, struct, traced
 from etude.types import Array
@@ -41,11 +43,13 @@ class Tree:
     state: Any  # leaves are [node, 1, 1, ...]
     children: Array  # int32, [node, action]: the child's index, or NO_CHILD
     legal: Array  # bool, [node, action]
+    untried: Array  # uint32, [node, word]: legal actions without a child, as bits; `untried_rank`
     prior_logits: Array  # of the evaluation, [node, action]
     raw_value: Array  # of the evaluation, to the player to move at the node
     reward: Array  # r of the action into the node, to the player who chose it
-    discount: Array  # γ × continues of the action into the node; −γ × continues for two players
-    terminal: Array  # bool: the episode is over, or no action is legal
+    # probability that the episode goes on after that action; 0 where no action is legal then
+    continues: Array
+    discount: Array  # []: γ, or −γ where the next state's value is the opponent's
     visits: Array  # N, int32: number of simulations through the node
     return_sum: Array  # Q: sum of their returns from the node on, to the player to move there
 
@@ -59,7 +63,7 @@ def q_values(tree: Tree, node: Array | int) -> Array:
     """Return r + γ Q/N of each action [action], to the player to move; -inf where untried."""
     children = tree.children[node]
     value = tree.return_sum[children] / jnp.maximum(tree.visits[children], 1)
-    q = tree.reward[children] + tree.discount[children] * value
+    q = tree.reward[children] + tree.discount * tree.continues[children] * value
     return jnp.where(children > NO_CHILD, q, -jnp.inf)
 
 
@@ -71,5 +75,34 @@ def action_visits(tree: Tree, node: Array | int) -> Array:
 
 def sample_legal(legal: Array, uniform: Array) -> Array:
     """Map `uniform` in [0, 1) to one of the `legal` actions, bool [action]; 0 where none is."""
-    rank = legal.cumsum()
-    return (rank > uniform * rank[-1]).argmax()
+    return is_sampled_or_later(legal.cumsum(), uniform).argmax()
+
+
+def is_sampled_or_later(rank: Array, uniform: Array) -> Array:
+    """Whether an action is the one sampled by `uniform` or a later one, bool [action].
+
+    `rank` is the number of actions to sample from up to each one, so the first is the sample.
+    """
+    return rank > uniform * rank[-1]
+
+
+# The mask of untried actions is kept as bits of words, so that to count those up to each action is
+# elementwise; a cumulative sum at each node would take longer than the rest of its rule.
+
+
+def action_bits(num_actions: int) -> np.ndarray:
+    """The bit of each action, uint32 [word, action]; 0 in the other words."""
+    word, action = np.indices((-(-num_actions // 32), num_actions), np.uint32)
+    return np.where(action // 32 == word, np.uint32(1) << action % 32, np.uint32(0))
+
+
+def to_bits(mask: Array) -> Array:
+    """Return a mask bool [action] as bits of words, uint32 [word]."""
+    return jnp.where(mask, action_bits(len(mask)), 0).sum(1, dtype=jnp.uint32)
+
+
+def untried_rank(tree: Tree, node: Array | int) -> Array:
+    """Return the number of legal actions without a child up to each action, int32 [action]."""
+    up_to_action = action_bits(tree.children.shape[1]).cumsum(1, dtype=np.uint32)
+    counts = jax.lax.population_count(tree.untried[node][:, None] & up_to_action)
+    return counts.sum(0, dtype=jnp.int32)
