@@ -129,10 +129,9 @@ def draw(settings: SearchSettings, key: Array) -> Draws:
 def simulate(parts: SearchParts, tree: Tree, node: Array, draws: Draws) -> Tree:
     """Run one simulation, which adds `node` to the tree unless the selected leaf cannot expand."""
     key_expand, key_evaluate = jax.random.split(draws.key)
-    path, action = tree_policy(parts, tree, draws.uniforms[0])
-    tree, path, leaf = expand(parts, tree, path, action, node, key_expand)
-    steps_left = jnp.where(leaf.continues > 0, parts.settings.horizon - path.depth, 0)
-    logits, value = evaluate_leaf(parts, leaf, steps_left, draws._replace(key=key_evaluate))
+    selection = tree_policy(parts, tree, draws.uniforms[0])
+    tree, path, leaf = expand(parts, tree, selection, node, key_expand)
+    logits, value = evaluate_leaf(parts, leaf, path.depth, draws._replace(key=key_evaluate))
     # of no effect where the leaf is not new, for the node is not in use then
     tree = replace(
         tree,
@@ -146,9 +145,13 @@ def init_tree(parts: SearchParts, state: Any, legal: Array, draws: Draws) -> Tre
     """Create a tree of the root alone, evaluated, with space for one node per simulation."""
     state = jax.tree.map(jnp.asarray, state)
     check_legal(parts.model, state, jnp.shape(legal))
-    continues = jnp.any(legal).astype(float)
-    steps_left = jnp.where(continues > 0, parts.settings.horizon, 0)
-    logits, value = evaluate_leaf(parts, Leaf(state, continues, legal), steps_left, draws)
+    is_over = ~jnp.any(legal)
+    logits, value = evaluate_leaf(parts, Leaf(state, is_over), 0, draws)
+    if (logits.shape, value.shape) != (jnp.shape(legal), ()):
+        raise InvalidInput(
+            f"evaluate gives prior logits of shape {logits.shape} and a value of shape "
+            f"{value.shape}; make them {jnp.shape(legal)} and ()"
+        )
     num_nodes = parts.settings.simulations + 1
     zeros = jnp.zeros(num_nodes)
     root_alone = lambda x: jnp.zeros((num_nodes, *x.shape), x.dtype).at[ROOT].set(x)
@@ -160,7 +163,7 @@ def init_tree(parts: SearchParts, state: Any, legal: Array, draws: Draws) -> Tre
         prior_logits=root_alone(logits),
         raw_value=root_alone(value),
         reward=zeros,
-        continues=root_alone(continues),
+        continues=root_alone(1.0 - is_over),
         discount=jnp.asarray(parts.settings.bootstrap_discount, float),
         visits=jnp.zeros(num_nodes, jnp.int32),
         return_sum=zeros,
@@ -175,16 +178,19 @@ class SearchPath(NamedTuple):
     depth: Array  # int32, []: of the last node
 
 
-class _SelectionState(NamedTuple):
-    """Carry of the loop that descends the tree."""
+# children of a leaf that a simulation does not expand
+AT_HORIZON, TERMINAL = -1, -2
+
+
+class Selection(NamedTuple):
+    """Where a simulation stands in the tree, and what it takes there; carry of its descent."""
 
     path: SearchPath
     action: Array  # int32, []: at the last node of the path
-    child: Array  # int32, []: of that action, or NO_CHILD
-    # the last node of the path is ROOT at first
+    child: Array  # int32, []: of that action, NO_CHILD, AT_HORIZON or TERMINAL
 
 
-def tree_policy(parts: SearchParts, tree: Tree, uniform: Array) -> tuple[SearchPath, Array]:
+def tree_policy(parts: SearchParts, tree: Tree, uniform: Array) -> Selection:
     """Select the path from the root to a leaf by the rules, and the action at the leaf.
 
     The action has no child, or the leaf is terminal or at the horizon.
@@ -192,89 +198,75 @@ def tree_policy(parts: SearchParts, tree: Tree, uniform: Array) -> tuple[SearchP
     horizon = parts.settings.horizon
     depths = jnp.arange(horizon + 1)
 
-    def descend(state):
-        path, _, node = state
-        depth = path.depth + 1
-        action = parts.interior_rule(tree, node, uniform)
-        can_descend = (tree.continues[node] > 0) & (depth < horizon)
-        return _SelectionState(
-            SearchPath(jnp.where(depths == depth, node, path.nodes), depth),
-            action,
-            jnp.where(can_descend, tree.children[node, action], NO_CHILD),
-        )
+    def child_of(node, action, depth):
+        child = jnp.where(depth < horizon, tree.children[node, action], AT_HORIZON)
+        return jnp.where(tree.continues[node] > 0, child, TERMINAL)
 
-    root = jnp.int32(ROOT)
+    def descend(selection):
+        path, _, node = selection
+        path = SearchPath(jnp.where(depths == path.depth + 1, node, path.nodes), path.depth + 1)
+        action = parts.interior_rule(tree, node, uniform)
+        return Selection(path, action, child_of(node, action, path.depth))
+
+    root, depth = jnp.int32(ROOT), jnp.int32(0)
+    path = SearchPath(jnp.where(depths == 0, root, len(tree.visits)), depth)
     action = parts.root_rule(tree, root, uniform)
-    path = SearchPath(jnp.where(depths == 0, root, len(tree.visits)), jnp.int32(0))
-    initial_state = _SelectionState(path, action, tree.children[root, action])
-    has_child = lambda state: state.child != NO_CHILD
-    path, action, _ = jax.lax.while_loop(has_child, descend, initial_state)
-    return path, action
+    selection = Selection(path, action, child_of(root, action, depth))
+    return jax.lax.while_loop(lambda selection: selection.child > NO_CHILD, descend, selection)
 
 
 class Leaf(NamedTuple):
     """The last node of a simulation's path."""
 
     state: Any  # leaves [1, 1, ...]
-    continues: Array  # as in `Tree`, []
-    legal: Array  # bool, [action]
+    is_over: Array  # bool, []: the episode is over, or no action is legal
 
 
 def expand(
-    parts: SearchParts, tree: Tree, path: SearchPath, action: Array, node: Array, key: Array
+    parts: SearchParts, tree: Tree, selection: Selection, node: Array, key: Array
 ) -> tuple[Tree, SearchPath, Leaf]:
-    """Try `action` at the end of the path: add `node` to the tree and the path, and return it.
+    """Try the action at the end of the path: add `node` to the tree and the path, and return it.
 
     Where that is terminal, or at the horizon, neither tree nor path changes, and it is returned.
     """
-    horizon, parent = parts.settings.horizon, path.nodes[path.depth]
-    untried, leaf = (
-        tree.untried[parent],
-        jax.tree.map(lambda x: x[parent], Leaf(tree.state, tree.continues, tree.legal)),
-    )
-    can_expand = (leaf.continues > 0) & (path.depth < horizon)
-    step = parts.model.step(leaf.state, jnp.reshape(action, (1, 1)), key)
-    check_step(parts.model, leaf.state, step.state)
+    path, action, child = selection
+    can_expand, parent = child == NO_CHILD, path.nodes[path.depth]
+    untried, state = tree.untried[parent], jax.tree.map(lambda x: x[parent], tree.state)
+    step = parts.model.step(state, jnp.reshape(action, (1, 1)), key)
+    check_step(parts.model, state, step.state)
     legal = parts.model.legal(step.state)[0, 0]
-    child = Leaf(step.state, jnp.where(legal.any(), step.continues[0, 0], 0), legal)
+    continues = jnp.where(legal.any(), step.continues[0, 0], 0)
 
-    actions = jnp.arange(len(legal))
     # a write to a node without a parent has no effect, for the node is not in use
     set_node = lambda nodes, x: nodes.at[node].set(x)
     # an index out of bounds where the leaf cannot expand: mode="drop" ignores that write
     parent = jnp.where(can_expand, parent, len(tree.visits))
+    untried &= ~to_bits(jnp.arange(len(legal)) == action)
     tree = replace(
         tree,
-        state=jax.tree.map(set_node, tree.state, child.state),
+        state=jax.tree.map(set_node, tree.state, step.state),
         children=tree.children.at[parent, action].set(node, mode="drop"),
-        legal=set_node(tree.legal, child.legal),
-        untried=set_node(
-            tree.untried.at[parent].set(untried & ~to_bits(actions == action), mode="drop"),
-            to_bits(child.legal),
-        ),
+        legal=set_node(tree.legal, legal),
+        untried=set_node(tree.untried.at[parent].set(untried, mode="drop"), to_bits(legal)),
         reward=set_node(tree.reward, step.reward[0, 0]),
-        continues=set_node(tree.continues, child.continues),
+        continues=set_node(tree.continues, continues),
     )
     depth = path.depth + can_expand
-    nodes = jnp.where(can_expand & (jnp.arange(horizon + 1) == depth), node, path.nodes)
-    leaf = jax.tree.map(lambda new, old: jnp.where(can_expand, new, old), child, leaf)
-    return tree, SearchPath(nodes, depth), leaf
+    depths = jnp.arange(len(path.nodes))
+    path = SearchPath(jnp.where(can_expand & (depths == depth), node, path.nodes), depth)
+    state = jax.tree.map(lambda new, old: jnp.where(can_expand, new, old), step.state, state)
+    return tree, path, Leaf(state, jnp.where(can_expand, continues == 0, child == TERMINAL))
 
 
 def evaluate_leaf(
-    parts: SearchParts, leaf: Leaf, steps_left: Array, draws: Draws
+    parts: SearchParts, leaf: Leaf, depth: Array | int, draws: Draws
 ) -> tuple[Array, Array]:
-    """Return the prior logits [action] and the value [] of a leaf: 0 where it is terminal."""
-    evaluate = parts.evaluate
+    """Return the prior logits [action] and the value [] of a leaf: 0 where the episode is over."""
+    evaluate, steps_left = parts.evaluate, parts.settings.horizon - jnp.asarray(depth)
     if isinstance(evaluate, NeedsUniforms):
         evaluate = evaluate.with_uniforms(draws.uniforms[1:])
-    logits, value = evaluate(leaf.state, draws.key, steps_left)
-    if (jnp.shape(logits), jnp.shape(value)) != (leaf.legal.shape, ()):
-        raise InvalidInput(
-            f"evaluate gives prior logits of shape {jnp.shape(logits)} and a value of shape "
-            f"{jnp.shape(value)}; make them {leaf.legal.shape} and ()"
-        )
-    return jnp.asarray(logits, float), jnp.where(leaf.continues > 0, value, 0).astype(float)
+    logits, value = evaluate(leaf.state, draws.key, jnp.where(leaf.is_over, 0, steps_left))
+    return jnp.asarray(logits, float), jnp.where(leaf.is_over, 0, value).astype(float)
 
 
 class _BackupState(NamedTuple):
