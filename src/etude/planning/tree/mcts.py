@@ -274,20 +274,24 @@ class _BackupState(NamedTuple):
 
     depth: Array  # int32, []: k
     value: Array  # []: Gₖ
-    returns: Array  # [horizon + 1]: Gₖ of the nodes from the leaf up to depth k, else 0
+    returns: Array  # [horizon + 1]: Gₖ₋₁ of the nodes from the leaf up to depth k + 1, else 0
 
 
 def backup(tree: Tree, path: SearchPath, value: Array) -> Tree:
-    """Add Gₖ = rₖ₊₁ + γₖ₊₁ Gₖ₊₁, from the leaf's `value` to the root, to every node of the path."""
+    """Add Gₖ₋₁ = rₖ + γcₖ Gₖ to the nodes k of the path, from the leaf's `value` up to the root.
+
+    The root itself, into which no action leads, gets the last of them, G₀.
+    """
     depths = jnp.arange(len(path.nodes))
     reward, continues = tree.reward[path.nodes], tree.continues[path.nodes]
 
     def step_up(state):
-        k, next_value, returns = state
-        value = reward[k] + tree.discount * continues[k] * next_value
-        return _BackupState(k - 1, value, jnp.where(depths == k - 1, value, returns))
+        k, value, returns = state
+        value = reward[k] + tree.discount * continues[k] * value
+        is_current = (depths == k) | (depths == ROOT)
+        return _BackupState(k - 1, value, jnp.where(is_current, value, returns))
 
-    leaf = _BackupState(path.depth, value, jnp.where(depths == path.depth, value, 0))
+    leaf = _BackupState(path.depth, value, jnp.zeros(depths.shape))
     *_, returns = jax.lax.while_loop(lambda state: state.depth > 0, step_up, leaf)
     return replace(
         tree,

@@ -8,14 +8,12 @@ is any function or struct with that call; `uniform` in [0, 1) is drawn once for 
 """
 
 import math
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from etude.planning.tree.tree import (
     NO_CHILD,
-    ROOT,
     Tree,
     action_visits,
     is_sampled_or_later,
@@ -77,14 +75,13 @@ class PUCT:
         return jnp.where(legal, score, -jnp.inf).argmax()
 
 
-def evaluated_statistics(tree: Tree, node: Array) -> tuple[Array, Any]:
-    """The visits of a node and its mean return, both with its own evaluation.
-
-    A node below the root was evaluated in its first visit; the root before the simulations.
-    """
-    own = jnp.asarray(node) == ROOT
-    visits = tree.visits[node] + own
-    return visits, (tree.return_sum[node] + own * tree.raw_value[node]) / visits
+def evaluated_statistics(tree: Tree, node: Array) -> tuple[Array, Array]:
+    """The visits of a node and its mean return, counting the node's own evaluation once."""
+    children = tree.children[node]
+    is_tried = children > NO_CHILD
+    visits = 1 + tree.visits[children].sum(where=is_tried)
+    total = tree.raw_value[node] + tree.return_sum[children].sum(where=is_tried)
+    return visits, total / visits
 
 
 def normalized_q_values(tree: Tree, node: Array, value: Array) -> Array:

@@ -51,7 +51,9 @@ class Tree:
     continues: Array
     discount: Array  # []: γ, or −γ where the next state's value is the opponent's
     visits: Array  # N, int32: number of simulations through the node
-    return_sum: Array  # Q: sum of their returns from the node on, to the player to move there
+    # sum of their returns from the action into the node on, to the player who chose it; of the root
+    # to the player to move there
+    return_sum: Array
 
 
 # the action [] that a simulation takes at a node: of the tree, the node's index, int32 [], and a
@@ -60,10 +62,9 @@ Rule = Callable[[Tree, Array, Array], Array]
 
 
 def q_values(tree: Tree, node: Array | int) -> Array:
-    """Return r + γ Q/N of each action [action], to the player to move; -inf where untried."""
+    """Return the mean return of each action [action], to the player to move; -inf where untried."""
     children = tree.children[node]
-    value = tree.return_sum[children] / jnp.maximum(tree.visits[children], 1)
-    q = tree.reward[children] + tree.discount * tree.continues[children] * value
+    q = tree.return_sum[children] / jnp.maximum(tree.visits[children], 1)
     return jnp.where(children > NO_CHILD, q, -jnp.inf)
 
 
