@@ -18,6 +18,7 @@ the transitions. To plan for their average, sum the root visits of several trees
 """
 
 import dataclasses
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -135,8 +136,8 @@ def simulate(parts: SearchParts, tree: Tree, node: Array, draws: Draws) -> Tree:
     # of no effect where the leaf is not new, for the node is not in use then
     tree = replace(
         tree,
-        prior_logits=tree.prior_logits.at[node].set(logits),
-        raw_value=tree.raw_value.at[node].set(value),
+        prior_logits=set_row(node, tree.prior_logits, logits),
+        raw_value=set_row(node, tree.raw_value, value),
     )
     return backup(tree, path, value)
 
@@ -238,7 +239,7 @@ def expand(
     continues = jnp.where(legal.any(), step.continues[0, 0], 0)
 
     # a write to a node without a parent has no effect, for the node is not in use
-    set_node = lambda nodes, x: nodes.at[node].set(x)
+    set_node = partial(set_row, node)
     # an index out of bounds where the leaf cannot expand: mode="drop" ignores that write
     parent = jnp.where(can_expand, parent, len(tree.visits))
     untried &= ~to_bits(jnp.arange(len(legal)) == action)
@@ -256,6 +257,14 @@ def expand(
     path = SearchPath(jnp.where(can_expand & (depths == depth), node, path.nodes), depth)
     state = jax.tree.map(lambda new, old: jnp.where(can_expand, new, old), step.state, state)
     return tree, path, Leaf(state, jnp.where(can_expand, continues == 0, child == TERMINAL))
+
+
+def set_row(node: Array, nodes: Array, row: Array) -> Array:
+    """Return an array over nodes with another row at `node`, which is in bounds.
+
+    `nodes.at[node].set(row)` would check that, in operations as dear as the write.
+    """
+    return jax.lax.dynamic_update_index_in_dim(nodes, row.astype(nodes.dtype), node, 0)
 
 
 def evaluate_leaf(
