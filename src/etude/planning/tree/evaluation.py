@@ -61,7 +61,7 @@ class Rollout:
             uniforms = jax.random.uniform(key_uniforms, (horizon,))
 
         def rollout_step(rollout):
-            state, _, depth, discount, discounted_return = rollout
+            state, depth, discount, discounted_return = rollout
             key_policy, key_step = jax.random.split(jax.random.fold_in(key, depth))
             action = (
                 sample_legal(self.model.legal(state)[0, 0], uniforms[depth])
@@ -72,16 +72,13 @@ class Rollout:
             continues = step.continues[0, 0]
             return _RolloutState(
                 step.state,
-                continues > 0,
-                depth + 1,
+                jnp.where(continues > 0, depth + 1, horizon),
                 discount * self.settings.bootstrap_discount * continues,
                 discounted_return + discount * step.reward[0, 0],
             )
 
-        rollout = _RolloutState(
-            state, jnp.bool_(True), horizon - steps_left, jnp.ones(()), jnp.zeros(())
-        )
-        goes_on = lambda rollout: rollout.continues & (rollout.depth < horizon)
+        rollout = _RolloutState(state, horizon - steps_left, jnp.ones(()), jnp.zeros(()))
+        goes_on = lambda rollout: rollout.depth < horizon
         result = jax.lax.while_loop(goes_on, rollout_step, rollout).discounted_return
         return jnp.zeros(self.model.legal(state).shape[-1]), result
 
@@ -90,7 +87,6 @@ class _RolloutState(NamedTuple):
     """Carry of the rollout from a leaf."""
 
     state: Any
-    continues: Array  # bool, []: the episode may go on
-    depth: Array  # int32, []: steps from the root
+    depth: Array  # int32, []: steps from the root; the horizon where the episode is over
     discount: Array  # of the next reward
     discounted_return: Array
