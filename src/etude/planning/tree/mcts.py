@@ -200,7 +200,7 @@ def tree_policy(parts: SearchParts, tree: Tree, uniform: Array) -> Selection:
     depths = jnp.arange(horizon + 1)
 
     def child_of(node, action, depth):
-        child = jnp.where(depth < horizon, tree.children[node, action], AT_HORIZON)
+        child = jnp.where(depth < horizon, tree.children[node][action], AT_HORIZON)
         return jnp.where(tree.continues[node] > 0, child, TERMINAL)
 
     def descend(selection):
