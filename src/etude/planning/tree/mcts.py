@@ -18,7 +18,6 @@ the transitions. To plan for their average, sum the root visits of several trees
 """
 
 import dataclasses
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -28,7 +27,6 @@ from etude.errors import InvalidInput
 from etude.planning.protocol import Model
 from etude.planning.tree.evaluation import Evaluate, NeedsUniforms
 from etude.planning.tree.tree import (
-    NO_CHILD,
     ROOT,
     Rule,
     SearchSettings,
@@ -136,8 +134,8 @@ def simulate(parts: SearchParts, tree: Tree, node: Array, draws: Draws) -> Tree:
     # of no effect where the leaf is not new, for the node is not in use then
     tree = replace(
         tree,
-        prior_logits=set_row(node, tree.prior_logits, logits),
-        raw_value=set_row(node, tree.raw_value, value),
+        prior_logits=tree.prior_logits.at[node].set(logits),
+        raw_value=tree.raw_value.at[node].set(value),
     )
     return backup(tree, path, value)
 
@@ -158,7 +156,9 @@ def init_tree(parts: SearchParts, state: Any, legal: Array, draws: Draws) -> Tre
     root_alone = lambda x: jnp.zeros((num_nodes, *x.shape), x.dtype).at[ROOT].set(x)
     return Tree(
         jax.tree.map(lambda x: jnp.broadcast_to(x, (num_nodes, *x.shape)), state),
-        children=jnp.full((num_nodes, len(legal)), NO_CHILD, jnp.int32),
+        children=jnp.broadcast_to(
+            -1 - jnp.arange(len(legal), dtype=jnp.int32), (num_nodes, len(legal))
+        ),
         legal=root_alone(jnp.asarray(legal, bool)),
         untried=root_alone(to_bits(jnp.asarray(legal, bool))),
         prior_logits=root_alone(logits),
@@ -179,16 +179,13 @@ class SearchPath(NamedTuple):
     depth: Array  # int32, []: of the last node
 
 
-# children of a leaf that a simulation does not expand
-AT_HORIZON, TERMINAL = -1, -2
-
-
 class Selection(NamedTuple):
     """Where a simulation stands in the tree, and what it takes there; carry of its descent."""
 
     path: SearchPath
-    action: Array  # int32, []: at the last node of the path
-    child: Array  # int32, []: of that action, NO_CHILD, AT_HORIZON or TERMINAL
+    # int32, []: of the action at the last node, as in `Tree.children`; beyond all actions, that of
+    # `stops` where the path ends
+    child: Array
 
 
 def tree_policy(parts: SearchParts, tree: Tree, uniform: Array) -> Selection:
@@ -198,22 +195,27 @@ def tree_policy(parts: SearchParts, tree: Tree, uniform: Array) -> Selection:
     """
     horizon = parts.settings.horizon
     depths = jnp.arange(horizon + 1)
+    at_horizon, terminal = stops(tree)
 
     def child_of(node, action, depth):
-        child = jnp.where(depth < horizon, tree.children[node][action], AT_HORIZON)
-        return jnp.where(tree.continues[node] > 0, child, TERMINAL)
+        child = jnp.where(depth < horizon, tree.children[node][action], at_horizon)
+        return jnp.where(tree.continues[node] > 0, child, terminal)
 
     def descend(selection):
-        path, _, node = selection
+        path, node = selection
         path = SearchPath(jnp.where(depths == path.depth + 1, node, path.nodes), path.depth + 1)
-        action = parts.interior_rule(tree, node, uniform)
-        return Selection(path, action, child_of(node, action, path.depth))
+        return Selection(path, child_of(node, parts.interior_rule(tree, node, uniform), path.depth))
 
     root, depth = jnp.int32(ROOT), jnp.int32(0)
     path = SearchPath(jnp.where(depths == 0, root, len(tree.visits)), depth)
-    action = parts.root_rule(tree, root, uniform)
-    selection = Selection(path, action, child_of(root, action, depth))
-    return jax.lax.while_loop(lambda selection: selection.child > NO_CHILD, descend, selection)
+    selection = Selection(path, child_of(root, parts.root_rule(tree, root, uniform), depth))
+    return jax.lax.while_loop(lambda selection: selection.child > ROOT, descend, selection)
+
+
+def stops(tree: Tree) -> tuple[int, int]:
+    """The children of a leaf at the horizon and of a terminal one: as of actions out of bounds."""
+    num_actions = tree.children.shape[1]
+    return -1 - num_actions, -2 - num_actions
 
 
 class Leaf(NamedTuple):
@@ -230,8 +232,9 @@ def expand(
 
     Where that is terminal, or at the horizon, neither tree nor path changes, and it is returned.
     """
-    path, action, child = selection
-    can_expand, parent = child == NO_CHILD, path.nodes[path.depth]
+    path, child = selection
+    at_horizon, terminal = stops(tree)
+    action, can_expand, parent = -1 - child, child > at_horizon, path.nodes[path.depth]
     untried, state = tree.untried[parent], jax.tree.map(lambda x: x[parent], tree.state)
     step = parts.model.step(state, jnp.reshape(action, (1, 1)), key)
     check_step(parts.model, state, step.state)
@@ -239,7 +242,7 @@ def expand(
     continues = jnp.where(legal.any(), step.continues[0, 0], 0)
 
     # a write to a node without a parent has no effect, for the node is not in use
-    set_node = partial(set_row, node)
+    set_node = lambda nodes, x: nodes.at[node].set(x, mode="promise_in_bounds")
     # an index out of bounds where the leaf cannot expand: mode="drop" ignores that write
     parent = jnp.where(can_expand, parent, len(tree.visits))
     untried &= ~to_bits(jnp.arange(len(legal)) == action)
@@ -256,15 +259,7 @@ def expand(
     depths = jnp.arange(len(path.nodes))
     path = SearchPath(jnp.where(can_expand & (depths == depth), node, path.nodes), depth)
     state = jax.tree.map(lambda new, old: jnp.where(can_expand, new, old), step.state, state)
-    return tree, path, Leaf(state, jnp.where(can_expand, continues == 0, child == TERMINAL))
-
-
-def set_row(node: Array, nodes: Array, row: Array) -> Array:
-    """Return an array over nodes with another row at `node`, which is in bounds.
-
-    `nodes.at[node].set(row)` would check that, in operations as dear as the write.
-    """
-    return jax.lax.dynamic_update_index_in_dim(nodes, row.astype(nodes.dtype), node, 0)
+    return tree, path, Leaf(state, jnp.where(can_expand, continues == 0, child == terminal))
 
 
 def evaluate_leaf(

@@ -13,9 +13,9 @@ import jax
 import jax.numpy as jnp
 
 from etude.planning.tree.tree import (
-    NO_CHILD,
     Tree,
     action_visits,
+    children_of,
     is_sampled_or_later,
     q_values,
     untried_rank,
@@ -41,7 +41,7 @@ class UCT:
 
     def __call__(self, tree: Tree, node: Array, uniform: Array) -> Array:
         """The action at `node`, int32 []."""
-        visits, rank = tree.visits[tree.children[node]], untried_rank(tree, node)
+        visits, rank = tree.visits[children_of(tree, node)[1]], untried_rank(tree, node)
         bonus = 2 * self.exploration * jnp.sqrt(2 * jnp.log(tree.visits[node]) / visits)
         score = q_values(tree, node) + bonus
         score = jnp.where(rank[-1] > 0, is_sampled_or_later(rank, uniform), score)
@@ -78,8 +78,7 @@ class PUCT:
 
 def evaluated_statistics(tree: Tree, node: Array) -> tuple[Array, Array]:
     """The visits of a node and its mean return, counting the node's own evaluation once."""
-    children = tree.children[node]
-    is_tried = children > NO_CHILD
+    is_tried, children = children_of(tree, node)
     visits = 1 + tree.visits[children].sum(where=is_tried)
     total = tree.raw_value[node] + tree.return_sum[children].sum(where=is_tried)
     return visits, total / visits
@@ -88,7 +87,7 @@ def evaluated_statistics(tree: Tree, node: Array) -> tuple[Array, Array]:
 def normalized_q_values(tree: Tree, node: Array, value: Array) -> Array:
     """Return r + γ Q/N of each action in [0, 1], by the range of them and `value`; 0 if untried."""
     q = q_values(tree, node)
-    is_tried = tree.children[node] > NO_CHILD
+    is_tried, _ = children_of(tree, node)
     low = jnp.minimum(value, q.min(where=is_tried, initial=jnp.inf))
     high = jnp.maximum(value, q.max(where=is_tried, initial=-jnp.inf))
     return jnp.where(is_tried, (q - low) / jnp.maximum(high - low, MIN_RANGE), 0)

@@ -11,7 +11,6 @@ from etude.struct import static, struct, traced
 from etude.types import Array
 
 ROOT = 0  # index of the root node
-NO_CHILD = 0  # child index of an untried action: the root is nobody's child
 
 
 @struct
@@ -41,7 +40,7 @@ class Tree:
     """
 
     state: Any  # leaves are [node, 1, 1, ...]
-    children: Array  # int32, [node, action]: the child's index, or NO_CHILD
+    children: Array  # int32, [node, action]: the child's index, above ROOT; else −1 − action
     legal: Array  # bool, [node, action]
     untried: Array  # uint32, [node, word]: legal actions without a child, as bits; `untried_rank`
     prior_logits: Array  # of the evaluation, [node, action]
@@ -61,17 +60,23 @@ class Tree:
 Rule = Callable[[Tree, Array, Array], Array]
 
 
+def children_of(tree: Tree, node: Array | int) -> tuple[Array, Array]:
+    """Return which actions are tried, bool [action], and their children; ROOT where untried."""
+    children = tree.children[node]
+    return children > ROOT, jnp.maximum(children, ROOT)
+
+
 def q_values(tree: Tree, node: Array | int) -> Array:
     """Return the mean return of each action [action], to the player to move; -inf where untried."""
-    children = tree.children[node]
+    is_tried, children = children_of(tree, node)
     q = tree.return_sum[children] / jnp.maximum(tree.visits[children], 1)
-    return jnp.where(children > NO_CHILD, q, -jnp.inf)
+    return jnp.where(is_tried, q, -jnp.inf)
 
 
 def action_visits(tree: Tree, node: Array | int) -> Array:
     """Return the visits of each action, int32 [action]; 0 where untried."""
-    children = tree.children[node]
-    return jnp.where(children > NO_CHILD, tree.visits[children], 0)
+    is_tried, children = children_of(tree, node)
+    return jnp.where(is_tried, tree.visits[children], 0)
 
 
 def sample_legal(legal: Array, uniform: Array) -> Array:
