@@ -130,7 +130,8 @@ def simulate(parts: SearchParts, tree: Tree, node: Array, draws: Draws) -> Tree:
     key_expand, key_evaluate = jax.random.split(draws.key)
     selection = tree_policy(parts, tree, draws.uniforms[0])
     tree, path, leaf = expand(parts, tree, selection, node, key_expand)
-    logits, value = evaluate_leaf(parts, leaf, path.depth, draws._replace(key=key_evaluate))
+    depth = (path < len(tree.visits)).sum() - 1
+    logits, value = evaluate_leaf(parts, leaf, depth, draws._replace(key=key_evaluate))
     # of no effect where the leaf is not new, for the node is not in use then
     tree = replace(
         tree,
@@ -171,18 +172,12 @@ def init_tree(parts: SearchParts, state: Any, legal: Array, draws: Draws) -> Tre
     )
 
 
-class SearchPath(NamedTuple):
-    """The nodes of one simulation, root first."""
-
-    # int32, [horizon + 1]; beyond `depth` the number of nodes, an index out of bounds
-    nodes: Array
-    depth: Array  # int32, []: of the last node
-
-
 class Selection(NamedTuple):
     """Where a simulation stands in the tree, and what it takes there; carry of its descent."""
 
-    path: SearchPath
+    # int32, [horizon + 1]: the last node first, the root last; then the number of nodes, an index
+    # out of bounds
+    path: Array
     # int32, []: of the action at the last node, as in `Tree.children`; beyond all actions, that of
     # `stops` where the path ends
     child: Array
@@ -193,23 +188,27 @@ def tree_policy(parts: SearchParts, tree: Tree, uniform: Array) -> Selection:
 
     The action has no child, or the leaf is terminal or at the horizon.
     """
-    horizon = parts.settings.horizon
-    depths = jnp.arange(horizon + 1)
     at_horizon, terminal = stops(tree)
 
-    def child_of(node, action, depth):
-        child = jnp.where(depth < horizon, tree.children[node][action], at_horizon)
-        return jnp.where(tree.continues[node] > 0, child, terminal)
+    def select(rule, node, path):
+        action = rule(tree, node, uniform)
+        # a full path has the root in the last place
+        child = jnp.where(path[-1] == ROOT, at_horizon, tree.children[node][action])
+        return Selection(path, jnp.where(tree.continues[node] > 0, child, terminal))
 
     def descend(selection):
         path, node = selection
-        path = SearchPath(jnp.where(depths == path.depth + 1, node, path.nodes), path.depth + 1)
-        return Selection(path, child_of(node, parts.interior_rule(tree, node, uniform), path.depth))
+        return select(parts.interior_rule, node, push(node, path))
 
-    root, depth = jnp.int32(ROOT), jnp.int32(0)
-    path = SearchPath(jnp.where(depths == 0, root, len(tree.visits)), depth)
-    selection = Selection(path, child_of(root, parts.root_rule(tree, root, uniform), depth))
+    root = jnp.int32(ROOT)
+    path = push(root, jnp.full(parts.settings.horizon + 1, len(tree.visits), jnp.int32))
+    selection = select(parts.root_rule, root, path)
     return jax.lax.while_loop(lambda selection: selection.child > ROOT, descend, selection)
+
+
+def push(node: Array, path: Array) -> Array:
+    """Return the path with one more node, which comes first."""
+    return jnp.concatenate([node[None], path[:-1]])
 
 
 def stops(tree: Tree) -> tuple[int, int]:
@@ -227,14 +226,14 @@ class Leaf(NamedTuple):
 
 def expand(
     parts: SearchParts, tree: Tree, selection: Selection, node: Array, key: Array
-) -> tuple[Tree, SearchPath, Leaf]:
+) -> tuple[Tree, Array, Leaf]:
     """Try the action at the end of the path: add `node` to the tree and the path, and return it.
 
     Where that is terminal, or at the horizon, neither tree nor path changes, and it is returned.
     """
     path, child = selection
     at_horizon, terminal = stops(tree)
-    action, can_expand, parent = -1 - child, child > at_horizon, path.nodes[path.depth]
+    action, can_expand, parent = -1 - child, child > at_horizon, path[0]
     untried, state = tree.untried[parent], jax.tree.map(lambda x: x[parent], tree.state)
     step = parts.model.step(state, jnp.reshape(action, (1, 1)), key)
     check_step(parts.model, state, step.state)
@@ -255,9 +254,7 @@ def expand(
         reward=set_node(tree.reward, step.reward[0, 0]),
         continues=set_node(tree.continues, continues),
     )
-    depth = path.depth + can_expand
-    depths = jnp.arange(len(path.nodes))
-    path = SearchPath(jnp.where(can_expand & (depths == depth), node, path.nodes), depth)
+    path = jnp.where(can_expand, push(node, path), path)
     state = jax.tree.map(lambda new, old: jnp.where(can_expand, new, old), step.state, state)
     return tree, path, Leaf(state, jnp.where(can_expand, continues == 0, child == terminal))
 
@@ -276,31 +273,31 @@ def evaluate_leaf(
 class _BackupState(NamedTuple):
     """Carry of the backup from the leaf to the root."""
 
-    depth: Array  # int32, []: k
+    k: Array  # int32, []: place in the path
     value: Array  # []: Gₖ
-    returns: Array  # [horizon + 1]: Gₖ₋₁ of the nodes from the leaf up to depth k + 1, else 0
+    returns: Array  # [horizon + 1]: of the nodes before k, and Gₖ of the root; else 0
 
 
-def backup(tree: Tree, path: SearchPath, value: Array) -> Tree:
-    """Add Gₖ₋₁ = rₖ + γcₖ Gₖ to the nodes k of the path, from the leaf's `value` up to the root.
+def backup(tree: Tree, path: Array, value: Array) -> Tree:
+    """Add rₖ + γcₖ Gₖ to the node k of the path, which is Gₖ₊₁, from the leaf's `value` G₀ on.
 
-    The root itself, into which no action leads, gets the last of them, G₀.
+    The root, into which no action leads, gets the last of them.
     """
-    depths = jnp.arange(len(path.nodes))
-    reward, continues = tree.reward[path.nodes], tree.continues[path.nodes]
+    places, reward, continues = jnp.arange(len(path)), tree.reward[path], tree.continues[path]
 
     def step_up(state):
         k, value, returns = state
         value = reward[k] + tree.discount * continues[k] * value
-        is_current = (depths == k) | (depths == ROOT)
-        return _BackupState(k - 1, value, jnp.where(is_current, value, returns))
+        is_current = (places == k) | (path == ROOT)
+        return _BackupState(k + 1, value, jnp.where(is_current, value, returns))
 
-    leaf = _BackupState(path.depth, value, jnp.zeros(depths.shape))
-    *_, returns = jax.lax.while_loop(lambda state: state.depth > 0, step_up, leaf)
+    leaf = _BackupState(jnp.int32(0), value, jnp.zeros(len(path)))
+    is_below_root = lambda state: path[state.k] != ROOT
+    *_, returns = jax.lax.while_loop(is_below_root, step_up, leaf)
     return replace(
         tree,
-        visits=tree.visits.at[path.nodes].add(1, mode="drop"),
-        return_sum=tree.return_sum.at[path.nodes].add(returns, mode="drop"),
+        visits=tree.visits.at[path].add(1, mode="drop"),
+        return_sum=tree.return_sum.at[path].add(returns, mode="drop"),
     )
 
 
