@@ -283,11 +283,13 @@ def backup(tree: Tree, path: Array, value: Array) -> Tree:
 
     The root, into which no action leads, gets the last of them.
     """
-    places, reward, continues = jnp.arange(len(path)), tree.reward[path], tree.continues[path]
+    places = jnp.arange(len(path))
+    steps = jnp.stack([tree.reward[path], tree.discount * tree.continues[path]])  # r and γc
 
     def step_up(state):
         k, value, returns = state
-        value = reward[k] + tree.discount * continues[k] * value
+        reward, discount = steps[:, k]
+        value = reward + discount * value
         is_current = (places == k) | (path == ROOT)
         return _BackupState(k + 1, value, jnp.where(is_current, value, returns))
 
