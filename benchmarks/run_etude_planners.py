@@ -17,7 +17,10 @@ def main() -> None:
     from etude.planning.protocol import ControlProblem, model_step_of
     from etude.planning.sampling.cem import cem
     from etude.planning.trajectory.ilqr import ilqr
-    from etude.planning.tree.mcts import UCT, search
+    from etude.planning.tree.evaluation import Rollout
+    from etude.planning.tree.mcts import search
+    from etude.planning.tree.rules import UCT
+    from etude.planning.tree.tree import SearchSettings
     from etude.runs.settings import package_versions
     from etude.struct import struct
 
@@ -36,16 +39,20 @@ def main() -> None:
             return model_step_of(acrobot, state, action)
 
     def search_trees(boards, keys):
-        game = problems.GAME
-        uct = UCT(
-            game.num_actions,
-            workload["simulations"],
-            horizon=game.num_cells,
-            players=2,
-            legal=game.legal,
-            value=(lambda board: 0.0) if workload["leaves"] == "zero" else None,
-        )
-        result = jax.vmap(lambda board, key: search(uct, game, board, key))(boards, keys)
+        game, rule = problems.GAME, UCT()
+        settings = SearchSettings(workload["simulations"], horizon=game.num_cells, players=2)
+
+        def evaluate_zero(state, key, steps_left):
+            return jnp.zeros(game.num_actions), 0.0
+
+        is_zero = workload["leaves"] == "zero"
+        evaluate = evaluate_zero if is_zero else Rollout(game.model, settings)
+
+        def search_tree(board, key):
+            state, legal = board[None, None], game.legal(board)
+            return search(game.model, state, legal, evaluate, rule, rule, key, settings)
+
+        result = jax.vmap(search_tree)(boards, keys)
         return result.visits, result.tree.visits
 
     def run_cem(score, horizon, max_control):

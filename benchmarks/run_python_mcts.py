@@ -9,8 +9,9 @@ import sys
 import numpy as np
 import stopwatch
 
-from etude.planning.tree.mcts import UCT
-from etude.planning.tree.mcts_python import search_simulator
+from etude.planning.tree.mcts_python import Rollout, search_simulator
+from etude.planning.tree.rules import UCT
+from etude.planning.tree.tree import SearchSettings
 from etude.runs.settings import package_versions
 
 LINES = ((0, 1, 2), (3, 4, 5), (6, 7, 8), (0, 3, 6), (1, 4, 7), (2, 5, 8), (0, 4, 8), (2, 4, 6))
@@ -34,13 +35,15 @@ class Board:
 
 
 workload = json.loads(sys.argv[1])
-uct, rng = (
-    UCT(9, workload["simulations"], horizon=9, players=2, legal=Board.legal),
-    np.random.default_rng(workload["seed"]),
-)
-seconds = stopwatch.median_seconds(
-    lambda: search_simulator(uct, Board([0] * 9), rng), workload["budget"]
-)
+settings = SearchSettings(workload["simulations"], horizon=9, players=2)
+rng, rollout = np.random.default_rng(workload["seed"]), Rollout(Board.legal, settings)
+
+
+def run():
+    search_simulator(Board([0] * 9), Board.legal, rollout, UCT(), UCT(), rng, settings)
+
+
+seconds = stopwatch.median_seconds(run, workload["budget"])
 print(
     json.dumps(
         {"steps": workload["simulations"], "seconds": seconds, "versions": package_versions()}

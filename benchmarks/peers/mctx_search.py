@@ -29,7 +29,7 @@ def logits(board):
 def step(params, key, action, node):
     board, is_over = node
     next_step = jax.vmap(lambda board, action: game.step(board, action, None))(board, action)
-    next_is_over = is_over | next_step.terminated
+    next_is_over = is_over | (next_step.continues == 0)
     return mctx.RecurrentFnOutput(
         reward=jnp.where(is_over, 0, next_step.reward),
         discount=jnp.where(next_is_over, 0.0, -1.0),

@@ -13,7 +13,6 @@ from etude.errors import InvalidInput
 from etude.planning.planners import CEM, DDP, ILQR, Collocation, GradientShooting, MultipleShooting
 from etude.planning.problems import DoubleIntegrator
 from etude.planning.trajectory.ilqr import simulate_controls
-from etude.planning.tree.mcts import Tree
 from etude.reporting import plan_figures
 from etude.struct import replace
 from etude.studies import plan as plans
@@ -143,14 +142,10 @@ def test_what_is_drawn_of_a_tree_hangs_together():
     """The root leads to 1 and 3, and 1 leads to 2; node 4 was never visited."""
     children = np.zeros((5, 2), int)
     children[0], children[1, 1] = (3, 1), 2
-    tree = Tree(
-        (),
-        children,
-        None,
-        None,
-        None,
-        np.array([9, 6, 2, 3, 0]),
-        np.array([1.0, 3.0, -2.0, 0.0, 0.0]),
+    tree = SimpleNamespace(
+        children=children,
+        visits=np.array([9, 6, 2, 3, 0]),
+        return_sum=-np.array([1.0, 3.0, -2.0, 0.0, 0.0]),
     )
     found = dict(most_visited(tree))
     assert found == {1: (0, 1, 6, 0.5), 2: (1, 1, 2, -1.0), 3: (0, 0, 3, 0.0)}

@@ -5,7 +5,6 @@ motion.mp4, of a game tree.png (the search tree).
 """
 
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, get_type_hints
 
@@ -34,6 +33,9 @@ from etude.planning.trajectory.optimizers import (
     MultipleShooting,
 )
 from etude.planning.tree import games, mcts
+from etude.planning.tree.evaluation import Rollout
+from etude.planning.tree.rules import UCT
+from etude.planning.tree.tree import SearchSettings, Tree
 from etude.reporting import plan_figures
 from etude.storage import files
 from etude.struct import nested, static, struct, validate
@@ -276,8 +278,19 @@ def search_game(
 ) -> tuple[Path, dict[str, Any]]:
     """Search a game from its initial state and draw the tree."""
     game = GAMES[name]
-    uct = mcts.UCT(game.num_actions, simulations, game.num_cells, 2, legal=game.legal)
-    result = jax.device_get(jax.jit(partial(mcts.search, uct, game))(game.initial_state(), key))
+    model, board = game.model, game.initial_state()[None, None]
+    settings = SearchSettings(simulations, game.num_cells, 2)
+    run = lambda state, key: mcts.search(
+        model,
+        state,
+        model.legal(state)[0, 0],
+        Rollout(model, settings),
+        UCT(),
+        UCT(),
+        key,
+        settings,
+    )
+    result = jax.device_get(jax.jit(run)(board, key))
     results = {
         "problem": name,
         "planner": "mcts",
@@ -298,7 +311,7 @@ def search_game(
     return directory, results
 
 
-def most_visited(tree: mcts.Tree) -> Iterator[tuple[int, tuple[int, int, int, float]]]:
+def most_visited(tree: Tree) -> Iterator[tuple[int, tuple[int, int, int, float]]]:
     """Yield (node, (parent, action, visits, mean return)) of the most visited nodes.
 
     Parents come before their children.
@@ -318,6 +331,7 @@ def most_visited(tree: mcts.Tree) -> Iterator[tuple[int, tuple[int, int, int, fl
             (
                 *parents[node],
                 int(tree.visits[node]),
-                float(tree.return_sum[node] / tree.visits[node]),
+                # to the player to move there; the sum is the opponent's
+                -float(tree.return_sum[node] / tree.visits[node]),
             ),
         )

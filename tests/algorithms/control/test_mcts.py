@@ -12,9 +12,12 @@ from etude.environments.backends.jax_envs import JaxEnvs
 from etude.environments.classic import PORTS
 from etude.errors import InvalidInput
 from etude.models import true_models
-from etude.models.true_models import UserModel, model_for, register_model, true_model
+from etude.models.true_models import model_for, register_model, true_model
 from etude.planning.protocol import ModelStep
-from etude.planning.tree.mcts import UCT, search
+from etude.planning.tree.evaluation import Rollout
+from etude.planning.tree.mcts import search
+from etude.planning.tree.rules import PUCT, UCT
+from etude.planning.tree.tree import SearchSettings
 from etude.rollout import bind_policy, evaluate
 from etude.runs.options import RunOptions
 from etude.runs.train import resolve_settings
@@ -33,13 +36,13 @@ def own(monkeypatch):
 
 def drift(state, action, key):
     after = state + jnp.float32([1, 0]) * (action - 1)
-    return ModelStep(after, -jnp.abs(after[0]), jnp.bool_(False))
+    return ModelStep(after, -jnp.abs(after[0]), jnp.ones(()))
 
 
 @pytest.mark.system
 def test_it_balances_the_pole():
     """Actions at random keep it for 22 steps on average."""
-    algorithm = MCTS("CartPole-v1", simulations=40, horizon=20, exploration=5.0)
+    algorithm = MCTS("CartPole-v1", simulations=40, horizon=20, rule=UCT(5.0))
     state = algorithm.init(KEY, CARTPOLE.spec)
     policy = bind_policy(algorithm, state, CARTPOLE)
     returns, _ = jax.jit(lambda key: evaluate(CARTPOLE, policy, key, 2))(KEY)
@@ -47,16 +50,20 @@ def test_it_balances_the_pole():
 
 
 @pytest.mark.slow
-def test_the_visits_of_several_trees_add_up():
-    algorithm = MCTS(
-        "CartPole-v1", simulations=9, horizon=5, trees=3, exploration=5.0, discount=0.9
-    )
+@pytest.mark.parametrize("rule", [UCT(5.0), PUCT(2.0)], ids=["uct", "puct"])
+def test_the_visits_of_several_trees_add_up(rule):
+    algorithm = MCTS("CartPole-v1", rule, simulations=9, horizon=5, trees=3, discount=0.9)
     observation = CARTPOLE.reset(KEY)[1]
     state = algorithm.init(KEY, CARTPOLE.spec)
     action, memory = jax.jit(lambda key: algorithm.act(state, observation, (), key, True))(KEY)
     assert memory == () and action.shape == (2,)
-    uct = UCT(2, 9, 5, exploration=5.0, discount=0.9)
-    one = jax.jit(lambda start, key: search(uct, true_model("CartPole-v1"), start, key).visits)
+    settings, model = SearchSettings(9, horizon=5, discount=0.9), true_model("CartPole-v1")
+
+    @jax.jit
+    def one(start, key):
+        evaluate, legal = Rollout(model, settings), jnp.ones(2, bool)
+        return search(model, start[None, None], legal, evaluate, rule, rule, key, settings).visits
+
     for i, key in enumerate(jax.random.split(KEY, 2)):
         visits = sum(one(observation[i], key) for key in jax.random.split(key, 3))
         assert visits.sum() == 27 and action[i] == visits.argmax()
@@ -65,13 +72,13 @@ def test_the_visits_of_several_trees_add_up():
 @pytest.mark.slow
 def test_a_model_of_ones_own_is_planned_on(own):
     register_model("mine/Point-v0", drift)
-    algorithm = MCTS("mine/Point-v0", simulations=30, horizon=3, exploration=3.0)
+    algorithm = MCTS("mine/Point-v0", simulations=30, horizon=3, rule=UCT(3.0))
     state = algorithm.init(KEY, POINT)
     act = jax.jit(lambda observation: algorithm.act(state, observation, (), KEY, False)[0])
     np.testing.assert_array_equal(act(np.float32([[2, 0]])), [0])
     np.testing.assert_array_equal(act(np.float32([[-2, 0]])), [2])
     register_model("CartPole-v1", drift)  # before etude's own
-    assert isinstance(true_model("CartPole-v1"), UserModel)
+    assert true_model("CartPole-v1").step_one is drift
 
 
 def test_a_planner_plans_on_what_it_acts_in():
@@ -91,7 +98,7 @@ def test_a_planner_plans_on_what_it_acts_in():
     "wrong",
     [
         lambda state, action, key: drift(state, action, key).state,
-        lambda state, action, key: ModelStep(state[:1], state[0], state[0] > 9),
+        lambda state, action, key: ModelStep(state[:1], state[0], state[0]),
     ],
 )
 def test_a_model_that_leads_elsewhere_is_refused(own, wrong):

@@ -78,11 +78,11 @@ def test_random_games_go_as_on_a_board_of_plain_python(game):
             mover, state = -mover, after.state
             np.testing.assert_array_equal(state, mover * board)
             won = slow_line(board == -mover, game.line_length)
-            assert after.reward == won and after.terminated == (won or (board != 0).all())
-            if after.terminated:
+            assert after.reward == won and after.continues == (not (won or (board != 0).all()))
+            if not after.continues:
                 ends.add(won)
                 break
-        assert after.terminated
+        assert not after.continues
     assert True in ends
 
 
@@ -117,9 +117,7 @@ def test_values_satisfy_bellman_on_every_board(game, boards):
     @jax.vmap
     def gains(state):
         after = jax.vmap(lambda action: game.step(state, action, KEY))(jnp.arange(game.num_actions))
-        later = jnp.where(
-            after.terminated, 0, -jnp.asarray(solution.value)[jax.vmap(board_index)(after.state)]
-        )
+        later = -after.continues * jnp.asarray(solution.value)[jax.vmap(board_index)(after.state)]
         return board_index(state), jnp.where(game.legal(state), after.reward + later, -2)
 
     back, gain = gains(states)

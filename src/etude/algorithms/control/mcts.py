@@ -1,6 +1,5 @@
 """Monte Carlo tree search, MCTS, as a policy: search at each step, take the most visited action."""
 
-import math
 from typing import Any, ClassVar
 
 import jax
@@ -9,10 +8,14 @@ import jax.numpy as jnp
 from etude.algorithms.assumptions import Assumptions
 from etude.algorithms.protocol import algorithm
 from etude.data.transition import Transition
-from etude.models.true_models import ObservedModel, model_for
-from etude.planning.tree.mcts import UCT, search
+from etude.models.true_models import model_for
+from etude.planning.protocol import Model
+from etude.planning.tree.evaluation import Rollout
+from etude.planning.tree.mcts import search
+from etude.planning.tree.rules import PUCT, UCT
+from etude.planning.tree.tree import SearchSettings
 from etude.spaces import EnvironmentSpec
-from etude.struct import static, struct, traced
+from etude.struct import nested, static, struct, traced
 from etude.types import Array
 
 
@@ -21,7 +24,7 @@ class MCTSState:
     """What MCTS knows; it learns nothing."""
 
     visits: Array  # int32 [action]: those of each action at a new root, zeros
-    model: ObservedModel = static()  # that it plans on
+    model: Model  # that it plans on
 
 
 @algorithm
@@ -30,14 +33,14 @@ class MCTS:
 
     model: str = static("")
     """Id of the environment whose model it plans on; by default the one that it acts in."""
+    rule: UCT | PUCT = nested(UCT())
+    """How a simulation chooses actions; with puct the prior is uniform."""
     simulations: int = static(200, at_least=1)
     """Simulations for each tree."""
     horizon: int = static(50, at_least=1)
     """Depth of the search in environment steps; rewards beyond it count as zero."""
     trees: int = static(1, at_least=1)
     """Trees for each step, each with random outcomes of its own; their visits are summed."""
-    exploration: float = traced(1 / math.sqrt(2), above=0)
-    """Exploration constant C, for returns in [0, 1] 1/√2 (Browne et al., 2012)."""
     discount: float = traced(1.0, at_least=0, at_most=1)
     """Discount factor γ per environment step."""
     rollout_length: int = static(1, at_least=1)
@@ -59,24 +62,23 @@ class MCTS:
         """The action most visited at the root, for each copy, exploring or not, [env]."""
         num_envs = len(jax.tree.leaves(observation)[0])
         keys = jax.random.split(key, num_envs)
-        return jax.vmap(self.plan, (None, 0, 0))(state, observation, keys), memory
+        return jax.vmap(self.plan, (None, 0, 0, 0))(state, observation, memory, keys), memory
 
-    def plan(self, state: MCTSState, observation: Any, key: Array) -> Array:
+    def plan(self, state: MCTSState, observation: Any, memory: Any, key: Array) -> Array:
         """The action of one copy, int32 []."""
         model = state.model
-        uct = UCT(
-            len(state.visits),
-            self.simulations,
-            self.horizon,
-            exploration=self.exploration,
-            discount=self.discount,
-        )
+        settings = SearchSettings(self.simulations, self.horizon, discount=self.discount)
+        evaluate = Rollout(model, settings)
+        observation, memory = jax.tree.map(lambda x: x[None, None], (observation, memory))
 
-        def visits_of_tree(key):
-            return search(uct, model, model.state_from_observation(observation), key).visits
+        def visits_of_tree(key, key_begin):
+            root = model.begin(observation, memory, key_begin)
+            legal = model.legal(root)[0, 0]
+            result = search(model, root, legal, evaluate, self.rule, self.rule, key, settings)
+            return result.visits
 
-        keys = jax.random.split(key, self.trees)
-        return (state.visits + jax.vmap(visits_of_tree)(keys).sum(0)).argmax()
+        keys = jax.random.split(key, (2, self.trees))
+        return (state.visits + jax.vmap(visits_of_tree)(*keys).sum(0)).argmax()
 
     def update(
         self, state: MCTSState, experience: Transition, key: Array

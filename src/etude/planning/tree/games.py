@@ -19,7 +19,7 @@ import numpy as np
 
 from etude.errors import InvalidInput
 from etude.planning.protocol import LiftedModel, ModelStep
-from etude.planning.tree.mcts import sample_legal
+from etude.planning.tree.tree import sample_legal
 from etude.struct import static, struct
 from etude.types import Array
 

@@ -1,93 +1,42 @@
-"""Monte Carlo tree search as one compiled program: UCT (Kocsis & Szepesvári, 2006).
+"""Monte Carlo tree search as one compiled program, with rules and evaluations as arguments.
 
 A simulation has three steps:
 
     1. select and expand a leaf s_l from the root s₁      `tree_policy`, `expand`
-    2. evaluate it by a rollout or a value function       `default_policy`
+    2. evaluate it: prior logits and a value              `evaluate_leaf`
     3. update all nodes between s₁ and s_l                `backup`
 
-After all simulations the answer is the most visited action of the root. The tree policy takes an
-untried action where there is one, else the child of the best UCB1 score,
+After all simulations the answer is the most visited action of the root. Which action a simulation
+takes at a node is the rule's to say (`rules.py`: UCT, PUCT), what a leaf is worth the evaluation's
+(`evaluation.py`: rollouts, or a function such as a network).
 
-    score(sₜ) = Q(sₜ) / N(sₜ) + 2C √(2 ln N(sₜ₋₁) / N(sₜ))
-
-Q(s) is the sum of the returns from s on. The reward of the action into s comes on top, so the code
-has r + γ Q/N as the first term. In a zero-sum game of two players the discount is −γ, because the
-value of the next state is the opponent's.
+In a zero-sum game of two players the discount is −γ, because the value of the next state is the
+opponent's. Where a model says that the episode goes on with probability c, it is γc.
 
 A stochastic model is sampled once for each edge of the tree, so one tree plans for one sample of
 the transitions. To plan for their average, sum the root visits of several trees (`vmap` over keys).
 """
 
-import math
-from collections.abc import Callable
+import dataclasses
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from etude.errors import InvalidInput
-from etude.planning.protocol import Model, ModelStep
-from etude.struct import replace, static, struct, traced, validate
+from etude.planning.protocol import Model
+from etude.planning.tree.evaluation import Evaluate, NeedsUniforms
+from etude.planning.tree.tree import (
+    ROOT,
+    Rule,
+    SearchSettings,
+    Tree,
+    action_visits,
+    q_values,
+    to_bits,
+)
+from etude.struct import replace, struct, validate
 from etude.types import Array
-
-ROOT = 0  # index of the root node
-NO_CHILD = 0  # child index of an untried action: the root is nobody's child
-
-
-@struct
-class UCT:
-    """Settings of the search; `legal`, `policy` and `value` are functions of a model's state.
-
-    `legal` returns the mask of legal actions, bool [action], with at least one unless the episode
-    is over; None makes all actions legal. A leaf is evaluated by a rollout with uniform legal
-    actions, by a rollout with the actions of `policy`, a function (state, key) -> action, or by
-    `value`, which returns a state's value [] to the player to move, without a rollout.
-    """
-
-    num_actions: int = static(at_least=1)
-    """Number of discrete actions."""
-    simulations: int = static(1000, at_least=1)
-    """Simulations of a search; each adds at most one node."""
-    horizon: int = static(100, at_least=1)
-    """Maximum depth in steps from the root; rewards beyond it do not count."""
-    players: int = static(1, at_least=1, at_most=2)
-    """Number of players; 2 move in turn, and a reward goes to the player who moved."""
-    exploration: float = traced(1 / math.sqrt(2), at_least=0)
-    """Exploration constant C, for returns in [0, 1] (Browne et al., 2012, §3.3)."""
-    discount: float = traced(1.0, at_least=0, at_most=1)
-    """Discount factor γ per step."""
-    legal: Callable[[Any], Any] | None = static(None)
-    policy: Callable[[Any, Any], Any] | None = static(None)
-    value: Callable[[Any], Any] | None = static(None)
-
-    def validate_fields(self) -> None:
-        if self.policy is not None and self.value is not None:
-            raise InvalidInput(
-                "policy and value are both given; a leaf is evaluated by one of them: leave out "
-                "the other"
-            )
-
-    @property
-    def bootstrap_discount(self) -> Any:
-        """The discount of the next state's value: γ, or −γ where it is the opponent's."""
-        return self.discount if self.players == 1 else -self.discount
-
-
-@struct
-class Tree:
-    """Search tree as arrays over nodes, [simulations + 1]: simulation i adds node i or none.
-
-    Nodes without visits are not in use.
-    """
-
-    state: Any  # leaves are [node, ...]
-    children: Array  # int32, [node, action]: the child's index, or NO_CHILD
-    fully_expanded: Array  # bool: no legal action is untried, and at least one is tried
-    reward: Array  # r of the action into the node, to the player who chose it
-    terminated: Array  # bool: the episode is over
-    visits: Array  # N, int32: number of simulations through the node
-    return_sum: Array  # Q: sum of their returns from the node on, to the player to move there
 
 
 @struct
@@ -100,226 +49,277 @@ class SearchResult:
     tree: Tree
 
 
-@struct
-class SearchPath:
-    """The nodes of one simulation, root first."""
+class SearchParts(NamedTuple):
+    """What a search is made of."""
 
-    # int32, [horizon + 1]; beyond `depth` the number of nodes, an index out of bounds
-    nodes: Array
-    depth: Array  # int32, []: of the last node
+    model: Model
+    evaluate: Evaluate
+    root_rule: Rule
+    interior_rule: Rule
+    settings: SearchSettings
 
 
-def search(uct: UCT, model: Model, state: Any, key: Array) -> SearchResult:
-    """Search from the root `state` by `uct.simulations` simulations; `vmap` over states or keys.
+class Draws(NamedTuple):
+    """The random numbers of one simulation; of all, with the root's evaluation last, [draw, ...].
 
-    Raises InvalidInput for settings out of bounds or in conflict, and for a `legal` mask whose
-    shape is not [num_actions].
+    They are drawn at once, since to draw a few in each simulation takes longer than the rest of it.
     """
-    validate(uct)
-    key_uniforms, key_model = jax.random.split(key)
-    # drawn flat, because XLA takes seconds to compile the draw of a matrix
-    uniforms = jax.random.uniform(key_uniforms, (uct.simulations * (uct.horizon + 1),))
-    keys = jax.random.split(key_model, uct.simulations)
-    simulations = jnp.arange(1, uct.simulations + 1), uniforms.reshape(uct.simulations, -1), keys
+
+    uniforms: Array  # in [0, 1), [horizon + 1]: of the rules, and of the steps of a rollout
+    key: Array
+
+
+def search(
+    model: Model,
+    state: Any,
+    legal: Array,
+    evaluate: Evaluate,
+    root_rule: Rule,
+    interior_rule: Rule,
+    key: Array,
+    settings: SearchSettings,
+) -> SearchResult:
+    """Search from the root `state`; `vmap` over states or keys for several trees.
+
+    Model, evaluation and rules are arguments like the others: under `jax.jit`, pass the weights of
+    a network or the constants of a rule as arguments and nothing is compiled again as they change.
+
+    Args:
+        model: steps states, and tells the legal actions of those below the root.
+        state: the root's, leaves [1, 1, ...].
+        legal: the root's mask of legal actions, bool [action].
+        evaluate: (state, key, steps_left) -> prior logits [action] and value [] to the player to
+            move; steps_left is the number of steps to the horizon.
+        root_rule: (tree, node, uniform) -> the action [] that a simulation takes at the root.
+        interior_rule: the same below the root; it must be legal.
+        key: of random numbers.
+        settings: simulations, horizon, players and discount.
+
+    Returns:
+        The most visited action of the root, the statistics of its actions and the tree.
+
+    Raises:
+        InvalidInput: for settings out of bounds, for a mask, prior logits or a value of another
+            shape, and for a model whose step changes the shapes or types of its state.
+    """
+    for part in (settings, root_rule, interior_rule):
+        if dataclasses.is_dataclass(part):
+            validate(part)
+    parts = SearchParts(model, evaluate, root_rule, interior_rule, settings)
+    draws = draw(settings, key)
     tree, _ = jax.lax.scan(
-        lambda tree, simulation: (simulate(uct, model, tree, *simulation), None),
-        init_tree(uct, state),
-        simulations,
+        lambda tree, simulation: (simulate(parts, tree, *simulation), None),
+        init_tree(parts, state, legal, jax.tree.map(lambda x: x[-1], draws)),
+        (jnp.arange(1, settings.simulations + 1), jax.tree.map(lambda x: x[:-1], draws)),
     )
-    visits = jnp.where(tree.children[ROOT] > NO_CHILD, tree.visits[tree.children[ROOT]], 0)
-    return SearchResult(visits.argmax(), visits, q_values(uct, tree, ROOT), tree)
+    visits = action_visits(tree, ROOT)
+    return SearchResult(visits.argmax(), visits, q_values(tree, ROOT), tree)
 
 
-def simulate(uct: UCT, model: Model, tree: Tree, node: Array, uniforms: Array, key: Array) -> Tree:
-    """Run one simulation, which adds `node` to the tree unless the selected leaf cannot expand.
-
-    `uniforms` in [0, 1), [horizon + 1], sample the action to expand and those of the rollout.
-    """
-    key_expand, key_default = jax.random.split(key)
-    path = tree_policy(uct, tree)
-    tree, path, leaf = expand(uct, model, tree, path, node, uniforms[0], key_expand)
-    value = default_policy(uct, model, leaf, path.depth, uniforms[1:], key_default)
-    return backup(uct, tree, path, value)
+def draw(settings: SearchSettings, key: Array) -> Draws:
+    """Draw the random numbers of all simulations, and last those of the root's evaluation."""
+    key_uniforms, key_model = jax.random.split(key)
+    count = settings.simulations + 1
+    # drawn flat, because XLA takes seconds to compile the draw of a matrix
+    uniforms = jax.random.uniform(key_uniforms, (count * (settings.horizon + 1),))
+    return Draws(uniforms.reshape(count, -1), jax.random.split(key_model, count))
 
 
-def init_tree(uct: UCT, state: Any) -> Tree:
-    """Create a tree of the root alone, with space for one node per simulation."""
-    num_nodes = uct.simulations + 1
-    broadcast_over_nodes = lambda x: jnp.broadcast_to(x, (num_nodes, *jnp.shape(x)))
-    legal = legal_actions(uct, state)
-    if legal.shape != (uct.num_actions,):
+def simulate(parts: SearchParts, tree: Tree, node: Array, draws: Draws) -> Tree:
+    """Run one simulation, which adds `node` to the tree unless the selected leaf cannot expand."""
+    key_expand, key_evaluate = jax.random.split(draws.key)
+    selection = tree_policy(parts, tree, draws.uniforms[0])
+    tree, path, leaf = expand(parts, tree, selection, node, key_expand)
+    depth = (path < len(tree.visits)).sum() - 1
+    logits, value = evaluate_leaf(parts, leaf, depth, draws._replace(key=key_evaluate))
+    # of no effect where the leaf is not new, for the node is not in use then
+    tree = replace(
+        tree,
+        prior_logits=tree.prior_logits.at[node].set(logits),
+        raw_value=tree.raw_value.at[node].set(value),
+    )
+    return backup(tree, path, value)
+
+
+def init_tree(parts: SearchParts, state: Any, legal: Array, draws: Draws) -> Tree:
+    """Create a tree of the root alone, evaluated, with space for one node per simulation."""
+    state = jax.tree.map(jnp.asarray, state)
+    check_legal(parts.model, state, jnp.shape(legal))
+    is_over = ~jnp.any(legal)
+    logits, value = evaluate_leaf(parts, Leaf(state, is_over), 0, draws)
+    if (logits.shape, value.shape) != (jnp.shape(legal), ()):
         raise InvalidInput(
-            f"legal gives an array of shape {legal.shape} for {uct.num_actions} actions; make it "
-            f"({uct.num_actions},)"
+            f"evaluate gives prior logits of shape {logits.shape} and a value of shape "
+            f"{value.shape}; make them {jnp.shape(legal)} and ()"
         )
-    all_false = jnp.zeros(num_nodes, bool)
+    num_nodes = parts.settings.simulations + 1
+    zeros = jnp.zeros(num_nodes)
+    root_alone = lambda x: jnp.zeros((num_nodes, *x.shape), x.dtype).at[ROOT].set(x)
     return Tree(
-        jax.tree.map(broadcast_over_nodes, state),
-        children=jnp.zeros((num_nodes, uct.num_actions), jnp.int32),
-        fully_expanded=all_false,
-        reward=jnp.zeros(num_nodes),
-        terminated=all_false.at[ROOT].set(~legal.any()),
+        jax.tree.map(lambda x: jnp.broadcast_to(x, (num_nodes, *x.shape)), state),
+        children=jnp.broadcast_to(
+            -1 - jnp.arange(len(legal), dtype=jnp.int32), (num_nodes, len(legal))
+        ),
+        legal=root_alone(jnp.asarray(legal, bool)),
+        untried=root_alone(to_bits(jnp.asarray(legal, bool))),
+        prior_logits=root_alone(logits),
+        raw_value=root_alone(value),
+        reward=zeros,
+        continues=root_alone(1.0 - is_over),
+        discount=jnp.asarray(parts.settings.bootstrap_discount, float),
         visits=jnp.zeros(num_nodes, jnp.int32),
-        return_sum=jnp.zeros(num_nodes),
+        return_sum=zeros,
     )
 
 
-class _SelectionState(NamedTuple):
-    """Carry of the loop that descends the tree."""
+class Selection(NamedTuple):
+    """Where a simulation stands in the tree, and what it takes there; carry of its descent."""
 
-    path: SearchPath
-    node: Array  # int32, []: the last node of the path
-    can_descend: Array  # bool, []
+    # int32, [horizon + 1]: the last node first, the root last; then the number of nodes, an index
+    # out of bounds
+    path: Array
+    # int32, []: of the action at the last node, as in `Tree.children`; beyond all actions, that of
+    # `stops` where the path ends
+    child: Array
 
 
-def tree_policy(uct: UCT, tree: Tree) -> SearchPath:
-    """Select the path of the best scores from the root to a leaf.
+def tree_policy(parts: SearchParts, tree: Tree, uniform: Array) -> Selection:
+    """Select the path from the root to a leaf by the rules, and the action at the leaf.
 
-    A leaf has an untried action, is terminal or is at the horizon.
+    The action has no child, or the leaf is terminal or at the horizon.
     """
-    depths = jnp.arange(uct.horizon + 1)
+    at_horizon, terminal = stops(tree)
 
-    def descend(state):
-        path, node, _ = state
-        node, depth = best_child(uct, tree, node), path.depth + 1
-        return _SelectionState(
-            SearchPath(jnp.where(depths == depth, node, path.nodes), depth),
-            node,
-            tree.fully_expanded[node] & (depth < uct.horizon),
-        )
+    def select(rule, node, path):
+        action = rule(tree, node, uniform)
+        # a full path has the root in the last place
+        child = jnp.where(path[-1] == ROOT, at_horizon, tree.children[node][action])
+        return Selection(path, jnp.where(tree.continues[node] > 0, child, terminal))
+
+    def descend(selection):
+        path, node = selection
+        return select(parts.interior_rule, node, push(node, path))
 
     root = jnp.int32(ROOT)
-    initial_state = _SelectionState(
-        SearchPath(jnp.where(depths == 0, root, len(tree.visits)), jnp.int32(0)),
-        root,
-        tree.fully_expanded[root],
-    )
-    return jax.lax.while_loop(lambda state: state.can_descend, descend, initial_state).path
+    path = push(root, jnp.full(parts.settings.horizon + 1, len(tree.visits), jnp.int32))
+    selection = select(parts.root_rule, root, path)
+    return jax.lax.while_loop(lambda selection: selection.child > ROOT, descend, selection)
 
 
-def best_child(uct: UCT, tree: Tree, node: Array) -> Array:
-    """Return the child of the best UCB1 score."""
-    children = tree.children[node]
-    bonus = 2 * uct.exploration * jnp.sqrt(2 * jnp.log(tree.visits[node]) / tree.visits[children])
-    return children[(q_values(uct, tree, node) + bonus).argmax()]
+def push(node: Array, path: Array) -> Array:
+    """Return the path with one more node, which comes first."""
+    return jnp.concatenate([node[None], path[:-1]])
 
 
-def q_values(uct: UCT, tree: Tree, node: Array | int) -> Array:
-    """Return r + γ Q/N of each action [action], to the player to move; -inf where untried."""
-    children = tree.children[node]
-    value = tree.return_sum[children] / jnp.maximum(tree.visits[children], 1)
-    return jnp.where(
-        children > NO_CHILD, tree.reward[children] + uct.bootstrap_discount * value, -jnp.inf
-    )
+def stops(tree: Tree) -> tuple[int, int]:
+    """The children of a leaf at the horizon and of a terminal one: as of actions out of bounds."""
+    num_actions = tree.children.shape[1]
+    return -1 - num_actions, -2 - num_actions
+
+
+class Leaf(NamedTuple):
+    """The last node of a simulation's path."""
+
+    state: Any  # leaves [1, 1, ...]
+    is_over: Array  # bool, []: the episode is over, or no action is legal
 
 
 def expand(
-    uct: UCT, model: Model, tree: Tree, path: SearchPath, node: Array, uniform: Array, key: Array
-) -> tuple[Tree, SearchPath, ModelStep]:
-    """Try an untried action of the leaf: add `node` to the tree and the path, and return the step.
+    parts: SearchParts, tree: Tree, selection: Selection, node: Array, key: Array
+) -> tuple[Tree, Array, Leaf]:
+    """Try the action at the end of the path: add `node` to the tree and the path, and return it.
 
-    Where no action is untried, or at the horizon, tree and path do not change, and the step stays
-    at the leaf with reward zero.
+    Where that is terminal, or at the horizon, neither tree nor path changes, and it is returned.
     """
-    parent = path.nodes[path.depth]
-    state, terminated = jax.tree.map(lambda x: x[parent], (tree.state, tree.terminated))
-    untried = legal_actions(uct, state) & (tree.children[parent] == NO_CHILD)
-    can_expand = untried.any() & ~terminated & (path.depth < uct.horizon)
-    action = sample_legal(untried, uniform)
-    step = model.step(state, action, key)
+    path, child = selection
+    at_horizon, terminal = stops(tree)
+    action, can_expand, parent = -1 - child, child > at_horizon, path[0]
+    untried, state = tree.untried[parent], jax.tree.map(lambda x: x[parent], tree.state)
+    step = parts.model.step(state, jnp.reshape(action, (1, 1)), key)
+    check_step(parts.model, state, step.state)
+    legal = parts.model.legal(step.state)[0, 0]
+    continues = jnp.where(legal.any(), step.continues[0, 0], 0)
 
     # a write to a node without a parent has no effect, for the node is not in use
-    set_node = lambda nodes, x: nodes.at[node].set(x)
-    # an index out of bounds where the leaf cannot expand: mode="drop" ignores those writes
+    set_node = lambda nodes, x: nodes.at[node].set(x, mode="promise_in_bounds")
+    # an index out of bounds where the leaf cannot expand: mode="drop" ignores that write
     parent = jnp.where(can_expand, parent, len(tree.visits))
+    untried &= ~to_bits(jnp.arange(len(legal)) == action)
     tree = replace(
         tree,
         state=jax.tree.map(set_node, tree.state, step.state),
-        reward=set_node(tree.reward, step.reward),
-        terminated=set_node(tree.terminated, step.terminated),
         children=tree.children.at[parent, action].set(node, mode="drop"),
-        fully_expanded=tree.fully_expanded.at[parent].set(untried.sum() == 1, mode="drop"),
+        legal=set_node(tree.legal, legal),
+        untried=set_node(tree.untried.at[parent].set(untried, mode="drop"), to_bits(legal)),
+        reward=set_node(tree.reward, step.reward[0, 0]),
+        continues=set_node(tree.continues, continues),
     )
-    depth = path.depth + can_expand
-    path = SearchPath(
-        jnp.where(can_expand & (jnp.arange(uct.horizon + 1) == depth), node, path.nodes), depth
-    )
-    stay = ModelStep(state, jnp.zeros_like(step.reward), terminated)
-    return tree, path, jax.tree.map(lambda x, y: jnp.where(can_expand, x, y), step, stay)
+    path = jnp.where(can_expand, push(node, path), path)
+    state = jax.tree.map(lambda new, old: jnp.where(can_expand, new, old), step.state, state)
+    return tree, path, Leaf(state, jnp.where(can_expand, continues == 0, child == terminal))
 
 
-class _RolloutState(NamedTuple):
-    """Carry of the rollout from a leaf."""
-
-    state: Any
-    terminated: Array
-    depth: Array  # int32, []: steps from the root
-    discount: Array  # of the next reward
-    discounted_return: Array
-
-
-def default_policy(
-    uct: UCT, model: Model, leaf: ModelStep, depth: Array, uniforms: Array, key: Array
-) -> Array:
-    """Evaluate the leaf: the return of a rollout to the end or the horizon, or `uct.value`."""
-    if uct.value is not None:
-        return jnp.where(leaf.terminated, 0, uct.value(leaf.state)).astype(float)
-
-    def rollout_step(rollout):
-        state, _, depth, discount, discounted_return = rollout
-        key_policy, key_step = jax.random.split(jax.random.fold_in(key, depth))
-        action = (
-            sample_legal(legal_actions(uct, state), uniforms[depth])
-            if uct.policy is None
-            else uct.policy(state, key_policy)
-        )
-        step = model.step(state, action, key_step)
-        return _RolloutState(
-            step.state,
-            step.terminated,
-            depth + 1,
-            discount * uct.bootstrap_discount,
-            discounted_return + discount * step.reward,
-        )
-
-    rollout = _RolloutState(leaf.state, leaf.terminated, depth, jnp.ones(()), jnp.zeros(()))
-    continues = lambda rollout: ~rollout.terminated & (rollout.depth < uct.horizon)
-    return jax.lax.while_loop(continues, rollout_step, rollout).discounted_return
+def evaluate_leaf(
+    parts: SearchParts, leaf: Leaf, depth: Array | int, draws: Draws
+) -> tuple[Array, Array]:
+    """Return the prior logits [action] and the value [] of a leaf: 0 where the episode is over."""
+    evaluate, steps_left = parts.evaluate, parts.settings.horizon - jnp.asarray(depth)
+    if isinstance(evaluate, NeedsUniforms):
+        evaluate = evaluate.with_uniforms(draws.uniforms[1:])
+    logits, value = evaluate(leaf.state, draws.key, jnp.where(leaf.is_over, 0, steps_left))
+    return jnp.asarray(logits, float), jnp.where(leaf.is_over, 0, value).astype(float)
 
 
 class _BackupState(NamedTuple):
     """Carry of the backup from the leaf to the root."""
 
-    depth: Array  # int32, []: k
+    k: Array  # int32, []: place in the path
     value: Array  # []: Gₖ
-    returns: Array  # [horizon + 1]: Gₖ of the nodes from the leaf up to depth k, else 0
+    returns: Array  # [horizon + 1]: of the nodes before k, and Gₖ of the root; else 0
 
 
-def backup(uct: UCT, tree: Tree, path: SearchPath, value: Array) -> Tree:
-    """Add Gₖ = rₖ₊₁ + γ Gₖ₊₁, from the leaf's `value` up to the root, to every node of the path."""
-    depths = jnp.arange(uct.horizon + 1)
-    reward = tree.reward[path.nodes]
+def backup(tree: Tree, path: Array, value: Array) -> Tree:
+    """Add rₖ + γcₖ Gₖ to the node k of the path, which is Gₖ₊₁, from the leaf's `value` G₀ on.
+
+    The root, into which no action leads, gets the last of them.
+    """
+    places = jnp.arange(len(path))
+    steps = jnp.stack([tree.reward[path], tree.discount * tree.continues[path]])  # r and γc
 
     def step_up(state):
-        k, next_value, returns = state
-        value = reward[k] + uct.bootstrap_discount * next_value
-        return _BackupState(k - 1, value, jnp.where(depths == k - 1, value, returns))
+        k, value, returns = state
+        reward, discount = steps[:, k]
+        value = reward + discount * value
+        is_current = (places == k) | (path == ROOT)
+        return _BackupState(k + 1, value, jnp.where(is_current, value, returns))
 
-    leaf = _BackupState(path.depth, value, jnp.where(depths == path.depth, value, 0))
-    *_, returns = jax.lax.while_loop(lambda state: state.depth > 0, step_up, leaf)
+    leaf = _BackupState(jnp.int32(0), value, jnp.zeros(len(path)))
+    is_below_root = lambda state: path[state.k] != ROOT
+    *_, returns = jax.lax.while_loop(is_below_root, step_up, leaf)
     return replace(
         tree,
-        visits=tree.visits.at[path.nodes].add(1, mode="drop"),
-        return_sum=tree.return_sum.at[path.nodes].add(returns, mode="drop"),
+        visits=tree.visits.at[path].add(1, mode="drop"),
+        return_sum=tree.return_sum.at[path].add(returns, mode="drop"),
     )
 
 
-def legal_actions(uct: UCT, state: Any) -> Array:
-    """Return the mask of legal actions, bool [action]."""
-    return jnp.ones(uct.num_actions, bool) if uct.legal is None else uct.legal(state)
+def check_legal(model: Model, state: Any, shape: tuple[int, ...]) -> None:
+    """Check the shape of the root's mask, and that of the model's masks against it."""
+    if len(shape) != 1:
+        raise InvalidInput(f"legal has shape {shape}; make it one bool for each action, [action]")
+    below = jax.eval_shape(model.legal, state).shape
+    if below != (1, 1, *shape):
+        raise InvalidInput(
+            f"the legal actions of {type(model).__name__} have shape {below}, and those of the "
+            f"root {shape}; make them {(1, 1, *shape)}"
+        )
 
 
-def sample_legal(legal: Array, uniform: Array) -> Array:
-    """Map `uniform` in [0, 1) to one of the `legal` actions, bool [action]; 0 where none is."""
-    rank = legal.cumsum()
-    return (rank > uniform * rank[-1]).argmax()
+def check_step(model: Model, old: Any, new: Any) -> None:
+    """Check that a step of the model changes neither shapes nor types of its state."""
+    told = lambda state: jax.tree.map(lambda x: f"{x.dtype}{list(x.shape)}", state)
+    if told(old) != told(new):
+        raise InvalidInput(
+            f"a step of {type(model).__name__} leads from a state of {told(old)} to one of "
+            f"{told(new)}; make both the same"
+        )
