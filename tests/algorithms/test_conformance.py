@@ -52,6 +52,7 @@ from etude.estimators.running_statistics import Normalization
 from etude.kinds import kinds_of
 from etude.nn.recurrent import GRU, LSTM
 from etude.planning.planners import CEM, CMAES, AnyPlanner
+from etude.planning.tree.rules import PUCT
 from etude.rollout import bind_policy, rollout
 from etude.spaces import (
     Box,
@@ -238,14 +239,14 @@ def test_every_algorithm_of_the_table_is_tested_here():
 
 
 def test_every_kind_of_setting_is_in_a_row():
-    """But planners, which have tests of their own."""
+    """But planners and rules of tree search, which have tests of their own."""
     there, possible = set(), set()
     for algorithm, *_ in SMALL.values():
         for field, hint in get_type_hints(type(algorithm)).items():
             if kinds := kinds_of(hint):
                 there.add(type(getattr(algorithm, field)))
                 possible |= {*kinds.values()}
-    assert possible - there <= {*get_args(AnyPlanner)}
+    assert possible - there <= {*get_args(AnyPlanner), PUCT}
 
 
 def test_an_unknown_algorithm_is_refused_with_near_matches():

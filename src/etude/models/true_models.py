@@ -38,18 +38,30 @@ STATE_FROM_OBSERVATION: dict[str, Callable[[Array], Array]] = {
 USER_MODELS: dict[str, LiftedModel] = {}  # environment id -> model of `register_model`
 
 
+# Two models are equal if their functions are: structs are, methods of two objects are not.
+
+
 @struct
-class Port:
-    """The JAX port of an environment, without its time limit, as functions of one state."""
+class StepOfPort:
+    """A step of the JAX port of an environment, without its time limit."""
 
-    environment: Any = static()
+    port: Any = static()
 
-    def step(self, state: Any, action: Array, key: Array) -> ModelStep:
+    def __call__(self, state: Any, action: Array, key: Array) -> ModelStep:
         """Step from `state`; actions are in [-1, 1] for a bounded Box, from 0 for Discrete."""
-        state, outcome = self.environment.step(
-            state, to_environment_action(self.environment.action_space, action), key
-        )
+        action = to_environment_action(self.port.action_space, action)
+        state, outcome = self.port.step(state, action, key)
         return ModelStep(state, outcome.reward, 1.0 - outcome.terminated)
+
+
+@struct
+class ObservationOfPort:
+    """What the JAX port of an environment observes of a state."""
+
+    port: Any = static()
+
+    def __call__(self, state: Any) -> Any:
+        return self.port.observe(state)
 
 
 @struct
@@ -96,11 +108,11 @@ def true_model(environment: str) -> LiftedModel:
             f"the true model of {environment!r} is not at hand; it is of "
             f"{', '.join(STATE_FROM_OBSERVATION)}. Give your own with etude.register_model"
         )
-    port, begin = Port(port_of(environment)), STATE_FROM_OBSERVATION[environment]
-    observe = identity if begin is identity else port.environment.observe  # of its class
-    action = port.environment.action_space
+    port, begin = port_of(environment), STATE_FROM_OBSERVATION[environment]
+    observe = identity if begin is identity else ObservationOfPort(port)
+    action = port.action_space
     legal = EveryAction(action.n) if isinstance(action, Discrete) else None
-    return LiftedModel(port.step, begin, observe, legal)
+    return LiftedModel(StepOfPort(port), begin, observe, legal)
 
 
 def port_of(environment: str) -> JaxEnvironment:
