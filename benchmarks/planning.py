@@ -116,12 +116,12 @@ def measure_workload(workload: PlannerWorkload, rounds: int, quick: bool) -> dic
 
 def measure_times(budget: float) -> list[dict[str, Any]]:
     """Time a step of receding-horizon control and a swing-up of the acrobot."""
-    model, state = true_model("Pendulum-v1"), jnp.float32([3.0, 0.0])
+    model, state = true_model("Pendulum-v1"), jnp.float32([[[3.0, 0.0]]])
 
     @jax.jit
     def replan(mean, key):
         score = return_of_plans(model, state, key)
-        return cem(score, key, mean, 0.5, samples=100, elites=10, iterations=4).mean
+        return cem(score, key, mean, 0.5, samples=100, elites=10, iterations=4)[0].mean
 
     milliseconds = 1e3 * median_seconds(
         lambda: replan(jnp.zeros((25, 1)), jax.random.key(0)).block_until_ready(), budget

@@ -11,6 +11,7 @@ from etude.algorithms.control.mpc import MPC
 from etude.environments import make
 from etude.environments.classic.pendulum import Pendulum
 from etude.models.true_models import true_model
+from etude.planning.planners import ICEM, MPPI, RandomShooting
 from etude.planning.trajectory.ilqr import ilqr
 from etude.rollout import bind_policy, evaluate
 from etude.studies.plan import PROBLEMS, zero_controls
@@ -20,19 +21,16 @@ TORQUES, STEPS = 41, 200  # torques of dynamic programming, and steps of an epis
 CEM_BAR, RANDOM_SHOOTING_BAR = "within 5 % of the optimum", -208
 PLANNERS = {
     "cem, 100 × 25 × 4": {},
-    "icem, 100 × 25 × 4": {"planner": "icem"},
-    "mppi, 100 × 25 × 4": {"planner": "mppi"},
+    "icem, 100 × 25 × 4": {"planner": ICEM()},
+    "mppi, 100 × 25 × 4": {"planner": MPPI()},
     "icem, 400 × 60 × 10": {
-        "planner": "icem",
+        "planner": ICEM(elites=30, std=1.0, noise_exponent=3.0),
         "samples": 400,
         "horizon": 60,
         "iterations": 10,
-        "elites": 30,
-        "std": 1.0,
-        "noise_exponent": 3.0,
     },
     "random shooting, 500 × 15": {
-        "planner": "random_shooting",
+        "planner": RandomShooting(),
         "samples": 500,
         "iterations": 1,
         "horizon": 15,
@@ -89,7 +87,7 @@ def pendulum_returns(starts: int, points: int) -> list[dict[str, Any]]:
     environment = make("Pendulum-v1", starts, "jax")
     key = jax.random.key(0)
     observations = jax.jit(environment.reset)(jax.random.split(key)[0])[1]
-    states = jax.vmap(true_model("Pendulum-v1").state_from_observation)(observations)
+    states = true_model("Pendulum-v1").begin(observations[:, None], (), key)[:, 0]
     optimal_return = float(optimum(states, points).mean())
     rows = [
         table_row(

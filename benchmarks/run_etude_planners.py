@@ -14,7 +14,7 @@ def main() -> None:
 
     from etude.models.true_models import true_model
     from etude.planning.plans import return_of_plans
-    from etude.planning.protocol import ControlProblem, model_step_of
+    from etude.planning.protocol import ControlProblem, LiftedModel, model_step_of
     from etude.planning.sampling.cem import cem
     from etude.planning.trajectory.ilqr import ilqr
     from etude.planning.tree.evaluation import Rollout
@@ -22,7 +22,6 @@ def main() -> None:
     from etude.planning.tree.rules import UCT
     from etude.planning.tree.tree import SearchSettings
     from etude.runs.settings import package_versions
-    from etude.struct import struct
 
     workload = json.loads(sys.argv[1])
     jax.config.update("jax_enable_x64", workload.get("x64", False))
@@ -30,13 +29,6 @@ def main() -> None:
     acrobot = ControlProblem(
         problems.acrobot_step, lambda x, u, time: problems.cost(x, u), problems.final_cost
     )
-
-    @struct
-    class AcrobotModel:
-        """The acrobot as a model."""
-
-        def step(self, state, action, key):
-            return model_step_of(acrobot, state, action)
 
     def search_trees(boards, keys):
         game, rule = problems.GAME, UCT()
@@ -56,7 +48,7 @@ def main() -> None:
         return result.visits, result.tree.visits
 
     def run_cem(score, horizon, max_control):
-        result = cem(
+        result, _ = cem(
             score,
             key,
             jnp.zeros((horizon, 1)),
@@ -69,13 +61,15 @@ def main() -> None:
 
     def plan_pendulum(state):
         return run_cem(
-            return_of_plans(true_model("Pendulum-v1"), state, key), workload["horizon"], 1.0
+            return_of_plans(true_model("Pendulum-v1"), state[None, None], key),
+            workload["horizon"],
+            1.0,
         )
 
     def plan_acrobot(state):
-        score = return_of_plans(
-            AcrobotModel(), state, key, final_value=lambda x: -problems.final_cost(x)
-        )
+        model = LiftedModel(lambda state, action, key: model_step_of(acrobot, state, action))
+        final_value = jax.vmap(jax.vmap(lambda x: -problems.final_cost(x)))
+        score = return_of_plans(model, state[None, None], key, final_value=final_value)
         return run_cem(score, problems.HORIZON, problems.MAX_TORQUE)
 
     def solve_acrobot(state):

@@ -30,7 +30,7 @@ def _plan(arguments: list[str]) -> None:
 
     problem = next((word for word in arguments if not word.startswith("-")), "")
     options, settings = flags.parse_settings(
-        Plan(""), default_settings(problem), "etude plan", arguments, Plan.__doc__ or ""
+        Plan(tyro.MISSING), default_settings(problem), "etude plan", arguments, Plan.__doc__ or ""
     )
     enable_cache()
     directory, results = plan_with(settings, **vars(options))

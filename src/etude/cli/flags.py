@@ -85,7 +85,7 @@ def parse_train(
     """Parse the options of a run and an algorithm, whose defaults are `run` and `algorithm`."""
     algorithm = choose_kinds(algorithm, arguments)
     prepared = prepare_train(arguments, type(run), algorithm, name)
-    return parse_structs(run, algorithm, "algorithm", prog, prepared, description)
+    return parse_structs({"run": run, "algorithm": algorithm}, prog, prepared, description)
 
 
 def parse_settings(
@@ -103,23 +103,25 @@ def parse_settings(
         arguments = prepare(arguments, hints, f"`{prog} --help` lists the flags", settings)
         if missing := missing_arguments(type(command), arguments):
             fail(f"{prog} needs {' and '.join(missing)}; `{prog} --help` says more")
-    return parse_structs(command, settings, "settings", prog, arguments, description)
+    structs = {type(command).__name__.lower(): command, "settings": settings}
+    return parse_structs(structs, prog, arguments, description)
 
 
 def parse_structs(
-    run: Any, algorithm: Any, group: str, prog: str, prepared: list[str], description: str
+    defaults_by_group: dict[str, Any], prog: str, prepared: list[str], description: str
 ) -> tuple[Any, Any]:
-    """Parse prepared arguments to the options of a command and a struct with nested ones.
+    """Parse prepared arguments to two structs, of which the second may nest others.
 
-    The help shows the aliases of the fields. A nested struct has a group of its own in it; the one
-    around them has the name `group`.
+    `defaults_by_group` are both with their defaults, by their names in the help, which shows the
+    aliases of the fields. A nested struct has a group of its own in it.
     """
+    (run_group, run), (group, algorithm) = defaults_by_group.items()
     rows = aliases_for(type(algorithm))
     structs = nested.structs_of(algorithm)
     groups = {path: path.replace(".", "__") or group for path in structs}
     help_run = with_alias_help(type(run), rows)
-    fields: list[tuple[str, Any]] = [("run", Annotated[help_run, OmitArgPrefixes])]
-    defaults = {"run": convert(run, help_run)}
+    fields: list[tuple[str, Any]] = [(run_group, Annotated[help_run, OmitArgPrefixes])]
+    defaults = {run_group: convert(run, help_run)}
     for path, struct in structs.items():
         help_struct = with_alias_help(type(struct), rows, path)
         prefix: Any = tyro.conf.arg(name=path) if path else OmitArgPrefixes
@@ -129,7 +131,8 @@ def parse_structs(
     command.__doc__ = description
     parsed = tyro.cli(command, prog=prog, args=prepared, default=command(**defaults))
     values = {path: getattr(parsed, groups[path]) for path in structs}
-    return convert(parsed.run, type(run)), nested.rebuild(algorithm, values)
+    parsed_run = getattr(parsed, run_group)
+    return convert(parsed_run, type(run)), nested.rebuild(algorithm, values)
 
 
 def choose_kinds(algorithm: Any, arguments: list[str]) -> Any:
