@@ -235,7 +235,9 @@ def expand(
     at_horizon, terminal = stops(tree)
     action, can_expand, parent = -1 - child, child > at_horizon, path[0]
     untried, state = tree.untried[parent], jax.tree.map(lambda x: x[parent], tree.state)
-    step = parts.model.step(state, jnp.reshape(action, (1, 1)), key)
+    # where the leaf cannot expand the action is out of bounds, and the step of no effect
+    action_taken = jnp.minimum(action, tree.children.shape[1] - 1)
+    step = parts.model.step(state, jnp.reshape(action_taken, (1, 1)), key)
     check_step(parts.model, state, step.state)
     legal = parts.model.legal(step.state)[0, 0]
     continues = jnp.where(legal.any(), step.continues[0, 0], 0)
