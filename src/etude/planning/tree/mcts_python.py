@@ -80,7 +80,8 @@ def search_simulator(
     Args:
         simulator: a Gymnasium environment, or any object with its `step`.
         legal: a simulator to its mask of legal actions, [action]; see `every_action`.
-        evaluate: (simulator, rng, steps_left) -> prior logits [action] and a value; see `SimulatorRollout`.
+        evaluate: (simulator, rng, steps_left) -> prior logits [action] and a value; a
+            `SimulatorRollout`, or a function.
         root_rule: `UCT`, `PUCT`, or a function (node, uniform) -> action.
         interior_rule: the same below the root.
         rng: of random numbers.
