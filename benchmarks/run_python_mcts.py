@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import stopwatch
 
-from etude.planning.tree.mcts_python import Rollout, search_simulator
+from etude.planning.tree.mcts_python import SimulatorRollout, search_simulator
 from etude.planning.tree.rules import UCT
 from etude.planning.tree.tree import SearchSettings
 from etude.runs.settings import package_versions
@@ -36,7 +36,7 @@ class Board:
 
 workload = json.loads(sys.argv[1])
 settings = SearchSettings(workload["simulations"], horizon=9, players=2)
-rng, rollout = np.random.default_rng(workload["seed"]), Rollout(Board.legal, settings)
+rng, rollout = np.random.default_rng(workload["seed"]), SimulatorRollout(Board.legal, settings)
 
 
 def run():

@@ -145,7 +145,7 @@ def test_a_game_has_the_tree_of_plain_python():
         root = mcts_python.search_simulator(
             Board(board),
             Board.legal,
-            mcts_python.Rollout(Board.legal, GAME),
+            mcts_python.SimulatorRollout(Board.legal, GAME),
             UCT(),
             UCT(),
             numbers_of(keys[i], GAME),
@@ -169,7 +169,7 @@ legal_of = lambda walk: LEGAL[walk.state]
 DEFAULTS = {
     "random": (
         lambda settings: Rollout(TABLE, settings),
-        lambda settings: mcts_python.Rollout(legal_of, settings),
+        lambda settings: mcts_python.SimulatorRollout(legal_of, settings),
     ),
     "policy": (
         lambda settings: Rollout(
@@ -179,7 +179,7 @@ DEFAULTS = {
                 jnp.where(jnp.asarray(LEGAL), REWARD, -jnp.inf)[state[0, 0]]
             ),
         ),
-        lambda settings: mcts_python.Rollout(
+        lambda settings: mcts_python.SimulatorRollout(
             legal_of,
             settings,
             lambda walk, rng: int(np.argmax(np.where(LEGAL, REWARD, -np.inf)[walk.state])),
@@ -252,7 +252,7 @@ def test_visits_go_to_the_best_plan(discount):
         ]
 
     settings = replace(ONE, horizon=4, simulations=1500, discount=discount)
-    rollout, rule = mcts_python.Rollout(legal_of, settings), UCT(1.0)
+    rollout, rule = mcts_python.SimulatorRollout(legal_of, settings), UCT(1.0)
     for state in range(STATES):
         rng = np.random.default_rng(state)
         root = mcts_python.search_simulator(

@@ -10,7 +10,7 @@ import pytest
 from etude.errors import InvalidInput
 from etude.planning.tree.mcts_python import (
     Node,
-    Rollout,
+    SimulatorRollout,
     _copy_simulator,
     best_action,
     every_action,
@@ -23,7 +23,7 @@ from etude.planning.tree.tree import SearchSettings
 def search(simulator, num_actions, settings, rng, evaluate=None, rule=None):
     """Search with one rule, UCT by default, and rollouts by default; all actions are legal."""
     legal, rule = every_action(num_actions), rule or UCT()
-    evaluate = evaluate or Rollout(legal, settings)
+    evaluate = evaluate or SimulatorRollout(legal, settings)
     return search_simulator(simulator, legal, evaluate, rule, rule, rng, settings)
 
 

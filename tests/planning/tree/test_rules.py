@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import mctx
 import numpy as np
+import pytest
 
 from etude.planning.protocol import LiftedModel, ModelStep
 from etude.planning.tree.mcts import search
@@ -79,6 +80,7 @@ def search_mctx(tables, states, legal, rule, discount, *, simulations, horizon):
     ).search_tree.summary()
 
 
+@pytest.mark.slow
 def test_puct_visits_as_mctx_does():
     """From several roots with masks of their own, of several tables, for one player and for two."""
     rng = np.random.default_rng(7)

@@ -1,1 +1,1 @@
-"""Monte Carlo tree search (UCT), compiled and in plain Python, and board games."""
+"""Monte Carlo tree search by rules (UCT, PUCT), compiled and in plain Python, and board games."""

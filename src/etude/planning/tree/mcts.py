@@ -138,7 +138,7 @@ def simulate(parts: SearchParts, tree: Tree, node: Array, draws: Draws) -> Tree:
         prior_logits=tree.prior_logits.at[node].set(logits),
         raw_value=tree.raw_value.at[node].set(value),
     )
-    return backup(tree, path, value)
+    return backup(tree, path, depth, value)
 
 
 def init_tree(parts: SearchParts, state: Any, legal: Array, draws: Draws) -> Tree:
@@ -235,7 +235,9 @@ def expand(
     at_horizon, terminal = stops(tree)
     action, can_expand, parent = -1 - child, child > at_horizon, path[0]
     untried, state = tree.untried[parent], jax.tree.map(lambda x: x[parent], tree.state)
-    step = parts.model.step(state, jnp.reshape(action, (1, 1)), key)
+    # where the leaf cannot expand the action is out of bounds, and the step of no effect
+    action_taken = jnp.minimum(action, tree.children.shape[1] - 1)
+    step = parts.model.step(state, jnp.reshape(action_taken, (1, 1)), key)
     check_step(parts.model, state, step.state)
     legal = parts.model.legal(step.state)[0, 0]
     continues = jnp.where(legal.any(), step.continues[0, 0], 0)
@@ -278,10 +280,10 @@ class _BackupState(NamedTuple):
     returns: Array  # [horizon + 1]: of the nodes before k, and Gₖ of the root; else 0
 
 
-def backup(tree: Tree, path: Array, value: Array) -> Tree:
+def backup(tree: Tree, path: Array, depth: Array, value: Array) -> Tree:
     """Add rₖ + γcₖ Gₖ to the node k of the path, which is Gₖ₊₁, from the leaf's `value` G₀ on.
 
-    The root, into which no action leads, gets the last of them.
+    The root, into which no action leads, gets the last of them; its place in the path is `depth`.
     """
     places = jnp.arange(len(path))
     steps = jnp.stack([tree.reward[path], tree.discount * tree.continues[path]])  # r and γc
@@ -290,12 +292,11 @@ def backup(tree: Tree, path: Array, value: Array) -> Tree:
         k, value, returns = state
         reward, discount = steps[:, k]
         value = reward + discount * value
-        is_current = (places == k) | (path == ROOT)
+        is_current = (places == k) | (places == depth)
         return _BackupState(k + 1, value, jnp.where(is_current, value, returns))
 
     leaf = _BackupState(jnp.int32(0), value, jnp.zeros(len(path)))
-    is_below_root = lambda state: path[state.k] != ROOT
-    *_, returns = jax.lax.while_loop(is_below_root, step_up, leaf)
+    *_, returns = jax.lax.while_loop(lambda state: state.k < depth, step_up, leaf)
     return replace(
         tree,
         visits=tree.visits.at[path].add(1, mode="drop"),

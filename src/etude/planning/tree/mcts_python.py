@@ -56,7 +56,7 @@ class Node:
 Rule = UCT | PUCT | Callable[[Node, float], int]  # a function takes a node and a number in [0, 1)
 
 
-class SearchParts(NamedTuple):
+class _SearchParts(NamedTuple):
     """What a search is made of."""
 
     legal: Legal
@@ -80,7 +80,8 @@ def search_simulator(
     Args:
         simulator: a Gymnasium environment, or any object with its `step`.
         legal: a simulator to its mask of legal actions, [action]; see `every_action`.
-        evaluate: (simulator, rng, steps_left) -> prior logits [action] and a value; see `Rollout`.
+        evaluate: (simulator, rng, steps_left) -> prior logits [action] and a value; a
+            `SimulatorRollout`, or a function.
         root_rule: `UCT`, `PUCT`, or a function (node, uniform) -> action.
         interior_rule: the same below the root.
         rng: of random numbers.
@@ -92,7 +93,7 @@ def search_simulator(
     for part in (settings, root_rule, interior_rule):
         if isinstance(part, SearchSettings | UCT | PUCT):
             validate(part)
-    parts = SearchParts(legal, evaluate, root_rule, interior_rule, settings)
+    parts = _SearchParts(legal, evaluate, root_rule, interior_rule, settings)
     root = _new_node(parts, _copy_simulator(simulator, rng))
     _evaluate_leaf(parts, root, 0, _draw(settings, rng), rng)
     for _ in range(settings.simulations):
@@ -111,7 +112,7 @@ def every_action(num_actions: int) -> Legal:
 
 
 @dataclass(frozen=True)
-class Rollout:
+class SimulatorRollout:
     """The return of a rollout to the end of the episode or the horizon; prior logits are 0."""
 
     legal: Legal
@@ -120,7 +121,7 @@ class Rollout:
     policy: Callable[[Any, np.random.Generator], int] | None = None
     uniforms: Sequence[float] | None = None  # in [0, 1), [horizon]; drawn if None
 
-    def with_uniforms(self, uniforms: Sequence[float]) -> "Rollout":
+    def with_uniforms(self, uniforms: Sequence[float]) -> "SimulatorRollout":
         return replace(self, uniforms=uniforms)
 
     def __call__(
@@ -150,7 +151,7 @@ def _draw(settings: SearchSettings, rng: np.random.Generator) -> list[float]:
     return rng.random(settings.horizon + 1).tolist()
 
 
-def _simulate(parts: SearchParts, root: Node, rng: np.random.Generator) -> None:
+def _simulate(parts: _SearchParts, root: Node, rng: np.random.Generator) -> None:
     """Run one simulation, which adds a node to the tree unless its leaf cannot expand."""
     uniforms = _draw(parts.settings, rng)
     path, action = _tree_policy(parts, root, uniforms[0])
@@ -158,7 +159,7 @@ def _simulate(parts: SearchParts, root: Node, rng: np.random.Generator) -> None:
     _backup(parts, path, _evaluate_leaf(parts, path[-1], len(path) - 1, uniforms, rng))
 
 
-def _tree_policy(parts: SearchParts, root: Node, uniform: float) -> tuple[list[Node], int | None]:
+def _tree_policy(parts: _SearchParts, root: Node, uniform: float) -> tuple[list[Node], int | None]:
     """Select the path from the root to a leaf by the rules, and the action at the leaf.
 
     The action has no child; it is None where the leaf is terminal or at the horizon.
@@ -219,7 +220,7 @@ def _q_value(child: Node) -> float:
 
 
 def _expand(
-    parts: SearchParts, path: list[Node], action: int | None, rng: np.random.Generator
+    parts: _SearchParts, path: list[Node], action: int | None, rng: np.random.Generator
 ) -> None:
     """Try the action at the end of the path, unless it is None: add its node to the path."""
     if action is None:
@@ -234,7 +235,7 @@ def _expand(
 
 
 def _new_node(
-    parts: SearchParts,
+    parts: _SearchParts,
     simulator: Any,
     reward: float = 0.0,
     terminated: bool = False,
@@ -247,11 +248,11 @@ def _new_node(
 
 
 def _evaluate_leaf(
-    parts: SearchParts, leaf: Node, depth: int, uniforms: list[float], rng: np.random.Generator
+    parts: _SearchParts, leaf: Node, depth: int, uniforms: list[float], rng: np.random.Generator
 ) -> float:
     """Return the value of a leaf, 0 where the episode is over, and keep a new one's evaluation."""
     evaluate = parts.evaluate
-    if isinstance(evaluate, Rollout):
+    if isinstance(evaluate, SimulatorRollout):
         evaluate = evaluate.with_uniforms(uniforms[1:])
     ends = leaf.is_over or leaf.is_truncated
     logits, value = evaluate(leaf.simulator, rng, 0 if ends else parts.settings.horizon - depth)
@@ -261,7 +262,7 @@ def _evaluate_leaf(
     return value
 
 
-def _backup(parts: SearchParts, path: list[Node], value: float) -> None:
+def _backup(parts: _SearchParts, path: list[Node], value: float) -> None:
     """Add Gₖ₋₁ = rₖ + γ Gₖ to the nodes k of the path, from the leaf's `value` up to the root."""
     for node in reversed(path):
         if node is not path[0]:

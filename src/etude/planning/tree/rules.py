@@ -1,10 +1,11 @@
 """Rules of tree search: the action that a simulation takes at a node, UCT or PUCT.
 
-    UCT     Q(sₜ)/N(sₜ) + 2C √(2 ln N(sₜ₋₁) / N(sₜ)), where all actions of sₜ₋₁ are tried
-    PUCT    Q̂(s, a) + c(s) P(a | s) √N(s) / (1 + N(s, a))
+    UCT     Q(sₜ) / N(sₜ) + 2C √(2 ln N(sₜ₋₁) / N(sₜ)), where all actions of sₜ₋₁ are tried
+    PUCT    Q̂(a) + c P(a) √N / (1 + N(a))
 
-A rule is a value, `rule(tree, node, uniform)` -> action [], which may read the whole tree. Your own
-is any function or struct with that call; `uniform` in [0, 1) is drawn once for each simulation.
+Values are of actions: Q(s) is the sum of the returns from the action into s on. A rule is a value,
+`rule(tree, node, uniform)` -> action [], which may read the whole tree. Your own is any function or
+struct with that call; `uniform` in [0, 1) is drawn once for each simulation.
 """
 
 import math
@@ -32,8 +33,8 @@ class UCT:
 
         score(sₜ) = Q(sₜ) / N(sₜ) + 2C √(2 ln N(sₜ₋₁) / N(sₜ))
 
-    The reward of the action into sₜ comes on top (Kocsis & Szepesvári, 2006; the constant as in
-    Browne et al., 2012, §3.3). Prior logits are not read.
+    Q(s) is the sum of the returns from the action into s on, its reward among them (Kocsis &
+    Szepesvári, 2006; the constant as in Browne et al., 2012, §3.3). Prior logits are not read.
     """
 
     exploration: float = traced(1 / math.sqrt(2), at_least=0)
@@ -54,8 +55,9 @@ class PUCT:
 
         score(a) = Q̂(a) + c P(a) √N / (1 + N(a)),   c = c_init + ln((1 + N + c_base) / c_base)
 
-    N are the visits of the node and N(a) those of the action. Q̂ is r + γ Q/N moved to [0, 1] by
-    the least and greatest of the node's value and of its tried actions' values; 0 where untried.
+    N are the visits of the node, its evaluation among them, and N(a) those of the action. Q̂ is the
+    mean return of the action moved to [0, 1] by the least and greatest of the node's value and of
+    its tried actions' values; 0 where untried.
     (Schrittwieser et al., 2020, appendix B, with the values of a node in place of the tree's, as
     mctx does; Silver et al., 2018.)
     """
@@ -85,7 +87,10 @@ def evaluated_statistics(tree: Tree, node: Array) -> tuple[Array, Array]:
 
 
 def normalized_q_values(tree: Tree, node: Array, value: Array) -> Array:
-    """Return r + γ Q/N of each action in [0, 1], by the range of them and `value`; 0 if untried."""
+    """Return the mean return of each action in [0, 1], by the range of all and `value`.
+
+    It is 0 where the action is untried.
+    """
     q = q_values(tree, node)
     is_tried, _ = children_of(tree, node)
     low = jnp.minimum(value, q.min(where=is_tried, initial=jnp.inf))
