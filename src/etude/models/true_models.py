@@ -35,6 +35,7 @@ STATE_FROM_OBSERVATION: dict[str, Callable[[Array], Array]] = {
     "MountainCar-v0": identity,
     "MountainCarContinuous-v0": identity,
 }
+ENDLESS = {"Pendulum-v1"}  # of these, those whose episodes only a time limit ends
 USER_MODELS: dict[str, LiftedModel] = {}  # environment id -> model of `register_model`
 
 
@@ -79,6 +80,7 @@ def register_model(
     step: Callable[[Any, Array, Array], ModelStep],
     state_from_observation: Callable[[Any], Any] = identity,
     legal: Callable[[Any], Array] | None = None,
+    ends: bool = True,
 ) -> None:
     """Register your own model of an environment for `etude train mpc ID` and `etude train mcts ID`.
 
@@ -89,11 +91,13 @@ def register_model(
             the key.
         state_from_observation: (observation) -> state; by default the observation itself.
         legal: (state) -> mask of the legal actions, bool [action]; by default all are.
+        ends: whether an episode can end. Where it cannot, `continues` of a step is not read, and
+            planners with derivatives can plan.
 
     It takes precedence over etude's own model. A module that registers an environment may register
     its model too.
     """
-    USER_MODELS[environment] = LiftedModel(step, state_from_observation, legal_one=legal)
+    USER_MODELS[environment] = LiftedModel(step, state_from_observation, legal_one=legal, ends=ends)
 
 
 def true_model(environment: str) -> LiftedModel:
@@ -112,7 +116,7 @@ def true_model(environment: str) -> LiftedModel:
     observe = identity if begin is identity else ObservationOfPort(port)
     action = port.action_space
     legal = EveryAction(action.n) if isinstance(action, Discrete) else None
-    return LiftedModel(StepOfPort(port), begin, observe, legal)
+    return LiftedModel(StepOfPort(port), begin, observe, legal, environment not in ENDLESS)
 
 
 def port_of(environment: str) -> JaxEnvironment:

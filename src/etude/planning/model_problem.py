@@ -4,7 +4,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.interpreters import partial_eval
 
 from etude.errors import InvalidInput
 from etude.planning.protocol import Model
@@ -47,12 +46,11 @@ class ModelProblem:
         return self.model.step(state[None, None], action, self.key)
 
 
-def check_differentiable(model: Model, state: Any, action: Array, planner: str) -> None:
+def check_differentiable(model: Model, state: Any, planner: str) -> None:
     """Check that trajectory optimizers can plan on a model; `planner` is the name of one.
 
-    `state` and `action` are examples, [1, 1, ...], or their shapes. Raises InvalidInput for a state
-    that is not one vector of floats, and where an episode can end, for the cost has no derivative
-    there.
+    `state` is an example, [1, 1, ...], or its shapes. Raises InvalidInput for a state that is not
+    one vector of floats, and where an episode can end, for the cost has no derivative there.
     """
     way_out = "take one that samples plans, such as --planner icem"
     leaves = jax.tree.leaves(state)
@@ -63,23 +61,8 @@ def check_differentiable(model: Model, state: Any, action: Array, planner: str) 
             f"{planner} needs derivatives by a state that is one vector of floats, and the model's "
             f"is {shapes}; {way_out}"
         )
-    if can_end(model, state, action):
+    if model.ends:
         raise InvalidInput(
             f"{planner} needs derivatives, and an episode of this environment can end, where there "
-            f"are none; {way_out}"
+            f"are none; {way_out} (or register a model with ends=False)"
         )
-
-
-def can_end(model: Model, state: Any, action: Array) -> bool:
-    """Whether an episode can end: its going on depends on anything, or is not certain."""
-
-    def continues(state, action, key):
-        return model.step(state, action, key).continues
-
-    traced = jax.make_jaxpr(continues)(state, action, jax.eval_shape(jax.random.key, 0))
-    _, used = partial_eval.dce_jaxpr(traced.jaxpr, [True])
-    if any(used):
-        return True
-    with jax.ensure_compile_time_eval():
-        zeros = [jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), x) for x in (state, action)]
-        return bool((continues(zeros[0], zeros[1], jax.random.key(0)) != 1).any())

@@ -40,11 +40,9 @@ def return_of_plans(
         start = jax.tree.map(
             lambda x: jnp.broadcast_to(x, (particles, len(plans), *x.shape[2:])), state
         )
-        actions = jnp.moveaxis(plans, 1, 0)[:, None]  # [horizon, 1, plan, *action]
-        actions = jnp.broadcast_to(actions, (len(actions), particles, *actions.shape[2:]))
-        rewards, last_state, reach = execute_plans(model, start, actions, key)
-        discounts = discount ** jnp.arange(len(rewards))
-        value = jnp.tensordot(discounts.astype(rewards.dtype), rewards, 1)  # [particle, plan]
+        rewards, last_state, reach = execute_plans(model, start, jnp.moveaxis(plans, 1, 0), key)
+        discounts = discount ** jnp.arange(len(rewards))[:, None, None]
+        value = (discounts * rewards).sum(0)  # [particle, plan]
         if final_value is not None:
             end = discount ** len(rewards) * final_value(last_state)
             value += jnp.where(reach > 0, reach * end, 0)
@@ -54,20 +52,22 @@ def return_of_plans(
 
 
 def execute_plans(model: Model, state: Any, actions: Array, key: Array) -> tuple[Array, Any, Array]:
-    """Execute actions [time, particle, plan, *action] from `state` [particle, plan, ...].
+    """Execute actions [time, plan, *action] from `state` [particle, plan, ...].
 
     Returns the rewards [time, particle, plan], each times the probability that the episode has gone
     on until then, the last state, and that probability in the end.
     """
 
     def step(carry, action_and_key):
-        state, reach = carry
-        outcome = model.step(state, *action_and_key)
+        (state, reach), (action, key) = carry, action_and_key
+        outcome = model.step(state, jnp.broadcast_to(action, (len(reach), *action.shape)), key)
+        if not model.ends:
+            return (outcome.state, reach), outcome.reward
         # 0 times a reward that is not finite is not 0
         reward = jnp.where(reach > 0, reach * outcome.reward, 0)
         return (outcome.state, reach * outcome.continues), reward
 
-    reach = jnp.ones(actions.shape[1:3])
+    reach = jnp.ones(jax.tree.leaves(state)[0].shape[:2])
     (last_state, reach), rewards = jax.lax.scan(
         step, (state, reach), (actions, jax.random.split(key, len(actions)))
     )
@@ -83,7 +83,7 @@ def open_loop_control(
     """
     key_plan, key_execute = jax.random.split(key)
     plan = planner(state, initial_plan, key_plan)
-    return execute_plans(model, state, plan[:, None, None], key_execute)[0][:, 0, 0]
+    return execute_plans(model, state, plan[:, None], key_execute)[0][:, 0, 0]
 
 
 def receding_horizon_control(
@@ -99,7 +99,7 @@ def receding_horizon_control(
         state, initial_plan, reach = carry
         key_plan, key_step = jax.random.split(key)
         plan = planner(state, initial_plan, key_plan)
-        rewards, state, reach_after = execute_plans(model, state, plan[:1, None, None], key_step)
+        rewards, state, reach_after = execute_plans(model, state, plan[:1, None], key_step)
         reward = jnp.where(reach > 0, reach * rewards[0], 0)
         return (state, shift_plan(plan), reach * reach_after), reward
 

@@ -46,6 +46,11 @@ class Model(Protocol):
     search tree is a state [1, 1, ...], the states of imagined rollouts are [branch, 1, ...].
     """
 
+    @property
+    def ends(self) -> bool:
+        """Whether an episode can end; where it cannot, `continues` is 1 and need not be read."""
+        ...
+
     def begin(self, observation: Any, memory: Any, key: Array) -> Any:
         """The state after an observation and the policy's memory, both [particle, plan, ...]."""
         ...
@@ -77,6 +82,7 @@ class LiftedModel:
     begin_one: Callable[[Any], Any] = static(identity)  # observation -> state
     observe_one: Callable[[Any], Any] = static(identity)  # state -> observation
     legal_one: Callable[[Any], Array] | None = static(None)  # state -> bool [action]
+    ends: bool = static(True)
 
     def begin(self, observation: Any, memory: Any, key: Array) -> Any:
         return jax.vmap(jax.vmap(self.begin_one))(observation)

@@ -151,19 +151,16 @@ def test_derivatives_are_needed_of_a_vector_and_of_episodes_that_do_not_end(monk
         MPC(planner=ILQR()).init(KEY, spec)
     assert MPC(planner=ILQR()).assumes.smooth and not MPC().assumes.smooth
 
-    def register(step):
-        etude.register_model("mine/Car-v0", step)
+    def register(step, ends):
+        etude.register_model("mine/Car-v0", step, ends=ends)
         return EnvironmentSpec(Box((2,)), Box((1,), low=-1.0, high=1.0), 1, "mine/Car-v0")
 
     def sure(state, action, key):
         return ModelStep(state + action, -(state**2).sum(), jnp.float32(1))
 
-    def chancy(state, action, key):
-        return sure(state, action, key).__class__(state, state[0], jnp.float32(0.5))
-
-    jax.eval_shape(partial(MPC(planner=ILQR()).init, spec=register(sure)), KEY)
+    jax.eval_shape(partial(MPC(planner=ILQR()).init, spec=register(sure, ends=False)), KEY)
     with pytest.raises(InvalidInput, match="ddp needs derivatives, and an episode"):
-        MPC(planner=DDP()).init(KEY, register(chancy))
+        MPC(planner=DDP()).init(KEY, register(sure, ends=True))
     whole = EnvironmentSpec(Discrete(3), Box((1,), low=-1.0, high=1.0), 1, "mine/Table-v0")
     etude.register_model("mine/Table-v0", lambda state, action, key: ModelStep(state, 0.0, 1.0))
     with pytest.raises(InvalidInput, match=r"gradient-shooting needs .* vector of floats, .*int32"):

@@ -68,7 +68,7 @@ class MPC:
         if isinstance(self.planner, GradientPlanner):
             example = jax.tree.map(lambda x: x[None, None], zeros_like_spec(spec))
             state = jax.eval_shape(model.begin, example.observation, (), key)
-            check_differentiable(model, state, example.action, tag_of(type(self.planner)))
+            check_differentiable(model, state, tag_of(type(self.planner)))
         return MPCState(model)
 
     def initial_memory(self, state: MPCState, spec: EnvironmentSpec, key: Array) -> Any:
