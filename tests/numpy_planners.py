@@ -63,8 +63,8 @@ def icem(score, noise, mean, std, *, elites, smoothing, kept):
 
 
 def mppi_weights(values, temperature):
-    """Williams et al. (2017), algorithm 2, with the temperature in units of best − median."""
-    spread = values.max() - np.median(values)
+    """Williams et al. (2017), algorithm 2; the temperature in units of best − mean."""
+    spread = values.max() - values.mean()
     shares = np.array([np.exp((value - values.max()) / (temperature * spread)) for value in values])
     return shares / shares.sum()
 

@@ -64,7 +64,7 @@ def test_each_iteration_is_that_of_numpy(watched):
 def test_weights_at_their_limits():
     """Near zero temperature the best is everything; far above, all are alike; what is worth −∞
     counts nothing unless all is. The scale of the values makes no difference."""
-    values = np.float32([-3, -1, -jnp.inf, -2])  # best − median is 1
+    values = np.float32([-3, -1, -jnp.inf, -2])  # best − mean is 1
     expected = np.exp([-2, 0, -np.inf, -1]) / np.exp([-2, 0, -np.inf, -1]).sum()
     for scale in (1.0, 1e-6, 1e6):
         np.testing.assert_allclose(softmax_weights(scale * values, 1.0), expected, rtol=1e-4)

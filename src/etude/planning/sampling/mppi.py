@@ -30,7 +30,7 @@ def mppi(
     *,
     samples: int,
     iterations: int,
-    temperature: float | Array = 0.1,
+    temperature: float | Array = 0.05,
     exponent: float | Array = 0.0,
     candidates: Array | None = None,
     low: float | Array = -1.0,
@@ -41,10 +41,10 @@ def mppi(
         x ~ N(mean, std²),   mean ← Σ w x,   w ∝ exp((value − best) / (temperature · spread))
 
     `mean` is [horizon, *action], in the box; `std`, which is constant, `low` and `high` are numbers
-    or of that shape. Candidates beyond the box are clipped to it. The spread is that of the
-    iteration's values, best − median, so that a `temperature` fits rewards of every scale (in the
-    paper the spread is 1): near 0 the best plan has all the weight, at infinity all weights are
-    equal. `exponent` correlates the noise in time, as in `colored_noise`; 0, as in the paper, is
+    or of that shape. Candidates beyond the box are clipped to it. The spread is the iteration's
+    best value − its mean value, so that a `temperature` fits rewards of every scale (in the paper
+    the spread is 1): near 0 the best plan has all the weight, at infinity all weights are equal.
+    `exponent` correlates the noise in time, as in `colored_noise`; 0, as in the paper, is
     white noise. The weights leave out the paper's control cost (its γ): put the cost of control
     into the score.
     """
@@ -64,16 +64,16 @@ def mppi(
 
 
 def softmax_weights(values: Array, temperature: float | Array) -> Array:
-    """Softmax weights of `values` [samples], the temperature in units of best − median.
+    """Softmax weights of `values` [samples], the temperature in units of best − mean.
 
-    A value of −inf has the weight 0, and does not count for the median; where all are, or where all
-    are equal, the weights are equal.
+    A value of −inf has the weight 0 and does not count for the mean. Where all are −inf, or all are
+    equal, the weights are equal.
     """
-    is_finite = jnp.isfinite(values)
-    best = jnp.where(is_finite, values, -jnp.inf).max()
-    spread = best - jnp.nanmedian(jnp.where(is_finite, values, jnp.nan))
-    scale = temperature * jnp.where(spread > 0, spread, 1)  # NaN, without any finite value, is 1
-    return jax.nn.softmax(jnp.where(is_finite.any(), (values - best) / scale, 0))
+    least, is_finite = jnp.finfo(values.dtype).min, values > -jnp.inf
+    best = jnp.maximum(values.max(), least)
+    spread = jnp.where(is_finite, best - values, 0).sum() / jnp.maximum(is_finite.sum(), 1)
+    scale = temperature * jnp.where(spread > 0, spread, 1)
+    return jax.nn.softmax((jnp.maximum(values, least) - best) / scale)
 
 
 @struct
@@ -82,8 +82,8 @@ class MPPI:
 
     std: float = traced(0.5, above=0)
     """Initial standard deviation of the plans, in the box [-1, 1]; it stays the same."""
-    temperature: float = traced(0.1, above=0)
-    """Temperature of the weights, in units of an iteration's best value − its median."""
+    temperature: float = traced(0.05, above=0)
+    """Temperature of the weights, in units of an iteration's best value − its mean value."""
     noise_exponent: float = traced(2.0, at_least=0)
     """Exponent β of the noise, with power f^-β along time; 0, as in the paper, is white noise."""
     follow: Literal["best", "mean"] = static("mean")
