@@ -8,7 +8,7 @@ import pytest
 
 from etude.errors import InvalidInput
 from etude.planning.protocol import LiftedModel, ModelStep
-from etude.planning.tree import mcts_python
+from etude.planning.tree import mcts, mcts_python
 from etude.planning.tree.evaluation import Rollout
 from etude.planning.tree.games import (
     CONNECT_FOUR,
@@ -95,9 +95,9 @@ class Numbers:
 
 def numbers_of(key, settings):
     """The uniform numbers of a search as in plain Python: those of the root's evaluation first."""
-    shape = settings.simulations + 1, settings.horizon + 1
-    drawn = jax.random.uniform(jax.random.split(key)[0], (shape[0] * shape[1],))
-    return Numbers(np.roll(np.asarray(drawn, float).reshape(shape), 1, 0))
+    of_root, of_simulations = mcts.draw(settings, key)
+    rows = [of_root.uniforms[None], of_simulations.uniforms]
+    return Numbers(np.concatenate(rows).astype(float))
 
 
 def assert_same(tree, node, index=0):

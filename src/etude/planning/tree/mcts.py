@@ -60,7 +60,7 @@ class SearchParts(NamedTuple):
 
 
 class Draws(NamedTuple):
-    """The random numbers of one simulation; of all, with the root's evaluation last, [draw, ...].
+    """The random numbers of one simulation; of all [simulation, ...].
 
     They are drawn at once, since to draw a few in each simulation takes longer than the rest of it.
     """
@@ -106,23 +106,25 @@ def search(
         if dataclasses.is_dataclass(part):
             validate(part)
     parts = SearchParts(model, evaluate, root_rule, interior_rule, settings)
-    draws = draw(settings, key)
+    draws_of_root, draws = draw(settings, key)
     tree, _ = jax.lax.scan(
         lambda tree, simulation: (simulate(parts, tree, *simulation), None),
-        init_tree(parts, state, legal, jax.tree.map(lambda x: x[-1], draws)),
-        (jnp.arange(1, settings.simulations + 1), jax.tree.map(lambda x: x[:-1], draws)),
+        init_tree(parts, state, legal, draws_of_root),
+        (jnp.arange(1, settings.simulations + 1), draws),
     )
     visits = action_visits(tree, ROOT)
     return SearchResult(visits.argmax(), visits, q_values(tree, ROOT), tree)
 
 
-def draw(settings: SearchSettings, key: Array) -> Draws:
-    """Draw the random numbers of all simulations, and last those of the root's evaluation."""
-    key_uniforms, key_model = jax.random.split(key)
-    count = settings.simulations + 1
+def draw(settings: SearchSettings, key: Array) -> tuple[Draws, Draws]:
+    """Draw the random numbers of the root's evaluation, and those of all simulations."""
+    key_uniforms, key_model, key_root = jax.random.split(key, 3)
+    key_root_uniforms, key_root_model = jax.random.split(key_root)
+    count, size = settings.simulations, settings.horizon + 1
     # drawn flat, because XLA takes seconds to compile the draw of a matrix
-    uniforms = jax.random.uniform(key_uniforms, (count * (settings.horizon + 1),))
-    return Draws(uniforms.reshape(count, -1), jax.random.split(key_model, count))
+    uniforms = jax.random.uniform(key_uniforms, (count * size,)).reshape(count, size)
+    of_root = Draws(jax.random.uniform(key_root_uniforms, (size,)), key_root_model)
+    return of_root, Draws(uniforms, jax.random.split(key_model, count))
 
 
 def simulate(parts: SearchParts, tree: Tree, node: Array, draws: Draws) -> Tree:
@@ -154,7 +156,7 @@ def init_tree(parts: SearchParts, state: Any, legal: Array, draws: Draws) -> Tre
         )
     num_nodes = parts.settings.simulations + 1
     zeros = jnp.zeros(num_nodes)
-    root_alone = lambda x: jnp.zeros((num_nodes, *x.shape), x.dtype).at[ROOT].set(x)
+    root_alone = lambda x: jnp.pad(x[None], [(0, num_nodes - 1), *[(0, 0)] * x.ndim])
     return Tree(
         jax.tree.map(lambda x: jnp.broadcast_to(x, (num_nodes, *x.shape)), state),
         children=jnp.broadcast_to(
