@@ -35,7 +35,7 @@ PAIR = MultiDiscrete((2, 3), (0, 0), (2,))
             SARSA(),
             Box((2,)),
             Discrete(3),
-            r"sarsa keeps a value for each of so many states, .* observations are Box\(.*; dqn and",
+            r"sarsa keeps a value for each of so many states, .* are Box\(.*; ppo takes every",
         ),
         (SARSA(), PAIR, Discrete(3), "observations are MultiDiscrete"),
         (

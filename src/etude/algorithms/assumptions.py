@@ -41,7 +41,7 @@ def check_spaces(assumptions: Assumptions, spec: EnvironmentSpec, name: str) -> 
     if assumptions.discrete_observations and not isinstance(spec.observation, Discrete):
         raise InvalidInput(
             f"{name} keeps a value for each of so many states, and this "
-            f"environment's observations are {spec.observation}; dqn and ppo take every kind"
+            f"environment's observations are {spec.observation}; ppo takes every kind of them"
         )
 
 

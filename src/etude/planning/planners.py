@@ -11,7 +11,7 @@
     MultipleShooting    derivatives         no                    (1)    yes
     GradientShooting    derivatives         no                    (1)    yes
     Collocation         continuous time     no                    no     yes
-    MCTS                discrete actions    -                     -      games
+    MCTS                discrete actions    no                    no     games
 
 (1) on a model whose state is a vector of floats and whose episodes do not end. For the best action
 of a Q function, a plan is of one action. Collocation solves with SciPy, seconds for a plan.

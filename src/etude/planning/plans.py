@@ -89,7 +89,7 @@ def open_loop_control(
 def receding_horizon_control(
     model: Model, planner: PlannerFn, state: Any, initial_plan: Array, key: Array, steps: int
 ) -> Array:
-    """Plan again at every step and execute the first action: rewards [steps].
+    """Plan again at every step and execute the first action on the model: rewards [steps].
 
     The first search starts from `state` [1, 1, ...] and `initial_plan` [horizon, *action], each
     later one from the shifted last plan. Rewards are weighted as in `execute_plans`.
@@ -108,5 +108,5 @@ def receding_horizon_control(
 
 
 def shift_plan(plan: Array) -> Array:
-    """Drop the first action of a plan [horizon, *action] and repeat the last one: a warm start."""
+    """Drop the first action of a plan [horizon, *action] and repeat the last one."""
     return jnp.concatenate([plan[1:], plan[-1:]])

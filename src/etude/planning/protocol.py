@@ -5,8 +5,8 @@
     Planner            maximizes a score over sampled plans
     TrajectoryOptimizer    minimizes the cost of a problem by its derivatives
 
-`LiftedModel` makes a model of functions of one state, `problem_of` a problem of a model, and
-`model_step_of` the step of a model of a problem.
+`LiftedModel` makes a model from functions of one state, `model_step_of` such a function from a
+problem, and `etude.planning.model_problem` a problem from a model.
 """
 
 import math
@@ -75,7 +75,10 @@ def identity(x: Any) -> Any:
 
 @struct
 class LiftedModel:
-    """A `Model` made of functions of one state, which it maps over particles and plans."""
+    """A `Model` made from functions of one state, which it maps over particles and plans.
+
+    A state begins with the observation alone; the policy's memory is not read.
+    """
 
     # state, action, key -> ModelStep
     step_one: Callable[[Any, Array, Array], ModelStep] = static()
@@ -122,13 +125,16 @@ class PlanResult:
 
     plan: Array  # [horizon, *action]: the plan to follow, the best one or the mean
     value: Array  # []: that of the best plan evaluated
-    spread: Array  # [horizon, *action]: standard deviation of the plans sampled last
+    spread: Array  # [horizon, *action]: standard deviation of the sampling distribution in the end
     start: WarmStart  # of a search that goes on; `shift` makes it that of the next step
     history: SearchHistory
 
 
 class Planner(Protocol):
-    """Maximizes a score over plans in the box [-1, 1]; for one plan, `vmap` over many."""
+    """Maximizes a score over plans, whose actions are in [-1, 1] as those of policies are.
+
+    A call is one search; `vmap` searches for several states at once.
+    """
 
     def check_samples(self, samples: int) -> None:
         """Raise InvalidInput for too few samples in an iteration."""
@@ -148,7 +154,7 @@ class Planner(Protocol):
         iterations: int,
         candidates: Array | None = None,
     ) -> PlanResult:
-        """Search with `samples` new plans in each iteration.
+        """Search with `samples` new plans in an iteration; iCEM draws fewer after the first.
 
         `candidates` [candidate, horizon, *action], such as the plans of a policy, are evaluated
         beside them in every iteration.
@@ -206,7 +212,10 @@ class ControlProblem:
 
 
 def model_step_of(problem: Problem, state: Array, control: Array) -> ModelStep:
-    """Step the problem as a model of one state; the reward is −cost, taken at time 0."""
+    """Step the problem as a model of one state; the reward is −cost, taken at time 0.
+
+    It is for costs that do not depend on time, and leaves out the final cost.
+    """
     return ModelStep(
         problem.dynamics(state, control), -problem.cost(state, control, jnp.int32(0)), jnp.ones(())
     )

@@ -12,7 +12,7 @@ from etude.algorithms.value.heads import Head
 from etude.nn.networks import MLP, Activation, Encoder, make_encoder, make_mlp
 from etude.planning.planners import SamplingPlanner
 from etude.spaces import Box, Space
-from etude.struct import static, struct
+from etude.struct import replace, static, struct
 from etude.types import Array
 
 
@@ -24,9 +24,10 @@ class ContinuousQ:
     mlp: MLP  # features and action, concatenated -> [..., atom]
     head: Head = static()
     shape: tuple[int, ...] = static()  # of an action
-    maximizer: SamplingPlanner = static()
     samples: int = static()
     iterations: int = static()
+    # the planner, while it is used: in a state it would be trained with the weights
+    maximizer: SamplingPlanner | None = None
 
     def outputs_for(self, observation: Any, action: Array) -> Array:
         """The network's outputs for `action` [..., *shape], [..., atom]."""
@@ -73,17 +74,21 @@ def make_continuous_q(
     hidden: tuple[int, ...],
     activation: Activation,
     head: Head,
-    maximizer: SamplingPlanner,
     samples: int,
     iterations: int,
 ) -> ContinuousQ:
-    """A network of observation and action in [-1, 1], with the planner that maximizes it."""
+    """A network of observation and action in [-1, 1]."""
     key_encoder, key_mlp = jax.random.split(key)
     encoder = make_encoder(key_encoder, observation)
     num_features = jax.eval_shape(encoder, observation.zeros()).size
     num_inputs = num_features + math.prod(action.shape)
     mlp = make_mlp(key_mlp, (num_inputs, *hidden, head.num_atoms), activation)
-    return ContinuousQ(encoder, mlp, head, action.shape, maximizer, samples, iterations)
+    return ContinuousQ(encoder, mlp, head, action.shape, samples, iterations)
+
+
+def with_maximizer(q: Any, maximizer: SamplingPlanner) -> Any:
+    """`q` with the planner that looks for its best action; as it is for discrete actions."""
+    return replace(q, maximizer=maximizer) if isinstance(q, ContinuousQ) else q
 
 
 def action_assumptions(dueling: bool, exploration: Any) -> Assumptions:

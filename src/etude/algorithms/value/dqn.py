@@ -185,7 +185,6 @@ class DQN:
                     spec.observation,
                     spec.action,
                     **network,
-                    maximizer=self.maximizer,
                     samples=self.samples,
                     iterations=self.iterations,
                 )
@@ -196,9 +195,10 @@ class DQN:
     ) -> tuple[Array, Any]:
         """Return the greedy action; with `explore` that of `exploration`."""
         key_greedy, key_noise, key_mix, key_random = jax.random.split(key, 4)
+        q = continuous_q.with_maximizer(state.q, self.maximizer)
         if not explore:
-            return state.q.greedy_action(observation, key_greedy), memory
-        q = sample_noise(state.q, key_noise)
+            return q.greedy_action(observation, key_greedy), memory
+        q = sample_noise(q, key_noise)
         decay = linear_decay(state.steps, self.exploration_steps)
         action = self.exploration.act(
             q, observation, decay, key_greedy=key_greedy, key_mix=key_mix, key_random=key_random
@@ -298,6 +298,7 @@ class DQN:
         key_greedy, key_q, key_target = jax.random.split(key, 3)
         target_q = sample_noise(target_q, key_target)
         selector = sample_noise(q, key_q) if self.double else target_q
+        selector = continuous_q.with_maximizer(selector, self.maximizer)
         next_observation = batch.transition.next_observation
         next_action = selector.greedy_action(next_observation, key_greedy)
         outputs = target_q.outputs_for(next_observation, next_action)

@@ -52,9 +52,9 @@ def icem(
     1. The noise is correlated in time, by the `exponent` of `colored_noise` (in the paper from 0.25
        for running to 3.5 for reaching).
     2. The population shrinks with each iteration, from `samples` on.
-    3. The best elites are candidates of the next iteration again; the first iteration has
-       `kept_plans` of an earlier search.
-    4. The mean itself is a candidate of the last iteration.
+    3. The best elites are evaluated again in the next iteration, in the first one the `kept_plans`
+       of an earlier search.
+    4. The mean itself is evaluated too in the last iteration.
 
     Returns the last state, whose `kept_plans` [num_kept(elites), horizon, *action] the next search
     can evaluate again, and the best plan after each iteration. `mean` is [horizon, *action]; the
@@ -75,7 +75,8 @@ def icem(
         evaluated = join(own_plans, candidates)
         values = evaluate_candidates(score, evaluated)
         state = refit_to_elites(state, evaluated, values, elites, smoothing)
-        elite_plans = evaluated[jax.lax.top_k(values, num_kept(elites))[1]]
+        # of its own plans, for the given ones are evaluated in each iteration anyway
+        elite_plans = own_plans[jax.lax.top_k(values[: len(own_plans)], num_kept(elites))[1]]
         return replace(state, kept_plans=elite_plans), SearchHistory(state.best, state.value)
 
     # the iterations whose population differs from the last one's are written out

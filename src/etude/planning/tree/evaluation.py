@@ -40,7 +40,7 @@ class NeedsUniforms(Protocol):
 class Rollout:
     """The return of a rollout of the model to the end of the episode or the horizon.
 
-    The default policy of UCT; the prior logits are 0.
+    UCT's evaluation, the "default policy" of Browne et al. (2012); the prior logits are 0.
     """
 
     model: Model  # that it steps

@@ -3,9 +3,10 @@
     UCT     Q(sₜ) / N(sₜ) + 2C √(2 ln N(sₜ₋₁) / N(sₜ)), where all actions of sₜ₋₁ are tried
     PUCT    Q̂(a) + c P(a) √N / (1 + N(a))
 
-Values are of actions: Q(s) is the sum of the returns from the action into s on. A rule is a value,
-`rule(tree, node, uniform)` -> action [], which may read the whole tree. Your own is any function or
-struct with that call; `uniform` in [0, 1) is drawn once for each simulation.
+Q(s) is the sum of the returns from the action into s on, to the player who took it. A rule is
+called as `rule(tree, node, uniform)` -> action [], and may read the whole tree. Your own is any
+function or struct with that call; `uniform` in [0, 1) is drawn once for each simulation, the same
+for all nodes of its path.
 """
 
 import math
@@ -99,5 +100,8 @@ def normalized_q_values(tree: Tree, node: Array, value: Array) -> Array:
 
 
 def first_max(score: Array) -> Array:
-    """Return the first index of the greatest score: `argmax` in two passes, which are faster."""
+    """Return the first index of the greatest score, of which none is NaN.
+
+    It is `argmax` in two passes, which are faster.
+    """
     return jnp.where(score == score.max(), jnp.arange(len(score)), len(score)).min()
