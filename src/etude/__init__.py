@@ -45,6 +45,7 @@ _MODULE_OF = {
     **dict.fromkeys(
         ("ILQR", "DDP", "MultipleShooting", "GradientShooting", "Collocation"), "planning.planners"
     ),
+    **dict.fromkeys(("UCT", "PUCT"), "planning.tree.rules"),
     **dict.fromkeys(("GRU", "LSTM"), "nn.recurrent"),
     "Normalization": "estimators.running_statistics",
     "Transition": "data.transition",

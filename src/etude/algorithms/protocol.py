@@ -162,14 +162,18 @@ def outside_arguments(algorithm: Policy, outside: Outside) -> tuple[Outside, ...
 
 
 def init_state(
-    algorithm: Algorithm, key: Array, spec: EnvironmentSpec, outside: Outside = NOTHING
+    algorithm: Algorithm,
+    key: Array,
+    spec: EnvironmentSpec,
+    outside: Outside = NOTHING,
+    name: str = "",
 ) -> Any:
-    """The state of an algorithm before training.
+    """The state of an algorithm before training; `name` is what messages call it, else its class.
 
     Raises InvalidInput for spaces that the algorithm does not take, and for settings that do not
     fit to the environment.
     """
-    check_spaces(algorithm.assumes, spec, type(algorithm).__name__)
+    check_spaces(algorithm.assumes, spec, name or type(algorithm).__name__)
     return algorithm.init(key, spec, *outside_arguments(algorithm, outside))
 
 

@@ -18,7 +18,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from etude.algorithms import ALGORITHMS, algorithm_class, import_object, registered_name
-from etude.algorithms.assumptions import check_spaces
 from etude.algorithms.protocol import Algorithm, Expert, check_algorithm, init_state
 from etude.data.transition import zeros_like_spec
 from etude.environments.backends.host_callback import host_call
@@ -76,8 +75,7 @@ def make_expert(
         return Expert((), FunctionPolicy(found, name, spec))
     check_algorithm(found)
     check_learns_nothing(found, name)
-    check_spaces(found.assumes, spec, name)
-    return Expert(jax.jit(partial(init_state, found, spec=spec))(key), found)
+    return Expert(jax.jit(partial(init_state, found, spec=spec, name=name))(key), found)
 
 
 def find_expert(expert: ExpertLike, environment: EnvironmentLike) -> Any:

@@ -11,7 +11,6 @@ from typing import Any
 import jax
 
 from etude.algorithms import ALGORITHMS, algorithm_factory, registered_name
-from etude.algorithms.assumptions import check_spaces
 from etude.algorithms.protocol import Outside, check_algorithm, init_state
 from etude.environments.sources import EnvironmentLike, environment_source
 from etude.errors import InvalidInput
@@ -165,9 +164,8 @@ def resolve_settings(
     if options.initial:
         settings = start_from(settings, load_all(options.initial, environment))
         settings.validate_fields()
-    check_spaces(settings.algorithm.assumes, spec, name)
-    # raises InvalidInput where settings of the algorithm do not fit to the environment
-    init = partial(init_state, settings.algorithm, spec=spec)
+    # raises InvalidInput where the algorithm does not take the spaces
+    init = partial(init_state, settings.algorithm, spec=spec, name=name)
     jax.eval_shape(init, jax.random.key(0), outside=settings.outside)
     row_every = max(1, settings.iterations // ROWS)
     checkpoint_every = settings.iterations / CHECKPOINTS

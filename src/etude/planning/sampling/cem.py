@@ -112,8 +112,8 @@ class CEM:
         """Raise InvalidInput for more elites than samples."""
         check_elites(samples, self.elites)
 
-    def init(self, mean: Array) -> WarmStart:
-        return fresh_start(mean)
+    init = staticmethod(fresh_start)
+    shift = staticmethod(shift_start)
 
     def plan(
         self,
@@ -140,6 +140,3 @@ class CEM:
         return PlanResult(
             plan, state.value, state.std, WarmStart(state.mean, start.kept_plans), history
         )
-
-    def shift(self, start: WarmStart) -> WarmStart:
-        return shift_start(start)

@@ -215,8 +215,8 @@ class CMAES:
         if samples < 2:
             raise InvalidInput(f"samples is {samples}; CMA-ES needs at least 2")
 
-    def init(self, mean: Array) -> WarmStart:
-        return fresh_start(mean)
+    init = staticmethod(fresh_start)
+    shift = staticmethod(shift_start)
 
     def plan(
         self,
@@ -242,6 +242,3 @@ class CMAES:
         std = state.step_size * jnp.sqrt(jnp.diag(state.covariance)).reshape(shape)
         plan = state.best if self.follow == "best" else mean
         return PlanResult(plan, state.value, std, WarmStart(mean, start.kept_plans), history)
-
-    def shift(self, start: WarmStart) -> WarmStart:
-        return shift_start(start)

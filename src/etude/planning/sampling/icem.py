@@ -147,6 +147,8 @@ class ICEM:
         """Raise InvalidInput for more elites than samples."""
         check_elites(samples, self.elites)
 
+    shift = staticmethod(shift_start)
+
     def init(self, mean: Array) -> WarmStart:
         return fresh_start(mean, num_kept(self.elites))
 
@@ -177,6 +179,3 @@ class ICEM:
         return PlanResult(
             plan, state.value, state.std, WarmStart(state.mean, state.kept_plans), history
         )
-
-    def shift(self, start: WarmStart) -> WarmStart:
-        return shift_start(start)

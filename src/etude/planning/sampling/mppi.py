@@ -93,8 +93,8 @@ class MPPI:
     def check_samples(self, samples: int) -> None:
         """Do nothing: any number of samples will do."""
 
-    def init(self, mean: Array) -> WarmStart:
-        return fresh_start(mean)
+    init = staticmethod(fresh_start)
+    shift = staticmethod(shift_start)
 
     def plan(
         self,
@@ -121,6 +121,3 @@ class MPPI:
         return PlanResult(
             plan, state.value, state.std, WarmStart(state.mean, start.kept_plans), history
         )
-
-    def shift(self, start: WarmStart) -> WarmStart:
-        return shift_start(start)

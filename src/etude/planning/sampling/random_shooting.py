@@ -56,8 +56,8 @@ class RandomShooting:
     def check_samples(self, samples: int) -> None:
         """Do nothing: any number of samples will do."""
 
-    def init(self, mean: Array) -> WarmStart:
-        return fresh_start(mean)
+    init = staticmethod(fresh_start)
+    shift = staticmethod(shift_start)
 
     def plan(
         self,
@@ -81,6 +81,3 @@ class RandomShooting:
         spread = jnp.full_like(state.best, UNIFORM_STD)
         next_start = WarmStart(state.best, start.kept_plans)
         return PlanResult(state.best, state.value, spread, next_start, history)
-
-    def shift(self, start: WarmStart) -> WarmStart:
-        return shift_start(start)

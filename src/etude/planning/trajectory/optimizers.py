@@ -26,15 +26,14 @@ class ILQR:
     tolerance: float = traced(1e-4, above=0)
     """Norm of the gradient of the cost by the controls at which it has converged."""
 
+    shift = staticmethod(shift_plan)
+
     def solve(
         self, problem: Problem, state: Array, controls: Array, *, iterations: int
     ) -> Solution:
         return solution_of(
             ilqr(problem, state, controls, iterations=iterations, tolerance=self.tolerance)
         )
-
-    def shift(self, controls: Array) -> Array:
-        return shift_plan(controls)
 
 
 @struct
@@ -43,6 +42,8 @@ class DDP:
 
     tolerance: float = traced(1e-4, above=0)
     """Norm of the gradient of the cost by the controls at which it has converged."""
+
+    shift = staticmethod(shift_plan)
 
     def solve(
         self, problem: Problem, state: Array, controls: Array, *, iterations: int
@@ -58,9 +59,6 @@ class DDP:
             )
         )
 
-    def shift(self, controls: Array) -> Array:
-        return shift_plan(controls)
-
 
 @struct
 class MultipleShooting:
@@ -68,6 +66,8 @@ class MultipleShooting:
 
     tolerance: float = traced(1e-4, above=0)
     """Norm of the gradient of the cost by the controls at which it has converged."""
+
+    shift = staticmethod(shift_plan)
 
     def solve(
         self, problem: Problem, state: Array, controls: Array, *, iterations: int
@@ -80,9 +80,6 @@ class MultipleShooting:
             )
         )
 
-    def shift(self, controls: Array) -> Array:
-        return shift_plan(controls)
-
 
 @struct
 class GradientShooting:
@@ -91,15 +88,14 @@ class GradientShooting:
     learning_rate: float = traced(0.1, above=0)
     """Step size of Adam, in units of the controls."""
 
+    shift = staticmethod(shift_plan)
+
     def solve(
         self, problem: Problem, state: Array, controls: Array, *, iterations: int
     ) -> Solution:
         return gradient_shooting(
             problem, state, controls, optax.adam(self.learning_rate), iterations=iterations
         )
-
-    def shift(self, controls: Array) -> Array:
-        return shift_plan(controls)
 
 
 @struct
@@ -112,6 +108,8 @@ class Collocation:
 
     tolerance: float = traced(1e-6, above=0)
     """Gradient of the Lagrangian, and violation of each constraint, at which it has converged."""
+
+    shift = staticmethod(shift_plan)
 
     def solve(
         self, problem: ContinuousTimeProblem, state: Array, controls: Array, *, iterations: int
@@ -159,9 +157,6 @@ class Collocation:
             np.array([solution.cost]),
             sampled[None, :-1],
         )
-
-    def shift(self, controls: Array) -> Array:
-        return shift_plan(controls)
 
 
 def solution_of(result: ILQRResult) -> Solution:
