@@ -31,12 +31,24 @@ class Transition:
         return self.terminated | self.truncated
 
 
-def zeros_like_spec(spec: EnvironmentSpec) -> Transition:
-    """A transition of zeros without leading axes; actions of a Box are real, whatever its dtype."""
+@struct
+class ReplayBatch:
+    """The batch of one gradient step: rows [batch], or [time, batch] of recurrent networks."""
+
+    transition: Transition  # n steps folded into one: n-step reward, and the state n steps later
+    discount: Array  # of the bootstrap value; 0 where the episode terminated
+    weight: Array  # of a row in the loss; a number where it is that of all
+
+
+def zeros_like_spec(spec: EnvironmentSpec, memory: Any = ()) -> Transition:
+    """A transition of zeros without leading axes; actions of a Box are real, whatever its dtype.
+
+    `memory` is that of one environment.
+    """
     observation = spec.observation.zeros()
     flag = jnp.zeros((), bool)
     action = jnp.zeros(spec.action.shape) if isinstance(spec.action, Box) else spec.action.zeros()
-    return Transition(observation, action, jnp.zeros(()), observation, flag, flag)
+    return Transition(observation, action, jnp.zeros(()), observation, flag, flag, memory)
 
 
 def flatten_time(tree: Any) -> Any:

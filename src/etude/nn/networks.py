@@ -7,7 +7,7 @@ can share it. All apply over any leading axes.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import equinox as eqx
@@ -16,6 +16,7 @@ import jax.numpy as jnp
 
 from etude import spaces
 from etude.nn.convolution import convolution
+from etude.nn.history import RecurrentEncoder
 from etude.nn.linear import affine
 from etude.nn.recurrent import (
     GRU,
@@ -114,9 +115,12 @@ class Encoder:
 
 @struct
 class Network:
-    """Feed-forward network of an encoder and a head: observation tree to [..., outputs]."""
+    """Network of an encoder and a head: observation tree to [..., outputs].
 
-    encoder: Encoder
+    With a recurrent encoder it reads a History in place of an observation.
+    """
+
+    encoder: Callable[[Any], Array]  # an Encoder, or what takes its place
     head: MLP | Dueling
 
     def __call__(self, observation: Any) -> Array:
@@ -173,8 +177,7 @@ def make_torso(
     """
     key_network, key_cell = jax.random.split(key) if recurrent else (key, key)
     key_encoder, key_head = jax.random.split(key_network)
-    encoder = make_encoder(key_encoder, space)
-    num_features = jax.eval_shape(encoder, space.zeros()).shape[-1]
+    encoder, num_features = make_observation_encoder(key_encoder, space)
     cell = recurrent.make(key_cell, num_features) if recurrent else None
     num_inputs = recurrent.units if recurrent else num_features
     *layers, head = make_mlp(
@@ -191,17 +194,20 @@ def make_network(
     activation: Activation = "relu",
     final_scale: float | None = None,
     layer_norm: bool = False,
+    recurrent: GRU | LSTM | None = None,
+    slot: int = 0,
 ) -> Network:
     """A network from observations of `space` to `outputs` numbers, with `hidden` units per layer.
 
     With `final_scale`, weights are orthogonal with gain √2, in the last layer with gain
     `final_scale`, and biases are zero (Saxe et al., 2014; usual for policy gradients). Without it,
     weights and biases are uniform in ±1/√inputs, as in Equinox. With `layer_norm`, the input of
-    each activation is normalized over the layer's units (Ba et al., 2016).
+    each activation is normalized over the layer's units (Ba et al., 2016). With `recurrent`, the
+    hidden layers follow a recurrent cell, and the network reads a History, where the cell's carry
+    is at the index `slot`.
     """
     key_encoder, key_head = jax.random.split(key)
-    encoder = make_encoder(key_encoder, space)
-    num_features = jax.eval_shape(encoder, space.zeros()).shape[-1]
+    encoder, num_features = make_encoder(key_encoder, space, recurrent, slot)
     return Network(
         encoder,
         make_mlp(key_head, (num_features, *hidden, outputs), activation, final_scale, layer_norm),
@@ -215,14 +221,14 @@ def make_dueling_network(
     num_actions: int,
     num_atoms: int = 1,
     activation: Activation = "relu",
+    recurrent: GRU | LSTM | None = None,
 ) -> Network:
     """A dueling network from observations of `space` to `num_actions` × `num_atoms` numbers.
 
     Each stream has the last hidden layer for itself; both share the others.
     """
     key_encoder, key_trunk, key_value, key_advantage = jax.random.split(key, 4)
-    encoder = make_encoder(key_encoder, space)
-    num_features = jax.eval_shape(encoder, space.zeros()).shape[-1]
+    encoder, num_features = make_encoder(key_encoder, space, recurrent)
     shared = (num_features, *hidden[:-1])
     trunk = make_mlp(key_trunk, shared, activation) if len(shared) > 1 else None
     value = make_mlp(key_value, (shared[-1], hidden[-1], num_atoms), activation)
@@ -255,17 +261,31 @@ def make_mlp(
     )
 
 
-def make_encoder(key: Array, space: Space) -> Encoder:
-    """The encoder for observations of `space`."""
+def make_encoder(
+    key: Array, space: Space, recurrent: GRU | LSTM | None = None, slot: int = 0
+) -> tuple[Encoder | RecurrentEncoder, int]:
+    """(an encoder for observations of `space`, the number of its features).
+
+    With `recurrent` it is one of Histories, whose carry is at the index `slot`.
+    """
+    if not recurrent:
+        return make_observation_encoder(key, space)
+    key_encoder, key_cell = jax.random.split(key)
+    encoder, num_features = make_observation_encoder(key_encoder, space)
+    cell = recurrent.make(key_cell, num_features)
+    return RecurrentEncoder(encoder, cell, slot), recurrent.units
+
+
+def make_observation_encoder(key: Array, space: Space) -> tuple[Encoder, int]:
+    """(an encoder for observations of `space`, the number of its features)."""
     leaves = [leaf for _, leaf in spaces.leaves_with_path(space)]
     keys = jax.random.split(key, len(leaves))
-    return Encoder(
-        tuple(
-            make_cnn(key, leaf.shape) if is_image(leaf) else None
-            for key, leaf in zip(keys, leaves, strict=True)
-        ),
-        space,
+    cnns = tuple(
+        make_cnn(key, leaf.shape) if is_image(leaf) else None
+        for key, leaf in zip(keys, leaves, strict=True)
     )
+    encoder = Encoder(cnns, space)
+    return encoder, jax.eval_shape(encoder, space.zeros()).shape[-1]
 
 
 def make_cnn(key: Array, shape: tuple[int, ...]) -> CNN:

@@ -7,6 +7,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from etude.nn.recurrent import GRUCell, LSTMCell
 from etude.struct import replace, struct, traced
 from etude.types import Array
 
@@ -35,7 +36,10 @@ class NoisyLinear:
 
 
 def add_noise_layers(network: Any, sigma: float | Array) -> Any:
-    """The network with NoisyLinear layers for its linear ones, initially σ = `sigma` / √inputs."""
+    """The network with NoisyLinear layers for its linear ones, initially σ = `sigma` / √inputs.
+
+    Recurrent cells stay as they are, since a carry outlives the noise of one step.
+    """
 
     def to_noisy(layer: eqx.nn.Linear) -> NoisyLinear:
         initial_sigma = sigma / math.sqrt(layer.weight.shape[1])
@@ -79,9 +83,9 @@ def _is_noisy(x: Any) -> bool:
 
 
 def _map_layers(layer_type: type, function: Any, network: Any) -> Any:
-    """The network with `function` applied to every layer of a type."""
+    """The network with `function` applied to every layer of a type, but for recurrent cells."""
     return jax.tree.map(
         lambda x: function(x) if isinstance(x, layer_type) else x,
         network,
-        is_leaf=lambda x: isinstance(x, layer_type),
+        is_leaf=lambda x: isinstance(x, (layer_type, GRUCell, LSTMCell)),
     )

@@ -14,18 +14,20 @@ import jax.numpy as jnp
 import optax
 
 from etude.algorithms.assumptions import Assumptions
-from etude.algorithms.common.off_policy import check_batch_size, update_from_replay
+from etude.algorithms.common import replay_agents
+from etude.algorithms.common.off_policy import update_from_replay
 from etude.algorithms.protocol import algorithm
-from etude.data.replay import uniform
-from etude.data.transition import Transition, zeros_like_spec
+from etude.data.replay.hindsight import Hindsight
+from etude.data.transition import ReplayBatch, Transition
 from etude.errors import InvalidInput
 from etude.estimators import losses
 from etude.nn.critics import Critics, critic_values, make_critics
 from etude.nn.distributions import Categorical, SquashedNormal, squashed_distribution_for
 from etude.nn.networks import Activation, Network, make_network
+from etude.nn.recurrent import GRU, LSTM
 from etude.optim.schedules import linear_decay
 from etude.spaces import Box, Discrete, EnvironmentSpec
-from etude.struct import replace, static, struct, traced
+from etude.struct import nested, replace, static, struct, traced
 from etude.trees import batched_index
 from etude.types import Array, Metrics
 
@@ -56,6 +58,7 @@ class SACState:
     rollout_noise_key: Any  # key data of the exploration noise; () without noise_per_rollout
     steps: Array  # int32: environment steps taken, summed over all environment copies
     gradient_steps_taken: Array  # int32
+    goal_reward: Any = static(None)  # what the environment pays for a goal, with hindsight
 
 
 @algorithm
@@ -84,6 +87,11 @@ class SAC:
     min_log_std: float = static(-20.0, at_most=MAX_LOG_STD)
     """Lower bound of the log standard deviation of a Box action before tanh, which keeps some
     exploration; -20 in SB3; no effect with Discrete actions."""
+    hindsight: Hindsight | None = nested(None)
+    """Whether goals that were achieved later take the desired goals' place in replay, where
+    observations have both (HER; Andrychowicz et al., 2017)."""
+    recurrent: GRU | LSTM | None = nested(None)
+    """Recurrent cell before the hidden layers, a memory for partially observed environments."""
     learn_temperature: bool = static(True)
     """Whether the temperature is learned, which keeps the policy's entropy near its target."""
     noise_per_rollout: bool = static(False)
@@ -99,6 +107,12 @@ class SAC:
     """Units of each hidden layer, of policy and critics alike."""
     activation: Activation = static("relu")
     """Activation function of the hidden layers."""
+    sequence_length: int = static(16, at_least=1)
+    """Steps of the sequences that recurrent networks learn from, burn-in included; batch_size must
+    be a multiple; no effect with recurrent "none"."""
+    burn_in: int = static(4, at_least=0)
+    """Steps at the start of a sequence that only bring the recurrent state up to date (Kapturowski
+    et al., 2019); no effect with recurrent "none"."""
     batch_size: int = static(256, at_least=1)
     """Transitions sampled from replay per gradient step."""
     capacity: int = static(100_000, at_least=1)
@@ -111,16 +125,18 @@ class SAC:
     gradient_steps: int = static(1, at_least=1)
     """Gradient steps per update; more of them reuse each transition more often."""
 
-    assumes: ClassVar[Assumptions] = Assumptions(("Discrete", "Box"))
-
     def validate_fields(self) -> None:
-        check_batch_size(self)
+        replay_agents.check_replay(self)
         is_concrete = not isinstance(self.initial_temperature, jax.core.Tracer)
         if self.learn_temperature and is_concrete and self.initial_temperature == 0:
             raise InvalidInput(
                 "initial_temperature is 0; a learned temperature changes by multiplication, so it "
                 "would stay 0: start it above 0, or set learn_temperature=False"
             )
+
+    @property
+    def assumes(self) -> Assumptions:
+        return replay_agents.replay_assumptions(self, Assumptions(("Discrete", "Box")))
 
     def optimizer(self, steps: Array) -> optax.GradientTransformation:
         """Return Adam with its step size after `steps` environment steps."""
@@ -132,17 +148,19 @@ class SAC:
         spec = replace(spec, action=actions.space)
         key_policy, key_critics, key_noise = jax.random.split(key, 3)
         network = make_network(
-            key_policy, spec.observation, self.hidden, actions.num_outputs, self.activation
+            key_policy,
+            spec.observation,
+            self.hidden,
+            actions.num_outputs,
+            self.activation,
+            recurrent=self.recurrent,
         )
         policy = StochasticPolicy(network, actions)
         critics = actions.init_critics(
-            key_critics, spec, self.hidden, self.activation, self.num_critics
+            key_critics, spec, self.hidden, self.activation, self.num_critics, self.recurrent
         )
         log_temperature = (
             jnp.log(jnp.float32(self.initial_temperature)) if self.learn_temperature else ()
-        )
-        replay_buffer = uniform.init(
-            zeros_like_spec(spec), self.capacity, spec.num_envs, self.rollout_length
         )
         zero = jnp.int32(0)
         init_optimizer = self.optimizer(zero).init
@@ -154,11 +172,16 @@ class SAC:
             init_optimizer(policy),
             init_optimizer(critics),
             init_optimizer(log_temperature),
-            replay_buffer,
+            replay_agents.init_replay(self, (policy, critics), spec),
             jax.random.key_data(key_noise) if self.noise_per_rollout else (),
             zero,
             zero,
+            replay_agents.goal_reward_of(self, spec),
         )
+
+    def initial_memory(self, state: SACState, spec: EnvironmentSpec, key: Array) -> Any:
+        """Return what an episode begins with; () unless recurrent or with hindsight."""
+        return replay_agents.initial_memory(self, (state.policy, state.critics), spec)
 
     def act(
         self, state: SACState, observation: Any, memory: Any, key: Array, explore: bool
@@ -169,6 +192,8 @@ class SAC:
         Noise sampled anew at each step tends to cancel out over time; shared noise explores
         further. It is that of gSDE (Raffin et al., 2021) without the dependence on the state.
         """
+        networks = (state.policy, state.critics) if explore else state.policy
+        observation, memory = replay_agents.remember(self, networks, observation, memory)
         pi = state.policy(observation)
         mode = pi.mode()
         if not explore:
@@ -181,22 +206,30 @@ class SAC:
         return jnp.where(is_warmup, random_action, pi.sample(key_sample)), memory
 
     def update(
-        self, state: SACState, experience: Transition, key: Array
+        self,
+        state: SACState,
+        experience: Transition,
+        key: Array,
+        *,
+        relabel: replay_agents.Relabel | None = None,
     ) -> tuple[SACState, Metrics]:
-        """Insert the experience [time, env] into replay, then take `gradient_steps` steps."""
+        """Insert the experience [time, env] into replay, then take `gradient_steps` steps.
+
+        `relabel` may change each batch before.
+        """
         if self.noise_per_rollout:
             key, key_noise = jax.random.split(key)
             state = replace(state, rollout_noise_key=jax.random.key_data(key_noise))
-        return update_from_replay(self, state, experience, key)
+        return update_from_replay(self, state, experience, key, relabel)
 
     def gradient_step(
-        self, state: SACState, batch: Transition, key: Array
+        self, state: SACState, batch: ReplayBatch, key: Array
     ) -> tuple[SACState, Metrics]:
         """Update critics, policy and temperature by one gradient step each, then the targets."""
         key_critics, key_policy = jax.random.split(key)
         metrics = {"temperature": self.temperature(state)}
         state, critic_metrics = self.update_critics(state, batch, key_critics)
-        state, policy_metrics = self.update_policy(state, batch.observation, key_policy)
+        state, policy_metrics = self.update_policy(state, batch, key_policy)
         state = self.update_temperature(state, policy_metrics["entropy"])
         state = self.update_targets(state)
         state = replace(state, gradient_steps_taken=state.gradient_steps_taken + 1)
@@ -211,15 +244,19 @@ class SAC:
         )
 
     def update_critics(
-        self, state: SACState, batch: Transition, key: Array
+        self, state: SACState, batch: ReplayBatch, key: Array
     ) -> tuple[SACState, Metrics]:
         """Take one gradient step on the sum over critics of E[½ (target - Q(s, a))²]."""
         td_target = self.estimate_target(state, batch, key)
+        transition = batch.transition
 
         def loss_fn(critics):
             # [critic, batch]
-            values = state.policy.actions.q_values(critics, batch.observation, batch.action)
-            return losses.l2_loss(td_target - values).mean(-1).sum(), values.mean()
+            values = state.policy.actions.q_values(
+                critics, transition.observation, transition.action
+            )
+            loss = batch.weight * losses.l2_loss(td_target - values)
+            return loss.mean(range(1, loss.ndim)).sum(), values.mean()
 
         (loss, q_mean), gradient = jax.value_and_grad(loss_fn, has_aux=True)(state.critics)
         updates, opt_state = self.optimizer(state.steps).update(gradient, state.critic_opt_state)
@@ -228,53 +265,63 @@ class SAC:
         )
         return state, {"critic_loss": loss, "q_value": q_mean}
 
-    def estimate_target(self, state: SACState, batch: Transition, key: Array) -> Array:
+    def estimate_target(self, state: SACState, batch: ReplayBatch, key: Array) -> Array:
         """Return the TD targets y of the critics, [batch].
 
             y = r + γ (1 - terminated) E[min Q_target(s', a') - α log π(a'|s')],   a' ~ π(·|s')
 
         Haarnoja et al. (2019), eq. 2 and 3.
         """
-        next_action = state.policy.actions.action_expectation(
-            state.policy(batch.next_observation), state.target_critics, batch.next_observation, key
+        next_value = self.soft_value(state, batch.transition.next_observation, key)
+        return batch.transition.reward + batch.discount * next_value
+
+    def soft_value(self, state: SACState, observation: Any, key: Array) -> Array:
+        """Return V(s) = E[min Q_target(s, a) - α log π(a|s)], a ~ π(·|s), [...]."""
+        action = state.policy.actions.action_expectation(
+            state.policy(observation), state.target_critics, observation, key
         )
-        next_value = next_action.expectation(
-            next_action.min_q - self.temperature(state) * next_action.log_prob
+        return action.expectation(action.min_q - self.temperature(state) * action.log_prob)
+
+    def value(self, state: SACState, observation: Any, memory: Any, key: Array) -> Array:
+        """Return V(s) with the policy's entropy, by the target critics, [env]."""
+        networks = state.policy, state.critics
+        return self.soft_value(
+            state, replay_agents.remember(self, networks, observation, memory)[0], key
         )
-        return losses.td_target(batch.reward, next_value, batch.terminated, self.discount)
 
     def update_policy(
-        self, state: SACState, observation: Any, key: Array
+        self, state: SACState, batch: ReplayBatch, key: Array
     ) -> tuple[SACState, Metrics]:
-        """Take one gradient step on E[α log π(a|s) - min Q(s, a)] at `observation` [batch, ...]."""
+        """Take one gradient step on E[α log π(a|s) - min Q(s, a)] at the batch's observations."""
         loss_fn = (
             self.reparameterized_loss
             if self.policy_gradient == "reparameterized"
             else self.score_function_loss
         )
-        gradient, metrics = jax.grad(loss_fn, has_aux=True)(state.policy, state, observation, key)
+        gradient, metrics = jax.grad(loss_fn, has_aux=True)(state.policy, state, batch, key)
         updates, opt_state = self.optimizer(state.steps).update(gradient, state.policy_opt_state)
         policy = optax.apply_updates(state.policy, updates)
         return replace(state, policy=policy, policy_opt_state=opt_state), metrics
 
     def reparameterized_loss(
-        self, policy: StochasticPolicy, state: SACState, observation: Any, key: Array
+        self, policy: StochasticPolicy, state: SACState, batch: ReplayBatch, key: Array
     ) -> tuple[Array, Metrics]:
         """Return E[α log π(a|s) - min Q(s, a)], differentiable in the policy, and metrics.
 
         The gradient passes through the sampled action (Haarnoja et al., 2018, eq. 12), or through
         the probability of each discrete action (Christodoulou, 2019, eq. 12).
         """
+        observation = batch.transition.observation
         action = policy.actions.action_expectation(
             policy(observation), state.critics, observation, key
         )
         cost = self.temperature(state) * action.log_prob - action.min_q
-        loss = action.expectation(cost).mean()
+        loss = (batch.weight * action.expectation(cost)).mean()
         entropy = -action.expectation(action.log_prob).mean()
         return loss, {"policy_loss": loss, "entropy": entropy}
 
     def score_function_loss(
-        self, policy: StochasticPolicy, state: SACState, observation: Any, key: Array
+        self, policy: StochasticPolicy, state: SACState, batch: ReplayBatch, key: Array
     ) -> tuple[Array, Metrics]:
         """Return a loss whose gradient is E[(cost - baseline) ∇log π(a|s)], and metrics.
 
@@ -284,12 +331,15 @@ class SAC:
         a leave-one-out baseline (RLOO; Kool et al., 2019). The baseline does not depend on the
         action, so the gradient is unbiased.
         """
+        observation = batch.transition.observation
         duplicate = functools.partial(jax.tree.map, lambda x: jnp.stack([x, x]))  # [2, batch, ...]
         action, log_prob = policy.actions.sample_and_log_prob(duplicate(policy(observation)), key)
-        min_q = policy.actions.q_values(state.critics, duplicate(observation), action).min(0)
+        min_q = jax.vmap(lambda a: policy.actions.q_values(state.critics, observation, a).min(0))(
+            action
+        )
         cost = jax.lax.stop_gradient(self.temperature(state) * log_prob - min_q)
         cost_minus_baseline = cost - cost[::-1]
-        loss = (log_prob * cost_minus_baseline).mean()
+        loss = (batch.weight * log_prob * cost_minus_baseline).mean()
         # The metric is the mean cost, as in `reparameterized_loss`; `loss` only has its gradient.
         return loss, {"policy_loss": cost.mean(), "entropy": -log_prob.mean()}
 
@@ -365,11 +415,20 @@ class DiscreteActions:
         hidden: tuple[int, ...],
         activation: Activation,
         num_critics: int,
+        recurrent: GRU | LSTM | None,
     ) -> Critics:
         """Return networks from observations to the values of all actions, [..., action]."""
         return tuple(
-            make_network(key_critic, spec.observation, hidden, self.space.n, activation)
-            for key_critic in jax.random.split(key, num_critics)
+            make_network(
+                key_critic,
+                spec.observation,
+                hidden,
+                self.space.n,
+                activation,
+                recurrent=recurrent,
+                slot=slot,
+            )
+            for slot, key_critic in enumerate(jax.random.split(key, num_critics), start=1)
         )
 
     def q_values(self, critics: Critics, observation: Any, action: Array) -> Array:
@@ -424,9 +483,10 @@ class BoxActions:
         hidden: tuple[int, ...],
         activation: Activation,
         num_critics: int,
+        recurrent: GRU | LSTM | None,
     ) -> Critics:
         """Return networks from (observation, action) to the action's value, [..., 1]."""
-        return make_critics(key, spec, hidden, activation, num_critics)
+        return make_critics(key, spec, hidden, activation, num_critics, recurrent)
 
     def q_values(self, critics: Critics, observation: Any, action: Array) -> Array:
         """Return Q(s, a) of each critic, [critic, ...]."""

@@ -6,9 +6,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from etude.algorithms.common.replay_agents import Relabel, make_batch, num_rows, relabel_batch
 from etude.data.replay import uniform
 from etude.data.transition import Transition
-from etude.errors import InvalidInput
 from etude.optim.schedules import assume_unbatched
 from etude.struct import replace
 from etude.types import Array, Metrics
@@ -17,19 +17,25 @@ GradientStep = Callable[[Any, Array], tuple[Any, Metrics]]  # state, key -> stat
 
 
 def update_from_replay(
-    algorithm: Any, state: Any, experience: Transition, key: Array
+    algorithm: Any,
+    state: Any,
+    experience: Transition,
+    key: Array,
+    relabel: Relabel | None = None,
 ) -> tuple[Any, Metrics]:
     """Insert `experience` into `state.replay`, then take gradient steps on batches drawn from it.
 
-    Each step is `algorithm.gradient_step(state, batch, key)`. There is none before
-    `algorithm.warmup_steps` environment steps.
+    Each step is `algorithm.gradient_step(state, batch, key)`, on a ReplayBatch that hindsight and
+    `relabel` have changed. There is none before `algorithm.warmup_steps` environment steps.
     """
     replay_buffer = uniform.insert(state.replay, experience)
     state = replace(state, replay=(), steps=state.steps + experience.reward.size)
 
     def gradient_step(state, key):
         key_batch, key_step = jax.random.split(key)
-        batch = uniform.sample(replay_buffer, key_batch, algorithm.batch_size)
+        indices = uniform.sample_indices(replay_buffer, key_batch, num_rows(algorithm))
+        batch = make_batch(algorithm, replay_buffer, indices, 1.0)
+        batch = relabel_batch(algorithm, state, replay_buffer, indices, batch, key, relabel)
         return algorithm.gradient_step(state, batch, key_step)
 
     is_ready = state.steps >= algorithm.warmup_steps
@@ -70,12 +76,3 @@ def scan_gradient_steps(
     """
     keys = jax.random.split(key, num_steps)
     return jax.lax.scan(gradient_step, state, keys, unroll=num_steps == 1)
-
-
-def check_batch_size(algorithm: Any) -> None:
-    """Raises InvalidInput when a batch is larger than the replay buffer."""
-    if algorithm.batch_size > algorithm.capacity:
-        raise InvalidInput(
-            f"batch_size {algorithm.batch_size} is larger than capacity {algorithm.capacity}; "
-            "give a smaller batch or a larger buffer"
-        )

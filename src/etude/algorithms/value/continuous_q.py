@@ -9,7 +9,9 @@ import jax.numpy as jnp
 from etude.algorithms.assumptions import Assumptions
 from etude.algorithms.value.boltzmann import Boltzmann
 from etude.algorithms.value.heads import Head
+from etude.nn.history import RecurrentEncoder
 from etude.nn.networks import MLP, Activation, Encoder, make_encoder, make_mlp
+from etude.nn.recurrent import GRU, LSTM
 from etude.planning.planners import SamplingPlanner
 from etude.spaces import Box, Space
 from etude.struct import replace, static, struct
@@ -20,7 +22,7 @@ from etude.types import Array
 class ContinuousQ:
     """Values of actions in a bounded Box; a sampling planner searches for the best action."""
 
-    encoder: Encoder
+    encoder: Encoder | RecurrentEncoder
     mlp: MLP  # features and action, concatenated -> [..., atom]
     head: Head = static()
     shape: tuple[int, ...] = static()  # of an action
@@ -74,13 +76,13 @@ def make_continuous_q(
     hidden: tuple[int, ...],
     activation: Activation,
     head: Head,
+    recurrent: GRU | LSTM | None,
     samples: int,
     iterations: int,
 ) -> ContinuousQ:
-    """A network of observation and action in [-1, 1]."""
+    """A network of observation (with `recurrent` a History) and action in [-1, 1]."""
     key_encoder, key_mlp = jax.random.split(key)
-    encoder = make_encoder(key_encoder, observation)
-    num_features = jax.eval_shape(encoder, observation.zeros()).size
+    encoder, num_features = make_encoder(key_encoder, observation, recurrent)
     num_inputs = num_features + math.prod(action.shape)
     mlp = make_mlp(key_mlp, (num_inputs, *hidden, head.num_atoms), activation)
     return ContinuousQ(encoder, mlp, head, action.shape, samples, iterations)

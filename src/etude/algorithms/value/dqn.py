@@ -15,7 +15,8 @@ import optax
 
 from etude import spaces
 from etude.algorithms.assumptions import Assumptions
-from etude.algorithms.common.off_policy import check_batch_size, update_if_ready
+from etude.algorithms.common import replay_agents
+from etude.algorithms.common.off_policy import update_if_ready
 from etude.algorithms.protocol import NOTHING, Outside, algorithm
 from etude.algorithms.value import continuous_q
 from etude.algorithms.value.boltzmann import Boltzmann
@@ -24,14 +25,16 @@ from etude.algorithms.value.epsilon_greedy import EpsilonGreedy
 from etude.algorithms.value.heads import ScalarHead
 from etude.algorithms.value.q_functions import QFunction, make_discrete_q
 from etude.data.replay import uniform
+from etude.data.replay.hindsight import Hindsight
 from etude.data.replay.prioritized import Prioritized
 from etude.data.replay.ring_buffer import RingBuffer, buffer_of
+from etude.data.replay.sequence import stretch_error
 from etude.data.replay.uniform import Uniform
-from etude.data.replay.windows import n_step_transitions
-from etude.data.transition import Transition, zeros_like_spec
+from etude.data.transition import ReplayBatch, Transition
 from etude.errors import InvalidInput
 from etude.nn.networks import Activation
 from etude.nn.noisy import NoisyLayers, add_noise_layers, sample_noise
+from etude.nn.recurrent import GRU, LSTM
 from etude.optim.schedules import linear_decay
 from etude.planning.planners import SamplingPlanner
 from etude.planning.sampling.cem import CEM
@@ -49,15 +52,7 @@ class DQNState:
     priorities: Any  # of the rows of the buffer, () for uniform replay
     steps: Array  # int32: environment steps taken, summed over all environment copies
     gradient_steps_taken: Array  # int32
-
-
-@struct
-class ReplayBatch:
-    """The batch of one gradient step: [batch], but for a weight that is the same for all rows."""
-
-    transition: Transition  # n steps folded into one: n-step reward, and the state n steps later
-    discount: Array  # of the bootstrap value; 0 where the episode terminated
-    weight: Array  # importance-sampling weight in the loss
+    goal_reward: Any = static(None)  # what the environment pays for a goal, with hindsight
 
 
 @algorithm
@@ -85,6 +80,11 @@ class DQN:
     """Statistic of the return that is learned; C51 is categorical, QR-DQN quantile."""
     replay: Uniform | Prioritized = nested(Uniform())
     """How transitions are sampled from the buffer."""
+    hindsight: Hindsight | None = nested(None)
+    """Whether goals that were achieved later take the desired goals' place in replay, where
+    observations have both (HER; Andrychowicz et al., 2017)."""
+    recurrent: GRU | LSTM | None = nested(None)
+    """Recurrent cell before the hidden layers, a memory for partially observed environments."""
     exploration: EpsilonGreedy | Boltzmann = nested(EpsilonGreedy())
     """How actions explore: ε-greedy, or in proportion to exp(Q / temperature)."""
     noisy: NoisyLayers | None = nested(None)
@@ -111,6 +111,12 @@ class DQN:
     """Actions that the maximizer evaluates per iteration; no effect with Discrete actions."""
     iterations: int = static(3, at_least=1)
     """Iterations of the maximizer per action; no effect with Discrete actions."""
+    sequence_length: int = static(16, at_least=1)
+    """Steps of the sequences that recurrent networks learn from, burn-in included; batch_size must
+    be a multiple; no effect with recurrent "none"."""
+    burn_in: int = static(4, at_least=0)
+    """Steps at the start of a sequence that only bring the recurrent state up to date (Kapturowski
+    et al., 2019); no effect with recurrent "none"."""
     batch_size: int = static(64, at_least=1)
     """Transitions sampled from replay per gradient step."""
     capacity: int = static(100_000, at_least=1)
@@ -125,7 +131,7 @@ class DQN:
     """Gradient steps between updates of the target network."""
 
     def validate_fields(self) -> None:
-        check_batch_size(self)
+        replay_agents.check_replay(self)
         self.maximizer.check_samples(self.samples)
         if self.dueling and not self.hidden:
             raise InvalidInput(
@@ -134,7 +140,8 @@ class DQN:
 
     @property
     def assumes(self) -> Assumptions:
-        return continuous_q.action_assumptions(self.dueling, self.exploration)
+        actions = continuous_q.action_assumptions(self.dueling, self.exploration)
+        return replay_agents.replay_assumptions(self, actions)
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -157,15 +164,21 @@ class DQN:
         Where it does not play, the dataset is the buffer, and the state has none.
         """
         q, zero = self.make_q(key, spec), jnp.int32(0)
-        if not self.plays:
-            buffer = buffer_of(outside.dataset.transitions)
-            priorities = self.replay.init_priorities(buffer, rows=uniform.length(buffer))
-            return DQNState(q, q, self.optimizer(zero).init(q), (), priorities, zero, zero)
-        buffer = uniform.init(
-            zeros_like_spec(spec), self.capacity, spec.num_envs, self.rollout_length
+        if self.plays:
+            buffer, rows = replay_agents.init_replay(self, q, spec), 0
+        else:
+            buffer = replay_agents.dataset_buffer(self, outside.dataset)
+            rows = uniform.length(buffer)
+        return DQNState(
+            q,
+            q,
+            self.optimizer(zero).init(q),
+            buffer if self.plays else (),
+            self.replay.init_priorities(buffer, rows),
+            zero,
+            zero,
+            replay_agents.goal_reward_of(self, spec),
         )
-        priorities = self.replay.init_priorities(buffer)
-        return DQNState(q, q, self.optimizer(zero).init(q), buffer, priorities, zero, zero)
 
     def make_q(self, key: Array, spec: EnvironmentSpec) -> QFunction:
         """The Q network for the actions of `spec`."""
@@ -173,6 +186,7 @@ class DQN:
             "hidden": self.hidden,
             "activation": self.activation,
             "head": self.head,
+            "recurrent": self.recurrent,
         }
         match spec.action:
             case spaces.Discrete(n=num_actions):
@@ -190,11 +204,16 @@ class DQN:
                 )
         return add_noise_layers(q, self.noisy.sigma) if self.noisy else q
 
+    def initial_memory(self, state: DQNState, spec: EnvironmentSpec, key: Array) -> Any:
+        """What an episode begins with; () unless recurrent or with hindsight."""
+        return replay_agents.initial_memory(self, state.q, spec)
+
     def act(
         self, state: DQNState, observation: Any, memory: Any, key: Array, explore: bool
     ) -> tuple[Array, Any]:
         """Return the greedy action; with `explore` that of `exploration`."""
         key_greedy, key_noise, key_mix, key_random = jax.random.split(key, 4)
+        observation, memory = replay_agents.remember(self, state.q, observation, memory)
         q = continuous_q.with_maximizer(state.q, self.maximizer)
         if not explore:
             return q.greedy_action(observation, key_greedy), memory
@@ -206,11 +225,18 @@ class DQN:
         return action, memory
 
     def update(
-        self, state: DQNState, experience: Any, key: Array, outside: Outside = NOTHING
+        self,
+        state: DQNState,
+        experience: Any,
+        key: Array,
+        outside: Outside = NOTHING,
+        *,
+        relabel: replay_agents.Relabel | None = None,
     ) -> tuple[DQNState, dict[str, Array]]:
         """Take `gradient_steps` gradient steps, on batches of the experience so far [time, env].
 
-        Where it does not play, they are batches of the dataset.
+        Where it does not play, they are batches of the dataset. `relabel` may change each batch
+        before.
         """
         if self.plays:
             state = self.store(state, experience)
@@ -220,7 +246,7 @@ class DQN:
             buffer, is_ready = buffer_of(outside.dataset.transitions), jnp.bool_(True)
         fitted, metrics = update_if_ready(
             is_ready,
-            partial(self.gradient_step, buffer),
+            partial(self.replay_step, buffer, relabel),
             replace(state, replay=()),
             key,
             self.gradient_steps,
@@ -236,19 +262,30 @@ class DQN:
         steps = state.steps + experience.reward.size
         return replace(state, replay=buffer, priorities=priorities, steps=steps)
 
-    def gradient_step(
-        self, buffer: RingBuffer, state: DQNState, key: Array
+    def replay_step(
+        self, buffer: RingBuffer, relabel: replay_agents.Relabel | None, state: DQNState, key: Array
     ) -> tuple[DQNState, dict[str, Array]]:
-        """Take one gradient step on a batch of `buffer`."""
+        """Take one gradient step on a batch of `buffer`, and update the priorities of its rows."""
         key_sample, key_fit = jax.random.split(key)
         indices, weight = self.replay.sample_indices(
-            state.priorities, buffer, key_sample, self.batch_size, state.steps
+            state.priorities, buffer, key_sample, replay_agents.num_rows(self), state.steps
         )
-        transition, discount = n_step_transitions(buffer, indices, self.n_step, self.discount)
-        batch = ReplayBatch(transition, discount * ~transition.terminated, weight)
+        batch = replay_agents.make_batch(self, buffer, indices, weight, self.n_step)
+        batch = replay_agents.relabel_batch(
+            self, state, buffer, indices, batch, key, relabel, self.n_step
+        )
         state, td_error, metrics = self.fit_q(state, batch, key_fit)
+        if self.recurrent:
+            td_error = stretch_error(td_error, batch.weight)
         priorities = self.replay.update_priorities(state.priorities, buffer, indices, td_error)
         return replace(state, priorities=priorities), metrics
+
+    def gradient_step(
+        self, state: DQNState, batch: ReplayBatch, key: Array
+    ) -> tuple[DQNState, dict[str, Array]]:
+        """Take one gradient step on a batch from elsewhere; no priority changes."""
+        state, _, metrics = self.fit_q(state, batch, key)
+        return state, metrics
 
     def fit_q(
         self, state: DQNState, batch: ReplayBatch, key: Array
@@ -295,14 +332,23 @@ class DQN:
         were taken, without correction (Hessel et al., 2018). a' is the greedy action of q with
         `double`, else the greedy action of the target network.
         """
+        outputs = self.target_outputs(q, target_q, batch.transition.next_observation, key)
+        return q.head.target(outputs, batch.transition.reward, batch.discount)
+
+    def target_outputs(
+        self, q: QFunction, target_q: QFunction, observation: Any, key: Array
+    ) -> Array:
+        """The outputs of the target network for the greedy action, [..., atom]."""
         key_greedy, key_q, key_target = jax.random.split(key, 3)
         target_q = sample_noise(target_q, key_target)
         selector = sample_noise(q, key_q) if self.double else target_q
         selector = continuous_q.with_maximizer(selector, self.maximizer)
-        next_observation = batch.transition.next_observation
-        next_action = selector.greedy_action(next_observation, key_greedy)
-        outputs = target_q.outputs_for(next_observation, next_action)
-        return q.head.target(outputs, batch.transition.reward, batch.discount)
+        return target_q.outputs_for(observation, selector.greedy_action(observation, key_greedy))
+
+    def value(self, state: DQNState, observation: Any, memory: Any, key: Array) -> Array:
+        """V(s) = Q_target(s, a) of the greedy action a, [env]."""
+        observation, _ = replay_agents.remember(self, state.q, observation, memory)
+        return state.q.head.mean(self.target_outputs(state.q, state.target_q, observation, key))
 
 
 # Online Q-learning: one gradient step on each transition, without replay or target network.

@@ -1,7 +1,7 @@
 """Normalized advantage functions, NAF: Q-learning for continuous actions (Gu et al., 2016)."""
 
 import math
-from typing import Any, ClassVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,16 +10,19 @@ import optax
 
 from etude import spaces
 from etude.algorithms.assumptions import Assumptions
+from etude.algorithms.common import replay_agents
 from etude.algorithms.common.exploration import add_gaussian_noise
-from etude.algorithms.common.off_policy import check_batch_size, update_from_replay
+from etude.algorithms.common.off_policy import update_from_replay
 from etude.algorithms.protocol import algorithm
-from etude.data.replay import uniform
-from etude.data.transition import Transition, zeros_like_spec
+from etude.data.replay.hindsight import Hindsight
+from etude.data.replay.ring_buffer import RingBuffer
+from etude.data.transition import ReplayBatch, Transition
 from etude.estimators import losses
 from etude.nn.networks import Activation, Network, make_network
+from etude.nn.recurrent import GRU, LSTM
 from etude.optim.schedules import linear_schedule
 from etude.spaces import EnvironmentSpec
-from etude.struct import replace, static, struct, traced
+from etude.struct import nested, replace, static, struct, traced
 from etude.types import Array
 
 FitState = tuple["QNetwork", "QNetwork", optax.OptState]  # q, target_q, opt_state
@@ -67,9 +70,10 @@ class NAFState:
     q: QNetwork
     target_q: QNetwork  # target network, which follows q; the bootstrap value comes from it
     opt_state: optax.OptState
-    replay: uniform.ReplayBuffer
+    replay: RingBuffer
     steps: Array  # int32: environment steps taken, summed over all environment copies
     gradient_steps_taken: Array  # int32
+    goal_reward: Any = static(None)  # what the environment pays for a goal, with hindsight
 
 
 @algorithm
@@ -97,10 +101,21 @@ class NAF:
     linearly (found by trial)."""
     max_gradient_norm: float = traced(1.0, above=0)
     """Largest global norm of the gradient; larger gradients are scaled down to it; inf: no clip."""
+    hindsight: Hindsight | None = nested(None)
+    """Whether goals that were achieved later take the desired goals' place in replay, where
+    observations have both (HER; Andrychowicz et al., 2017)."""
+    recurrent: GRU | LSTM | None = nested(None)
+    """Recurrent cell before the hidden layers, a memory for partially observed environments."""
     hidden: tuple[int, ...] = static((128, 128), at_least=1)
     """Units of each hidden layer; Gu et al. (2016) have (200, 200)."""
     activation: Activation = static("tanh")
     """Activation function of the hidden layers; with relu Q often diverges (found by trial)."""
+    sequence_length: int = static(16, at_least=1)
+    """Steps of the sequences that recurrent networks learn from, burn-in included; batch_size must
+    be a multiple; no effect with recurrent "none"."""
+    burn_in: int = static(4, at_least=0)
+    """Steps at the start of a sequence that only bring the recurrent state up to date (Kapturowski
+    et al., 2019); no effect with recurrent "none"."""
     batch_size: int = static(128, at_least=1)
     """Transitions sampled from replay per gradient step."""
     capacity: int = static(100_000, at_least=1)
@@ -113,10 +128,12 @@ class NAF:
     gradient_steps: int = static(5, at_least=1)
     """Gradient steps per update; more of them reuse each transition more often."""
 
-    assumes: ClassVar[Assumptions] = Assumptions(("bounded Box",))
-
     def validate_fields(self) -> None:
-        check_batch_size(self)
+        replay_agents.check_replay(self)
+
+    @property
+    def assumes(self) -> Assumptions:
+        return replay_agents.replay_assumptions(self, Assumptions(("bounded Box",)))
 
     def optimizer(self) -> optax.GradientTransformation:
         """Return Adam on the clipped gradient."""
@@ -129,18 +146,34 @@ class NAF:
         spec = spaces.with_normalized_actions(spec)
         n = math.prod(spec.action.shape)
         num_outputs = 1 + n + n * (n + 1) // 2
-        network = make_network(key, spec.observation, self.hidden, num_outputs, self.activation)
-        q = QNetwork(network, spec.action.shape)
-        replay_buffer = uniform.init(
-            zeros_like_spec(spec), self.capacity, spec.num_envs, self.rollout_length
+        network = make_network(
+            key,
+            spec.observation,
+            self.hidden,
+            num_outputs,
+            self.activation,
+            recurrent=self.recurrent,
         )
-        opt_state = self.optimizer().init(q)
-        return NAFState(q, q, opt_state, replay_buffer, jnp.int32(0), jnp.int32(0))
+        q = QNetwork(network, spec.action.shape)
+        return NAFState(
+            q,
+            q,
+            self.optimizer().init(q),
+            replay_agents.init_replay(self, q, spec),
+            jnp.int32(0),
+            jnp.int32(0),
+            replay_agents.goal_reward_of(self, spec),
+        )
+
+    def initial_memory(self, state: NAFState, spec: EnvironmentSpec, key: Array) -> Any:
+        """Return what an episode begins with; () unless recurrent or with hindsight."""
+        return replay_agents.initial_memory(self, state.q, spec)
 
     def act(
         self, state: NAFState, observation: Any, memory: Any, key: Array, explore: bool
     ) -> tuple[Array, Any]:
         """Return the greedy action; with `explore` plus noise, or a random one in the warm-up."""
+        observation, memory = replay_agents.remember(self, state.q, observation, memory)
         action = state.q(observation).action  # [env, *shape]
         if explore:
             action = add_gaussian_noise(
@@ -153,13 +186,21 @@ class NAF:
         return linear_schedule(steps, self.initial_noise, self.final_noise, self.exploration_steps)
 
     def update(
-        self, state: NAFState, experience: Transition, key: Array
+        self,
+        state: NAFState,
+        experience: Transition,
+        key: Array,
+        *,
+        relabel: replay_agents.Relabel | None = None,
     ) -> tuple[NAFState, dict[str, Array]]:
-        """Insert the experience [time, env] into replay, then take `gradient_steps` steps."""
-        return update_from_replay(self, state, experience, key)
+        """Insert the experience [time, env] into replay, then take `gradient_steps` steps.
+
+        `relabel` may change each batch before.
+        """
+        return update_from_replay(self, state, experience, key, relabel)
 
     def gradient_step(
-        self, state: NAFState, batch: Transition, key: Array
+        self, state: NAFState, batch: ReplayBatch, key: Array
     ) -> tuple[NAFState, dict[str, Array]]:
         """Take one gradient step on `batch` and update the target network."""
         fit_state = state.q, state.target_q, state.opt_state
@@ -173,14 +214,14 @@ class NAF:
         )
         return state, metrics
 
-    def fit_q(self, fit_state: FitState, batch: Transition) -> tuple[FitState, dict[str, Array]]:
+    def fit_q(self, fit_state: FitState, batch: ReplayBatch) -> tuple[FitState, dict[str, Array]]:
         """Take one gradient step on E[½ (target - Q(s, a))²]; also update the target network."""
         q, target_q, opt_state = fit_state
         target = self.estimate_target(target_q, batch)
 
         def loss_fn(q):
-            values = q(batch.observation)(batch.action)
-            return losses.l2_loss(target - values).mean(), values.mean()
+            values = q(batch.transition.observation)(batch.transition.action)
+            return (batch.weight * losses.l2_loss(target - values)).mean(), values.mean()
 
         (loss, q_mean), gradient = jax.value_and_grad(loss_fn, has_aux=True)(q)
         updates, opt_state = self.optimizer().update(gradient, opt_state)
@@ -188,10 +229,14 @@ class NAF:
         target_q = optax.incremental_update(q, target_q, self.target_rate)
         return (q, target_q, opt_state), {"q_loss": loss, "q_value": q_mean}
 
-    def estimate_target(self, target_q: QNetwork, batch: Transition) -> Array:
+    def estimate_target(self, target_q: QNetwork, batch: ReplayBatch) -> Array:
         """Return the TD targets r + γ (1 - terminated) V_target(s'), V = maxₐ Q, [batch]."""
-        next_value = target_q(batch.next_observation).value
-        return losses.td_target(batch.reward, next_value, batch.terminated, self.discount)
+        next_value = target_q(batch.transition.next_observation).value
+        return batch.transition.reward + batch.discount * next_value
+
+    def value(self, state: NAFState, observation: Any, memory: Any, key: Array) -> Array:
+        """Return V(s) = maxₐ Q(s, a) of the target network, [env]."""
+        return state.target_q(replay_agents.remember(self, state.q, observation, memory)[0]).value
 
 
 def lower_triangle(entries: Array, n: int) -> Array:

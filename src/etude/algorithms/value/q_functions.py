@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from etude.algorithms.value.heads import Head
 from etude.nn.networks import Activation, Network, make_dueling_network, make_network
+from etude.nn.recurrent import GRU, LSTM
 from etude.spaces import Space
 from etude.struct import static, struct
 from etude.types import Array
@@ -70,16 +71,21 @@ def make_discrete_q(
     hidden: tuple[int, ...],
     activation: Activation,
     head: Head,
+    recurrent: GRU | LSTM | None,
     dueling: bool = False,
 ) -> DiscreteQ:
     """A network with the values of all discrete actions.
 
-    With `dueling`, value and advantages have separate streams (Wang et al., 2016).
+    With `dueling`, value and advantages have separate streams (Wang et al., 2016). With `recurrent`
+    it reads a History in place of an observation.
     """
     if dueling:
-        network: Network = make_dueling_network(
-            key, observation, hidden, num_actions, head.num_atoms, activation
+        network = make_dueling_network(
+            key, observation, hidden, num_actions, head.num_atoms, activation, recurrent
         )
     else:
-        network = make_network(key, observation, hidden, num_actions * head.num_atoms, activation)
+        num_outputs = num_actions * head.num_atoms
+        network = make_network(
+            key, observation, hidden, num_outputs, activation, recurrent=recurrent
+        )
     return DiscreteQ(network, head, num_actions)

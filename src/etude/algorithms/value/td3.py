@@ -1,7 +1,7 @@
 """Twin delayed DDPG, TD3 (Fujimoto et al., 2018), and its variant DDPG (Lillicrap et al., 2016)."""
 
 import functools
-from typing import Any, ClassVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,17 +9,19 @@ import optax
 
 from etude import spaces
 from etude.algorithms.assumptions import Assumptions
+from etude.algorithms.common import replay_agents
 from etude.algorithms.common.exploration import add_gaussian_noise
-from etude.algorithms.common.off_policy import check_batch_size, update_from_replay
+from etude.algorithms.common.off_policy import update_from_replay
 from etude.algorithms.protocol import algorithm
-from etude.data.replay import uniform
-from etude.data.transition import Transition, zeros_like_spec
+from etude.data.replay.hindsight import Hindsight
+from etude.data.transition import ReplayBatch, Transition
 from etude.estimators import losses
 from etude.nn.critics import Critics, critic_values, make_critics
 from etude.nn.networks import Activation, Network, make_network
+from etude.nn.recurrent import GRU, LSTM
 from etude.optim.schedules import assume_unbatched
 from etude.spaces import EnvironmentSpec
-from etude.struct import replace, static, struct, traced
+from etude.struct import nested, replace, static, struct, traced
 from etude.types import Array, Metrics
 
 
@@ -47,6 +49,7 @@ class TD3State:
     replay: Any  # a uniform.ReplayBuffer; () during gradient steps
     steps: Array  # int32: environment steps taken, summed over all environment copies
     gradient_steps_taken: Array  # int32, by the critics
+    goal_reward: Any = static(None)  # what the environment pays for a goal, with hindsight
 
 
 @algorithm
@@ -67,6 +70,11 @@ class TD3:
     target_noise_clip: float = traced(0.5, at_least=0)
     """Bound to which the noise on the target policy's actions is clipped, on both sides; no effect
     with target_noise 0."""
+    hindsight: Hindsight | None = nested(None)
+    """Whether goals that were achieved later take the desired goals' place in replay, where
+    observations have both (HER; Andrychowicz et al., 2017)."""
+    recurrent: GRU | LSTM | None = nested(None)
+    """Recurrent cell before the hidden layers, a memory for partially observed environments."""
     hidden: tuple[int, ...] = static((256, 256), at_least=1)
     """Units of each hidden layer; SB3 and the papers have (400, 300)."""
     activation: Activation = static("relu")
@@ -76,6 +84,12 @@ class TD3:
     follows the first."""
     policy_interval: int = static(2, at_least=1)
     """Gradient steps of the critics between updates of the policy and the target networks."""
+    sequence_length: int = static(16, at_least=1)
+    """Steps of the sequences that recurrent networks learn from, burn-in included; batch_size must
+    be a multiple; no effect with recurrent "none"."""
+    burn_in: int = static(4, at_least=0)
+    """Steps at the start of a sequence that only bring the recurrent state up to date (Kapturowski
+    et al., 2019); no effect with recurrent "none"."""
     batch_size: int = static(256, at_least=1)
     """Transitions sampled from replay per gradient step; 256 in SB3."""
     capacity: int = static(100_000, at_least=1)
@@ -88,10 +102,12 @@ class TD3:
     gradient_steps: int = static(1, at_least=1)
     """Gradient steps of the critics per update; more of them reuse each transition more often."""
 
-    assumes: ClassVar[Assumptions] = Assumptions(("bounded Box",))
-
     def validate_fields(self) -> None:
-        check_batch_size(self)
+        replay_agents.check_replay(self)
+
+    @property
+    def assumes(self) -> Assumptions:
+        return replay_agents.replay_assumptions(self, Assumptions(("bounded Box",)))
 
     def optimizer(self) -> optax.GradientTransformation:
         """Return Adam."""
@@ -103,12 +119,18 @@ class TD3:
         key_policy, key_critics = jax.random.split(key)
         num_outputs = spec.action.is_bounded.size
         policy = DeterministicPolicy(
-            make_network(key_policy, spec.observation, self.hidden, num_outputs, self.activation),
+            make_network(
+                key_policy,
+                spec.observation,
+                self.hidden,
+                num_outputs,
+                self.activation,
+                recurrent=self.recurrent,
+            ),
             spec.action.shape,
         )
-        critics = make_critics(key_critics, spec, self.hidden, self.activation, self.num_critics)
-        replay_buffer = uniform.init(
-            zeros_like_spec(spec), self.capacity, spec.num_envs, self.rollout_length
+        critics = make_critics(
+            key_critics, spec, self.hidden, self.activation, self.num_critics, self.recurrent
         )
         return TD3State(
             policy,
@@ -118,15 +140,22 @@ class TD3:
             self.optimizer().init(policy),
             self.optimizer().init(critics),
             jnp.zeros(()),
-            replay_buffer,
+            replay_agents.init_replay(self, (policy, critics), spec),
             jnp.int32(0),
             jnp.int32(0),
+            replay_agents.goal_reward_of(self, spec),
         )
+
+    def initial_memory(self, state: TD3State, spec: EnvironmentSpec, key: Array) -> Any:
+        """Return what an episode begins with; () unless recurrent or with hindsight."""
+        return replay_agents.initial_memory(self, (state.policy, state.critics), spec)
 
     def act(
         self, state: TD3State, observation: Any, memory: Any, key: Array, explore: bool
     ) -> tuple[Array, Any]:
         """Return the policy's action; with `explore` plus noise, or a random one in the warm-up."""
+        networks = (state.policy, state.critics) if explore else state.policy
+        observation, memory = replay_agents.remember(self, networks, observation, memory)
         action = state.policy(observation)  # [env, *shape]
         if explore:
             action = add_gaussian_noise(
@@ -135,13 +164,21 @@ class TD3:
         return action, memory
 
     def update(
-        self, state: TD3State, experience: Transition, key: Array
+        self,
+        state: TD3State,
+        experience: Transition,
+        key: Array,
+        *,
+        relabel: replay_agents.Relabel | None = None,
     ) -> tuple[TD3State, Metrics]:
-        """Insert the experience [time, env] into replay, then take `gradient_steps` steps."""
-        return update_from_replay(self, state, experience, key)
+        """Insert the experience [time, env] into replay, then take `gradient_steps` steps.
+
+        `relabel` may change each batch before.
+        """
+        return update_from_replay(self, state, experience, key, relabel)
 
     def gradient_step(
-        self, state: TD3State, batch: Transition, key: Array
+        self, state: TD3State, batch: ReplayBatch, key: Array
     ) -> tuple[TD3State, Metrics]:
         """Update the critics; every `policy_interval` steps also the policy and the targets.
 
@@ -163,14 +200,17 @@ class TD3:
         return state, {**metrics, "policy_loss": state.policy_loss}
 
     def update_critics(
-        self, state: TD3State, batch: Transition, key: Array
+        self, state: TD3State, batch: ReplayBatch, key: Array
     ) -> tuple[TD3State, Metrics]:
         """Take one gradient step on the sum over critics of E[½ (target - Q(s, a))²]."""
         td_target = self.estimate_target(state, batch, key)
+        transition = batch.transition
 
         def loss_fn(critics):
-            values = critic_values(critics, batch.observation, batch.action)  # [critic, batch]
-            return losses.l2_loss(td_target - values).mean(-1).sum(), values.mean()
+            # [critic, batch]
+            values = critic_values(critics, transition.observation, transition.action)
+            loss = batch.weight * losses.l2_loss(td_target - values)
+            return loss.mean(range(1, loss.ndim)).sum(), values.mean()
 
         (loss, q_mean), gradient = jax.value_and_grad(loss_fn, has_aux=True)(state.critics)
         updates, opt_state = self.optimizer().update(gradient, state.critic_opt_state)
@@ -182,7 +222,7 @@ class TD3:
         )
         return state, {"critic_loss": loss, "q_value": q_mean}
 
-    def estimate_target(self, state: TD3State, batch: Transition, key: Array) -> Array:
+    def estimate_target(self, state: TD3State, batch: ReplayBatch, key: Array) -> Array:
         """Return the TD targets y of the critics, [batch].
 
             y = r + γ (1 - terminated) minᵢ Q'ᵢ(s', clip(π'(s') + ε, -1, 1))
@@ -191,19 +231,31 @@ class TD3:
         (Fujimoto et al., 2018, eq. 14 and algorithm 1). With one critic and no noise this is DDPG's
         target (Lillicrap et al., 2016).
         """
-        next_action = state.target_policy(batch.next_observation)
-        noise = self.target_noise * jax.random.normal(key, next_action.shape)
-        noise = jnp.clip(noise, -self.target_noise_clip, self.target_noise_clip)
-        next_action = jnp.clip(next_action + noise, -1, 1)
-        next_q = critic_values(state.target_critics, batch.next_observation, next_action)
-        return losses.td_target(batch.reward, next_q.min(0), batch.terminated, self.discount)
+        next_value = self.target_value(state, batch.transition.next_observation, key)
+        return batch.transition.reward + batch.discount * next_value
 
-    def update_policy(self, state: TD3State, batch: Transition) -> TD3State:
+    def target_value(self, state: TD3State, observation: Any, key: Array) -> Array:
+        """Return minᵢ Q'ᵢ(s, clip(π'(s) + ε, -1, 1)), [...]."""
+        action = state.target_policy(observation)
+        noise = self.target_noise * jax.random.normal(key, action.shape)
+        noise = jnp.clip(noise, -self.target_noise_clip, self.target_noise_clip)
+        action = jnp.clip(action + noise, -1, 1)
+        return critic_values(state.target_critics, observation, action).min(0)
+
+    def value(self, state: TD3State, observation: Any, memory: Any, key: Array) -> Array:
+        """Return V(s) of the target networks, with the noise of the target policy, [env]."""
+        networks = state.policy, state.critics
+        return self.target_value(
+            state, replay_agents.remember(self, networks, observation, memory)[0], key
+        )
+
+    def update_policy(self, state: TD3State, batch: ReplayBatch) -> TD3State:
         """Take one gradient ascent step on E[Q₁(s, π(s))] (Silver et al., 2014)."""
+        observation = batch.transition.observation
 
         def loss_fn(policy):
-            action = policy(batch.observation)
-            return -critic_values(state.critics[:1], batch.observation, action).mean()
+            (q,) = critic_values(state.critics[:1], observation, policy(observation))
+            return -(batch.weight * q).mean()
 
         loss, gradient = jax.value_and_grad(loss_fn)(state.policy)
         updates, opt_state = self.optimizer().update(gradient, state.policy_opt_state)

@@ -1,35 +1,94 @@
-"""Replay of sequences for recurrent agents (Hausknecht & Stone, 2015; Kapturowski et al., 2019)."""
+"""Replay of stretches for recurrent networks (Hausknecht & Stone, 2015; Kapturowski et al., 2019).
 
-from typing import Any
+A stretch is consecutive rows of one environment; it may cross the ends of episodes. The row before
+it gives the carries with which it begins, as the policy had them then (the stored state); its first
+rows, the burn-in, only bring them up to date.
+"""
 
-from etude.data.replay import uniform
-from etude.data.replay.ring_buffer import RingBuffer, init, insert, num_valid
+import jax
+import jax.numpy as jnp
+
+from etude.data.replay import ring_buffer
+from etude.data.replay.ring_buffer import Indices, RingBuffer, advance, is_newest, take
 from etude.data.replay.windows import window
+from etude.data.transition import ReplayBatch
 from etude.errors import InvalidInput
+from etude.estimators import returns
+from etude.nn.history import History
+from etude.struct import replace
 from etude.types import Array
 
-ReplayBuffer = RingBuffer
-
-__all__ = ["ReplayBuffer", "init", "insert", "num_valid", "sample"]
+MAX_ERROR_SHARE = 0.9  # η: of the largest TD error of a stretch in its priority
 
 
-def sample(replay: ReplayBuffer, key: Array, batch_size: int, length: int) -> Any:
-    """Sequences [length, batch, ...] of consecutive transitions, starts uniform with replacement.
+def stretch_batch(
+    buffer: RingBuffer,
+    indices: Indices,
+    weight: Array,
+    n: int,
+    discount: float | Array,
+    *,
+    length: int,
+    burn_in: int,
+) -> ReplayBatch:
+    """The rows after the burn-in of the stretches that follow `indices` [batch]: [time, batch].
 
-    Each is of one environment. Sequences cross the ends of episodes, where an agent resets its
-    memory to zero, but never go from the newest row to the oldest. `memory` of a row is the
-    policy's memory after that step: that of row 0 is the initial memory for row 1 (the stored state
-    of Kapturowski et al., 2019), unless row 0 is done.
-
-    Before the first call, `num_valid(replay) >= length` must hold. Raises InvalidInput where it
-    never can.
+    Observations are a History. Each row folds at most n steps of the stretch, as in
+    `estimators.returns.fold_n_steps`; where the stretch ends sooner it bootstraps from there. A row
+    past the newest of the buffer has weight 0.
     """
-    if length > uniform.length(replay):
-        raise InvalidInput(
-            f"a sequence of {length} steps is longer than the {uniform.length(replay)} that the "
-            "replay buffer holds of each copy; give shorter sequences, a larger buffer or fewer "
-            "environments"
+    # the row at `indices` is not of the stretch: it has the carries before it
+    rows = window(buffer, indices, 1 + length)
+    carries = jax.tree.map(lambda x: take(x, indices), buffer.storage.memory)
+    is_first, rows = rows.done[:-1], jax.tree.map(lambda x: x[1:], replace(rows, memory=()))
+    newest = is_newest(buffer, advance(buffer, indices, jnp.arange(length)[:, None]))
+    is_valid = jnp.cumsum(newest, 0)[burn_in:] == 0
+    trained = jax.tree.map(lambda x: x[burn_in:], rows)
+    if n == 1:
+        reward, next_row, terminated = trained.reward, None, trained.terminated
+        bootstrap_discount = jnp.full_like(reward, discount)
+    else:
+        time = jnp.arange(length - burn_in)
+        later = jnp.minimum(time + jnp.arange(n)[:, None], time[-1])  # [n, time]
+        done = trained.done.at[-1].set(True)
+        reward, next_row, terminated, bootstrap_discount = returns.fold_n_steps(
+            trained.reward[later],
+            jnp.broadcast_to(later[..., None], trained.reward[later].shape),
+            trained.terminated[later],
+            done[later],
+            discount,
         )
-    return window(
-        replay, uniform.sample_indices(replay, key, batch_size, successors=length - 1), length
+    history = History(rows.observation, carries, is_first, burn_in=burn_in)
+    transition = replace(
+        trained,
+        observation=history,
+        reward=reward,
+        next_observation=replace(
+            history, next_observation=rows.next_observation, next_row=next_row
+        ),
+        terminated=terminated,
     )
+    return ReplayBatch(transition, bootstrap_discount * ~terminated, weight * is_valid)
+
+
+def stretch_error(td_error: Array, weight: Array) -> Array:
+    """The errors [batch] of stretches by which prioritized replay draws, from those of their rows.
+
+    η max |δ| + (1 - η) mean |δ| over the rows [time, batch] of positive weight, with η = 0.9
+    (Kapturowski et al., 2019, §2.3).
+    """
+    is_valid = weight > 0
+    error = jnp.where(is_valid, td_error, 0)
+    mean = error.sum(0) / jnp.maximum(is_valid.sum(0), 1)
+    return MAX_ERROR_SHARE * error.max(0) + (1 - MAX_ERROR_SHARE) * mean
+
+
+def check_length(buffer: RingBuffer, length: int) -> None:
+    """Raise InvalidInput for stretches that are longer than the buffer."""
+    held = ring_buffer.length(buffer)
+    if length >= held:
+        raise InvalidInput(
+            f"sequence_length {length} and the row before it are longer than the {held} rows that "
+            "the replay buffer holds of each environment; give shorter sequences, a larger "
+            "capacity or fewer environments"
+        )

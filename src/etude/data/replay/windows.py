@@ -5,7 +5,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from etude.data.replay.ring_buffer import Indices, RingBuffer, advance, gather, is_newest
-from etude.data.transition import Transition
+from etude.data.transition import ReplayBatch, Transition
 from etude.estimators import returns
 from etude.struct import replace
 from etude.types import Array
@@ -38,11 +38,26 @@ def n_step_transitions(
     the newest row bootstraps from there. Compiled, it gathers no images but those of the first and
     last row of each window.
     """
-    window_indices, transitions = (
-        advance(buffer, indices, jnp.arange(n)[:, None]),
-        window(buffer, indices, n),
-    )
-    reward, last_indices, _, bootstrap_discount = returns.fold_n_steps(
+    return fold_window(buffer, indices, window(buffer, indices, n), discount)
+
+
+def n_step_batch(
+    buffer: RingBuffer, indices: Indices, weight: Array, n: int, discount: float | Array
+) -> ReplayBatch:
+    """The batch of the n-step transitions from `indices` [batch], of this weight in the loss."""
+    transition, bootstrap_discount = n_step_transitions(buffer, indices, n, discount)
+    return ReplayBatch(transition, bootstrap_discount * ~transition.terminated, weight)
+
+
+def fold_window(
+    buffer: RingBuffer, indices: Indices, transitions: Transition, discount: float | Array
+) -> tuple[Transition, Array]:
+    """What `n_step_transitions` returns, of the window [n, batch] at `indices`.
+
+    Its rewards and ends of episodes may differ from those in the buffer.
+    """
+    window_indices = advance(buffer, indices, jnp.arange(len(transitions.reward))[:, None])
+    reward, last_indices, terminated, bootstrap_discount = returns.fold_n_steps(
         transitions.reward, window_indices, transitions.terminated, transitions.done, discount
     )
     first, last = gather(buffer, indices), gather(buffer, last_indices)
@@ -50,6 +65,6 @@ def n_step_transitions(
         first,
         reward=reward,
         next_observation=last.next_observation,
-        terminated=last.terminated,
+        terminated=terminated,
         truncated=last.truncated,
     ), bootstrap_discount

@@ -1,0 +1,168 @@
+"""What off-policy agents keep in replay and make of it: memories, batches, other goals.
+
+The functions read these hyperparameters of `algorithm`:
+
+    hindsight                                goals that were achieved later take others' place
+    recurrent, sequence_length, burn_in      recurrent cell, rows of a replayed stretch
+    discount                                 γ
+    capacity, batch_size, rollout_length     rows of the buffer, of a batch and of an insert
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from etude.algorithms.assumptions import Assumptions
+from etude.data.dataset import Dataset
+from etude.data.replay import sequence, uniform
+from etude.data.replay.ring_buffer import Indices, RingBuffer, buffer_of
+from etude.data.replay.windows import n_step_batch
+from etude.data.transition import ReplayBatch, zeros_like_spec
+from etude.environments.goals import goal_reward_for
+from etude.errors import InvalidInput
+from etude.nn.history import initial_carries, read_history
+from etude.spaces import EnvironmentSpec
+from etude.types import Array
+
+# agent's state, buffer, indices [batch], batch of them, key -> the batch to learn from, which may
+# have other rows and any number of them
+Relabel = Callable[[Any, RingBuffer, Indices, ReplayBatch, Array], ReplayBatch]
+
+
+def check_replay(algorithm: Any) -> None:
+    """Raise InvalidInput for settings of replay that do not go together."""
+    if algorithm.batch_size > algorithm.capacity:
+        raise InvalidInput(
+            f"batch_size {algorithm.batch_size} is larger than capacity {algorithm.capacity}; "
+            "give a smaller batch or a larger buffer"
+        )
+    if algorithm.hindsight and not algorithm.plays:
+        raise InvalidInput(
+            "hindsight is on, and plays is off; a dataset does not say how far each of its "
+            "episodes had come: leave hindsight off"
+        )
+    if not algorithm.recurrent:
+        return
+    if algorithm.hindsight:
+        raise InvalidInput(
+            "hindsight is on, and so is recurrent; what a recurrent network remembers was read "
+            "with the old goal: leave one of them off"
+        )
+    length = algorithm.sequence_length
+    if algorithm.burn_in >= length:
+        raise InvalidInput(
+            f"burn_in {algorithm.burn_in} leaves nothing of a sequence_length of {length}, of "
+            "which it is a part; give a shorter burn-in or longer sequences"
+        )
+    if algorithm.batch_size % length:
+        raise InvalidInput(
+            f"batch_size {algorithm.batch_size} is no whole number of sequences of "
+            f"sequence_length {length}; give a multiple of it, or another length"
+        )
+
+
+def replay_assumptions(algorithm: Any, assumptions: Assumptions) -> Assumptions:
+    """`assumptions`, and what hindsight adds and a recurrent network takes away."""
+    return assumptions._replace(
+        full_observation=algorithm.recurrent is None,
+        goals=algorithm.hindsight is not None,
+    )
+
+
+def goal_reward_of(algorithm: Any, spec: EnvironmentSpec) -> Any:
+    """What the environment pays for a goal; None without hindsight.
+
+    Raises InvalidInput where that is not known.
+    """
+    return goal_reward_for(spec) if algorithm.hindsight else None
+
+
+def initial_memory(algorithm: Any, networks: Any, spec: EnvironmentSpec) -> Any:
+    """What an episode begins with: blank carries of the networks that the agent acts with.
+
+    With hindsight it is the number of steps of the episode; else, without recurrent networks, ().
+    """
+    if algorithm.hindsight:
+        return jnp.zeros(spec.num_envs, jnp.int32)
+    return initial_carries(networks, (spec.num_envs,))
+
+
+def remember(algorithm: Any, networks: Any, observation: Any, memory: Any) -> tuple[Any, Any]:
+    """(what the networks read at this observation, the next memory)."""
+    if algorithm.hindsight:
+        return observation, memory + 1
+    return read_history(networks, observation, memory)
+
+
+def init_replay(algorithm: Any, networks: Any, spec: EnvironmentSpec) -> RingBuffer:
+    """An empty replay buffer for transitions and memories of the agent.
+
+    Raises InvalidInput for a capacity that is too small.
+    """
+    memory = jax.tree.map(lambda x: x[0], initial_memory(algorithm, networks, spec))
+    buffer = uniform.init(
+        zeros_like_spec(spec, memory), algorithm.capacity, spec.num_envs, algorithm.rollout_length
+    )
+    if algorithm.recurrent:
+        sequence.check_length(buffer, algorithm.sequence_length)
+    return buffer
+
+
+def dataset_buffer(algorithm: Any, dataset: Dataset) -> RingBuffer:
+    """The replay buffer of an agent that does not play: the dataset.
+
+    Raises InvalidInput where it is too small.
+    """
+    buffer = buffer_of(dataset.transitions)
+    if algorithm.recurrent:
+        sequence.check_length(buffer, algorithm.sequence_length)
+    return buffer
+
+
+def num_rows(algorithm: Any) -> int:
+    """How many indices a batch is made of: those of transitions, or of stretches."""
+    return algorithm.batch_size // (algorithm.sequence_length if algorithm.recurrent else 1)
+
+
+def make_batch(
+    algorithm: Any, buffer: RingBuffer, indices: Indices, weight: Array | float, n_step: int = 1
+) -> ReplayBatch:
+    """The batch at `indices`: transitions [batch], or stretches [time, batch] after them."""
+    if not algorithm.recurrent:
+        return n_step_batch(buffer, indices, weight, n_step, algorithm.discount)
+    return sequence.stretch_batch(
+        buffer,
+        indices,
+        weight,
+        n_step,
+        algorithm.discount,
+        length=algorithm.sequence_length,
+        burn_in=algorithm.burn_in,
+    )
+
+
+def relabel_batch(
+    algorithm: Any,
+    state: Any,
+    buffer: RingBuffer,
+    indices: Indices,
+    batch: ReplayBatch,
+    key: Array,
+    relabel: Relabel | None,
+    n_step: int = 1,
+) -> ReplayBatch:
+    """The batch with the goals of the agent's hindsight, then as its owner's `relabel` makes it."""
+    key_goal, key_owner = jax.random.split(jax.random.fold_in(key, 2**31))
+    if algorithm.hindsight:
+        batch = algorithm.hindsight.relabel(
+            state.goal_reward,
+            buffer,
+            indices,
+            batch,
+            key_goal,
+            n_step=n_step,
+            discount=algorithm.discount,
+        )
+    return relabel(state, buffer, indices, batch, key_owner) if relabel else batch

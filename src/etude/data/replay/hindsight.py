@@ -1,0 +1,132 @@
+"""Hindsight experience replay, HER: a goal that was achieved later takes the place of the desired
+one (Andrychowicz et al., 2017).
+
+Observations are dicts with the entries "achieved_goal" and "desired_goal". The memory of each row
+in the buffer is the number of steps of its episode so far, by which the rows of one episode are
+found.
+"""
+
+from functools import partial
+from typing import Any, Literal, Protocol
+
+import jax
+import jax.numpy as jnp
+
+from etude.data.replay import ring_buffer
+from etude.data.replay.ring_buffer import Indices, RingBuffer, advance, take
+from etude.data.replay.windows import fold_window, window
+from etude.data.transition import ReplayBatch, Transition
+from etude.struct import replace, static, struct, traced
+from etude.trees import where_done
+from etude.types import Array
+
+BRANCHES = 16  # offsets that each round of the search for an episode's end compares
+
+
+class GoalRewardFunction(Protocol):
+    """What an environment pays where one goal was achieved and another desired."""
+
+    def __call__(
+        self, achieved_goal: Any, desired_goal: Any, terminated: Array
+    ) -> tuple[Array, Array]:
+        """(reward, terminated) [...] of goals [..., *goal]; `terminated` is what the step said."""
+        ...
+
+
+@struct
+class Hindsight:
+    """Hindsight experience replay as a setting of an agent."""
+
+    strategy: Literal["future", "final", "episode"] = static("future")
+    """Where the new goal of a transition was achieved: by a transition of the same episode not
+    before it (future), by the last of them (final), or by any of them (episode)."""
+    share: float = traced(0.8, at_least=0, at_most=1)
+    """Fraction of the sampled transitions that get a new goal; 0.8 is four of five (k = 4 in
+    Andrychowicz et al., 2017)."""
+
+    def relabel(
+        self,
+        goal_reward: GoalRewardFunction,
+        buffer: RingBuffer,
+        indices: Indices,
+        batch: ReplayBatch,
+        key: Array,
+        *,
+        n_step: int,
+        discount: float | Array,
+    ) -> ReplayBatch:
+        """The batch of the transitions at `indices` [batch] with new goals for a share of them.
+
+        Rewards and terminations are those of the new goal. What had terminated and is no longer
+        terminated was cut off there: it bootstraps.
+        """
+        key_goal, key_share = jax.random.split(key)
+        rows = window(buffer, indices, n_step)  # [n, batch]
+        goal = self.sample_goal(buffer, indices, key_goal)
+        is_new = jax.random.uniform(key_share, indices.time.shape) < self.share  # [batch]
+        if buffer.boundary:  # a terminated row has no true next image to bootstrap from
+            is_new &= ~rows.terminated.any(0)
+
+        def with_goal(observation: dict[str, Any]) -> dict[str, Any]:
+            old_goal = observation["desired_goal"]
+            new_goal = jax.tree.map(partial(where_done, is_new), goal, old_goal)
+            return {**observation, "desired_goal": new_goal}
+
+        achieved = rows.next_observation["achieved_goal"]
+        desired = with_goal(rows.next_observation)["desired_goal"]
+        reward, terminated = goal_reward(achieved, desired, rows.terminated)
+        rows = replace(
+            rows,
+            reward=jnp.where(is_new, reward, rows.reward),
+            terminated=jnp.where(is_new, terminated, rows.terminated),
+            truncated=rows.done,
+        )
+        transition, bootstrap_discount = fold_window(buffer, indices, rows, discount)
+        transition = replace(
+            transition,
+            observation=with_goal(transition.observation),
+            next_observation=with_goal(transition.next_observation),
+        )
+        return replace(
+            batch, transition=transition, discount=bootstrap_discount * ~transition.terminated
+        )
+
+    def sample_goal(self, buffer: RingBuffer, indices: Indices, key: Array) -> Any:
+        """Goals [batch, *goal] that were achieved in the episodes of the rows at `indices`."""
+        first, last = episode_offsets(buffer, indices)
+        match self.strategy:
+            case "future":
+                first = jnp.zeros_like(first)
+            case "final":
+                first = last
+        count = last - first + 1
+        drawn = jax.random.uniform(key, count.shape) * count
+        offset = first + jnp.minimum(drawn.astype(jnp.int32), count - 1)
+        rows = advance(buffer, indices, offset)
+        achieved = buffer.storage.next_observation["achieved_goal"]
+        return jax.tree.map(lambda x: take(x, rows), achieved)
+
+
+def episode_offsets(buffer: RingBuffer, indices: Indices) -> tuple[Array, Array]:
+    """The offsets from each row [batch] to the first and the last row of its episode, int32.
+
+    They are those of rows in the buffer: rows of the episode may have been overwritten, and a
+    running episode ends with the newest row.
+    """
+    length = ring_buffer.length(buffer)
+    newest = (buffer.inserted - 1) % length
+    rows_after = (newest - indices.time) % length
+    rows_before = ring_buffer.num_valid(buffer) - 1 - rows_after
+    step = take(buffer.storage.memory, indices)  # of the episode, from 1
+    first = -jnp.minimum(step - 1, rows_before)
+    # the steps of later rows go on counting up to the end of the episode and never after it
+    stride, last = 1, jnp.zeros_like(first)
+    while stride * BRANCHES < length:
+        stride *= BRANCHES
+    while stride:
+        offsets = last[:, None] + stride * jnp.arange(1, BRANCHES)  # [batch, branch]
+        rows = Indices((indices.time[:, None] + offsets) % length, indices.env[:, None])
+        is_same = take(buffer.storage.memory, rows) == step[:, None] + offsets
+        last += stride * (is_same & (offsets <= rows_after[:, None])).sum(-1, dtype=jnp.int32)
+        stride //= BRANCHES
+    return first, last
