@@ -118,6 +118,9 @@ class EnvironmentSpec:
     action: Space = static()
     num_envs: int = static(1)
     id: str = static("")  # that of Gymnasium; "" for an environment without one
+    # what the environment itself says of the reward of other goals, hashable; None where nothing:
+    # `etude.environments.goals.goal_reward_for` is to be asked
+    goal_reward: Any = static(None)
 
 
 def space_from_gymnasium(space: gymnasium.Space, role: str = "observation") -> Space:
