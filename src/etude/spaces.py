@@ -19,7 +19,8 @@ from etude.types import Array
 
 AnyArray = TypeVar("AnyArray", Array, np.ndarray)
 
-ACTION_MASK = "action_mask"  # the key of a Dict observation under which the legal actions stand
+# keys of a Dict observation: the legal actions; the goal that a state is, and the one to reach
+ACTION_MASK, ACHIEVED_GOAL, DESIRED_GOAL = "action_mask", "achieved_goal", "desired_goal"
 
 
 @struct

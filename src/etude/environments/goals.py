@@ -17,8 +17,6 @@ from etude.spaces import EnvironmentSpec
 from etude.struct import static, struct
 from etude.types import Array
 
-ACHIEVED_GOAL, DESIRED_GOAL = "achieved_goal", "desired_goal"  # keys of an observation
-
 
 @struct
 class GoalReward:

@@ -10,6 +10,7 @@ import numpy as np
 
 from etude.environments.backends.host_callback import host_call
 from etude.errors import EnvironmentFault
+from etude.spaces import ACHIEVED_GOAL, DESIRED_GOAL
 from etude.types import Array
 
 PROBED_ROWS = 32  # of the first call, by which a function shows whether it takes batches
@@ -68,8 +69,8 @@ class HostGoalReward:
         achieved, desired = (
             np.asarray(goal).astype(part.dtype).reshape(-1, *goal.shape[axes:])
             for goal, part in (
-                (achieved_goal, space["achieved_goal"]),
-                (desired_goal, space["desired_goal"]),
+                (achieved_goal, space[ACHIEVED_GOAL]),
+                (desired_goal, space[DESIRED_GOAL]),
             )
         )
         env = self.env.unwrapped
@@ -148,9 +149,7 @@ def host_goal_reward(
 ) -> HostGoalReward | None:
     """The reward of the goals of `env`, which `make_env` makes; None where it has no such."""
     space = env.observation_space
-    has_goals = isinstance(space, gymnasium.spaces.Dict) and {
-        "achieved_goal",
-        "desired_goal",
-    } <= set(space.spaces)
+    keys = space.spaces.keys() if isinstance(space, gymnasium.spaces.Dict) else set()
+    has_goals = {ACHIEVED_GOAL, DESIRED_GOAL} <= keys
     is_known = has_goals and isinstance(env.unwrapped, ComputesReward)
     return HostGoalReward(make_env) if is_known else None
