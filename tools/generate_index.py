@@ -14,7 +14,7 @@ from pathlib import Path
 
 import etude
 from etude import algorithms
-from etude.algorithms.assumptions import EVERY_ACTION
+from etude.algorithms.assumptions import EVERY_ACTION, Assumptions
 from etude.cli import aliases
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -125,6 +125,8 @@ show settings that change them.
 - **full observation**: an observation determines what can happen next, the Markov property.
 - **smooth**: dynamics and rewards have derivatives, and no episode ends.
 - **known model**: etude has a model of the environment, see `etude.register_model`.
+- **Dict with goals**: it has the keys `desired_goal` and `achieved_goal`, and the reward of any two
+  goals is known, see `etude.register_goal_reward`.
 
 {table}
 """
@@ -142,7 +144,7 @@ def assumptions_text() -> str:
             [
                 f"`{name}`",
                 "every kind" if has_all else ", ".join(assumes.actions),
-                "Discrete" if assumes.discrete_observations else "every kind",
+                observations_text(assumes),
                 *(
                     "yes" if assumed else ""
                     for assumed in (
@@ -156,6 +158,13 @@ def assumptions_text() -> str:
         )
     lines = [f"| {' | '.join(row)} |" for row in rows]
     return ASSUMPTIONS_PAGE.format(table="\n".join(lines))
+
+
+def observations_text(assumes: Assumptions) -> str:
+    """The kinds of observation that an algorithm takes."""
+    if assumes.discrete_observations:
+        return "Discrete"
+    return "Dict with goals" if assumes.goals else "every kind"
 
 
 def page_text() -> str:

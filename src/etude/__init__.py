@@ -53,6 +53,7 @@ _MODULE_OF = {
     "rollout": "rollout",
     "evaluate": "rollout",
     "register_model": "models.true_models",
+    "register_goal_reward": "environments.goals",
     "Algorithm": "algorithms.protocol",
     "algorithm": "algorithms.protocol",
     "progress": "training",

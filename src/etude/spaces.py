@@ -19,7 +19,8 @@ from etude.types import Array
 
 AnyArray = TypeVar("AnyArray", Array, np.ndarray)
 
-ACTION_MASK = "action_mask"  # the key of a Dict observation under which the legal actions stand
+# keys of a Dict observation: the legal actions; the goal that a state is, and the one to reach
+ACTION_MASK, ACHIEVED_GOAL, DESIRED_GOAL = "action_mask", "achieved_goal", "desired_goal"
 
 
 @struct
@@ -118,6 +119,9 @@ class EnvironmentSpec:
     action: Space = static()
     num_envs: int = static(1)
     id: str = static("")  # that of Gymnasium; "" for an environment without one
+    # what the environment itself says of the reward of other goals, hashable; None where nothing:
+    # `etude.environments.goals.goal_reward_for` is to be asked
+    goal_reward: Any = static(None)
 
 
 def space_from_gymnasium(space: gymnasium.Space, role: str = "observation") -> Space:

@@ -87,6 +87,49 @@ def test_an_algorithm_of_ones_own_declares_what_it_assumes():
         init_state(Mine(), jax.random.key(0), EnvironmentSpec(Box((1,)), Discrete(2), 1))
 
 
+GOAL = Box((2,))
+
+
+def dict_of(**parts):
+    return Composite(tuple(parts.values()), tuple(parts))
+
+
+@pytest.mark.parametrize(
+    "observation, message",
+    [
+        (GOAL, r"with hindsight takes .*, and in this environment they are Box\(.*; wrap it, or"),
+        (Composite((GOAL, GOAL)), r"they are Composite\("),
+        (
+            dict_of(achieved_goal=GOAL, observation=GOAL),
+            "desired_goal is missing among achieved_goal, observation;",
+        ),
+        (dict_of(observation=GOAL), "desired_goal and achieved_goal is missing among observation;"),
+        (
+            dict_of(achieved_goal=Box((3,)), desired_goal=GOAL),
+            r"desired_goal has shape \(2,\) and achieved_goal \(3,\);",
+        ),
+        (dict_of(achieved_goal=Discrete(3), desired_goal=GOAL), r"achieved_goal is Discrete\("),
+        (
+            dict_of(achieved_goal=GOAL, desired_goal=Box((2,), "int32", 0.0, 9.0)),
+            r"desired_goal is Box\(.*int32",
+        ),
+        (dict_of(achieved_goal=GOAL, desired_goal=Box((4, 2))), r"desired_goal is Box\(.*4, 2"),
+    ],
+    ids=range(8),
+)
+def test_observations_without_goals_are_refused(observation, message):
+    assumes = Assumptions(goals=True, because_of="hindsight")
+    with pytest.raises(InvalidInput, match=message):
+        check_spaces(assumes, EnvironmentSpec(observation, Discrete(2), 1), "dqn")
+    check_spaces(Assumptions(), EnvironmentSpec(observation, Discrete(2), 1), "dqn")
+
+
+def test_goals_may_be_of_any_precision():
+    double = Box((2,), "float64")
+    goals = dict_of(achieved_goal=GOAL, desired_goal=double, observation=Discrete(2))
+    check_spaces(Assumptions(goals=True), EnvironmentSpec(goals, Discrete(2), 1), "dqn")
+
+
 def test_what_an_algorithm_assumes_follows_its_settings():
     assert PPO().assumes.full_observation and not PPO(recurrent=GRU(4)).assumes.full_observation
     assert Reinforce().assumes.episodes and not PPO().assumes.episodes

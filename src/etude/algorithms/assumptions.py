@@ -5,7 +5,17 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from etude.errors import InvalidInput
-from etude.spaces import Box, Discrete, EnvironmentSpec, MultiBinary, MultiDiscrete, Space
+from etude.spaces import (
+    ACHIEVED_GOAL,
+    DESIRED_GOAL,
+    Box,
+    Composite,
+    Discrete,
+    EnvironmentSpec,
+    MultiBinary,
+    MultiDiscrete,
+    Space,
+)
 
 ActionKind = Literal["Discrete", "bounded Box", "Box", "MultiDiscrete", "MultiBinary"]
 EVERY_ACTION: tuple[ActionKind, ...] = ("Discrete", "Box", "MultiDiscrete", "MultiBinary")
@@ -24,16 +34,17 @@ class Assumptions(NamedTuple):
     episodes: bool = False  # episodes end, for it learns from whole ones
     full_observation: bool = True  # the observation determines what can happen next (Markov)
     smooth: bool = False  # dynamics and rewards have derivatives, which it follows
-    because_of: str = ""  # the setting that leaves these kinds of action alone, if one does
+    because_of: str = ""  # the setting that leaves these spaces alone, if one does
     known_model: bool = False  # etude has the environment's dynamics, see `etude.register_model`
+    goals: bool = False  # observations are a Dict with the keys desired_goal and achieved_goal
 
 
 def check_spaces(assumptions: Assumptions, spec: EnvironmentSpec, name: str) -> None:
     """Raise InvalidInput for spaces that the algorithm called `name` does not take."""
     action, kinds = spec.action, assumptions.actions
+    subject = name + (f" with {assumptions.because_of}" if assumptions.because_of else "")
     if not is_kind(action, *kinds):
         way_out = "ppo takes every kind of action" if is_kind(action, *EVERY_ACTION) else WRAP
-        subject = name + (f" with {assumptions.because_of}" if assumptions.because_of else "")
         raise InvalidInput(
             f"{subject} takes {_listed(kinds)} actions, and this environment's are {action}"
             f"{_unbounded_elements(action, kinds)}; {way_out}"
@@ -42,6 +53,12 @@ def check_spaces(assumptions: Assumptions, spec: EnvironmentSpec, name: str) -> 
         raise InvalidInput(
             f"{name} keeps a value for each of so many states, and this "
             f"environment's observations are {spec.observation}; ppo takes every kind of them"
+        )
+    if assumptions.goals and (objection := _objection_to_goals(spec.observation)):
+        raise InvalidInput(
+            f"{subject} takes observations that are a Dict with the keys {DESIRED_GOAL} and "
+            f"{ACHIEVED_GOAL}, of vectors of floats of one shape, and in this environment "
+            f"{objection}; wrap it, or choose a goal environment, such as etude/PointRoom-v0"
         )
 
 
@@ -57,6 +74,25 @@ def is_kind(space: Space, *kinds: ActionKind) -> bool:
         case MultiBinary():
             return "MultiBinary" in kinds
     return False
+
+
+def _objection_to_goals(observation: Space) -> str:
+    """Say what keeps an observation from being that of a goal environment, else ""."""
+    if not isinstance(observation, Composite) or observation.names is None:
+        return f"they are {observation}"
+    missing = [name for name in (DESIRED_GOAL, ACHIEVED_GOAL) if name not in observation.names]
+    if missing:
+        return f"{' and '.join(missing)} is missing among {', '.join(observation.names)}"
+    parts = dict(zip(observation.names, observation.parts, strict=True))
+    goals = {name: parts[name] for name in (DESIRED_GOAL, ACHIEVED_GOAL)}
+    for name, goal in goals.items():
+        is_vector = isinstance(goal, Box) and len(goal.shape) == 1
+        if not is_vector or not np.issubdtype(goal.dtype, np.floating):
+            return f"{name} is {goal}"
+    desired, achieved = (goal.shape for goal in goals.values())
+    if desired != achieved:
+        return f"{DESIRED_GOAL} has shape {desired} and {ACHIEVED_GOAL} {achieved}"
+    return ""
 
 
 def _listed(kinds: tuple[str, ...]) -> str:

@@ -70,3 +70,34 @@ class JaxEnvironment(Protocol):
         A bounded Box action is within its bounds, a discrete one counts from the space's `start`.
         """
         ...
+
+
+class GoalRewardFunction(Protocol):
+    """The reward of steps where one goal was achieved and another desired; it is hashable."""
+
+    def __call__(
+        self, achieved_goal: Array, desired_goal: Array, terminated: Array
+    ) -> tuple[Array, Array]:
+        """(reward, terminated), [...], of goals [..., *goal].
+
+        `terminated` [...] are the flags of the steps themselves.
+        """
+        ...
+
+
+@runtime_checkable
+class GoalEnvironment(Protocol):
+    """A JaxEnvironment that knows the reward of any two goals, which hindsight asks for.
+
+    Its observation is a Composite with the names "achieved_goal" and "desired_goal".
+    """
+
+    @property
+    def goal_reward(self) -> GoalRewardFunction | None:
+        """As a rule an `etude.environments.goals.GoalReward`; None where it is not known."""
+        ...
+
+
+def goal_reward_of(environment: JaxEnvironment) -> GoalRewardFunction | None:
+    """The reward of the goals of an environment written in JAX; None where it has none."""
+    return environment.goal_reward if isinstance(environment, GoalEnvironment) else None

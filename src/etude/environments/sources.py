@@ -173,7 +173,7 @@ class IdSource:
             case "jax":
                 return self.make(num_envs, backend)
             case "envpool":
-                spec = envpool_spec(self._envpool_id(), num_envs)
+                spec = envpool_spec(self._envpool_id(), num_envs, self.spec.goal_reward)
             case _:
                 spec = replace(self.spec, num_envs=num_envs)
         return stacked(ZeroEnvs(spec), self.frame_stack)
@@ -186,7 +186,9 @@ class IdSource:
                 port = JAX_ENVIRONMENTS[self.name]()
                 environment: Environment = JaxEnvs(port, num_envs, self.name)
             case "envpool":
-                environment = EnvPoolEnvs(self._envpool_id(), num_envs, seed)
+                environment = EnvPoolEnvs(
+                    self._envpool_id(), num_envs, seed, goal_reward=self.spec.goal_reward
+                )
             case _:
                 environment = GymnasiumEnvs(self._factory(), num_envs, workers, self.spec)
         return stacked(environment, self.frame_stack)
@@ -279,7 +281,7 @@ class FactorySource:
                 "gymnasium.Env, without arguments"
             ) from error
         try:
-            return Probe(spec_from_env(env), env.render_mode)
+            return Probe(spec_from_env(env, self.make_env), env.render_mode)
         finally:
             env.close()
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from etude import spaces
 from etude.environments.backends.host_callback import host_call
-from etude.environments.protocol import StepResult
+from etude.environments.protocol import GoalRewardFunction, StepResult
 from etude.errors import InvalidInput
 from etude.spaces import EnvironmentSpec, space_from_gymnasium, to_environment_action
 from etude.types import Array
@@ -27,14 +27,21 @@ class EnvPoolEnvs:
     functional = False
     deterministic_reset = False
 
-    def __init__(self, name: str, num_envs: int, seed: int = 0, num_threads: int | None = None):
+    def __init__(
+        self,
+        name: str,
+        num_envs: int,
+        seed: int = 0,
+        num_threads: int | None = None,
+        goal_reward: GoalRewardFunction | None = None,
+    ):
         import envpool  # an optional dependency
 
         thread_count = num_threads or min(num_envs, threads_for(name))
         self.pool = envpool.make(
             name, env_type="gymnasium", num_envs=num_envs, seed=seed, num_threads=thread_count
         )
-        self.spec = envpool_spec(name, num_envs)
+        self.spec = envpool_spec(name, num_envs, goal_reward)
         self.handle, _, _, self.xla_step = self.pool.xla()
         zeros = self.spec.observation.zeros()
         self.observation_shapes = jax.tree.map(
@@ -91,8 +98,13 @@ class EnvPoolEnvs:
         return jax.tree.map(write, observation, first_observation)
 
 
-def envpool_spec(name: str, num_envs: int) -> EnvironmentSpec:
-    """The spec of an EnvPool environment, without a pool; raises InvalidInput for float64."""
+def envpool_spec(
+    name: str, num_envs: int, goal_reward: GoalRewardFunction | None = None
+) -> EnvironmentSpec:
+    """The spec of an EnvPool environment, without a pool; raises InvalidInput for float64.
+
+    `goal_reward` is that of the Gymnasium environment, since a pool has none.
+    """
     import envpool
 
     pool_spec = envpool.make_spec(name)
@@ -101,6 +113,7 @@ def envpool_spec(name: str, num_envs: int) -> EnvironmentSpec:
         space_from_gymnasium(pool_spec.gymnasium_action_space, "action"),
         num_envs,
         name,
+        goal_reward,
     )
     leaves = (*dict(spaces.leaves_with_path(spec.observation)).values(), spec.action)
     if any(getattr(leaf, "dtype", "") == "float64" for leaf in leaves):

@@ -11,6 +11,7 @@ import numpy as np
 
 from etude import spaces
 from etude.environments.backends.host_callback import host_call
+from etude.environments.backends.host_goal_reward import host_goal_reward
 from etude.environments.backends.in_process import InProcessEnvs, StepLayout
 from etude.environments.backends.worker_processes import WorkerEnvs
 from etude.environments.protocol import StepResult
@@ -101,18 +102,22 @@ def spec_from_factory(make_env: Callable[[], gymnasium.Env]) -> EnvironmentSpec:
     """Make an environment, read its spec and close it."""
     env = make_env()
     try:
-        return spec_from_env(env)
+        return spec_from_env(env, make_env)
     finally:
         env.close()
 
 
-def spec_from_env(env: gymnasium.Env) -> EnvironmentSpec:
-    """The spec of one Gymnasium environment; raises InvalidInput for spaces that etude lacks."""
+def spec_from_env(env: gymnasium.Env, make_env: Callable[[], gymnasium.Env]) -> EnvironmentSpec:
+    """The spec of one Gymnasium environment, of those that `make_env` makes.
+
+    Raises InvalidInput for spaces that etude lacks.
+    """
     return EnvironmentSpec(
         space_from_gymnasium(env.observation_space),
         space_from_gymnasium(env.action_space, "action"),
         1,
         env.spec.id if env.spec else "",
+        host_goal_reward(env, make_env),
     )
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from etude.environments.protocol import JaxEnvironment, StepResult
+from etude.environments.protocol import JaxEnvironment, StepResult, goal_reward_of
 from etude.errors import InvalidInput
 from etude.spaces import EnvironmentSpec, Space, to_environment_action
 from etude.trees import where_done
@@ -22,7 +22,11 @@ class JaxEnvs:
     def __init__(self, environment: JaxEnvironment, num_envs: int, env_id: str = ""):
         self.environment = environment
         self.spec = EnvironmentSpec(
-            environment.observation_space, environment.action_space, num_envs, env_id
+            environment.observation_space,
+            environment.action_space,
+            num_envs,
+            env_id,
+            goal_reward_of(environment),
         )
 
     def reset(self, key: Array) -> tuple[Any, Any]:

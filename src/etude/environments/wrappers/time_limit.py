@@ -4,7 +4,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from etude.environments.protocol import StepResult
+from etude.environments.protocol import GoalRewardFunction, StepResult, goal_reward_of
 from etude.struct import replace, static, struct
 from etude.types import Array
 
@@ -31,6 +31,10 @@ class TimeLimit:
     @property
     def action_space(self):
         return self.environment.action_space
+
+    @property
+    def goal_reward(self) -> GoalRewardFunction | None:
+        return goal_reward_of(self.environment)
 
     def reset(self, key: Array) -> tuple[TimeLimitState, Any]:
         state, observation = self.environment.reset(key)
