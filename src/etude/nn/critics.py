@@ -6,14 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from etude.nn.networks import (
-    Activation,
-    Network,
-    encode_leaf,
-    make_encoder,
-    make_mlp,
-    make_network,
-)
+from etude.nn.networks import Activation, Network, encode_leaf, make_encoder, make_mlp, make_network
 from etude.nn.recurrent import GRU, LSTM
 from etude.spaces import Composite, EnvironmentSpec, Space
 from etude.struct import static, struct

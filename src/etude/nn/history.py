@@ -70,9 +70,7 @@ class RecurrentEncoder:
     def carry_of(self, history: History, batch_shape: tuple[int, ...]) -> Carry:
         """The carry of this network before the history."""
         return (
-            history.carries[self.slot]
-            if history.carries
-            else initial_carry(self.cell, batch_shape)
+            history.carries[self.slot] if history.carries else initial_carry(self.cell, batch_shape)
         )
 
 

@@ -7,7 +7,7 @@ policy gradient from actions sampled from the current policy, not from those in 
 
 import functools
 import math
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -54,7 +54,7 @@ class SACState:
     policy_opt_state: optax.OptState
     critic_opt_state: optax.OptState
     temperature_opt_state: optax.OptState
-    replay: Any  # a uniform.ReplayBuffer; () during gradient steps
+    replay: Any  # a RingBuffer; () during gradient steps
     rollout_noise_key: Any  # key data of the exploration noise; () without noise_per_rollout
     steps: Array  # int32: environment steps taken, summed over all environment copies
     gradient_steps_taken: Array  # int32

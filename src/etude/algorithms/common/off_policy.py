@@ -6,8 +6,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from etude.algorithms.common.replay_agents import Relabel, make_batch, num_rows, relabel_batch
-from etude.data.replay import uniform
+from etude.algorithms.common.replay_agents import Relabel, make_batch, num_rows
+from etude.data.replay import ring_buffer, uniform
 from etude.data.transition import Transition
 from etude.optim.schedules import assume_unbatched
 from etude.struct import replace
@@ -17,25 +17,20 @@ GradientStep = Callable[[Any, Array], tuple[Any, Metrics]]  # state, key -> stat
 
 
 def update_from_replay(
-    algorithm: Any,
-    state: Any,
-    experience: Transition,
-    key: Array,
-    relabel: Relabel | None = None,
+    algorithm: Any, state: Any, experience: Transition, key: Array, relabel: Relabel | None = None
 ) -> tuple[Any, Metrics]:
     """Insert `experience` into `state.replay`, then take gradient steps on batches drawn from it.
 
     Each step is `algorithm.gradient_step(state, batch, key)`, on a ReplayBatch that hindsight and
     `relabel` have changed. There is none before `algorithm.warmup_steps` environment steps.
     """
-    replay_buffer = uniform.insert(state.replay, experience)
+    replay_buffer = ring_buffer.insert(state.replay, experience)
     state = replace(state, replay=(), steps=state.steps + experience.reward.size)
 
     def gradient_step(state, key):
         key_batch, key_step = jax.random.split(key)
         indices = uniform.sample_indices(replay_buffer, key_batch, num_rows(algorithm))
-        batch = make_batch(algorithm, replay_buffer, indices, 1.0)
-        batch = relabel_batch(algorithm, state, replay_buffer, indices, batch, key, relabel)
+        batch = make_batch(algorithm, state, replay_buffer, indices, jnp.float32(1), key, relabel)
         return algorithm.gradient_step(state, batch, key_step)
 
     is_ready = state.steps >= algorithm.warmup_steps

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from etude.algorithms.assumptions import Assumptions
 from etude.data.dataset import Dataset
-from etude.data.replay import sequence, uniform
+from etude.data.replay import ring_buffer, sequence
 from etude.data.replay.ring_buffer import Indices, RingBuffer, buffer_of
 from etude.data.replay.windows import n_step_batch
 from etude.data.transition import ReplayBatch, zeros_like_spec
@@ -26,6 +26,8 @@ from etude.nn.history import initial_carries, read_history
 from etude.spaces import EnvironmentSpec
 from etude.types import Array
 
+# folded into a key; `split(key, n)` folds in numbers below n
+KEY_OF_GOALS, KEY_OF_OWNER = 2**31, 2**31 + 1
 # agent's state, buffer, indices [batch], batch of them, key -> the batch to learn from, which may
 # have other rows and any number of them
 Relabel = Callable[[Any, RingBuffer, Indices, ReplayBatch, Array], ReplayBatch]
@@ -65,10 +67,10 @@ def check_replay(algorithm: Any) -> None:
 
 def replay_assumptions(algorithm: Any, assumptions: Assumptions) -> Assumptions:
     """`assumptions`, and what hindsight adds and a recurrent network takes away."""
-    return assumptions._replace(
-        full_observation=algorithm.recurrent is None,
-        goals=algorithm.hindsight is not None,
-    )
+    assumptions = assumptions._replace(full_observation=algorithm.recurrent is None)
+    if not algorithm.hindsight:
+        return assumptions
+    return assumptions._replace(goals=True, because_of=assumptions.because_of or "hindsight")
 
 
 def goal_reward_of(algorithm: Any, spec: EnvironmentSpec) -> Any:
@@ -96,26 +98,21 @@ def remember(algorithm: Any, networks: Any, observation: Any, memory: Any) -> tu
     return read_history(networks, observation, memory)
 
 
-def init_replay(algorithm: Any, networks: Any, spec: EnvironmentSpec) -> RingBuffer:
-    """An empty replay buffer for transitions and memories of the agent.
+def init_replay(
+    algorithm: Any, networks: Any, spec: EnvironmentSpec, dataset: Dataset | None = None
+) -> RingBuffer:
+    """An empty replay buffer for transitions and memories of the agent; the dataset, if given.
 
-    Raises InvalidInput for a capacity that is too small.
+    Raises InvalidInput for a capacity or a dataset that is too small.
     """
-    memory = jax.tree.map(lambda x: x[0], initial_memory(algorithm, networks, spec))
-    buffer = uniform.init(
-        zeros_like_spec(spec, memory), algorithm.capacity, spec.num_envs, algorithm.rollout_length
-    )
-    if algorithm.recurrent:
-        sequence.check_length(buffer, algorithm.sequence_length)
-    return buffer
-
-
-def dataset_buffer(algorithm: Any, dataset: Dataset) -> RingBuffer:
-    """The replay buffer of an agent that does not play: the dataset.
-
-    Raises InvalidInput where it is too small.
-    """
-    buffer = buffer_of(dataset.transitions)
+    if dataset:
+        buffer = buffer_of(dataset.transitions)
+    else:
+        memory = jax.tree.map(lambda x: x[0], initial_memory(algorithm, networks, spec))
+        example = zeros_like_spec(spec, memory)
+        buffer = ring_buffer.init(
+            example, algorithm.capacity, spec.num_envs, algorithm.rollout_length
+        )
     if algorithm.recurrent:
         sequence.check_length(buffer, algorithm.sequence_length)
     return buffer
@@ -127,42 +124,42 @@ def num_rows(algorithm: Any) -> int:
 
 
 def make_batch(
-    algorithm: Any, buffer: RingBuffer, indices: Indices, weight: Array | float, n_step: int = 1
-) -> ReplayBatch:
-    """The batch at `indices`: transitions [batch], or stretches [time, batch] after them."""
-    if not algorithm.recurrent:
-        return n_step_batch(buffer, indices, weight, n_step, algorithm.discount)
-    return sequence.stretch_batch(
-        buffer,
-        indices,
-        weight,
-        n_step,
-        algorithm.discount,
-        length=algorithm.sequence_length,
-        burn_in=algorithm.burn_in,
-    )
-
-
-def relabel_batch(
     algorithm: Any,
     state: Any,
     buffer: RingBuffer,
     indices: Indices,
-    batch: ReplayBatch,
+    weight: Array,
     key: Array,
     relabel: Relabel | None,
     n_step: int = 1,
 ) -> ReplayBatch:
-    """The batch with the goals of the agent's hindsight, then as its owner's `relabel` makes it."""
-    key_goal, key_owner = jax.random.split(jax.random.fold_in(key, 2**31))
-    if algorithm.hindsight:
-        batch = algorithm.hindsight.relabel(
-            state.goal_reward,
+    """The batch at `indices`: transitions [batch], or the stretches after them [time, batch].
+
+    Hindsight gives a share of the transitions other goals. What comes of it, the agent's owner may
+    change by `relabel`.
+    """
+    if algorithm.recurrent:
+        batch = sequence.stretch_batch(
             buffer,
             indices,
-            batch,
-            key_goal,
-            n_step=n_step,
-            discount=algorithm.discount,
+            weight,
+            n_step,
+            algorithm.discount,
+            length=algorithm.sequence_length,
+            burn_in=algorithm.burn_in,
         )
-    return relabel(state, buffer, indices, batch, key_owner) if relabel else batch
+    else:
+        batch = n_step_batch(buffer, indices, weight, n_step, algorithm.discount)
+    if algorithm.hindsight:
+        key_goal = jax.random.fold_in(key, KEY_OF_GOALS)
+        batch = algorithm.hindsight.relabel(
+            state.goal_reward, buffer, indices, batch, key_goal, n_step, algorithm.discount
+        )
+    if relabel:
+        batch = relabel(state, buffer, indices, batch, jax.random.fold_in(key, KEY_OF_OWNER))
+    return batch
+
+
+def sampling_error(algorithm: Any, td_error: Array, batch: ReplayBatch) -> Array:
+    """The errors [batch] by which prioritized replay draws: of transitions, or of stretches."""
+    return sequence.stretch_error(td_error, batch.weight) if algorithm.recurrent else td_error

@@ -24,11 +24,10 @@ from etude.algorithms.value.distributional_heads import CategoricalHead, Quantil
 from etude.algorithms.value.epsilon_greedy import EpsilonGreedy
 from etude.algorithms.value.heads import ScalarHead
 from etude.algorithms.value.q_functions import QFunction, make_discrete_q
-from etude.data.replay import uniform
+from etude.data.replay import ring_buffer
 from etude.data.replay.hindsight import Hindsight
 from etude.data.replay.prioritized import Prioritized
 from etude.data.replay.ring_buffer import RingBuffer, buffer_of
-from etude.data.replay.sequence import stretch_error
 from etude.data.replay.uniform import Uniform
 from etude.data.transition import ReplayBatch, Transition
 from etude.errors import InvalidInput
@@ -164,17 +163,13 @@ class DQN:
         Where it does not play, the dataset is the buffer, and the state has none.
         """
         q, zero = self.make_q(key, spec), jnp.int32(0)
-        if self.plays:
-            buffer, rows = replay_agents.init_replay(self, q, spec), 0
-        else:
-            buffer = replay_agents.dataset_buffer(self, outside.dataset)
-            rows = uniform.length(buffer)
+        buffer = replay_agents.init_replay(self, q, spec, outside.dataset)
         return DQNState(
             q,
             q,
             self.optimizer(zero).init(q),
             buffer if self.plays else (),
-            self.replay.init_priorities(buffer, rows),
+            self.replay.init_priorities(buffer),
             zero,
             zero,
             replay_agents.goal_reward_of(self, spec),
@@ -255,12 +250,13 @@ class DQN:
 
     def store(self, state: DQNState, experience: Transition) -> DQNState:
         """Insert experience [time, env] into the replay buffer."""
-        buffer = uniform.insert(state.replay, experience)
+        buffer = ring_buffer.insert(state.replay, experience)
         priorities = self.replay.insert(
             state.priorities, state.replay, buffer, len(experience.reward)
         )
-        steps = state.steps + experience.reward.size
-        return replace(state, replay=buffer, priorities=priorities, steps=steps)
+        return replace(
+            state, replay=buffer, priorities=priorities, steps=state.steps + experience.reward.size
+        )
 
     def replay_step(
         self, buffer: RingBuffer, relabel: replay_agents.Relabel | None, state: DQNState, key: Array
@@ -270,14 +266,13 @@ class DQN:
         indices, weight = self.replay.sample_indices(
             state.priorities, buffer, key_sample, replay_agents.num_rows(self), state.steps
         )
-        batch = replay_agents.make_batch(self, buffer, indices, weight, self.n_step)
-        batch = replay_agents.relabel_batch(
-            self, state, buffer, indices, batch, key, relabel, self.n_step
+        batch = replay_agents.make_batch(
+            self, state, buffer, indices, weight, key, relabel, self.n_step
         )
         state, td_error, metrics = self.fit_q(state, batch, key_fit)
-        if self.recurrent:
-            td_error = stretch_error(td_error, batch.weight)
-        priorities = self.replay.update_priorities(state.priorities, buffer, indices, td_error)
+        priorities = self.replay.update_priorities(
+            state.priorities, buffer, indices, replay_agents.sampling_error(self, td_error, batch)
+        )
         return replace(state, priorities=priorities), metrics
 
     def gradient_step(

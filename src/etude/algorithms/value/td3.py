@@ -46,7 +46,7 @@ class TD3State:
     policy_opt_state: optax.OptState
     critic_opt_state: optax.OptState
     policy_loss: Array  # of the latest gradient step of the policy; 0 before the first
-    replay: Any  # a uniform.ReplayBuffer; () during gradient steps
+    replay: Any  # a RingBuffer; () during gradient steps
     steps: Array  # int32: environment steps taken, summed over all environment copies
     gradient_steps_taken: Array  # int32, by the critics
     goal_reward: Any = static(None)  # what the environment pays for a goal, with hindsight

@@ -6,8 +6,9 @@ in the buffer is the number of steps of its episode so far, by which the rows of
 found.
 """
 
+from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +16,7 @@ import jax.numpy as jnp
 from etude.data.replay import ring_buffer
 from etude.data.replay.ring_buffer import Indices, RingBuffer, advance, take
 from etude.data.replay.windows import fold_window, window
-from etude.data.transition import ReplayBatch, Transition
+from etude.data.transition import ReplayBatch
 from etude.struct import replace, static, struct, traced
 from etude.trees import where_done
 from etude.types import Array
@@ -23,14 +24,8 @@ from etude.types import Array
 BRANCHES = 16  # offsets that each round of the search for an episode's end compares
 
 
-class GoalRewardFunction(Protocol):
-    """What an environment pays where one goal was achieved and another desired."""
-
-    def __call__(
-        self, achieved_goal: Any, desired_goal: Any, terminated: Array
-    ) -> tuple[Array, Array]:
-        """(reward, terminated) [...] of goals [..., *goal]; `terminated` is what the step said."""
-        ...
+# achieved_goal [..., *goal], desired_goal, terminated [...] of the step -> (reward, terminated)
+GoalReward = Callable[[Any, Any, Array], tuple[Array, Array]]
 
 
 @struct
@@ -46,12 +41,11 @@ class Hindsight:
 
     def relabel(
         self,
-        goal_reward: GoalRewardFunction,
+        goal_reward: GoalReward,
         buffer: RingBuffer,
         indices: Indices,
         batch: ReplayBatch,
         key: Array,
-        *,
         n_step: int,
         discount: float | Array,
     ) -> ReplayBatch:

@@ -43,17 +43,15 @@ class Prioritized:
     beta_steps: float = traced(100_000.0, above=0)
     """Environment steps, summed over all environment copies, over which β grows linearly to 1."""
 
-    def init_priorities(self, buffer: RingBuffer, rows: int = 0) -> Priorities:
-        """The priorities of a buffer that holds `rows` rows of time, the same for all of them."""
-        nodes, tree = ring_buffer.length(buffer) * ring_buffer.num_envs(buffer), []
-        while nodes > 1 or not tree:
-            nodes = -(-nodes // CHILDREN)
-            tree.append(jnp.zeros((nodes, CHILDREN)))
-        empty = Priorities(tuple(tree), jnp.ones(()))
-        if not rows:
-            return empty
-        leaf = leaf_indices(buffer, jnp.int32(0), rows)
-        return replace(empty, tree=set_priorities(empty.tree, leaf, empty.max_priority))
+    def init_priorities(self, buffer: RingBuffer) -> Priorities:
+        """The priorities of a buffer that was never full before: 1 of each row that it holds."""
+        num_envs = ring_buffer.num_envs(buffer)
+        row = jnp.arange(ring_buffer.length(buffer) * num_envs) // num_envs
+        sums, tree = (row < buffer.inserted).astype(jnp.float32), []
+        while len(sums) > 1 or not tree:
+            tree.append(jnp.pad(sums, (0, -len(sums) % CHILDREN)).reshape(-1, CHILDREN))
+            sums = tree[-1].sum(-1)
+        return Priorities(tuple(tree), jnp.ones(()))
 
     def insert(
         self, priorities: Priorities, old_buffer: RingBuffer, buffer: RingBuffer, rows: int

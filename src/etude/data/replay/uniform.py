@@ -1,34 +1,18 @@
 """Uniform replay: every transition is sampled equally often (Lin, 1992; Mnih et al., 2015)."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 
-from etude.data.replay.ring_buffer import (
-    Indices,
-    RingBuffer,
-    gather,
-    init,
-    insert,
-    length,
-    num_envs,
-    num_valid,
-    oldest,
-)
+from etude.data.replay.ring_buffer import Indices, RingBuffer, length, num_envs, num_valid, oldest
 from etude.struct import struct
 from etude.types import Array
-
-ReplayBuffer = RingBuffer
-
-__all__ = ["ReplayBuffer", "Uniform", "init", "insert", "length", "sample", "sample_indices"]
 
 
 @struct
 class Uniform:
     """Uniform replay, which has no priorities: the methods of `Prioritized` with nothing to do."""
 
-    def init_priorities(self, buffer: RingBuffer, rows: int = 0) -> tuple[()]:
+    def init_priorities(self, buffer: RingBuffer) -> tuple[()]:
         return ()
 
     def insert(
@@ -48,18 +32,10 @@ class Uniform:
         return ()
 
 
-def sample_indices(
-    replay: ReplayBuffer, key: Array, batch_size: int, successors: int = 0
-) -> Indices:
-    """Indices [batch], uniform with replacement, of rows that `successors` or more rows follow.
-
-    Such a row must exist: `num_valid(replay) > successors`.
-    """
-    n = num_envs(replay)
-    flat_index = jax.random.randint(key, (batch_size,), 0, n * (num_valid(replay) - successors))
-    return Indices((oldest(replay) + flat_index // n) % length(replay), flat_index % n)
-
-
-def sample(replay: ReplayBuffer, key: Array, batch_size: int) -> Any:
-    """Transitions [batch, ...], uniform with replacement; the buffer must not be empty."""
-    return gather(replay, sample_indices(replay, key, batch_size))
+def sample_indices(buffer: RingBuffer, key: Array, batch_size: int) -> Indices:
+    """Indices [batch] of rows, uniform with replacement; the buffer must not be empty."""
+    n = num_envs(buffer)
+    row = jax.random.randint(key, (batch_size,), 0, n * num_valid(buffer))
+    # div and rem are what // and % are of numbers that are not negative, at less cost
+    time = jax.lax.rem(oldest(buffer) + jax.lax.div(row, n), length(buffer))
+    return Indices(time, jax.lax.rem(row, n))

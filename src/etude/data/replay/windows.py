@@ -45,8 +45,11 @@ def n_step_batch(
     buffer: RingBuffer, indices: Indices, weight: Array, n: int, discount: float | Array
 ) -> ReplayBatch:
     """The batch of the n-step transitions from `indices` [batch], of this weight in the loss."""
-    transition, bootstrap_discount = n_step_transitions(buffer, indices, n, discount)
-    return ReplayBatch(transition, bootstrap_discount * ~transition.terminated, weight)
+    if n == 1:
+        transition, bootstrap_discount = gather(buffer, indices), discount
+    else:
+        transition, bootstrap_discount = n_step_transitions(buffer, indices, n, discount)
+    return ReplayBatch(transition, jnp.where(transition.terminated, 0, bootstrap_discount), weight)
 
 
 def fold_window(
