@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import scipy.special
 import scipy.stats
+from batches import one_step, sample
 from filling import filled
 from gymnasium_spaces import OBSERVATIONS
 from oracles import Adam, choices, experience, polyak, reals, weights_of
@@ -21,7 +22,7 @@ from etude.algorithms.actor_critic.sac import (
     StochasticPolicy,
     actions_for,
 )
-from etude.data.replay import uniform as replay
+from etude.data.replay import ring_buffer
 from etude.data.transition import zeros_like_spec
 from etude.environments import probes
 from etude.errors import InvalidInput
@@ -74,7 +75,7 @@ def transitions(kind, seed, *leading):
 
 @jax.jit
 def gradient_step(sac, state, batch, key):
-    return sac.gradient_step(state, batch, key)
+    return sac.gradient_step(state, one_step(sac, batch), key)
 
 
 @jax.jit
@@ -309,7 +310,9 @@ def gradients(sac, policy, state):
         if sac.policy_gradient == "reparameterized"
         else sac.score_function_loss
     )
-    slope = jax.grad(lambda policy, key: loss(policy, state, jnp.zeros((2, 3)), key)[0])
+    batch = one_step(sac, transitions("box", 0, 2))
+    batch = replace(batch, transition=replace(batch.transition, observation=jnp.zeros((2, 3))))
+    slope = jax.grad(lambda policy, key: loss(policy, state, batch, key)[0])
     return jax.vmap(lambda key: slope(policy, key).network.outputs)(jax.random.split(KEY, 20_000))
 
 
@@ -382,7 +385,7 @@ def test_without_temperature_the_target_is_the_expected_value_of_the_next_action
         return (
             state.target_critics[0](after),
             state.policy.network(after),
-            sac.estimate_target(state, batch, KEY),
+            sac.estimate_target(state, one_step(sac, batch), KEY),
         )
 
     q, logits, target = jax.device_get(judge(state))
@@ -497,14 +500,12 @@ def test_an_update_is_an_insert_and_gradient_steps_on_draws():
     state, _ = update(SMALL, state, transitions("box", 0, 3, 2), jax.random.key(1))
     newest = transitions("box", 1, 3, 2)
     after, metrics = update(SMALL, state, newest, KEY)
-    ring = jax.jit(replay.insert)(state.replay, newest)
+    ring = jax.jit(ring_buffer.insert)(state.replay, newest)
     jax.tree.map(np.testing.assert_array_equal, after.replay, ring)
     now, told = replace(state, steps=after.steps), []
     for key in jax.random.split(KEY, 2):
         key_batch, key_step = jax.random.split(key)
-        now, one = gradient_step(
-            SMALL, now, jax.jit(replay.sample, static_argnums=2)(ring, key_batch, 6), key_step
-        )
+        now, one = gradient_step(SMALL, now, sample(ring, key_batch, 6), key_step)
         told.append(one)
     jax.tree.map(
         partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5),
@@ -577,7 +578,7 @@ def test_trees_of_observations_are_judged_with_actions_of_every_kind(action, gra
             state, jax.tree.map(lambda x: x[0], experience.observation), (), key, explore=True
         )
         after, _ = sac.update(state, experience, key)
-        return told, state, after, replay.sample(after.replay, key, 5)
+        return told, state, after, sample(after.replay, key, 5)
 
     told, state, after, kept = jax.eval_shape(play_and_learn, KEY)
     assert (told.shape, told.dtype) == ((2, *shape), dtype) and (

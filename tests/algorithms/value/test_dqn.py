@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import rlax
+from batches import one_step, sample
 from filling import filled
 from oracles import (
     Adam,
@@ -22,11 +23,11 @@ from oracles import (
     weights_of,
 )
 
-from etude.algorithms.value.dqn import DQN, DQNState, ReplayBatch
+from etude.algorithms.value.dqn import DQN, DQNState
 from etude.algorithms.value.epsilon_greedy import EpsilonGreedy
 from etude.algorithms.value.heads import ScalarHead
 from etude.algorithms.value.q_functions import DiscreteQ
-from etude.data.replay import uniform as replay
+from etude.data.replay import ring_buffer
 from etude.data.transition import zeros_like_spec
 from etude.errors import InvalidInput
 from etude.nn.networks import make_network
@@ -57,7 +58,7 @@ def q_network(seed=0, loss="huber"):
 
 def state_of(dqn, q, target_q):
     """A state with these networks, before the first step."""
-    ring = replay.init(zeros_like_spec(SPEC), dqn.capacity, SPEC.num_envs, dqn.rollout_length)
+    ring = ring_buffer.init(zeros_like_spec(SPEC), dqn.capacity, SPEC.num_envs, dqn.rollout_length)
     return DQNState(
         q, target_q, dqn.optimizer(jnp.int32(0)).init(q), ring, (), jnp.int32(0), jnp.int32(0)
     )
@@ -69,13 +70,6 @@ def fresh(dqn):
 
 def transitions(seed, *leading, scale=1.0):
     return experience(seed, *leading, action=choices(4), reward=(0.0, scale))
-
-
-def one_step(dqn, transition):
-    """The batch of one-step targets."""
-    return ReplayBatch(
-        transition, dqn.discount * ~jnp.asarray(transition.terminated), jnp.float32(1)
-    )
 
 
 @jax.jit
@@ -92,9 +86,6 @@ def fit(dqn, state, transition):
 @jax.jit
 def update(dqn, state, experience, key):
     return dqn.update(state, experience, key)
-
-
-sample = jax.jit(replay.sample, static_argnums=2)
 
 
 class Slow:
@@ -262,7 +253,7 @@ def test_an_update_is_an_insert_and_gradient_steps_on_draws():
     state, _ = update(SMALL, state, transitions(0, 3, 2), jax.random.key(1))
     newest = transitions(1, 3, 2)
     after, metrics = update(SMALL, state, newest, KEY)
-    ring = jax.jit(replay.insert)(state.replay, newest)
+    ring = jax.jit(ring_buffer.insert)(state.replay, newest)
     jax.tree.map(np.testing.assert_array_equal, after.replay, ring)
     now, told = state, []
     for key in jax.random.split(KEY, 2):

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from batches import one_step, sample
 from filling import filled
 from oracles import (
     Adam,
@@ -21,7 +22,6 @@ from oracles import (
 )
 
 from etude.algorithms.value.naf import NAF, lower_triangle
-from etude.data.replay import uniform as replay
 from etude.errors import InvalidInput
 from etude.spaces import Box, EnvironmentSpec
 from etude.struct import replace, validate
@@ -56,9 +56,6 @@ def transitions(seed, *leading, scale=1.0):
 @jax.jit
 def update(naf, state, experience, key):
     return naf.update(state, experience, key)
-
-
-sample = jax.jit(replay.sample, static_argnums=2)
 
 
 def weights(q):
@@ -220,7 +217,7 @@ def test_the_target_is_the_largest_value_there_is():
         ahead = target_q(batch.next_observation)
         return jax.vmap(ahead)(jnp.broadcast_to(grid, (len(grid), 40, 2))).max(
             0
-        ), naf.estimate_target(target_q, batch)
+        ), naf.estimate_target(target_q, one_step(naf, batch))
 
     most, target = judge(state.target_q)
     expected = batch.reward + 0.9 * np.where(batch.terminated, 0, most)

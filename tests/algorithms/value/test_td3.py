@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import rlax
+from batches import one_step, sample
 from filling import filled
 from oracles import (
     Adam,
@@ -22,7 +23,7 @@ from oracles import (
 )
 
 from etude.algorithms.value.td3 import DDPG, TD3, TD3State
-from etude.data.replay import uniform as replay
+from etude.data.replay import ring_buffer
 from etude.data.transition import Transition
 from etude.errors import InvalidInput
 from etude.spaces import Box, EnvironmentSpec
@@ -59,9 +60,6 @@ def transitions(seed, *leading, scale=1.0):
 @jax.jit
 def update(td3, state, experience, key):
     return td3.update(state, experience, key)
-
-
-sample = jax.jit(replay.sample, static_argnums=2)
 
 
 def weights(net):
@@ -189,7 +187,7 @@ def future(td3, state, n=20_000):
     batch = Transition(
         np.zeros((n, 3)), np.zeros((n, 2)), np.zeros(n, np.float32), np.zeros((n, 3)), none, none
     )
-    return np.asarray(td3.estimate_target(state, batch, KEY)) / 0.99
+    return np.asarray(td3.estimate_target(state, one_step(td3, batch), KEY)) / 0.99
 
 
 def test_the_noise_of_the_target_has_its_spread_and_its_bounds():
@@ -223,7 +221,9 @@ def test_the_least_of_the_critics_is_believed():
 def test_without_noise_and_twins_the_target_is_the_plain_one():
     ddpg, batch = DDPG(**SIZES, discount=0.9), transitions(0, 50)
     state = fresh(ddpg)
-    estimate = jax.jit(TD3.estimate_target)
+    estimate = jax.jit(
+        lambda td3, state, batch, key: td3.estimate_target(state, one_step(td3, batch), key)
+    )
     action = np.tanh(mlp_forward(weights(state.target_policy.network), batch.next_observation)[1])
     value = mlp_forward(
         weights(state.target_critics[0]), np.concatenate([batch.next_observation, action], -1)
@@ -250,7 +250,7 @@ def test_the_policy_gradient_is_that_of_rlax():
         return 2 * jax.vmap(rlax.dpg_loss)(action, slope).mean()
 
     expected = jax.jit(jax.grad(loss))(state.policy)
-    after = jax.jit(SMALL.update_policy)(state, batch)
+    after = jax.jit(SMALL.update_policy)(state, one_step(SMALL, batch))
     moment = adam_moment(after.policy_opt_state)
     tenth = jax.tree.map(lambda g: 0.1 * np.asarray(g), expected)
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-8), moment, tenth)
@@ -258,7 +258,7 @@ def test_the_policy_gradient_is_that_of_rlax():
     other = replace(state, critics=(state.critics[0], state.target_critics[0]))
     jax.tree.map(
         np.testing.assert_array_equal,
-        jax.jit(SMALL.update_policy)(other, batch).policy,
+        jax.jit(SMALL.update_policy)(other, one_step(SMALL, batch)).policy,
         after.policy,
     )
 
@@ -270,7 +270,7 @@ def optimized(tree):
 def test_the_policy_gradient_spends_nothing_on_the_critics_weights():
     """No array of the shape of a critic's first weights is computed, where fitting the critics
     computes one."""
-    state, batch, shape = fresh(SMALL), transitions(0, 6), (5, 3 + 2)
+    state, batch, shape = fresh(SMALL), one_step(SMALL, transitions(0, 6)), (5, 3 + 2)
     assert (
         state.critics[0].head.layers[0].weight.shape
         == shape
@@ -416,7 +416,7 @@ def test_actions_of_every_shape_are_real_numbers(space):
         observation, action, np.zeros(2, np.float32), observation, *np.zeros((2, 2), bool)
     )
     lived = jax.tree.map(lambda x: jnp.stack([x] * 3), lived)
-    np.testing.assert_array_equal(replay.insert(state.replay, lived).storage.action[0], action)
+    np.testing.assert_array_equal(ring_buffer.insert(state.replay, lived).storage.action[0], action)
     after, _ = jax.eval_shape(SMALL.update, state, lived, KEY)
     assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(
         lambda x: (x.shape, x.dtype), state

@@ -8,38 +8,36 @@ import jax
 import numpy as np
 import pytest
 import scipy.stats
+from batches import sample
 from lives import Lives, example
 
-from etude.data.replay import ring_buffer
-from etude.data.replay import uniform as replay
+from etude.data.replay import ring_buffer, uniform
 
-insert = jax.jit(replay.insert)
+insert = jax.jit(ring_buffer.insert)
 at = jax.jit(ring_buffer.gather)
-draw = jax.jit(replay.sample_indices, static_argnames=("batch_size", "successors"))
+draw = jax.jit(uniform.sample_indices, static_argnames="batch_size")
 
 
 def filled(inserts, **chances):
     """Rollouts of 2 steps of 3 copies in a ring of 10 rows, and the lives they are from."""
     lives = Lives(inserts, 3, **chances)
-    ring = replay.init(example(lives.images), 30, 3, 2)
+    ring = ring_buffer.init(example(lives.images), 30, 3, 2)
     for _ in range(inserts):
         ring = insert(ring, lives.live(2))
     return ring, lives
 
 
 @pytest.mark.parametrize("inserts", [1, 3, 12])
-@pytest.mark.parametrize("successors", [0, 1])
-def test_draws_are_uniform_over_what_is_held(inserts, successors):
-    """Nothing empty is drawn before the ring is full, and everything held after; the last only
-    where none need follow."""
+def test_draws_are_uniform_over_what_is_held(inserts):
+    """Nothing empty is drawn before the ring is full, and everything held after."""
     ring, _ = filled(inserts, images=False)
-    rows = draw(ring, jax.random.key(inserts), 20_000, successors)
+    rows = draw(ring, jax.random.key(inserts), 20_000)
     kept = min(2 * inserts, 10)
     age = (rows.time - (2 * inserts - kept)) % 10
-    assert age.min() == 0 and age.max() == kept - 1 - successors
-    counts = np.bincount(age * 3 + rows.env, minlength=3 * (kept - successors))
+    assert age.min() == 0 and age.max() == kept - 1
+    counts = np.bincount(age * 3 + rows.env, minlength=3 * kept)
     assert scipy.stats.chisquare(counts).pvalue > 1e-4
-    assert not np.array_equal(rows.env, draw(ring, jax.random.key(99), 20_000, successors).env)
+    assert not np.array_equal(rows.env, draw(ring, jax.random.key(99), 20_000).env)
 
 
 @pytest.mark.slow
@@ -54,9 +52,9 @@ def test_draws_are_uniform_over_what_is_held_though_it_be_less_than_there_is_roo
 
 
 @pytest.mark.slow
-def test_a_sample_is_the_rows_of_a_draw_and_many_buffers_in_one_program_are_each_buffer_alone():
+def test_many_buffers_in_one_program_are_each_buffer_alone():
     two, keys = [filled(inserts)[0] for inserts in (2, 8)], jax.random.split(jax.random.key(0), 2)
-    many = jax.jit(jax.vmap(partial(replay.sample, batch_size=20)))(
+    many = jax.jit(jax.vmap(partial(sample, count=20)))(
         jax.tree.map(lambda *x: np.stack(x), *two), keys
     )
     for i in range(2):
