@@ -13,11 +13,17 @@ import gymnasium
 
 from etude.environments.backends import envpool_envs
 from etude.environments.classic import PARTIALLY_OBSERVED_PORTS, PORTS
+from etude.environments.tasks.point_room import POINT_ROOMS
 from etude.environments.wrappers.action_mask import make_with_action_mask
 from etude.errors import InvalidInput
 
 Backend = Literal["auto", "jax", "envpool", "gymnasium"]
-JAX_ENVIRONMENTS = {**PORTS, **PARTIALLY_OBSERVED_PORTS}
+JAX_ENVIRONMENTS = {**PORTS, **PARTIALLY_OBSERVED_PORTS, **POINT_ROOMS}
+# modules that register ids of etude with Gymnasium
+OWN_ENVIRONMENTS = (
+    "etude.environments.wrappers.hide_velocity",
+    "etude.environments.tasks.point_room_env",
+)
 # part of an entry point -> the extra of etude that installs it
 EXTRAS = {"box2d": "box2d", "mujoco": "mujoco", "ale_py": "atari"}
 
@@ -164,7 +170,8 @@ def newest_version(name: str) -> str | None:
 def register_plugins(name: str) -> None:
     """Register the ids of Atari and of etude with Gymnasium where `name` needs them."""
     if name.startswith("etude/"):
-        importlib.import_module("etude.environments.wrappers.hide_velocity")
+        for module in OWN_ENVIRONMENTS:
+            importlib.import_module(module)
     if name.startswith("ALE/") and importlib.util.find_spec("ale_py"):
         gymnasium.register_envs(importlib.import_module("ale_py"))
 
