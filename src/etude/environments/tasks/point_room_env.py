@@ -26,7 +26,7 @@ REACHED, DESIRED = (71, 160, 97), (236, 134, 44)
 class PointRoomEnv(gymnasium.Env):
     """A point in a room walks to a goal; see `etude.environments.tasks.point_room.PointRoom`."""
 
-    metadata = {"render_modes": ["rgb_array"], "render_fps": 20}
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 20}  # noqa: RUF012
 
     def __init__(self, continuous: bool = False, render_mode: str | None = None):
         self.continuous, self.render_mode = continuous, render_mode
