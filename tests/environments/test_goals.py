@@ -1,5 +1,6 @@
 """The reward of goals: registered, of a JAX environment, and computed by one of Gymnasium."""
 
+import importlib.util
 import pickle
 
 import gymnasium
@@ -335,3 +336,14 @@ def test_what_is_registered_is_compared_with_the_environment_where_random_play_d
         "registered for 'etude-tests/FarLine-v0' with etude.register_goal_reward",
     ):
         try_out("etude-tests/FarLine-v0", own=own)
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("gymnasium_robotics") is None, reason="Gymnasium-Robotics is an extra"
+)
+@pytest.mark.parametrize("name", ["FetchReach-v4", "PointMaze_UMaze-v3"])
+def test_robots_say_it_of_their_own_steps(name):
+    source = environment_source(name)
+    environment = source.make(1, source.choose_backend("auto"))
+    goals.check_goal_reward(environment, name)
+    assert goal_reward_for(environment.spec).takes_batches["compute_reward"]
