@@ -106,6 +106,11 @@ def test_an_environment_in_jax_says_it_itself():
     )
 
 
+def test_a_goal_reward_that_cannot_be_called_is_refused():
+    with pytest.raises(InvalidInput, match=r"goal_reward of Still is -1.0; it is an etude.env"):
+        environment_source(Still(-1.0))
+
+
 def test_what_is_registered_comes_first(registry):
     spec = spec_from_factory(EndlessLine)
     assert isinstance(goal_reward_for(spec), HostGoalReward)
