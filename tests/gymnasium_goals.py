@@ -77,3 +77,13 @@ class DisagreeingLine(EndlessLine):
     def step(self, action):
         observation, reward, *ends = super().step(action)
         return observation, 2 * reward, *ends
+
+
+class EarlyLine(EndingLine):
+    """Its steps terminate next to the goal already."""
+
+    def ends(self, achieved_goal, desired_goal):
+        return np.abs(achieved_goal - desired_goal)[..., 0] < 2 * NEAR + 0.1
+
+    def compute_terminated(self, achieved_goal, desired_goal, info):
+        return np.abs(achieved_goal - desired_goal)[..., 0] < NEAR

@@ -133,7 +133,7 @@ def space_from_gymnasium(space: gymnasium.Space, role: str = "observation") -> S
     gym_spaces = gymnasium.spaces
     match space:
         case gym_spaces.Box():
-            low, high = (_compact_bound(bound) for bound in (space.low, space.high))
+            low, high = (compact_bound(bound) for bound in (space.low, space.high))
             return Box(space.shape, space.dtype.name, low, high)
         case gym_spaces.Discrete():
             return Discrete(int(space.n), int(space.start), space.dtype.name)
@@ -310,6 +310,13 @@ def leaves_with_path(space: Space, path: tuple = ()) -> list[tuple[tuple, Space]
     ]
 
 
+def compact_bound(bound: np.ndarray) -> float | tuple[float, ...]:
+    """One number where all elements of a bound are equal, else one for each, in row-major order."""
+    # integers stay integers, for floats cannot represent the bounds of int64
+    values = np.ravel(bound).tolist()
+    return values[0] if values and values.count(values[0]) == len(values) else tuple(values)
+
+
 def _same_leaf(space, other):
     match space, other:
         case Box(), Box():
@@ -332,9 +339,3 @@ def _scale(space: Box) -> tuple[np.ndarray, np.ndarray]:
     )
     # halve before adding, so that no sum overflows
     return lower / 2 + upper / 2, upper / 2 - lower / 2
-
-
-def _compact_bound(bound: np.ndarray) -> float | tuple[float, ...]:
-    # integers stay integers, for floats cannot represent the bounds of int64
-    values = np.ravel(bound).tolist()
-    return values[0] if values and values.count(values[0]) == len(values) else tuple(values)

@@ -1,5 +1,6 @@
 """The reward of goals: registered, of a JAX environment, and computed by one of Gymnasium."""
 
+import importlib.util
 import pickle
 
 import gymnasium
@@ -7,7 +8,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from gymnasium_goals import NEAR, EndingLine, EndlessLine, Line, SingleLine
+from gymnasium_goals import (
+    NEAR,
+    DisagreeingLine,
+    EarlyLine,
+    EndingLine,
+    EndlessLine,
+    Line,
+    SingleLine,
+)
 from gymnasium_probes import Counter
 
 import etude
@@ -95,6 +104,11 @@ def test_an_environment_in_jax_says_it_itself():
     assert (
         environment_source(TimeLimit(probes.Counter(), 5)).make(1, "jax").spec.goal_reward is None
     )
+
+
+def test_a_goal_reward_that_cannot_be_called_is_refused():
+    with pytest.raises(InvalidInput, match=r"goal_reward of Still is -1.0; it is an etude.env"):
+        environment_source(Still(-1.0))
 
 
 def test_what_is_registered_comes_first(registry):
@@ -231,3 +245,110 @@ def test_an_observation_without_both_goals_has_none():
 
     assert spec_from_factory(OneGoal).goal_reward is None
     assert EnvironmentSpec(Box((1,)), Box((1,))).goal_reward is None
+
+
+def try_out(environment, backend="gymnasium", own=None):
+    goals.check_goal_reward(etude.make(environment, backend=backend), "Line", own)
+
+
+@pytest.mark.parametrize("line", [EndlessLine, EndingLine, SingleLine])
+def test_a_reward_that_is_that_of_the_steps_passes(line):
+    try_out(line)
+
+
+MEND = "so hindsight would learn another task; mend compute_reward and compute_terminated of the"
+
+
+@pytest.mark.parametrize(
+    "line, message",
+    [
+        (
+            DisagreeingLine,
+            r"reward of goals is -1.0 where \[.*\] is achieved and \[.*\] desired, and there a "
+            f"step of Line had -2.0, {MEND} env",
+        ),
+        (EarlyLine, f"termination of goals is False where .* a step of Line had True, {MEND}"),
+    ],
+)
+def test_a_reward_that_is_not_that_of_the_steps_is_refused(line, message):
+    with pytest.raises(InvalidInput, match=message):
+        try_out(line)
+
+
+def test_an_environment_in_jax_is_tried_too():
+    with pytest.raises(InvalidInput, match="had 1.0, so .*; mend the goal_reward of the env"):
+        try_out(Still(), "jax")
+    try_out(
+        Still(GoalReward(lambda achieved, desired: 1 + negative_distance(achieved, desired))), "jax"
+    )
+
+
+class Tenths(Line):
+    """Walks in steps of a tenth around the goal 0, which is reached at exactly three of them."""
+
+    def reset(self, **options):
+        super().reset(**options)
+        self.position, self.goal = np.full(1, 0.2), np.zeros(1)
+        return self._observe(), {}
+
+    def step(self, action):
+        self.position = np.round(self.position + (action - 1) / 10, 1)
+        return (
+            self._observe(),
+            float(self.compute_reward(self.position, self.goal, {})),
+            False,
+            False,
+            {},
+        )
+
+    def compute_reward(self, achieved_goal, desired_goal, info):
+        return -1.0 * (np.abs(achieved_goal - desired_goal)[..., 0] > 0.3)
+
+
+def test_goals_that_are_just_reached_may_be_rounded():
+    """In float32 the distance of 0.3 is another number."""
+    try_out(Tenths)
+
+
+def register_line(name, line):
+    if name not in gymnasium.registry:
+        gymnasium.register(name, line)
+
+
+def test_what_is_registered_is_compared_with_the_environment_where_random_play_does_not_tell(
+    registry,
+):
+    """The goal is so far that no step reaches it."""
+
+    class FarLine(EndlessLine):
+        def reset(self, **options):
+            super().reset(**options)
+            self.position, self.goal = np.zeros(1), np.full(1, 99.0)
+            return self._observe(), {}
+
+    def sparse(achieved_goal, desired_goal):
+        return -1.0 * (jnp.abs(achieved_goal - desired_goal)[0] > NEAR)
+
+    register_line("etude-tests/FarLine-v0", FarLine)
+    own = environment_source("etude-tests/FarLine-v0").spec.goal_reward
+    etude.register_goal_reward("etude-tests/FarLine-v0", sparse)
+    try_out("etude-tests/FarLine-v0", own=own)
+    etude.register_goal_reward("etude-tests/FarLine-v0", lambda achieved, desired: -1.0)
+    try_out("etude-tests/FarLine-v0")  # no step tells
+    with pytest.raises(
+        InvalidInput,
+        match="is -1.0 where .* desired, and there Line itself has -?0.0, .*; mend the functions "
+        "registered for 'etude-tests/FarLine-v0' with etude.register_goal_reward",
+    ):
+        try_out("etude-tests/FarLine-v0", own=own)
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("gymnasium_robotics") is None, reason="Gymnasium-Robotics is an extra"
+)
+@pytest.mark.parametrize("name", ["FetchReach-v4", "PointMaze_UMaze-v3"])
+def test_robots_say_it_of_their_own_steps(name):
+    source = environment_source(name)
+    environment = source.make(1, source.choose_backend("auto"))
+    goals.check_goal_reward(environment, name)
+    assert goal_reward_for(environment.spec).takes_batches["compute_reward"]

@@ -1,7 +1,9 @@
 """From a name to copies of an environment, or to one clear word on why not."""
 
+import importlib.machinery
 import importlib.util
 import sys
+from types import ModuleType
 
 import gymnasium
 import jax
@@ -10,6 +12,7 @@ import pytest
 
 import etude
 from etude.environments import make, registry
+from etude.environments.backends import envpool_envs
 from etude.environments.backends.gymnasium_envs import GymnasiumEnvs
 from etude.environments.backends.jax_envs import JaxEnvs
 from etude.environments.classic import PORTS
@@ -44,6 +47,8 @@ def test_auto_takes_envpool_next():
     assert choose_backend("FrozenLake-v1", "auto") == "envpool"
     assert choose_backend("FrozenLake-v1", "auto", gymnasium_only=True) == "gymnasium"
     assert choose_backend("Blackjack-v1", "auto") == "gymnasium"
+    # numbers of float64 in a Dict
+    assert not envpool_envs.supports("FetchReach-v4") and envpool_envs.supports("FrozenLake-v1")
     environment = make("FrozenLake-v1", 2)
     assert type(environment).__name__ == "EnvPoolEnvs" and environment.spec.num_envs == 2
 
@@ -164,6 +169,11 @@ def test_what_cannot_be_had_is_said_in_one_clear_word(asked, message):
             r"'BipedalWalker-v3' needs what is not installed: pip install \"etude\[box2d\]\"",
         ),
         ("ale_py", "ALE/Pong-v5", r"'ALE/Pong-v5' needs Atari: pip install \"etude\[atari\]\""),
+        (
+            "gymnasium_robotics",
+            "FetchReach-v4",
+            r"'FetchReach-v4' needs Gymnasium-Robotics: pip install \"etude\[robotics\]\"",
+        ),
     ],
 )
 def test_a_missing_extra_is_named(monkeypatch, module, name, message):
@@ -175,14 +185,59 @@ def test_a_missing_extra_is_named(monkeypatch, module, name, message):
         if part.startswith(("gymnasium.envs.mujoco", "gymnasium.envs.box2d"))
     ]:
         monkeypatch.delitem(sys.modules, part)
-    if module == "ale_py":
-        monkeypatch.setattr(
-            gymnasium.envs.registration,
-            "registry",
-            {name: spec for name, spec in gymnasium.registry.items() if spec.namespace != "ALE"},
-        )
+    if module in ("ale_py", "gymnasium_robotics"):
+        others = {
+            name: spec
+            for name, spec in gymnasium.registry.items()
+            if module not in str(spec.entry_point)
+        }
+        monkeypatch.setattr(gymnasium.envs.registration, "registry", others)
     with pytest.raises(InvalidInput, match=message):
         make(name)
+
+
+class FakeRobotics(ModuleType):
+    """Stands for Gymnasium-Robotics: its newest robot needs another MuJoCo, its old one the old."""
+
+    def __init__(self):
+        super().__init__("gymnasium_robotics")
+        self.__spec__ = importlib.machinery.ModuleSpec("gymnasium_robotics", None)
+
+    def newest(self, **options):
+        raise AssertionError
+
+    def old(self, **options):
+        raise gymnasium.error.DependencyNotInstalled("No module named 'mujoco_py'")
+
+
+@pytest.mark.parametrize(
+    "name, message",
+    [
+        (
+            "FetchTest-v4",
+            r"'FetchTest-v4' cannot be made: AssertionError: ; pip install \"etude\[robotics\]\" "
+            "installs a version of MuJoCo that it works with",
+        ),
+        ("FetchTest-v1", "environment 'FetchTest-v1' is retired; use FetchTest-v4"),
+        ("FetchTest-v9", "no environment is called 'FetchTest-v9'; did you mean FetchTest-v4"),
+    ],
+)
+def test_robots_are_registered_where_they_are_installed(monkeypatch, name, message):
+    monkeypatch.setitem(sys.modules, "gymnasium_robotics", FakeRobotics())
+    monkeypatch.setattr(gymnasium.envs.registration, "registry", dict(gymnasium.registry))
+    monkeypatch.setattr(gymnasium, "registry", gymnasium.envs.registration.registry)
+    import_module = importlib.import_module
+
+    def register(module):
+        if module == "gymnasium_robotics" and "FetchTest-v4" not in gymnasium.registry:
+            print("a notice", file=sys.stderr)
+            gymnasium.register("FetchTest-v1", "gymnasium_robotics:old")
+            gymnasium.register("FetchTest-v4", "gymnasium_robotics:newest")
+        return import_module(module)
+
+    monkeypatch.setattr(importlib, "import_module", register)
+    with pytest.raises(InvalidInput, match=message):
+        make(name, backend="gymnasium")
 
 
 def test_envpool_is_asked_for_and_missing(monkeypatch):

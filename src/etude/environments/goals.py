@@ -7,15 +7,28 @@ for the reward of the step as it would have been.
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from etude.environments.protocol import GoalRewardFunction
+from etude.environments.backends.host_callback import raise_host_errors
+from etude.environments.backends.host_goal_reward import HostGoalReward
+from etude.environments.protocol import Environment, GoalRewardFunction
 from etude.errors import InvalidInput
-from etude.spaces import EnvironmentSpec
+from etude.spaces import (
+    ACHIEVED_GOAL,
+    DESIRED_GOAL,
+    EnvironmentSpec,
+    from_environment_action,
+    space_to_gymnasium,
+)
 from etude.struct import static, struct
 from etude.types import Array
+
+TRIAL_STEPS = 200  # of random actions
+ROUNDING = 4 * float(np.finfo(np.float32).eps)  # of a goal that was computed in float64
 
 
 @struct
@@ -97,6 +110,126 @@ def goal_reward_for(spec: EnvironmentSpec) -> GoalRewardFunction:
         "compute_reward(achieved_goal, desired_goal, info); give it with "
         f"etude.register_goal_reward({spec.id!r}, reward)"
     )
+
+
+class GoalSteps(NamedTuple):
+    """Steps of one environment, as its goals tell them; leaves are [time, ...]."""
+
+    achieved_goal: np.ndarray  # after the step
+    desired_goal: np.ndarray  # before it
+    reward: np.ndarray
+    terminated: np.ndarray
+
+
+def check_goal_reward(
+    environment: Environment, name: str, own: GoalRewardFunction | None = None
+) -> None:
+    """Compare the reward of goals with that of steps of random actions, in one trial.
+
+    Args:
+        environment: one copy of the environment; it is reset and stepped.
+        name: what messages call it.
+        own: what the Gymnasium environment of the same id says itself, where something else is
+            registered for the id. Both are then compared on goals that no step has, too, since
+            random actions reach few goals.
+
+    Raises:
+        InvalidInput: for a step or goals on which they differ by more than the rounding of float32.
+    """
+    function = goal_reward_for(environment.spec)
+    way_out = _way_out(environment.spec, function)
+    steps = _random_steps(environment)
+    with raise_host_errors():
+        _compare(function, steps, f"a step of {name} had", way_out)
+        if own is not None and own is not function:
+            shuffled = _goals_out_of_order(own, steps)
+            _compare(function, shuffled, f"{name} itself has", way_out)
+
+
+def _random_steps(environment: Environment) -> GoalSteps:
+    """Steps of uniformly random actions."""
+    space = environment.spec.action
+    sampler = space_to_gymnasium(space)
+    sampler.seed(0)
+    actions = np.stack(
+        [from_environment_action(space, np.asarray(sampler.sample())) for _ in range(TRIAL_STEPS)]
+    )[:, None]
+
+    @jax.jit
+    def play(key: Array, actions: Array) -> tuple[Array, ...]:
+        def step(carry, inputs):
+            state, observation = carry
+            state, following, result = environment.step(state, *inputs)
+            return (state, following), (
+                result.next_observation[ACHIEVED_GOAL],
+                observation[DESIRED_GOAL],
+                result.reward,
+                result.terminated,
+            )
+
+        keys = jax.random.split(key, len(actions))
+        return jax.lax.scan(step, environment.reset(key), (actions, keys))[1]
+
+    with raise_host_errors():
+        return GoalSteps(*(np.asarray(x)[:, 0] for x in play(jax.random.key(0), actions)))
+
+
+def _goals_out_of_order(function: GoalRewardFunction, steps: GoalSteps) -> GoalSteps:
+    """Steps that no one took: the goals are others that were achieved, the reward the function's.
+
+    Half of the goals were achieved within ten steps of each other, so that some are near.
+    """
+    rng, count = np.random.default_rng(0), len(steps.reward)
+    near = np.arange(count) + rng.integers(-10, 11, count)
+    others = np.where(rng.random(count) < 0.5, near % count, rng.integers(0, count, count))
+    desired = steps.achieved_goal[others]
+    not_terminated = np.zeros(count, bool)
+    reward, terminated = jax.jit(function)(steps.achieved_goal, desired, not_terminated)
+    return GoalSteps(steps.achieved_goal, desired, np.asarray(reward), np.asarray(terminated))
+
+
+def _compare(function: GoalRewardFunction, steps: GoalSteps, owner: str, way_out: str) -> None:
+    """Raise InvalidInput where a function says something else of goals than was seen of them.
+
+    Goals of float64 are rounded on their way to the function, and a reward may jump where they are
+    just reached, so the function may also agree on goals that are nearer or farther by as much.
+    """
+    achieved, desired = steps.achieved_goal, steps.desired_goal
+    nearer = np.sign(desired - achieved) * ROUNDING * (np.abs(achieved) + np.abs(desired))
+    shape = (3, *achieved.shape)
+    reward, terminated = map(
+        np.asarray,
+        jax.jit(function)(
+            np.stack([achieved, achieved + nearer, achieved - nearer]),
+            np.broadcast_to(desired, shape),
+            np.broadcast_to(steps.terminated, shape[:2]),
+        ),
+    )
+    size = 1 + np.abs(achieved).max(-1) + np.abs(desired).max(-1)
+    is_close = np.isclose(reward, steps.reward, 10 * ROUNDING, 10 * ROUNDING * size)
+    for what, found, seen, agrees in (
+        ("reward", reward, steps.reward, is_close),
+        ("termination", terminated, steps.terminated, terminated == steps.terminated),
+    ):
+        if not (agreed := agrees.any(0)).all():
+            i = int(np.argmin(agreed))
+            raise InvalidInput(
+                f"the {what} of goals is {found[0, i]} where {achieved[i].tolist()} is achieved "
+                f"and {desired[i].tolist()} desired, and there {owner} {seen[i]}, so hindsight "
+                f"would learn another task; {way_out}"
+            )
+
+
+def _way_out(spec: EnvironmentSpec, function: GoalRewardFunction) -> str:
+    """Say whose function is to be mended."""
+    if spec.id in GOAL_REWARDS:
+        return f"mend the functions registered for {spec.id!r} with etude.register_goal_reward"
+    if isinstance(function, HostGoalReward):
+        return (
+            "mend compute_reward and compute_terminated of the environment, or give the reward of "
+            "its steps with etude.register_goal_reward"
+        )
+    return "mend the goal_reward of the environment"
 
 
 def _over_steps(role: str, function: Callable, axes: int) -> Callable:

@@ -4,6 +4,7 @@ import contextlib
 import difflib
 import importlib
 import importlib.util
+import io
 import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -13,13 +14,29 @@ import gymnasium
 
 from etude.environments.backends import envpool_envs
 from etude.environments.classic import PARTIALLY_OBSERVED_PORTS, PORTS
+from etude.environments.tasks.point_room import POINT_ROOMS
 from etude.environments.wrappers.action_mask import make_with_action_mask
 from etude.errors import InvalidInput
 
 Backend = Literal["auto", "jax", "envpool", "gymnasium"]
-JAX_ENVIRONMENTS = {**PORTS, **PARTIALLY_OBSERVED_PORTS}
+JAX_ENVIRONMENTS = {**PORTS, **PARTIALLY_OBSERVED_PORTS, **POINT_ROOMS}
+# modules that register ids of etude with Gymnasium
+OWN_ENVIRONMENTS = (
+    "etude.environments.wrappers.hide_velocity",
+    "etude.environments.tasks.point_room_env",
+)
 # part of an entry point -> the extra of etude that installs it
-EXTRAS = {"box2d": "box2d", "mujoco": "mujoco", "ale_py": "atari"}
+EXTRAS = {"gymnasium_robotics": "robotics", "box2d": "box2d", "mujoco": "mujoco", "ale_py": "atari"}
+# how the ids of Gymnasium-Robotics begin, which have no namespace
+ROBOTICS = (
+    "AdroitHand",
+    "AntMaze",
+    "Fetch",
+    "FrankaKitchen",
+    "HandManipulate",
+    "HandReach",
+    "PointMaze",
+)
 
 
 def choose_backend(
@@ -105,7 +122,9 @@ def creation_error(name: str, options: dict[str, Any] | None, error: Exception) 
     env_id = name.split(":")[-1]
     spec = gymnasium.registry.get(env_id)
     newest = newest_version(env_id)
-    retired = spec is not None and newest != env_id and isinstance(error, ImportError)
+    # MuJoCo's old bindings, which no extra installs
+    needs_old = isinstance(error, ImportError) or "mujoco_py" in str(error)
+    retired = spec is not None and newest != env_id and needs_old
     if isinstance(error, gymnasium.error.DeprecatedEnv) or retired:
         return f"environment {name!r} is retired; use {newest}"
     if ":" in name and isinstance(error, ImportError):
@@ -116,6 +135,8 @@ def creation_error(name: str, options: dict[str, Any] | None, error: Exception) 
         )
     if isinstance(error, gymnasium.error.NamespaceNotFound) and name.startswith("ALE/"):
         return f'environment {name!r} needs Atari: pip install "etude[atari]"'
+    if spec is None and env_id.startswith(ROBOTICS) and not has_robotics():
+        return f'environment {name!r} needs Gymnasium-Robotics: pip install "etude[robotics]"'
     if isinstance(error, gymnasium.error.UnregisteredEnv) or (spec is None and newest):
         close_matches = difflib.get_close_matches(
             env_id.lower(), {i.lower(): i for i in gymnasium.registry}, n=3, cutoff=0.5
@@ -144,7 +165,10 @@ def creation_error(name: str, options: dict[str, Any] | None, error: Exception) 
             f'pip install "etude[{extra}]"' if extra else str(error)
         )
     with_options = f" with options {options}" if options else ""
-    return f"environment {name!r} cannot be made{with_options}: {type(error).__name__}: {error}"
+    message = f"environment {name!r} cannot be made{with_options}: {type(error).__name__}: {error}"
+    if spec and "gymnasium_robotics" in str(spec.entry_point):
+        message += '; pip install "etude[robotics]" installs a version of MuJoCo that it works with'
+    return message
 
 
 def newest_version(name: str) -> str | None:
@@ -162,11 +186,21 @@ def newest_version(name: str) -> str | None:
 
 
 def register_plugins(name: str) -> None:
-    """Register the ids of Atari and of etude with Gymnasium where `name` needs them."""
+    """Register the ids of etude, Atari and robots with Gymnasium where `name` needs them."""
+    env_id = name.split(":")[-1]
     if name.startswith("etude/"):
-        importlib.import_module("etude.environments.wrappers.hide_velocity")
+        for module in OWN_ENVIRONMENTS:
+            importlib.import_module(module)
     if name.startswith("ALE/") and importlib.util.find_spec("ale_py"):
         gymnasium.register_envs(importlib.import_module("ale_py"))
+    if env_id.startswith(ROBOTICS) and env_id not in gymnasium.registry and has_robotics():
+        with contextlib.redirect_stderr(io.StringIO()):  # it prints what is wrong in old versions
+            gymnasium.register_envs(importlib.import_module("gymnasium_robotics"))
+
+
+def has_robotics() -> bool:
+    """Return whether Gymnasium-Robotics is installed."""
+    return importlib.util.find_spec("gymnasium_robotics") is not None
 
 
 def list_environments(substring: str = "") -> list[tuple[str, list[str], str, str]]:
@@ -178,6 +212,7 @@ def list_environments(substring: str = "") -> list[tuple[str, list[str], str, st
     """
     register_plugins("ALE/")
     register_plugins("etude/")
+    register_plugins("FetchReach")
     names = sorted(name for name in gymnasium.registry if substring.lower() in name.lower())
     rows = []
     for name in names:

@@ -3,6 +3,7 @@
 import dataclasses
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -12,6 +13,8 @@ import jax
 
 from etude.algorithms import ALGORITHMS, algorithm_factory, registered_name
 from etude.algorithms.protocol import Outside, check_algorithm, init_state
+from etude.environments.backends.host_goal_reward import HostGoalReward
+from etude.environments.goals import check_goal_reward, goal_reward_for
 from etude.environments.sources import EnvironmentLike, environment_source
 from etude.errors import InvalidInput
 from etude.presets import preset
@@ -157,6 +160,11 @@ def resolve_settings(
     )
     settings.validate_fields()
     spec = settings.outline().spec
+    if settings.algorithm.assumes.goals and settings.frame_stack > 1:
+        raise InvalidInput(
+            f"frame_stack is {settings.frame_stack}, and {name} reaches goals, of which a stack is "
+            "none; leave it out"
+        )
     if options.dataset is not None:
         dataset, record = open_dataset(options.dataset, spec)
         settings = replace(settings, dataset=record, outside=Outside(dataset=dataset))
@@ -167,12 +175,34 @@ def resolve_settings(
     # raises InvalidInput where the algorithm does not take the spaces
     init = partial(init_state, settings.algorithm, spec=spec, name=name)
     jax.eval_shape(init, jax.random.key(0), outside=settings.outside)
+    if settings.algorithm.assumes.goals:
+        check_goals(settings)
     row_every = max(1, settings.iterations // ROWS)
     checkpoint_every = settings.iterations / CHECKPOINTS
     if options.checkpoint_interval is not None:
         checkpoint_every = options.checkpoint_interval / settings.steps_per_iteration
     rows_per_checkpoint = max(1, round(checkpoint_every / row_every))
     return replace(settings, row_every=row_every, checkpoint_every=rows_per_checkpoint * row_every)
+
+
+def check_goals(settings: Settings) -> None:
+    """Raise InvalidInput where the reward of goals is not known, cannot be had, or is not right."""
+    spec, source = settings.outline().spec, settings.source
+    reward = goal_reward_for(spec)
+    calls_python = isinstance(reward, HostGoalReward)
+    if calls_python and settings.in_one_program and settings.seeds > 1:
+        why = "are on a JAX environment" if settings.plays else "learn from a dataset"
+        raise InvalidInput(
+            f"seeds is {settings.seeds}, and all of them train in one program, since they {why}; "
+            f"the reward of goals of {source.name} is computed in Python, which such a program "
+            "cannot call. Train them one by one, with --seeds 1 and another --seed, or give the "
+            "reward in JAX with etude.register_goal_reward"
+        )
+    backend = settings.backend if settings.plays else source.evaluation_backend
+    # that of Gymnasium's environment of an id: the JAX port's may be another
+    own = source.outline(1, source.evaluation_backend).spec.goal_reward
+    with closing(source.make(1, backend)) as environment:
+        check_goal_reward(environment, source.name, own)
 
 
 def load_all(initial: dict[str, Any], environment: EnvironmentLike) -> dict[str, Run]:

@@ -102,21 +102,3 @@ def test_every_box_of_an_observation_is_stacked(kind):
 def test_fewer_than_one_frame_is_refused():
     with pytest.raises(InvalidInput, match="frame_stack is 0; it must be at least 1"):
         make("CartPole-v1", frame_stack=0)
-
-
-@pytest.mark.slow
-def test_cartpole_without_velocities_is_cartpole_with_less_to_see():
-    """Both kinds of it from the same state, step by step."""
-    port = make("etude/CartPoleWithoutVelocity-v1").environment
-    env = make("etude/CartPoleWithoutVelocity-v1", backend="gymnasium").vector_env.envs[0]
-    observation, _ = env.reset(seed=3)
-    state = np.float32(env.unwrapped.state)
-    for t in range(12):
-        np.testing.assert_allclose(observation, state[::2], atol=1e-6)
-        observation, reward, terminated, truncated, _ = env.step(t % 2)
-        timed, outcome = port.environment.step(state, np.int32(t % 2), jax.random.key(0))
-        state = timed
-        np.testing.assert_allclose(outcome.next_observation, observation, atol=1e-5)
-        assert (reward, terminated, truncated) == (outcome.reward, outcome.terminated, False)
-    assert env.spec.max_episode_steps == port.limit == 500
-    assert env.observation_space.contains(observation)

@@ -4,7 +4,6 @@ import importlib.util
 import os
 from typing import Any
 
-import gymnasium
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -150,9 +149,10 @@ def supports(name: str) -> bool:
     if name not in envpool.list_all_envs():
         return False
     spec = envpool.make_spec(name)
-    boxes = [
-        space
+    leaves = [
+        leaf
         for space in (spec.gymnasium_observation_space, spec.gymnasium_action_space)
-        if isinstance(space, gymnasium.spaces.Box)
+        for _, leaf in spaces.leaves_with_path(space_from_gymnasium(space))
     ]
-    return all(space.dtype in (np.float32, np.uint8) for space in boxes)
+    dtypes = {leaf.dtype for leaf in leaves if isinstance(leaf, spaces.Box)}
+    return dtypes <= {"float32", "uint8"}

@@ -68,6 +68,11 @@ def check_jax_environment(environment: JaxEnvironment, name: str) -> None:
                 f"{role} of {name} is {space!r:.80}; an environment written in JAX has spaces of "
                 "etude.spaces, to which space_from_gymnasium converts"
             )
+    reward = goal_reward_of(environment)
+    if reward is not None and not callable(reward):
+        raise InvalidInput(
+            f"goal_reward of {name} is {reward!r:.80}; it is an etude.environments.goals.GoalReward"
+        )
     key = jax.random.key(0)
     try:
         state, observation = jax.eval_shape(environment.reset, key)

@@ -10,25 +10,36 @@ for planners: controls are continuous, and no state terminates.
 """
 
 from etude.environments.classic.acrobot import Acrobot
-from etude.environments.classic.cart_pole import CartPole, CartPoleWithoutVelocity
+from etude.environments.classic.cart_pole import CartPole
 from etude.environments.classic.mountain_car import ContinuousMountainCar, MountainCar
 from etude.environments.classic.pendulum import Pendulum
+from etude.environments.classic.without_velocity import WithoutVelocity
+from etude.environments.wrappers.hide_velocity import POSITIONS
 from etude.environments.wrappers.time_limit import TimeLimit
+from etude.struct import replace
 
 __all__ = [
     "PARTIALLY_OBSERVED_PORTS",
     "PORTS",
     "Acrobot",
     "CartPole",
-    "CartPoleWithoutVelocity",
     "ContinuousMountainCar",
     "MountainCar",
     "Pendulum",
+    "WithoutVelocity",
 ]
 
 
 def _with_time_limit(port, limit: int):
     return lambda **parameters: TimeLimit(port(**parameters), limit)
+
+
+def _without_velocity(env_id: str):
+    def make(**parameters):
+        limited = PORTS[env_id](**parameters)
+        return replace(limited, environment=WithoutVelocity(limited.environment, POSITIONS[env_id]))
+
+    return make
 
 
 # Gymnasium id -> function of the port's parameters that returns the environment with the time limit
@@ -44,5 +55,6 @@ PORTS = {
 # the same for partially observed environments, whose Gymnasium versions are in
 # `etude.environments.wrappers.hide_velocity`
 PARTIALLY_OBSERVED_PORTS = {
-    "etude/CartPoleWithoutVelocity-v1": _with_time_limit(CartPoleWithoutVelocity, 500)
+    "etude/CartPoleWithoutVelocity-v1": _without_velocity("CartPole-v1"),
+    "etude/PendulumWithoutVelocity-v1": _without_velocity("Pendulum-v1"),
 }

@@ -9,7 +9,7 @@ import numpy as np
 from etude.dynamics import cart_pole
 from etude.environments.protocol import StepResult
 from etude.spaces import Box, Discrete
-from etude.struct import replace, static, struct
+from etude.struct import static, struct
 from etude.types import Array
 
 
@@ -68,30 +68,3 @@ class CartPole:
         state = self.dynamics(state, force[None])
         terminated = (jnp.abs(state[0]) > self.max_position) | (jnp.abs(state[2]) > self.max_angle)
         return state, StepResult(state, jnp.float32(1), terminated, jnp.bool_(False))
-
-
-@struct
-class CartPoleWithoutVelocity:
-    """CartPole without velocities: `etude/CartPoleWithoutVelocity-v1`.
-
-    Observation [2]: the cart's position (m) and the pole's angle (rad).
-    """
-
-    cartpole: CartPole = CartPole()
-
-    @property
-    def observation_space(self) -> Box:
-        low, high = (tuple(bound[::2].tolist()) for bound in self.cartpole.observation_space.bounds)
-        return Box((2,), low=low, high=high)
-
-    @property
-    def action_space(self) -> Discrete:
-        return self.cartpole.action_space
-
-    def reset(self, key: Array) -> tuple[Array, Array]:
-        state, observation = self.cartpole.reset(key)
-        return state, observation[::2]
-
-    def step(self, state: Array, action: Array, key: Array) -> tuple[Array, StepResult]:
-        state, result = self.cartpole.step(state, action, key)
-        return state, replace(result, next_observation=result.next_observation[::2])
