@@ -145,7 +145,7 @@ def test_the_reward_is_that_of_the_distance():
     assert not terminated.any() and 0.1 < (expected == 0).mean() < 0.9
 
 
-@pytest.mark.parametrize("name, backend", zip(POINT_ROOMS, ("jax", "gymnasium"), strict=True))
+@pytest.mark.parametrize("name, backend", [*zip(POINT_ROOMS, ("jax", "gymnasium"), strict=True)])
 def test_the_reward_in_jax_is_that_of_gymnasium(name, backend):
     source = environment_source(name)
     check_goal_reward(source.make(1, backend), name, source.spec.goal_reward)
