@@ -161,6 +161,20 @@ def test_gymnasium_computes_it_in_its_own_types(line, axes):
     assert len(seen) == 1
 
 
+def test_an_environment_may_know_it_after_a_reset_alone():
+    class Late(EndlessLine):
+        def reset(self, **options):
+            self.scale = 3.0
+            return super().reset(**options)
+
+        def compute_reward(self, achieved_goal, desired_goal, info):
+            return self.scale * super().compute_reward(achieved_goal, desired_goal, info)
+
+    achieved, desired, flags = random_goals(9)
+    reward, _ = HostGoalReward(Late)(achieved, desired, flags)
+    np.testing.assert_array_equal(reward, -3.0 * (achieved != desired)[:, 0])
+
+
 def test_a_batch_without_rows_is_no_sample():
     seen = []
     function = host_reward(SingleLine, seen)

@@ -145,11 +145,10 @@ def test_the_reward_is_that_of_the_distance():
     assert not terminated.any() and 0.1 < (expected == 0).mean() < 0.9
 
 
-@every_room
-def test_the_reward_in_jax_is_that_of_gymnasium(name):
+@pytest.mark.parametrize("name, backend", [*zip(POINT_ROOMS, ("jax", "gymnasium"), strict=True)])
+def test_the_reward_in_jax_is_that_of_gymnasium(name, backend):
     source = environment_source(name)
-    for backend in ("jax", "gymnasium"):
-        check_goal_reward(source.make(1, backend), name, source.spec.goal_reward)
+    check_goal_reward(source.make(1, backend), name, source.spec.goal_reward)
 
 
 def color_at(picture, *position):
@@ -177,7 +176,8 @@ def test_a_picture_shows_the_point_the_goal_and_the_walls():
     assert PointRoomEnv().render() is None
 
 
-@pytest.mark.parametrize("backend", [pytest.param("jax", marks=pytest.mark.slow), "gymnasium"])
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["jax", "gymnasium"])
 def test_runs_on_both_backends(tmp_path, backend):
     run = etude.train(
         "random",

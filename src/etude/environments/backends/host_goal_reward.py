@@ -62,7 +62,9 @@ class HostGoalReward:
     def _compute(
         self, achieved_goal: np.ndarray, desired_goal: np.ndarray, terminated: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        self.env = self.env or self.make_env()
+        if self.env is None:
+            self.env = self.make_env()
+            self.env.reset(seed=0)  # some have all that they compute with after a reset alone
         space = self.env.observation_space
         assert isinstance(space, gymnasium.spaces.Dict)
         axes = terminated.ndim
