@@ -42,7 +42,7 @@ class PointRoom:
     [2]. The actions are up, right, down, left and stay, with steps of 0.05; where it is
     `continuous`, an action [2] in [-1, 1] is a displacement in units of 0.05. Noise of standard
     deviation 0.01 moves a step: one number, added to both coordinates. The only walls are the sides
-    of the square, at which the point stops. Reward 0 within 0.1 of the goal, else -1. An episode
+    of the square, at which the point stops. Reward 0 within 0.05 of the goal, else -1. An episode
     goes on at the goal, and is cut off after 50 steps, of which the farthest goals need 40.
     """
 

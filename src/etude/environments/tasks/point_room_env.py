@@ -13,7 +13,7 @@ import numpy as np
 
 STEP_SIZE = 0.05  # of an action, on each axis
 NOISE = 0.01  # standard deviation of the noise of a step
-TOLERANCE = 0.1  # distance at which a goal is reached
+TOLERANCE = 0.05  # distance at which a goal is reached
 MAX_STEPS = 50
 DIRECTIONS = ((0.0, 1.0), (1.0, 0.0), (0.0, -1.0), (-1.0, 0.0), (0.0, 0.0))  # of the actions
 
