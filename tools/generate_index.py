@@ -46,6 +46,8 @@ ORDER = (
 # settings that change what an algorithm assumes, as they are typed
 CHANGED_SETTINGS = {
     "dqn --dueling": etude.DQN(dueling=True),
+    "dqn --recurrent gru": etude.DQN(recurrent=etude.GRU()),
+    "sac --hindsight": etude.SAC(hindsight=etude.Hindsight()),
     "ppo --recurrent gru": etude.PPO(recurrent=etude.GRU()),
     "mpc --planner ilqr": etude.MPC(planner=etude.ILQR()),
 }

@@ -40,6 +40,7 @@ _MODULE_OF = {
     "Boltzmann": "algorithms.value.boltzmann",
     "Uniform": "data.replay.uniform",
     "Prioritized": "data.replay.prioritized",
+    "Hindsight": "data.replay.hindsight",
     "NoisyLayers": "nn.noisy",
     **dict.fromkeys(("RandomShooting", "CEM", "ICEM", "MPPI", "CMAES"), "planning.planners"),
     **dict.fromkeys(

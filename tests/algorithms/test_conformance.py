@@ -41,9 +41,11 @@ from etude.algorithms.value.q_learning import SARSA, QLearning
 from etude.algorithms.value.rainbow import Rainbow
 from etude.algorithms.value.td import TD
 from etude.algorithms.value.td3 import DDPG, TD3
+from etude.data.replay.hindsight import Hindsight
 from etude.environments.backends.gymnasium_envs import GymnasiumEnvs
 from etude.environments.backends.jax_envs import JaxEnvs
 from etude.environments.classic import PORTS
+from etude.environments.goals import GoalReward
 from etude.environments.probes import CONTINUOUS, DISCRETE, TARGET, ObservationTimesAction
 from etude.environments.protocol import StepResult
 from etude.environments.tabular import Tabular
@@ -56,6 +58,7 @@ from etude.planning.tree.rules import PUCT
 from etude.rollout import bind_policy, rollout
 from etude.spaces import (
     Box,
+    Composite,
     Discrete,
     EnvironmentSpec,
     MultiBinary,
@@ -86,6 +89,26 @@ class Lander:
     def step(self, state, action, key):
         after, observation = self.reset(key)
         return after, StepResult(observation, state[0] * action, state[1] > 1, state[2] > 1)
+
+
+class Reach:
+    """A point on a line that is pushed to a goal, of another distance at each step."""
+
+    goal_reward = GoalReward(lambda achieved, desired: -jnp.abs(achieved - desired)[0])
+
+    def __init__(self, action_space=DISCRETE):
+        line, self.action_space = Box((1,)), action_space
+        self.observation_space = Composite((line, line), ("achieved_goal", "desired_goal"))
+
+    def reset(self, key):
+        observation = {"achieved_goal": jnp.zeros(1), "desired_goal": jax.random.normal(key, (1,))}
+        return observation, observation
+
+    def step(self, state, action, key):
+        place = state["achieved_goal"] + jnp.ravel(action) + jax.random.normal(key, (1,))
+        after = {**state, "achieved_goal": place}
+        reward, _ = self.goal_reward(place, state["desired_goal"], jnp.bool_(False))
+        return after, StepResult(after, reward, place[0] > 2, place[0] < -1)
 
 
 CHOICES, BOX, PROCESS = (
@@ -210,12 +233,43 @@ SETTINGS = {
     "natural-gradient": NaturalGradient(),
     "dual-gradient": DualGradient(),
 }
+# what brings memories or other goals to an algorithm of SMALL, in rows of the same kind
+RECALLED = {**REPLAYED, "sequence_length": 2, "burn_in": 1}
+VARIANTS = {
+    "rainbow with memory": (
+        Rainbow(target_interval=2, head=CategoricalHead(5), recurrent=LSTM(3), **RECALLED),
+        CHOICES,
+        {"discrete"},
+        "q",
+    ),
+    "sac with memory": (SAC(recurrent=GRU(3), **RECALLED), BOX, SMALL["sac"][2], "policy"),
+    "dqn with hindsight": (
+        DQN(target_interval=2, hindsight=Hindsight(), n_step=2, **REPLAYED),
+        JaxEnvs(Reach(), 2),
+        SMALL["dqn"][2],
+        "q",
+    ),
+    "ddpg with hindsight": (
+        DDPG(hindsight=Hindsight("final"), **REPLAYED),
+        JaxEnvs(Reach(CONTINUOUS), 2),
+        SMALL["td3"][2],
+        "policy",
+    ),
+}
+ROWS = {**SMALL, **VARIANTS}
 every_algorithm = pytest.mark.parametrize("name", SMALL)
-LEARNERS = [name for name, (*_, learned) in SMALL.items() if learned]
+LEARNERS = [name for name, (*_, learned) in ROWS.items() if learned]
 # these are of one class with rainbow
-TWO_SEEDS = [name for name in SMALL if name not in ("dqn", "fitted-q")]
+TWO_SEEDS = [name for name in ROWS if name not in ("dqn", "fitted-q")]
 # the same loops around another loss as one that is run: off-policy, on-policy, over a table
-AKIN = {"td": "q-learning", "naf": "rainbow", "td3": "sac", "trpo": "ppo"}
+AKIN = {
+    "td": "q-learning",
+    "naf": "rainbow",
+    "td3": "sac",
+    "trpo": "ppo",
+    "sac with memory": "rainbow with memory",
+    "ddpg with hindsight": "dqn with hindsight",
+}
 
 
 def in_tiers(names):
@@ -241,7 +295,7 @@ def test_every_algorithm_of_the_table_is_tested_here():
 def test_every_kind_of_setting_is_in_a_row():
     """But planners and rules of tree search, which have tests of their own."""
     there, possible = set(), set()
-    for algorithm, *_ in SMALL.values():
+    for algorithm, *_ in ROWS.values():
         for field, hint in get_type_hints(type(algorithm)).items():
             if kinds := kinds_of(hint):
                 there.add(type(getattr(algorithm, field)))
@@ -267,7 +321,7 @@ def programs():
 
     def together(name):
         if name not in made:
-            algorithm, environment, _, _ = SMALL[name]
+            algorithm, environment, _, _ = ROWS[name]
             begin = jax.jit(
                 vmap_over_seeds(partial(init_train_state, algorithm, environment), KEYS)
             )
@@ -331,10 +385,10 @@ def test_many_seeds_in_one_program_are_each_seed_alone(programs, single):
 @in_tiers([name for name in TWO_SEEDS if name in LEARNERS])
 def test_seeds_differ(name, programs):
     """In what they know at the start, in what they see and in what they learn."""
-    learned = SMALL[name][3]
+    learned = ROWS[name][3]
     begun, program, _ = programs(name)
     after = run(program, begun, KEYS, 0, 5)
-    tables = SMALL[name][1] is PROCESS
+    tables = ROWS[name][1] is PROCESS
     for training in (after,) if tables else (begun, after):  # no chance is in a table's beginning
         first, second = (
             jax.tree.leaves(part_of(seed_of(training, i).algorithm_state, learned))[0]
@@ -442,7 +496,7 @@ TRACED = {
 }
 
 
-@in_tiers(LEARNERS)
+@in_tiers([name for name in LEARNERS if name in SMALL])
 def test_every_space_it_can_take_is_taken_and_the_learning_rate_swept_in_one_program(name):
     """Traced, not run: an observation of which every kind is a part, under a vmap over the rate,
     and kinds of action."""
@@ -480,10 +534,10 @@ def assert_update_keeps_shapes(algorithm, environment):
 
 
 @pytest.mark.slow
-@every_algorithm
+@pytest.mark.parametrize("name", ROWS)
 def test_a_policy_hands_on_a_memory_of_the_shape_that_it_began_with(name):
     """Traced, not run."""
-    algorithm, environment, *_ = SMALL[name]
+    algorithm, environment, *_ = ROWS[name]
 
     def memories(key):
         state = algorithm.init(key, environment.spec)

@@ -6,6 +6,8 @@ from typing import Any, NamedTuple, Protocol, dataclass_transform
 
 from etude.algorithms.assumptions import Assumptions, check_spaces
 from etude.data.dataset import Dataset
+from etude.data.replay.ring_buffer import Indices, RingBuffer
+from etude.data.transition import ReplayBatch
 from etude.errors import InvalidInput
 from etude.spaces import EnvironmentSpec
 from etude.struct import static, struct, validate
@@ -128,6 +130,35 @@ class Algorithm(Policy, Protocol):
         By default they are those of a rollout in `num_envs` environments.
         """
         return self.rollout_length * num_envs
+
+
+# agent's state, replay buffer, indices [batch], the batch at them, key -> the batch to learn from
+Relabel = Callable[[Any, RingBuffer, Indices, ReplayBatch, Array], ReplayBatch]
+
+
+class OffPolicy(Algorithm, Protocol):
+    """An algorithm that learns from replay, as one sees it that owns it: DQN, NAF, TD3, SAC."""
+
+    def update(
+        self, state: Any, experience: Any, key: Array, *, relabel: Relabel | None = None
+    ) -> tuple[Any, Metrics]:
+        """The next state and metrics, after gradient steps on batches of replay.
+
+        Before each of them, `relabel` may change its batch: rewards, goals, what is bootstrapped
+        from, the number of rows. It is given the state of that gradient step, without replay.
+        """
+        ...
+
+    def gradient_step(self, state: Any, batch: ReplayBatch, key: Array) -> tuple[Any, Metrics]:
+        """The next state and metrics, after one gradient step on any number of rows."""
+        ...
+
+    def value(self, state: Any, observation: Any, memory: Any, key: Array) -> Array:
+        """V(s) [env] of the target policy by the target networks, with its entropy if it has one.
+
+        `memory` is that with which the policy would act here.
+        """
+        ...
 
 
 DEFAULTS = {

@@ -16,7 +16,7 @@ import optax
 from etude.algorithms.assumptions import Assumptions
 from etude.algorithms.common import replay_agents
 from etude.algorithms.common.off_policy import update_from_replay
-from etude.algorithms.protocol import algorithm
+from etude.algorithms.protocol import Relabel, algorithm
 from etude.data.replay.hindsight import Hindsight
 from etude.data.transition import ReplayBatch, Transition
 from etude.errors import InvalidInput
@@ -206,12 +206,7 @@ class SAC:
         return jnp.where(is_warmup, random_action, pi.sample(key_sample)), memory
 
     def update(
-        self,
-        state: SACState,
-        experience: Transition,
-        key: Array,
-        *,
-        relabel: replay_agents.Relabel | None = None,
+        self, state: SACState, experience: Transition, key: Array, *, relabel: Relabel | None = None
     ) -> tuple[SACState, Metrics]:
         """Insert the experience [time, env] into replay, then take `gradient_steps` steps.
 

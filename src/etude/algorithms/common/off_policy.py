@@ -6,7 +6,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from etude.algorithms.common.replay_agents import Relabel, make_batch, num_rows
+from etude.algorithms.common.replay_agents import make_batch, num_rows
+from etude.algorithms.protocol import Relabel
 from etude.data.replay import ring_buffer, uniform
 from etude.data.transition import Transition
 from etude.optim.schedules import assume_unbatched

@@ -8,13 +8,13 @@ The functions read these hyperparameters of `algorithm`:
     capacity, batch_size, rollout_length     rows of the buffer, of a batch and of an insert
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from etude.algorithms.assumptions import Assumptions
+from etude.algorithms.protocol import Relabel
 from etude.data.dataset import Dataset
 from etude.data.replay import ring_buffer, sequence
 from etude.data.replay.ring_buffer import Indices, RingBuffer, buffer_of
@@ -28,9 +28,6 @@ from etude.types import Array
 
 # folded into a key; `split(key, n)` folds in numbers below n
 KEY_OF_GOALS, KEY_OF_OWNER = 2**31, 2**31 + 1
-# agent's state, buffer, indices [batch], batch of them, key -> the batch to learn from, which may
-# have other rows and any number of them
-Relabel = Callable[[Any, RingBuffer, Indices, ReplayBatch, Array], ReplayBatch]
 
 
 def check_replay(algorithm: Any) -> None:

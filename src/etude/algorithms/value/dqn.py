@@ -17,7 +17,7 @@ from etude import spaces
 from etude.algorithms.assumptions import Assumptions
 from etude.algorithms.common import replay_agents
 from etude.algorithms.common.off_policy import update_if_ready
-from etude.algorithms.protocol import NOTHING, Outside, algorithm
+from etude.algorithms.protocol import NOTHING, Outside, Relabel, algorithm
 from etude.algorithms.value import continuous_q
 from etude.algorithms.value.boltzmann import Boltzmann
 from etude.algorithms.value.distributional_heads import CategoricalHead, QuantileHead
@@ -226,7 +226,7 @@ class DQN:
         key: Array,
         outside: Outside = NOTHING,
         *,
-        relabel: replay_agents.Relabel | None = None,
+        relabel: Relabel | None = None,
     ) -> tuple[DQNState, dict[str, Array]]:
         """Take `gradient_steps` gradient steps, on batches of the experience so far [time, env].
 
@@ -259,7 +259,7 @@ class DQN:
         )
 
     def replay_step(
-        self, buffer: RingBuffer, relabel: replay_agents.Relabel | None, state: DQNState, key: Array
+        self, buffer: RingBuffer, relabel: Relabel | None, state: DQNState, key: Array
     ) -> tuple[DQNState, dict[str, Array]]:
         """Take one gradient step on a batch of `buffer`, and update the priorities of its rows."""
         key_sample, key_fit = jax.random.split(key)

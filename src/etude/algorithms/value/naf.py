@@ -13,7 +13,7 @@ from etude.algorithms.assumptions import Assumptions
 from etude.algorithms.common import replay_agents
 from etude.algorithms.common.exploration import add_gaussian_noise
 from etude.algorithms.common.off_policy import update_from_replay
-from etude.algorithms.protocol import algorithm
+from etude.algorithms.protocol import Relabel, algorithm
 from etude.data.replay.hindsight import Hindsight
 from etude.data.replay.ring_buffer import RingBuffer
 from etude.data.transition import ReplayBatch, Transition
@@ -186,12 +186,7 @@ class NAF:
         return linear_schedule(steps, self.initial_noise, self.final_noise, self.exploration_steps)
 
     def update(
-        self,
-        state: NAFState,
-        experience: Transition,
-        key: Array,
-        *,
-        relabel: replay_agents.Relabel | None = None,
+        self, state: NAFState, experience: Transition, key: Array, *, relabel: Relabel | None = None
     ) -> tuple[NAFState, dict[str, Array]]:
         """Insert the experience [time, env] into replay, then take `gradient_steps` steps.
 

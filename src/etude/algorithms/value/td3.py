@@ -12,7 +12,7 @@ from etude.algorithms.assumptions import Assumptions
 from etude.algorithms.common import replay_agents
 from etude.algorithms.common.exploration import add_gaussian_noise
 from etude.algorithms.common.off_policy import update_from_replay
-from etude.algorithms.protocol import algorithm
+from etude.algorithms.protocol import Relabel, algorithm
 from etude.data.replay.hindsight import Hindsight
 from etude.data.transition import ReplayBatch, Transition
 from etude.estimators import losses
@@ -164,12 +164,7 @@ class TD3:
         return action, memory
 
     def update(
-        self,
-        state: TD3State,
-        experience: Transition,
-        key: Array,
-        *,
-        relabel: replay_agents.Relabel | None = None,
+        self, state: TD3State, experience: Transition, key: Array, *, relabel: Relabel | None = None
     ) -> tuple[TD3State, Metrics]:
         """Insert the experience [time, env] into replay, then take `gradient_steps` steps.
 
