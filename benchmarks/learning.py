@@ -7,15 +7,21 @@ import argparse
 import hashlib
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from datetime import datetime
 from typing import Any, NamedTuple
 
 import families
+import jax
 import report
 from report import RESULTS, RUNS
 
 import etude
+from etude.environments.tasks.point_room import POINT_ROOMS
+from etude.environments.tasks.point_room_env import MAX_STEPS
 from etude.errors import Diverged, EnvironmentFault, InvalidInput
+from etude.reporting import statistics
+from etude.rollout import bind_policy, init_rollout_state, rollout
 from etude.struct import replace
 
 HEADINGS = [
@@ -26,6 +32,7 @@ HEADINGS = [
     "IQM",
     "95 % interval",
     "each seed",
+    "success",
     "bar",
     "met",
     "published",
@@ -38,7 +45,8 @@ Presets are trained on the backend shown, then evaluated on Gymnasium for 100 ep
 with the deterministic policy. The score of a seed is its mean return; the IQM is that of the seeds'
 scores, with a bootstrap interval over seeds. Steps are those of each seed. The wall time is that of
 all seeds together with evaluation, on a machine with other load; a resumed row has none. reinforce
-on CartPole-v1 learns from its first 200 episodes only. The published scores are those of
+on CartPole-v1 learns from its first 200 episodes only. Success, of tasks with goals, is the share of
+100 episodes at whose end the goal is reached: its IQM and interval. The published scores are those of
 rl-baselines3-zoo (benchmark.md at 0088472), of one run with the settings of the presets, on version
 2 of LunarLander.
 """
@@ -92,6 +100,20 @@ def iqm_at_most(maximum: float) -> Goal:
     return Goal(f"IQM ≤ {maximum:g}", lambda evaluation: evaluation["iqm"] <= maximum)
 
 
+def success_at_least(minimum: float) -> Goal:
+    """A lower bound on the IQM of the success rates."""
+    return Goal(
+        f"success ≥ {minimum:g}", lambda evaluation: evaluation["success"]["iqm"] >= minimum
+    )
+
+
+def success_at_most(maximum: float) -> Goal:
+    """An upper bound on the IQM of the success rates, for settings that must fail."""
+    return Goal(
+        f"success ≤ {maximum:g}", lambda evaluation: evaluation["success"]["iqm"] <= maximum
+    )
+
+
 def four_of_five_seeds(minimum: float) -> Goal:
     """A lower bound on the scores of four of five seeds."""
     return Goal(
@@ -115,7 +137,20 @@ def interval_above(name: str) -> Goal:
     return Goal(f"above {name}, intervals apart", met)
 
 
+# what learns a task with goals by hindsight, and must not without it
+HINDSIGHT = [
+    ("dqn", "etude/PointRoom-v0"),
+    ("sac", "etude/PointRoom-v0"),
+    ("sac", "etude/PointRoomContinuous-v0"),
+    ("td3", "etude/PointRoomContinuous-v0"),
+    ("ddpg", "etude/PointRoomContinuous-v0"),
+]
 ROWS_WITH_GOALS = [
+    *(Row(*pair, success_at_least(0.9)) for pair in HINDSIGHT),
+    *(
+        Row(*pair, success_at_most(0.3), setting="no-hindsight", fields=(("hindsight", None),))
+        for pair in HINDSIGHT
+    ),
     Row("dqn", "CartPole-v1", four_of_five_seeds(475)),
     Row("dqn", "Acrobot-v1", iqm_at_least(-85)),
     Row("dqn", "MountainCar-v0", iqm_at_least(-115)),
@@ -285,6 +320,9 @@ def result(run: Any, row: Row, goal: Goal | None) -> dict[str, Any]:
 
     summary, config = run.summary, files.read_json(run.directory / "config.json")
     evaluation = {key: value for key, value in summary["evaluation"].items() if key != "returns"}
+    if row.environment in POINT_ROOMS:
+        rates = statistics.summarize_returns([[rate] for rate in success_rates(run)])
+        evaluation["success"] = {key: rates[key] for key in ("iqm", "ci95", "per_seed")}
     finished = datetime.fromtimestamp((run.directory / "summary.json").stat().st_mtime)
     return {
         "algorithm": row.algorithm,
@@ -305,6 +343,21 @@ def result(run: Any, row: Row, goal: Goal | None) -> dict[str, Any]:
     }
 
 
+def success_rates(run: Any, episodes: int = 100) -> list[float]:
+    """The share of episodes of each seed in a point room at whose end the goal is reached."""
+    settings = run.settings
+    with closing(settings.source.make(episodes, settings.source.evaluation_backend)) as rooms:
+
+        @jax.jit
+        def last_reward(state: Any, key: jax.Array) -> jax.Array:
+            policy = bind_policy(settings.algorithm, state, rooms)
+            begun = init_rollout_state(rooms, policy, key)
+            return rollout(rooms, policy, begun, key, MAX_STEPS)[1].reward[-1]
+
+        states = enumerate(run.states())
+        return [float((last_reward(state, jax.random.key(i)) == 0).mean()) for i, state in states]
+
+
 def cells(row: dict[str, Any]) -> list[str]:
     evaluation = row["evaluation"]
     iqm, low, high = map(float, (evaluation["iqm"], *evaluation["ci95"]))
@@ -320,12 +373,20 @@ def cells(row: dict[str, Any]) -> list[str]:
         f"{iqm:.1f}",
         f"{low:.1f} to {high:.1f}",
         scores,
+        success_cell(evaluation.get("success")),
         row["bar"] or "–",
         {True: "yes", False: "no", None: "–"}[row["met"]],
         published,
         wall_seconds,
         row["measured"],
     ]
+
+
+def success_cell(success: dict[str, Any] | None) -> str:
+    if success is None:
+        return "–"
+    iqm, low, high = map(float, (success["iqm"], *success["ci95"]))
+    return f"{iqm:.2f} ({low:.2f} to {high:.2f})"
 
 
 def learning_page(rows: dict[str, Any]) -> str:

@@ -10,6 +10,7 @@ import math
 
 from etude.algorithms.actor_critic.actor_critic import A2C, ActorCritic
 from etude.algorithms.actor_critic.sac import SAC, OffPolicyActorCritic
+from etude.data.replay.hindsight import Hindsight
 from etude.estimators.running_statistics import Normalization
 from etude.presets.preset import Preset, Presets
 
@@ -66,6 +67,11 @@ PRESETS: Presets = {
         1,
         500_000,
     ),
+    # a first goal task, with hindsight; sizes that learn it in seconds
+    **{
+        ("sac", environment): Preset(SAC(hindsight=Hindsight(), hidden=(64, 64)), 1, 10_000)
+        for environment in ("etude/PointRoom-v0", "etude/PointRoomContinuous-v0")
+    },
     # zoo sac, at Spinning Up's learning rate
     ("sac", "HalfCheetah-v5"): Preset(
         SAC(learning_rate=1e-3, capacity=1_000_000, warmup_steps=10_000), 1, 1_000_000
