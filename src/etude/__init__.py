@@ -41,6 +41,7 @@ _MODULE_OF = {
     "Uniform": "data.replay.uniform",
     "Prioritized": "data.replay.prioritized",
     "NoisyLayers": "nn.noisy",
+    "TorsoMaker": "nn.custom_torso",
     **dict.fromkeys(("RandomShooting", "CEM", "ICEM", "MPPI", "CMAES"), "planning.planners"),
     **dict.fromkeys(
         ("ILQR", "DDP", "MultipleShooting", "GradientShooting", "Collocation"), "planning.planners"

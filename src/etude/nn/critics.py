@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
+from etude.nn.custom_torso import TorsoMaker
 from etude.nn.networks import Activation, Network, make_network
 from etude.spaces import Composite, EnvironmentSpec
 from etude.types import Array
@@ -18,6 +19,7 @@ def make_critics(
     hidden: Sequence[int],
     activation: Activation = "relu",
     num_critics: int = 2,
+    torso: TorsoMaker | None = None,
 ) -> Critics:
     """`num_critics` networks that differ in their weights; two are twins (Fujimoto et al., 2018).
 
@@ -26,7 +28,7 @@ def make_critics(
     """
     space = Composite((spec.observation, spec.action))
     return tuple(
-        make_network(key, space, hidden, 1, activation)
+        make_network(key, space, hidden, 1, activation, torso=torso)
         for key in jax.random.split(key, num_critics)
     )
 

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 
 from etude import spaces
 from etude.nn.convolution import convolution
+from etude.nn.custom_torso import CustomTorso, TorsoMaker, make_custom_torso
 from etude.nn.linear import affine
 from etude.nn.recurrent import (
     GRU,
@@ -116,7 +117,7 @@ class Encoder:
 class Network:
     """Feed-forward network of an encoder and a head: observation tree to [..., outputs]."""
 
-    encoder: Encoder
+    encoder: Encoder | CustomTorso
     head: MLP | Dueling
 
     def __call__(self, observation: Any) -> Array:
@@ -127,7 +128,7 @@ class Network:
 class Torso:
     """Observation tree to features [..., n]: encoder, optional recurrent cell, hidden layers."""
 
-    encoder: Encoder
+    encoder: Encoder | CustomTorso
     cell: RecurrentCell | None
     layers: tuple[eqx.nn.Linear, ...]
     activation: Activation = static("tanh")
@@ -165,15 +166,18 @@ def make_torso(
     activation: Activation = "tanh",
     final_scale: float = 1.0,
     recurrent: GRU | LSTM | None = None,
+    torso: TorsoMaker | None = None,
 ) -> tuple[Torso, eqx.nn.Linear]:
     """(torso, head): a torso for observations of `space`, and a linear layer to `outputs` numbers.
 
     Weights are initialized as in `make_network` with `final_scale`. The recurrent cell
-    precedes the hidden layers and keeps Equinox's initial weights.
+    precedes the hidden layers and keeps Equinox's initial weights. With `torso`, the network that
+    it makes precedes the cell, and there are no hidden layers.
     """
+    hidden = () if torso else hidden
     key_network, key_cell = jax.random.split(key) if recurrent else (key, key)
     key_encoder, key_head = jax.random.split(key_network)
-    encoder = make_encoder(key_encoder, space)
+    encoder = make_encoder(key_encoder, space, torso)
     num_features = jax.eval_shape(encoder, space.zeros()).shape[-1]
     cell = recurrent.make(key_cell, num_features) if recurrent else None
     num_inputs = recurrent.units if recurrent else num_features
@@ -191,16 +195,19 @@ def make_network(
     activation: Activation = "relu",
     final_scale: float | None = None,
     layer_norm: bool = False,
+    torso: TorsoMaker | None = None,
 ) -> Network:
     """A network from observations of `space` to `outputs` numbers, with `hidden` units per layer.
 
     With `final_scale`, weights are orthogonal with gain √2, in the last layer with gain
     `final_scale`, and biases are zero (Saxe et al., 2014; usual for policy gradients). Without it,
     weights and biases are uniform in ±1/√inputs, as in Equinox. With `layer_norm`, the input of
-    each activation is normalized over the layer's units (Ba et al., 2016).
+    each activation is normalized over the layer's units (Ba et al., 2016). With `torso`, the
+    network that it makes stands in for encoder and hidden layers.
     """
+    hidden = () if torso else hidden
     key_encoder, key_head = jax.random.split(key)
-    encoder = make_encoder(key_encoder, space)
+    encoder = make_encoder(key_encoder, space, torso)
     num_features = jax.eval_shape(encoder, space.zeros()).shape[-1]
     return Network(
         encoder,
@@ -215,19 +222,22 @@ def make_dueling_network(
     num_actions: int,
     num_atoms: int = 1,
     activation: Activation = "relu",
+    torso: TorsoMaker | None = None,
 ) -> Network:
     """A dueling network from observations of `space` to `num_actions` × `num_atoms` numbers.
 
-    Each stream has the last hidden layer for itself; both share the others.
+    Each stream has the last hidden layer for itself; both share the others. With `torso`, each is
+    one linear layer on the features of the network that it makes.
     """
+    hidden = () if torso else hidden
     key_encoder, key_trunk, key_value, key_advantage = jax.random.split(key, 4)
-    encoder = make_encoder(key_encoder, space)
+    encoder = make_encoder(key_encoder, space, torso)
     num_features = jax.eval_shape(encoder, space.zeros()).shape[-1]
     shared = (num_features, *hidden[:-1])
     trunk = make_mlp(key_trunk, shared, activation) if len(shared) > 1 else None
-    value = make_mlp(key_value, (shared[-1], hidden[-1], num_atoms), activation)
+    value = make_mlp(key_value, (shared[-1], *hidden[-1:], num_atoms), activation)
     advantage = make_mlp(
-        key_advantage, (shared[-1], hidden[-1], num_actions * num_atoms), activation
+        key_advantage, (shared[-1], *hidden[-1:], num_actions * num_atoms), activation
     )
     return Network(encoder, Dueling(trunk, value, advantage, num_atoms))
 
@@ -255,8 +265,12 @@ def make_mlp(
     )
 
 
-def make_encoder(key: Array, space: Space) -> Encoder:
-    """The encoder for observations of `space`."""
+def make_encoder(
+    key: Array, space: Space, torso: TorsoMaker | None = None
+) -> Encoder | CustomTorso:
+    """The encoder for observations of `space`; with `torso` the network that it makes."""
+    if torso is not None:
+        return make_custom_torso(torso, key, space)
     leaves = [leaf for _, leaf in spaces.leaves_with_path(space)]
     keys = jax.random.split(key, len(leaves))
     return Encoder(

@@ -21,11 +21,12 @@ from etude.data.transition import Transition, zeros_like_spec
 from etude.errors import InvalidInput
 from etude.estimators import losses
 from etude.nn.critics import Critics, critic_values, make_critics
+from etude.nn.custom_torso import TorsoMaker
 from etude.nn.distributions import Categorical, SquashedNormal, squashed_distribution_for
 from etude.nn.networks import Activation, Network, make_network
 from etude.optim.schedules import linear_decay
 from etude.spaces import Box, Discrete, EnvironmentSpec
-from etude.struct import replace, static, struct, traced
+from etude.struct import code, replace, static, struct, traced
 from etude.trees import batched_index
 from etude.types import Array, Metrics
 
@@ -99,6 +100,9 @@ class SAC:
     """Units of each hidden layer, of policy and critics alike."""
     activation: Activation = static("relu")
     """Activation function of the hidden layers."""
+    torso: TorsoMaker | None = code()
+    """Function that makes a network of one's own, in place of the hidden layers: hidden and
+    activation have no effect with it; see `etude.TorsoMaker`."""
     batch_size: int = static(256, at_least=1)
     """Transitions sampled from replay per gradient step."""
     capacity: int = static(100_000, at_least=1)
@@ -132,11 +136,16 @@ class SAC:
         spec = replace(spec, action=actions.space)
         key_policy, key_critics, key_noise = jax.random.split(key, 3)
         network = make_network(
-            key_policy, spec.observation, self.hidden, actions.num_outputs, self.activation
+            key_policy,
+            spec.observation,
+            self.hidden,
+            actions.num_outputs,
+            self.activation,
+            torso=self.torso,
         )
         policy = StochasticPolicy(network, actions)
         critics = actions.init_critics(
-            key_critics, spec, self.hidden, self.activation, self.num_critics
+            key_critics, spec, self.hidden, self.activation, self.num_critics, self.torso
         )
         log_temperature = (
             jnp.log(jnp.float32(self.initial_temperature)) if self.learn_temperature else ()
@@ -365,10 +374,13 @@ class DiscreteActions:
         hidden: tuple[int, ...],
         activation: Activation,
         num_critics: int,
+        torso: TorsoMaker | None,
     ) -> Critics:
         """Return networks from observations to the values of all actions, [..., action]."""
         return tuple(
-            make_network(key_critic, spec.observation, hidden, self.space.n, activation)
+            make_network(
+                key_critic, spec.observation, hidden, self.space.n, activation, torso=torso
+            )
             for key_critic in jax.random.split(key, num_critics)
         )
 
@@ -424,9 +436,10 @@ class BoxActions:
         hidden: tuple[int, ...],
         activation: Activation,
         num_critics: int,
+        torso: TorsoMaker | None,
     ) -> Critics:
         """Return networks from (observation, action) to the action's value, [..., 1]."""
-        return make_critics(key, spec, hidden, activation, num_critics)
+        return make_critics(key, spec, hidden, activation, num_critics, torso)
 
     def q_values(self, critics: Critics, observation: Any, action: Array) -> Array:
         """Return Q(s, a) of each critic, [critic, ...]."""

@@ -16,10 +16,11 @@ from etude.algorithms.protocol import algorithm
 from etude.data.replay import uniform
 from etude.data.transition import Transition, zeros_like_spec
 from etude.estimators import losses
+from etude.nn.custom_torso import TorsoMaker
 from etude.nn.networks import Activation, Network, make_network
 from etude.optim.schedules import linear_schedule
 from etude.spaces import EnvironmentSpec
-from etude.struct import replace, static, struct, traced
+from etude.struct import code, replace, static, struct, traced
 from etude.types import Array
 
 FitState = tuple["QNetwork", "QNetwork", optax.OptState]  # q, target_q, opt_state
@@ -101,6 +102,9 @@ class NAF:
     """Units of each hidden layer; Gu et al. (2016) have (200, 200)."""
     activation: Activation = static("tanh")
     """Activation function of the hidden layers; with relu Q often diverges (found by trial)."""
+    torso: TorsoMaker | None = code()
+    """Function that makes a network of one's own, in place of the hidden layers: hidden and
+    activation have no effect with it; see `etude.TorsoMaker`."""
     batch_size: int = static(128, at_least=1)
     """Transitions sampled from replay per gradient step."""
     capacity: int = static(100_000, at_least=1)
@@ -129,7 +133,9 @@ class NAF:
         spec = spaces.with_normalized_actions(spec)
         n = math.prod(spec.action.shape)
         num_outputs = 1 + n + n * (n + 1) // 2
-        network = make_network(key, spec.observation, self.hidden, num_outputs, self.activation)
+        network = make_network(
+            key, spec.observation, self.hidden, num_outputs, self.activation, torso=self.torso
+        )
         q = QNetwork(network, spec.action.shape)
         replay_buffer = uniform.init(
             zeros_like_spec(spec), self.capacity, spec.num_envs, self.rollout_length

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from etude.algorithms.value.heads import Head
+from etude.nn.custom_torso import TorsoMaker
 from etude.nn.networks import Activation, Network, make_dueling_network, make_network
 from etude.spaces import Space
 from etude.struct import static, struct
@@ -71,6 +72,7 @@ def make_discrete_q(
     activation: Activation,
     head: Head,
     dueling: bool = False,
+    torso: TorsoMaker | None = None,
 ) -> DiscreteQ:
     """A network with the values of all discrete actions.
 
@@ -78,8 +80,9 @@ def make_discrete_q(
     """
     if dueling:
         network: Network = make_dueling_network(
-            key, observation, hidden, num_actions, head.num_atoms, activation
+            key, observation, hidden, num_actions, head.num_atoms, activation, torso
         )
     else:
-        network = make_network(key, observation, hidden, num_actions * head.num_atoms, activation)
+        num_outputs = num_actions * head.num_atoms
+        network = make_network(key, observation, hidden, num_outputs, activation, torso=torso)
     return DiscreteQ(network, head, num_actions)
