@@ -106,8 +106,8 @@ def check_torso_maker(torso: TorsoMaker, name: str) -> None:
     """Raise InvalidInput unless a callable can be called with key and space, and be hashed."""
     if any(_is_array(leaf) for leaf in jax.tree.leaves(torso)):
         raise InvalidInput(
-            f"torso is a {type(torso).__name__}, which is a network itself; give the function that "
-            "makes it, torso(key, space), which is called once for each network"
+            f"torso is {type(torso).__name__}(...), which is a network itself; give the function "
+            "that makes it, torso(key, space), which is called once for each network"
         )
     try:
         hash(torso)

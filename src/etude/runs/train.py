@@ -18,7 +18,7 @@ from etude.presets import preset
 from etude.runs.display import Display, display_for
 from etude.runs.initial import start_from
 from etude.runs.interrupt import Interrupted, InterruptHandler
-from etude.runs.job import ProgressEvent, has_checkpoint, train_job
+from etude.runs.job import ProgressEvent, has_checkpoint, restore_job, train_job
 from etude.runs.options import RecordedOptions, RunOptions, make_options
 from etude.runs.outside import DatasetLike, describe, open_dataset, reopen_dataset, use_dataset
 from etude.runs.processes import train_jobs
@@ -252,6 +252,9 @@ def resume(
         raise InvalidInput(f"dataset is {describe(dataset)}, and this run reads none; leave it out")
     if run.settings.initial and not all(has_checkpoint(job) for job in run.jobs):
         run = Run(run.directory, restart_from(run.settings, environment))
+    if run.settings.torso:  # one of the same name may make other networks
+        for job in run.jobs:
+            restore_job(run.settings, job, run.settings.outline(), lambda text: None)
     if steps is not None:  # nothing is written before all is found to fit
         origin = {key: recorded[key] for key in ("versions", "machine")}
         files.write_json(run.directory / "config.json", to_json(run.settings) | origin)
