@@ -88,9 +88,17 @@ def make_custom_torso(torso: TorsoMaker, key: Array, space: Space) -> CustomTors
     """
     name = qualified_name(torso)
     check_torso_maker(torso, name)
-    parameters, layout = split_network(make_network_of(torso, name, key, space), name)
-    again, other_layout = split_network(make_network_of(torso, name, key, space), name)
-    if layout != other_layout or _shapes(parameters) != _shapes(again):
+    (parameters, layout), (others, other_layout) = (
+        split_network(make_network_of(torso, name, key, space), name) for _ in range(2)
+    )
+    try:
+        is_same = layout == other_layout and _shapes(parameters) == _shapes(others)
+    except ValueError as error:  # arrays are equal at some places and not at others
+        raise InvalidInput(
+            f"the network of torso {name} holds an array in a static field ({_describe(error)}); "
+            "keep it as a tuple, or as an array of floats that is trained"
+        ) from error
+    if not is_same:
         raise InvalidInput(
             f"torso {name} makes a network of another structure at each call, as one does that "
             "holds a function defined inside the maker; define functions at the top of a module, "
