@@ -520,7 +520,6 @@ OWN = {
     ),
 }
 CONTINUOUS_ACTIONS = ("naf", "td3", "sac", "dqn in a box")
-TRAINED = ("rainbow", "dqn in a box", "ppo with a memory")
 
 
 @pytest.mark.parametrize(
@@ -528,7 +527,6 @@ TRAINED = ("rainbow", "dqn in a box", "ppo with a memory")
     [
         name if name in ("dqn", "sac") else pytest.param(name, marks=pytest.mark.slow)
         for name in OWN
-        if name not in TRAINED
     ],
 )
 def test_every_algorithm_with_hidden_layers_takes_networks_of_ones_own(name):
@@ -540,8 +538,8 @@ def test_every_algorithm_with_hidden_layers_takes_networks_of_ones_own(name):
     assert_update_keeps_shapes(OWN[name], GymnasiumEnvs(partial(Noise, seen, action), 2))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", TRAINED)
+@pytest.mark.system
+@pytest.mark.parametrize("name", ["rainbow", "dqn in a box", "sac", "ppo with a memory"])
 def test_networks_of_ones_own_are_trained(name):
     """Each array of theirs changes."""
     algorithm = OWN[name]
