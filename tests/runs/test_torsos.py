@@ -11,6 +11,7 @@ import jax
 import numpy as np
 import pytest
 from commands import here, programs_kept
+from owner import Owner
 from torsos import Own, own, wider
 
 import etude
@@ -21,6 +22,7 @@ from etude.runs.interrupt import InterruptHandler
 from etude.runs.job import checkpoint_template, save_job, train_job
 from etude.runs.options import RunOptions
 from etude.runs.run import create_run
+from etude.runs.settings import from_json, to_json
 from etude.runs.torsos import find_torso
 from etude.runs.train import resolve_settings
 from etude.storage.files import CorruptFile
@@ -31,6 +33,7 @@ PPO = etude.PPO(rollout_length=16, batch_size=32, epochs=1, hidden=(4,))
 PQN = etude.PQN(rollout_length=16, batch_size=32, epochs=1, hidden=(4,))
 OPTIONS = dict(steps=STEPS, num_envs=2, evaluation_episodes=2)
 KEY = jax.random.key(0)
+README = Path(etude.__file__).parents[2] / "README.md"
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -140,12 +143,12 @@ def test_another_torso_is_refused_by_name(run, torso, message):
 
 def test_a_run_without_one_takes_none(without, tmp_path):
     with pytest.raises(
-        InvalidInput, match="torso is torsos:own, and this run has etude's own netw"
+        InvalidInput, match="torso is torsos:own, and this run of ppo has none; leave it"
     ):
         etude.load(without, torso=own)
     settings = resolve_settings(etude.QLearning(), "FrozenLake-v1", RunOptions(steps=100))
     create_run(settings, tmp_path / "table")
-    with pytest.raises(InvalidInput, match="this run's algorithm q-learning takes none; leave it"):
+    with pytest.raises(InvalidInput, match="this run of q-learning has none; leave it out"):
         etude.load(tmp_path / "table", torso=own)
 
 
@@ -158,9 +161,8 @@ def test_a_config_with_another_torso_is_corrupt(without, tmp_path, found):
         etude.load(tmp_path)
 
 
-def test_one_of_the_same_name_and_other_networks_is_refused_by_its_arrays(tmp_path):
+def test_one_of_the_same_name_and_other_networks_is_refused_by_its_arrays(run):
     """And nothing of the run is changed."""
-    run = begun(tmp_path / "run", own)
     before = (run.directory / "config.json").read_bytes()
 
     def same_name(key, space):
@@ -271,6 +273,17 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(
     assert not (tmp_path / "run").exists()
 
 
+def test_the_torso_of_an_agent_in_a_field_is_the_runs_own():
+    settings = resolve_settings(PPO, "CartPole-v1", RunOptions(**OPTIONS))
+    owned = replace(settings, name="owner:Owner", algorithm=Owner(agent=replace(PPO, torso=own)))
+    assert owned.torso == "torsos:own" and settings.torso == ""
+    config = json.loads(json.dumps(to_json(owned)))
+    assert config["hyperparameters"]["agent"]["torso"] == "torsos:own"
+    assert from_json(config, Owner, torso=own).algorithm == owned.algorithm
+    with pytest.raises(InvalidInput, match="this run's torso is torsos:own, .* add --torso"):
+        from_json(config, Owner)
+
+
 # On the command line, where a person names it
 
 MODULE = """
@@ -350,3 +363,16 @@ def test_what_is_no_torso_is_refused_in_one_line(directory, name, message):
     done = here("train", "ppo", *ASKED, "--torso", name, "--out", "run", cwd=directory)
     assert done.returncode == 2 and message in " ".join(done.stderr.split())
     assert len(done.stderr.splitlines()) == 1 and not (directory / "run").exists()
+
+
+def test_the_readme_runs(tmp_path, monkeypatch):
+    """Its section on networks of one's own; its runs are made and not trained."""
+    section = README.read_text().split("**Networks of your own**")[1]
+    code = section.split("```python")[1].split("```")[0]
+    assert code.count("etude.train(") == 2 and code.count("etude.load(") == 1
+    monkeypatch.chdir(tmp_path)
+    names: dict = {"__name__": "readme"}
+    with mock.patch("etude.runs.train.run_training", side_effect=lambda run, *_: run):
+        exec(compile(code, "README.md", "exec"), names)
+    assert names["run"].settings.torso == "readme:Residual"
+    assert names["run"].settings.algorithm.torso is names["Residual"]

@@ -24,7 +24,7 @@ from etude.runs.job import ProgressEvent, TrainJob, jobs_for, restore_job
 from etude.runs.outside import DatasetLike, describe, open_dataset, reopen_dataset
 from etude.runs.processes import usable_cores
 from etude.runs.settings import Settings, from_json, to_json
-from etude.runs.torsos import TorsoLike
+from etude.runs.torsos import TorsoLike, names_torso
 from etude.storage import files, metrics_csv
 
 
@@ -286,7 +286,7 @@ def load_beside(path: Path, environment: EnvironmentLike, torso: TorsoLike | Non
     is_given = (
         recorded.get("environment_kind", "id") != "id" or recorded.get("environment") == environment
     )
-    has_torso = recorded.get("hyperparameters", {}).get("torso") is not None
+    has_torso = names_torso(recorded.get("hyperparameters"))
     return load(
         path, environment=environment if is_given else None, torso=torso if has_torso else None
     )

@@ -27,7 +27,7 @@ from etude.environments.sources import (
 from etude.errors import InvalidInput
 from etude.kinds import code_fields, kinds_of, qualified_name, tag_of
 from etude.runs.options import RecordedOptions
-from etude.runs.torsos import TorsoLike, has_torso, is_importable, no_torso, restore_torso, torso_of
+from etude.runs.torsos import TorsoLike, find_torso, is_importable, restore_torso, torso_of
 from etude.spaces import EnvironmentSpec
 from etude.storage.files import CorruptFile
 from etude.training import iterations_of
@@ -204,10 +204,12 @@ def from_json(
                 "use the version that wrote it"
             )
         cls = restore_class(config["algorithm"], algorithm)
-        if torso is not None and not has_torso(cls):
-            given = torso if isinstance(torso, str) else qualified_name(torso)
-            raise InvalidInput(no_torso(given, f"this run's algorithm {config['algorithm']}"))
         hyperparameters = _typed_struct(cls, config["hyperparameters"], torso=torso)
+        if torso is not None and torso_of(hyperparameters) is None:
+            raise InvalidInput(
+                f"torso is {qualified_name(find_torso(torso))}, and this run of "
+                f"{config['algorithm']} has none; leave it out"
+            )
         fields = {
             name: _typed(name, config[name], hint)
             for name, hint in get_type_hints(Settings).items()
@@ -392,21 +394,21 @@ def _typed_struct(
         )
     code = {name: restore_torso(values[name], torso) for name in code_fields(cls)}
     plain = {
-        name: _typed(path + name, value, hints[name])
+        name: _typed(path + name, value, hints[name], torso)
         for name, value in values.items()
         if name not in code
     }
     return cls(**plain | code)
 
 
-def _typed(name, value, hint):
+def _typed(name, value, hint, torso=None):
     """Convert a value read from JSON to the type of its field."""
     if kinds := kinds_of(hint):
         if value is None and "none" in kinds:
             return None
         if isinstance(value, dict) and value.get("kind") in [*kinds] and value["kind"] != "none":
             fields = {key: item for key, item in value.items() if key != "kind"}
-            return _typed_struct(kinds[value["kind"]], fields, name + ".")
+            return _typed_struct(kinds[value["kind"]], fields, name + ".", torso)
         raise CorruptFile(
             f"config.json gives {name} as {value!r}; its kind must be one of {', '.join(kinds)}"
         )

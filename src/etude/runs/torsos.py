@@ -1,5 +1,6 @@
 """Networks of the user's own in a run: handed in by a person, and asked for again by their name."""
 
+import dataclasses
 from typing import Any
 
 from etude.algorithms import ALGORITHMS, algorithm_class, import_object
@@ -12,15 +13,25 @@ from etude.struct import replace
 TorsoLike = TorsoMaker | str
 
 
-def has_torso(algorithm: Any) -> bool:
-    """Whether an algorithm, or a class of one, has networks that a torso can stand in for."""
-    cls = algorithm if isinstance(algorithm, type) else type(algorithm)
+def has_torso(cls: Any) -> bool:
+    """Whether the algorithms of a class have networks that a torso can stand in for."""
     return "torso" in code_fields(cls)
 
 
 def torso_of(algorithm: Any) -> TorsoMaker | None:
-    """The maker of the algorithm's networks, None where they are etude's own."""
-    return algorithm.torso if has_torso(algorithm) else None
+    """The maker of networks that an algorithm or one nested in it has, None where none has one."""
+    if has_torso(type(algorithm)) and algorithm.torso is not None:
+        return algorithm.torso
+    values = (getattr(algorithm, field.name) for field in dataclasses.fields(algorithm))
+    structs = (x for x in values if dataclasses.is_dataclass(x) and not isinstance(x, type))
+    return next((torso for x in structs if (torso := torso_of(x)) is not None), None)
+
+
+def names_torso(hyperparameters: Any) -> bool:
+    """Whether hyperparameters in config.json, or those nested in them, name a torso."""
+    return isinstance(hyperparameters, dict) and (
+        hyperparameters.get("torso") is not None or any(map(names_torso, hyperparameters.values()))
+    )
 
 
 def find_torso(torso: TorsoLike | None) -> TorsoMaker | None:
@@ -43,8 +54,12 @@ def with_torso(algorithm: Any, name: str, torso: TorsoLike | None) -> Any:
     maker = find_torso(torso)
     if maker is None:
         return algorithm
-    if not has_torso(algorithm):
-        raise InvalidInput(no_torso(qualified_name(maker), name))
+    if not has_torso(type(algorithm)):
+        takers = ", ".join(key for key in ALGORITHMS if has_torso(algorithm_class(key)))
+        raise InvalidInput(
+            f"torso is {qualified_name(maker)}, and {name} takes none; leave it out (these take "
+            f"one: {takers})"
+        )
     if algorithm.torso not in (None, maker):
         raise InvalidInput(
             f"torso is {qualified_name(maker)}, and that of the algorithm is "
@@ -53,27 +68,17 @@ def with_torso(algorithm: Any, name: str, torso: TorsoLike | None) -> Any:
     return replace(algorithm, torso=maker)
 
 
-def no_torso(torso: str, name: str) -> str:
-    """The message for a torso that is handed to what has no place for one, called `name`."""
-    takers = ", ".join(key for key in ALGORITHMS if has_torso(algorithm_class(key)))
-    return f"torso is {torso}, and {name} takes none; leave it out (these take one: {takers})"
-
-
 def restore_torso(name: Any, torso: TorsoLike | None) -> TorsoMaker | None:
-    """The torso of a run in whose config.json it is called `name`, None for a run without one.
+    """The torso that is called `name` in the config.json of a run, None where there is none.
 
     Raises InvalidInput where `torso` is not the run's, and where the run needs it: a file never
     makes etude import a module.
     """
-    maker = find_torso(torso)
-    if name is None and maker is None:
-        return None
-    if name is not None and not (isinstance(name, str) and ":" in name):
-        raise CorruptFile(f"config.json gives torso as {name!r}, which is no name module:function")
     if name is None:
-        raise InvalidInput(
-            f"torso is {qualified_name(maker)}, and this run has etude's own networks; leave it out"
-        )
+        return None
+    if not (isinstance(name, str) and ":" in name):
+        raise CorruptFile(f"config.json gives torso as {name!r}, which is no name module:function")
+    maker = find_torso(torso)
     if maker is None:
         words = f"add --torso {name} (in Python torso=..., the function)"
         raise InvalidInput(
