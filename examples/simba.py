@@ -59,7 +59,7 @@ class SimBa(eqx.Module):
         return self.norm(x)
 
 
-TASKS = {"sac": ("Pendulum-v1", 4_000), "ppo": ("LunarLander-v3", 40_000)}  # a small budget
+TASKS = {"sac": ("Pendulum-v1", 4_000), "ppo": ("LunarLander-v3", 100_000)}  # a small budget
 
 
 def compare(algorithm: str, steps: int | None, seeds: int, **options: Any) -> None:

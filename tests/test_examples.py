@@ -55,7 +55,7 @@ def test_simba_is_compared_with_the_plain_network(simba, capsys):
     ) as train:
         simba["compare"]("ppo", None, 3)
     assert [call.kwargs["torso"] for call in train.mock_calls] == [None, simba["SimBa"]]
-    assert all(call.kwargs["steps"] == 40_000 for call in train.mock_calls)
+    assert all(call.kwargs["steps"] == 100_000 for call in train.mock_calls)
     said = capsys.readouterr().out.splitlines()
     assert said[1] == ("ppo on LunarLander-v3, SimBa: IQM 1.0, 95 % interval 0.5 to 1.5, 3 seeds")
 
@@ -63,6 +63,5 @@ def test_simba_is_compared_with_the_plain_network(simba, capsys):
 @pytest.mark.system
 def test_simba_trains(simba, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    for algorithm in ("sac", "ppo"):
-        simba["compare"](algorithm, 2_048, 1, evaluation_episodes=2, progress=False)
-    assert capsys.readouterr().out.count("SimBa: IQM") == 2
+    simba["compare"]("sac", 150, 1, evaluation_episodes=2, progress=False)
+    assert capsys.readouterr().out.count("IQM") == 2
