@@ -22,18 +22,18 @@ from etude.spaces import Space
 from etude.struct import static, struct
 from etude.types import Array
 
-Network = Callable[[Any], Array]  # one observation -> features [n]
+FeatureNetwork = Callable[[Any], Array]  # one observation -> features [n]
 
 
 class TorsoMaker(Protocol):
     """What makes a network of the user's own: a function, or a class with these arguments."""
 
-    def __call__(self, key: Array, space: Space, /) -> Network:
+    def __call__(self, key: Array, space: Space, /) -> FeatureNetwork:
         """A network of one value of `space`, without leading axes, that returns features [n].
 
-        It is called once for each network of an algorithm. A critic of observation and action has
-        the space `Composite((observation, action))`, whose values are tuples of the two. Called
-        again with the same arguments, it makes a network of the same structure.
+        A critic of observation and action has the space `Composite((observation, action))`, whose
+        values are tuples of the two. It is called twice for each network of an algorithm, with the
+        same arguments, and makes two of the same structure: no function is defined inside it.
         """
         ...
 
@@ -59,7 +59,7 @@ class CustomTorso:
     space: Space = static()
 
     @property
-    def network(self) -> Network:
+    def network(self) -> FeatureNetwork:
         """The user's network, with the parameters in their places."""
         arrays = (self.parameters[name] for name in self.layout.names)
         leaves = [next(arrays) if leaf is Trained else leaf for leaf in self.layout.leaves]
@@ -136,7 +136,7 @@ def check_torso_maker(torso: TorsoMaker, name: str) -> None:
         ) from None
 
 
-def make_network_of(torso: TorsoMaker, name: str, key: Array, space: Space) -> Network:
+def make_network_of(torso: TorsoMaker, name: str, key: Array, space: Space) -> FeatureNetwork:
     """The network that `torso` makes; raises InvalidInput where it fails, or makes none."""
     try:
         network = torso(key, space)
@@ -153,7 +153,7 @@ def make_network_of(torso: TorsoMaker, name: str, key: Array, space: Space) -> N
     return network
 
 
-def split_network(network: Network, name: str) -> tuple[dict[str, Array], Layout]:
+def split_network(network: FeatureNetwork, name: str) -> tuple[dict[str, Array], Layout]:
     """The trained arrays of a network by their paths, and all else.
 
     Raises InvalidInput for arrays of other types than floats, and for what cannot be hashed.
