@@ -15,7 +15,7 @@ COVERED = -m slipcover --json --out .coverage.json -m pytest --reference $(SIDE)
 # Tests are compiled to bytecode once, even where Python is told to keep none: that is half of what collecting them takes.
 TESTS = exec env JAX_PLATFORMS=cpu PYTHONDONTWRITEBYTECODE= .venv/bin/python
 # One process from first to last: what Python counts as its CPU time holds that of lint and types.
-LINT = .venv/bin/ruff check && .venv/bin/ruff format --check --quiet src tests benchmarks tools && .venv/bin/mypy
+LINT = .venv/bin/ruff check && .venv/bin/ruff format --check --quiet src tests benchmarks tools examples && .venv/bin/mypy
 PYTEST = $(LINT) && $(TESTS)
 
 .DEFAULT_GOAL := help

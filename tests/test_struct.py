@@ -1,7 +1,9 @@
 """Structs as pytrees, hyperparameters held to what they were declared with, and kinds of them."""
 
 import math
+from collections.abc import Callable
 from dataclasses import FrozenInstanceError
+from functools import partial
 from typing import Literal, Optional
 
 import jax
@@ -10,8 +12,8 @@ import numpy as np
 import pytest
 
 from etude.errors import InvalidInput
-from etude.kinds import kinds_of, tag_of
-from etude.struct import nested, replace, static, struct, traced, validate
+from etude.kinds import code_fields, kinds_of, qualified_name, tag_of
+from etude.struct import code, nested, replace, static, struct, traced, validate
 
 
 @struct
@@ -219,3 +221,38 @@ def test_a_sweep_reaches_the_fields_of_a_kind():
         return jax.tree.map(lambda x: 2 * x, swept).replay.alpha
 
     np.testing.assert_array_equal(jax.vmap(doubled)(alphas), 2 * alphas)
+
+
+# Code
+
+
+@struct
+class Coded:
+    make: Callable | None = code()
+    rate: float = traced(1.0)
+
+
+def test_code_is_structure_and_must_be_callable():
+    assert code_fields(Coded) == ["make"]
+    assert jax.tree.leaves(Coded(math.sin)) == [1.0]
+    assert jax.tree.structure(Coded(math.sin)) != jax.tree.structure(Coded(math.cos))
+    for right in (None, math.sin, Coded, partial(math.pow, 2)):
+        validate(Coded(right))
+    for wrong in (3, "math:sin", (math.sin,)):
+        with pytest.raises(InvalidInput, match="make is .*; it must be a function, or None"):
+            validate(Coded(wrong))
+
+
+@pytest.mark.parametrize(
+    ("value", "name"),
+    [
+        (math.sin, "math:sin"),
+        (Coded, f"{__name__}:Coded"),
+        (partial(partial(math.pow, 2), 3), "math:pow"),
+        (Coded(), f"{__name__}:Coded"),
+        (lambda x: x, f"{__name__}:<lambda>"),
+    ],
+    ids=["function", "class", "partial", "object", "lambda"],
+)
+def test_code_has_the_name_of_its_function_or_class(value, name):
+    assert qualified_name(value) == name

@@ -42,6 +42,7 @@ _MODULE_OF = {
     "Prioritized": "data.replay.prioritized",
     "Hindsight": "data.replay.hindsight",
     "NoisyLayers": "nn.noisy",
+    "TorsoMaker": "nn.custom_torso",
     **dict.fromkeys(("RandomShooting", "CEM", "ICEM", "MPPI", "CMAES"), "planning.planners"),
     **dict.fromkeys(
         ("ILQR", "DDP", "MultipleShooting", "GradientShooting", "Collocation"), "planning.planners"

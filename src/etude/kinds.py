@@ -1,6 +1,7 @@
-"""Kinds of a nested setting: the structs that a field may be, by tag. Read without JAX."""
+"""How flags and config.json name what is no number: kinds of structs, code. Read without JAX."""
 
 import dataclasses
+import functools
 import re
 import types
 from typing import Any, Union, get_args, get_origin
@@ -28,3 +29,19 @@ def tag_of(kind: type) -> str:
         return "none"
     words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "-", kind.__name__)
     return getattr(kind, "tag", words.lower())
+
+
+def code_fields(cls: Any) -> list[str]:
+    """The names of the fields of a struct's class that hold code; see `etude.struct.code`."""
+    return [field.name for field in dataclasses.fields(cls) if "code" in field.metadata]
+
+
+def qualified_name(value: Any) -> str:
+    """The name module:name of a class or function; of other callables, that of their class.
+
+    A `functools.partial` has the name of its function.
+    """
+    while isinstance(value, functools.partial):
+        value = value.func
+    named = value if hasattr(value, "__qualname__") else type(value)
+    return f"{named.__module__}:{named.__qualname__}"

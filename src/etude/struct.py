@@ -9,7 +9,7 @@ from typing import Any, dataclass_transform, get_args, get_origin, get_type_hint
 import jax
 
 from etude.errors import InvalidInput
-from etude.kinds import kinds_of
+from etude.kinds import code_fields, kinds_of
 
 replace = dataclasses.replace
 
@@ -52,6 +52,15 @@ def nested(default: Any) -> Any:
     return dataclasses.field(default=default)
 
 
+def code(default: Any = None) -> Any:
+    """Declare a static field that holds a function of the user, or None.
+
+    It is given from Python, or by its name module:function where a person types it: it is no flag
+    of its own, and config.json holds its name alone, which nothing imports.
+    """
+    return dataclasses.field(default=default, metadata={"static": True, "code": True})
+
+
 @dataclass_transform(frozen_default=True)
 def struct(cls):
     """Make a class an immutable pytree: `static` fields are its structure, all others children."""
@@ -69,6 +78,10 @@ def validate(settings: Any, path: str = "") -> None:
         name, value, hint = path + field.name, getattr(settings, field.name), hints[field.name]
         if isinstance(value, jax.core.Tracer):
             continue  # a sweep inside `vmap`: the values are not known at compile time
+        if field.name in code_fields(type(settings)):
+            if value is not None and not callable(value):
+                raise InvalidInput(f"{name} is {value!r:.80}; it must be a function, or None")
+            continue
         if kinds := tuple(kinds_of(hint).values()):
             if not isinstance(value, kinds):
                 raise InvalidInput(f"{name} is {value!r}; it must be {_join_kinds(kinds)}")

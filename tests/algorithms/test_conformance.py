@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from gymnasium_spaces import ACTIONS, OBSERVATIONS, Noise
 from probing import DISCOUNT, FOREVER, SIGNS, VALUES, asked, at, read_after_training
+from torsos import Own, plain
 
 from etude.algorithms import ALGORITHMS, algorithm_class, registered_name
 from etude.algorithms.actor_critic.actor_critic import A2C, ActorCritic
@@ -51,7 +52,7 @@ from etude.environments.protocol import StepResult
 from etude.environments.tabular import Tabular
 from etude.errors import InvalidInput
 from etude.estimators.running_statistics import Normalization
-from etude.kinds import kinds_of
+from etude.kinds import code_fields, kinds_of
 from etude.nn.recurrent import GRU, LSTM
 from etude.planning.planners import CEM, CMAES, AnyPlanner
 from etude.planning.tree.rules import PUCT
@@ -555,6 +556,58 @@ def test_trpo_takes_a_memory():
     """Traced, not run: second derivatives through time."""
     assert SMALL["trpo"][0].recurrent
     assert_update_keeps_shapes(SMALL["trpo"][0], CHOICES)
+
+
+# with networks of one's own: Rainbow's are dueling and noisy, ActorCritic and TRPO have a memory
+OWN = {
+    name: replace(algorithm, torso=Own)
+    for name, (algorithm, *_) in SMALL.items()
+    if "torso" in code_fields(type(algorithm))
+} | {
+    "dqn in a box": replace(SMALL["dqn"][0], torso=Own),
+    "sac of choices": replace(SMALL["sac"][0], torso=plain),
+    "ppo with a memory": replace(
+        SMALL["ppo"][0], torso=plain, recurrent=GRU(4), sequence_length=3, batch_size=6
+    ),
+    "actor-critic with a control variate": replace(
+        SMALL["actor-critic"][0], torso=Own, recurrent=None, control_variate=True
+    ),
+}
+CONTINUOUS_ACTIONS = ("naf", "td3", "sac", "dqn in a box")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        name if name in ("dqn", "sac") else pytest.param(name, marks=pytest.mark.slow)
+        for name in OWN
+    ],
+)
+def test_every_algorithm_with_hidden_layers_takes_networks_of_ones_own(name):
+    """Traced, not run: of a Dict of observations."""
+    for other, (algorithm, *_) in SMALL.items():
+        assert (other in OWN) == hasattr(algorithm, "hidden")
+    action = ACTIONS["bounded" if name in CONTINUOUS_ACTIONS else "discrete"]
+    seen = gymnasium.spaces.Dict({kind: OBSERVATIONS[kind] for kind in ("discrete", "box")})
+    assert_update_keeps_shapes(OWN[name], GymnasiumEnvs(partial(Noise, seen, action), 2))
+
+
+@pytest.mark.system
+@pytest.mark.parametrize("name", ["rainbow", "dqn in a box", "sac", "ppo with a memory"])
+def test_networks_of_ones_own_are_trained(name):
+    """Each array of theirs changes."""
+    algorithm = OWN[name]
+    environment = BOX if name in CONTINUOUS_ACTIONS else CHOICES
+    program = jax.jit(partial(train_iteration, algorithm, environment))
+    begun = after = jax.jit(partial(init_train_state, algorithm, environment))(KEYS[0])
+    for i in range(6):
+        after = program(after, KEYS[0], i)
+    learned = [
+        part_of(training.algorithm_state, SMALL[name.split()[0]][3]) for training in (begun, after)
+    ]
+    for path, change in jax.tree_util.tree_leaves_with_path(jax.tree.map(np.not_equal, *learned)):
+        where = jax.tree_util.keystr(path)
+        assert change.any() or ".encoder" not in where, where
 
 
 @every_algorithm

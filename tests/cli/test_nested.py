@@ -6,6 +6,7 @@ import math
 import pytest
 from commands import here
 from owner import Owner
+from torsos import own
 
 from etude.algorithms import algorithm_factory
 from etude.algorithms.trust_region.ppo import PPO
@@ -260,3 +261,14 @@ def test_help_shows_the_flags_of_the_kinds_that_are_chosen_in_groups_of_their_ow
     assert "--noisy.sigma FLOAT" in other["noisy options"]
     assert "--exploration.final-temperature FLOAT" in other["exploration options"]
     assert not any("epsilon FLOAT" in text for text in other.values() if "adam" not in text)
+
+
+def test_code_has_no_flag_of_its_own_and_is_kept(tmp_path):
+    """A torso is an option of the run, so it is in the help once."""
+    default = Owner(agent=DQN(torso=own))
+    _, algorithm = parsed(default, "--agent.hidden 8 --weight 2", "owner")
+    assert algorithm == Owner(agent=DQN(hidden=(8,), torso=own), weight=2.0)
+    options, _ = parsed(DQN(), "--torso torsos:own")
+    assert options.torso == "torsos:own"
+    groups = groups_of_help(tmp_path, "dqn CartPole-v1")
+    assert [title for title, text in groups.items() if "torso" in text] == ["run options"]

@@ -50,6 +50,7 @@ def test_every_option_is_a_flag_a_keyword_and_a_key(tmp_path):
         num_envs=2,
         dataset=None,
         initial={},
+        torso=None,
         out=tmp_path / "run",
         checkpoint_interval=100,
         video=False,

@@ -614,6 +614,24 @@ def test_newest_without_any_says_why(tmp_path):
     assert len(told) == 1
 
 
+def test_newest_of_another_template_is_named_by_its_arrays_and_warns_of_nothing(tmp_path):
+    """Unless an older one fits, or one is damaged."""
+    for step in (1, 2):
+        checkpoints.save_checkpoint(tmp_path, step, small(step), {})
+    other = {**small(), "more": np.zeros(3, np.float32)}
+    with pytest.raises(
+        checkpoints.OtherArrays, match=r"step_2/.*\['more'\] is missing; use the al"
+    ):
+        checkpoints.load_newest(tmp_path, other, pytest.fail)
+    checkpoints.save_checkpoint(tmp_path, 3, other, {}, keep=3)
+    told = []
+    assert checkpoints.load_newest(tmp_path, small(), told.append)[0].name == "step_2"
+    assert len(told) == 1 and "['more'] is not expected" in told[0]
+    flip(tmp_path / "step_2" / "facts.json", 0)
+    with pytest.raises(CorruptFile, match="holds no checkpoint that can be read .*SHA-256"):
+        checkpoints.load_newest(tmp_path, {"alone": np.zeros(1)}, told.append)
+
+
 # Crashes
 
 

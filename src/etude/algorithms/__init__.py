@@ -12,6 +12,7 @@ from typing import Any
 
 from etude.algorithms._index import ALGORITHMS
 from etude.errors import InvalidInput
+from etude.kinds import qualified_name
 
 
 def algorithm_factory(name: str) -> Any:
@@ -60,11 +61,6 @@ def import_object(role: str, name: str) -> Any:
         ) from error
     except AttributeError:
         raise InvalidInput(f"{role} {name!r}: {module_name} has no {attribute}") from None
-
-
-def qualified_name(cls: type) -> str:
-    """The name module:Class of a class."""
-    return f"{cls.__module__}:{cls.__qualname__}"
 
 
 def algorithm_class(name: str) -> Any:

@@ -291,8 +291,8 @@ ABSENT = {  # names without a counterpart, and the reason
     "track": "the run directory holds metrics.csv and the learning curve",
     "tensorboard_log": "the run directory holds metrics.csv and the learning curve",
     "verbose": "progress is always shown",
-    "policy": "the network follows from the spaces; see --hidden",
-    "policy_kwargs": "each of them is a hyperparameter; see --hidden",
+    "policy": "the network follows from the spaces; see --hidden, and --torso for one of your own",
+    "policy_kwargs": "each of them is a hyperparameter; see --hidden, and --torso",
 }
 
 

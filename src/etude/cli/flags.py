@@ -32,6 +32,7 @@ from etude.cli.aliases import (
     normalize_name,
 )
 from etude.cli.console import fail
+from etude.kinds import code_fields
 
 HELP = {"-h", "--help"}
 METAVARS = {int: "INT", float: "FLOAT", str: "STR", Path: "PATH"}  # of optional values
@@ -480,7 +481,9 @@ def with_alias_help(cls: Any, rows: list[Alias], path: str = "") -> Any:
     It has the name and module of the dataclass, where tyro looks for the help of its fields. A
     nested struct is in it by the tag of its kind. `path` is that of the struct.
     """
-    annotations = {}
+    annotations: dict[str, Any] = dict.fromkeys(
+        code_fields(cls), Annotated[Any, tyro.conf.Fixed, tyro.conf.Suppress]
+    )
     for field, hint in nested.flag_types(cls).items():
         aliased = nested.join_path(path, field)
         names = describe_aliases(aliased, rows) if not is_positional(hint) else ""

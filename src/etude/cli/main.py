@@ -58,6 +58,8 @@ class Train(RunOptions):
         default_factory=list, kw_only=True
     )
     """a run to start from, as COMPONENT=RUN: policy=RUN takes its policy over"""
+    torso: str | None = dataclasses.field(default=None, kw_only=True)
+    """module:function that makes a network of one's own, in place of the hidden layers"""
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -187,6 +189,8 @@ def _resume(arguments: list[str]) -> None:
         import a module"""
         algorithm: str | None = None
         """the algorithm of the run if its name is module:Class"""
+        torso: str | None = None
+        """the torso of the run, as module:function, if it has one of one's own"""
         video: bool = False
         """record a video of an episode at the end"""
 
@@ -199,6 +203,7 @@ def _resume(arguments: list[str]) -> None:
         options.steps,
         algorithm=imported(options.algorithm),
         environment=options.environment,
+        torso=options.torso,
         dataset=options.dataset,
         video=options.video,
     )
@@ -226,6 +231,8 @@ def _evaluate(arguments: list[str]) -> None:
         """the environment of the run if its name is module:Name"""
         algorithm: str | None = None
         """the algorithm of the run if its name is module:Class"""
+        torso: str | None = None
+        """the torso of the run, as module:function, if it has one of one's own"""
         video: bool = False
         """record a video of an episode"""
 
@@ -240,7 +247,7 @@ def _evaluate(arguments: list[str]) -> None:
     from etude.storage import files
 
     run, display = (
-        load(options.run, imported(options.algorithm), options.environment),
+        load(options.run, imported(options.algorithm), options.environment, options.torso),
         NullDisplay(),
     )
     if options.video:
@@ -285,13 +292,15 @@ def _watch(arguments: list[str]) -> None:
         """the environment of the run if its name is module:Name"""
         algorithm: str | None = None
         """the algorithm of the run if its name is module:Class"""
+        torso: str | None = None
+        """the torso of the run, as module:function, if it has one of one's own"""
 
     options = flags.parse(Watch, "etude watch", arguments)
     enable_cache()
     from etude.runs.run import load
     from etude.runs.video import watch
 
-    run = load(options.run, imported(options.algorithm), options.environment)
+    run = load(options.run, imported(options.algorithm), options.environment, options.torso)
     for i, total in enumerate(watch(run, options.episodes, options.seed, options.stochastic), 1):
         print(f"episode {i}: return {total:.1f}", flush=True)
 
@@ -314,6 +323,8 @@ def _record(arguments: list[str]) -> None:
         """the file to write, an .npz"""
         seed: int = 0
         """seed of the episodes and of the expert"""
+        torso: str | None = None
+        """the torso of the expert's run, as module:function, if it has one of one's own"""
         stochastic: bool = False
         """act as in training, in place of the deterministic policy"""
         options: tyro.conf.UseAppendAction[list[str]] = dataclasses.field(  # type: ignore[assignment]

@@ -9,7 +9,7 @@ import types
 from collections.abc import Iterator
 from typing import Any, Literal, NamedTuple, get_type_hints
 
-from etude.kinds import is_switch, kinds_of
+from etude.kinds import code_fields, is_switch, kinds_of
 
 
 class KindFlag(NamedTuple):
@@ -64,13 +64,17 @@ def join_path(path: str, name: str) -> str:
 
 
 def flag_types(cls: Any, path: str = "") -> dict[str, Any]:
-    """The type of the flag of each field of a struct's class, by the field's path."""
+    """The type of the flag of each field of a struct's class, by the field's path.
+
+    Fields that hold code have none.
+    """
     hints, nested = get_type_hints(cls, include_extras=True), nested_fields(cls)
     return {
         join_path(path, field.name): choice_type(nested[field.name])
         if field.name in nested
         else hints[field.name]
         for field in dataclasses.fields(cls)
+        if field.name not in code_fields(cls)
     }
 
 

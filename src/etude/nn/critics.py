@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from etude.nn.custom_torso import TorsoMaker
 from etude.nn.networks import Activation, Network, encode_leaf, make_encoder, make_mlp, make_network
 from etude.nn.recurrent import GRU, LSTM
 from etude.spaces import Composite, EnvironmentSpec, Space
@@ -34,6 +35,7 @@ def make_critics(
     hidden: Sequence[int],
     activation: Activation = "relu",
     num_critics: int = 2,
+    torso: TorsoMaker | None = None,
     recurrent: GRU | LSTM | None = None,
 ) -> Critics:
     """`num_critics` networks that differ in their weights; two are twins (Fujimoto et al., 2018).
@@ -45,11 +47,11 @@ def make_critics(
     keys = jax.random.split(key, num_critics)
     if recurrent:
         return tuple(
-            make_recurrent_critic(key, spec, hidden, activation, recurrent, slot)
+            make_recurrent_critic(key, spec, hidden, activation, torso, recurrent, slot)
             for slot, key in enumerate(keys, start=1)
         )
     space = Composite((spec.observation, spec.action))
-    return tuple(make_network(key, space, hidden, 1, activation) for key in keys)
+    return tuple(make_network(key, space, hidden, 1, activation, torso=torso) for key in keys)
 
 
 def make_recurrent_critic(
@@ -57,12 +59,16 @@ def make_recurrent_critic(
     spec: EnvironmentSpec,
     hidden: Sequence[int],
     activation: Activation,
+    torso: TorsoMaker | None,
     recurrent: GRU | LSTM,
     slot: int,
 ) -> Network:
-    """A critic that reads (History, action); the carry of its cell is at the index `slot`."""
+    """A critic that reads (History, action); the carry of its cell is at the index `slot`.
+
+    The network that `torso` makes reads the observation; the hidden layers follow the action.
+    """
     key_encoder, key_head = jax.random.split(key)
-    encoder, num_features = make_encoder(key_encoder, spec.observation, recurrent, slot)
+    encoder, num_features = make_encoder(key_encoder, spec.observation, torso, recurrent, slot)
     num_inputs = num_features + spec.action.zeros().size
     head = make_mlp(key_head, (num_inputs, *hidden, 1), activation)
     return Network(HistoryActionEncoder(encoder, spec.action), head)

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 
 from etude import spaces
 from etude.nn.convolution import convolution
+from etude.nn.custom_torso import CustomTorso, TorsoMaker, make_custom_torso
 from etude.nn.history import RecurrentEncoder
 from etude.nn.linear import affine
 from etude.nn.recurrent import (
@@ -131,7 +132,7 @@ class Network:
 class Torso:
     """Observation tree to features [..., n]: encoder, optional recurrent cell, hidden layers."""
 
-    encoder: Encoder
+    encoder: Encoder | CustomTorso
     cell: RecurrentCell | None
     layers: tuple[eqx.nn.Linear, ...]
     activation: Activation = static("tanh")
@@ -169,15 +170,18 @@ def make_torso(
     activation: Activation = "tanh",
     final_scale: float = 1.0,
     recurrent: GRU | LSTM | None = None,
+    torso: TorsoMaker | None = None,
 ) -> tuple[Torso, eqx.nn.Linear]:
     """(torso, head): a torso for observations of `space`, and a linear layer to `outputs` numbers.
 
     Weights are initialized as in `make_network` with `final_scale`. The recurrent cell
-    precedes the hidden layers and keeps Equinox's initial weights.
+    precedes the hidden layers and keeps Equinox's initial weights. With `torso`, the network that
+    it makes precedes the cell, and there are no hidden layers.
     """
+    hidden = () if torso else hidden
     key_network, key_cell = jax.random.split(key) if recurrent else (key, key)
     key_encoder, key_head = jax.random.split(key_network)
-    encoder, num_features = make_observation_encoder(key_encoder, space)
+    encoder, num_features = make_observation_encoder(key_encoder, space, torso)
     cell = recurrent.make(key_cell, num_features) if recurrent else None
     num_inputs = recurrent.units if recurrent else num_features
     *layers, head = make_mlp(
@@ -194,6 +198,7 @@ def make_network(
     activation: Activation = "relu",
     final_scale: float | None = None,
     layer_norm: bool = False,
+    torso: TorsoMaker | None = None,
     recurrent: GRU | LSTM | None = None,
     slot: int = 0,
 ) -> Network:
@@ -202,12 +207,14 @@ def make_network(
     With `final_scale`, weights are orthogonal with gain √2, in the last layer with gain
     `final_scale`, and biases are zero (Saxe et al., 2014; usual for policy gradients). Without it,
     weights and biases are uniform in ±1/√inputs, as in Equinox. With `layer_norm`, the input of
-    each activation is normalized over the layer's units (Ba et al., 2016). With `recurrent`, the
-    hidden layers follow a recurrent cell, and the network reads a History, where the cell's carry
-    is at the index `slot`.
+    each activation is normalized over the layer's units (Ba et al., 2016). With `torso`, the
+    network that it makes stands in for encoder and hidden layers. With `recurrent`, a recurrent
+    cell follows the encoder, and the network reads a History, where the cell's carry is at the
+    index `slot`.
     """
+    hidden = () if torso else hidden
     key_encoder, key_head = jax.random.split(key)
-    encoder, num_features = make_encoder(key_encoder, space, recurrent, slot)
+    encoder, num_features = make_encoder(key_encoder, space, torso, recurrent, slot)
     return Network(
         encoder,
         make_mlp(key_head, (num_features, *hidden, outputs), activation, final_scale, layer_norm),
@@ -221,19 +228,22 @@ def make_dueling_network(
     num_actions: int,
     num_atoms: int = 1,
     activation: Activation = "relu",
+    torso: TorsoMaker | None = None,
     recurrent: GRU | LSTM | None = None,
 ) -> Network:
     """A dueling network from observations of `space` to `num_actions` × `num_atoms` numbers.
 
-    Each stream has the last hidden layer for itself; both share the others.
+    Each stream has the last hidden layer for itself; both share the others. With `torso`, each is
+    one linear layer on the features of the network that it makes.
     """
+    hidden = () if torso else hidden
     key_encoder, key_trunk, key_value, key_advantage = jax.random.split(key, 4)
-    encoder, num_features = make_encoder(key_encoder, space, recurrent)
+    encoder, num_features = make_encoder(key_encoder, space, torso, recurrent)
     shared = (num_features, *hidden[:-1])
     trunk = make_mlp(key_trunk, shared, activation) if len(shared) > 1 else None
-    value = make_mlp(key_value, (shared[-1], hidden[-1], num_atoms), activation)
+    value = make_mlp(key_value, (shared[-1], *hidden[-1:], num_atoms), activation)
     advantage = make_mlp(
-        key_advantage, (shared[-1], hidden[-1], num_actions * num_atoms), activation
+        key_advantage, (shared[-1], *hidden[-1:], num_actions * num_atoms), activation
     )
     return Network(encoder, Dueling(trunk, value, advantage, num_atoms))
 
@@ -262,30 +272,42 @@ def make_mlp(
 
 
 def make_encoder(
-    key: Array, space: Space, recurrent: GRU | LSTM | None = None, slot: int = 0
-) -> tuple[Encoder | RecurrentEncoder, int]:
-    """(an encoder for observations of `space`, the number of its features).
+    key: Array,
+    space: Space,
+    torso: TorsoMaker | None = None,
+    recurrent: GRU | LSTM | None = None,
+    slot: int = 0,
+) -> tuple[Encoder | CustomTorso | RecurrentEncoder, int]:
+    """(the encoder for observations of `space`, the number of its features).
 
-    With `recurrent` it is one of Histories, whose carry is at the index `slot`.
+    With `torso` it is the network that this makes. With `recurrent` it is one of Histories, whose
+    carry is at the index `slot`.
     """
     if not recurrent:
-        return make_observation_encoder(key, space)
+        return make_observation_encoder(key, space, torso)
     key_encoder, key_cell = jax.random.split(key)
-    encoder, num_features = make_observation_encoder(key_encoder, space)
+    encoder, num_features = make_observation_encoder(key_encoder, space, torso)
     cell = recurrent.make(key_cell, num_features)
     return RecurrentEncoder(encoder, cell, slot), recurrent.units
 
 
-def make_observation_encoder(key: Array, space: Space) -> tuple[Encoder, int]:
-    """(an encoder for observations of `space`, the number of its features)."""
+def make_observation_encoder(
+    key: Array, space: Space, torso: TorsoMaker | None = None
+) -> tuple[Encoder | CustomTorso, int]:
+    """(the encoder for observations of `space`, the number of its features)."""
+    encoder = make_custom_torso(torso, key, space) if torso else make_image_encoder(key, space)
+    return encoder, jax.eval_shape(encoder, space.zeros()).shape[-1]
+
+
+def make_image_encoder(key: Array, space: Space) -> Encoder:
+    """The encoder for observations of `space`, with a CNN for each image among them."""
     leaves = [leaf for _, leaf in spaces.leaves_with_path(space)]
     keys = jax.random.split(key, len(leaves))
     cnns = tuple(
         make_cnn(key, leaf.shape) if is_image(leaf) else None
         for key, leaf in zip(keys, leaves, strict=True)
     )
-    encoder = Encoder(cnns, space)
-    return encoder, jax.eval_shape(encoder, space.zeros()).shape[-1]
+    return Encoder(cnns, space)
 
 
 def make_cnn(key: Array, shape: tuple[int, ...]) -> CNN:

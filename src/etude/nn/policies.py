@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from etude import spaces
 from etude.errors import InvalidInput
 from etude.nn import distributions
+from etude.nn.custom_torso import TorsoMaker
 from etude.nn.distributions import Distribution, StateDependentNormal
 from etude.nn.linear import affine
 from etude.nn.networks import Activation, Torso, make_torso
@@ -117,19 +118,21 @@ def make_actor_critic(
     shared: bool = False,
     recurrent: GRU | LSTM | None = None,
     state_noise: bool = False,
+    torso: TorsoMaker | None = None,
 ) -> ActorCriticNetworks:
     """Networks for observations and actions of `spec`.
 
     The policy's head starts near zero: the mean action near 0, and discrete actions almost equally
     likely. With `state_noise` the noise of a Box action depends on the features of the state;
     otherwise it is the same in all states. `initial_std` is its standard deviation in units of the
-    policy's [-1, 1], or of the noise that one feature adds.
+    policy's [-1, 1], or of the noise that one feature adds. With `torso`, the networks that
+    it makes stand in for the hidden layers.
 
     Raises InvalidInput for state-dependent noise of actions that are not a Box.
     """
     key_policy, key_value = jax.random.split(key)
     build = lambda key, outputs, scale: make_torso(
-        key, spec.observation, hidden, outputs, activation, scale, recurrent
+        key, spec.observation, hidden, outputs, activation, scale, recurrent, torso
     )
     num_parameters = distributions.num_parameters(spec.action)
     policy_torso, policy_head = build(key_policy, num_parameters, 0.01)

@@ -268,14 +268,15 @@ def run_headline(settings: Settings, directory: Path) -> list[str]:
         f"{settings.steps:,} {settings.unit}{' each' if settings.seeds > 1 else ''}",
         f"run     {directory}",
         *([dataset_line(settings.dataset)] if settings.dataset else []),
+        *([f"torso   {settings.torso}"] if settings.torso else []),
         *(f"initial {name} of {record.run}" for name, record in settings.initial.items()),
         *(
-            []
-            if settings.environment_kind == "id"
-            else [
-                f"resume  from Python alone, which holds the environment: "
+            [
+                f"resume  from Python alone, which holds the {' and the '.join(held)}: "
                 f"{settings.resume_command(directory)}"
             ]
+            if (held := settings.held_in_python)
+            else []
         ),
     ]
 

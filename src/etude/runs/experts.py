@@ -24,7 +24,9 @@ from etude.environments.backends.host_callback import host_call
 from etude.environments.factories import name_of_function
 from etude.environments.sources import EnvironmentLike
 from etude.errors import ExpertFault, InvalidInput
+from etude.kinds import qualified_name
 from etude.runs.run import Run, load_beside
+from etude.runs.torsos import TorsoLike, find_torso
 from etude.runs.train import defaults_for
 from etude.spaces import (
     Box,
@@ -46,6 +48,7 @@ def make_expert(
     spec: EnvironmentSpec,
     key: Array,
     warn: Callable[[str], None] = lambda text: None,
+    torso: TorsoLike | None = None,
 ) -> Expert:
     """The expert that a user asks for, to act in an environment.
 
@@ -59,6 +62,7 @@ def make_expert(
         spec: the spaces that the expert observes and acts in, and the environment's id.
         key: of the algorithm's initial state.
         warn: is told of a damaged checkpoint that is passed over.
+        torso: that of the run, if the expert is the directory of one with a torso.
 
     Returns:
         The expert, whose policy acts inside a compiled program. Run that program with
@@ -68,7 +72,12 @@ def make_expert(
     Raises:
         InvalidInput: for what is no expert, and for an expert of other spaces.
     """
-    found, name = find_expert(expert, environment), expert_name(expert)
+    found, name = find_expert(expert, environment, torso), expert_name(expert)
+    if torso is not None and not (isinstance(found, Run) and found.settings.torso):
+        raise InvalidInput(
+            f"torso is {qualified_name(find_torso(torso))}, and the expert {name} has none; leave "
+            "it out"
+        )
     if isinstance(found, Run):
         return expert_of_run(found, name, spec, warn)
     if callable(found):
@@ -78,13 +87,15 @@ def make_expert(
     return Expert(jax.jit(partial(init_state, found, spec=spec, name=name))(key), found)
 
 
-def find_expert(expert: ExpertLike, environment: EnvironmentLike) -> Any:
+def find_expert(
+    expert: ExpertLike, environment: EnvironmentLike, torso: TorsoLike | None = None
+) -> Any:
     """What `expert` names: a Run, an algorithm or a function; raises InvalidInput for none."""
     if isinstance(expert, str) and expert in ALGORITHMS:
         check_learns_nothing(algorithm_class(expert), expert)
         return defaults_for(expert, environment)[0]
     if isinstance(expert, Path) or (isinstance(expert, str) and Path(expert).exists()):
-        return load_beside(Path(expert), environment)
+        return load_beside(Path(expert), environment, torso)
     if isinstance(expert, str):
         if ":" not in expert:
             raise InvalidInput(unknown_expert(expert))

@@ -11,7 +11,7 @@ import numpy as np
 from etude.algorithms import ALGORITHMS, algorithm_factory
 from etude.algorithms.protocol import init_state
 from etude.errors import InvalidInput
-from etude.kinds import is_switch, kinds_of, tag_of
+from etude.kinds import code_fields, is_switch, kinds_of, qualified_name, tag_of
 from etude.runs.settings import InitialRecord, Settings
 from etude.struct import replace
 from etude.trees import content_hash
@@ -87,19 +87,33 @@ def check_component(settings: Settings, name: str, run: TrainedRun) -> None:
             )
     hints = get_type_hints(type(other.algorithm))
     differing = [
-        (getattr(other.algorithm, field), getattr(settings.algorithm, field), field)
+        (theirs, ours, field)
         for field in own.settings
-        if getattr(other.algorithm, field) != getattr(settings.algorithm, field)
+        if (theirs := setting_of(other.algorithm, field))
+        != (ours := setting_of(settings.algorithm, field))
     ]
     if differing:
         reasons = (
             f"{field} is {theirs} there and {ours} here" for theirs, ours, field in differing
         )
-        flags = (as_flags(field, theirs, hints[field]) for theirs, _, field in differing)
+        lacks_torso = any(field == "torso" and theirs is None for theirs, _, field in differing)
+        flags = [
+            as_flags(field, theirs, hints[field])
+            for theirs, _, field in differing
+            if not (field == "torso" and lacks_torso)
+        ]
+        remedies = ["Leave out --torso"] * lacks_torso + [f"Add {' '.join(flags)}"] * bool(flags)
         raise InvalidInput(
             f"initial {name} of {run.directory} has other settings: {'; '.join(reasons)}. "
-            f"Add {' '.join(flags)}"
+            f"{'. '.join(remedies)}"
         )
+
+
+def setting_of(algorithm: Any, field: str) -> Any:
+    """A hyperparameter as it is compared: of code, the name."""
+    value = getattr(algorithm, field)
+    is_code = field in code_fields(type(algorithm)) and value is not None
+    return qualified_name(value) if is_code else value
 
 
 def as_flags(path: str, value: Any, hint: Any) -> str:

@@ -91,6 +91,9 @@ class RunOptions(RecordedOptions):
     not play"""
     initial: dict[str, Any] = dataclasses.field(default_factory=dict)
     """runs to start from, by the component that is taken over from each: policy=RUN"""
+    torso: Any = None
+    """what makes a network of one's own, in place of the hidden layers: module:function, or in
+    Python the function (see `etude.TorsoMaker`)"""
     out: Path | None = None
     """the run directory; default runs/ALGORITHM-ENVIRONMENT-TIME"""
     checkpoint_interval: int | None = None

@@ -26,6 +26,7 @@ from etude.runs.display import NullDisplay, StatusLine
 from etude.runs.experts import ExpertLike, expert_name, make_expert
 from etude.runs.interrupt import Interrupted, InterruptHandler
 from etude.runs.options import RunOptions
+from etude.runs.torsos import TorsoLike
 from etude.spaces import EnvironmentSpec
 from etude.storage.datasets.npz import read_npz, write_npz
 from etude.struct import replace
@@ -46,6 +47,7 @@ def record(
     out: str | Path | None = None,
     seed: int = 0,
     stochastic: bool = False,
+    torso: TorsoLike | None = None,
     options: dict[str, Any] | None = None,
     frame_stack: int = 1,
     action_masks: bool = False,
@@ -66,6 +68,7 @@ def record(
         out: the file to write, an .npz (see `etude.storage.datasets.npz`); by default none.
         seed: seed of the episodes and of the expert.
         stochastic: act as in training, in place of the deterministic policy.
+        torso: that of the run that is the expert, if it has one; see `etude.load`.
         options, frame_stack, action_masks: as in `etude.train`.
         progress: show the progress, and a table of the result.
 
@@ -89,7 +92,7 @@ def record(
     key = jax.random.key(seed)
     with closing(source.make(copies_for(episodes), source.evaluation_backend)) as environments:
         spec = environments.spec
-        player = make_expert(expert, environment, spec, key, NullDisplay().warn)
+        player = make_expert(expert, environment, spec, key, NullDisplay().warn, torso)
         # as Run.evaluate has for its first seed
         chunks = play(environments, player, jax.random.fold_in(key, 0), episodes, stochastic)
         transitions = gather_chunks(environments, chunks, episodes, progress)

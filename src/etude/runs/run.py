@@ -24,6 +24,7 @@ from etude.runs.job import ProgressEvent, TrainJob, jobs_for, restore_job
 from etude.runs.outside import DatasetLike, describe, open_dataset, reopen_dataset
 from etude.runs.processes import usable_cores
 from etude.runs.settings import Settings, from_json, to_json
+from etude.runs.torsos import TorsoLike, names_torso
 from etude.storage import files, metrics_csv
 
 
@@ -47,7 +48,7 @@ class Run:
     @property
     def is_parallel(self) -> bool:
         """Whether each job trains in a process of its own."""
-        return len(self.jobs) > 1 and self.settings.source.is_picklable
+        return len(self.jobs) > 1 and self.settings.is_picklable
 
     @property
     def resume_command(self) -> str:
@@ -243,7 +244,10 @@ def create_run(settings: Settings, out: str | Path | None = None) -> Run:
 
 
 def load(
-    path: str | Path, algorithm: Any = None, environment: EnvironmentLike | None = None
+    path: str | Path,
+    algorithm: Any = None,
+    environment: EnvironmentLike | None = None,
+    torso: TorsoLike | None = None,
 ) -> Run:
     """Open a run directory.
 
@@ -253,12 +257,15 @@ def load(
         environment: the environment of the run, if a file cannot stand for it. That is one given as
             an object, which is given again (its spaces are compared), and one named module:Name,
             whose module a file never makes etude import, unless it is imported already.
+        torso: the torso of the run's algorithm, if it has one: the function that makes it, or its
+            name module:function.
 
     Returns:
         The run.
 
     Raises:
-        InvalidInput: for a directory that is no run, and for another environment than the run's.
+        InvalidInput: for a directory that is no run, and for another environment or torso than the
+            run's.
     """
     directory = Path(path)
     if not (directory / "config.json").is_file():
@@ -267,13 +274,19 @@ def load(
             "`etude train` wrote"
         )
     config = files.read_json(directory / "config.json")
-    return Run(directory, from_json(config, algorithm, environment))
+    return Run(directory, from_json(config, algorithm, environment, torso))
 
 
-def load_beside(path: Path, environment: EnvironmentLike) -> Run:
-    """The run at `path`, which is on the environment that is given here if no file can name it."""
+def load_beside(path: Path, environment: EnvironmentLike, torso: TorsoLike | None = None) -> Run:
+    """The run at `path`, with the environment and the torso given here if no file can name its own.
+
+    A run of etude's own networks gets no torso.
+    """
     recorded = files.read_json(path / "config.json") if (path / "config.json").is_file() else {}
     is_given = (
         recorded.get("environment_kind", "id") != "id" or recorded.get("environment") == environment
     )
-    return load(path, environment=environment if is_given else None)
+    has_torso = names_torso(recorded.get("hyperparameters"))
+    return load(
+        path, environment=environment if is_given else None, torso=torso if has_torso else None
+    )

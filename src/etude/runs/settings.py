@@ -12,10 +12,11 @@ from typing import Any, get_args, get_origin, get_type_hints
 import jax
 
 import etude
-from etude.algorithms import ALGORITHMS, algorithm_class, qualified_name
+from etude.algorithms import ALGORITHMS, algorithm_class
 from etude.algorithms.protocol import NOTHING, Outside, acts, check_algorithm
 from etude.data.dataset import dataset_shapes
 from etude.environments.backends.zero_envs import ZeroEnvs
+from etude.environments.factories import is_picklable
 from etude.environments.protocol import Environment
 from etude.environments.sources import (
     EnvironmentLike,
@@ -24,8 +25,9 @@ from etude.environments.sources import (
     environment_source,
 )
 from etude.errors import InvalidInput
-from etude.kinds import kinds_of, tag_of
+from etude.kinds import code_fields, kinds_of, qualified_name, tag_of
 from etude.runs.options import RecordedOptions
+from etude.runs.torsos import TorsoLike, find_torso, is_importable, restore_torso, torso_of
 from etude.spaces import EnvironmentSpec
 from etude.storage.files import CorruptFile
 from etude.training import iterations_of
@@ -114,6 +116,28 @@ class Settings(RecordedOptions):
         """Whether all seeds train in one program."""
         return self.backend in ("jax", "none")
 
+    @property
+    def torso(self) -> str:
+        """The name of the torso, "" where the networks are etude's own."""
+        maker = torso_of(self.algorithm)
+        return "" if maker is None else qualified_name(maker)
+
+    @property
+    def is_picklable(self) -> bool:
+        """Whether another process can have all that the run is made of, to train a seed there."""
+        maker = torso_of(self.algorithm)
+        return self.source.is_picklable and (maker is None or is_picklable(maker))
+
+    @property
+    def held_in_python(self) -> list[str]:
+        """What no command line can name, and is handed in again from Python."""
+        is_held = {
+            "environment": self.environment_kind != "id",
+            "torso": bool(self.torso) and not is_importable(self.torso),
+            "dataset": self.dataset is not None and not self.dataset.path,
+        }
+        return [name for name, held in is_held.items() if held]
+
     def outline(self) -> Environment:
         """What has the spec of the training environments; where nothing plays, it stands for them.
 
@@ -127,14 +151,12 @@ class Settings(RecordedOptions):
 
     def resume_command(self, directory: Path) -> str:
         """What resumes the run in `directory`: a shell's command, or Python's for an object."""
-        is_at_hand = self.dataset is not None and not self.dataset.path
-        if is_at_hand:
-            return f"etude.resume({str(directory)!r}, dataset=...)"
-        if self.environment_kind == "id":
-            named = {"--algorithm": self.name, "--environment": self.environment}
-            words = (f" {flag} {name}" for flag, name in named.items() if ":" in name)
-            return f"etude resume {directory}{''.join(words)}"
-        return f"etude.resume({str(directory)!r}, environment=...)"
+        names = {"algorithm": self.name, "environment": self.environment, "torso": self.torso}
+        named = [word for word, name in names.items() if ":" in name]
+        if held := self.held_in_python:
+            words = [*(word for word in named if word not in held), *held]
+            return f"etude.resume({str(directory)!r}, {', '.join(f'{x}=...' for x in words)})"
+        return f"etude resume {directory}{''.join(f' --{word} {names[word]}' for word in named)}"
 
     def validate_fields(self) -> None:
         """Raise InvalidInput, naming setting, value and remedy, for an invalid setting."""
@@ -163,13 +185,17 @@ def to_json(settings: Settings) -> dict[str, Any]:
 
 
 def from_json(
-    config: dict[str, Any], algorithm: Any = None, environment: EnvironmentLike | None = None
+    config: dict[str, Any],
+    algorithm: Any = None,
+    environment: EnvironmentLike | None = None,
+    torso: TorsoLike | None = None,
 ) -> Settings:
     """Return the settings in config.json.
 
-    `algorithm` is the class of the run's algorithm, or an instance, if that is not etude's, and
-    `environment` the run's if a file cannot stand for it. Raises CorruptFile for content that
-    `to_json` does not write, and InvalidInput for an environment that is not the run's.
+    `algorithm` is the class of the run's algorithm, or an instance, if that is not etude's,
+    `environment` the run's if a file cannot stand for it, and `torso` the run's if it has one.
+    Raises CorruptFile for content that `to_json` does not write, and InvalidInput for an
+    environment or a torso that is not the run's.
     """
     try:
         if config["format"] != FORMAT:
@@ -178,7 +204,12 @@ def from_json(
                 "use the version that wrote it"
             )
         cls = restore_class(config["algorithm"], algorithm)
-        hyperparameters = _typed_struct(cls, config["hyperparameters"])
+        hyperparameters = _typed_struct(cls, config["hyperparameters"], torso=torso)
+        if torso is not None and torso_of(hyperparameters) is None:
+            raise InvalidInput(
+                f"torso is {qualified_name(find_torso(torso))}, and this run of "
+                f"{config['algorithm']} has none; leave it out"
+            )
         fields = {
             name: _typed(name, config[name], hint)
             for name, hint in get_type_hints(Settings).items()
@@ -323,8 +354,15 @@ def environment_changes(config: dict[str, Any]) -> list[str]:
 
 
 def _plain_fields(struct: Any) -> dict[str, Any]:
-    """The fields of a struct of hyperparameters in strict JSON."""
-    return {field.name: _plain(getattr(struct, field.name)) for field in dataclasses.fields(struct)}
+    """The fields of a struct of hyperparameters in strict JSON; of code, its name."""
+    names = [field.name for field in dataclasses.fields(struct)]
+    code = code_fields(type(struct))
+    plain = {name: _plain(getattr(struct, name)) for name in names if name not in code}
+    return {name: plain[name] if name in plain else _name(getattr(struct, name)) for name in names}
+
+
+def _name(code):
+    return None if code is None else qualified_name(code)
 
 
 def _plain(value):
@@ -342,7 +380,9 @@ def _plain(value):
     return number if math.isfinite(number) else str(number)
 
 
-def _typed_struct(cls: Any, values: dict[str, Any], path: str = "") -> Any:
+def _typed_struct(
+    cls: Any, values: dict[str, Any], path: str = "", torso: TorsoLike | None = None
+) -> Any:
     """A struct of hyperparameters from its fields in JSON; `path` is that of the struct."""
     hints = get_type_hints(cls)
     names = {field.name for field in dataclasses.fields(cls)}
@@ -352,17 +392,23 @@ def _typed_struct(cls: Any, values: dict[str, Any], path: str = "") -> Any:
             f"config.json names other hyperparameters than {cls.__name__} has: "
             f"{', '.join(mismatched)}"
         )
-    return cls(**{name: _typed(path + name, value, hints[name]) for name, value in values.items()})
+    code = {name: restore_torso(values[name], torso) for name in code_fields(cls)}
+    plain = {
+        name: _typed(path + name, value, hints[name], torso)
+        for name, value in values.items()
+        if name not in code
+    }
+    return cls(**plain | code)
 
 
-def _typed(name, value, hint):
+def _typed(name, value, hint, torso=None):
     """Convert a value read from JSON to the type of its field."""
     if kinds := kinds_of(hint):
         if value is None and "none" in kinds:
             return None
         if isinstance(value, dict) and value.get("kind") in [*kinds] and value["kind"] != "none":
             fields = {key: item for key, item in value.items() if key != "kind"}
-            return _typed_struct(kinds[value["kind"]], fields, name + ".")
+            return _typed_struct(kinds[value["kind"]], fields, name + ".", torso)
         raise CorruptFile(
             f"config.json gives {name} as {value!r}; its kind must be one of {', '.join(kinds)}"
         )

@@ -21,12 +21,13 @@ from etude.presets import preset
 from etude.runs.display import Display, display_for
 from etude.runs.initial import start_from
 from etude.runs.interrupt import Interrupted, InterruptHandler
-from etude.runs.job import ProgressEvent, has_checkpoint, train_job
+from etude.runs.job import ProgressEvent, has_checkpoint, restore_job, train_job
 from etude.runs.options import RecordedOptions, RunOptions, make_options
 from etude.runs.outside import DatasetLike, describe, open_dataset, reopen_dataset, use_dataset
 from etude.runs.processes import train_jobs
 from etude.runs.run import Run, create_run, load, load_beside
 from etude.runs.settings import Settings, environment_changes, spaces_text, to_json
+from etude.runs.torsos import TorsoLike, torso_of, with_torso
 from etude.runs.video import record_video
 from etude.storage import files
 from etude.struct import replace
@@ -134,6 +135,7 @@ def resolve_settings(
     check_algorithm(algorithm)
     options.validate_fields()
     name = name or registered_name(algorithm)
+    algorithm = with_torso(algorithm, name, options.torso)
     algorithm = use_dataset(algorithm, name, options.dataset)
     source = environment_source(
         environment, options.options, options.frame_stack, options.action_masks
@@ -170,7 +172,8 @@ def resolve_settings(
         settings = replace(settings, dataset=record, outside=Outside(dataset=dataset))
     settings = replace(settings, spaces=spaces_text(spec))
     if options.initial:
-        settings = start_from(settings, load_all(options.initial, environment))
+        runs = load_all(options.initial, environment, torso_of(algorithm))
+        settings = start_from(settings, runs)
         settings.validate_fields()
     # raises InvalidInput where the algorithm does not take the spaces
     init = partial(init_state, settings.algorithm, spec=spec, name=name)
@@ -205,8 +208,12 @@ def check_goals(settings: Settings) -> None:
         check_goal_reward(environment, source.name, own)
 
 
-def load_all(initial: dict[str, Any], environment: EnvironmentLike) -> dict[str, Run]:
+def load_all(
+    initial: dict[str, Any], environment: EnvironmentLike, torso: TorsoLike | None
+) -> dict[str, Run]:
     """The runs to start from; each is a Run or the directory of one on this environment.
+
+    A run that has a torso has this one.
 
     Raises InvalidInput for what is neither.
     """
@@ -214,7 +221,7 @@ def load_all(initial: dict[str, Any], environment: EnvironmentLike) -> dict[str,
         if not isinstance(run, Run | str | Path):
             raise InvalidInput(f"initial {name} is {run!r}; give a Run, or the directory of one")
     return {
-        name: run if isinstance(run, Run) else load_beside(Path(run), environment)
+        name: run if isinstance(run, Run) else load_beside(Path(run), environment, torso)
         for name, run in initial.items()
     }
 
@@ -237,6 +244,7 @@ def resume(
     *,
     algorithm: Any = None,
     environment: EnvironmentLike | None = None,
+    torso: TorsoLike | None = None,
     dataset: DatasetLike | None = None,
     video: bool = False,
     progress: bool = True,
@@ -244,7 +252,7 @@ def resume(
     """Resume a run from its newest checkpoint, to its budget or to a larger one of `steps`.
 
     Args:
-        path, algorithm, environment: see `load`.
+        path, algorithm, environment, torso: see `load`.
         steps: a larger budget of steps of each seed.
         dataset: the dataset of the run, if its file is no longer where it was.
         video: record a video of an episode at the end.
@@ -256,7 +264,7 @@ def resume(
     Raises:
         InvalidInput: as `load`; and for a run that is complete, without a larger budget.
     """
-    run = load(path, algorithm, environment)
+    run = load(path, algorithm, environment, torso)
     if video:
         check_video(run.settings)
     recorded = files.read_json(run.directory / "config.json")
@@ -274,6 +282,9 @@ def resume(
         raise InvalidInput(f"dataset is {describe(dataset)}, and this run reads none; leave it out")
     if run.settings.initial and not all(has_checkpoint(job) for job in run.jobs):
         run = Run(run.directory, restart_from(run.settings, environment))
+    if run.settings.torso:  # one of the same name may make other networks
+        for job in run.jobs:
+            restore_job(run.settings, job, run.settings.outline(), lambda text: None)
     if steps is not None:  # nothing is written before all is found to fit
         origin = {key: recorded[key] for key in ("versions", "machine")}
         files.write_json(run.directory / "config.json", to_json(run.settings) | origin)
@@ -299,7 +310,8 @@ def restart_from(settings: Settings, environment: EnvironmentLike | None) -> Set
                 "back, or start a new run from another"
             )
     there = settings.environment if environment is None else environment
-    runs = load_all({name: record.run for name, record in settings.initial.items()}, there)
+    directories = {name: record.run for name, record in settings.initial.items()}
+    runs = load_all(directories, there, torso_of(settings.algorithm))
     started = start_from(replace(settings, initial={}), runs)
     for name, record in settings.initial.items():
         if started.initial[name].sha256 != record.sha256:

@@ -49,6 +49,10 @@ _TYPES = {  # NumPy dtype -> safetensors dtype
 }
 
 
+class OtherArrays(CorruptFile):
+    """An intact checkpoint holds other arrays than are to be restored."""
+
+
 def save_checkpoint(directory: Path, step: int, tree: Any, metadata: dict, keep: int = 2) -> Path:
     """Write `directory/step_{step}` atomically, then remove all but the newest `keep` (at least 2).
 
@@ -99,19 +103,26 @@ def load_newest(
     """Load the newest intact checkpoint: (path, tree, metadata).
 
     `warn` gets a message for every checkpoint that is skipped. Raises CorruptFile when none is
-    left.
+    left, and OtherArrays, of the newest, where all of them are of another template.
     """
     directory = Path(directory)
-    reasons = []
+    errors: dict[Path, CorruptFile] = {}
+    found = None
     for path in _candidates(directory):
         try:
-            return path, *load_checkpoint(path, template)
+            found = path, *load_checkpoint(path, template)
+            break
         except CorruptFile as error:
-            reasons.append(str(error))
-            warn(f"skipped the checkpoint {path}: {error}")
+            errors[path] = error
+    if found is None and errors and all(isinstance(x, OtherArrays) for x in errors.values()):
+        raise next(iter(errors.values()))
+    for path, reason in errors.items():
+        warn(f"skipped the checkpoint {path}: {reason}")
+    if found is not None:
+        return found
     raise CorruptFile(
         f"{directory} holds no checkpoint that can be read "
-        f"({'; '.join(reasons) or 'there is none'}); "
+        f"({'; '.join(map(str, errors.values())) or 'there is none'}); "
         "restore it from a copy or start the run anew"
     )
 
@@ -228,7 +239,7 @@ def _check_fit(path, tensors, expected):
     names = set(tensors.keys())
     faults = [f"{name or 'the array'} is missing" for name in expected if name not in names]
     faults += [f"{name or 'the array'} is not expected" for name in sorted(names - set(expected))]
-    for name in names & set(expected):
+    for name in (name for name in expected if name in names):
         view, leaf = tensors.get_slice(name), expected[name]
         actual, required = (
             (view.get_dtype(), tuple(view.get_shape())),
@@ -241,9 +252,9 @@ def _check_fit(path, tensors, expected):
             )
     if faults:
         more = f" and {len(faults) - 3} more" if len(faults) > 3 else ""
-        raise CorruptFile(
+        raise OtherArrays(
             f"{path} does not fit what is to be restored: {'; '.join(faults[:3])}{more}; "
-            "use the algorithm, sizes and environment it was saved with"
+            "use the algorithm, sizes, torso and environment it was saved with"
         )
 
 

@@ -23,11 +23,12 @@ from etude.errors import InvalidInput
 from etude.estimators import losses, returns
 from etude.estimators.baselines import control_variate_objective
 from etude.estimators.running_statistics import Normalization
+from etude.nn.custom_torso import TorsoMaker
 from etude.nn.networks import Activation
 from etude.nn.recurrent import GRU, LSTM
 from etude.optim.schedules import linear_decay
 from etude.spaces import EnvironmentSpec
-from etude.struct import nested, replace, static, struct, traced
+from etude.struct import code, nested, replace, static, struct, traced
 from etude.types import Array, Metrics
 
 
@@ -67,6 +68,9 @@ class ActorCritic:
     """Units of each hidden layer, of policy and value alike."""
     activation: Activation = static("tanh")
     """Activation function of the hidden layers."""
+    torso: TorsoMaker | None = code()
+    """Function that makes a network of one's own, in place of the hidden layers: hidden and
+    activation have no effect with it; see `etude.TorsoMaker`."""
     shared: bool = static(False)
     """Whether policy and value share their hidden layers and recurrent cell."""
     recurrent: GRU | LSTM | None = nested(None)
@@ -128,7 +132,12 @@ class ActorCritic:
         learner = replace(learner, opt_state=(opt_state, value_opt_state))
         control_variate = (
             make_control_variate(
-                key_control_variate, spec, self.hidden, self.activation, self.value_optimizer()
+                key_control_variate,
+                spec,
+                self.hidden,
+                self.activation,
+                self.value_optimizer(),
+                self.torso,
             )
             if self.control_variate
             else ()

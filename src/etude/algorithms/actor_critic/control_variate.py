@@ -14,6 +14,7 @@ import optax
 
 from etude import spaces
 from etude.errors import InvalidInput
+from etude.nn.custom_torso import TorsoMaker
 from etude.nn.distributions import Distribution
 from etude.nn.networks import Activation, Network, make_network
 from etude.spaces import Composite, EnvironmentSpec, Space
@@ -80,6 +81,7 @@ def make_control_variate(
     hidden: tuple[int, ...],
     activation: Activation,
     optimizer: optax.GradientTransformation,
+    torso: TorsoMaker | None = None,
 ) -> ControlVariate:
     """Return a control variate with initial weights.
 
@@ -87,10 +89,10 @@ def make_control_variate(
     """
     match spec.action:
         case spaces.Discrete(n=n):
-            critic = make_network(key, spec.observation, hidden, n, activation)
+            critic = make_network(key, spec.observation, hidden, n, activation, torso=torso)
         case spaces.Box():
             inputs = Composite((spec.observation, replace(spec.action, dtype="float32")))
-            critic = make_network(key, inputs, hidden, 1, activation)
+            critic = make_network(key, inputs, hidden, 1, activation, torso=torso)
         case _:
             raise InvalidInput(
                 "control_variate takes Discrete actions or a Box, and this environment's are "

@@ -22,12 +22,13 @@ from etude.data.transition import ReplayBatch, Transition
 from etude.errors import InvalidInput
 from etude.estimators import losses
 from etude.nn.critics import Critics, critic_values, make_critics
+from etude.nn.custom_torso import TorsoMaker
 from etude.nn.distributions import Categorical, SquashedNormal, squashed_distribution_for
 from etude.nn.networks import Activation, Network, make_network
 from etude.nn.recurrent import GRU, LSTM
 from etude.optim.schedules import linear_decay
 from etude.spaces import Box, Discrete, EnvironmentSpec
-from etude.struct import nested, replace, static, struct, traced
+from etude.struct import code, nested, replace, static, struct, traced
 from etude.trees import batched_index
 from etude.types import Array, Metrics
 
@@ -107,6 +108,9 @@ class SAC:
     """Units of each hidden layer, of policy and critics alike."""
     activation: Activation = static("relu")
     """Activation function of the hidden layers."""
+    torso: TorsoMaker | None = code()
+    """Function that makes a network of one's own, in place of the hidden layers: hidden and
+    activation have no effect with it; see `etude.TorsoMaker`."""
     sequence_length: int = static(16, at_least=1)
     """Steps of the sequences that recurrent networks learn from, burn-in included; batch_size must
     be a multiple; no effect with recurrent "none"."""
@@ -153,11 +157,18 @@ class SAC:
             self.hidden,
             actions.num_outputs,
             self.activation,
+            torso=self.torso,
             recurrent=self.recurrent,
         )
         policy = StochasticPolicy(network, actions)
         critics = actions.init_critics(
-            key_critics, spec, self.hidden, self.activation, self.num_critics, self.recurrent
+            key_critics,
+            spec,
+            self.hidden,
+            self.activation,
+            self.num_critics,
+            self.torso,
+            self.recurrent,
         )
         log_temperature = (
             jnp.log(jnp.float32(self.initial_temperature)) if self.learn_temperature else ()
@@ -410,6 +421,7 @@ class DiscreteActions:
         hidden: tuple[int, ...],
         activation: Activation,
         num_critics: int,
+        torso: TorsoMaker | None,
         recurrent: GRU | LSTM | None,
     ) -> Critics:
         """Return networks from observations to the values of all actions, [..., action]."""
@@ -420,6 +432,7 @@ class DiscreteActions:
                 hidden,
                 self.space.n,
                 activation,
+                torso=torso,
                 recurrent=recurrent,
                 slot=slot,
             )
@@ -478,10 +491,11 @@ class BoxActions:
         hidden: tuple[int, ...],
         activation: Activation,
         num_critics: int,
+        torso: TorsoMaker | None,
         recurrent: GRU | LSTM | None,
     ) -> Critics:
         """Return networks from (observation, action) to the action's value, [..., 1]."""
-        return make_critics(key, spec, hidden, activation, num_critics, recurrent)
+        return make_critics(key, spec, hidden, activation, num_critics, torso, recurrent)
 
     def q_values(self, critics: Critics, observation: Any, action: Array) -> Array:
         """Return Q(s, a) of each critic, [critic, ...]."""

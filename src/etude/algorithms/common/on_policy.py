@@ -8,7 +8,8 @@ Recurrent policies learn from sequences in place of samples: [time, sequence, ..
 The functions read these hyperparameters of `algorithm`:
 
     discount, gae_lambda                        γ and λ of the advantages
-    hidden, activation, shared, initial_std     networks of policy and value
+    hidden, activation, torso                   networks of policy and value
+    shared, initial_std                         the same
     recurrent, sequence_length                  recurrent cell, steps of a sequence
     state_noise, noise_interval                 state-dependent exploration noise, steps it lasts
     normalize_observation, normalize_reward     normalization by running statistics
@@ -73,7 +74,7 @@ def put_policy(state: Any, policy: Any) -> Any:
 POLICY = Component(
     get_policy,
     put=None,
-    settings=("hidden", "activation", "recurrent", "state_noise", "normalize_observation"),
+    settings=("hidden", "activation", "torso", "recurrent", "state_noise", "normalize_observation"),
 )
 
 
@@ -130,6 +131,7 @@ def init_learner(algorithm: Any, key: Array, spec: EnvironmentSpec) -> LearnerSt
         shared=algorithm.shared,
         recurrent=algorithm.recurrent,
         state_noise=algorithm.state_noise,
+        torso=algorithm.torso,
     )
     return LearnerState(
         networks,

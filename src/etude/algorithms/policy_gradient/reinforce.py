@@ -26,12 +26,13 @@ from etude.errors import InvalidInput
 from etude.estimators import baselines, importance_sampling
 from etude.estimators.losses import l2_loss, weighted_nll
 from etude.estimators.returns import discounted_returns
+from etude.nn.custom_torso import TorsoMaker
 from etude.nn.networks import Activation
 from etude.nn.policies import PolicyNetwork, ValueNetwork
 from etude.nn.recurrent import GRU, LSTM
 from etude.optim.schedules import any_in_vmap, linear_decay
 from etude.spaces import EnvironmentSpec
-from etude.struct import nested, replace, static, struct, traced
+from etude.struct import code, nested, replace, static, struct, traced
 from etude.types import Array, Metrics
 
 
@@ -90,6 +91,9 @@ class Reinforce:
     """Units of each hidden layer, of policy and value alike."""
     activation: Activation = static("tanh")
     """Activation function of the hidden layers."""
+    torso: TorsoMaker | None = code()
+    """Function that makes a network of one's own, in place of the hidden layers: hidden and
+    activation have no effect with it; see `etude.TorsoMaker`."""
     recurrent: GRU | LSTM | None = nested(None)
     """Recurrent cell before the hidden layers, trained through complete episodes."""
     causality: bool = static(True)

@@ -20,13 +20,14 @@ from etude.algorithms.common.on_policy import LearnerState, RolloutBatch
 from etude.algorithms.protocol import Component, algorithm
 from etude.data.transition import Transition
 from etude.estimators.running_statistics import Normalization
+from etude.nn.custom_torso import TorsoMaker
 from etude.nn.distributions import Distribution
 from etude.nn.networks import Activation
 from etude.nn.policies import ActorCriticNetworks
 from etude.nn.recurrent import GRU, LSTM
 from etude.optim.schedules import linear_decay
 from etude.spaces import EnvironmentSpec
-from etude.struct import nested, replace, static, struct, traced
+from etude.struct import code, nested, replace, static, struct, traced
 from etude.types import Array, Metrics
 
 # The adaptive rule doubles β if KL > KL_TOLERANCE_FACTOR · kl_target and halves it if
@@ -86,6 +87,9 @@ class PPO:
     """Units of each hidden layer, of policy and value alike."""
     activation: Activation = static("tanh")
     """Activation function of the hidden layers."""
+    torso: TorsoMaker | None = code()
+    """Function that makes a network of one's own, in place of the hidden layers: hidden and
+    activation have no effect with it; see `etude.TorsoMaker`."""
     shared: bool = static(False)
     """Whether policy and value share their hidden layers and recurrent cell."""
     recurrent: GRU | LSTM | None = nested(None)

@@ -19,6 +19,7 @@ from etude.algorithms.protocol import Component, algorithm
 from etude.data.transition import Transition
 from etude.errors import InvalidInput
 from etude.estimators.running_statistics import Normalization
+from etude.nn.custom_torso import TorsoMaker
 from etude.nn.networks import Activation
 from etude.nn.policies import PolicyNetwork, ValueNetwork
 from etude.nn.recurrent import GRU, LSTM
@@ -28,7 +29,7 @@ from etude.optim.natural_gradient import (
     natural_gradient_step,
 )
 from etude.spaces import EnvironmentSpec
-from etude.struct import nested, replace, static, traced
+from etude.struct import code, nested, replace, static, traced
 from etude.types import Array, Metrics
 
 
@@ -57,6 +58,9 @@ class TRPO:
     """Units of each hidden layer, of policy and value alike."""
     activation: Activation = static("tanh")
     """Activation function of the hidden layers."""
+    torso: TorsoMaker | None = code()
+    """Function that makes a network of one's own, in place of the hidden layers: hidden and
+    activation have no effect with it; see `etude.TorsoMaker`."""
     recurrent: GRU | LSTM | None = nested(None)
     """Recurrent cell before the hidden layers, one each for policy and value."""
     sequence_length: int = static(16, at_least=1)

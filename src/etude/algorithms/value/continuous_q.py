@@ -9,11 +9,12 @@ import jax.numpy as jnp
 from etude.algorithms.assumptions import Assumptions
 from etude.algorithms.value.boltzmann import Boltzmann
 from etude.algorithms.value.heads import Head
+from etude.nn.custom_torso import CustomTorso, TorsoMaker
 from etude.nn.history import RecurrentEncoder
 from etude.nn.networks import MLP, Activation, Encoder, make_encoder, make_mlp
 from etude.nn.recurrent import GRU, LSTM
 from etude.planning.planners import SamplingPlanner
-from etude.spaces import Box, Space
+from etude.spaces import Box, Composite, Space
 from etude.struct import replace, static, struct
 from etude.types import Array
 
@@ -22,8 +23,9 @@ from etude.types import Array
 class ContinuousQ:
     """Values of actions in a bounded Box; a sampling planner searches for the best action."""
 
-    encoder: Encoder | RecurrentEncoder
-    mlp: MLP  # features and action, concatenated -> [..., atom]
+    # of observations, or Histories of them; a custom torso alone reads the action too
+    encoder: Encoder | CustomTorso | RecurrentEncoder
+    mlp: MLP  # features and action, concatenated -> [..., atom]; of a custom torso, its features
     head: Head = static()
     shape: tuple[int, ...] = static()  # of an action
     samples: int = static()
@@ -33,21 +35,31 @@ class ContinuousQ:
 
     def outputs_for(self, observation: Any, action: Array) -> Array:
         """The network's outputs for `action` [..., *shape], [..., atom]."""
-        return self.q_from_features(self.encoder(observation), action)
+        return self.q_from_features(self.encode(observation), action)
 
-    def q_from_features(self, features: Array, action: Array) -> Array:
-        """The outputs [..., atom] for features [..., n] and actions [..., *shape]."""
+    def encode(self, observation: Any) -> Any:
+        """What all actions share: features [..., n]; with a custom torso, the observation."""
+        return observation if isinstance(self.encoder, CustomTorso) else self.encoder(observation)
+
+    def q_from_features(self, features: Any, action: Array) -> Array:
+        """The outputs [..., atom] for what `encode` returns and actions [..., *shape]."""
+        if isinstance(self.encoder, CustomTorso):
+            return self.mlp(self.encoder((features, action)))
         flat_action = action.reshape(*action.shape[: action.ndim - len(self.shape)], -1)
         return self.mlp(jnp.concatenate([features, flat_action], -1))
 
     def greedy_action(self, observation: Any, key: Array) -> Array:
         """The best action that the planner finds for each observation, [..., *shape]."""
-        features = self.encoder(observation)
-        batch_shape = features.shape[:-1]
+        features = self.encode(observation)
+        first = jax.tree.leaves(features)[0]
+        num_axes = self.encoder.num_axes if isinstance(self.encoder, CustomTorso) else 1
+        batch_shape = first.shape[: first.ndim - num_axes]
 
         def search(features, key):
             def score(plans):  # of one action, [candidate, 1, *shape] -> [candidate]
-                repeated = jnp.broadcast_to(features, (len(plans), *features.shape))
+                repeated = jax.tree.map(
+                    lambda x: jnp.broadcast_to(x, (len(plans), *x.shape)), features
+                )
                 return self.head.mean(self.q_from_features(repeated, plans[:, 0]))
 
             result = self.maximizer.plan(
@@ -59,8 +71,9 @@ class ContinuousQ:
             )
             return result.plan[0]
 
-        rows = features.reshape(-1, features.shape[-1])
-        actions = jax.vmap(search)(rows, jax.random.split(key, len(rows)))
+        num_rows = math.prod(batch_shape)
+        rows = jax.tree.map(lambda x: x.reshape(num_rows, *x.shape[len(batch_shape) :]), features)
+        actions = jax.vmap(search)(rows, jax.random.split(key, num_rows))
         return actions.reshape(*batch_shape, *self.shape)
 
     def random_action(self, key: Array, shape: tuple[int, ...]) -> Array:
@@ -79,12 +92,20 @@ def make_continuous_q(
     recurrent: GRU | LSTM | None,
     samples: int,
     iterations: int,
+    torso: TorsoMaker | None = None,
 ) -> ContinuousQ:
-    """A network of observation (with `recurrent` a History) and action in [-1, 1]."""
+    """A network of observation (with `recurrent` a History) and action in [-1, 1].
+
+    With `torso`, the network that it makes reads both, for Q is not linear in the action. With
+    `recurrent` too, that network reads the observation, and the hidden layers follow the cell.
+    """
     key_encoder, key_mlp = jax.random.split(key)
-    encoder, num_features = make_encoder(key_encoder, observation, recurrent)
-    num_inputs = num_features + math.prod(action.shape)
-    mlp = make_mlp(key_mlp, (num_inputs, *hidden, head.num_atoms), activation)
+    reads_action = torso is not None and recurrent is None
+    both = Composite((observation, replace(action, dtype="float32")))
+    inputs = both if reads_action else observation
+    encoder, num_features = make_encoder(key_encoder, inputs, torso, recurrent)
+    sizes = (num_features,) if reads_action else (num_features + math.prod(action.shape), *hidden)
+    mlp = make_mlp(key_mlp, (*sizes, head.num_atoms), activation)
     return ContinuousQ(encoder, mlp, head, action.shape, samples, iterations)
 
 

@@ -31,6 +31,7 @@ from etude.data.replay.ring_buffer import RingBuffer, buffer_of
 from etude.data.replay.uniform import Uniform
 from etude.data.transition import ReplayBatch, Transition
 from etude.errors import InvalidInput
+from etude.nn.custom_torso import TorsoMaker
 from etude.nn.networks import Activation
 from etude.nn.noisy import NoisyLayers, add_noise_layers, sample_noise
 from etude.nn.recurrent import GRU, LSTM
@@ -38,7 +39,7 @@ from etude.optim.schedules import linear_decay
 from etude.planning.planners import SamplingPlanner
 from etude.planning.sampling.cem import CEM
 from etude.spaces import EnvironmentSpec
-from etude.struct import nested, replace, static, struct, traced
+from etude.struct import code, nested, replace, static, struct, traced
 from etude.types import Array
 
 
@@ -99,6 +100,9 @@ class DQN:
     """Units of each hidden layer."""
     activation: Activation = static("relu")
     """Activation function of the hidden layers."""
+    torso: TorsoMaker | None = code()
+    """Function that makes a network of one's own, in place of the hidden layers: hidden and
+    activation have no effect with it; see `etude.TorsoMaker`."""
     double: bool = static(True)
     """Whether q chooses the next action that the target network evaluates (double Q-learning; van
     Hasselt et al., 2016)."""
@@ -132,7 +136,7 @@ class DQN:
     def validate_fields(self) -> None:
         replay_agents.check_replay(self)
         self.maximizer.check_samples(self.samples)
-        if self.dueling and not self.hidden:
+        if self.dueling and not (self.hidden or self.torso):
             raise InvalidInput(
                 "hidden is empty; the two streams of dueling need at least one hidden layer"
             )
@@ -180,6 +184,7 @@ class DQN:
         network: dict[str, Any] = {
             "hidden": self.hidden,
             "activation": self.activation,
+            "torso": self.torso,
             "head": self.head,
             "recurrent": self.recurrent,
         }

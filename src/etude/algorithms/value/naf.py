@@ -18,11 +18,12 @@ from etude.data.replay.hindsight import Hindsight
 from etude.data.replay.ring_buffer import RingBuffer
 from etude.data.transition import ReplayBatch, Transition
 from etude.estimators import losses
+from etude.nn.custom_torso import TorsoMaker
 from etude.nn.networks import Activation, Network, make_network
 from etude.nn.recurrent import GRU, LSTM
 from etude.optim.schedules import linear_schedule
 from etude.spaces import EnvironmentSpec
-from etude.struct import nested, replace, static, struct, traced
+from etude.struct import code, nested, replace, static, struct, traced
 from etude.types import Array
 
 FitState = tuple["QNetwork", "QNetwork", optax.OptState]  # q, target_q, opt_state
@@ -110,6 +111,9 @@ class NAF:
     """Units of each hidden layer; Gu et al. (2016) have (200, 200)."""
     activation: Activation = static("tanh")
     """Activation function of the hidden layers; with relu Q often diverges (found by trial)."""
+    torso: TorsoMaker | None = code()
+    """Function that makes a network of one's own, in place of the hidden layers: hidden and
+    activation have no effect with it; see `etude.TorsoMaker`."""
     sequence_length: int = static(16, at_least=1)
     """Steps of the sequences that recurrent networks learn from, burn-in included; batch_size must
     be a multiple; no effect with recurrent "none"."""
@@ -152,6 +156,7 @@ class NAF:
             self.hidden,
             num_outputs,
             self.activation,
+            torso=self.torso,
             recurrent=self.recurrent,
         )
         q = QNetwork(network, spec.action.shape)

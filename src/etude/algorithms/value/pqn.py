@@ -16,10 +16,11 @@ from etude.algorithms.protocol import algorithm
 from etude.data.transition import Transition, flatten_time, minibatches
 from etude.errors import InvalidInput
 from etude.estimators import losses, returns
+from etude.nn.custom_torso import TorsoMaker
 from etude.nn.networks import Activation, Network, make_network
 from etude.optim.schedules import linear_decay, linear_schedule
 from etude.spaces import EnvironmentSpec
-from etude.struct import replace, static, struct, traced
+from etude.struct import code, replace, static, struct, traced
 from etude.trees import batched_index
 from etude.types import Array
 
@@ -69,6 +70,9 @@ class PQN:
     """Units of each hidden layer."""
     activation: Activation = static("relu")
     """Activation function of the hidden layers."""
+    torso: TorsoMaker | None = code()
+    """Function that makes a network of one's own, in place of the hidden layers: hidden,
+    activation and layer_norm have no effect with it; see `etude.TorsoMaker`."""
     layer_norm: bool = static(True)
     """Whether layer norm precedes each activation, which keeps Q from diverging without a target
     network."""
@@ -108,6 +112,7 @@ class PQN:
             spec.action.n,
             self.activation,
             layer_norm=self.layer_norm,
+            torso=self.torso,
         )
         steps = jnp.int32(0)
         return PQNState(q, self.optimizer(steps).init(q), steps)

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from etude.algorithms.value.heads import Head
+from etude.nn.custom_torso import TorsoMaker
 from etude.nn.networks import Activation, Network, make_dueling_network, make_network
 from etude.nn.recurrent import GRU, LSTM
 from etude.spaces import Space
@@ -73,6 +74,7 @@ def make_discrete_q(
     head: Head,
     recurrent: GRU | LSTM | None,
     dueling: bool = False,
+    torso: TorsoMaker | None = None,
 ) -> DiscreteQ:
     """A network with the values of all discrete actions.
 
@@ -81,11 +83,11 @@ def make_discrete_q(
     """
     if dueling:
         network = make_dueling_network(
-            key, observation, hidden, num_actions, head.num_atoms, activation, recurrent
+            key, observation, hidden, num_actions, head.num_atoms, activation, torso, recurrent
         )
     else:
         num_outputs = num_actions * head.num_atoms
         network = make_network(
-            key, observation, hidden, num_outputs, activation, recurrent=recurrent
+            key, observation, hidden, num_outputs, activation, torso=torso, recurrent=recurrent
         )
     return DiscreteQ(network, head, num_actions)

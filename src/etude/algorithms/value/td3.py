@@ -17,11 +17,12 @@ from etude.data.replay.hindsight import Hindsight
 from etude.data.transition import ReplayBatch, Transition
 from etude.estimators import losses
 from etude.nn.critics import Critics, critic_values, make_critics
+from etude.nn.custom_torso import TorsoMaker
 from etude.nn.networks import Activation, Network, make_network
 from etude.nn.recurrent import GRU, LSTM
 from etude.optim.schedules import assume_unbatched
 from etude.spaces import EnvironmentSpec
-from etude.struct import nested, replace, static, struct, traced
+from etude.struct import code, nested, replace, static, struct, traced
 from etude.types import Array, Metrics
 
 
@@ -79,6 +80,9 @@ class TD3:
     """Units of each hidden layer; SB3 and the papers have (400, 300)."""
     activation: Activation = static("relu")
     """Activation function of the hidden layers."""
+    torso: TorsoMaker | None = code()
+    """Function that makes a network of one's own, in place of the hidden layers: hidden and
+    activation have no effect with it; see `etude.TorsoMaker`."""
     num_critics: int = static(2, at_least=1)
     """Number of critics; targets use their minimum, which reduces overestimation, and the policy
     follows the first."""
@@ -118,19 +122,24 @@ class TD3:
         spec = spaces.with_normalized_actions(spec)
         key_policy, key_critics = jax.random.split(key)
         num_outputs = spec.action.is_bounded.size
-        policy = DeterministicPolicy(
-            make_network(
-                key_policy,
-                spec.observation,
-                self.hidden,
-                num_outputs,
-                self.activation,
-                recurrent=self.recurrent,
-            ),
-            spec.action.shape,
+        network = make_network(
+            key_policy,
+            spec.observation,
+            self.hidden,
+            num_outputs,
+            self.activation,
+            torso=self.torso,
+            recurrent=self.recurrent,
         )
+        policy = DeterministicPolicy(network, spec.action.shape)
         critics = make_critics(
-            key_critics, spec, self.hidden, self.activation, self.num_critics, self.recurrent
+            key_critics,
+            spec,
+            self.hidden,
+            self.activation,
+            self.num_critics,
+            self.torso,
+            self.recurrent,
         )
         return TD3State(
             policy,
