@@ -45,10 +45,10 @@ Presets are trained on the backend shown, then evaluated on Gymnasium for 100 ep
 with the deterministic policy. The score of a seed is its mean return; the IQM is that of the seeds'
 scores, with a bootstrap interval over seeds. Steps are those of each seed. The wall time is that of
 all seeds together with evaluation, on a machine with other load; a resumed row has none. reinforce
-on CartPole-v1 learns from its first 200 episodes only. Success, of tasks with goals, is the share of
-100 episodes at whose end the goal is reached: its IQM and interval. The published scores are those of
-rl-baselines3-zoo (benchmark.md at 0088472), of one run with the settings of the presets, on version
-2 of LunarLander.
+on CartPole-v1 learns from its first 200 episodes only. Success, of tasks with goals, is the share
+of 100 episodes at whose end the goal is reached: its IQM and interval. The published scores are
+those of rl-baselines3-zoo (benchmark.md at 0088472), of one run with the settings of the presets,
+on version 2 of LunarLander.
 """
 REMARKS = {  # on rows that miss their bar
     "rainbow-LunarLander-v3": "one seed of five learns to hover and never lands; at a discount of "

@@ -205,10 +205,8 @@ def test_what_a_kind_does_not_take_is_one_message(tmp_path, arguments, expected)
             "--n-atoms 5 is --head.num-atoms 5 here, with --head categorical or quantile",
         ),
         ("--prioritized", "--prioritized is --replay here (one of uniform and prioritized)"),
-        (
-            "--recurrent.units 4",
-            "dqn has no recurrent.units, a hyperparameter of reinforce, actor-critic, trpo and ppo",
-        ),
+        ("--planner.elites 4", "dqn has no planner.elites, a hyperparameter of mpc"),
+        ("--recurrent.units 4", "--recurrent.units needs --recurrent gru or lstm"),
     ],
 )
 def test_a_flag_of_another_path_is_answered_with_the_right_one(tmp_path, arguments, expected):

@@ -9,7 +9,7 @@ from filling import call, filled
 from etude.nn import history
 from etude.nn.critics import critic_values, make_critics
 from etude.nn.history import History, RecurrentEncoder
-from etude.nn.networks import make_encoder, make_network
+from etude.nn.networks import make_network, make_network_encoder
 from etude.nn.recurrent import GRU, LSTM
 from etude.spaces import Box, EnvironmentSpec
 from etude.struct import replace
@@ -18,6 +18,10 @@ KEY = jax.random.key(0)
 SPACE = Box((3,))
 TIME, BATCH = 5, 4
 every_cell = pytest.mark.parametrize("kind", [GRU(2), LSTM(2)], ids=["gru", "lstm"])
+
+
+def cell_encoder(kind):
+    return make_network_encoder(KEY, SPACE, recurrent=kind)[0]
 
 
 def stretch(kind, burn_in=0, slots=1):
@@ -47,7 +51,7 @@ step = jax.jit(lambda encoder, past: encoder.next_carry(past))
 def test_a_stretch_is_its_steps_one_after_another(kind, burn_in):
     """The features after each observation, and after each next observation in its place, which may
     be that of a later row."""
-    encoder, past = filled(lambda: make_encoder(KEY, SPACE, kind)[0]), stretch(kind, burn_in)
+    encoder, past = (filled(lambda: cell_encoder(kind)), stretch(kind, burn_in))
     carries = by_steps(encoder, past)
     expected = [carry[0] for carry in carries[burn_in:]]
     np.testing.assert_allclose(call(encoder, past), expected, rtol=1e-4, atol=1e-6)
@@ -64,13 +68,13 @@ def test_a_stretch_is_its_steps_one_after_another(kind, burn_in):
 
 
 def test_without_carries_a_history_begins_at_zero():
-    encoder, past = filled(lambda: make_encoder(KEY, SPACE, GRU(2))[0]), stretch(GRU(2))
+    encoder, past = (filled(lambda: cell_encoder(GRU(2))), stretch(GRU(2)))
     zeros = replace(past, carries=((jnp.zeros((BATCH, 2)),),))
     np.testing.assert_array_equal(call(encoder, replace(past, carries=())), call(encoder, zeros))
 
 
 def test_no_gradient_passes_through_the_burn_in():
-    encoder, past = filled(lambda: make_encoder(KEY, SPACE, GRU(2))[0]), stretch(GRU(2), 2)
+    encoder, past = (filled(lambda: cell_encoder(GRU(2))), stretch(GRU(2), 2))
     past = replace(past, is_first=np.zeros((TIME, BATCH), bool))
 
     slope = jax.jit(jax.grad(lambda x: encoder(replace(past, observation=x)).sum()))(

@@ -106,7 +106,7 @@ def test_every_observation_on_any_leading_axes(name):
 def features_of(space, observation):
     return np.asarray(
         call(
-            filled(lambda: networks.make_encoder(KEY, space)[0]),
+            filled(lambda: networks.make_encoder(KEY, space)),
             jax.tree.map(jnp.asarray, observation),
         )
     )
@@ -285,7 +285,7 @@ def test_without_a_scale_weights_are_uniform_over_one_over_the_root_of_inputs():
 def test_layers_of_one_network_have_their_own_weights():
     @jax.jit
     def weights():
-        images = networks.make_encoder(KEY, Composite((GREY, GREY)))[0].cnns
+        images = networks.make_encoder(KEY, Composite((GREY, GREY))).cnns
         return [layer.weight for layer in make_mlp(KEY, (4, 4, 4)).layers], [
             cnn.layers[0].weight for cnn in images
         ]

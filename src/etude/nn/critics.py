@@ -7,7 +7,14 @@ import jax
 import jax.numpy as jnp
 
 from etude.nn.custom_torso import TorsoMaker
-from etude.nn.networks import Activation, Network, encode_leaf, make_encoder, make_mlp, make_network
+from etude.nn.networks import (
+    Activation,
+    Network,
+    encode_leaf,
+    make_mlp,
+    make_network,
+    make_network_encoder,
+)
 from etude.nn.recurrent import GRU, LSTM
 from etude.spaces import Composite, EnvironmentSpec, Space
 from etude.struct import static, struct
@@ -68,7 +75,9 @@ def make_recurrent_critic(
     The network that `torso` makes reads the observation; the hidden layers follow the action.
     """
     key_encoder, key_head = jax.random.split(key)
-    encoder, num_features = make_encoder(key_encoder, spec.observation, torso, recurrent, slot)
+    encoder, num_features = make_network_encoder(
+        key_encoder, spec.observation, torso, recurrent, slot
+    )
     num_inputs = num_features + spec.action.zeros().size
     head = make_mlp(key_head, (num_inputs, *hidden, 1), activation)
     return Network(HistoryActionEncoder(encoder, spec.action), head)

@@ -214,7 +214,7 @@ def make_network(
     """
     hidden = () if torso else hidden
     key_encoder, key_head = jax.random.split(key)
-    encoder, num_features = make_encoder(key_encoder, space, torso, recurrent, slot)
+    encoder, num_features = make_network_encoder(key_encoder, space, torso, recurrent, slot)
     return Network(
         encoder,
         make_mlp(key_head, (num_features, *hidden, outputs), activation, final_scale, layer_norm),
@@ -238,7 +238,7 @@ def make_dueling_network(
     """
     hidden = () if torso else hidden
     key_encoder, key_trunk, key_value, key_advantage = jax.random.split(key, 4)
-    encoder, num_features = make_encoder(key_encoder, space, torso, recurrent)
+    encoder, num_features = make_network_encoder(key_encoder, space, torso, recurrent)
     shared = (num_features, *hidden[:-1])
     trunk = make_mlp(key_trunk, shared, activation) if len(shared) > 1 else None
     value = make_mlp(key_value, (shared[-1], *hidden[-1:], num_atoms), activation)
@@ -271,7 +271,7 @@ def make_mlp(
     )
 
 
-def make_encoder(
+def make_network_encoder(
     key: Array,
     space: Space,
     torso: TorsoMaker | None = None,
@@ -295,11 +295,11 @@ def make_observation_encoder(
     key: Array, space: Space, torso: TorsoMaker | None = None
 ) -> tuple[Encoder | CustomTorso, int]:
     """(the encoder for observations of `space`, the number of its features)."""
-    encoder = make_custom_torso(torso, key, space) if torso else make_image_encoder(key, space)
+    encoder = make_custom_torso(torso, key, space) if torso else make_encoder(key, space)
     return encoder, jax.eval_shape(encoder, space.zeros()).shape[-1]
 
 
-def make_image_encoder(key: Array, space: Space) -> Encoder:
+def make_encoder(key: Array, space: Space) -> Encoder:
     """The encoder for observations of `space`, with a CNN for each image among them."""
     leaves = [leaf for _, leaf in spaces.leaves_with_path(space)]
     keys = jax.random.split(key, len(leaves))

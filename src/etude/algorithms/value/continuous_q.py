@@ -11,7 +11,7 @@ from etude.algorithms.value.boltzmann import Boltzmann
 from etude.algorithms.value.heads import Head
 from etude.nn.custom_torso import CustomTorso, TorsoMaker
 from etude.nn.history import RecurrentEncoder
-from etude.nn.networks import MLP, Activation, Encoder, make_encoder, make_mlp
+from etude.nn.networks import MLP, Activation, Encoder, make_mlp, make_network_encoder
 from etude.nn.recurrent import GRU, LSTM
 from etude.planning.planners import SamplingPlanner
 from etude.spaces import Box, Composite, Space
@@ -103,7 +103,7 @@ def make_continuous_q(
     reads_action = torso is not None and recurrent is None
     both = Composite((observation, replace(action, dtype="float32")))
     inputs = both if reads_action else observation
-    encoder, num_features = make_encoder(key_encoder, inputs, torso, recurrent)
+    encoder, num_features = make_network_encoder(key_encoder, inputs, torso, recurrent)
     sizes = (num_features,) if reads_action else (num_features + math.prod(action.shape), *hidden)
     mlp = make_mlp(key_mlp, (*sizes, head.num_atoms), activation)
     return ContinuousQ(encoder, mlp, head, action.shape, samples, iterations)
