@@ -16,6 +16,9 @@ import jax
 import report
 from report import RESULTS, RUNS
 
+sys.path.append(str(report.RUNS.parents[1] / "examples"))
+from simba import SimBa
+
 import etude
 from etude.environments.tasks.point_room import POINT_ROOMS
 from etude.environments.tasks.point_room_env import MAX_STEPS
@@ -145,12 +148,19 @@ HINDSIGHT = [
     ("td3", "etude/PointRoomContinuous-v0"),
     ("ddpg", "etude/PointRoomContinuous-v0"),
 ]
+# what learns with a memory where velocities are hidden, and must not without
+MEMORY = [("dqn", "etude/CartPoleWithoutVelocity-v1"), ("sac", "etude/PendulumWithoutVelocity-v1")]
+# presets with the torso of examples/simba.py in place of their hidden layers
+SIMBA = [("sac", "Pendulum-v1"), ("ppo", "LunarLander-v3")]
 ROWS_WITH_GOALS = [
     *(Row(*pair, success_at_least(0.9)) for pair in HINDSIGHT),
     *(
         Row(*pair, success_at_most(0.3), setting="no-hindsight", fields=(("hindsight", None),))
         for pair in HINDSIGHT
     ),
+    *(Row(*pair, setting="feed-forward", fields=(("recurrent", None),)) for pair in MEMORY),
+    *(Row(*pair, interval_above(Row(*pair, setting="feed-forward").name)) for pair in MEMORY),
+    *(Row(*pair, setting="simba", fields=(("torso", SimBa),)) for pair in SIMBA),
     Row("dqn", "CartPole-v1", four_of_five_seeds(475)),
     Row("dqn", "Acrobot-v1", iqm_at_least(-85)),
     Row("dqn", "MountainCar-v0", iqm_at_least(-115)),
@@ -293,10 +303,10 @@ def measure(name: str, row: Row, seeds: int, steps: int | None) -> dict[str, Any
     )
     if (directory / "summary.json").exists():
         console.print(f"measured already, in {directory.relative_to(RUNS.parent)}")
-        run = etude.load(directory)
+        run = etude.load(directory, torso=dict(row.fields).get("torso"))
     elif (directory / "config.json").exists():
         files.write_json(directory / RESUMED, {"resumed": report.now()})
-        run = etude.resume(directory)
+        run = etude.resume(directory, torso=dict(row.fields).get("torso"))
     else:
         run = etude.train(algorithm, row.environment, out=directory, **settings)
     return result(run, row, None if steps else row.goal)

@@ -12,6 +12,7 @@ from etude.algorithms.actor_critic.actor_critic import A2C, ActorCritic
 from etude.algorithms.actor_critic.sac import SAC, OffPolicyActorCritic
 from etude.data.replay.hindsight import Hindsight
 from etude.estimators.running_statistics import Normalization
+from etude.nn.recurrent import GRU
 from etude.presets.preset import Preset, Presets
 
 PRESETS: Presets = {
@@ -66,6 +67,10 @@ PRESETS: Presets = {
         ),
         1,
         500_000,
+    ),
+    # a memory in place of the velocity; tuned here
+    ("sac", "etude/PendulumWithoutVelocity-v1"): Preset(
+        SAC(learning_rate=1e-3, recurrent=GRU(64), hidden=(64, 64), rollout_length=2), 1, 20_000
     ),
     # a first goal task, with hindsight; sizes that learn it in seconds
     **{

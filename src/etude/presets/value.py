@@ -16,9 +16,26 @@ from etude.algorithms.value.rainbow import Rainbow
 from etude.algorithms.value.td3 import DDPG, TD3
 from etude.data.replay.hindsight import Hindsight
 from etude.data.replay.prioritized import Prioritized
+from etude.nn.recurrent import GRU
 from etude.presets.preset import Preset, Presets
 
 PRESETS: Presets = {
+    # a memory in place of velocities; tuned here
+    ("dqn", "etude/CartPoleWithoutVelocity-v1"): Preset(
+        DQN(
+            learning_rate=1e-3,
+            recurrent=GRU(64),
+            batch_size=256,
+            rollout_length=8,
+            gradient_steps=2,
+            target_interval=100,
+            n_step=5,
+            exploration_steps=10_000.0,
+            exploration=EpsilonGreedy(final_epsilon=0.02),
+        ),
+        1,
+        60_000,
+    ),
     # a first goal task, with hindsight; sizes that learn it in seconds
     ("dqn", "etude/PointRoom-v0"): Preset(DQN(hindsight=Hindsight()), 1, 20_000),
     ("td3", "etude/PointRoomContinuous-v0"): Preset(

@@ -187,12 +187,12 @@ class SAC:
             jax.random.key_data(key_noise) if self.noise_per_rollout else (),
             zero,
             zero,
-            replay_agents.goal_reward_of(self, spec),
+            replay_agents.hindsight_reward(self, spec),
         )
 
     def initial_memory(self, state: SACState, spec: EnvironmentSpec, key: Array) -> Any:
         """Return what an episode begins with; () unless recurrent or with hindsight."""
-        return replay_agents.initial_memory(self, (state.policy, state.critics), spec)
+        return replay_agents.initial_agent_memory(self, (state.policy, state.critics), spec)
 
     def act(
         self, state: SACState, observation: Any, memory: Any, key: Array, explore: bool

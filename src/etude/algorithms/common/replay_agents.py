@@ -70,7 +70,7 @@ def replay_assumptions(algorithm: Any, assumptions: Assumptions) -> Assumptions:
     return assumptions._replace(goals=True, because_of=assumptions.because_of or "hindsight")
 
 
-def goal_reward_of(algorithm: Any, spec: EnvironmentSpec) -> Any:
+def hindsight_reward(algorithm: Any, spec: EnvironmentSpec) -> Any:
     """What the environment pays for a goal; None without hindsight.
 
     Raises InvalidInput where that is not known.
@@ -78,7 +78,7 @@ def goal_reward_of(algorithm: Any, spec: EnvironmentSpec) -> Any:
     return goal_reward_for(spec) if algorithm.hindsight else None
 
 
-def initial_memory(algorithm: Any, networks: Any, spec: EnvironmentSpec) -> Any:
+def initial_agent_memory(algorithm: Any, networks: Any, spec: EnvironmentSpec) -> Any:
     """What an episode begins with: blank carries of the networks that the agent acts with.
 
     With hindsight it is the number of steps of the episode; else, without recurrent networks, ().
@@ -105,7 +105,7 @@ def init_replay(
     if dataset:
         buffer = buffer_of(dataset.transitions)
     else:
-        memory = jax.tree.map(lambda x: x[0], initial_memory(algorithm, networks, spec))
+        memory = jax.tree.map(lambda x: x[0], initial_agent_memory(algorithm, networks, spec))
         example = zeros_like_spec(spec, memory)
         buffer = ring_buffer.init(
             example, algorithm.capacity, spec.num_envs, algorithm.rollout_length

@@ -176,7 +176,7 @@ class DQN:
             self.replay.init_priorities(buffer),
             zero,
             zero,
-            replay_agents.goal_reward_of(self, spec),
+            replay_agents.hindsight_reward(self, spec),
         )
 
     def make_q(self, key: Array, spec: EnvironmentSpec) -> QFunction:
@@ -206,7 +206,7 @@ class DQN:
 
     def initial_memory(self, state: DQNState, spec: EnvironmentSpec, key: Array) -> Any:
         """What an episode begins with; () unless recurrent or with hindsight."""
-        return replay_agents.initial_memory(self, state.q, spec)
+        return replay_agents.initial_agent_memory(self, state.q, spec)
 
     def act(
         self, state: DQNState, observation: Any, memory: Any, key: Array, explore: bool

@@ -167,12 +167,12 @@ class NAF:
             replay_agents.init_replay(self, q, spec),
             jnp.int32(0),
             jnp.int32(0),
-            replay_agents.goal_reward_of(self, spec),
+            replay_agents.hindsight_reward(self, spec),
         )
 
     def initial_memory(self, state: NAFState, spec: EnvironmentSpec, key: Array) -> Any:
         """Return what an episode begins with; () unless recurrent or with hindsight."""
-        return replay_agents.initial_memory(self, state.q, spec)
+        return replay_agents.initial_agent_memory(self, state.q, spec)
 
     def act(
         self, state: NAFState, observation: Any, memory: Any, key: Array, explore: bool

@@ -152,12 +152,12 @@ class TD3:
             replay_agents.init_replay(self, (policy, critics), spec),
             jnp.int32(0),
             jnp.int32(0),
-            replay_agents.goal_reward_of(self, spec),
+            replay_agents.hindsight_reward(self, spec),
         )
 
     def initial_memory(self, state: TD3State, spec: EnvironmentSpec, key: Array) -> Any:
         """Return what an episode begins with; () unless recurrent or with hindsight."""
-        return replay_agents.initial_memory(self, (state.policy, state.critics), spec)
+        return replay_agents.initial_agent_memory(self, (state.policy, state.critics), spec)
 
     def act(
         self, state: TD3State, observation: Any, memory: Any, key: Array, explore: bool
