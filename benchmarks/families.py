@@ -85,7 +85,9 @@ def families_page(rows: dict[str, Any]) -> str:
     parts = [NOTES]
     for environment, threshold in THRESHOLD.items():
         matching_rows = [
-            row for row in rows.values() if row["environment"] == environment and row.get("reached")
+            row
+            for row in rows.values()
+            if row["environment"] == environment and row.get("reached") and not row.get("setting")
         ]
         table = [
             cells(row) for name in FAMILIES for row in matching_rows if row["algorithm"] == name
