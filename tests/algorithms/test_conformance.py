@@ -569,11 +569,23 @@ OWN = {
     "ppo with a memory": replace(
         SMALL["ppo"][0], torso=plain, recurrent=GRU(4), sequence_length=3, batch_size=6
     ),
+    "rainbow with memory": replace(VARIANTS["rainbow with memory"][0], torso=plain),
+    "dqn in a box with memory": replace(
+        SMALL["dqn"][0], torso=plain, recurrent=GRU(4), sequence_length=2, burn_in=0
+    ),
+    "sac with memory": replace(VARIANTS["sac with memory"][0], torso=plain),
     "actor-critic with a control variate": replace(
         SMALL["actor-critic"][0], torso=Own, recurrent=None, control_variate=True
     ),
 }
-CONTINUOUS_ACTIONS = ("naf", "td3", "sac", "dqn in a box")
+CONTINUOUS_ACTIONS = (
+    "naf",
+    "td3",
+    "sac",
+    "sac with memory",
+    "dqn in a box",
+    "dqn in a box with memory",
+)
 
 
 @pytest.mark.parametrize(

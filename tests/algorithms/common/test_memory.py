@@ -1,4 +1,4 @@
-"""A task that cannot be done without a memory: with one PPO does it."""
+"""A task that cannot be done without a memory: with one PPO, DQN and SAC do it."""
 
 from functools import partial
 
@@ -7,7 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from etude.algorithms.actor_critic.sac import SAC
 from etude.algorithms.trust_region.ppo import PPO
+from etude.algorithms.value.dqn import DQN
 from etude.environments.backends.jax_envs import JaxEnvs
 from etude.environments.protocol import StepResult
 from etude.nn.recurrent import GRU
@@ -16,7 +18,7 @@ from etude.spaces import Box, Discrete
 from etude.struct import replace, struct
 from etude.training import pure_train
 
-STEPS, SEEDS, ENVS, ITERATIONS = 4, 2, 16, 60
+STEPS, SEEDS, ENVS = 4, 2, 16
 
 
 @struct
@@ -56,14 +58,33 @@ FEED_FORWARD = PPO(
 )
 
 
-@partial(jax.jit, static_argnames="recurrent")
-def mean_returns(recurrent, keys):
+REPLAYED = {
+    "learning_rate": 1e-2,
+    "discount": 0.9,
+    "hidden": (16,),
+    "sequence_length": 8,
+    "burn_in": 2,
+    "batch_size": 256,
+    "capacity": 4096,
+    "warmup_steps": 256,
+    "rollout_length": 4,
+    "gradient_steps": 2,
+}
+AGENTS = {
+    "ppo": (FEED_FORWARD, 60),
+    "dqn": (DQN(**REPLAYED, target_interval=20, exploration_steps=4000.0), 250),
+    "sac": (SAC(**REPLAYED, target_rate=0.05, target_entropy_fraction=0.1), 250),
+}
+
+
+@partial(jax.jit, static_argnames=("algorithm", "iterations"))
+def mean_returns(algorithm, iterations, keys):
     """Of 256 episodes after training, [seed]."""
-    algorithm, environment = replace(FEED_FORWARD, recurrent=recurrent), JaxEnvs(Shown(), ENVS)
+    environment = JaxEnvs(Shown(), ENVS)
 
     def one(key):
         key_train, key_play = jax.random.split(key)
-        state = pure_train(algorithm, environment, key_train, ITERATIONS)[0].algorithm_state
+        state = pure_train(algorithm, environment, key_train, iterations)[0].algorithm_state
         policy = bind_policy(algorithm, state, environment)
         return evaluate(environment, policy, key_play, 256)[0].mean()
 
@@ -71,8 +92,12 @@ def mean_returns(recurrent, keys):
 
 
 @pytest.mark.system
-def test_what_was_shown_is_known_later_by_a_memory():
-    returns = np.asarray(mean_returns(GRU(16), jax.random.split(jax.random.key(0), SEEDS)))
+@pytest.mark.parametrize("name", AGENTS)
+def test_what_was_shown_is_known_later_by_a_memory(name):
+    algorithm, iterations = AGENTS[name]
+    keys = jax.random.split(jax.random.key(0), SEEDS)
+    remembering = replace(algorithm, recurrent=GRU(16))
+    returns = np.asarray(mean_returns(remembering, iterations, keys))
     assert (returns >= 0.9).all(), returns
 
 

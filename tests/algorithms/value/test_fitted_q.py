@@ -3,6 +3,7 @@
 from functools import partial
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -14,6 +15,7 @@ from etude.data.dataset import Dataset
 from etude.data.replay.prioritized import Prioritized
 from etude.data.transition import Transition
 from etude.environments.backends.zero_envs import ZeroEnvs
+from etude.nn.recurrent import GRU
 from etude.spaces import Box, Discrete, EnvironmentSpec
 from etude.struct import replace
 from etude.training import progress, pure_train
@@ -46,10 +48,15 @@ def dataset_of(steps, lengths):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",
-    [pytest.param({}, marks=pytest.mark.system), {"replay": Prioritized(), "n_step": 3}],
-    ids=["plain", "prioritized"],
+    [
+        pytest.param({}, marks=pytest.mark.system),
+        {"replay": Prioritized(), "n_step": 3},
+        {"recurrent": GRU(2), "sequence_length": 4, "burn_in": 1},
+    ],
+    ids=["plain", "prioritized", "recurrent"],
 )
 def test_without_play_it_learns_as_if_the_dataset_had_been_played_at_once(settings):
+    """With a memory, as if that had been blank before every step."""
     dataset = dataset_of(40, [7, 13, 11, 9])
     plays = DQN(
         hidden=(8,),
@@ -66,8 +73,11 @@ def test_without_play_it_learns_as_if_the_dataset_had_been_played_at_once(settin
     @jax.jit
     def both(dataset, key):
         outside = Outside(dataset=dataset)
+        begun = plays.init(key, SPEC)
+        blank = plays.initial_memory(begun, SPEC, key)
+        memory = jax.tree.map(lambda x: jnp.broadcast_to(x, (40, *x.shape)), blank)
         rollout = jax.tree.map(lambda x: x[:, None], dataset.transitions)
-        played, _ = plays.update(plays.init(key, SPEC), rollout, key)
+        played, _ = plays.update(begun, replace(rollout, memory=memory), key)
         read, metrics = reads.update(reads.init(key, SPEC, outside), (), key, outside)
         return played, read, metrics
 
