@@ -75,12 +75,14 @@ def stretch_error(td_error: Array, weight: Array) -> Array:
     """The errors [batch] of stretches by which prioritized replay draws, from those of their rows.
 
     η max |δ| + (1 - η) mean |δ| over the rows [time, batch] of positive weight, with η = 0.9
-    (Kapturowski et al., 2019, §2.3).
+    (Kapturowski et al., 2019, §2.3). A stretch without such rows, which are yet to come, has the
+    largest error of the batch, so that it is drawn again.
     """
     is_valid = weight > 0
     error = jnp.where(is_valid, td_error, 0)
     mean = error.sum(0) / jnp.maximum(is_valid.sum(0), 1)
-    return MAX_ERROR_SHARE * error.max(0) + (1 - MAX_ERROR_SHARE) * mean
+    mixed = MAX_ERROR_SHARE * error.max(0) + (1 - MAX_ERROR_SHARE) * mean
+    return jnp.where(is_valid.any(0), mixed, mixed.max())
 
 
 def check_length(buffer: RingBuffer, length: int) -> None:
