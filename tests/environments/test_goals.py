@@ -357,6 +357,56 @@ def test_what_is_registered_is_compared_with_the_environment_where_random_play_d
         try_out("etude-tests/FarLine-v0", own=own)
 
 
+def test_a_termination_that_is_missing_is_found(registry):
+    """The environment ends at goals that no step reaches, and what is registered says nothing."""
+
+    class FarEnd(EndingLine):
+        def reset(self, **options):
+            super().reset(**options)
+            self.position, self.goal = np.zeros(1), np.full(1, 99.0)
+            return self._observe(), {}
+
+    def sparse(achieved_goal, desired_goal):
+        return -1.0 * (jnp.abs(achieved_goal - desired_goal)[0] > NEAR)
+
+    register_line("etude-tests/FarEnd-v0", FarEnd)
+    own = environment_source("etude-tests/FarEnd-v0").spec.goal_reward
+    etude.register_goal_reward("etude-tests/FarEnd-v0", sparse)
+    with pytest.raises(InvalidInput, match="termination of goals is False .* itself has True"):
+        try_out("etude-tests/FarEnd-v0", own=own)
+    etude.register_goal_reward("etude-tests/FarEnd-v0", sparse, is_near)
+    try_out("etude-tests/FarEnd-v0", own=own)
+
+
+def test_a_reward_that_jax_cannot_trace_is_told_how_to_be_written(registry):
+    register_line("etude-tests/EndlessLine-v0", EndlessLine)
+    for reward in (
+        lambda achieved, desired: float(achieved[0] == desired[0]),
+        lambda achieved, desired, info: 0.0,
+    ):
+        etude.register_goal_reward("etude-tests/EndlessLine-v0", reward)
+        with pytest.raises(InvalidInput, match="raised .*; it is traced by JAX: write it in jax"):
+            try_out("etude-tests/EndlessLine-v0")
+
+
+class Doubled(gymnasium.Wrapper):
+    """Rewards twice as much, in steps and for other goals."""
+
+    def step(self, action):
+        observation, reward, *ends = self.env.step(action)
+        return observation, 2 * reward, *ends
+
+    def compute_reward(self, achieved_goal, desired_goal, info):
+        return 2 * self.env.get_wrapper_attr("compute_reward")(achieved_goal, desired_goal, info)
+
+
+def test_a_wrapper_may_compute_it():
+    try_out(lambda: Doubled(EndingLine()))
+    achieved, desired, flags = random_goals(9)
+    reward, _ = HostGoalReward(lambda: Doubled(EndingLine()))(achieved, desired, flags)
+    np.testing.assert_array_equal(reward, -2.0 * (achieved != desired)[:, 0])
+
+
 @pytest.mark.skipif(
     importlib.util.find_spec("gymnasium_robotics") is None, reason="Gymnasium-Robotics is an extra"
 )

@@ -2,8 +2,8 @@
 
 The observation of a goal environment is a Dict with the keys "achieved_goal" and "desired_goal", as
 in Gymnasium-Robotics (Plappert et al., "Multi-Goal Reinforcement Learning: Challenging Robotics
-Environments and Request for Research", 2018). Hindsight replaces the goal that was desired and asks
-for the reward of the step as it would have been.
+Environments and Request for Research", 2018). Hindsight (Andrychowicz et al., 2017) replaces the
+goal that was desired, and computes the reward of the step anew.
 """
 
 from collections.abc import Callable
@@ -35,7 +35,8 @@ ROUNDING = 4 * float(np.finfo(np.float32).eps)  # of a goal that was computed in
 class GoalReward:
     """The reward of an environment where one goal was achieved and another desired, in JAX.
 
-    Its functions are of single goals. Two are equal where their functions are.
+    Each function takes one pair of goals, not a batch. Two GoalRewards are equal if their functions
+    are.
     """
 
     reward: Callable = static()  # (achieved_goal, desired_goal) -> reward, []
@@ -113,12 +114,13 @@ def goal_reward_for(spec: EnvironmentSpec) -> GoalRewardFunction:
 
 
 class GoalSteps(NamedTuple):
-    """Steps of one environment, as its goals tell them; leaves are [time, ...]."""
+    """Goals, rewards and terminations of steps, [step, ...]."""
 
     achieved_goal: np.ndarray  # after the step
     desired_goal: np.ndarray  # before it
+    flag: np.ndarray  # whether the step itself terminated its episode
     reward: np.ndarray
-    terminated: np.ndarray
+    terminated: np.ndarray | None  # None where it is not known for these goals
 
 
 def check_goal_reward(
@@ -142,8 +144,8 @@ def check_goal_reward(
     with raise_host_errors():
         _compare(function, steps, f"a step of {name} had", way_out)
         if own is not None and own is not function:
-            shuffled = _goals_out_of_order(own, steps)
-            _compare(function, shuffled, f"{name} itself has", way_out)
+            relabeled = _relabeled_steps(own, steps)
+            _compare(function, relabeled, f"{name} itself has", way_out)
 
 
 def _random_steps(environment: Environment) -> GoalSteps:
@@ -171,57 +173,77 @@ def _random_steps(environment: Environment) -> GoalSteps:
         return jax.lax.scan(step, environment.reset(key), (actions, keys))[1]
 
     with raise_host_errors():
-        return GoalSteps(*(np.asarray(x)[:, 0] for x in play(jax.random.key(0), actions)))
+        achieved, desired, reward, terminated = (
+            np.asarray(x)[:, 0] for x in play(jax.random.key(0), actions)
+        )
+    return GoalSteps(achieved, desired, terminated, reward, terminated)
 
 
-def _goals_out_of_order(function: GoalRewardFunction, steps: GoalSteps) -> GoalSteps:
-    """Steps that no one took: the goals are others that were achieved, the reward the function's.
+def _relabeled_steps(own: GoalRewardFunction, steps: GoalSteps) -> GoalSteps:
+    """The steps with goals that others of them achieved, and the rewards by `own`.
 
     Half of the goals were achieved within ten steps of each other, so that some are near.
     """
     rng, count = np.random.default_rng(0), len(steps.reward)
     near = np.arange(count) + rng.integers(-10, 11, count)
     others = np.where(rng.random(count) < 0.5, near % count, rng.integers(0, count, count))
-    desired = steps.achieved_goal[others]
-    not_terminated = np.zeros(count, bool)
-    reward, terminated = jax.jit(function)(steps.achieved_goal, desired, not_terminated)
-    return GoalSteps(steps.achieved_goal, desired, np.asarray(reward), np.asarray(terminated))
+    desired, flag = steps.achieved_goal[others], np.zeros(count, bool)
+    call = jax.jit(own)
+    reward, terminated = map(np.asarray, call(steps.achieved_goal, desired, flag))
+    # one that hands on the flag of the step does not know of other goals
+    is_known = (
+        terminated.any() or not np.asarray(call(steps.achieved_goal, desired, ~flag)[1]).all()
+    )
+    return GoalSteps(steps.achieved_goal, desired, flag, reward, terminated if is_known else None)
 
 
 def _compare(function: GoalRewardFunction, steps: GoalSteps, owner: str, way_out: str) -> None:
     """Raise InvalidInput where a function says something else of goals than was seen of them.
 
-    Goals of float64 are rounded on their way to the function, and a reward may jump where they are
-    just reached, so the function may also agree on goals that are nearer or farther by as much.
+    Goals of float64 are rounded on their way to the function, and a sparse reward jumps at its
+    threshold. So the function may also agree on goals moved nearer or farther by the rounding.
     """
     achieved, desired = steps.achieved_goal, steps.desired_goal
     nearer = np.sign(desired - achieved) * ROUNDING * (np.abs(achieved) + np.abs(desired))
     shape = (3, *achieved.shape)
-    reward, terminated = map(
-        np.asarray,
-        jax.jit(function)(
-            np.stack([achieved, achieved + nearer, achieved - nearer]),
-            np.broadcast_to(desired, shape),
-            np.broadcast_to(steps.terminated, shape[:2]),
-        ),
-    )
+    try:
+        reward, terminated = map(
+            np.asarray,
+            jax.jit(function)(
+                np.stack([achieved, achieved + nearer, achieved - nearer]),
+                np.broadcast_to(desired, shape),
+                np.broadcast_to(steps.flag, shape[:2]),
+            ),
+        )
+    except (TypeError, ValueError, AttributeError) as error:
+        if isinstance(function, HostGoalReward):
+            raise
+        reason = str(error).strip().splitlines()[0]
+        raise InvalidInput(
+            f"the reward of goals raised {type(error).__name__}: {reason}; it is traced by JAX: "
+            "write it in jax.numpy, as a function of two single goals, (achieved_goal, "
+            "desired_goal), without info"
+        ) from error
     size = 1 + np.abs(achieved).max(-1) + np.abs(desired).max(-1)
     is_close = np.isclose(reward, steps.reward, 10 * ROUNDING, 10 * ROUNDING * size)
     for what, found, seen, agrees in (
         ("reward", reward, steps.reward, is_close),
         ("termination", terminated, steps.terminated, terminated == steps.terminated),
     ):
+        if seen is None:
+            continue
         if not (agreed := agrees.any(0)).all():
             i = int(np.argmin(agreed))
             raise InvalidInput(
                 f"the {what} of goals is {found[0, i]} where {achieved[i].tolist()} is achieved "
                 f"and {desired[i].tolist()} desired, and there {owner} {seen[i]}, so hindsight "
-                f"would learn another task; {way_out}"
+                f"would learn another task; {way_out}. A reward that depends on more than the two "
+                "goals, such as the action, cannot be learned from in hindsight"
             )
 
 
 def _way_out(spec: EnvironmentSpec, function: GoalRewardFunction) -> str:
-    """Say whose function is to be mended."""
+    """Say which function the user should mend."""
     if spec.id in GOAL_REWARDS:
         return f"mend the functions registered for {spec.id!r} with etude.register_goal_reward"
     if isinstance(function, HostGoalReward):

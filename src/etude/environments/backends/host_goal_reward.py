@@ -1,7 +1,7 @@
 """The reward of goals that a Gymnasium environment computes itself, called from compiled code."""
 
 from collections.abc import Callable
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import gymnasium
 import jax
@@ -13,30 +13,17 @@ from etude.errors import EnvironmentFault
 from etude.spaces import ACHIEVED_GOAL, DESIRED_GOAL
 from etude.types import Array
 
+REWARD, TERMINATED = "compute_reward", "compute_terminated"  # names of Gymnasium-Robotics
 PROBED_ROWS = 32  # of the first call, by which a function shows whether it takes batches
-
-
-@runtime_checkable
-class ComputesReward(Protocol):
-    """A Gymnasium environment that knows the reward of any two goals (Gymnasium-Robotics)."""
-
-    def compute_reward(self, achieved_goal: Any, desired_goal: Any, info: Any) -> Any: ...
-
-
-@runtime_checkable
-class ComputesTerminated(Protocol):
-    """A Gymnasium environment that knows whether two goals terminate an episode."""
-
-    def compute_terminated(self, achieved_goal: Any, desired_goal: Any, info: Any) -> Any: ...
 
 
 class HostGoalReward:
     """`compute_reward` of a Gymnasium environment, and its `compute_terminated` if it has one.
 
-    Without `compute_terminated` the flag of the step stays. The first call makes an environment of
-    its own, and looks whether each of the two functions takes a batch of goals: where its result on
-    one differs from those row by row, it is called row by row from then on. Another process makes
-    its own environment.
+    Both may be methods of a wrapper (Gymnasium-Robotics has them). Without `compute_terminated` the
+    flag of the step stays. The first call makes an environment of its own, and calls each of the
+    two functions on a batch of goals and on each pair alone: where the results differ, it calls the
+    function pair by pair from then on. After unpickling, it makes a new environment.
 
     It calls Python, so `vmap` does not take it. Raises EnvironmentFault, when it runs, for a
     function that fails and for a reward that is NaN.
@@ -64,7 +51,7 @@ class HostGoalReward:
     ) -> tuple[np.ndarray, np.ndarray]:
         if self.env is None:
             self.env = self.make_env()
-            self.env.reset(seed=0)  # some have all that they compute with after a reset alone
+            self.env.reset(seed=0)  # some set in `reset` what they compute with
         space = self.env.observation_space
         assert isinstance(space, gymnasium.spaces.Dict)
         axes = terminated.ndim
@@ -75,34 +62,32 @@ class HostGoalReward:
                 (desired_goal, space[DESIRED_GOAL]),
             )
         )
-        env = self.env.unwrapped
-        assert isinstance(env, ComputesReward)
-        reward = self._over_rows("compute_reward", env.compute_reward, achieved, desired)
+        reward = self._over_rows(REWARD, achieved, desired)
         if np.isnan(reward).any():
             i = int(np.isnan(reward).argmax())
             raise EnvironmentFault(
-                f"compute_reward of {type(env).__name__} is NaN where {achieved[i]} was achieved "
-                f"and {desired[i]} desired"
+                f"{REWARD} of {type(self.env.unwrapped).__name__} is NaN where {achieved[i]} was "
+                f"achieved and {desired[i]} desired; make it a number"
             )
-        if isinstance(env, ComputesTerminated):
-            terminated = self._over_rows(
-                "compute_terminated", env.compute_terminated, achieved, desired
-            )
+        if self.env.has_wrapper_attr(TERMINATED):
+            terminated = self._over_rows(TERMINATED, achieved, desired)
         shape = achieved_goal.shape[:axes]
         return reward.reshape(shape), terminated.reshape(shape).astype(bool)
 
-    def _over_rows(
-        self, name: str, function: Callable, achieved: np.ndarray, desired: np.ndarray
-    ) -> np.ndarray:
-        """The function of each pair of goals, [row]."""
+    def _over_rows(self, name: str, achieved: np.ndarray, desired: np.ndarray) -> np.ndarray:
+        """The environment's function called `name` of each pair of goals, [row]."""
+        assert self.env is not None
+        function = self.env.get_wrapper_attr(name)
         if not len(achieved):
             return np.zeros(0, np.float32)
         if name not in self.takes_batches:
-            # goals that are reached beside those of the batch, so that the values differ
-            few = np.concatenate([achieved[:PROBED_ROWS], desired[:PROBED_ROWS]])
-            wanted = np.concatenate([desired[:PROBED_ROWS]] * 2)
-            expected = self._each_row(name, function, few, wanted)
-            self.takes_batches[name] = agrees_on_batch(function, few, wanted, expected)
+            # beside goals of the batch some that are reached, so that the values differ
+            probe_achieved = np.concatenate([achieved[:PROBED_ROWS], desired[:PROBED_ROWS]])
+            probe_desired = np.concatenate([desired[:PROBED_ROWS]] * 2)
+            expected = self._each_row(name, function, probe_achieved, probe_desired)
+            self.takes_batches[name] = agrees_on_batch(
+                function, probe_achieved, probe_desired, expected
+            )
         if not self.takes_batches[name]:
             return self._each_row(name, function, achieved, desired)
         try:
@@ -121,9 +106,12 @@ class HostGoalReward:
         values = np.zeros(len(achieved), np.float32)
         for i, goals in enumerate(zip(achieved, desired, strict=True)):
             try:
-                values[i] = np.asarray(function(*goals, {}), np.float32).item()
+                value = np.asarray(function(*goals, {}), np.float32)
             except Exception as error:
                 raise self._fault(name, f"raised {type(error).__name__}: {error}") from error
+            if value.size != 1:
+                raise self._fault(name, f"returned shape {value.shape} for one pair of goals")
+            values[i] = value.item()
         return values
 
     def _fault(self, name: str, reason: str) -> EnvironmentFault:
@@ -149,9 +137,9 @@ def agrees_on_batch(
 def host_goal_reward(
     env: gymnasium.Env, make_env: Callable[[], gymnasium.Env]
 ) -> HostGoalReward | None:
-    """The reward of the goals of `env`, which `make_env` makes; None where it has no such."""
+    """The reward of the goals of `env`, which `make_env` makes; None where it computes none."""
     space = env.observation_space
     keys = space.spaces.keys() if isinstance(space, gymnasium.spaces.Dict) else set()
     has_goals = {ACHIEVED_GOAL, DESIRED_GOAL} <= keys
-    is_known = has_goals and isinstance(env.unwrapped, ComputesReward)
+    is_known = has_goals and env.has_wrapper_attr(REWARD)
     return HostGoalReward(make_env) if is_known else None
