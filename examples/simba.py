@@ -4,7 +4,8 @@
     python examples/simba.py --algorithm ppo --seeds 8 --steps 1000000
 
 Observation → linear embedding → blocks of x + MLP(LayerNorm(x)) → LayerNorm → the algorithm's head.
-The paper also normalizes observations by running statistics, which is no part of the torso.
+The paper also normalizes observations by running statistics, which a torso cannot hold. Its critics
+are wider and deeper than its policy; here all networks are the size of its policy.
 """
 
 import argparse
@@ -32,14 +33,14 @@ class ResidualBlock(eqx.Module):
         self.shrink = eqx.nn.Linear(4 * width, width, key=key_shrink)
 
     def __call__(self, x):
-        # `affine` makes one product of a whole batch under `vmap`, where a layer alone makes many
+        # `affine` applies a layer with a gradient that is fast on a CPU
         return x + affine(self.shrink, jax.nn.relu(affine(self.expand, self.norm(x))))
 
 
 class SimBa(eqx.Module):
     """One observation to features [width]; the class itself is the TorsoMaker."""
 
-    encoder: Any  # one vector of any kind of observation; of a critic, of observation and action
+    encoder: Any  # any kind of observation, or a critic's (observation, action), as one vector
     embedding: eqx.nn.Linear
     blocks: tuple[ResidualBlock, ...]
     norm: eqx.nn.LayerNorm
@@ -63,7 +64,7 @@ TASKS = {"sac": ("Pendulum-v1", 4_000), "ppo": ("LunarLander-v3", 100_000)}  # a
 
 
 def compare(algorithm: str, steps: int | None, seeds: int, **options: Any) -> None:
-    """Train an algorithm with its own networks and with SimBa; print what each returns.
+    """Train an algorithm with its own networks and with SimBa; print the return of each.
 
     All other settings are those of its preset.
     """

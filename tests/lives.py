@@ -101,10 +101,12 @@ class Lives:
 
     def n_step(self, t, env, n, discount):
         """From row (t, env) at most n steps, not over the end of an episode nor past the newest
-        row, in float64."""
+        row, which cuts them off, in float64."""
         total = 0.0
         for k in range(n):
             row = self.rows[t + k][env]
             total += discount**k * row["reward"]
-            if row["terminated"] or row["truncated"] or t + k == len(self.rows) - 1 or k == n - 1:
-                return total, row["after"], row["terminated"], row["truncated"], discount ** (k + 1)
+            is_newest = t + k == len(self.rows) - 1
+            if row["terminated"] or row["truncated"] or is_newest or k == n - 1:
+                cut = row["truncated"] or (is_newest and k < n - 1 and not row["terminated"])
+                return total, row["after"], row["terminated"], cut, discount ** (k + 1)

@@ -35,10 +35,10 @@ def stretch(kind, burn_in=0, slots=1):
 
 def by_steps(encoder, past):
     """The carries [time] after each observation, by one step after another."""
-    carry, carries = past.carries[encoder.slot], []
+    carry, carries = past.carries[encoder.carry_index], []
     for observation, is_first in zip(past.observation, past.is_first, strict=True):
         carry = jax.tree.map(lambda h, is_first=is_first: jnp.where(is_first[:, None], 0, h), carry)
-        carry = step(encoder, History(observation, (carry,) * (encoder.slot + 1)))
+        carry = step(encoder, History(observation, (carry,) * (encoder.carry_index + 1)))
         carries.append(carry)
     return carries
 
@@ -48,7 +48,7 @@ step = jax.jit(lambda encoder, past: encoder.next_carry(past))
 
 @every_cell
 @pytest.mark.parametrize("burn_in", [0, 2])
-def test_a_stretch_is_its_steps_one_after_another(kind, burn_in):
+def test_a_sequence_is_its_steps_one_after_another(kind, burn_in):
     """The features after each observation, and after each next observation in its place, which may
     be that of a later row."""
     encoder, past = (filled(lambda: cell_encoder(kind)), stretch(kind, burn_in))
@@ -62,7 +62,7 @@ def test_a_stretch_is_its_steps_one_after_another(kind, burn_in):
     past = replace(past, next_observation=following)
     np.testing.assert_allclose(call(encoder, past), ahead, rtol=1e-4, atol=1e-6)
     row = np.random.default_rng(3).integers(0, TIME - burn_in, (TIME - burn_in, BATCH))
-    told = call(encoder, replace(past, next_row=row.astype(np.int32)))
+    told = call(encoder, replace(past, bootstrap_row=row.astype(np.int32)))
     later = [[ahead[row[t, i]][i] for i in range(BATCH)] for t in range(len(row))]
     np.testing.assert_allclose(told, later, rtol=1e-4, atol=1e-6)
 
@@ -90,7 +90,7 @@ def test_each_network_has_its_own_carry():
     critics = filled(lambda: make_critics(KEY, spec, (4,), recurrent=GRU(2)), 1)
     networks = critics, policy
     encoders = history.recurrent_encoders(networks)
-    assert [encoder.slot for encoder in encoders] == [0, 1, 2]
+    assert [encoder.carry_index for encoder in encoders] == [0, 1, 2]
     assert all(isinstance(encoder, RecurrentEncoder) for encoder in encoders)
     blank = history.initial_carries(networks, (BATCH,))
     assert [carry[0].shape for carry in blank] == [(BATCH, 2)] * 3

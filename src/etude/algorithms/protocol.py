@@ -132,20 +132,28 @@ class Algorithm(Policy, Protocol):
         return self.rollout_length * num_envs
 
 
-# agent's state, replay buffer, indices [batch], the batch at them, key -> the batch to learn from
+# agent's state, replay buffer, indices [batch], the batch at them, key -> the batch to learn from.
+# The batch of a recurrent agent is [time, batch], with Histories as observations, and its indices
+# are those of the rows before its sequences. New rows are appended, for with prioritized replay the
+# first rows stand for the indices.
 Relabel = Callable[[Any, RingBuffer, Indices, ReplayBatch, Array], ReplayBatch]
 
 
 class OffPolicy(Algorithm, Protocol):
-    """An algorithm that learns from replay, as one sees it that owns it: DQN, NAF, TD3, SAC."""
+    """An algorithm that learns from replay, as another that wraps it sees it: DQN, NAF, TD3, SAC.
+
+    A model-based algorithm adds imagined rows to its agent's batches so, and imitation learning
+    takes rewards of its own.
+    """
 
     def update(
         self, state: Any, experience: Any, key: Array, *, relabel: Relabel | None = None
     ) -> tuple[Any, Metrics]:
         """The next state and metrics, after gradient steps on batches of replay.
 
-        Before each of them, `relabel` may change its batch: rewards, goals, what is bootstrapped
-        from, the number of rows. It is given the state of that gradient step, without replay.
+        Before each of them, `relabel` may change its batch: rewards, goals, next observations and
+        their discounts, the number of rows. Its first argument is the state at that gradient step,
+        but for its replay buffer, which is the second.
         """
         ...
 
@@ -154,9 +162,10 @@ class OffPolicy(Algorithm, Protocol):
         ...
 
     def value(self, state: Any, observation: Any, memory: Any, key: Array) -> Array:
-        """V(s) [env] of the target policy by the target networks, with its entropy if it has one.
+        """V(s) [env], from which the agent's own targets bootstrap, by its target networks.
 
-        `memory` is that with which the policy would act here.
+        It is Q of the greedy or target action, or SAC's E[Q - α log π]. `memory` is that before
+        `observation` is read, as `act` takes it.
         """
         ...
 

@@ -54,8 +54,8 @@ def make_critics(
     keys = jax.random.split(key, num_critics)
     if recurrent:
         return tuple(
-            make_recurrent_critic(key, spec, hidden, activation, torso, recurrent, slot)
-            for slot, key in enumerate(keys, start=1)
+            make_recurrent_critic(key, spec, hidden, activation, torso, recurrent, carry_index)
+            for carry_index, key in enumerate(keys, start=1)
         )
     space = Composite((spec.observation, spec.action))
     return tuple(make_network(key, space, hidden, 1, activation, torso=torso) for key in keys)
@@ -68,15 +68,15 @@ def make_recurrent_critic(
     activation: Activation,
     torso: TorsoMaker | None,
     recurrent: GRU | LSTM,
-    slot: int,
+    carry_index: int,
 ) -> Network:
-    """A critic that reads (History, action); the carry of its cell is at the index `slot`.
+    """A critic that reads (History, action); the carry of its cell is at the index `carry_index`.
 
     The network that `torso` makes reads the observation; the hidden layers follow the action.
     """
     key_encoder, key_head = jax.random.split(key)
     encoder, num_features = make_network_encoder(
-        key_encoder, spec.observation, torso, recurrent, slot
+        key_encoder, spec.observation, torso, recurrent, carry_index
     )
     num_inputs = num_features + spec.action.zeros().size
     head = make_mlp(key_head, (num_inputs, *hidden, 1), activation)

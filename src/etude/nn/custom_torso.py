@@ -3,8 +3,9 @@
     key, space  --TorsoMaker-->  network, observation tree [*shape] -> features [n]
     observation tree [..., *shape]  --CustomTorso-->  features [..., n]
 
-A network is any callable pytree, such as an Equinox module, or of a plain function
-`jax.tree_util.Partial(apply, params)`. Its arrays of floats are trained; all else in it is fixed.
+A network is any callable pytree: an Equinox module, or, for a plain function,
+`jax.tree_util.Partial(apply, params)`. Its arrays of floats are trained; all else in it is
+constant. Layers that need a key or a state, such as dropout, have no place in it.
 """
 
 import inspect
@@ -33,7 +34,8 @@ class TorsoMaker(Protocol):
 
         A critic of observation and action has the space `Composite((observation, action))`, whose
         values are tuples of the two. It is called twice for each network of an algorithm, with the
-        same arguments, and makes two of the same structure: no function is defined inside it.
+        same arguments. Both calls must return the same pytree structure, so define no function
+        inside it.
         """
         ...
 
@@ -83,8 +85,8 @@ class CustomTorso:
 def make_custom_torso(torso: TorsoMaker, key: Array, space: Space) -> CustomTorso:
     """The network that `torso` makes for observations of `space`.
 
-    Raises InvalidInput where it makes none, where two calls differ in more than the numbers of
-    their arrays, and where the network does not map one observation to a vector of floats.
+    Raises InvalidInput where it makes none, where two calls differ in structure, shapes or
+    constants, and where the network does not map one observation to a vector of floats.
     """
     name = qualified_name(torso)
     check_torso_maker(torso, name)
@@ -93,7 +95,7 @@ def make_custom_torso(torso: TorsoMaker, key: Array, space: Space) -> CustomTors
     )
     try:
         is_same = layout == other_layout and _shapes(parameters) == _shapes(others)
-    except ValueError as error:  # arrays are equal at some places and not at others
+    except ValueError as error:  # whether two arrays are equal is no single truth
         raise InvalidInput(
             f"the network of torso {name} holds an array in a static field ({_describe(error)}); "
             "keep it as a tuple, or as an array of floats that is trained"
@@ -101,7 +103,8 @@ def make_custom_torso(torso: TorsoMaker, key: Array, space: Space) -> CustomTors
     if not is_same:
         raise InvalidInput(
             f"torso {name} makes a network of another structure at each call, as one does that "
-            "holds a function defined inside the maker; define functions at the top of a module, "
+            "holds a function, or a method of an object, that is made inside the maker; define "
+            "functions at the top of a module, "
             "and keep weights in a pytree: an Equinox module, or jax.tree_util.Partial(apply, "
             "params)"
         )
@@ -115,14 +118,14 @@ def check_torso_maker(torso: TorsoMaker, name: str) -> None:
     if any(_is_array(leaf) for leaf in jax.tree.leaves(torso)):
         raise InvalidInput(
             f"torso is {type(torso).__name__}(...), which is a network itself; give the function "
-            "that makes it, torso(key, space), which is called once for each network"
+            "that makes it, torso(key, space)"
         )
     try:
         hash(torso)
     except TypeError as error:
         raise InvalidInput(
-            f"torso {name} cannot be hashed ({error}), as a compiled program asks of it; give a "
-            "function, or a frozen dataclass"
+            f"torso {name} cannot be hashed ({error}), which a static argument of JAX must be; "
+            "give a function, or a frozen dataclass"
         ) from error
     try:
         signature = inspect.signature(torso)

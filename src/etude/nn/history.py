@@ -1,15 +1,15 @@
-"""Recurrent networks of value methods: what they read in place of an observation, a History.
+"""Recurrent networks of off-policy agents, which read a History where others read an observation.
 
     History --RecurrentEncoder--> features [..., units] --layers as of any network--> outputs
 
-So a network is recurrent where its encoder is, and all that is computed from its outputs stays as
-it is.
+Only the encoder differs: heads and losses need no change.
 """
 
 from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from etude.nn.recurrent import Carry, RecurrentCell, initial_carry, step_cell, unroll_cell
 from etude.struct import static, struct
@@ -18,18 +18,24 @@ from etude.types import Array
 
 @struct
 class History:
-    """An observation [n, ...] or a stretch of them [time, n, ...], with what was remembered before.
+    """Observations with the carries before them, in one of three forms.
 
-    Each recurrent network has a carry of its own, at the index `slot` of its encoder.
+    A step, with which a policy acts: one observation [n, ...], without `is_first`. A sequence:
+    observations [time, n, ...]. The successors of a sequence: its `next_observation`, each read
+    with the carry after the observation of its row. They are not the observations of the next
+    rows, for at the end of an episode the next row begins another.
     """
 
     observation: Any
-    carries: tuple[Carry, ...]  # before the (first) observation, [n, size]; () for zeros
+    # before the (first) observation, one carry for each recurrent network, whose arrays are
+    # [n, size]; () for zeros
+    carries: tuple[Carry, ...]
     is_first: Array | None = None  # bool [time, n]: an episode begins, which resets the carries
-    # [time, n, ...]: what a network reads after each observation in place of that itself
-    next_observation: Any = None
-    next_row: Any = None  # int32 [time, n]: the row whose next observation is read; None: its own
-    burn_in: int = static(0)  # rows at the start that only warm up the carries
+    next_observation: Any = None  # [time, n, ...], of the successors of a sequence
+    # int32 [time - burn_in, n]: the row, counted from the end of the burn-in, whose successor is
+    # read in place of a row's own; None: its own
+    bootstrap_row: Any = None
+    burn_in: int = static(0)  # rows at the start that only bring the carries up to date
 
 
 @struct
@@ -38,47 +44,53 @@ class RecurrentEncoder:
 
     encoder: Callable[[Any], Array]
     cell: RecurrentCell
-    slot: int = static(0)  # where its carry is among those of a History
+    carry_index: int = static(0)  # of its carry in a History; those of an agent count from 0
 
     def __call__(self, history: History) -> Array:
-        """The features of every row after the burn-in, through which no gradient passes."""
+        """Features of a step [n, units], or of the rows after the burn-in [time - burn_in, ...].
+
+        No gradient passes into the burn-in.
+        """
         if history.is_first is None:
             return self.next_carry(history)[0]
-        split = history.burn_in
-        first, rest = (
-            jax.tree.map(lambda x, rows=rows: x[rows], (history.observation, history.is_first))
-            for rows in (slice(split), slice(split, None))
+        burn_in, is_first = history.burn_in, history.is_first
+        observation, burn_in_observation = (
+            jax.tree.map(lambda x, part=part: x[part], history.observation)
+            for part in (slice(burn_in, None), slice(burn_in))
         )
-        carry = self.carry_of(history, history.is_first.shape[1:])
-        if split:
-            carries = unroll_cell(self.cell, self.encoder(first[0]), carry, first[1])
-            carry = jax.lax.stop_gradient(jax.tree.map(lambda x: x[-1], carries))
-        carries = unroll_cell(self.cell, self.encoder(rest[0]), carry, rest[1])
+        carry = self.carry_before(history, is_first.shape[1:])
+        if burn_in:
+            unrolled = unroll_cell(
+                self.cell, self.encoder(burn_in_observation), carry, is_first[:burn_in]
+            )
+            carry = jax.lax.stop_gradient(jax.tree.map(lambda x: x[-1], unrolled))
+        # the carry after each row
+        unrolled = unroll_cell(self.cell, self.encoder(observation), carry, is_first[burn_in:])
         if history.next_observation is None:
-            return carries[0]
-        following = jax.tree.map(lambda x: x[split:], history.next_observation)
-        features = step_cell(self.cell, self.encoder(following), carries)[0]
-        if history.next_row is None:
+            return unrolled[0]
+        successor = jax.tree.map(lambda x: x[burn_in:], history.next_observation)
+        features = step_cell(self.cell, self.encoder(successor), unrolled)[0]
+        if history.bootstrap_row is None:
             return features
-        return jax.numpy.take_along_axis(features, history.next_row[..., None], 0)
+        return jnp.take_along_axis(features, history.bootstrap_row[..., None], 0)
 
     def next_carry(self, history: History) -> Carry:
-        """The carry after a single observation."""
+        """The carry after the observation of a step; its first array is the cell's output."""
         x = self.encoder(history.observation)
-        return step_cell(self.cell, x, self.carry_of(history, x.shape[:-1]))
+        return step_cell(self.cell, x, self.carry_before(history, x.shape[:-1]))
 
-    def carry_of(self, history: History, batch_shape: tuple[int, ...]) -> Carry:
-        """The carry of this network before the history."""
-        return (
-            history.carries[self.slot] if history.carries else initial_carry(self.cell, batch_shape)
-        )
+    def carry_before(self, history: History, batch_shape: tuple[int, ...]) -> Carry:
+        """The carry of this network before the (first) observation."""
+        if not history.carries:
+            return initial_carry(self.cell, batch_shape)
+        return history.carries[self.carry_index]
 
 
 def recurrent_encoders(networks: Any) -> list[RecurrentEncoder]:
-    """The recurrent encoders in a tree of networks, by their slots."""
+    """The recurrent encoders in a tree of networks, by the indices of their carries."""
     is_recurrent = lambda x: isinstance(x, RecurrentEncoder)
     encoders = filter(is_recurrent, jax.tree.leaves(networks, is_leaf=is_recurrent))
-    return sorted(encoders, key=lambda encoder: encoder.slot)
+    return sorted(encoders, key=lambda encoder: encoder.carry_index)
 
 
 def initial_carries(networks: Any, batch_shape: tuple[int, ...]) -> tuple[Carry, ...]:
@@ -91,10 +103,10 @@ def initial_carries(networks: Any, batch_shape: tuple[int, ...]) -> tuple[Carry,
 def read_history(
     networks: Any, observation: Any, carries: tuple[Carry, ...]
 ) -> tuple[Any, tuple[Carry, ...]]:
-    """(what the networks read at this observation [n, ...], their carries after it).
+    """(what the networks read at this observation [n, ...], the carries after it).
 
-    Both are returned as they are where no network is recurrent; carries of networks beyond these
-    stay what they were.
+    Both are returned as they are where no network is recurrent. `networks` are the first of an
+    agent's, by the indices of their carries; the carries of those after them are not stepped.
     """
     encoders = recurrent_encoders(networks)
     if not encoders:

@@ -200,7 +200,7 @@ def make_network(
     layer_norm: bool = False,
     torso: TorsoMaker | None = None,
     recurrent: GRU | LSTM | None = None,
-    slot: int = 0,
+    carry_index: int = 0,
 ) -> Network:
     """A network from observations of `space` to `outputs` numbers, with `hidden` units per layer.
 
@@ -210,11 +210,11 @@ def make_network(
     each activation is normalized over the layer's units (Ba et al., 2016). With `torso`, the
     network that it makes stands in for encoder and hidden layers. With `recurrent`, a recurrent
     cell follows the encoder, and the network reads a History, where the cell's carry is at the
-    index `slot`.
+    index `carry_index`.
     """
     hidden = () if torso else hidden
     key_encoder, key_head = jax.random.split(key)
-    encoder, num_features = make_network_encoder(key_encoder, space, torso, recurrent, slot)
+    encoder, num_features = make_network_encoder(key_encoder, space, torso, recurrent, carry_index)
     return Network(
         encoder,
         make_mlp(key_head, (num_features, *hidden, outputs), activation, final_scale, layer_norm),
@@ -276,19 +276,19 @@ def make_network_encoder(
     space: Space,
     torso: TorsoMaker | None = None,
     recurrent: GRU | LSTM | None = None,
-    slot: int = 0,
+    carry_index: int = 0,
 ) -> tuple[Encoder | CustomTorso | RecurrentEncoder, int]:
     """(the encoder for observations of `space`, the number of its features).
 
     With `torso` it is the network that this makes. With `recurrent` it is one of Histories, whose
-    carry is at the index `slot`.
+    carry is at the index `carry_index`.
     """
     if not recurrent:
         return make_observation_encoder(key, space, torso)
     key_encoder, key_cell = jax.random.split(key)
     encoder, num_features = make_observation_encoder(key_encoder, space, torso)
     cell = recurrent.make(key_cell, num_features)
-    return RecurrentEncoder(encoder, cell, slot), recurrent.units
+    return RecurrentEncoder(encoder, cell, carry_index), recurrent.units
 
 
 def make_observation_encoder(

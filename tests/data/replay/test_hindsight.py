@@ -153,6 +153,8 @@ def test_rewards_and_ends_are_those_of_the_new_goals(n):
         revived += row["terminated"] and not terminated
         assert told.reward[i] == pytest.approx(reward, rel=1e-5)
         assert told.terminated[i] == terminated
+        was_cut = row["truncated"] or (row["terminated"] and not terminated)
+        assert told.truncated[i] == was_cut or t + k == len(lives.rows) - 1
         assert drawn.discount[i] == pytest.approx(0.9 ** (k + 1) * (not terminated), rel=1e-5)
         assert number_of(told.next_observation["achieved_goal"][i]) == row["after"]
         assert number_of(told.observation["achieved_goal"][i]) == lives.rows[t][env]["observation"]
@@ -165,7 +167,7 @@ def test_a_share_of_none_changes_nothing_and_weights_stay():
     drawn = relabeled(ring, indices, jax.random.key(1), Hindsight(), 0.0, 2, 0.25)
     plain = windows.n_step_batch(ring, indices, jnp.float32(0.25), 2, 0.9)
     same = partial(np.testing.assert_allclose, rtol=1e-6)
-    for name in ("observation", "next_observation", "reward", "terminated"):
+    for name in ("observation", "next_observation", "reward", "terminated", "truncated"):
         jax.tree.map(same, getattr(drawn.transition, name), getattr(plain.transition, name))
     jax.tree.map(same, (drawn.discount, drawn.weight), (plain.discount, plain.weight))
 

@@ -16,7 +16,7 @@ from etude.struct import replace
 
 RING = 10  # rows, of 3 environments
 insert = jax.jit(ring_buffer.insert)
-stretches = jax.jit(sequence.stretch_batch, static_argnames=("n", "length", "burn_in"))
+stretches = jax.jit(sequence.sequence_batch, static_argnames=("n", "length", "burn_in"))
 
 
 def filled(inserts, images=True):
@@ -54,7 +54,7 @@ def n_step(rows, t, last, env, n, discount):
     "inserts, length, burn_in, n",
     [(9, 4, 1, 1), (4, 5, 2, 3), pytest.param(12, 7, 0, 2, marks=pytest.mark.slow)],
 )
-def test_stretches_are_what_was_lived(inserts, length, burn_in, n):
+def test_sequences_are_what_was_lived(inserts, length, burn_in, n):
     """From every row, over the ends of episodes, up to the newest row: rows after it count
     nothing."""
     ring, lives = filled(inserts, images=False)
@@ -88,7 +88,7 @@ def test_stretches_are_what_was_lived(inserts, length, burn_in, n):
             assert transition.reward[j, i] == pytest.approx(reward, rel=1e-5)
             assert batch.discount[j, i] == pytest.approx(discount, rel=1e-5)
             following = transition.next_observation
-            read = j if following.next_row is None else following.next_row[j, i]
+            read = j if following.bootstrap_row is None else following.bootstrap_row[j, i]
             assert following.next_observation[burn_in + read, i] == after
     assert counted > 20
 
@@ -110,7 +110,7 @@ def test_the_error_of_a_stretch_is_nine_tenths_its_largest_and_a_tenth_its_mean(
     error = np.float32([[1.0, 2.0, 9.0], [3.0, 50.0, 9.0], [2.0, 60.0, 9.0]])
     weight = np.float32([[0.5, 1.0, 0.0], [0.5, 0.0, 0.0], [0.5, 0.0, 0.0]])
     expected = [0.9 * 3 + 0.1 * 2, 2.0, 0.9 * 3 + 0.1 * 2]
-    np.testing.assert_allclose(jax.jit(sequence.stretch_error)(error, weight), expected, rtol=1e-6)
+    np.testing.assert_allclose(jax.jit(sequence.sequence_error)(error, weight), expected, rtol=1e-6)
 
 
 def test_sequences_longer_than_the_ring_are_refused():

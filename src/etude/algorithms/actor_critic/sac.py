@@ -434,9 +434,9 @@ class DiscreteActions:
                 activation,
                 torso=torso,
                 recurrent=recurrent,
-                slot=slot,
+                carry_index=carry_index,
             )
-            for slot, key_critic in enumerate(jax.random.split(key, num_critics), start=1)
+            for carry_index, key_critic in enumerate(jax.random.split(key, num_critics), start=1)
         )
 
     def q_values(self, critics: Critics, observation: Any, action: Array) -> Array:

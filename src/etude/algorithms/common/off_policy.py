@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from etude.algorithms.common.replay_agents import make_batch, num_rows
+from etude.algorithms.common.replay_agents import make_batch, num_indices
 from etude.algorithms.protocol import Relabel
 from etude.data.replay import ring_buffer, uniform
 from etude.data.transition import Transition
@@ -30,7 +30,7 @@ def update_from_replay(
 
     def gradient_step(state, key):
         key_batch, key_step = jax.random.split(key)
-        indices = uniform.sample_indices(replay_buffer, key_batch, num_rows(algorithm))
+        indices = uniform.sample_indices(replay_buffer, key_batch, num_indices(algorithm))
         batch = make_batch(algorithm, state, replay_buffer, indices, jnp.float32(1), key, relabel)
         return algorithm.gradient_step(state, batch, key_step)
 

@@ -1,11 +1,16 @@
-"""What off-policy agents keep in replay and make of it: memories, batches, other goals.
+"""Hindsight and recurrent networks of the agents that learn from replay: DQN, NAF, TD3 and SAC.
+
+What an agent remembers from step to step, its memory, is the carries of its recurrent networks;
+with hindsight it is the step of the episode, counted from 1; else (). A row of the buffer has the
+memory after its observation was read.
 
 The functions read these hyperparameters of `algorithm`:
 
-    hindsight                                goals that were achieved later take others' place
-    recurrent, sequence_length, burn_in      recurrent cell, rows of a replayed stretch
+    hindsight                                whether and how goals are relabeled
+    recurrent, sequence_length, burn_in      recurrent cell, rows of a sequence and of its burn-in
     discount                                 γ
-    capacity, batch_size, rollout_length     rows of the buffer, of a batch and of an insert
+    capacity, batch_size, rollout_length     rows of the buffer, of a batch, of one environment's
+                                             rollout
 """
 
 from typing import Any
@@ -27,7 +32,7 @@ from etude.spaces import EnvironmentSpec
 from etude.types import Array
 
 # folded into a key; `split(key, n)` folds in numbers below n
-KEY_OF_GOALS, KEY_OF_OWNER = 2**31, 2**31 + 1
+KEY_OF_GOALS, KEY_OF_RELABEL = 2**31, 2**31 + 1
 
 
 def check_replay(algorithm: Any) -> None:
@@ -39,8 +44,8 @@ def check_replay(algorithm: Any) -> None:
         )
     if algorithm.hindsight and not algorithm.plays:
         raise InvalidInput(
-            "hindsight is on, and plays is off; a dataset does not say how far each of its "
-            "episodes had come: leave hindsight off"
+            "hindsight is on, and plays is off; a dataset does not hold the step of each "
+            "transition in its episode: leave hindsight off"
         )
     if not algorithm.recurrent:
         return
@@ -63,7 +68,7 @@ def check_replay(algorithm: Any) -> None:
 
 
 def replay_assumptions(algorithm: Any, assumptions: Assumptions) -> Assumptions:
-    """`assumptions`, and what hindsight adds and a recurrent network takes away."""
+    """`assumptions`, with goals for hindsight, and without full observation where recurrent."""
     assumptions = assumptions._replace(full_observation=algorithm.recurrent is None)
     if not algorithm.hindsight:
         return assumptions
@@ -71,7 +76,7 @@ def replay_assumptions(algorithm: Any, assumptions: Assumptions) -> Assumptions:
 
 
 def hindsight_reward(algorithm: Any, spec: EnvironmentSpec) -> Any:
-    """What the environment pays for a goal; None without hindsight.
+    """The function that computes the rewards of other goals; None without hindsight.
 
     Raises InvalidInput where that is not known.
     """
@@ -79,10 +84,7 @@ def hindsight_reward(algorithm: Any, spec: EnvironmentSpec) -> Any:
 
 
 def initial_agent_memory(algorithm: Any, networks: Any, spec: EnvironmentSpec) -> Any:
-    """What an episode begins with: blank carries of the networks that the agent acts with.
-
-    With hindsight it is the number of steps of the episode; else, without recurrent networks, ().
-    """
+    """The memory [env, ...] at the start of an episode: zeros, or () if nothing is remembered."""
     if algorithm.hindsight:
         return jnp.zeros(spec.num_envs, jnp.int32)
     return initial_carries(networks, (spec.num_envs,))
@@ -115,8 +117,8 @@ def init_replay(
     return buffer
 
 
-def num_rows(algorithm: Any) -> int:
-    """How many indices a batch is made of: those of transitions, or of stretches."""
+def num_indices(algorithm: Any) -> int:
+    """How many indices a batch is made of: those of transitions, or of sequences."""
     return algorithm.batch_size // (algorithm.sequence_length if algorithm.recurrent else 1)
 
 
@@ -130,13 +132,13 @@ def make_batch(
     relabel: Relabel | None,
     n_step: int = 1,
 ) -> ReplayBatch:
-    """The batch at `indices`: transitions [batch], or the stretches after them [time, batch].
+    """The batch at `indices`: transitions [batch], or the sequences after them [time, batch].
 
-    Hindsight gives a share of the transitions other goals. What comes of it, the agent's owner may
-    change by `relabel`.
+    Hindsight gives a share of the transitions other goals. Then `relabel` may change the batch.
+    `key` may have been split before, since other numbers are folded into it.
     """
     if algorithm.recurrent:
-        batch = sequence.stretch_batch(
+        batch = sequence.sequence_batch(
             buffer,
             indices,
             weight,
@@ -153,10 +155,17 @@ def make_batch(
             state.goal_reward, buffer, indices, batch, key_goal, n_step, algorithm.discount
         )
     if relabel:
-        batch = relabel(state, buffer, indices, batch, jax.random.fold_in(key, KEY_OF_OWNER))
+        batch = relabel(state, buffer, indices, batch, jax.random.fold_in(key, KEY_OF_RELABEL))
     return batch
 
 
-def sampling_error(algorithm: Any, td_error: Array, batch: ReplayBatch) -> Array:
-    """The errors [batch] by which prioritized replay draws: of transitions, or of stretches."""
-    return sequence.stretch_error(td_error, batch.weight) if algorithm.recurrent else td_error
+def priority_error(algorithm: Any, abs_td_error: Array, batch: ReplayBatch) -> Array:
+    """The errors by which prioritized replay draws, one for each index of the batch.
+
+    They are those of sequences, or of transitions; of rows that `relabel` has appended there is
+    none.
+    """
+    error = (
+        sequence.sequence_error(abs_td_error, batch.weight) if algorithm.recurrent else abs_td_error
+    )
+    return error[: num_indices(algorithm)]

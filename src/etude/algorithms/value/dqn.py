@@ -269,14 +269,14 @@ class DQN:
         """Take one gradient step on a batch of `buffer`, and update the priorities of its rows."""
         key_sample, key_fit = jax.random.split(key)
         indices, weight = self.replay.sample_indices(
-            state.priorities, buffer, key_sample, replay_agents.num_rows(self), state.steps
+            state.priorities, buffer, key_sample, replay_agents.num_indices(self), state.steps
         )
         batch = replay_agents.make_batch(
             self, state, buffer, indices, weight, key, relabel, self.n_step
         )
         state, td_error, metrics = self.fit_q(state, batch, key_fit)
         priorities = self.replay.update_priorities(
-            state.priorities, buffer, indices, replay_agents.sampling_error(self, td_error, batch)
+            state.priorities, buffer, indices, replay_agents.priority_error(self, td_error, batch)
         )
         return replace(state, priorities=priorities), metrics
 

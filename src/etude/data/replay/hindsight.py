@@ -2,8 +2,7 @@
 one (Andrychowicz et al., 2017).
 
 Observations are dicts with the entries "achieved_goal" and "desired_goal". The memory of each row
-in the buffer is the number of steps of its episode so far, by which the rows of one episode are
-found.
+in the buffer is its step in the episode, counted from 1, by which the rows of an episode are found.
 """
 
 from collections.abc import Callable
@@ -21,8 +20,9 @@ from etude.struct import replace, static, struct, traced
 from etude.trees import where_done
 from etude.types import Array
 
-BRANCHES = 16  # offsets that each round of the search for an episode's end compares
-
+# each round of the search for the end of an episode divides its range by this: a few wide gathers
+# are faster than many narrow ones
+SEARCH_BASE = 16
 
 # achieved_goal [..., *goal], desired_goal, terminated [...] of the step -> (reward, terminated)
 GoalReward = Callable[[Any, Any, Array], tuple[Array, Array]]
@@ -33,11 +33,11 @@ class Hindsight:
     """Hindsight experience replay as a setting of an agent."""
 
     strategy: Literal["future", "final", "episode"] = static("future")
-    """Where the new goal of a transition was achieved: by a transition of the same episode not
-    before it (future), by the last of them (final), or by any of them (episode)."""
+    """Which transition achieved the new goal: this or a later one of its episode (future), the last
+    (final), or any (episode), of those that the buffer holds."""
     share: float = traced(0.8, at_least=0, at_most=1)
-    """Fraction of the sampled transitions that get a new goal; 0.8 is four of five (k = 4 in
-    Andrychowicz et al., 2017)."""
+    """Probability that a sampled transition gets a new goal; 0.8 is k = 4 of Andrychowicz et al.
+    (2017)."""
 
     def relabel(
         self,
@@ -49,31 +49,33 @@ class Hindsight:
         n_step: int,
         discount: float | Array,
     ) -> ReplayBatch:
-        """The batch of the transitions at `indices` [batch] with new goals for a share of them.
+        """The batch of the transitions at `indices` [batch], a share of them with new goals.
 
-        Rewards and terminations are those of the new goal. What had terminated and is no longer
-        terminated was cut off there: it bootstraps.
+        Of `batch` its weights stay; the n steps are folded anew, with the rewards and terminations
+        of one new goal, drawn for the first of them. A row that ended its episode with the old goal
+        and would not have with the new one is truncated: it bootstraps.
         """
         key_goal, key_share = jax.random.split(key)
         rows = window(buffer, indices, n_step)  # [n, batch]
         goal = self.sample_goal(buffer, indices, key_goal)
-        is_new = jax.random.uniform(key_share, indices.time.shape) < self.share  # [batch]
+        is_relabeled = jax.random.uniform(key_share, indices.time.shape) < self.share  # [batch]
         if buffer.boundary:  # a terminated row has no true next image to bootstrap from
-            is_new &= ~rows.terminated.any(0)
+            is_relabeled &= ~batch.transition.terminated
 
         def with_goal(observation: dict[str, Any]) -> dict[str, Any]:
             old_goal = observation["desired_goal"]
-            new_goal = jax.tree.map(partial(where_done, is_new), goal, old_goal)
+            new_goal = jax.tree.map(partial(where_done, is_relabeled), goal, old_goal)
             return {**observation, "desired_goal": new_goal}
 
         achieved = rows.next_observation["achieved_goal"]
         desired = with_goal(rows.next_observation)["desired_goal"]
         reward, terminated = goal_reward(achieved, desired, rows.terminated)
+        terminated = jnp.where(is_relabeled, terminated, rows.terminated)
         rows = replace(
             rows,
-            reward=jnp.where(is_new, reward, rows.reward),
-            terminated=jnp.where(is_new, terminated, rows.terminated),
-            truncated=rows.done,
+            reward=jnp.where(is_relabeled, reward, rows.reward),
+            terminated=terminated,
+            truncated=rows.truncated | rows.terminated & ~terminated,
         )
         transition, bootstrap_discount = fold_window(buffer, indices, rows, discount)
         transition = replace(
@@ -111,16 +113,17 @@ def episode_offsets(buffer: RingBuffer, indices: Indices) -> tuple[Array, Array]
     newest = (buffer.inserted - 1) % length
     rows_after = (newest - indices.time) % length
     rows_before = ring_buffer.num_valid(buffer) - 1 - rows_after
-    step = take(buffer.storage.memory, indices)  # of the episode, from 1
+    step = take(buffer.storage.memory, indices)  # in the episode, from 1
     first = -jnp.minimum(step - 1, rows_before)
-    # the steps of later rows go on counting up to the end of the episode and never after it
+    # the row at an offset is of the same episode exactly if its step is `step` + offset: up to the
+    # last such offset all rows are, and after it none is
     stride, last = 1, jnp.zeros_like(first)
-    while stride * BRANCHES < length:
-        stride *= BRANCHES
+    while stride * SEARCH_BASE < length:
+        stride *= SEARCH_BASE
     while stride:
-        offsets = last[:, None] + stride * jnp.arange(1, BRANCHES)  # [batch, branch]
+        offsets = last[:, None] + stride * jnp.arange(1, SEARCH_BASE)  # [batch, offset]
         rows = Indices((indices.time[:, None] + offsets) % length, indices.env[:, None])
         is_same = take(buffer.storage.memory, rows) == step[:, None] + offsets
         last += stride * (is_same & (offsets <= rows_after[:, None])).sum(-1, dtype=jnp.int32)
-        stride //= BRANCHES
+        stride //= SEARCH_BASE
     return first, last

@@ -14,8 +14,9 @@ from etude.types import Array
 def window(buffer: RingBuffer, indices: Indices, n: int) -> Any:
     """The transitions [n, batch] at `indices` [batch] and the n - 1 that follow each of them.
 
-    They are of the same environment. Where a window extends past the newest row, that row of a
-    Transition is marked as truncated, and the rows after it are to be ignored.
+    They are of the same environment. Where a window of Transitions extends past the newest row,
+    that row is marked as truncated unless it terminated. The rows after it are the oldest ones of
+    the buffer, or empty: they are to be ignored.
     """
     window_indices = advance(buffer, indices, jnp.arange(n)[:, None])
     transitions = gather(buffer, window_indices)
@@ -35,8 +36,8 @@ def n_step_transitions(
     """(n-step transitions [batch] from `indices` [batch], their bootstrap discounts [batch]).
 
     Each folds at most n rows as in `estimators.returns.fold_n_steps`. A window that extends past
-    the newest row bootstraps from there. Compiled, it gathers no images but those of the first and
-    last row of each window.
+    the newest row bootstraps from there. A compiled program gathers no images but those of the
+    first and last row of each window.
     """
     return fold_window(buffer, indices, window(buffer, indices, n), discount)
 
@@ -44,7 +45,10 @@ def n_step_transitions(
 def n_step_batch(
     buffer: RingBuffer, indices: Indices, weight: Array, n: int, discount: float | Array
 ) -> ReplayBatch:
-    """The batch of the n-step transitions from `indices` [batch], of this weight in the loss."""
+    """The n-step transitions from `indices` [batch] as a batch, with these weights in the loss.
+
+    The weights are [batch], or one number for all of them.
+    """
     if n == 1:
         transition, bootstrap_discount = gather(buffer, indices), discount
     else:
@@ -53,15 +57,15 @@ def n_step_batch(
 
 
 def fold_window(
-    buffer: RingBuffer, indices: Indices, transitions: Transition, discount: float | Array
+    buffer: RingBuffer, indices: Indices, rows: Transition, discount: float | Array
 ) -> tuple[Transition, Array]:
-    """What `n_step_transitions` returns, of the window [n, batch] at `indices`.
+    """What `n_step_transitions` returns, of the rows [n, batch] of the windows at `indices`.
 
-    Its rewards and ends of episodes may differ from those in the buffer.
+    The rewards and the ends of episodes in `rows` may differ from those in the buffer.
     """
-    window_indices = advance(buffer, indices, jnp.arange(len(transitions.reward))[:, None])
-    reward, last_indices, terminated, bootstrap_discount = returns.fold_n_steps(
-        transitions.reward, window_indices, transitions.terminated, transitions.done, discount
+    row_indices = advance(buffer, indices, jnp.arange(len(rows.reward))[:, None])
+    reward, (last_indices, truncated), terminated, bootstrap_discount = returns.fold_n_steps(
+        rows.reward, (row_indices, rows.truncated), rows.terminated, rows.done, discount
     )
     first, last = gather(buffer, indices), gather(buffer, last_indices)
     return replace(
@@ -69,5 +73,5 @@ def fold_window(
         reward=reward,
         next_observation=last.next_observation,
         terminated=terminated,
-        truncated=last.truncated,
+        truncated=truncated,
     ), bootstrap_discount
