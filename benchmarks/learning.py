@@ -7,12 +7,10 @@ import argparse
 import hashlib
 import sys
 from collections.abc import Callable
-from contextlib import closing
 from datetime import datetime
 from typing import Any, NamedTuple
 
 import families
-import jax
 import report
 from report import RESULTS, RUNS
 
@@ -20,11 +18,7 @@ sys.path.append(str(report.RUNS.parents[1] / "examples"))
 from simba import SimBa
 
 import etude
-from etude.environments.tasks.point_room import POINT_ROOMS
-from etude.environments.tasks.point_room_env import MAX_STEPS
 from etude.errors import Diverged, EnvironmentFault, InvalidInput
-from etude.reporting import statistics
-from etude.rollout import bind_policy, init_rollout_state, rollout
 from etude.struct import replace
 
 HEADINGS = [
@@ -330,9 +324,6 @@ def result(run: Any, row: Row, goal: Goal | None) -> dict[str, Any]:
 
     summary, config = run.summary, files.read_json(run.directory / "config.json")
     evaluation = {key: value for key, value in summary["evaluation"].items() if key != "returns"}
-    if row.environment in POINT_ROOMS:
-        rates = statistics.summarize_returns([[rate] for rate in success_rates(run)])
-        evaluation["success"] = {key: rates[key] for key in ("iqm", "ci95", "per_seed")}
     finished = datetime.fromtimestamp((run.directory / "summary.json").stat().st_mtime)
     return {
         "algorithm": row.algorithm,
@@ -351,21 +342,6 @@ def result(run: Any, row: Row, goal: Goal | None) -> dict[str, Any]:
         },
         **{key: config[key] for key in ("num_envs", "hyperparameters", "versions", "machine")},
     }
-
-
-def success_rates(run: Any, episodes: int = 100) -> list[float]:
-    """The share of episodes of each seed in a point room at whose end the goal is reached."""
-    settings = run.settings
-    with closing(settings.source.make(episodes, settings.source.evaluation_backend)) as rooms:
-
-        @jax.jit
-        def last_reward(state: Any, key: jax.Array) -> jax.Array:
-            policy = bind_policy(settings.algorithm, state, rooms)
-            begun = init_rollout_state(rooms, policy, key)
-            return rollout(rooms, policy, begun, key, MAX_STEPS)[1].reward[-1]
-
-        states = enumerate(run.states())
-        return [float((last_reward(state, jax.random.key(i)) == 0).mean()) for i, state in states]
 
 
 def cells(row: dict[str, Any]) -> list[str]:

@@ -42,6 +42,13 @@ class Environment(Protocol):
         """Stop the loop at its next step, from another thread, if its steps call Python."""
         ...
 
+    def successes(self) -> list[list[bool]]:
+        """Whether each finished episode of each environment was a success, since the last reset.
+
+        It is [] where episodes do not say so.
+        """
+        ...
+
     def close(self) -> None: ...
 
 

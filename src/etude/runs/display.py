@@ -338,6 +338,10 @@ def evaluation_rows(evaluation: dict[str, Any]) -> list[tuple[str, str]]:
         ("return, IQM", f"{evaluation['iqm']:.1f}   95 % interval {low:.1f} to {high:.1f}"),
         ("return, mean ± std", f"{evaluation['mean']:.1f} ± {evaluation['std']:.1f}"),
     ]
+    if success := evaluation.get("success"):
+        low, high = success["ci95"]
+        interval = f"   95 % interval {low:.2f} to {high:.2f}" if seeds > 1 else ""
+        rows.append(("success, IQM", f"{success['iqm']:.2f}{interval}"))
     return rows + (
         [("return of each seed", "  ".join(f"{value:.1f}" for value in evaluation["per_seed"]))]
         if seeds > 1

@@ -1,6 +1,6 @@
 """Evaluation of the agents of a run: over whole episodes, or on a dataset if they do not act."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from typing import Any
 
@@ -9,6 +9,7 @@ import numpy as np
 
 from etude.algorithms.protocol import Outside
 from etude.data.dataset import Dataset
+from etude.environments.protocol import Environment
 from etude.errors import InvalidInput
 from etude.reporting import statistics
 from etude.rollout import bind_policy, copies_for, evaluate
@@ -16,6 +17,8 @@ from etude.runs.interrupt import InterruptHandler
 from etude.runs.settings import Settings
 from etude.training import run_compiled
 from etude.types import Array
+
+SUCCESS_KEYS = ("iqm", "ci95", "per_seed")  # of the summary of success rates
 
 
 def evaluate_policies(
@@ -38,14 +41,28 @@ def evaluate_policies(
         policy = bind_policy(settings.algorithm, state, environment, explore)
         return evaluate(environment, policy, key, episodes)[0]
 
+    returns, rates = [], []
     with closing(environment):
-        returns = [row.tolist() for row in _of_each_seed(returns_of, states, seed)]
+        for row in _of_each_seed(returns_of, states, seed):
+            returns.append(row.tolist())
+            rates.append(success_rate(environment, episodes))
+    known_rates = [[rate] for rate in rates if rate is not None]
+    success = statistics.summarize_returns(known_rates) if len(known_rates) == len(rates) else {}
     return {
         "environment": source.evaluated_on,
         "episodes": episodes,
         "deterministic": not explore,
         **statistics.summarize_returns(returns),
+        **({"success": {key: success[key] for key in SUCCESS_KEYS}} if success else {}),
     }
+
+
+def success_rate(environment: Environment, episodes: int) -> float | None:
+    """The share of successes among the episodes just evaluated; None where they do not say."""
+    per_environment = episodes // environment.spec.num_envs
+    flags = [row[:per_environment] for row in environment.successes()]
+    is_known = bool(flags) and all(len(row) == per_environment for row in flags)
+    return sum(map(sum, flags)) / episodes if is_known else None
 
 
 def evaluate_on_dataset(
@@ -56,7 +73,7 @@ def evaluate_on_dataset(
     def metrics_of(state, key, outside):
         return settings.algorithm.evaluate(state, outside, key)
 
-    metrics = _of_each_seed(metrics_of, states, seed, Outside(dataset=dataset))
+    metrics = list(_of_each_seed(metrics_of, states, seed, Outside(dataset=dataset)))
     return {
         "dataset": path,
         "steps": dataset.num_steps,
@@ -69,11 +86,12 @@ def evaluate_on_dataset(
 
 def _of_each_seed(
     function: Callable[..., Any], states: list[Any], seed: int, *arguments: Any
-) -> list[Any]:
-    """The results of function(state, key, *arguments) for each seed's state, on the host."""
+) -> Iterator[Any]:
+    """Yield the result of function(state, key, *arguments) for each seed's state, on the host."""
     compiled, key = jax.jit(function), jax.random.key(seed)
 
     def result(i: int, key: Array) -> Any:
         return run_compiled(compiled, states[i], jax.random.fold_in(key, i), *arguments)
 
-    return [jax.tree.map(np.asarray, result(i, key)) for i in range(len(states))]
+    for i in range(len(states)):
+        yield jax.tree.map(np.asarray, result(i, key))

@@ -104,8 +104,9 @@ class Run:
 
         Returns:
             Of a policy: environment (which of the two), episodes, deterministic, mean, std, iqm,
-            ci95 [low, high] of the IQM, per_seed [seed], returns [seed][episode]. Otherwise:
-            dataset, steps, metrics (by name: mean, std, iqm, ci95, per_seed).
+            ci95 [low, high] of the IQM, per_seed [seed], returns [seed][episode]; and success (iqm,
+            ci95, per_seed) of the share of episodes whose last `info` says `is_success`, where it
+            says so. Otherwise: dataset, steps, metrics (by name: mean, std, iqm, ci95, per_seed).
 
         Raises:
             InvalidInput: for an argument that the algorithm does not use.

@@ -75,6 +75,10 @@ class EnvPoolEnvs:
             StepResult(next_observation, reward.astype(jnp.float32), terminated, truncated),
         )
 
+    def successes(self) -> list[list[bool]]:
+        """Return []: these environments do not say whether an episode was a success."""
+        return []
+
     def cancel(self) -> None:
         """Do nothing: a pool steps in C++, and is not interrupted."""
 

@@ -58,6 +58,13 @@ class GymnasiumEnvs:
         )
         return self._steps(rows), *self._unpack(rows)
 
+    def successes(self) -> list[list[bool]]:
+        """Whether each finished episode was a success, by `is_success` in its last info.
+
+        It is [] for environments in worker processes.
+        """
+        return self.vector_env.successes if isinstance(self.vector_env, InProcessEnvs) else []
+
     def cancel(self) -> None:
         """Stop the loop at its next step; from another thread."""
         self.cancelled.set()

@@ -15,6 +15,8 @@ import numpy as np
 from etude.environments.wrappers.action_mask import ACTION_MASK
 from etude.errors import EnvironmentFault
 
+SUCCESS = "is_success"  # the key of Gymnasium-Robotics in the info of a step
+
 
 class StepLayout:
     """The layout of a row of bytes, which holds the step of one environment.
@@ -69,6 +71,8 @@ class InProcessEnvs:
         self.first_index, self.layout = first_index, layout
         self.rows = np.zeros(count, layout.dtype)
         self.steps = [0] * count  # taken by each environment
+        # of each environment's finished episodes that say so, by `is_success` of their last info
+        self.successes: list[list[bool]] = [[] for _ in range(count)]
         self.observation, self.next_observation = (
             [self.rows[f"{role}{i}"] for i in range(len(layout.leaves))]
             for role in ("observation", "next_observation")
@@ -81,6 +85,7 @@ class InProcessEnvs:
 
     def reset(self, seed: int) -> np.ndarray:
         """Reset every environment with a seed made of `seed` and its number; [count, byte]."""
+        self.successes = [[] for _ in self.envs]
         for i, env in enumerate(self.envs):
             env_seed = np.random.SeedSequence([seed, self.first_index + i]).generate_state(1)[0]
             try:
@@ -100,16 +105,17 @@ class InProcessEnvs:
         for i, env in enumerate(self.envs):
             self.steps[i] += 1
             try:
-                next_observation, rows["reward"][i], terminated, truncated, _ = env.step(
+                next_observation, rows["reward"][i], terminated, truncated, info = env.step(
                     env_actions[i]
                 )
                 self._write(self.next_observation, i, next_observation)
                 rows["terminated"][i], rows["truncated"][i] = terminated, truncated
-                self._write(
-                    self.observation,
-                    i,
-                    env.reset()[0] if terminated or truncated else next_observation,
-                )
+                observation = next_observation
+                if terminated or truncated:
+                    if SUCCESS in info:
+                        self.successes[i].append(bool(info[SUCCESS]))
+                    observation = env.reset()[0]
+                self._write(self.observation, i, observation)
             except Exception as error:
                 raise self._fault(i, error) from error
         return self._row_bytes()

@@ -49,6 +49,10 @@ class JaxEnvs:
         )
         return state, observation, result
 
+    def successes(self) -> list[list[bool]]:
+        """Return []: these environments do not say whether an episode was a success."""
+        return []
+
     def cancel(self) -> None:
         """Do nothing: no step calls Python."""
 

@@ -29,6 +29,10 @@ class ZeroEnvs:
         observation, zeros = self._observation(), jnp.zeros(self.spec.num_envs)
         return state, observation, StepResult(observation, zeros, zeros > 0, zeros > 0)
 
+    def successes(self) -> list[list[bool]]:
+        """Return []: these environments do not say whether an episode was a success."""
+        return []
+
     def cancel(self) -> None:
         """Do nothing: no step calls Python."""
 
