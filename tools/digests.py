@@ -30,7 +30,12 @@ from etude.cli.main import main as command_line
 
 CARTPOLE, PENDULUM, LAKE = "CartPole-v1", "Pendulum-v1", "FrozenLake-v1"
 ALL_BACKENDS = ("jax", "gymnasium", "envpool")
+ROOM, BLIND_CARTPOLE, BLIND_PENDULUM = (
+    f"etude/{name}"
+    for name in ("PointRoom-v0", "CartPoleWithoutVelocity-v1", "PendulumWithoutVelocity-v1")
+)
 REPLAY = "--steps 1200 --warmup-steps 200 --capacity 2000 --hidden 32 32 --batch-size 32"
+RECURRENT = "--recurrent gru --recurrent.units 8 --sequence-length 8 --burn-in 2"
 SMALL = "--hidden 16 16"
 
 # (algorithm, environment, backends, further flags)
@@ -45,6 +50,8 @@ RUNS = [
     ("dqn", PENDULUM, ("jax",), f"{REPLAY} --maximizer cem"),
     ("dqn", PENDULUM, ("jax",), f"{REPLAY} --maximizer cma_es"),
     ("dqn", PENDULUM, ("jax",), f"{REPLAY} --maximizer random_shooting"),
+    ("dqn", ROOM, ("jax", "gymnasium"), f"{REPLAY} --hindsight --n-step 2"),
+    ("dqn", BLIND_CARTPOLE, ("jax",), f"{REPLAY} {RECURRENT} --replay prioritized --n-step 3"),
     ("online-q", CARTPOLE, ALL_BACKENDS, "--steps 300 --hidden 32 32"),
     ("fitted-q", CARTPOLE, ALL_BACKENDS, "--steps 1000 --hidden 32 32 --warmup-steps 500"),
     ("rainbow", CARTPOLE, ALL_BACKENDS, REPLAY),
@@ -57,6 +64,9 @@ RUNS = [
     ("sac", PENDULUM, ALL_BACKENDS, REPLAY),
     ("sac", PENDULUM, ("jax",), f"{REPLAY} --noise-per-rollout --rollout-length 8"),
     ("sac", CARTPOLE, ("jax",), REPLAY),
+    ("sac", ROOM, ("jax",), f"{REPLAY} --hindsight"),
+    ("sac", BLIND_PENDULUM, ("jax",), f"{REPLAY} {RECURRENT}"),
+    ("td3", BLIND_PENDULUM, ("jax",), f"{REPLAY} {RECURRENT}"),
     ("reinforce", CARTPOLE, ALL_BACKENDS, f"--steps 2000 {SMALL}"),
     ("reinforce", CARTPOLE, ("jax",), f"--steps 2000 {SMALL} --baseline optimal --capacity 256"),
     (
