@@ -17,6 +17,7 @@ from etude.algorithms.value.naf import NAF
 from etude.algorithms.value.td3 import TD3
 from etude.data.replay import ring_buffer
 from etude.data.replay.hindsight import Hindsight
+from etude.data.replay.prioritized import Prioritized
 from etude.data.replay.ring_buffer import Indices
 from etude.data.transition import Transition
 from etude.errors import InvalidInput
@@ -207,6 +208,11 @@ def test_an_owner_relabels_batches_with_the_agent_as_it_is_then(name):
         float(losses.mean()), rel=1e-5
     )
     assert metrics["updates"] == 2
+    if name == "dqn":  # of the rows that were drawn, the first, are the priorities
+        drawn = replace(agent, replay=Prioritized())
+        jax.eval_shape(
+            lambda key: drawn.update(drawn.init(key, CHOICES), rollout, key, relabel=expanded), KEY
+        )
 
 
 def test_rewards_of_an_owner_take_the_place_of_the_environments():
