@@ -2,10 +2,12 @@
 
 from typing import ClassVar
 
+import equinox as eqx
 import jax
+import optax
 import pytest
 
-from etude.algorithms.protocol import Algorithm, algorithm, check_algorithm
+from etude.algorithms.protocol import Algorithm, algorithm, check_algorithm, init_state
 from etude.environments.backends.jax_envs import JaxEnvs
 from etude.environments.probes import Counter
 from etude.errors import InvalidInput
@@ -134,3 +136,28 @@ def test_what_is_no_algorithm_is_told_what_it_lacks(tmp_path):
 def test_the_protocol_names_what_is_checked():
     assert {"init", "initial_memory", "act", "update"} <= set(dir(Algorithm))
     assert {"rollout_length", "default_num_envs"} <= set(Algorithm.__annotations__)
+
+
+@pytest.mark.parametrize("fitted", [True, False])
+def test_a_module_with_functions_among_its_leaves_is_told_the_way_out(fitted):
+    """Whether an optimizer stumbles over it, or it reaches the state."""
+
+    @algorithm
+    class Own(Verbs):
+        def init(self, key, spec):
+            network = eqx.nn.MLP(1, 2, 2, 1, key=key)
+            return network, optax.sgd(0.1, momentum=0.9).init(network) if fitted else ()
+
+    said = "init of Own raised TypeError" if fitted else "the state of Own holds a function at"
+    with pytest.raises(InvalidInput, match=f"{said}.*; an Equinox module has functions among"):
+        jax.eval_shape(lambda key: init_state(Own(), key, JaxEnvs(Counter(), 1).spec), KEY)
+
+
+def test_another_type_error_of_an_init_stays_what_it_is():
+    @algorithm
+    class Own(Verbs):
+        def init(self, key, spec):
+            return len(3)
+
+    with pytest.raises(TypeError, match="has no len"):
+        init_state(Own(), KEY, JaxEnvs(Counter(), 1).spec)

@@ -4,6 +4,8 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol, dataclass_transform
 
+import jax
+
 from etude.algorithms.assumptions import Assumptions, check_spaces
 from etude.data.dataset import Dataset
 from etude.data.replay.ring_buffer import Indices, RingBuffer
@@ -65,6 +67,12 @@ class Outside:
 
 
 NOTHING = Outside()
+# what to do about a function among the arrays of a state
+PARTITION = (
+    "an Equinox module has functions among its leaves, such as an activation: split it with "
+    "equinox.partition(module, equinox.is_inexact_array), keep the arrays in the state and the "
+    "rest in a static field, and give the arrays alone to optimizers and derivatives"
+)
 
 
 class Evaluable(Protocol):
@@ -210,11 +218,22 @@ def init_state(
 ) -> Any:
     """The state of an algorithm before training; `name` is what messages call it, else its class.
 
-    Raises InvalidInput for spaces that the algorithm does not take, and for settings that do not
-    fit to the environment.
+    Raises InvalidInput for spaces that the algorithm does not take, for settings that do not fit to
+    the environment, and for a state that holds more than arrays.
     """
-    check_spaces(algorithm.assumes, spec, name or type(algorithm).__name__)
-    return algorithm.init(key, spec, *outside_arguments(algorithm, outside))
+    name = name or type(algorithm).__name__
+    check_spaces(algorithm.assumes, spec, name)
+    try:
+        state = algorithm.init(key, spec, *outside_arguments(algorithm, outside))
+    except TypeError as error:
+        if "custom_jvp" not in str(error) and "<function" not in str(error):
+            raise
+        raise InvalidInput(f"init of {name} raised TypeError: {error}; {PARTITION}") from error
+    for path, leaf in jax.tree_util.tree_leaves_with_path(state):
+        if callable(leaf):
+            place = jax.tree_util.keystr(path)
+            raise InvalidInput(f"the state of {name} holds a function at {place}; {PARTITION}")
+    return state
 
 
 def put_components(algorithm: Algorithm, state: Any, parts: Mapping[str, Any]) -> Any:

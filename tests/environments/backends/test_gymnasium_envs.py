@@ -297,3 +297,9 @@ def test_closing_closes_every_copy():
     environment = GymnasiumEnvs(Closing, 3)
     environment.close()
     assert len(set(closed)) == 4  # and the one that told its spaces
+
+
+def test_vmap_over_it_is_refused_with_the_way_out():
+    environment = GymnasiumEnvs(Counter, 1)
+    with pytest.raises(InvalidInput, match="vmap reached a call of Python, .*; train one seed aft"):
+        jax.vmap(environment.reset)(jax.random.split(jax.random.key(0), 2))

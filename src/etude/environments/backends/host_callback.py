@@ -4,7 +4,7 @@
 passes the NumPy arrays of the compiled program to the function and takes NumPy arrays back. The
 compiler sees a side effect, so it neither merges calls nor moves them out of a loop. It may drop a
 call whose results are unused, so make the results part of the state that the loop carries. A host
-call has no `vmap` and no derivative.
+call has no derivative, and `vmap` over it raises InvalidInput.
 """
 
 import contextlib
@@ -15,7 +15,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import Primitive
-from jax.interpreters import mlir
+from jax.interpreters import batching, mlir
+
+from etude.errors import InvalidInput
 
 _raised: list[BaseException] = []  # by host functions since the last `raise_host_errors` began
 
@@ -83,4 +85,13 @@ def _lower(context, *arguments, function, shapes):
     return results
 
 
+def _refuse_vmap(arguments, axes, *, function, shapes):
+    raise InvalidInput(
+        "vmap reached a call of Python, such as the step of a Gymnasium environment, which takes "
+        "one call at a time; train one seed after another, with `seeds` of etude.train, which "
+        "takes a process for each, or choose an environment written in JAX"
+    )
+
+
 mlir.register_lowering(_call, _lower, cacheable=False)
+batching.primitive_batchers[_call] = _refuse_vmap
