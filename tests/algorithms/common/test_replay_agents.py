@@ -103,10 +103,15 @@ def lived(agent, spec, state):
 
 
 @pytest.mark.parametrize(
-    "name", ["dqn", *(pytest.param(name, marks=pytest.mark.slow) for name in ("naf", "td3", "sac"))]
+    "name",
+    [
+        "dqn",
+        pytest.param("td3", marks=pytest.mark.slow),
+        *(pytest.param(name, marks=pytest.mark.system) for name in ("naf", "sac")),
+    ],
 )
-def test_a_stretch_is_learned_from_as_it_was_lived(name):
-    """With the weights that acted, values over a stretch are those of single steps with the
+def test_a_sequence_is_learned_from_as_it_was_lived(name):
+    """With the weights that acted, values over a sequence are those of single steps with the
     memories of then: of what was observed, and of what followed it."""
     agent, spec, q_value = AGENTS[name]
     state = settled(agent, spec)

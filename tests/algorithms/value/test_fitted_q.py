@@ -51,7 +51,9 @@ def dataset_of(steps, lengths):
     [
         pytest.param({}, marks=pytest.mark.system),
         {"replay": Prioritized(), "n_step": 3},
-        {"recurrent": GRU(2), "sequence_length": 4, "burn_in": 1},
+        pytest.param(
+            {"recurrent": GRU(2), "sequence_length": 4, "burn_in": 1}, marks=pytest.mark.system
+        ),
     ],
     ids=["plain", "prioritized", "recurrent"],
 )
