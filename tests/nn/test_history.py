@@ -17,7 +17,6 @@ from etude.struct import replace
 KEY = jax.random.key(0)
 SPACE = Box((3,))
 TIME, BATCH = 5, 4
-every_cell = pytest.mark.parametrize("kind", [GRU(2), LSTM(2)], ids=["gru", "lstm"])
 
 
 def cell_encoder(kind):
@@ -46,8 +45,9 @@ def by_steps(encoder, past):
 step = jax.jit(lambda encoder, past: encoder.next_carry(past))
 
 
-@every_cell
-@pytest.mark.parametrize("burn_in", [0, 2])
+@pytest.mark.parametrize(
+    "kind, burn_in", [(GRU(2), 2), (LSTM(2), 0)], ids=["gru after a burn-in", "lstm"]
+)
 def test_a_sequence_is_its_steps_one_after_another(kind, burn_in):
     """The features after each observation, and after each next observation in its place, which may
     be that of a later row."""

@@ -164,7 +164,7 @@ def networks_of(state):
     return state.q if hasattr(state, "q") else (state.policy, state.critics)
 
 
-@pytest.mark.parametrize("name", ["dqn", "sac"])
+@pytest.mark.parametrize("name", ["dqn", pytest.param("sac", marks=pytest.mark.system)])
 def test_an_owner_relabels_batches_with_the_agent_as_it_is_then(name):
     """Value expansion: to each row, one that looks a step further, whose reward holds the agent's
     own value of what follows. So a batch has twice the rows, and each gradient step moves what the
