@@ -6,7 +6,7 @@ A policy acts in [-1, 1] on the bounded elements of a Box and counts discrete ac
 """
 
 import math
-from typing import Any, TypeVar, cast
+from typing import Any, Protocol, TypeVar, cast
 
 import gymnasium
 import jax
@@ -111,6 +111,19 @@ class Composite:
 Space = Box | Discrete | MultiDiscrete | MultiBinary | Composite
 
 
+class GoalRewardFunction(Protocol):
+    """The reward of steps where one goal was achieved and another desired; it is hashable."""
+
+    def __call__(
+        self, achieved_goal: Array, desired_goal: Array, terminated: Array
+    ) -> tuple[Array, Array]:
+        """(reward, terminated), [...], of goals [..., *goal].
+
+        `terminated` [...] are the flags of the steps themselves.
+        """
+        ...
+
+
 @struct
 class EnvironmentSpec:
     """What an algorithm is told of an environment: its spaces, the number of its copies, its id."""
@@ -121,7 +134,7 @@ class EnvironmentSpec:
     id: str = static("")  # that of Gymnasium; "" for an environment without one
     # what the environment itself says of the reward of other goals, hashable; None where nothing:
     # `etude.environments.goals.goal_reward_for` is to be asked
-    goal_reward: Any = static(None)
+    goal_reward: GoalRewardFunction | None = static(None)
 
 
 def space_from_gymnasium(space: gymnasium.Space, role: str = "observation") -> Space:

@@ -329,19 +329,31 @@ def register_line(name, line):
         gymnasium.register(name, line)
 
 
+class Far(Line):
+    """Whose goal is so far that no step reaches it."""
+
+    def reset(self, **options):
+        super().reset(**options)
+        self.position, self.goal = np.zeros(1), np.full(1, 99.0)
+        return self._observe(), {}
+
+
+class FarLine(Far, EndlessLine):
+    pass
+
+
+class FarEnd(Far, EndingLine):
+    pass
+
+
+def sparse(achieved_goal, desired_goal):
+    return -1.0 * (jnp.abs(achieved_goal - desired_goal)[0] > NEAR)
+
+
 def test_what_is_registered_is_compared_with_the_environment_where_random_play_does_not_tell(
     registry,
 ):
     """The goal is so far that no step reaches it."""
-
-    class FarLine(EndlessLine):
-        def reset(self, **options):
-            super().reset(**options)
-            self.position, self.goal = np.zeros(1), np.full(1, 99.0)
-            return self._observe(), {}
-
-    def sparse(achieved_goal, desired_goal):
-        return -1.0 * (jnp.abs(achieved_goal - desired_goal)[0] > NEAR)
 
     register_line("etude-tests/FarLine-v0", FarLine)
     own = environment_source("etude-tests/FarLine-v0").spec.goal_reward
@@ -359,15 +371,6 @@ def test_what_is_registered_is_compared_with_the_environment_where_random_play_d
 
 def test_a_termination_that_is_missing_is_found(registry):
     """The environment ends at goals that no step reaches, and what is registered says nothing."""
-
-    class FarEnd(EndingLine):
-        def reset(self, **options):
-            super().reset(**options)
-            self.position, self.goal = np.zeros(1), np.full(1, 99.0)
-            return self._observe(), {}
-
-    def sparse(achieved_goal, desired_goal):
-        return -1.0 * (jnp.abs(achieved_goal - desired_goal)[0] > NEAR)
 
     register_line("etude-tests/FarEnd-v0", FarEnd)
     own = environment_source("etude-tests/FarEnd-v0").spec.goal_reward

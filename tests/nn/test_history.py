@@ -23,7 +23,7 @@ def cell_encoder(kind):
     return make_network_encoder(KEY, SPACE, recurrent=kind)[0]
 
 
-def stretch(kind, burn_in=0, slots=1):
+def past_of(kind, burn_in=0, slots=1):
     """Random observations, ends of episodes and carries."""
     rng = np.random.default_rng(1)
     draw = lambda *shape: rng.normal(size=shape).astype(np.float32)
@@ -51,7 +51,7 @@ step = jax.jit(lambda encoder, past: encoder.next_carry(past))
 def test_a_sequence_is_its_steps_one_after_another(kind, burn_in):
     """The features after each observation, and after each next observation in its place, which may
     be that of a later row."""
-    encoder, past = (filled(lambda: cell_encoder(kind)), stretch(kind, burn_in))
+    encoder, past = (filled(lambda: cell_encoder(kind)), past_of(kind, burn_in))
     carries = by_steps(encoder, past)
     expected = [carry[0] for carry in carries[burn_in:]]
     np.testing.assert_allclose(call(encoder, past), expected, rtol=1e-4, atol=1e-6)
@@ -68,13 +68,13 @@ def test_a_sequence_is_its_steps_one_after_another(kind, burn_in):
 
 
 def test_without_carries_a_history_begins_at_zero():
-    encoder, past = (filled(lambda: cell_encoder(GRU(2))), stretch(GRU(2)))
+    encoder, past = (filled(lambda: cell_encoder(GRU(2))), past_of(GRU(2)))
     zeros = replace(past, carries=((jnp.zeros((BATCH, 2)),),))
     np.testing.assert_array_equal(call(encoder, replace(past, carries=())), call(encoder, zeros))
 
 
 def test_no_gradient_passes_through_the_burn_in():
-    encoder, past = (filled(lambda: cell_encoder(GRU(2))), stretch(GRU(2), 2))
+    encoder, past = (filled(lambda: cell_encoder(GRU(2))), past_of(GRU(2), 2))
     past = replace(past, is_first=np.zeros((TIME, BATCH), bool))
 
     slope = jax.jit(jax.grad(lambda x: encoder(replace(past, observation=x)).sum()))(
@@ -94,7 +94,7 @@ def test_each_network_has_its_own_carry():
     assert all(isinstance(encoder, RecurrentEncoder) for encoder in encoders)
     blank = history.initial_carries(networks, (BATCH,))
     assert [carry[0].shape for carry in blank] == [(BATCH, 2)] * 3
-    past = stretch(GRU(2), slots=3)
+    past = past_of(GRU(2), slots=3)
     observation, carries = past.observation[0], past.carries
     read, after = jax.jit(history.read_history)(networks, observation, carries)
     assert isinstance(read, History)

@@ -15,12 +15,13 @@ import numpy as np
 
 from etude.environments.backends.host_callback import raise_host_errors
 from etude.environments.backends.host_goal_reward import HostGoalReward
-from etude.environments.protocol import Environment, GoalRewardFunction
+from etude.environments.protocol import Environment
 from etude.errors import InvalidInput
 from etude.spaces import (
     ACHIEVED_GOAL,
     DESIRED_GOAL,
     EnvironmentSpec,
+    GoalRewardFunction,
     from_environment_action,
     space_to_gymnasium,
 )

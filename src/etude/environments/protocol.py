@@ -12,7 +12,7 @@ follows. No other part of the library knows the backend of an environment.
 
 from typing import Any, Protocol, runtime_checkable
 
-from etude.spaces import EnvironmentSpec, Space
+from etude.spaces import EnvironmentSpec, GoalRewardFunction, Space
 from etude.struct import struct
 from etude.types import Array
 
@@ -75,19 +75,6 @@ class JaxEnvironment(Protocol):
         """The next state, of the same shapes and dtypes, and the result of the action.
 
         A bounded Box action is within its bounds, a discrete one counts from the space's `start`.
-        """
-        ...
-
-
-class GoalRewardFunction(Protocol):
-    """The reward of steps where one goal was achieved and another desired; it is hashable."""
-
-    def __call__(
-        self, achieved_goal: Array, desired_goal: Array, terminated: Array
-    ) -> tuple[Array, Array]:
-        """(reward, terminated), [...], of goals [..., *goal].
-
-        `terminated` [...] are the flags of the steps themselves.
         """
         ...
 

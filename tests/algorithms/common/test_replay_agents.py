@@ -1,4 +1,4 @@
-"""What agents with replay share: recurrent networks, stretch by stretch, against their own single
+"""What agents with replay share: recurrent networks, sequence by sequence, against their own single
 steps; hindsight; and batches that an owner relabels."""
 
 from functools import partial

@@ -1,4 +1,4 @@
-"""Stretches of replay against lists of everything lived, wherever the newest row lies in the ring,
+"""Sequences of replay against lists of everything lived, wherever the newest row lies in the ring,
 and the carries with which they begin."""
 
 from functools import partial
@@ -16,7 +16,7 @@ from etude.struct import replace
 
 RING = 10  # rows, of 3 environments
 insert = jax.jit(ring_buffer.insert)
-stretches = jax.jit(sequence.sequence_batch, static_argnames=("n", "length", "burn_in"))
+sequences = jax.jit(sequence.sequence_batch, static_argnames=("n", "length", "burn_in"))
 
 
 def filled(inserts, images=True):
@@ -60,7 +60,7 @@ def test_sequences_are_what_was_lived(inserts, length, burn_in, n):
     ring, lives = filled(inserts, images=False)
     where, indices = every_row(lives)
     weight = np.linspace(0.5, 1, len(where), dtype=np.float32)
-    batch = jax.device_get(stretches(ring, indices, weight, n, 0.9, length=length, burn_in=burn_in))
+    batch = jax.device_get(sequences(ring, indices, weight, n, 0.9, length=length, burn_in=burn_in))
     transition, history = batch.transition, batch.transition.observation
     assert history.burn_in == burn_in and batch.weight.shape == (length - burn_in, len(where))
     newest = len(lives.rows) - 1
@@ -73,7 +73,7 @@ def test_sequences_are_what_was_lived(inserts, length, burn_in, n):
     )
     counted = 0
     for i, (t, env) in enumerate(where):
-        for j in range(min(length, newest - t)):  # row j of the stretch
+        for j in range(min(length, newest - t)):  # row j of the sequence
             row, before = lives.rows[t + 1 + j][env], lives.rows[t + j][env]
             assert history.observation[j, i] == row["observation"]
             assert history.is_first[j, i] == (before["terminated"] or before["truncated"])
@@ -94,18 +94,18 @@ def test_sequences_are_what_was_lived(inserts, length, burn_in, n):
 
 
 @pytest.mark.slow
-def test_stretches_of_pictures_have_the_true_next_ones():
+def test_sequences_of_pictures_have_the_true_next_ones():
     ring, lives = filled(9)
     where, indices = every_row(lives)
     where, indices = where[-15:], jax.tree.map(lambda x: x[-15:], indices)
-    batch = stretches(ring, indices, np.float32(1), 1, 0.9, length=3, burn_in=0)
+    batch = sequences(ring, indices, np.float32(1), 1, 0.9, length=3, burn_in=0)
     after = number_of(batch.transition.next_observation.next_observation["eye"])
     for (i, (t, env)), j in ((pair, j) for pair in enumerate(where) for j in range(3)):
         if batch.weight[j, i] and not lives.rows[t + 1 + j][env]["terminated"]:
             assert after[j, i] == lives.rows[t + 1 + j][env]["after"]
 
 
-def test_the_error_of_a_stretch_is_nine_tenths_its_largest_and_a_tenth_its_mean():
+def test_the_error_of_a_sequence_is_nine_tenths_its_largest_and_a_tenth_its_mean():
     """Of the rows that count; the largest of the batch where none counts yet."""
     error = np.float32([[1.0, 2.0, 9.0], [3.0, 50.0, 9.0], [2.0, 60.0, 9.0]])
     weight = np.float32([[0.5, 1.0, 0.0], [0.5, 0.0, 0.0], [0.5, 0.0, 0.0]])

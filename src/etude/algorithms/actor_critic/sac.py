@@ -27,7 +27,7 @@ from etude.nn.distributions import Categorical, SquashedNormal, squashed_distrib
 from etude.nn.networks import Activation, Network, make_network
 from etude.nn.recurrent import GRU, LSTM
 from etude.optim.schedules import linear_decay
-from etude.spaces import Box, Discrete, EnvironmentSpec
+from etude.spaces import Box, Discrete, EnvironmentSpec, GoalRewardFunction
 from etude.struct import code, nested, replace, static, struct, traced
 from etude.trees import batched_index
 from etude.types import Array, Metrics
@@ -59,7 +59,7 @@ class SACState:
     rollout_noise_key: Any  # key data of the exploration noise; () without noise_per_rollout
     steps: Array  # int32: environment steps taken, summed over all environment copies
     gradient_steps_taken: Array  # int32
-    goal_reward: Any = static(None)  # what the environment pays for a goal, with hindsight
+    goal_reward: GoalRewardFunction | None = static(None)  # of hindsight, None without
 
 
 @algorithm

@@ -28,7 +28,7 @@ from etude.data.transition import ReplayBatch, zeros_like_spec
 from etude.environments.goals import goal_reward_for
 from etude.errors import InvalidInput
 from etude.nn.history import initial_carries, read_history
-from etude.spaces import EnvironmentSpec
+from etude.spaces import EnvironmentSpec, GoalRewardFunction
 from etude.types import Array
 
 # folded into a key; `split(key, n)` folds in numbers below n
@@ -75,7 +75,7 @@ def replay_assumptions(algorithm: Any, assumptions: Assumptions) -> Assumptions:
     return assumptions._replace(goals=True, because_of=assumptions.because_of or "hindsight")
 
 
-def hindsight_reward(algorithm: Any, spec: EnvironmentSpec) -> Any:
+def hindsight_reward(algorithm: Any, spec: EnvironmentSpec) -> GoalRewardFunction | None:
     """The function that computes the rewards of other goals; None without hindsight.
 
     Raises InvalidInput where that is not known.

@@ -38,7 +38,7 @@ from etude.nn.recurrent import GRU, LSTM
 from etude.optim.schedules import linear_decay
 from etude.planning.planners import SamplingPlanner
 from etude.planning.sampling.cem import CEM
-from etude.spaces import EnvironmentSpec
+from etude.spaces import EnvironmentSpec, GoalRewardFunction
 from etude.struct import code, nested, replace, static, struct, traced
 from etude.types import Array
 
@@ -52,7 +52,7 @@ class DQNState:
     priorities: Any  # of the rows of the buffer, () for uniform replay
     steps: Array  # int32: environment steps taken, summed over all environment copies
     gradient_steps_taken: Array  # int32
-    goal_reward: Any = static(None)  # what the environment pays for a goal, with hindsight
+    goal_reward: GoalRewardFunction | None = static(None)  # of hindsight, None without
 
 
 @algorithm

@@ -22,7 +22,7 @@ from etude.nn.custom_torso import TorsoMaker
 from etude.nn.networks import Activation, Network, make_network
 from etude.nn.recurrent import GRU, LSTM
 from etude.optim.schedules import linear_schedule
-from etude.spaces import EnvironmentSpec
+from etude.spaces import EnvironmentSpec, GoalRewardFunction
 from etude.struct import code, nested, replace, static, struct, traced
 from etude.types import Array
 
@@ -74,7 +74,7 @@ class NAFState:
     replay: RingBuffer
     steps: Array  # int32: environment steps taken, summed over all environment copies
     gradient_steps_taken: Array  # int32
-    goal_reward: Any = static(None)  # what the environment pays for a goal, with hindsight
+    goal_reward: GoalRewardFunction | None = static(None)  # of hindsight, None without
 
 
 @algorithm

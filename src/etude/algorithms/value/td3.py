@@ -21,7 +21,7 @@ from etude.nn.custom_torso import TorsoMaker
 from etude.nn.networks import Activation, Network, make_network
 from etude.nn.recurrent import GRU, LSTM
 from etude.optim.schedules import assume_unbatched
-from etude.spaces import EnvironmentSpec
+from etude.spaces import EnvironmentSpec, GoalRewardFunction
 from etude.struct import code, nested, replace, static, struct, traced
 from etude.types import Array, Metrics
 
@@ -50,7 +50,7 @@ class TD3State:
     replay: Any  # a RingBuffer; () during gradient steps
     steps: Array  # int32: environment steps taken, summed over all environment copies
     gradient_steps_taken: Array  # int32, by the critics
-    goal_reward: Any = static(None)  # what the environment pays for a goal, with hindsight
+    goal_reward: GoalRewardFunction | None = static(None)  # of hindsight, None without
 
 
 @algorithm

@@ -5,7 +5,6 @@ Observations are dicts with the entries "achieved_goal" and "desired_goal". The 
 in the buffer is its step in the episode, counted from 1, by which the rows of an episode are found.
 """
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal
 
@@ -16,6 +15,7 @@ from etude.data.replay import ring_buffer
 from etude.data.replay.ring_buffer import Indices, RingBuffer, advance, take
 from etude.data.replay.windows import fold_window, window
 from etude.data.transition import ReplayBatch
+from etude.spaces import GoalRewardFunction
 from etude.struct import replace, static, struct, traced
 from etude.trees import where_done
 from etude.types import Array
@@ -23,9 +23,6 @@ from etude.types import Array
 # each round of the search for the end of an episode divides its range by this: a few wide gathers
 # are faster than many narrow ones
 SEARCH_BASE = 16
-
-# achieved_goal [..., *goal], desired_goal, terminated [...] of the step -> (reward, terminated)
-GoalReward = Callable[[Any, Any, Array], tuple[Array, Array]]
 
 
 @struct
@@ -41,7 +38,7 @@ class Hindsight:
 
     def relabel(
         self,
-        goal_reward: GoalReward,
+        goal_reward: GoalRewardFunction,
         buffer: RingBuffer,
         indices: Indices,
         batch: ReplayBatch,

@@ -10,9 +10,14 @@ import numpy as np
 
 from etude import spaces
 from etude.environments.backends.host_callback import host_call
-from etude.environments.protocol import GoalRewardFunction, StepResult
+from etude.environments.protocol import StepResult
 from etude.errors import InvalidInput
-from etude.spaces import EnvironmentSpec, space_from_gymnasium, to_environment_action
+from etude.spaces import (
+    EnvironmentSpec,
+    GoalRewardFunction,
+    space_from_gymnasium,
+    to_environment_action,
+)
 from etude.types import Array
 
 

@@ -4,7 +4,8 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from etude.environments.protocol import GoalRewardFunction, StepResult, goal_reward_of
+from etude.environments.protocol import StepResult, goal_reward_of
+from etude.spaces import GoalRewardFunction
 from etude.struct import replace, static, struct
 from etude.types import Array
 
