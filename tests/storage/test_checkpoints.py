@@ -54,7 +54,7 @@ def seal(path):
         data = (path / name).read_bytes()
         entries[name] = {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
     (path / "manifest.json").write_text(
-        json.dumps({"format": 1, "files": entries}, indent=2) + "\n"
+        json.dumps({"format": 2, "step": int(path.name[5:]), "files": entries}, indent=2) + "\n"
     )
 
 
@@ -400,7 +400,7 @@ def test_a_manifest_names_the_two_files_and_no_other(tmp_path, name):
     entry = {"size": 2, "sha256": hashlib.sha256(b"{}").hexdigest()}
     instead = {"arrays.safetensors": manifest["files"]["arrays.safetensors"], name: entry}
     for files in (instead, manifest["files"] | {name: entry}, {}, [], None, "facts.json"):
-        (path / "manifest.json").write_text(json.dumps({"format": 1, "files": files}))
+        (path / "manifest.json").write_text(json.dumps({"format": 2, "files": files}))
         with pytest.raises(
             CorruptFile, match=r"manifest.json must list arrays.safetensors and facts.json"
         ):
@@ -409,7 +409,7 @@ def test_a_manifest_names_the_two_files_and_no_other(tmp_path, name):
 
 @pytest.mark.parametrize(
     "text",
-    ["[]", "null", "{}", "1", '{"format": 2, "files": {}}', '{"format": "1"}', '{"format": [1]}'],
+    ["[]", "null", "{}", "1", '{"format": 1, "files": {}}', '{"format": "1"}', '{"format": [1]}'],
 )
 def test_a_manifest_of_another_format_is_refused(tmp_path, text):
     path = checkpoints.save_checkpoint(tmp_path, 1, small(), {})
@@ -552,6 +552,69 @@ def test_a_checkpoint_of_something_else_is_refused(tmp_path, template, named):
     with pytest.raises(CorruptFile, match=named) as raised:
         checkpoints.load_checkpoint(path, template)
     assert "arrays.safetensors" in str(raised.value) and "use the algorithm" in str(raised.value)
+
+
+def test_a_template_may_follow_from_the_metadata(tmp_path):
+    tree = {"w": jnp.arange(5.0)}
+    path = checkpoints.save_checkpoint(tmp_path, 1, tree, {"length": 5})
+
+    def template(metadata):
+        return {"w": jax.ShapeDtypeStruct((metadata["length"],), jnp.float32)}
+
+    equal(checkpoints.load_checkpoint(path, template)[0], tree)
+    equal(checkpoints.load_newest(tmp_path, template)[1], tree)
+    flip(path / "facts.json", 0)
+    with pytest.raises(CorruptFile, match=r"facts.json"):  # before the function is called
+        checkpoints.load_checkpoint(path, pytest.fail)
+
+
+def test_metadata_that_the_template_refuses_are_passed_over(tmp_path):
+    for step in (1, 2):
+        checkpoints.save_checkpoint(tmp_path, step, small(step), {"good": step == 1})
+    told = []
+
+    def template(metadata):
+        if not metadata["good"]:
+            raise CorruptFile("the metadata are not good")
+        return small()
+
+    assert checkpoints.load_newest(tmp_path, template, told.append)[0].name == "step_1"
+    assert len(told) == 1 and "step_2: the metadata are not good" in told[0]
+
+
+def test_a_renamed_checkpoint_is_passed_over_and_does_not_count(tmp_path):
+    for step in (1, 2, 3):
+        checkpoints.save_checkpoint(tmp_path, step, small(step), {}, keep=3)
+    (tmp_path / "step_2").rename(tmp_path / "step_999999")
+    with pytest.raises(CorruptFile, match="step_999999 holds the checkpoint of step 2"):
+        checkpoints.load_checkpoint(tmp_path / "step_999999", small())
+    told = []
+    assert checkpoints.load_newest(tmp_path, small(), told.append)[0].name == "step_3"
+    assert len(told) == 1 and "step_999999" in told[0]
+    checkpoints.save_checkpoint(tmp_path, 4, small(), {})
+    assert steps(tmp_path) == [3, 4]
+
+
+def test_what_is_hashed_is_what_is_read(tmp_path, monkeypatch):
+    """Each file is exchanged once it was opened, which is not seen, since none is opened twice."""
+    path = checkpoints.save_checkpoint(tmp_path / "ours", 1, small(1), {"whose": "ours"})
+    other = checkpoints.save_checkpoint(tmp_path / "theirs", 1, small(2), {"whose": "theirs"})
+    open_file, exchanged = os.open, []
+
+    def exchange(name, *arguments, **keywords):
+        descriptor = open_file(name, *arguments, **keywords)
+        if Path(name).parent == path:
+            os.replace(other / Path(name).name, name)
+            exchanged.append(Path(name).name)
+        return descriptor
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", exchange)
+        tree, metadata = checkpoints.load_checkpoint(path, small())
+    assert sorted(exchanged) == ["arrays.safetensors", "facts.json", "manifest.json"]
+    equal(tree, small(1))
+    assert metadata == {"whose": "ours"}
+    equal(checkpoints.load_checkpoint(path, small())[0], small(2))
 
 
 def test_an_empty_array_of_another_shape_is_refused(tmp_path):

@@ -32,7 +32,7 @@ from etude.spaces import EnvironmentSpec
 from etude.storage.files import CorruptFile
 from etude.training import iterations_of
 
-FORMAT = 2
+FORMAT = 3
 # fields of Settings that config.json holds in another form, or not at all
 NOT_PLAIN = ("name", "algorithm", "source", "dataset", "outside", "initial", "initial_components")
 PACKAGES = ("jax", "jaxlib", "equinox", "optax", "gymnasium", "numpy", "envpool", "box2d")

@@ -2,14 +2,16 @@
 
     directory/step_1000/arrays.safetensors    the leaves of a pytree, each named by its path
                         facts.json            metadata of the caller
-                        manifest.json         version of the format, sizes and SHA-256 of both
+                        manifest.json         version of the format, step, sizes and SHA-256 of both
 
-A checkpoint exists as a whole or not at all. Reading checks sizes and hashes before it parses, and
-the names, shapes and dtypes of the arrays against a template. Nothing in a file can name code. Only
-one process may write to a directory at a time.
+A checkpoint exists as a whole or not at all. Each file is opened once: the bytes whose size and
+hash are checked are those that are parsed. The names, shapes and dtypes of the arrays are checked
+against a template. Nothing in a file can name code. Only one process may write to a directory at a
+time.
 """
 
 import hashlib
+import math
 import operator
 import re
 import shutil
@@ -20,18 +22,18 @@ from typing import Any
 
 import jax
 import numpy as np
-from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from etude.errors import InvalidInput
 from etude.storage import directories, files
 from etude.storage.files import CorruptFile
 
-FORMAT = 1
+FORMAT = 2
 ARRAYS, METADATA, MANIFEST = "arrays.safetensors", "facts.json", "manifest.json"
 MANIFEST_LIMIT = 4096  # bytes
 HEADER_LIMIT = 64 * 2**20  # bytes
 _NAME = re.compile(r"step_(0|[1-9][0-9]{0,17})")
+_REMEDY = "take another checkpoint"
 _TYPES = {  # NumPy dtype -> safetensors dtype
     "bool": "BOOL",
     "uint8": "U8",
@@ -47,6 +49,8 @@ _TYPES = {  # NumPy dtype -> safetensors dtype
     "float32": "F32",
     "float64": "F64",
 }
+_SIZES = {code: np.dtype(name).itemsize for name, code in _TYPES.items()}  # bytes of a number
+Template = Any  # a tree of arrays or shapes, or a function that makes it of the metadata
 
 
 class OtherArrays(CorruptFile):
@@ -74,35 +78,42 @@ def save_checkpoint(directory: Path, step: int, tree: Any, metadata: dict, keep:
         # safetensors files are readable by the owner alone
         shutil.copymode(temporary / METADATA, temporary / ARRAYS)
         (temporary / MANIFEST).write_bytes(
-            _manifest({name: _measure(temporary / name) for name in (ARRAYS, METADATA)})
+            _manifest(step, {name: _measure(temporary / name) for name in (ARRAYS, METADATA)})
         )
     _prune(target, max(keep, 2))
     return target
 
 
-def load_checkpoint(path: Path, template: Any) -> tuple[Any, dict]:
+def load_checkpoint(path: Path, template: Template) -> tuple[Any, dict]:
     """Load the tree and the metadata of one checkpoint, bit for bit.
 
     `template` is a tree of arrays, or of the shapes of `jax.eval_shape`, with the expected
-    structure, shapes and dtypes. Leaves are JAX arrays, or NumPy arrays where JAX would narrow them
-    (64 bits without `jax_enable_x64`). Raises CorruptFile when anything is not as it was written or
-    does not fit the template.
+    structure, shapes and dtypes; or a function that returns it for the metadata, which are read and
+    verified before the arrays, and which it may refuse with CorruptFile. Leaves are JAX arrays, or
+    NumPy arrays where JAX would narrow them (64 bits without `jax_enable_x64`).
+
+    Raises CorruptFile when anything is not as it was written or does not fit the template.
     """
     path = Path(path)
-    expected, structure = _leaves(template)
-    _verify(path)
-    metadata = files.read_json(path / METADATA)
+    entries = _read_manifest(path)
+    data = _read_verified(path, METADATA, entries)
+    metadata = files.decode_json(data.tobytes(), str(path / METADATA))
     if not isinstance(metadata, dict):
-        raise CorruptFile(f"{path / METADATA} holds no JSON object; take another checkpoint")
-    return jax.tree.unflatten(structure, _read_arrays(path / ARRAYS, expected)), metadata
+        raise CorruptFile(f"{path / METADATA} holds no JSON object; {_REMEDY}")
+    # a function is a leaf, which a module of networks that can be called is not
+    if callable(template) and jax.tree_util.all_leaves([template]):
+        template = template(metadata)
+    expected, structure = _leaves(template)
+    data = _read_verified(path, ARRAYS, entries)
+    return jax.tree.unflatten(structure, _arrays(path / ARRAYS, data, expected)), metadata
 
 
 def load_newest(
-    directory: Path, template: Any, warn: Callable[[str], None] = warnings.warn
+    directory: Path, template: Template, warn: Callable[[str], None] = warnings.warn
 ) -> tuple[Path, Any, dict]:
     """Load the newest intact checkpoint: (path, tree, metadata).
 
-    `warn` gets a message for every checkpoint that is skipped. Raises CorruptFile when none is
+    `template` is that of `load_checkpoint`. `warn` gets a message for every checkpoint that is skipped. Raises CorruptFile when none is
     left, and OtherArrays, of the newest, where all of them are of another template.
     """
     directory = Path(directory)
@@ -152,97 +163,125 @@ def _leaves(tree):
     return leaves, structure
 
 
-def _manifest(measures):
-    return files.encode_json({"format": FORMAT, "files": measures})
+def _manifest(step, measures):
+    return files.encode_json({"format": FORMAT, "step": step, "files": measures})
 
 
 def _measure(path):
-    """Return the size and hash of a file."""
-    size = files.plain_size(path)
-    try:
-        with open(path, "rb") as file:
-            return {"size": size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
-    except OSError as error:
-        raise CorruptFile(
-            f"{path} cannot be read ({error.strerror}); take another checkpoint"
-        ) from error
+    """Return the size and hash of a file, which is not held in memory."""
+    with files.open_plain(path) as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        return {"size": file.tell(), "sha256": digest}
 
 
-def _check_sizes(path):
-    """Return the entries of the manifest after a check of the files' sizes, which is cheap."""
+def _read_manifest(path):
+    """Return size and hash of each file, by its name, after a check of all that can be compared."""
     if path.is_symlink() or not path.is_dir():
         raise CorruptFile(
             f"{path} is not a checkpoint's directory; name the directory step_N itself"
         )
     manifest_path = path / MANIFEST
-    manifest = files.read_json(manifest_path, MANIFEST_LIMIT)
+    data = files.read_bytes(manifest_path, MANIFEST_LIMIT)
+    manifest = files.decode_json(data, str(manifest_path))
     version = manifest.get("format") if isinstance(manifest, dict) else None
     if version != FORMAT:
         raise CorruptFile(
             f"{manifest_path} states format {version!r}, this etude reads {FORMAT}; "
             "use the etude that wrote it"
         )
-    entries = manifest.get("files")
+    entries, step = manifest.get("files"), manifest.get("step")
     if not isinstance(entries, dict) or set(entries) != {ARRAYS, METADATA}:
         raise CorruptFile(
-            f"{manifest_path} must list {ARRAYS} and {METADATA} and nothing else; "
-            "take another checkpoint"
+            f"{manifest_path} must list {ARRAYS} and {METADATA} and nothing else; {_REMEDY}"
         )
     for file, entry in entries.items():
-        if not isinstance(entry, dict) or set(entry) != {"size", "sha256"}:
-            raise CorruptFile(
-                f"{manifest_path} must give size and sha256 of {file}; take another checkpoint"
-            )
-        if (size := files.plain_size(path / file)) != entry["size"]:
-            raise CorruptFile(
-                f"{path / file} has {size} bytes, {MANIFEST} says {entry['size']!r}; take another "
-                "checkpoint"
-            )
+        is_measure = isinstance(entry, dict) and set(entry) == {"size", "sha256"}
+        if not (is_measure and type(entry["size"]) is int and type(entry["sha256"]) is str):
+            raise CorruptFile(f"{manifest_path} must give size and sha256 of {file}; {_REMEDY}")
+    if type(step) is not int or data != _manifest(
+        step, {file: entries[file] for file in (ARRAYS, METADATA)}
+    ):
+        raise CorruptFile(f"{manifest_path} is not written the way etude writes it; {_REMEDY}")
+    if f"step_{step}" != directories.final_name(path):
+        raise CorruptFile(
+            f"{path} holds the checkpoint of step {step!r} by its {MANIFEST}; give the directory "
+            "its own name again"
+        )
     return entries
 
 
-def _verify(path):
-    """Check the files against the hashes of the manifest, and the encoding of the manifest."""
-    entries = _check_sizes(path)
-    measures = {file: _measure(path / file) for file in (ARRAYS, METADATA)}
-    for file, measure in measures.items():
-        if measure != entries[file]:
-            raise CorruptFile(
-                f"{path / file} is not what {MANIFEST} says by its SHA-256; take another checkpoint"
-            )
-    if files.read_bytes(path / MANIFEST, MANIFEST_LIMIT) != _manifest(measures):
+def _read_verified(path, name, entries):
+    """Return the bytes of a file, an array of uint8, which are those of the manifest."""
+    with files.open_plain(path / name) as file:
+        _check_size(path / name, files.size_of(file), entries[name])
+        data = np.empty(entries[name]["size"], np.uint8)
+        length = file.readinto(data)
+    _check_size(path / name, length, entries[name])
+    _check_hash(path / name, hashlib.sha256(data).hexdigest(), entries[name])
+    return data
+
+
+def _check_size(path, size, entry):
+    if size != entry["size"]:
+        raise CorruptFile(f"{path} has {size} bytes, {MANIFEST} says {entry['size']}; {_REMEDY}")
+
+
+def _check_hash(path, digest, entry):
+    if digest != entry["sha256"]:
+        raise CorruptFile(f"{path} is not what {MANIFEST} says by its SHA-256; {_REMEDY}")
+
+
+def _arrays(path, data, expected):
+    """Return the arrays in the order of `expected` from the bytes of a safetensors file."""
+    header, start = _header(path, data)
+    _check_fit(path, header, expected)
+    arrays = []
+    for name, leaf in expected.items():
+        begin, end = (start + offset for offset in header[name]["data_offsets"])
+        values = data[begin:end].view(leaf.dtype.newbyteorder("<"))
+        arrays.append(_to_device(values.reshape(leaf.shape)))
+    return arrays
+
+
+def _header(path, data):
+    """Return dtype, shape and place of each array, and where the arrays begin, all checked."""
+    length = int.from_bytes(data[:8].tobytes(), "little")
+    start = 8 + length
+    if length > HEADER_LIMIT or start > len(data):
         raise CorruptFile(
-            f"{path / MANIFEST} is not written the way etude writes it; take another checkpoint"
+            f"{path} announces a header of {length} bytes where {HEADER_LIMIT} and its own "
+            f"size are the limit; {_REMEDY}"
         )
-
-
-def _read_arrays(path, expected):
-    """Read the arrays in the order of `expected`; each is checked before it is read."""
+    header = files.decode_json(data[8:start].tobytes(), str(path))
+    if not isinstance(header, dict):
+        raise CorruptFile(f"{path} is no safetensors file; {_REMEDY}")
+    header.pop("__metadata__", None)
+    place = 0
     try:
-        with open(path, "rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-        if length > min(HEADER_LIMIT, files.plain_size(path) - 8):
-            raise CorruptFile(
-                f"{path} announces a header of {length} bytes where {HEADER_LIMIT} and its own "
-                "size are the limit; take another checkpoint"
-            )
-        with safe_open(path, framework="np") as tensors:
-            _check_fit(path, tensors, expected)
-            return [_to_device(tensors.get_tensor(name)) for name in expected]
-    except (SafetensorError, OSError) as error:
-        raise CorruptFile(
-            f"{path} is no safetensors file ({error}); take another checkpoint"
-        ) from error
+        for entry in sorted(header.values(), key=lambda entry: entry["data_offsets"]):
+            begin, end = entry["data_offsets"]
+            if begin != place or end < begin:
+                raise ValueError("its arrays do not lie one after the other")
+            place = end
+            # a bool is no number here, nor is a whole float
+            shape = [operator.index(size) for size in entry["shape"]]
+            size = math.prod(shape) * _SIZES[entry["dtype"]]
+            if size != operator.index(end) - operator.index(begin) or min(shape, default=0) < 0:
+                raise ValueError("the shape of an array does not fit its bytes")
+        if start + place != len(data):
+            raise ValueError("its arrays do not end where it does")
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise CorruptFile(f"{path} is no safetensors file ({error}); {_REMEDY}") from error
+    return header, start
 
 
-def _check_fit(path, tensors, expected):
-    names = set(tensors.keys())
-    faults = [f"{name or 'the array'} is missing" for name in expected if name not in names]
-    faults += [f"{name or 'the array'} is not expected" for name in sorted(names - set(expected))]
-    for name in (name for name in expected if name in names):
-        view, leaf = tensors.get_slice(name), expected[name]
+def _check_fit(path, header, expected):
+    faults = [f"{name or 'the array'} is missing" for name in expected if name not in header]
+    faults += [f"{name or 'the array'} is not expected" for name in sorted({*header} - {*expected})]
+    for name in (name for name in expected if name in header):
+        entry, leaf = header[name], expected[name]
         actual, required = (
-            (view.get_dtype(), tuple(view.get_shape())),
+            (entry["dtype"], tuple(entry["shape"])),
             (_TYPES[leaf.dtype.name], tuple(leaf.shape)),
         )
         if actual != required:
@@ -260,7 +299,8 @@ def _check_fit(path, tensors, expected):
 
 def _to_device(array):
     fits = jax.dtypes.canonicalize_dtype(array.dtype) == array.dtype
-    return jax.device_put(array) if fits else array
+    # a copy in either case: the bytes of the whole file are not kept for one array
+    return jax.device_put(array, may_alias=False) if fits else array.copy()
 
 
 def _candidates(directory):
@@ -294,7 +334,10 @@ def _prune(saved, keep):
 
 def _is_intact(path, thorough):
     try:
-        (_verify if thorough else _check_sizes)(path)
+        for name, entry in _read_manifest(path).items():
+            _check_size(path / name, files.plain_size(path / name), entry)
+            if thorough:
+                _check_hash(path / name, _measure(path / name)["sha256"], entry)
     except CorruptFile:
         return False
     return True

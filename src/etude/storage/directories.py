@@ -55,11 +55,16 @@ def previous_versions(target: Path) -> list[Path]:
     ]
 
 
+def final_name(path: Path) -> str:
+    """Return the name of a directory, also while `previous_versions` finds it under another."""
+    return path.name.removeprefix(_REPLACED)
+
+
 def list_names(directory: Path) -> set[str]:
     """Return the names in a directory, replaced ones included; none when it does not exist."""
     if not directory.is_dir():
         return set()
-    return {path.name.removeprefix(_REPLACED) for path in directory.iterdir()}
+    return {final_name(path) for path in directory.iterdir()}
 
 
 def remove(path: Path) -> None:

@@ -11,8 +11,9 @@ import math
 import os
 import re
 import stat
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from etude.errors import InvalidInput
 
@@ -20,6 +21,7 @@ JSON_LIMIT = 64 * 2**20  # bytes
 DEPTH_LIMIT = 64  # levels of nested lists and objects that are written
 # an indented list of numbers: no string holds a bare line break
 _NUMBERS = re.compile(r"\[\n([-+.eE\d,\s]+)\]")
+_OPEN_FLAGS = sum(getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_BINARY"))
 
 
 class CorruptFile(InvalidInput):
@@ -28,31 +30,45 @@ class CorruptFile(InvalidInput):
 
 def read_bytes(path: Path, limit: int) -> bytes:
     """Read a plain file of at most `limit` bytes; raises CorruptFile for anything else."""
-    size = plain_size(path)
-    if size > limit:
-        raise CorruptFile(
-            f"{path} has {size:,} bytes where at most {limit:,} are read; it is not a file of "
-            "etude's"
-        )
+    with open_plain(path) as file:
+        if (size := size_of(file)) > limit:
+            raise CorruptFile(
+                f"{path} has {size:,} bytes where at most {limit:,} are read; it is not a file of "
+                "etude's"
+            )
+        return file.read(limit)
+
+
+@contextlib.contextmanager
+def open_plain(path: Path) -> Iterator[BinaryIO]:
+    """Open a plain file once, for all that is checked of it and read from it.
+
+    Raises CorruptFile for a link, folder or device, and for what cannot be read.
+    """
     try:
-        with open(path, "rb") as file:
-            return file.read(limit)
+        if os.path.islink(path):
+            raise _not_plain(path)
+        # a pipe is not waited for, and a link that comes in between is not followed
+        flags = os.O_RDONLY | _OPEN_FLAGS
+        with open(path, "rb", opener=lambda name, _: os.open(name, flags)) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise _not_plain(path)
+            yield file
+    except IsADirectoryError as error:
+        raise _not_plain(path) from error
     except OSError as error:
         raise _unreadable(path, error) from error
+
+
+def size_of(file: BinaryIO) -> int:
+    """Return the size in bytes of a file that is open."""
+    return os.fstat(file.fileno()).st_size
 
 
 def plain_size(path: Path) -> int:
-    """Return the size of a plain file in bytes; raises CorruptFile for a link, folder or device."""
-    try:
-        status = os.lstat(path)
-    except OSError as error:
-        raise _unreadable(path, error) from error
-    if not stat.S_ISREG(status.st_mode):
-        raise CorruptFile(
-            f"{path} is not a plain file (but a link, a folder or a device); put the file itself "
-            "there"
-        )
-    return status.st_size
+    """Return the size of a plain file in bytes; raises CorruptFile as `open_plain` does."""
+    with open_plain(path) as file:
+        return size_of(file)
 
 
 def write_bytes(path: Path, data: bytes | memoryview) -> None:
@@ -160,6 +176,12 @@ def _finite(text):
     if not math.isfinite(number):
         raise ValueError(f"{text} is not a finite number")
     return number
+
+
+def _not_plain(path):
+    return CorruptFile(
+        f"{path} is not a plain file (but a link, a folder or a device); put the file itself there"
+    )
 
 
 def _unreadable(path, error):
