@@ -24,11 +24,10 @@ from etude.algorithms.protocol import (
     put_components,
 )
 from etude.environments.backends.host_callback import raise_host_errors
-from etude.environments.protocol import Environment, Replayer
+from etude.environments.protocol import Environment
 from etude.errors import Diverged, InvalidInput
-from etude.rollout import RolloutState, bind_policy, init_rollout_state, rollout
+from etude.rollout import bind_policy, init_rollout_state, rollout
 from etude.struct import replace, struct
-from etude.trees import where_done
 from etude.types import Array, Metrics
 
 
@@ -139,61 +138,6 @@ def collect(
         return (), (), ()
     policy = bind_policy(algorithm, algorithm_state, environment, explore=True, outside=outside)
     return rollout(environment, policy, rollout_state, key, algorithm.rollout_length)
-
-
-def resume_rollout(
-    algorithm: Algorithm,
-    environment: Environment,
-    train_state: TrainState,
-    log: Any,
-    key: Array,
-    iterations: int,
-) -> tuple[TrainState, list[str]]:
-    """Go on with a run whose environments cannot be saved, after a number of iterations.
-
-    Where the environment has a replayer, the episodes in `log` are played again. An episode that
-    cannot be played again is truncated where it was, and a new one begins.
-
-    Returns:
-        The training state, and for each copy why its episode has begun anew, "" where it goes on.
-    """
-    key_restart = jax.random.fold_in(split_run_key(key).restarts, iterations)
-    state = train_state.algorithm_state
-    start = jax.jit(partial(init_rollout, algorithm, environment))
-    if (replayer := environment.replayer) is None:
-        rollout_state = run_compiled(start, state, key_restart)
-        reasons = ["its simulator cannot be brought back"] * environment.spec.num_envs
-    else:
-        rollout_state, reasons = replay_rollout(
-            algorithm, environment, replayer, train_state, log, key_restart
-        )
-    is_new = np.array([bool(reason) for reason in reasons])
-    if is_new.any():
-        state = jax.jit(algorithm.truncate_episodes)(state, is_new)
-    return replace(train_state, algorithm_state=state, rollout_state=rollout_state), reasons
-
-
-def replay_rollout(
-    algorithm: Algorithm,
-    environment: Environment,
-    replayer: Replayer,
-    train_state: TrainState,
-    log: Any,
-    key: Array,
-) -> tuple[Any, list[str]]:
-    """The rollout state after a replay of the episodes in `log`, and why some have begun anew."""
-    saved = train_state.rollout_state
-    environment_state, observation, reasons = replayer.replay(saved.environment_state, log)
-    policy = bind_policy(algorithm, train_state.algorithm_state, environment, explore=True)
-    is_new = np.array([bool(reason) for reason in reasons])
-    initial_values = (
-        policy.initial_memory(key),
-        jnp.zeros_like(saved.episode_return),
-        jnp.zeros_like(saved.episode_length),
-    )
-    current = (saved.memory, saved.episode_return, saved.episode_length)
-    rest = jax.tree.map(partial(where_done, is_new), initial_values, current)
-    return RolloutState(environment_state, observation, *rest), reasons
 
 
 def pure_train(

@@ -94,6 +94,7 @@ def make(
     options: dict[str, Any] | None = None,
     frame_stack: int = 1,
     action_masks: bool = False,
+    environment_timeout: float = TIMEOUT,
 ) -> Environment:
     """Make a batch of environments, which is stepped inside a compiled loop.
 
@@ -109,6 +110,7 @@ def make(
         options: keyword arguments of `gymnasium.make`; implies an id and Gymnasium.
         frame_stack: number of latest observations that are stacked.
         action_masks: make `info["action_mask"]` part of the observation; implies Gymnasium.
+        environment_timeout: seconds that one call of a Gymnasium environment may take; 0: no limit.
 
     Returns:
         The environments; see `etude.environments.protocol`.
@@ -116,7 +118,9 @@ def make(
     Raises:
         InvalidInput: for ids, objects, backends and spaces that etude cannot take.
     """
-    source = environment_source(environment, options, frame_stack, action_masks)
+    source = environment_source(
+        environment, options, frame_stack, action_masks, environment_timeout
+    )
     return source.make(num_envs, backend, seed, workers)
 
 
@@ -125,17 +129,15 @@ def environment_source(
     options: dict[str, Any] | None = None,
     frame_stack: int = 1,
     action_masks: bool = False,
-    timeout: float = TIMEOUT,
+    environment_timeout: float = TIMEOUT,
 ) -> EnvironmentSource:
     """Return the source of an environment; arguments are those of `make`.
-
-    One call of a Gymnasium environment may take `timeout` seconds; 0: no limit.
 
     Raises InvalidInput for what is neither an id, nor a function, nor written in JAX, and for
     options that it cannot have.
     """
     if isinstance(environment, str):
-        return IdSource(environment, options or {}, frame_stack, action_masks, timeout)
+        return IdSource(environment, options or {}, frame_stack, action_masks, environment_timeout)
     if options:
         raise InvalidInput(
             f"options are {options}; they are those of gymnasium.make, for an environment given by "
@@ -153,7 +155,7 @@ def environment_source(
                 f"environment is the class {environment.__name__}; an environment written in JAX "
                 f"is an object: {environment.__name__}()"
             )
-        return FactorySource(environment, frame_stack, action_masks, timeout)
+        return FactorySource(environment, frame_stack, action_masks, environment_timeout)
     if isinstance(environment, JaxEnvironment):
         if action_masks:
             raise InvalidInput(
@@ -162,7 +164,7 @@ def environment_source(
             )
         return JaxSource(environment, frame_stack)
     if callable(environment):
-        return FactorySource(environment, frame_stack, action_masks, timeout)
+        return FactorySource(environment, frame_stack, action_masks, environment_timeout)
     raise InvalidInput(
         f"environment is {environment!r:.80}; give a Gymnasium id, a function that makes a "
         "gymnasium.Env, or an environment written in JAX (etude.environments.protocol)"

@@ -74,15 +74,16 @@ class Run:
         return [state for job in self.jobs for state in self._states_of(job, warn)]
 
     def _states_of(self, job, warn):
-        train_state, _ = restore_job(self.settings, job, self.settings.outline(), warn)
-        if train_state is None:
+        saved, _ = restore_job(self.settings, job, self.settings.outline(), warn)
+        if saved is None:
             raise InvalidInput(
                 f"{job.directory} holds no checkpoint yet; train it with: {self.resume_command}"
             )
         if len(job.seeds) == 1:
-            return [train_state.algorithm_state]
+            return [saved.train_state.algorithm_state]
         return [
-            jax.tree.map(itemgetter(i), train_state.algorithm_state) for i in range(len(job.seeds))
+            jax.tree.map(itemgetter(i), saved.train_state.algorithm_state)
+            for i in range(len(job.seeds))
         ]
 
     def evaluate(

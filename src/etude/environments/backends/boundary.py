@@ -149,9 +149,10 @@ class Boundary:
             if values.dtype.kind != "f" or np.isfinite(values).all():
                 continue
             place = [int(x) for x in np.argwhere(~np.isfinite(values))[0]]
-            i, index, value = place[0], place[1:], values[tuple(place)]
+            value = values[tuple(place)]
             number = "NaN" if math.isnan(value) else f"{value}, or beyond float32"
-            return i, f"its {name} is {number}{f' at index {index}' if index else ''}"
+            where = f" at index {place[1:]}" if place[1:] else ""
+            return place[0], f"its {name} is {number}{where}"
         return None
 
     def _describe_outside(self, leaf: int, outside: np.ndarray) -> str:

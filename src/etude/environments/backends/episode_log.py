@@ -58,9 +58,13 @@ def split_log(log: EpisodeLog, slices: list[slice], action_bytes: int) -> list[E
         end = begin[0] + int(sizes[copies].sum()), begin[1] + int(rows[copies].sum())
         parts.append(
             EpisodeLog(
-                *(array[copies] for array in log[:5]),
-                actions=log.actions[begin[0] : end[0]],
-                digests=log.digests[begin[1] : end[1]],
+                log.seed[copies],
+                log.episode[copies],
+                log.steps[copies],
+                log.length[copies],
+                log.logged[copies],
+                log.actions[begin[0] : end[0]],
+                log.digests[begin[1] : end[1]],
             )
         )
     return parts
@@ -68,10 +72,13 @@ def split_log(log: EpisodeLog, slices: list[slice], action_bytes: int) -> list[E
 
 def empty_log(copies: int, action_bytes: int, digests: int) -> EpisodeLog:
     """A log of zeros with these sizes, whose shapes a checkpoint is read with."""
-    of_copies = (np.zeros(copies, np.int64) for _ in range(4))
+    zeros = np.zeros(copies, np.int64)
     return EpisodeLog(
         np.zeros(copies, np.uint32),
-        *of_copies,
+        zeros,
+        zeros,
+        zeros,
+        zeros,
         np.zeros(action_bytes, np.uint8),
         np.zeros(digests, np.uint32),
     )
