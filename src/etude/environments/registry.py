@@ -16,7 +16,7 @@ from etude.environments.backends import envpool_envs
 from etude.environments.classic import PARTIALLY_OBSERVED_PORTS, PORTS
 from etude.environments.tasks.point_room import POINT_ROOMS
 from etude.environments.wrappers.action_mask import make_with_action_mask
-from etude.errors import InvalidInput
+from etude.errors import EnvironmentFault, InvalidInput
 
 Backend = Literal["auto", "jax", "envpool", "gymnasium"]
 JAX_ENVIRONMENTS = {**PORTS, **PARTIALLY_OBSERVED_PORTS, **POINT_ROOMS}
@@ -113,6 +113,8 @@ def explained_creation(name: str, options: dict[str, Any] | None) -> Iterator[No
             yield
         except InvalidInput:
             raise
+        except EnvironmentFault as fault:  # of its first reset
+            raise InvalidInput(str(fault)) from fault
         except (Exception, SystemExit) as error:
             raise InvalidInput(creation_error(name, options, error)) from error
 
