@@ -24,6 +24,7 @@ ROOMS = (
     "etude.types",
     "etude.errors",
     "etude.kinds",
+    "etude.importing",
     "etude.struct",
     "etude.algorithms._index",  # a table of names, read without JAX
     "etude",

@@ -13,6 +13,7 @@ import numpy as np
 
 from etude.errors import InvalidInput
 from etude.rollout import bind_policy, init_rollout_state, rollout
+from etude.storage import files
 from etude.training import run_compiled
 
 # environment variables that name a display on Linux
@@ -58,6 +59,7 @@ def record_video(
     """Record each episode to directory/episode_<n>.mp4 and return the paths."""
     import imageio.v2 as imageio  # slow to import
 
+    files.refuse_links(run.directory)
     directory.mkdir(parents=True, exist_ok=True)
     paths, writer = [], None
     # the encoder is another program, started without a fork of this process, so that the deadlock
@@ -93,7 +95,7 @@ def watch(run: Any, episodes: int, seed: int, explore: bool = False) -> Iterator
         raise InvalidInput(
             "there is no screen here to open a window on (DISPLAY is not set); "
             "make a video instead: "
-            f"etude evaluate {run.directory} --video"
+            f"etude evaluate {run.shown_directory} --video"
         )
     episode_return = 0.0
     with closing(run.settings.source.make_rendered("human")) as environment:
