@@ -23,6 +23,7 @@ FILES = sorted(SOURCE.rglob("*.py"))
 ROOMS = (
     "etude.types",
     "etude.errors",
+    "etude.keys",
     "etude.kinds",
     "etude.struct",
     "etude.algorithms._index",  # a table of names, read without JAX

@@ -6,6 +6,7 @@ On a JAX environment one job has all seeds; on other environments each seed has 
 import math
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,14 +16,19 @@ import numpy as np
 
 from etude.environments.protocol import Environment
 from etude.errors import Diverged, InvalidInput
+from etude.runs.endless_episodes import EndlessEpisodes
 from etude.runs.interrupt import Interrupted, InterruptHandler
+from etude.runs.periodic_evaluation import PeriodicEvaluation
 from etude.runs.settings import Settings
+from etude.runs.stopping import EarlyStop
 from etude.storage import checkpoints
 from etude.storage.metrics_csv import MetricsWriter
 from etude.struct import replace
 from etude.training import (
     Algorithm,
+    ProgressReport,
     TrainState,
+    average_metrics,
     init_rollout,
     init_train_state,
     progress,
@@ -53,6 +59,7 @@ class ProgressEvent(NamedTuple):
     end_of_row: bool  # whether a row of metrics ends here
     seconds: float  # total time of training, without compiling and saving
     compile_seconds: float  # total time of compiling
+    stops: tuple[EarlyStop, ...] = ()  # why the job ended early
 
 
 def jobs_for(settings: Settings, directory: Path) -> list[TrainJob]:
@@ -91,14 +98,24 @@ def train_job(
         row_every=settings.row_every,
         restart_every=restart_every,
     )
+    evaluations = None
     try:
+        evaluations = PeriodicEvaluation(settings, job.seeds, metadata)
         with MetricsWriter(job.directory / "metrics.csv") as writer:
             writer.truncate_after(metadata["steps"])
+            unfinished_rows: list[ProgressReport] = []
             if train_state is not None:
+                evaluations.save_best(job.directory, train_state, metadata)
+                stops = evaluations.stops
                 yield ProgressEvent(
-                    job.seeds, metadata["steps"], {}, False, seconds, compile_seconds
+                    job.seeds, metadata["steps"], {}, False, seconds, compile_seconds, stops
                 )
-            for report in reports:
+                if stops:
+                    return
+                if metadata.get("unfinished_row"):
+                    unfinished_rows = [unfinished_row(train_state, metadata)]
+            endless = EndlessEpisodes(settings, metadata["steps"])
+            for report in chain(unfinished_rows, reports):
                 seconds, compile_seconds = (
                     seconds + report.seconds,
                     compile_seconds + report.compile_seconds,
@@ -106,13 +123,21 @@ def train_job(
                 metrics = {
                     name: np.atleast_1d(value).tolist() for name, value in report.metrics.items()
                 }
-                if report.end_of_row:
+                if job.seeds[0] == settings.seed and (text := endless.warning(report)):
+                    warn(text)
+                row = evaluations.finish_row(report, interrupt, environment)
+                if row is not None:
+                    metrics |= row
                     write_rows(writer, job, report.steps, metrics)
+                is_unfinished = report.end_of_row and row is None
+                stops = evaluations.stops
                 checkpoint_due = (
                     report.iterations % settings.checkpoint_every == 0
                     or report.iterations == settings.iterations
+                    or evaluations.has_best_at(report.steps)
+                    or bool(stops)
                 )
-                if checkpoint_due or interrupt.signal:
+                if checkpoint_due or interrupt.signal or is_unfinished:
                     writer.sync()
                     metadata = {
                         "iterations": report.iterations,
@@ -120,12 +145,23 @@ def train_job(
                         "seconds": seconds,
                         "compile_seconds": compile_seconds,
                         "seeds": list(job.seeds),
+                        **evaluations.metadata(),
+                        **({"unfinished_row": True} if is_unfinished else {}),
                     }
                     save_job(job, environment, report.train_state, metadata)
+                    evaluations.save_best(job.directory, report.train_state, metadata)
                 yield ProgressEvent(
-                    job.seeds, report.steps, metrics, report.end_of_row, seconds, compile_seconds
+                    job.seeds,
+                    report.steps,
+                    metrics,
+                    report.end_of_row,
+                    seconds,
+                    compile_seconds,
+                    stops,
                 )
-                if interrupt.signal and report.iterations < settings.iterations:
+                if stops:
+                    return
+                if is_unfinished or (interrupt.signal and report.iterations < settings.iterations):
                     raise Interrupted(
                         f"stopped at step {report.steps:,} of {settings.steps:,}, saved"
                     )
@@ -136,6 +172,21 @@ def train_job(
         ) from None
     finally:
         environment.close()
+        if evaluations is not None:
+            evaluations.close()
+
+
+def unfinished_row(train_state: TrainState, metadata: dict[str, Any]) -> ProgressReport:
+    """The report of a row that was saved when a signal came in its evaluation, to go on from."""
+    return ProgressReport(
+        train_state,
+        metadata["iterations"],
+        metadata["steps"],
+        average_metrics(jax.device_get(train_state.metric_sums)),
+        end_of_row=True,
+        seconds=0.0,
+        compile_seconds=0.0,
+    )
 
 
 def initial_components(settings: Settings, job: TrainJob) -> dict[str, Any]:
@@ -217,6 +268,19 @@ def restore_job(
     _, train_state, metadata = checkpoints.load_newest(
         job.directory / "checkpoints", checkpoint_template(settings, job, environment), warn
     )
+    return train_state, metadata
+
+
+def restore_best(
+    settings: Settings,
+    seed: int,
+    directory: Path,
+    environment: Environment,
+    warn: Callable[[str], None],
+) -> tuple[TrainState, dict[str, Any]]:
+    """The best checkpoint of a seed, which `directory` holds, and its metadata."""
+    template = checkpoint_template(settings, TrainJob((seed,), directory), environment)
+    _, train_state, metadata = checkpoints.load_newest(directory, template, warn)
     return train_state, metadata
 
 
