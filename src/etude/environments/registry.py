@@ -113,11 +113,11 @@ def explained_creation(name: str, options: dict[str, Any] | None) -> Iterator[No
             yield
         except InvalidInput:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise InvalidInput(creation_error(name, options, error)) from error
 
 
-def creation_error(name: str, options: dict[str, Any] | None, error: Exception) -> str:
+def creation_error(name: str, options: dict[str, Any] | None, error: BaseException) -> str:
     """Explain why the environment cannot be made, and name a remedy."""
     env_id = name.split(":")[-1]
     spec = gymnasium.registry.get(env_id)

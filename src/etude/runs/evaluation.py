@@ -43,7 +43,10 @@ class PolicyEvaluator:
         if episodes < 1:
             raise InvalidInput(f"episodes is {episodes}; it must be at least 1")
         self.episodes, self.max_steps = episodes, settings.max_evaluation_steps
-        self.environment = make_capped(settings.source, copies_for(episodes), self.max_steps)
+        source = settings.source
+        self.environment = source.make(
+            copies_for(episodes), source.evaluation_backend, max_episode_steps=self.max_steps
+        )
 
         def play(state, key):
             policy = bind_policy(settings.algorithm, state, self.environment, explore)
@@ -73,13 +76,6 @@ class PolicyEvaluator:
 
     def close(self) -> None:
         self.environment.close()
-
-
-def make_capped(source: Any, num_envs: int, max_steps: int) -> Environment:
-    try:
-        return source.make(num_envs, source.evaluation_backend, max_episode_steps=max_steps)
-    except TypeError:
-        return source.make(num_envs, source.evaluation_backend)
 
 
 class DatasetEvaluator:

@@ -14,27 +14,35 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from etude.environments.backends.episode_log import EpisodeLog, empty_log
 from etude.environments.protocol import Environment
-from etude.errors import Diverged, InvalidInput
+from etude.errors import Diverged
 from etude.runs.endless_episodes import EndlessEpisodes
 from etude.runs.interrupt import Interrupted, InterruptHandler
 from etude.runs.periodic_evaluation import PeriodicEvaluation
+from etude.runs.resuming import replay_note, restart_notes, resume_rollout
 from etude.runs.settings import Settings
 from etude.runs.stopping import EarlyStop
 from etude.storage import checkpoints
+from etude.storage.files import CorruptFile
 from etude.storage.metrics_csv import MetricsWriter
 from etude.struct import replace
 from etude.training import (
-    Algorithm,
     ProgressReport,
     TrainState,
     average_metrics,
-    init_rollout,
     init_train_state,
     progress,
-    restart_rollout,
     vmap_over_seeds,
 )
+
+
+class SavedState(NamedTuple):
+    """What a checkpoint holds of a job."""
+
+    train_state: TrainState  # with a rollout_state of () where the environments cannot be saved
+    # of environments with a replayer; else ()
+    episode_log: EpisodeLog | tuple[()] = ()
 
 
 class TrainJob(NamedTuple):
@@ -81,11 +89,6 @@ def train_job(
     environment, train_state, metadata = open_job(settings, job, warn)
     resumed = None if train_state is None else (train_state, metadata["iterations"])
     interrupt.watch(environment)
-    restart_every = (
-        settings.checkpoint_every
-        if environment.deterministic_reset and not environment.functional
-        else 0
-    )
     seconds, compile_seconds = metadata["seconds"], metadata["compile_seconds"]
     reports = progress(
         settings.algorithm,
@@ -96,7 +99,6 @@ def train_job(
         initial=initial_components(settings, job),
         resumed=resumed,
         row_every=settings.row_every,
-        restart_every=restart_every,
     )
     evaluations = None
     try:
@@ -105,7 +107,7 @@ def train_job(
             writer.truncate_after(metadata["steps"])
             unfinished_rows: list[ProgressReport] = []
             if train_state is not None:
-                evaluations.save_best(job.directory, train_state, metadata)
+                evaluations.save_best(job.directory, SavedState(train_state), metadata)
                 stops = evaluations.stops
                 yield ProgressEvent(
                     job.seeds, metadata["steps"], {}, False, seconds, compile_seconds, stops
@@ -116,6 +118,8 @@ def train_job(
                     unfinished_rows = [unfinished_row(train_state, metadata)]
             endless = EndlessEpisodes(settings, metadata["steps"])
             for report in chain(unfinished_rows, reports):
+                for notice in environment.notices():
+                    warn(notice)
                 seconds, compile_seconds = (
                     seconds + report.seconds,
                     compile_seconds + report.compile_seconds,
@@ -149,7 +153,8 @@ def train_job(
                         **({"unfinished_row": True} if is_unfinished else {}),
                     }
                     save_job(job, environment, report.train_state, metadata)
-                    evaluations.save_best(job.directory, report.train_state, metadata)
+                    saved = SavedState(report.train_state)
+                    evaluations.save_best(job.directory, saved, metadata)
                 yield ProgressEvent(
                     job.seeds,
                     report.steps,
@@ -200,44 +205,71 @@ def open_job(
     settings: Settings, job: TrainJob, warn: Callable[[str], None]
 ) -> tuple[Environment, TrainState | None, dict[str, Any]]:
     """Return the environment, the state to resume (None before a checkpoint) and its metadata."""
-    environment = make_environment(settings, job)
+    saved, metadata = restore_job(settings, job, settings.outline(), warn)
+    iterations = metadata["iterations"]
+    environment = make_environment(settings, job, iterations)
+    if saved is None:
+        return environment, None, metadata
+    if environment.functional:
+        return environment, saved.train_state, metadata
+    if isinstance(saved.episode_log, EpisodeLog):
+        warn(replay_note(saved.episode_log))
     try:
-        train_state, metadata = restore_job(settings, job, environment, warn)
-    except InvalidInput:
+        train_state, reasons = resume_rollout(
+            settings.algorithm,
+            environment,
+            saved.train_state,
+            saved.episode_log,
+            job.key,
+            iterations,
+        )
+    except BaseException:
         environment.close()
         raise
-    if train_state is None:
-        return environment, None, metadata
-    # a new seed, since the episodes of the first seed were trained on before
-    if not environment.deterministic_reset:
-        environment.close()
-        environment = make_environment(settings, job, metadata["iterations"])
-    return (
-        environment,
-        restore_rollout(
-            settings.algorithm, train_state, environment, job.key, metadata["iterations"]
-        ),
-        metadata,
-    )
+    for note in restart_notes(saved.episode_log, reasons):
+        warn(note)
+    return environment, train_state, metadata
 
 
 def make_environment(settings: Settings, job: TrainJob, iterations: int = 0) -> Environment:
-    """Make the environment of a job; EnvPool's seed depends on the iterations done before."""
+    """Make the environment of a job.
+
+    EnvPool's seed depends on the iterations done before, since the episodes of the first seed were
+    trained on then.
+    """
     if not settings.plays:
         return settings.outline()
     seed = int(np.random.SeedSequence([job.seeds[0], iterations]).generate_state(1)[0] >> 1)
-    return settings.source.make(settings.num_envs, settings.backend, seed, settings.workers)
+    return settings.source.make(
+        settings.num_envs,
+        settings.backend,
+        seed,
+        settings.workers,
+        replay_limit=settings.replay_limit,
+    )
 
 
-def checkpoint_template(settings: Settings, job: TrainJob, environment: Environment) -> TrainState:
-    """The shapes of a checkpoint, with the rollout state if the environment is functional."""
+def checkpoint_template(
+    settings: Settings, job: TrainJob, environment: Environment, metadata: dict[str, Any]
+) -> SavedState:
+    """The shapes of a checkpoint with this metadata.
+
+    Raises CorruptFile for metadata that none has.
+    """
 
     def init(key, outside):
         init_seed = partial(init_train_state, settings.algorithm, environment, outside=outside)
         return vmap_over_seeds(init_seed, key)(key)
 
     train_state = jax.eval_shape(init, job.key, settings.outside)
-    return train_state if environment.functional else replace(train_state, rollout_state=())
+    if environment.functional:
+        return SavedState(train_state)
+    sizes = metadata.get("episode_log")
+    if sizes is None:
+        return SavedState(replace(train_state, rollout_state=()))
+    if not isinstance(sizes, list) or [type(size) for size in sizes] != [int, int]:
+        raise CorruptFile(f"its metadata gives episode_log as {sizes!r}, which is no two sizes")
+    return SavedState(train_state, empty_log(settings.num_envs, *sizes))
 
 
 def save_job(
@@ -248,27 +280,33 @@ def save_job(
     Raises Diverged, naming the leaf, when a number in it is not finite; the newest checkpoint is
     then still the previous one.
     """
-    saved_state = train_state if environment.functional else replace(train_state, rollout_state=())
-    for path, leaf in jax.tree_util.tree_leaves_with_path(saved_state.algorithm_state):
+    for path, leaf in jax.tree_util.tree_leaves_with_path(train_state.algorithm_state):
         if jnp.issubdtype(leaf.dtype, jnp.floating) and not np.isfinite(leaf).all():
             raise Diverged(
                 f"the state of the algorithm is no longer finite at {jax.tree_util.keystr(path)}"
             )
-    checkpoints.save_checkpoint(
-        job.directory / "checkpoints", metadata["steps"], saved_state, metadata
-    )
+    saved = SavedState(train_state)
+    if environment.replayer is not None:
+        log = environment.replayer.episode_log()
+        saved = SavedState(train_state, log)
+        metadata = metadata | {"episode_log": [log.actions.size, log.digests.size]}
+    elif not environment.functional:
+        saved = SavedState(replace(train_state, rollout_state=()))
+    checkpoints.save_checkpoint(job.directory / "checkpoints", metadata["steps"], saved, metadata)
 
 
 def restore_job(
     settings: Settings, job: TrainJob, environment: Environment, warn: Callable[[str], None]
-) -> tuple[TrainState | None, dict[str, Any]]:
+) -> tuple[SavedState | None, dict[str, Any]]:
     """The newest intact checkpoint and its metadata; None and zeros before the first."""
     if not has_checkpoint(job):
         return None, {"iterations": 0, "steps": 0, "seconds": 0.0, "compile_seconds": 0.0}
-    _, train_state, metadata = checkpoints.load_newest(
-        job.directory / "checkpoints", checkpoint_template(settings, job, environment), warn
+    _, saved, metadata = checkpoints.load_newest(
+        job.directory / "checkpoints",
+        partial(checkpoint_template, settings, job, environment),
+        warn,
     )
-    return train_state, metadata
+    return saved, metadata
 
 
 def restore_best(
@@ -277,43 +315,16 @@ def restore_best(
     directory: Path,
     environment: Environment,
     warn: Callable[[str], None],
-) -> tuple[TrainState, dict[str, Any]]:
+) -> tuple[SavedState, dict[str, Any]]:
     """The best checkpoint of a seed, which `directory` holds, and its metadata."""
-    template = checkpoint_template(settings, TrainJob((seed,), directory), environment)
-    _, train_state, metadata = checkpoints.load_newest(directory, template, warn)
-    return train_state, metadata
+    template = partial(checkpoint_template, settings, TrainJob((seed,), directory), environment)
+    _, saved, metadata = checkpoints.load_newest(directory, template, warn)
+    return saved, metadata
 
 
 def has_checkpoint(job: TrainJob) -> bool:
     """Whether a job has saved a checkpoint."""
     return any((job.directory / "checkpoints").glob("step_*"))
-
-
-def restore_rollout(
-    algorithm: Algorithm,
-    train_state: TrainState,
-    environment: Environment,
-    key: jax.Array,
-    iterations: int,
-) -> TrainState:
-    """Return the training state with its rollout state.
-
-    The rollout state is the saved one or, where environments cannot be saved, one that is started
-    as it was when the checkpoint was written.
-    """
-    if environment.functional:
-        return train_state
-    if environment.deterministic_reset:
-        return replace(
-            train_state,
-            rollout_state=restart_rollout(
-                algorithm, environment, train_state.algorithm_state, key, jnp.int32(iterations - 1)
-            ),
-        )
-    return replace(
-        train_state,
-        rollout_state=init_rollout(algorithm, environment, train_state.algorithm_state, key),
-    )
 
 
 def write_rows(

@@ -18,6 +18,8 @@ AT_LEAST = {
     "seed": 0,
     "workers": 0,
     "frame_stack": 1,
+    "environment_timeout": 0,
+    "replay_limit": 1,
     "evaluation_episodes": 1,
     "max_evaluation_steps": 1,
     "evaluate_every": 1,
@@ -39,6 +41,9 @@ class EnvironmentOptions:
     """choose among the actions that info["action_mask"] allows"""
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
     """keyword arguments of gymnasium.make"""
+    environment_timeout: int = 600
+    """seconds that one call of a gymnasium environment (to make it, reset, step or close) may take
+    before the run ends with an error; 0: no limit"""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -54,6 +59,9 @@ class TrainingOptions:
     """seed of the first agent; the others follow it"""
     workers: int = 0
     """processes in which slow gymnasium environments step; 0 steps all in one process"""
+    replay_limit: int = 100_000
+    """steps of a running episode on gymnasium that are logged, so that a resumed run can play them
+    again and go on bit for bit; a longer episode is begun anew"""
     evaluation_episodes: int = 100
     """episodes of each seed in the final evaluation"""
     max_evaluation_steps: int = MAX_EVALUATION_STEPS

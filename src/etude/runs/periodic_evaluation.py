@@ -122,7 +122,7 @@ class PeriodicEvaluation:
             return {}
         return {"evaluations": [dataclasses.asdict(record) for record in self.records]}
 
-    def save_best(self, directory: Path, train_state: Any, metadata: dict[str, Any]) -> None:
+    def save_best(self, directory: Path, saved: Any, metadata: dict[str, Any]) -> None:
         """Keep the checkpoint of these steps for each seed whose best evaluation it had.
 
         After a kill between the two, the next session does it with the checkpoint it resumes.
@@ -136,7 +136,7 @@ class PeriodicEvaluation:
                 checkpoints.keep_best(best, directory / "checkpoints" / f"step_{steps}")
             else:
                 own = metadata | {"seeds": [seed], "evaluations": [dataclasses.asdict(record)]}
-                state = state_of_seed(train_state, i, len(self.seeds))
+                state = state_of_seed(saved, i, len(self.seeds))
                 path = checkpoints.save_checkpoint(best, steps, state, own)
                 checkpoints.remove_others(path)
 

@@ -94,13 +94,13 @@ class Run:
             yield from (self._best_of if which == "best" else self._last_of)(job, warn)
 
     def _last_of(self, job, warn):
-        train_state, metadata = restore_job(self.settings, job, self.settings.outline(), warn)
-        if train_state is None:
+        saved, metadata = restore_job(self.settings, job, self.settings.outline(), warn)
+        if saved is None:
             raise InvalidInput(
                 f"{job.directory} holds no checkpoint yet; train it with: {self.resume_command}"
             )
         for i in range(len(job.seeds)):
-            yield state_of_seed(train_state.algorithm_state, i, len(job.seeds)), metadata
+            yield state_of_seed(saved.train_state.algorithm_state, i, len(job.seeds)), metadata
 
     def _best_of(self, job, warn):
         if self.settings.evaluate_every is None:
@@ -110,10 +110,10 @@ class Run:
             )
         for seed in job.seeds:
             directory = best_directory(job.directory, job.seeds, seed)
-            train_state, metadata = restore_best(
+            saved, metadata = restore_best(
                 self.settings, seed, directory, self.settings.outline(), warn
             )
-            yield train_state.algorithm_state, metadata
+            yield saved.train_state.algorithm_state, metadata
 
     def evaluate(
         self,

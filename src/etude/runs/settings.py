@@ -306,6 +306,7 @@ def restore_source(
         fields["options"],
         fields["frame_stack"],
         fields["action_masks"],
+        fields["environment_timeout"],
     )
     if is_id:
         return source

@@ -139,7 +139,11 @@ def resolve_settings(
     algorithm = with_torso(algorithm, name, options.torso)
     algorithm = use_dataset(algorithm, name, options.dataset)
     source = environment_source(
-        environment, options.options, options.frame_stack, options.action_masks
+        environment,
+        options.options,
+        options.frame_stack,
+        options.action_masks,
+        options.environment_timeout,
     )
     recorded = {
         field.name: getattr(options, field.name) for field in dataclasses.fields(RecordedOptions)
