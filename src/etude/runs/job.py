@@ -6,6 +6,7 @@ On a JAX environment one job has all seeds; on other environments each seed has 
 import math
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,14 +17,24 @@ import numpy as np
 from etude.environments.backends.episode_log import EpisodeLog, empty_log
 from etude.environments.protocol import Environment
 from etude.errors import Diverged, shown
+from etude.runs.endless_episodes import EndlessEpisodes
 from etude.runs.interrupt import Interrupted, InterruptHandler
+from etude.runs.periodic_evaluation import PeriodicEvaluation
 from etude.runs.resuming import replay_note, restart_notes, resume_rollout
 from etude.runs.settings import Settings
+from etude.runs.stopping import EarlyStop
 from etude.storage import checkpoints
 from etude.storage.files import CorruptFile
 from etude.storage.metrics_csv import MetricsWriter, measure_rows
 from etude.struct import replace
-from etude.training import TrainState, init_train_state, progress, vmap_over_seeds
+from etude.training import (
+    ProgressReport,
+    TrainState,
+    average_metrics,
+    init_train_state,
+    progress,
+    vmap_over_seeds,
+)
 
 
 class SavedState(NamedTuple):
@@ -60,6 +71,7 @@ class ProgressEvent(NamedTuple):
     end_of_row: bool  # whether a row of metrics ends here
     seconds: float  # total time of training, without compiling and saving
     compile_seconds: float  # total time of compiling
+    stops: tuple[EarlyStop, ...] = ()  # why the job ended early
 
 
 def jobs_for(settings: Settings, directory: Path) -> list[TrainJob]:
@@ -92,16 +104,26 @@ def train_job(
         resumed=resumed,
         row_every=settings.row_every,
     )
+    evaluations = None
     try:
+        evaluations = PeriodicEvaluation(settings, job.seeds, metadata)
         with MetricsWriter(job.metrics_path) as writer:
             if fault := metrics_fault(job, metadata):
                 warn(f"{fault}; what is lost is missing from the curve")
             writer.truncate_after(metadata["steps"])
+            unfinished_rows: list[ProgressReport] = []
             if train_state is not None:
+                evaluations.save_best(job.directory, SavedState(train_state), metadata)
+                stops = evaluations.stops
                 yield ProgressEvent(
-                    job.seeds, metadata["steps"], {}, False, seconds, compile_seconds
+                    job.seeds, metadata["steps"], {}, False, seconds, compile_seconds, stops
                 )
-            for report in reports:
+                if stops:
+                    return
+                if metadata.get("unfinished_row"):
+                    unfinished_rows = [unfinished_row(train_state, metadata)]
+            endless = EndlessEpisodes(settings, metadata["steps"])
+            for report in chain(unfinished_rows, reports):
                 for notice in environment.notices():
                     warn(notice)
                 seconds, compile_seconds = (
@@ -111,13 +133,21 @@ def train_job(
                 metrics = {
                     name: np.atleast_1d(value).tolist() for name, value in report.metrics.items()
                 }
-                if report.end_of_row:
+                if job.seeds[0] == settings.seed and (text := endless.warning(report)):
+                    warn(text)
+                row = evaluations.finish_row(report, interrupt, environment)
+                if row is not None:
+                    metrics |= row
                     write_rows(writer, job, report.steps, metrics)
+                is_unfinished = report.end_of_row and row is None
+                stops = evaluations.stops
                 checkpoint_due = (
                     report.iterations % settings.checkpoint_every == 0
                     or report.iterations == settings.iterations
+                    or evaluations.has_best_at(report.steps)
+                    or bool(stops)
                 )
-                if checkpoint_due or interrupt.signal:
+                if checkpoint_due or interrupt.signal or is_unfinished:
                     writer.sync()
                     checkpoint = {
                         "iterations": report.iterations,
@@ -126,13 +156,25 @@ def train_job(
                         "compile_seconds": compile_seconds,
                         "seeds": list(job.seeds),
                         "metrics": measure_rows(job.metrics_path, report.steps),
+                        **evaluations.metadata(),
+                        **({"unfinished_row": True} if is_unfinished else {}),
                     }
                     save_job(job, environment, report.train_state, checkpoint)
                     metadata = checkpoint
+                    saved = SavedState(report.train_state)
+                    evaluations.save_best(job.directory, saved, metadata)
                 yield ProgressEvent(
-                    job.seeds, report.steps, metrics, report.end_of_row, seconds, compile_seconds
+                    job.seeds,
+                    report.steps,
+                    metrics,
+                    report.end_of_row,
+                    seconds,
+                    compile_seconds,
+                    stops,
                 )
-                if interrupt.signal and report.iterations < settings.iterations:
+                if stops:
+                    return
+                if is_unfinished or (interrupt.signal and report.iterations < settings.iterations):
                     raise Interrupted(
                         f"stopped at step {report.steps:,} of {settings.steps:,}, saved"
                     )
@@ -147,6 +189,21 @@ def train_job(
         ) from None
     finally:
         environment.close()
+        if evaluations is not None:
+            evaluations.close()
+
+
+def unfinished_row(train_state: TrainState, metadata: dict[str, Any]) -> ProgressReport:
+    """The report of a row that was saved when a signal came in its evaluation, to go on from."""
+    return ProgressReport(
+        train_state,
+        metadata["iterations"],
+        metadata["steps"],
+        average_metrics(jax.device_get(train_state.metric_sums)),
+        end_of_row=True,
+        seconds=0.0,
+        compile_seconds=0.0,
+    )
 
 
 def initial_components(settings: Settings, job: TrainJob) -> dict[str, Any]:
@@ -276,6 +333,19 @@ def restore_job(
         raise CorruptFile(
             f"{path} holds numbers that are not finite, at {leaf}; take another checkpoint"
         )
+    return saved, metadata
+
+
+def restore_best(
+    settings: Settings,
+    seed: int,
+    directory: Path,
+    environment: Environment,
+    warn: Callable[[str], None],
+) -> tuple[SavedState, dict[str, Any]]:
+    """The best checkpoint of a seed, which `directory` holds, and its metadata."""
+    template = partial(checkpoint_template, settings, TrainJob((seed,), directory), environment)
+    _, saved, metadata = checkpoints.load_newest(directory, template, warn)
     return saved, metadata
 
 

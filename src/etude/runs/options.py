@@ -5,6 +5,7 @@ This module is read without JAX. The names of its fields are flags, keyword argu
 
 import dataclasses
 import difflib
+import math
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +21,10 @@ AT_LEAST = {
     "environment_timeout": 0,
     "replay_limit": 1,
     "evaluation_episodes": 1,
+    "max_evaluation_steps": 1,
+    "evaluate_every": 1,
+    "evaluate_with": 1,
+    "patience": 1,
     "checkpoint_interval": 1,
     "row_every": 1,
     "checkpoint_every": 1,
@@ -37,7 +42,15 @@ AT_MOST = {  # beyond these is a mistake, or a file that is not to be believed
     "row_every": 10**15,
     "checkpoint_every": 10**15,
     "episodes": 10**6,
+    "max_evaluation_steps": 10**12,
+    "evaluate_every": 10**15,
+    "evaluate_with": 10**6,
+    "patience": 10**9,
+    "environment_timeout": 10**9,
+    "replay_limit": 10**9,
 }
+MAX_EVALUATION_STEPS = 30_000
+SOLVED = "solved"
 
 
 def check_whole(name: str, value: Any) -> None:
@@ -67,7 +80,7 @@ class EnvironmentOptions:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainingOptions:
-    """The options of training and of the final evaluation."""
+    """The options of training and of evaluation."""
 
     steps: int = 100_000
     """budget of environment steps of each seed, never exceeded; of gradient steps where the
@@ -83,6 +96,18 @@ class TrainingOptions:
     again and go on bit for bit; a longer episode is begun anew"""
     evaluation_episodes: int = 100
     """episodes of each seed in the final evaluation"""
+    max_evaluation_steps: int = MAX_EVALUATION_STEPS
+    """environment steps after which an episode of an evaluation is cut off"""
+    evaluate_every: int | None = None
+    """steps of the budget between evaluations during training, which keep the best checkpoint; by
+    default there are none"""
+    evaluate_with: int = 10
+    """episodes of each seed in an evaluation during training"""
+    until: float | Literal["solved"] | None = None
+    """end the training of a seed at the first evaluation with this mean return; solved is the
+    reward threshold that Gymnasium has for the environment"""
+    patience: int | None = None
+    """end the training of a seed after this many evaluations in a row without a better one"""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -100,11 +125,27 @@ class RecordedOptions(EnvironmentOptions, TrainingOptions):
             if name not in AT_LEAST or (value is None and field.default is None):
                 continue
             check_whole(name, value)
+        self._check_stopping()
         if self.seed + self.seeds > 2**32:  # JAX's keys repeat beyond
             raise InvalidInput(
                 f"seed is {self.seed}; with {self.seeds} seeds it must stay below "
                 f"{2**32 - self.seeds + 1}"
             )
+
+    def _check_stopping(self) -> None:
+        until: Any = self.until
+        is_number = isinstance(until, int | float) and not isinstance(until, bool)
+        if until not in (None, SOLVED) and not (is_number and math.isfinite(until)):
+            raise InvalidInput(
+                f"until is {self.until!r}; it must be a mean return, or {SOLVED} for the reward "
+                "threshold that Gymnasium has for the environment"
+            )
+        for name in ("until", "patience"):
+            if getattr(self, name) is not None and self.evaluate_every is None:
+                raise InvalidInput(
+                    f"{name} is {getattr(self, name)!r}, and there are no evaluations during "
+                    "training; give evaluate_every, the steps between them"
+                )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
