@@ -2,6 +2,7 @@
 asked for by name, for no file holds code."""
 
 import json
+import shutil
 import sys
 from pathlib import Path
 from unittest import mock

@@ -19,9 +19,6 @@ AT_LEAST = {
     "frame_stack": 1,
     "evaluation_episodes": 1,
     "checkpoint_interval": 1,
-    "row_every": 1,
-    "checkpoint_every": 1,
-    "episodes": 1,
 }
 AT_MOST = {  # beyond these is a mistake, or a file that is not to be believed
     "steps": 10**15,
@@ -32,20 +29,18 @@ AT_MOST = {  # beyond these is a mistake, or a file that is not to be believed
     "frame_stack": 2**10,
     "evaluation_episodes": 10**6,
     "checkpoint_interval": 10**15,
-    "row_every": 10**15,
-    "checkpoint_every": 10**15,
-    "episodes": 10**6,
 }
 
 
-def check_whole(name: str, value: Any) -> None:
-    """Raise InvalidInput for an option that is no whole number within the bounds above."""
-    low, high = AT_LEAST[name], AT_MOST.get(name)
+def check_whole(name: str, value: Any, at_least: int, at_most: int | None = None) -> None:
+    """Raise InvalidInput, naming it, for a value that is no whole number within the bounds."""
     is_whole = isinstance(value, int) and not isinstance(value, bool)
-    if not is_whole or value < low:
-        raise InvalidInput(f"{name} is {shown(value)}; it must be a whole number of at least {low}")
-    if high is not None and value > high:
-        raise InvalidInput(f"{name} is {shown(value)}; it must be at most {high:,}")
+    if not is_whole or value < at_least:
+        raise InvalidInput(
+            f"{name} is {shown(value)}; it must be a whole number of at least {at_least}"
+        )
+    if at_most is not None and value > at_most:
+        raise InvalidInput(f"{name} is {shown(value)}; it must be at most {at_most:,}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -91,7 +86,7 @@ class RecordedOptions(EnvironmentOptions, TrainingOptions):
                 raise InvalidInput(f"{name} is {value!r}; it must be a dict")
             if name not in AT_LEAST or (value is None and field.default is None):
                 continue
-            check_whole(name, value)
+            check_whole(name, value, AT_LEAST[name], AT_MOST.get(name))
         if self.seed + self.seeds > 2**32:  # JAX's keys repeat beyond
             raise InvalidInput(
                 f"seed is {self.seed}; with {self.seeds} seeds it must stay below "

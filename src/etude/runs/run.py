@@ -34,7 +34,7 @@ from etude.runs.job import (
     newest_metadata,
     restore_job,
 )
-from etude.runs.options import check_whole
+from etude.runs.options import AT_MOST, check_whole
 from etude.runs.outside import DatasetLike, describe, open_dataset, reopen_dataset
 from etude.runs.processes import usable_cores
 from etude.runs.settings import CONFIG, Settings, from_json, read_config, to_json, write_config
@@ -148,9 +148,10 @@ class Run:
             InvalidInput: for an argument that the algorithm does not use, and for fewer than one
                 episode or a seed that is not in [0, 2³²).
         """
-        for name, value in (("episodes", episodes), ("seed", seed)):
-            if value is not None:
-                check_whole(name, value)
+        if episodes is not None:
+            check_whole("episodes", episodes, 1, AT_MOST["evaluation_episodes"])
+        if seed is not None:
+            check_whole("seed", seed, 0, AT_MOST["seed"])
         settings = self.settings
         first_seed = settings.seed if seed is None else seed
         if settings.acts:

@@ -28,7 +28,7 @@ from etude.environments.sources import (
 from etude.errors import InvalidInput, shown
 from etude.importing import is_importable, split_name
 from etude.kinds import code_fields, kinds_of, qualified_name, tag_of
-from etude.runs.options import RecordedOptions, check_whole
+from etude.runs.options import AT_LEAST, AT_MOST, RecordedOptions, check_whole
 from etude.runs.torsos import TorsoLike, find_torso, restore_torso, torso_of
 from etude.spaces import EnvironmentSpec
 from etude.storage import files
@@ -173,6 +173,8 @@ class Settings(RecordedOptions):
     def validate_fields(self) -> None:
         """Raise InvalidInput, naming setting, value and remedy, for an invalid setting."""
         super().validate_fields()
+        for name in ("row_every", "checkpoint_every"):
+            check_whole(name, getattr(self, name), 1, AT_MOST["steps"])
         if self.checkpoint_every % self.row_every:
             raise InvalidInput(
                 f"checkpoint_every is {self.checkpoint_every}; it must be a multiple of row_every, "
@@ -249,7 +251,7 @@ def from_json(
             if name not in NOT_PLAIN
         }
         for name in ("num_envs", "seeds"):  # before anything is made of them
-            check_whole(name, fields[name])
+            check_whole(name, fields[name], AT_LEAST[name], AT_MOST[name])
         record = config["dataset"]
         dataset = None if record is None else _typed_struct(DatasetRecord, record, "dataset.")
         initial = {
