@@ -1,7 +1,6 @@
 """What lies in a run directory is not believed: it loads as it was written, or is refused, or what
 is passed over is said."""
 
-import json
 import math
 import shutil
 from pathlib import Path
@@ -16,7 +15,6 @@ from etude.errors import InvalidInput
 from etude.runs import job
 from etude.runs.interrupt import InterruptHandler
 from etude.runs.settings import read_config
-from etude.storage import files
 from etude.storage.files import CorruptFile
 
 NEVER_READ = {"learning_curve.png"}
@@ -63,7 +61,7 @@ def flipped(data, bit):
 
 
 @pytest.mark.parametrize(
-    "share", [pytest.param(0.027, id="some"), pytest.param(1, id="all", marks=pytest.mark.system)]
+    "share", [pytest.param(0.03, id="some"), pytest.param(1, id="all", marks=pytest.mark.system)]
 )
 def test_no_bit_of_config_json_can_flip(run, share):
     path = run / "config.json"
@@ -244,21 +242,3 @@ def test_rows_beyond_the_checkpoint_may_be_there(sound, run):
     with open(run / "metrics.csv", "a") as file:
         file.write("1000,0,1.5\n")
     assert len(etude.load(run).metrics["step"]) == 3
-
-
-def test_the_checkpoints_of_a_run_know_its_rows(tmp_path):
-    """Of a run that was trained: the hash is that of the bytes that are there."""
-    run = etude.train(
-        etude.QLearning(),
-        "FrozenLake-v1",
-        steps=64,
-        backend="gymnasium",
-        evaluation_episodes=1,
-        out=tmp_path / "run",
-        progress=False,
-    )
-    newest = max((tmp_path / "run/checkpoints").iterdir(), key=lambda path: int(path.name[5:]))
-    known = json.loads((newest / "facts.json").read_text())["metrics"]
-    assert known["rows"] == len((tmp_path / "run/metrics.csv").read_text().splitlines()) - 1 > 0
-    assert len(run.metrics["step"]) == known["rows"]
-    assert run.summary == files.read_sealed(tmp_path / "run/summary.json")

@@ -15,14 +15,15 @@ from records import begun, finished, rewrite_checkpoint, rewrite_config
 import etude
 from etude.errors import EnvironmentFault, InvalidInput
 from etude.runs.interrupt import Interrupted
-from etude.runs.job import has_checkpoint
 from etude.runs.options import RunOptions
 from etude.runs.run import create_run
 from etude.runs.settings import read_config
 from etude.runs.train import resolve_settings
 from etude.storage import metrics_csv
+from etude.storage.metrics_csv import MetricsWriter
 from etude.storage.writer_lock import sole_writer
 
+Q = ".algorithm_state.q"
 TRAIN = ("train", "q-learning", "FrozenLake-v1", "--backend", "gymnasium")
 
 
@@ -40,7 +41,7 @@ def bytes_of(directory):
 
 
 def at_once(count, function):
-    """What `function` returns, or the InvalidInput that it raises, in threads that start at once."""
+    """What `function` returns or the InvalidInput that it raises, in threads that start at once."""
     barrier, results = threading.Barrier(count), []
 
     def call():
@@ -181,7 +182,7 @@ def link_video(directory):
 
 def spoil_weights(directory):
     for path in (directory / "checkpoints").iterdir():
-        rewrite_checkpoint(path, lambda arrays: {x: y * np.nan for x, y in arrays.items()})
+        rewrite_checkpoint(path, lambda arrays: arrays | {Q: np.full_like(arrays[Q], np.inf)})
 
 
 def spoil_iterations(directory):
@@ -256,48 +257,61 @@ def test_a_larger_budget_keeps_where_the_run_began_and_says_that_it_was_elsewher
     assert warn.call_count == 2
 
 
+def failing(rows, checkpoint):
+    """Training that has written so much when it fails."""
+
+    def run_training(run, *_):
+        (job,) = run.jobs
+        with MetricsWriter(job.metrics_path) as writer:
+            for step in range(rows):
+                writer.append({"step": step})
+        (run.directory / "seed_0").mkdir()
+        if checkpoint:
+            (run.directory / "checkpoints" / "step_1").mkdir(parents=True)
+        raise EnvironmentFault("the robot fell over")
+
+    return mock.patch("etude.runs.train.run_training", run_training)
+
+
+@pytest.mark.parametrize("exists", [False, True], ids=["made", "given"])
+@pytest.mark.parametrize(
+    ("rows", "checkpoint"), [(0, False), (1, False), (0, True)], ids=["nothing", "row", "saved"]
+)
+def test_a_run_that_fails_is_kept_where_it_has_begun(tmp_path, exists, rows, checkpoint):
+    if exists:
+        (tmp_path / "run").mkdir()
+    before = bytes_of(tmp_path)
+    with failing(rows, checkpoint), pytest.raises(EnvironmentFault, match="the robot fell over"):
+        etude.train(
+            etude.QLearning(), "FrozenLake-v1", steps=100, out=tmp_path / "run", progress=False
+        )
+    if rows or checkpoint:
+        assert etude.load(tmp_path / "run") and not (tmp_path / "run" / "writer.lock").exists()
+    else:
+        assert bytes_of(tmp_path) == before
+
+
 class Failing(gymnasium.Env):
-    """Raises an error in the given step."""
+    """Raises an error in its first step."""
 
     observation_space = action_space = gymnasium.spaces.Discrete(2)
-    fails_at = 1
-
-    def __init__(self):
-        self.steps = 0
 
     def reset(self, *, seed=None, options=None):
         return 0, {}
 
     def step(self, action):
-        self.steps += 1
-        if self.steps >= self.fails_at:
-            raise ValueError("the robot fell over")
-        return 0, 0.0, self.steps % 10 == 0, False, {}
+        raise ValueError("the robot fell over")
 
 
-class FailingLater(Failing):
-    fails_at = 90
-
-
-@pytest.mark.parametrize("exists", [False, True], ids=["made", "given"])
-def test_a_run_that_fails_before_it_begins_leaves_nothing(tmp_path, exists):
-    if exists:
-        (tmp_path / "run").mkdir()
-    before = bytes_of(tmp_path)
-    with pytest.raises(EnvironmentFault, match="the robot fell over"):
-        etude.train(etude.QLearning(), Failing, steps=100, out=tmp_path / "run", progress=False)
-    assert bytes_of(tmp_path) == before
-
-
-@pytest.mark.slow
-def test_a_run_that_fails_later_is_kept(tmp_path):
-    with pytest.raises(EnvironmentFault, match="the robot fell over"):
+@pytest.mark.system
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_an_environment_that_fails_at_once_leaves_nothing(tmp_path, seeds):
+    with pytest.raises((EnvironmentFault, RuntimeError), match="the robot fell over"):
         etude.train(
-            etude.QLearning(), FailingLater, steps=100, out=tmp_path / "run", progress=False
+            *(etude.QLearning(), Failing),
+            **{"steps": 100, "seeds": seeds, "out": tmp_path / "run", "progress": False},
         )
-    (job,) = etude.load(tmp_path / "run", environment=FailingLater).jobs
-    assert not (tmp_path / "run" / "writer.lock").exists()
-    assert has_checkpoint(job)
+    assert not [*tmp_path.iterdir()]
 
 
 def test_a_run_that_is_stopped_before_it_begins_is_kept(tmp_path):
@@ -332,5 +346,6 @@ def test_an_evaluation_is_of_some_episodes_and_a_seed_that_there_is(tmp_path, wo
     flags = [str(word) for name, value in words.items() for word in (f"--{name}", value)]
     for command in ("evaluate", "watch"):
         done = here(command, "run", *flags, cwd=tmp_path)
-        assert done.returncode == 2 and message in " ".join(done.stderr.split())
+        said = message if words != {"seed": 2**64} else "--seed is '18446744073709551616'"
+        assert done.returncode == 2 and said in " ".join(done.stderr.split())
     assert not (directory / "evaluation.json").exists()
