@@ -19,6 +19,7 @@ from etude.runs.options import RunOptions
 from etude.runs.run import create_run
 from etude.runs.settings import read_config
 from etude.runs.train import resolve_settings
+from etude.runs.video import record_video
 from etude.storage import metrics_csv
 from etude.storage.metrics_csv import MetricsWriter
 from etude.storage.writer_lock import sole_writer
@@ -93,10 +94,12 @@ def test_a_directory_that_is_not_empty_is_refused(tmp_path, settings, content):
     assert bytes_of(tmp_path) == before
 
 
-def test_a_file_is_no_directory(tmp_path, settings):
-    (tmp_path / "run").touch()
-    with pytest.raises(InvalidInput, match="run is a file; give another --out"):
-        create_run(settings, tmp_path / "run")
+@pytest.mark.parametrize("name", ["file", "file/below", "a" * 300], ids=["file", "below", "long"])
+def test_what_cannot_be_a_directory_is_refused(tmp_path, settings, name):
+    (tmp_path / "file").touch()
+    with pytest.raises(InvalidInput, match=r"cannot be made \(.*\); give another --out"):
+        create_run(settings, tmp_path / name)
+    assert os.listdir(tmp_path) == ["file"]
 
 
 def test_a_directory_is_known_by_its_absolute_path(tmp_path, monkeypatch, settings):
@@ -152,7 +155,7 @@ def test_eight_commands_in_one_second_make_eight_runs(tmp_path):
 @pytest.mark.parametrize("seeds", [1, 2])
 def test_of_two_resumes_at_once_one_goes_on(tmp_path, seeds):
     """Jobs in processes of their own have one holder too, the trainer."""
-    directory = begun(tmp_path / "run", iterations=(50,), steps=200_000, seeds=seeds).directory
+    directory = begun(tmp_path / "run", steps=60_000, seeds=seeds).directory
     first = start("resume", "run", cwd=tmp_path)
     until((directory / "writer.lock").exists, first)
     second = here("resume", "run", cwd=tmp_path)
@@ -161,7 +164,7 @@ def test_of_two_resumes_at_once_one_goes_on(tmp_path, seeds):
     assert first.wait(timeout=240) == 0
     for job in etude.load(directory).jobs:
         steps = metrics_csv.read_metrics(job.metrics_path)["step"]
-        assert (np.diff(steps) > 0).all() and steps[-1] == 200_000
+        assert (np.diff(steps) > 0).all() and steps[-1] == 60_000
 
 
 # What is refused changes nothing
@@ -227,6 +230,15 @@ def test_a_refused_resume_changes_nothing(tmp_path, spoil, options, message):
     before = bytes_of(tmp_path)
     with pytest.raises(InvalidInput, match=message):
         etude.resume(directory, progress=False, **{"steps": 200} | options)
+    assert bytes_of(tmp_path) == before
+
+
+def test_no_video_is_written_through_a_link(tmp_path):
+    run = finished(tmp_path / "run")
+    link_video(run.directory)
+    before = bytes_of(tmp_path)
+    with pytest.raises(InvalidInput, match="video is a link to"):
+        record_video(run, run.directory / "video")
     assert bytes_of(tmp_path) == before
 
 

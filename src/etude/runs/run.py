@@ -270,8 +270,10 @@ def create_run(settings: Settings, out: str | Path | None = None) -> Run:
     directory = make_directory(settings) if out is None else Path(out).absolute()
     try:
         directory.mkdir(parents=True, exist_ok=True)
-    except FileExistsError:
-        raise InvalidInput(f"{directory} is a file; give another --out") from None
+    except OSError as error:
+        raise InvalidInput(
+            f"{directory} cannot be made ({error.strerror}); give another --out"
+        ) from error
     with sole_writer(directory):
         if (directory / CONFIG).exists():
             raise InvalidInput(

@@ -58,9 +58,9 @@ def record_video(
     run: Any, directory: Path, episodes: int = 1, seed: int = 0, explore: bool = False
 ) -> list[Path]:
     """Record each episode to directory/episode_<n>.mp4 and return the paths."""
+    files.refuse_links(run.directory)
     import imageio.v2 as imageio  # slow to import
 
-    files.refuse_links(run.directory)
     directory.mkdir(parents=True, exist_ok=True)
     paths, writer = [], None
     # the encoder is another program, started without a fork of this process, so that the deadlock
