@@ -5,7 +5,6 @@ config.json  metrics.csv  summary.json  learning_curve.png  checkpoints/step_N/ 
 
 import contextlib
 import copy
-import itertools
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -96,7 +95,7 @@ class Run:
         Raises CorruptFile where the rows up to the newest checkpoint are not those written.
         """
         for job in self.jobs:
-            if fault := metrics_fault(job, newest_metadata(job)):
+            if fault := metrics_fault(job, newest_metadata(self.settings, job)):
                 raise CorruptFile(f"{fault}; restore it from a copy, or resume the run without it")
         return self._unchecked_metrics()
 
@@ -267,12 +266,12 @@ def create_run(settings: Settings, out: str | Path | None = None) -> Run:
 
     Of several that ask for one directory at once, one gets it. Raises InvalidInput for the others.
     """
-    directory = make_directory(settings) if out is None else Path(out).absolute()
     try:
+        directory = make_directory(settings) if out is None else Path(out).absolute()
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InvalidInput(
-            f"{directory} cannot be made ({error.strerror}); give another --out"
+            f"{error.filename} cannot be made ({error.strerror}); give another --out"
         ) from error
     with sole_writer(directory):
         if (directory / CONFIG).exists():
@@ -291,14 +290,14 @@ def make_directory(settings: Settings) -> Path:
     identifier = settings.environment.split(":")[-1].replace("/", "-")
     name = settings.name.split(":")[-1].lower()
     stem = Path("runs").absolute() / f"{name}-{identifier}-{datetime.now():%Y%m%d-%H%M%S}"
-    for number in itertools.count(1):
-        directory = stem if number == 1 else stem.with_name(f"{stem.name}-{number}")
+    directory, number = stem, 1
+    while True:
         try:
             directory.mkdir(parents=True)
+            return directory
         except FileExistsError:  # made by another command, maybe in this very instant
-            continue
-        return directory
-    raise AssertionError("numbers do not end")
+            number += 1
+            directory = stem.with_name(f"{stem.name}-{number}")
 
 
 @contextlib.contextmanager
@@ -329,7 +328,8 @@ def load(
 
     Args:
         path: the run directory.
-        algorithm: the class of the run's algorithm, or an instance, if that is not etude's.
+        algorithm: the class of the run's algorithm, or an instance with the run's values, if that
+            is not etude's.
         environment: the environment of the run, if a file cannot stand for it. That is one given as
             an object, which is given again (its spaces are compared), and one named module:Name,
             whose module a file never makes etude import, unless it is imported already.
@@ -340,8 +340,8 @@ def load(
         The run.
 
     Raises:
-        InvalidInput: for a directory that is no run, and for another environment or torso than the
-            run's.
+        InvalidInput: for a directory that is no run, for a config.json that is not as it was
+            written, and for another algorithm, environment or torso than the run's.
     """
     config = read_config(Path(path))
     return Run(Path(path), from_json(config, algorithm, environment, torso))

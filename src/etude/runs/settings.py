@@ -25,7 +25,7 @@ from etude.environments.sources import (
     SourceKind,
     environment_source,
 )
-from etude.errors import InvalidInput, shown
+from etude.errors import InvalidInput
 from etude.importing import is_importable, split_name
 from etude.kinds import code_fields, kinds_of, qualified_name, tag_of
 from etude.runs.options import AT_LEAST, AT_MOST, RecordedOptions, check_whole
@@ -51,14 +51,6 @@ class DatasetRecord:
     steps: int
     episodes: int
     environment: str  # the id of the environment in which it was recorded, "" where unknown
-
-    def __post_init__(self):
-        for name in ("steps", "episodes"):
-            if not 1 <= (number := getattr(self, name)) <= LARGEST:
-                raise CorruptFile(
-                    f"config.json gives dataset.{name} as {shown(number)}; it must be at least 1 "
-                    f"and at most {LARGEST:,}"
-                )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -271,6 +263,9 @@ def from_json(
         **fields,
     )
     settings.validate_fields()
+    if dataset is not None:
+        for name in ("steps", "episodes"):
+            check_whole(f"dataset.{name}", getattr(dataset, name), 1, LARGEST)
     if algorithm is not None and not isinstance(algorithm, type):
         check_same_values(settings, algorithm)
     if dataset is None:
@@ -308,12 +303,11 @@ def check_same_values(settings: Settings, algorithm: Any) -> None:
     for name in settings.initial:
         given = given.components[name].prepare(given, settings.num_envs)
     theirs, ours = (_flat(_plain_fields(x)) for x in (given, own))
-    if torso_of(given) is None:  # it may be given by itself
-        ours = {name: value for name, value in ours.items() if name.split(".")[-1] != "torso"}
+    has_torso = torso_of(given) is not None  # else it may be given by itself
     differing = [
         f"{name} is {ours.get(name)} in the run and {theirs.get(name)} here"
-        for name in ours
-        if theirs.get(name) != ours[name]
+        for name in ours | theirs
+        if ours.get(name) != theirs.get(name) and (has_torso or name.split(".")[-1] != "torso")
     ]
     if differing:
         raise InvalidInput(
