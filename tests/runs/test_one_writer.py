@@ -85,6 +85,12 @@ def test_a_directory_that_is_asked_for_is_given_to_one(tmp_path, settings, exist
     assert [path.name for path in made.directory.iterdir()] == ["config.json"]
 
 
+def test_the_name_of_a_new_run_is_flushed_to_the_disk(tmp_path, settings):
+    with mock.patch("etude.storage.files.sync") as sync:
+        create_run(settings, tmp_path / "run")
+    assert [str(call.args[0]) for call in sync.call_args_list][-1] == str(tmp_path)
+
+
 @pytest.mark.parametrize("content", ["file", "folder", ".hidden"])
 def test_a_directory_that_is_not_empty_is_refused(tmp_path, settings, content):
     (tmp_path / "run" / content).mkdir(parents=True)

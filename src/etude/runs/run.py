@@ -282,6 +282,7 @@ def create_run(settings: Settings, out: str | Path | None = None) -> Run:
         if any(not path.name.startswith(LOCK) for path in directory.iterdir()):
             raise InvalidInput(f"{directory} exists and is not empty; give another --out")
         write_config(directory, to_json(settings))
+    files.sync(directory.parent)
     return Run(directory, settings)
 
 
