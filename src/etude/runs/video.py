@@ -13,6 +13,7 @@ import numpy as np
 
 from etude.errors import InvalidInput
 from etude.rollout import bind_policy, init_rollout_state, rollout
+from etude.runs.options import AT_MOST, check_whole
 from etude.storage import files
 from etude.training import run_compiled
 
@@ -57,9 +58,9 @@ def record_video(
     run: Any, directory: Path, episodes: int = 1, seed: int = 0, explore: bool = False
 ) -> list[Path]:
     """Record each episode to directory/episode_<n>.mp4 and return the paths."""
+    files.refuse_links(run.directory)
     import imageio.v2 as imageio  # slow to import
 
-    files.refuse_links(run.directory)
     directory.mkdir(parents=True, exist_ok=True)
     paths, writer = [], None
     # the encoder is another program, started without a fork of this process, so that the deadlock
@@ -89,8 +90,11 @@ def record_video(
 def watch(run: Any, episodes: int, seed: int, explore: bool = False) -> Iterator[float]:
     """Show the policy in a window and yield the return of each episode.
 
-    Raises InvalidInput where there is no display.
+    Raises InvalidInput where there is no display, and for fewer than one episode or a seed that is
+    not in [0, 2³²).
     """
+    check_whole("episodes", episodes, 1, AT_MOST["evaluation_episodes"])
+    check_whole("seed", seed, 0, AT_MOST["seed"])
     if sys.platform.startswith("linux") and not any(map(os.environ.get, DISPLAY_VARIABLES)):
         raise InvalidInput(
             "there is no screen here to open a window on (DISPLAY is not set); "
