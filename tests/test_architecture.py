@@ -25,6 +25,7 @@ ROOMS = (
     "etude.errors",
     "etude.keys",
     "etude.kinds",
+    "etude.importing",
     "etude.struct",
     "etude.algorithms._index",  # a table of names, read without JAX
     "etude",

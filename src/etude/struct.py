@@ -8,10 +8,11 @@ from typing import Any, dataclass_transform, get_args, get_origin, get_type_hint
 
 import jax
 
-from etude.errors import InvalidInput
+from etude.errors import InvalidInput, shown
 from etude.kinds import code_fields, kinds_of
 
 replace = dataclasses.replace
+LARGEST = 2**31 - 1  # of a size or a count: no array is larger, and no counter goes further
 
 
 def traced(
@@ -126,6 +127,8 @@ def _check_type(name, number, hint):
         is_number = False
     if not is_number:
         raise InvalidInput(f"{name} is {number!r}; it must be a whole number")
+    if number > LARGEST:
+        raise InvalidInput(f"{name} is {shown(number)}; it must be at most {LARGEST:,}")
 
 
 def _check_bounds(name, field, number):

@@ -347,8 +347,8 @@ def average_metrics(metric_sums: MetricSums) -> dict[str, Any]:
         seeds = sorted({int(seed) for indices in diverged.values() for seed in indices})
         which = f" in the seeds numbered {seeds}" if np.ndim(metric_sums.updates) else ""
         raise Diverged(
-            f"{', '.join(sorted(diverged))} stopped being finite{which}; the last good checkpoint "
-            "is kept. A smaller learning rate, or normalized rewards, may help"
+            f"{', '.join(sorted(diverged))} stopped being finite{which} (a smaller learning rate, "
+            "or normalized rewards, may help)"
         )
     with np.errstate(divide="ignore", invalid="ignore"):
         return {

@@ -9,6 +9,7 @@ import imageio.v2 as imageio
 import numpy as np
 import pytest
 from commands import etude, here
+from records import rewrite_config
 
 from etude.storage import metrics_csv
 
@@ -248,8 +249,8 @@ def test_a_checkpoint_of_another_algorithm_is_refused(trained, tmp_path):
     directory, _ = trained
     shutil.copytree(directory / "run", tmp_path / "run")
     config = json.loads((tmp_path / "run/config.json").read_text())
-    config["hyperparameters"]["hidden"] = [8, 8]
-    (tmp_path / "run/config.json").write_text(json.dumps(config))
+    changed = config["hyperparameters"] | {"hidden": [8, 8]}
+    rewrite_config(tmp_path / "run", {"hyperparameters": changed})
     done = here("evaluate", "run", "--episodes", "2", cwd=tmp_path)
     assert done.returncode == 2 and "Traceback" not in done.stderr
 
@@ -271,8 +272,7 @@ def test_a_checkpoint_of_another_algorithm_is_refused(trained, tmp_path):
 def test_a_config_that_was_tampered_with_is_refused(trained, tmp_path, change, word):
     directory, _ = trained
     shutil.copytree(directory / "run", tmp_path / "run")
-    config = json.loads((tmp_path / "run/config.json").read_text())
-    (tmp_path / "run/config.json").write_text(json.dumps(config | change))
+    rewrite_config(tmp_path / "run", change)
     assert word in refused(tmp_path, "evaluate", "run", "--episodes", "2")
     assert "this" not in sys.modules
 

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 import pytest
 from commands import here, programs_kept
+from records import metadata_of, rewrite_config
 
 import etude
 from etude.errors import InvalidInput
@@ -19,7 +20,7 @@ from etude.runs.job import checkpoint_template, restore_job, save_job, train_job
 from etude.runs.options import RunOptions
 from etude.runs.run import create_run
 from etude.runs.train import resolve_settings
-from etude.storage import metrics_csv
+from etude.storage import files, metrics_csv
 from etude.training import compile_chunk
 from etude.trees import content_hash
 
@@ -171,8 +172,7 @@ def test_evaluation_needs_no_dataset(tmp_path, path):
     (job,) = run.jobs
     shapes = checkpoint_template(settings, job, settings.outline())
     numbers = jax.tree.map(lambda x: rng.uniform(1, 2, x.shape).astype(x.dtype), shapes)
-    metadata = {"iterations": 5, "steps": 20, "seconds": 0.0, "compile_seconds": 0.0}
-    save_job(job, settings.outline(), numbers, metadata)
+    save_job(job, settings.outline(), numbers, metadata_of(settings, job, 5))
     path.unlink()
     for explore in (False, True):
         assert len(etude.load(run.directory).evaluate(1, explore=explore)["returns"]) == 2
@@ -200,15 +200,15 @@ def refused_to_resume(run, message, **options):
 def test_a_larger_budget_is_not_written_before_all_is_found_to_fit(begun, path):
     """And then the file still says where the run began."""
     config = begun / "run" / "config.json"
-    before = json.loads(config.read_text()) | {"versions": {"etude": "0.0.0"}}
-    config.write_text(json.dumps(before))
+    rewrite_config(config.parent, {"versions": {"etude": "0.0.0"}})
+    before = files.read_sealed(config)
     other = path.with_name("other.npz")
     np.savez(other, **recorded() | {"rewards": np.zeros_like(recorded()["rewards"])})
     refused_to_resume(begun / "run", "give the one that it began with", steps=400, dataset=other)
-    assert json.loads(config.read_text()) == before
+    assert files.read_sealed(config) == before
     with mock.patch("etude.runs.train.run_training"):
         etude.resume(begun / "run", steps=400, progress=False)
-    assert json.loads(config.read_text()) == before | {"steps": 400}
+    assert files.read_sealed(config) == before | {"steps": 400}
 
 
 def test_a_run_is_complete_when_all_of_it_is_written(tmp_path, path):

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 import pytest
 from commands import here, programs_kept
+from records import metadata_of
 
 import etude
 from etude.algorithms.protocol import put_components
@@ -46,8 +47,7 @@ def trained(directory, algorithm, seeds=1, environment="CartPole-v1", seed=0, **
         outline = settings.outline()
         shapes = checkpoint_template(settings, job, outline)
         numbers = jax.tree.map(lambda x: rng.uniform(1, 2, x.shape).astype(x.dtype), shapes)
-        metadata = {"iterations": 9, "steps": 144, "seconds": 0.0, "compile_seconds": 0.0}
-        save_job(job, outline, numbers, metadata)
+        save_job(job, outline, numbers, metadata_of(settings, job, 9))
     return run
 
 

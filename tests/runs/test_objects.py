@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from commands import here, programs_kept
 from gymnasium_probes import Counter
+from records import rewrite_config
 
 import etude
 from etude.environments import probes
@@ -179,9 +180,7 @@ def test_the_command_line_names_the_way_through_python(runs, command):
 
 def test_what_a_name_in_a_file_says_is_not_imported(runs, tmp_path):
     shutil.copytree(runs / "factory", tmp_path / "run")
-    config = json.loads((tmp_path / "run/config.json").read_text())
-    config["environment"] = "this:That-v0"
-    (tmp_path / "run/config.json").write_text(json.dumps(config))
+    rewrite_config(tmp_path / "run", {"environment": "this:That-v0"})
     done = here("evaluate", "run", "--environment", "this:That-v0", cwd=tmp_path)
     assert done.returncode == 2 and "an object of Python" in " ".join(done.stderr.split())
     assert etude.load(tmp_path / "run", environment=Walk).settings.environment == "this:That-v0"

@@ -2,6 +2,7 @@
 asked for by name, for no file holds code."""
 
 import json
+import shutil
 import sys
 from pathlib import Path
 from unittest import mock
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 from commands import here, programs_kept
 from owner import Owner
+from records import metadata_of, rewrite_config
 from torsos import Own, own, wider
 
 import etude
@@ -55,8 +57,7 @@ def begun(directory, torso, **options):
         outline = settings.outline()
         shapes = checkpoint_template(settings, job, outline)
         numbers = jax.tree.map(lambda x: rng.uniform(1, 2, x.shape).astype(x.dtype), shapes)
-        metadata = {"iterations": 2, "steps": 64, "seconds": 0.0, "compile_seconds": 0.0}
-        save_job(job, outline, numbers, metadata)
+        save_job(job, outline, numbers, metadata_of(settings, job, 2))
     return run
 
 
@@ -154,9 +155,9 @@ def test_a_run_without_one_takes_none(without, tmp_path):
 
 @pytest.mark.parametrize("found", [3, "own", ["torsos:own"]], ids=str)
 def test_a_config_with_another_torso_is_corrupt(without, tmp_path, found):
+    shutil.copy(without / "config.json", tmp_path)
     config = json.loads((without / "config.json").read_text())
-    config["hyperparameters"]["torso"] = found
-    (tmp_path / "config.json").write_text(json.dumps(config))
+    rewrite_config(tmp_path, {"hyperparameters": config["hyperparameters"] | {"torso": found}})
     with pytest.raises(CorruptFile, match="gives torso as .*, which is no name module:function"):
         etude.load(tmp_path)
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from etude.algorithms._index import ALGORITHMS
 from etude.errors import InvalidInput
+from etude.importing import import_object
 from etude.kinds import qualified_name
 
 
@@ -44,23 +45,6 @@ def import_algorithm(name: str) -> Any:
             f"algorithm {name!r} is not a class under the decorator @etude.algorithm"
         )
     return cls
-
-
-def import_object(role: str, name: str) -> Any:
-    """Return what is called `name`, module:name, for a name that a person typed, never a file's.
-
-    Raises InvalidInput, which calls it by its role, where there is none.
-    """
-    module_name, _, attribute = name.partition(":")
-    try:
-        return getattr(importlib.import_module(module_name), attribute)
-    except (ImportError, ValueError) as error:
-        raise InvalidInput(
-            f"{role} {name!r}: the module {module_name!r} cannot be imported ({error}); "
-            "install it, or mend its name"
-        ) from error
-    except AttributeError:
-        raise InvalidInput(f"{role} {name!r}: {module_name} has no {attribute}") from None
 
 
 def algorithm_class(name: str) -> Any:

@@ -150,9 +150,7 @@ def _train(arguments: list[str]) -> None:
             "environments` lists them"
         )
     enable_cache()
-    from etude.runs.display import display_for
-    from etude.runs.run import create_run
-    from etude.runs.train import defaults_for, resolve_settings, run_training
+    from etude.runs.train import defaults_for, train_new
 
     has_dataset = flags.is_typed(arguments, "dataset")
     if environment and ":" not in name:
@@ -175,9 +173,7 @@ def _train(arguments: list[str]) -> None:
         "until": parse_until(train.until),
     }
     options = RunOptions(**chosen | words)
-    settings = resolve_settings(algorithm, train.environment, options, name)
-    run = create_run(settings, options.out)
-    run_training(run, display_for(run, True), options.video)
+    train_new(algorithm, train.environment, options, name)
 
 
 def _resume(arguments: list[str]) -> None:
@@ -277,12 +273,13 @@ def _evaluate(arguments: list[str]) -> None:
         table.add_row(*row)
     console = Console(highlight=False)
     console.print(table)
-    console.print(f"written {run.directory / 'evaluation.json'}", soft_wrap=True)
+    console.print(f"written {run.shown_directory / 'evaluation.json'}", soft_wrap=True)
     if options.video:
         from etude.runs.video import record_video
 
         for path in record_video(run, run.directory / "video", explore=options.stochastic):
-            console.print(f"video   {path}", soft_wrap=True)
+            shown_path = run.shown_directory / path.relative_to(run.directory)
+            console.print(f"video   {shown_path}", soft_wrap=True)
 
 
 def _watch(arguments: list[str]) -> None:

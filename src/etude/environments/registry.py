@@ -16,7 +16,8 @@ from etude.environments.backends import envpool_envs
 from etude.environments.classic import PARTIALLY_OBSERVED_PORTS, PORTS
 from etude.environments.tasks.point_room import POINT_ROOMS
 from etude.environments.wrappers.action_mask import make_with_action_mask
-from etude.errors import InvalidInput
+from etude.errors import EnvironmentFault, InvalidInput
+from etude.importing import import_module, split_name
 
 Backend = Literal["auto", "jax", "envpool", "gymnasium"]
 JAX_ENVIRONMENTS = {**PORTS, **PARTIALLY_OBSERVED_PORTS, **POINT_ROOMS}
@@ -93,9 +94,9 @@ def env_factory(
         options = {**(options or {}), "render_mode": render_mode}
     register_plugins(name)
     with explained_creation(name, options):
-        module, _, env_id = name.rpartition(":")
+        module, env_id = split_name("environment", name)
         if module:
-            importlib.import_module(module)
+            import_module("environment", name)
         spec = gymnasium.spec(env_id)  # all that another process needs
     make_env = partial(gymnasium.make, spec, disable_env_checker=True, **(options or {}))
     return partial(make_with_action_mask, make_env) if action_masks else make_env
@@ -113,6 +114,8 @@ def explained_creation(name: str, options: dict[str, Any] | None) -> Iterator[No
             yield
         except InvalidInput:
             raise
+        except EnvironmentFault as fault:  # of its first reset
+            raise InvalidInput(str(fault)) from fault
         except (Exception, SystemExit) as error:
             raise InvalidInput(creation_error(name, options, error)) from error
 
@@ -127,12 +130,6 @@ def creation_error(name: str, options: dict[str, Any] | None, error: BaseExcepti
     retired = spec is not None and newest != env_id and needs_old
     if isinstance(error, gymnasium.error.DeprecatedEnv) or retired:
         return f"environment {name!r} is retired; use {newest}"
-    if ":" in name and isinstance(error, ImportError):
-        module = name.split(":")[0]
-        return (
-            f"environment {name!r}: the module {module!r} cannot be imported ({error}); "
-            "install it, or mend its name"
-        )
     if isinstance(error, gymnasium.error.NamespaceNotFound) and name.startswith("ALE/"):
         return f'environment {name!r} needs Atari: pip install "etude[atari]"'
     if spec is None and env_id.startswith(ROBOTICS) and not has_robotics():

@@ -11,11 +11,7 @@ from typing import Any, Literal, NamedTuple, NoReturn, Protocol
 import gymnasium
 
 from etude.environments.backends.envpool_envs import EnvPoolEnvs, envpool_spec
-from etude.environments.backends.gymnasium_envs import (
-    GymnasiumEnvs,
-    spec_from_env,
-    spec_from_factory,
-)
+from etude.environments.backends.gymnasium_envs import GymnasiumEnvs, check_reset, spec_from_env
 from etude.environments.backends.in_process import HostLimits
 from etude.environments.backends.jax_envs import JaxEnvs, check_jax_environment
 from etude.environments.backends.watchdog import TIMEOUT, time_limit
@@ -32,7 +28,7 @@ from etude.environments.registry import (
 from etude.environments.wrappers.action_mask import make_with_action_mask
 from etude.environments.wrappers.frame_stack import FrameStack
 from etude.environments.wrappers.time_limit import TimeLimit
-from etude.errors import InvalidInput
+from etude.errors import EnvironmentFault, InvalidInput
 from etude.spaces import EnvironmentSpec
 from etude.struct import replace
 
@@ -245,10 +241,16 @@ class IdSource:
 
     @cached_property
     def spec(self) -> EnvironmentSpec:
-        """The spec of one Gymnasium environment, which is made to read it."""
+        """The spec of one Gymnasium environment, which is made and reset to read it."""
         make_env = self._factory()
-        with explained_creation(self.name, self.options):
-            return spec_from_factory(make_env, self.timeout)
+        with explained_creation(self.name, self.options), time_limit(self.timeout, self.name):
+            env = make_env()
+            try:
+                spec = spec_from_env(env, make_env)
+                check_reset(env, spec)
+                return spec
+            finally:
+                env.close()
 
     def _envpool_id(self) -> str:
         # Gymnasium's, since EnvPool keeps retired ids, for which no policy can be evaluated
@@ -344,7 +346,11 @@ class FactorySource:
                 "gymnasium.Env, without arguments"
             ) from error
         try:
-            return Probe(spec_from_env(env, self.make_env), env.render_mode)
+            spec = spec_from_env(env, self.make_env)
+            check_reset(env, spec)
+            return Probe(spec, env.render_mode)
+        except EnvironmentFault as fault:  # of its first reset
+            raise InvalidInput(str(fault)) from fault
         finally:
             env.close()
 

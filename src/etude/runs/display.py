@@ -268,7 +268,7 @@ def display_for(run: Any, progress: bool) -> Display:
     if not progress:
         return NullDisplay()
     display_class = LiveDisplay if Console().is_terminal else PlainDisplay
-    return display_class(run.settings, run.directory)
+    return display_class(run.settings, run.shown_directory)
 
 
 def run_headline(settings: Settings, directory: Path) -> list[str]:
@@ -325,9 +325,12 @@ def dataset_line(record: DatasetRecord) -> str:
 def output_paths(run: Any) -> list[str]:
     """The lines that name the directory, curve and videos of a run."""
     paths = [
-        ("run", run.directory),
-        ("curve", run.directory / "learning_curve.png"),
-        *(("video", path) for path in sorted(run.directory.glob("video/*.mp4"))),
+        ("run", run.shown_directory),
+        ("curve", run.shown_directory / "learning_curve.png"),
+        *(
+            ("video", run.shown_directory / path.relative_to(run.directory))
+            for path in sorted(run.directory.glob("video/*.mp4"))
+        ),
     ]
     return [f"{label:7} {path}" for label, path in paths]
 

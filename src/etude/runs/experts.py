@@ -17,13 +17,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from etude.algorithms import ALGORITHMS, algorithm_class, import_object, registered_name
+from etude.algorithms import ALGORITHMS, algorithm_class, registered_name
 from etude.algorithms.protocol import Algorithm, Expert, check_algorithm, init_state
 from etude.data.transition import zeros_like_spec
 from etude.environments.backends.host_callback import host_call
 from etude.environments.factories import name_of_function
 from etude.environments.sources import EnvironmentLike
 from etude.errors import ExpertFault, InvalidInput
+from etude.importing import import_object
 from etude.kinds import qualified_name
 from etude.runs.run import Run, load_beside
 from etude.runs.torsos import TorsoLike, find_torso
@@ -140,7 +141,7 @@ def expert_name(expert: ExpertLike) -> str:
         case str() | Path():
             return str(expert)
         case Run():
-            return str(expert.directory)
+            return str(expert.shown_directory)
     return name_of_function(expert) if callable(expert) else registered_name(expert)
 
 

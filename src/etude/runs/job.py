@@ -16,7 +16,7 @@ import numpy as np
 
 from etude.environments.backends.episode_log import EpisodeLog, empty_log
 from etude.environments.protocol import Environment
-from etude.errors import Diverged
+from etude.errors import Diverged, shown
 from etude.runs.endless_episodes import EndlessEpisodes
 from etude.runs.interrupt import Interrupted, InterruptHandler
 from etude.runs.periodic_evaluation import PeriodicEvaluation
@@ -25,7 +25,7 @@ from etude.runs.settings import Settings
 from etude.runs.stopping import EarlyStop
 from etude.storage import checkpoints
 from etude.storage.files import CorruptFile
-from etude.storage.metrics_csv import MetricsWriter
+from etude.storage.metrics_csv import MetricsWriter, measure_rows
 from etude.struct import replace
 from etude.training import (
     ProgressReport,
@@ -50,6 +50,10 @@ class TrainJob(NamedTuple):
 
     seeds: tuple[int, ...]
     directory: Path
+
+    @property
+    def metrics_path(self) -> Path:
+        return self.directory / "metrics.csv"
 
     @property
     def key(self) -> jax.Array:
@@ -103,7 +107,9 @@ def train_job(
     evaluations = None
     try:
         evaluations = PeriodicEvaluation(settings, job.seeds, metadata)
-        with MetricsWriter(job.directory / "metrics.csv") as writer:
+        with MetricsWriter(job.metrics_path) as writer:
+            if fault := metrics_fault(job, metadata):
+                warn(f"{fault}; what is lost is missing from the curve")
             writer.truncate_after(metadata["steps"])
             unfinished_rows: list[ProgressReport] = []
             if train_state is not None:
@@ -143,16 +149,18 @@ def train_job(
                 )
                 if checkpoint_due or interrupt.signal or is_unfinished:
                     writer.sync()
-                    metadata = {
+                    checkpoint = {
                         "iterations": report.iterations,
                         "steps": report.steps,
                         "seconds": seconds,
                         "compile_seconds": compile_seconds,
                         "seeds": list(job.seeds),
+                        "metrics": measure_rows(job.metrics_path, report.steps),
                         **evaluations.metadata(),
                         **({"unfinished_row": True} if is_unfinished else {}),
                     }
-                    save_job(job, environment, report.train_state, metadata)
+                    save_job(job, environment, report.train_state, checkpoint)
+                    metadata = checkpoint
                     saved = SavedState(report.train_state)
                     evaluations.save_best(job.directory, saved, metadata)
                 yield ProgressEvent(
@@ -170,6 +178,10 @@ def train_job(
                     raise Interrupted(
                         f"stopped at step {report.steps:,} of {settings.steps:,}, saved"
                     )
+    except Diverged as error:
+        steps = metadata["steps"]
+        kept = f"the checkpoint of step {steps:,} is kept" if steps else "there is no checkpoint"
+        raise Diverged(f"{error}; {kept}") from None
     except KeyboardInterrupt:
         raise Interrupted(
             "stopped in the middle of a step; the last checkpoint is that of step "
@@ -280,11 +292,8 @@ def save_job(
     Raises Diverged, naming the leaf, when a number in it is not finite; the newest checkpoint is
     then still the previous one.
     """
-    for path, leaf in jax.tree_util.tree_leaves_with_path(train_state.algorithm_state):
-        if jnp.issubdtype(leaf.dtype, jnp.floating) and not np.isfinite(leaf).all():
-            raise Diverged(
-                f"the state of the algorithm is no longer finite at {jax.tree_util.keystr(path)}"
-            )
+    if leaf := not_finite(train_state.algorithm_state):
+        raise Diverged(f"the state of the algorithm is no longer finite at {leaf}")
     saved = SavedState(train_state)
     if environment.replayer is not None:
         log = environment.replayer.episode_log()
@@ -295,17 +304,35 @@ def save_job(
     checkpoints.save_checkpoint(job.directory / "checkpoints", metadata["steps"], saved, metadata)
 
 
+def not_finite(tree: Any) -> str:
+    """The path of the first leaf with a number that is not finite, "" where all are."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        if jnp.issubdtype(leaf.dtype, jnp.floating) and not np.isfinite(leaf).all():
+            return jax.tree_util.keystr(path) or "its only array"
+    return ""
+
+
 def restore_job(
     settings: Settings, job: TrainJob, environment: Environment, warn: Callable[[str], None]
 ) -> tuple[SavedState | None, dict[str, Any]]:
     """The newest intact checkpoint and its metadata; None and zeros before the first."""
     if not has_checkpoint(job):
         return None, {"iterations": 0, "steps": 0, "seconds": 0.0, "compile_seconds": 0.0}
-    _, saved, metadata = checkpoints.load_newest(
-        job.directory / "checkpoints",
-        partial(checkpoint_template, settings, job, environment),
-        warn,
-    )
+
+    def template(metadata):
+        check_metadata(settings, job, metadata)
+        return checkpoint_template(settings, job, environment, metadata)
+
+    path, saved, metadata = checkpoints.load_newest(job.directory / "checkpoints", template, warn)
+    if checkpoints.step_of(path) != metadata["steps"]:
+        raise CorruptFile(
+            f"{path} says of itself that it is of step {metadata['steps']:,}; take another "
+            "checkpoint"
+        )
+    if leaf := not_finite(saved.train_state.algorithm_state):
+        raise CorruptFile(
+            f"{path} holds numbers that are not finite, at {leaf}; take another checkpoint"
+        )
     return saved, metadata
 
 
@@ -322,9 +349,61 @@ def restore_best(
     return saved, metadata
 
 
+def check_metadata(settings: Settings, job: TrainJob, metadata: dict[str, Any]) -> None:
+    """Raise CorruptFile, naming key and value, for metadata that no checkpoint of the job has."""
+
+    def require(key, fits, words):
+        if not fits(value := metadata.get(key)):
+            raise CorruptFile(f"its {key} is {shown(value)}, which must be {words}")
+
+    budget, seeds = settings.iterations, list(job.seeds)
+    require(
+        "iterations",
+        lambda value: type(value) is int and 1 <= value <= budget,
+        f"a whole number from 1 to {budget:,}",
+    )
+    steps = metadata["iterations"] * settings.steps_per_iteration
+    require("steps", lambda value: type(value) is int and value == steps, f"{steps:,}")
+    require("seeds", lambda value: value == seeds, shown(seeds))
+    for key in ("seconds", "compile_seconds"):
+        require(key, lambda value: type(value) in (int, float) and value >= 0, "a number from 0")
+    require(
+        "metrics",
+        lambda value: isinstance(value, dict) and {*value} == {"rows", "sha256"},
+        "the number of rows and their SHA-256",
+    )
+
+
+def newest_metadata(job: TrainJob) -> dict[str, Any]:
+    """The metadata of the newest checkpoint; {} before the first."""
+    return checkpoints.load_newest_metadata(job.directory / "checkpoints") or {}
+
+
+def metrics_fault(job: TrainJob, metadata: dict[str, Any]) -> str:
+    """What is wrong with the rows of metrics.csv up to a checkpoint, from its metadata; else ""."""
+    recorded = metadata.get("metrics")
+    if recorded is None:  # before the first checkpoint
+        return ""
+    found = measure_rows(job.metrics_path, metadata["steps"])
+    if found == recorded:
+        return ""
+    if found["rows"] == recorded["rows"]:
+        what = "its rows are not those"
+    else:
+        what = f"it has {found['rows']:,} of the {recorded['rows']:,} rows"
+    return (
+        f"{job.metrics_path} was changed: {what} that were written up to step {metadata['steps']:,}"
+    )
+
+
 def has_checkpoint(job: TrainJob) -> bool:
     """Whether a job has saved a checkpoint."""
     return any((job.directory / "checkpoints").glob("step_*"))
+
+
+def has_rows(job: TrainJob) -> bool:
+    """Whether a job has written a row of metrics."""
+    return job.metrics_path.exists() and job.metrics_path.stat().st_size > 0
 
 
 def write_rows(

@@ -9,7 +9,7 @@ import math
 from pathlib import Path
 from typing import Any, Literal
 
-from etude.errors import InvalidInput
+from etude.errors import InvalidInput, shown
 
 AT_LEAST = {
     "steps": 1,
@@ -26,9 +26,41 @@ AT_LEAST = {
     "evaluate_with": 1,
     "patience": 1,
     "checkpoint_interval": 1,
+    "row_every": 1,
+    "checkpoint_every": 1,
+    "episodes": 1,
+}
+AT_MOST = {  # beyond these is a mistake, or a file that is not to be believed
+    "steps": 10**15,
+    "num_envs": 2**20,
+    "seeds": 2**16,
+    "seed": 2**32 - 1,  # JAX's keys repeat beyond
+    "workers": 2**12,
+    "frame_stack": 2**10,
+    "evaluation_episodes": 10**6,
+    "checkpoint_interval": 10**15,
+    "row_every": 10**15,
+    "checkpoint_every": 10**15,
+    "episodes": 10**6,
+    "max_evaluation_steps": 10**12,
+    "evaluate_every": 10**15,
+    "evaluate_with": 10**6,
+    "patience": 10**9,
+    "environment_timeout": 10**9,
+    "replay_limit": 10**9,
 }
 MAX_EVALUATION_STEPS = 30_000
 SOLVED = "solved"
+
+
+def check_whole(name: str, value: Any) -> None:
+    """Raise InvalidInput for an option that is no whole number within the bounds above."""
+    low, high = AT_LEAST[name], AT_MOST.get(name)
+    is_whole = isinstance(value, int) and not isinstance(value, bool)
+    if not is_whole or value < low:
+        raise InvalidInput(f"{name} is {shown(value)}; it must be a whole number of at least {low}")
+    if high is not None and value > high:
+        raise InvalidInput(f"{name} is {shown(value)}; it must be at most {high:,}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -93,11 +125,7 @@ class RecordedOptions(EnvironmentOptions, TrainingOptions):
                 raise InvalidInput(f"{name} is {value!r}; it must be a dict")
             if name not in AT_LEAST or (value is None and field.default is None):
                 continue
-            minimum, is_whole = AT_LEAST[name], isinstance(value, int)
-            if not is_whole or isinstance(value, bool) or value < minimum:
-                raise InvalidInput(
-                    f"{name} is {value!r}; it must be a whole number of at least {minimum}"
-                )
+            check_whole(name, value)
         self._check_stopping()
         if self.seed + self.seeds > 2**32:  # JAX's keys repeat beyond
             raise InvalidInput(

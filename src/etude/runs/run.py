@@ -4,12 +4,16 @@ config.json  metrics.csv  summary.json  learning_curve.png  video/
 checkpoints/step_N/  and, of runs that are evaluated in training, checkpoints/best/step_N/
 """
 
+import contextlib
+import copy
+import itertools
 import math
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Self, get_args
 
 import jax
 import numpy as np
@@ -21,14 +25,27 @@ from etude.reporting import figures
 from etude.reporting.statistics import iqm
 from etude.runs.display import Display
 from etude.runs.evaluation import evaluate_on_dataset, evaluate_policies
-from etude.runs.interrupt import InterruptHandler
-from etude.runs.job import ProgressEvent, TrainJob, jobs_for, restore_best, restore_job
+from etude.runs.interrupt import Interrupted, InterruptHandler
+from etude.runs.job import (
+    ProgressEvent,
+    TrainJob,
+    has_checkpoint,
+    has_rows,
+    jobs_for,
+    metrics_fault,
+    newest_metadata,
+    restore_best,
+    restore_job,
+)
+from etude.runs.options import check_whole
 from etude.runs.outside import DatasetLike, describe, open_dataset, reopen_dataset
 from etude.runs.periodic_evaluation import best_directory, state_of_seed
 from etude.runs.processes import usable_cores
-from etude.runs.settings import Settings, from_json, to_json
+from etude.runs.settings import CONFIG, Settings, from_json, read_config, to_json, write_config
 from etude.runs.torsos import TorsoLike, names_torso
 from etude.storage import files, metrics_csv
+from etude.storage.files import CorruptFile
+from etude.storage.writer_lock import LOCK, sole_writer
 
 Which = Literal["last", "best"]  # of a run's checkpoints
 LATEST_EPISODES = 20  # of training, whose mean return is compared with the evaluation
@@ -38,10 +55,20 @@ class Run:
     """A run and its directory; `train` makes one and `load` opens one."""
 
     def __init__(self, directory: Path, settings: Settings):
-        self.directory, self.settings = Path(directory), settings
+        # made absolute once, since an environment may change the working directory
+        self.directory, self.settings = Path(directory).absolute(), settings
+        here = Path.cwd()
+        is_below = self.directory.is_relative_to(here)
+        self.shown_directory = self.directory.relative_to(here) if is_below else self.directory
 
     def __repr__(self) -> str:
-        return f"Run({str(self.directory)!r}: {self.name})"
+        return f"Run({str(self.shown_directory)!r}: {self.name})"
+
+    def with_settings(self, settings: Settings) -> Self:
+        """The run in the same directory with other settings."""
+        run = copy.copy(self)
+        run.settings = settings
+        return run
 
     @property
     def name(self) -> str:
@@ -58,21 +85,30 @@ class Run:
 
     @property
     def resume_command(self) -> str:
-        return self.settings.resume_command(self.directory)
+        return self.settings.resume_command(self.shown_directory)
 
     @property
     def summary(self) -> dict[str, Any]:
         """The content of summary.json; raises InvalidInput before the run is complete."""
         if not (path := self.directory / "summary.json").exists():
             raise InvalidInput(
-                f"{self.directory} is not complete; go on with: {self.resume_command}"
+                f"{self.shown_directory} is not complete; go on with: {self.resume_command}"
             )
-        return files.read_json(path)
+        return files.read_sealed(path)
 
     @property
     def metrics(self) -> dict[str, np.ndarray]:
-        """The columns of metrics.csv, [row], with a row for each seed; NaN where not measured."""
-        tables = [metrics_csv.read_metrics(job.directory / "metrics.csv") for job in self.jobs]
+        """The columns of metrics.csv, [row], with a row for each seed; NaN where not measured.
+
+        Raises CorruptFile where the rows up to the newest checkpoint are not those written.
+        """
+        for job in self.jobs:
+            if fault := metrics_fault(job, newest_metadata(job)):
+                raise CorruptFile(f"{fault}; restore it from a copy, or resume the run without it")
+        return self._unchecked_metrics()
+
+    def _unchecked_metrics(self):
+        tables = [metrics_csv.read_metrics(job.metrics_path) for job in self.jobs]
         return {name: np.concatenate([table[name] for table in tables]) for name in tables[0]}
 
     def states(
@@ -97,7 +133,8 @@ class Run:
         saved, metadata = restore_job(self.settings, job, self.settings.outline(), warn)
         if saved is None:
             raise InvalidInput(
-                f"{job.directory} holds no checkpoint yet; train it with: {self.resume_command}"
+                f"{self.shown_directory} holds no checkpoint yet; train it with: "
+                f"{self.resume_command}"
             )
         for i in range(len(job.seeds)):
             yield state_of_seed(saved.train_state.algorithm_state, i, len(job.seeds)), metadata
@@ -143,8 +180,12 @@ class Run:
             iqm, ci95, per_seed).
 
         Raises:
-            InvalidInput: for an argument that the algorithm does not use.
+            InvalidInput: for an argument that the algorithm does not use, and for fewer than one
+                episode or a seed that is not in [0, 2³²).
         """
+        for name, value in (("episodes", episodes), ("seed", seed)):
+            if value is not None:
+                check_whole(name, value)
         settings = self.settings
         first_seed = settings.seed if seed is None else seed
         if settings.acts:
@@ -236,7 +277,7 @@ class Run:
             self._merge_metrics()
         self.draw_learning_curve(evaluations["evaluation"])
         # last, for it says that the run is complete
-        files.write_json(
+        files.write_sealed(
             self.directory / "summary.json",
             {
                 "algorithm": settings.name,
@@ -286,7 +327,8 @@ class Run:
 
     def _rows_by_seed(self) -> list[dict[str, np.ndarray]]:
         """The columns of metrics.csv of each seed."""
-        metrics = self.metrics
+        # rows that were lost were told of when the run was resumed
+        metrics = self._unchecked_metrics()
         return [
             {name: column[metrics["seed"] == seed] for name, column in metrics.items()}
             for seed in np.unique(metrics["seed"])
@@ -322,11 +364,11 @@ class Run:
     def _merge_metrics(self):
         """Merge the metrics.csv of the jobs into one."""
         tables = [
-            (job.directory / "metrics.csv").read_text().splitlines(keepends=True)
+            files.read_bytes(job.metrics_path, metrics_csv.SIZE_LIMIT).splitlines(keepends=True)
             for job in self.jobs
         ]
-        merged = "".join([tables[0][0], *(row for table in tables for row in table[1:])])
-        files.write_bytes(self.directory / "metrics.csv", merged.encode())
+        merged = b"".join([tables[0][0], *(row for table in tables for row in table[1:])])
+        files.write_bytes(self.directory / "metrics.csv", merged)
 
 
 def latest_return(rows: dict[str, np.ndarray]) -> tuple[float, int]:
@@ -348,27 +390,58 @@ def loss_name(metrics: dict[str, np.ndarray]) -> str:
 
 
 def create_run(settings: Settings, out: str | Path | None = None) -> Run:
-    """Create a run directory with its config.json.
+    """Create a run directory with its config.json; an `out` that exists has to be empty.
 
-    Raises InvalidInput when it is not empty.
+    Of several that ask for one directory at once, one gets it. Raises InvalidInput for the others.
     """
-    if out is None:
-        identifier = settings.environment.split(":")[-1].replace("/", "-")
-        name = settings.name.split(":")[-1].lower()
-        stem = f"{name}-{identifier}-{datetime.now():%Y%m%d-%H%M%S}"
-        names = (f"{stem}{suffix}" for suffix in ("", *(f"-{i}" for i in range(2, 1000))))
-        out = next(path for name in names if not (path := Path("runs") / name).exists())
-    directory = Path(out)
-    if (directory / "config.json").exists():
-        raise InvalidInput(
-            f"{directory} holds another run; give another --out, or go on with it: "
-            f"etude resume {directory}"
-        )
-    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-        raise InvalidInput(f"{directory} exists and is not empty; give another --out")
-    directory.mkdir(parents=True, exist_ok=True)
-    files.write_json(directory / "config.json", to_json(settings))
+    directory = make_directory(settings) if out is None else Path(out).absolute()
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise InvalidInput(f"{directory} is a file; give another --out") from None
+    with sole_writer(directory):
+        if (directory / CONFIG).exists():
+            raise InvalidInput(
+                f"{directory} holds another run; give another --out, or go on with it: "
+                f"etude resume {directory}"
+            )
+        if any(not path.name.startswith(LOCK) for path in directory.iterdir()):
+            raise InvalidInput(f"{directory} exists and is not empty; give another --out")
+        write_config(directory, to_json(settings))
     return Run(directory, settings)
+
+
+def make_directory(settings: Settings) -> Path:
+    """Make a directory of a new name, runs/ALGORITHM-ENVIRONMENT-TIME."""
+    identifier = settings.environment.split(":")[-1].replace("/", "-")
+    name = settings.name.split(":")[-1].lower()
+    stem = Path("runs").absolute() / f"{name}-{identifier}-{datetime.now():%Y%m%d-%H%M%S}"
+    for number in itertools.count(1):
+        directory = stem if number == 1 else stem.with_name(f"{stem.name}-{number}")
+        try:
+            directory.mkdir(parents=True)
+        except FileExistsError:  # made by another command, maybe in this very instant
+            continue
+        return directory
+    raise AssertionError("numbers do not end")
+
+
+@contextlib.contextmanager
+def remove_if_untrained(run: Run) -> Iterator[None]:
+    """Where an error, not a signal, ends the block before a step of the new run is kept, remove all
+    that it has written."""
+    try:
+        yield
+    except Interrupted:
+        raise
+    except Exception:
+        is_trained = any(has_checkpoint(job) or has_rows(job) for job in run.jobs)
+        for path in [] if is_trained else run.directory.iterdir():
+            if path.is_dir() and not path.name.startswith(LOCK):
+                shutil.rmtree(path)
+            elif not path.is_dir():
+                path.unlink()
+        raise
 
 
 def load(
@@ -395,14 +468,8 @@ def load(
         InvalidInput: for a directory that is no run, and for another environment or torso than the
             run's.
     """
-    directory = Path(path)
-    if not (directory / "config.json").is_file():
-        raise InvalidInput(
-            f"{directory} is not a run: it has no config.json; name a directory that "
-            "`etude train` wrote"
-        )
-    config = files.read_json(directory / "config.json")
-    return Run(directory, from_json(config, algorithm, environment, torso))
+    config = read_config(Path(path))
+    return Run(Path(path), from_json(config, algorithm, environment, torso))
 
 
 def load_beside(path: Path, environment: EnvironmentLike, torso: TorsoLike | None = None) -> Run:
@@ -410,11 +477,12 @@ def load_beside(path: Path, environment: EnvironmentLike, torso: TorsoLike | Non
 
     A run of etude's own networks gets no torso.
     """
-    recorded = files.read_json(path / "config.json") if (path / "config.json").is_file() else {}
+    config = read_config(path)
     is_given = (
-        recorded.get("environment_kind", "id") != "id" or recorded.get("environment") == environment
+        config.get("environment_kind", "id") != "id" or config.get("environment") == environment
     )
-    has_torso = names_torso(recorded.get("hyperparameters"))
-    return load(
-        path, environment=environment if is_given else None, torso=torso if has_torso else None
+    has_torso = names_torso(config.get("hyperparameters"))
+    settings = from_json(
+        config, environment=environment if is_given else None, torso=torso if has_torso else None
     )
+    return Run(path, settings)

@@ -1,6 +1,7 @@
 """The settings of a run, and their form in config.json."""
 
 import dataclasses
+import difflib
 import importlib.metadata
 import math
 import os
@@ -25,15 +26,18 @@ from etude.environments.sources import (
     SourceKind,
     environment_source,
 )
-from etude.errors import InvalidInput
+from etude.errors import InvalidInput, shown
+from etude.importing import is_importable, split_name
 from etude.kinds import code_fields, kinds_of, qualified_name, tag_of
-from etude.runs.options import RecordedOptions
-from etude.runs.torsos import TorsoLike, find_torso, is_importable, restore_torso, torso_of
+from etude.runs.options import RecordedOptions, check_whole
+from etude.runs.torsos import TorsoLike, find_torso, restore_torso, torso_of
 from etude.spaces import EnvironmentSpec
+from etude.storage import files
 from etude.storage.files import CorruptFile
+from etude.struct import LARGEST
 from etude.training import iterations_of
 
-FORMAT = 3
+CONFIG, FORMAT = "config.json", 3
 # fields of Settings that config.json holds in another form, or not at all
 NOT_PLAIN = ("name", "algorithm", "source", "dataset", "outside", "initial", "initial_components")
 PACKAGES = ("jax", "jaxlib", "equinox", "optax", "gymnasium", "numpy", "envpool", "box2d")
@@ -48,6 +52,14 @@ class DatasetRecord:
     steps: int
     episodes: int
     environment: str  # the id of the environment in which it was recorded, "" where unknown
+
+    def __post_init__(self):
+        for name in ("steps", "episodes"):
+            if not 1 <= (number := getattr(self, name)) <= LARGEST:
+                raise CorruptFile(
+                    f"config.json gives dataset.{name} as {shown(number)}; it must be at least 1 "
+                    f"and at most {LARGEST:,}"
+                )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -171,6 +183,11 @@ class Settings(RecordedOptions):
     def validate_fields(self) -> None:
         """Raise InvalidInput, naming setting, value and remedy, for an invalid setting."""
         super().validate_fields()
+        if self.checkpoint_every % self.row_every:
+            raise InvalidInput(
+                f"checkpoint_every is {self.checkpoint_every}; it must be a multiple of row_every, "
+                f"{self.row_every}"
+            )
         check_algorithm(self.algorithm)
         for name in ("until", "patience"):
             if getattr(self, name) is not None and not self.acts:
@@ -200,6 +217,25 @@ def to_json(settings: Settings) -> dict[str, Any]:
     }
 
 
+def read_config(directory: Path) -> dict[str, Any]:
+    """Return the content of config.json in a run directory.
+
+    Raises InvalidInput for a directory that is no run, and CorruptFile for a file that is not, byte
+    for byte, as etude wrote it.
+    """
+    if not (directory / CONFIG).is_file():
+        raise InvalidInput(
+            f"{directory} is not a run: it has no {CONFIG}; name a directory that "
+            "`etude train` wrote"
+        )
+    return files.read_sealed(directory / CONFIG, FORMAT)
+
+
+def write_config(directory: Path, config: dict[str, Any]) -> None:
+    """Write config.json."""
+    files.write_sealed(directory / CONFIG, config)
+
+
 def from_json(
     config: dict[str, Any],
     algorithm: Any = None,
@@ -208,17 +244,14 @@ def from_json(
 ) -> Settings:
     """Return the settings in config.json.
 
-    `algorithm` is the class of the run's algorithm, or an instance, if that is not etude's,
-    `environment` the run's if a file cannot stand for it, and `torso` the run's if it has one.
-    Raises CorruptFile for content that `to_json` does not write, and InvalidInput for an
-    environment or a torso that is not the run's.
+    `algorithm` is the class of the run's algorithm, or an instance with its values, if that is not
+    etude's, `environment` the run's if a file cannot stand for it, and `torso` the run's if it has
+    one.
+    Raises CorruptFile for content that `to_json` does not write, and InvalidInput for an algorithm,
+    an environment or a torso that is not the run's.
     """
+    check_keys(config)
     try:
-        if config["format"] != FORMAT:
-            raise CorruptFile(
-                f"config.json has format {config['format']}, and this etude reads {FORMAT}; "
-                "use the version that wrote it"
-            )
         cls = restore_class(config["algorithm"], algorithm)
         hyperparameters = _typed_struct(cls, config["hyperparameters"], torso=torso)
         if torso is not None and torso_of(hyperparameters) is None:
@@ -231,6 +264,8 @@ def from_json(
             for name, hint in get_type_hints(Settings).items()
             if name not in NOT_PLAIN
         }
+        for name in ("num_envs", "seeds"):  # before anything is made of them
+            check_whole(name, fields[name])
         record = config["dataset"]
         dataset = None if record is None else _typed_struct(DatasetRecord, record, "dataset.")
         initial = {
@@ -250,10 +285,63 @@ def from_json(
         **fields,
     )
     settings.validate_fields()
+    if algorithm is not None and not isinstance(algorithm, type):
+        check_same_values(settings, algorithm)
     if dataset is None:
         return settings
     shapes = dataset_shapes(settings.outline().spec, dataset.steps, dataset.episodes)
     return dataclasses.replace(settings, outside=Outside(dataset=shapes))
+
+
+def check_keys(config: dict[str, Any]) -> None:
+    """Raise CorruptFile, with the nearest name, for a key of config.json that etude does not write,
+    and for one that is missing."""
+    known = [field.name for field in dataclasses.fields(Settings) if field.name not in NOT_PLAIN]
+    known += ["format", "algorithm", "dataset", "initial", "hyperparameters", "versions", "machine"]
+    for key in config:
+        if key not in known:
+            nearest = difflib.get_close_matches(key, known, n=1)
+            hint = f": did you mean {nearest[0]}?" if nearest else ""
+            raise CorruptFile(f"config.json has the unknown key {key!r:.80}{hint}")
+    if missing := [key for key in known if key not in config]:
+        raise CorruptFile(f"config.json has no key {missing[0]!r}")
+    for key in ("dataset", "hyperparameters", "initial", "versions", "machine"):
+        if not isinstance(config[key], dict) and not (key == "dataset" and config[key] is None):
+            raise CorruptFile(f"config.json gives {key} as {config[key]!r:.80}, which is no object")
+
+
+def check_same_values(settings: Settings, algorithm: Any) -> None:
+    """Raise InvalidInput, naming fields and values, where `algorithm` has others than the run's.
+
+    Whether it plays is said by the dataset of the run, and what it starts with by `initial`, so it
+    may be as it was before they were given.
+    """
+    given, own = algorithm, settings.algorithm
+    if settings.dataset is not None and "plays" in _plain_fields(own):
+        given = dataclasses.replace(given, plays=own.plays)
+    for name in settings.initial:
+        given = given.components[name].prepare(given, settings.num_envs)
+    theirs, ours = (_flat(_plain_fields(x)) for x in (given, own))
+    if torso_of(given) is None:  # it may be given by itself
+        ours = {name: value for name, value in ours.items() if name.split(".")[-1] != "torso"}
+    differing = [
+        f"{name} is {ours.get(name)} in the run and {theirs.get(name)} here"
+        for name in ours
+        if theirs.get(name) != ours[name]
+    ]
+    if differing:
+        raise InvalidInput(
+            f"algorithm has other values than this run, which goes on with its own: "
+            f"{'; '.join(differing)}. Give the class alone, or start a new run"
+        )
+
+
+def _flat(values, path=""):
+    """The values of nested objects by path."""
+    flat = {}
+    for name, value in values.items():
+        flat |= _flat(value, f"{path}{name}.") if isinstance(value, dict) else {path + name: value}
+    return flat
 
 
 def restore_class(name: str, algorithm: Any) -> Any:
@@ -296,7 +384,8 @@ def restore_source(
         )
     if is_id and environment not in (None, name):
         raise InvalidInput(f"this run was trained on {name}, not on {environment}")
-    if ":" in name and environment is None and name.split(":")[0] not in sys.modules:
+    module, _ = split_name("environment", name) if is_id else ("", name)
+    if module and environment is None and module not in sys.modules:
         raise InvalidInput(
             f"this run was trained on {name}, whose module etude does not import because a file "
             f"says so; add --environment {name} (in Python environment={name!r})"

@@ -3,8 +3,9 @@
 import dataclasses
 from typing import Any
 
-from etude.algorithms import ALGORITHMS, algorithm_class, import_object
+from etude.algorithms import ALGORITHMS, algorithm_class
 from etude.errors import InvalidInput
+from etude.importing import import_object, is_importable
 from etude.kinds import code_fields, qualified_name
 from etude.nn.custom_torso import TorsoMaker
 from etude.storage.files import CorruptFile
@@ -88,9 +89,3 @@ def restore_torso(name: Any, torso: TorsoLike | None) -> TorsoMaker | None:
     if name.split(":")[-1] != qualified_name(maker).split(":")[-1]:
         raise InvalidInput(f"this run's torso is {name}, not {qualified_name(maker)}")
     return maker
-
-
-def is_importable(name: str) -> bool:
-    """Whether module:name can be typed on the command line: a name at the top of a module."""
-    module, _, attribute = name.partition(":")
-    return module != "__main__" and attribute.isidentifier()

@@ -3,7 +3,7 @@
 import dataclasses
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -22,15 +22,24 @@ from etude.presets import preset
 from etude.runs.display import Display, display_for
 from etude.runs.initial import start_from
 from etude.runs.interrupt import Interrupted, InterruptHandler
-from etude.runs.job import ProgressEvent, has_checkpoint, restore_job, train_job
+from etude.runs.job import ProgressEvent, has_checkpoint, metrics_fault, restore_job, train_job
 from etude.runs.options import SOLVED, RecordedOptions, RunOptions, make_options
 from etude.runs.outside import DatasetLike, describe, open_dataset, reopen_dataset, use_dataset
 from etude.runs.processes import train_jobs
-from etude.runs.run import Run, create_run, load, load_beside
-from etude.runs.settings import Settings, environment_changes, spaces_text, to_json
+from etude.runs.run import Run, create_run, load_beside, remove_if_untrained
+from etude.runs.settings import (
+    Settings,
+    environment_changes,
+    from_json,
+    read_config,
+    spaces_text,
+    to_json,
+    write_config,
+)
 from etude.runs.torsos import TorsoLike, torso_of, with_torso
 from etude.runs.video import record_video
 from etude.storage import files
+from etude.storage.writer_lock import sole_writer
 from etude.struct import replace
 
 ROWS, CHECKPOINTS = 100, 10  # approximate numbers in a run
@@ -74,15 +83,39 @@ def train(
         algorithm = algorithm() if callable(algorithm) else algorithm  # of a class, its defaults
         check_algorithm(algorithm)
         note = preset_note(algorithm, environment)
-    run_options = make_options(options)
-    settings = resolve_settings(algorithm, environment, run_options, name)
-    if run_options.video:
+    return train_new(algorithm, environment, make_options(options), name, progress, note)
+
+
+def train_new(
+    algorithm: Any,
+    environment: EnvironmentLike,
+    options: RunOptions,
+    name: str | None = None,
+    progress: bool = True,
+    note: str = "",
+) -> Run:
+    """Make a run directory and train in it, as its only writer; see `resolve_settings`.
+
+    Where training is refused, or fails before a step of it is kept, nothing is left behind. `note`
+    is told at the start.
+    """
+    # before an environment can change the working directory
+    out = None if options.out is None else Path(options.out).absolute()
+    settings = resolve_settings(algorithm, environment, options, name)
+    if options.video:
         check_video(settings)
-    run = create_run(settings, run_options.out)
-    display = display_for(run, progress)
-    if note:
-        display.warn(note)
-    return run_training(run, display, run_options.video)
+    existed = out is not None and out.exists()
+    run = create_run(settings, out)
+    try:
+        with sole_writer(run.directory), remove_if_untrained(run):
+            display = display_for(run, progress)
+            if note:
+                display.warn(note)
+            return run_training(run, display, options.video)
+    finally:
+        if not existed:
+            with suppress(OSError):  # raised where something is in it
+                run.directory.rmdir()
 
 
 def check_video(settings: Settings) -> None:
@@ -303,40 +336,61 @@ def resume(
         The run.
 
     Raises:
-        InvalidInput: as `load`; and for a run that is complete, without a larger budget.
+        InvalidInput: as `load`; for a run that is complete, without a larger budget; and for one
+            that another process trains.
     """
-    run = load(path, algorithm, environment, torso)
+    directory = Path(path).absolute()
+    read_config(directory)  # a lock is for runs alone
+    with sole_writer(directory):
+        config = read_config(directory)
+        run = Run(directory, from_json(config, algorithm, environment, torso))
+        run = ready_to_resume(run, steps, environment, dataset, video)
+        # nothing is written before all is found to fit
+        if steps is not None:
+            began = {key: config[key] for key in ("versions", "machine")}
+            write_config(directory, to_json(run.settings) | began)
+            (directory / "summary.json").unlink(missing_ok=True)
+        display = display_for(run, progress)
+        if changes := environment_changes(config):
+            display.warn(
+                f"this run began elsewhere ({'; '.join(changes)}): it goes on, but not bit "
+                "for bit as it would have there"
+            )
+        return run_training(run, display, video)
+
+
+def ready_to_resume(
+    run: Run,
+    steps: int | None,
+    environment: EnvironmentLike | None,
+    dataset: DatasetLike | None,
+    video: bool,
+) -> Run:
+    """The run with all that it needs to go on; see `resume`.
+
+    Raises InvalidInput where it cannot go on. Nothing is changed.
+    """
+    files.refuse_links(run.directory)
     if video:
         check_video(run.settings)
-    recorded = files.read_json(run.directory / "config.json")
     if steps is not None:
-        run = Run(run.directory, larger_budget(run, steps))
+        run = run.with_settings(larger_budget(run, steps))
     elif (run.directory / "summary.json").exists():
         raise InvalidInput(
-            f"{run.directory} is complete at {run.summary['steps']:,} {run.settings.unit}; give "
-            "--steps to go on further"
+            f"{run.shown_directory} is complete at {run.summary['steps']:,} {run.settings.unit}; "
+            "give --steps to go on further"
         )
     if record := run.settings.dataset:
         opened = reopen_dataset(record, dataset, run.settings.outline().spec)
-        run = Run(run.directory, replace(run.settings, outside=Outside(dataset=opened)))
+        run = run.with_settings(replace(run.settings, outside=Outside(dataset=opened)))
     elif dataset is not None:
         raise InvalidInput(f"dataset is {describe(dataset)}, and this run reads none; leave it out")
     if run.settings.initial and not all(has_checkpoint(job) for job in run.jobs):
-        run = Run(run.directory, restart_from(run.settings, environment))
-    if run.settings.torso:  # one of the same name may make other networks
-        for job in run.jobs:
-            restore_job(run.settings, job, run.settings.outline(), lambda text: None)
-    if steps is not None:  # nothing is written before all is found to fit
-        origin = {key: recorded[key] for key in ("versions", "machine")}
-        files.write_json(run.directory / "config.json", to_json(run.settings) | origin)
-        (run.directory / "summary.json").unlink(missing_ok=True)
-    display = display_for(run, progress)
-    if changes := environment_changes(recorded):
-        display.warn(
-            f"this run began elsewhere ({'; '.join(changes)}): it goes on, but not bit "
-            "for bit as it would have there"
-        )
-    return run_training(run, display, video)
+        run = run.with_settings(restart_from(run.settings, environment))
+    for job in run.jobs:
+        _, metadata = restore_job(run.settings, job, run.settings.outline(), lambda text: None)
+        metrics_fault(job, metadata)  # raises InvalidInput for what are no rows
+    return run
 
 
 def restart_from(settings: Settings, environment: EnvironmentLike | None) -> Settings:
@@ -385,7 +439,7 @@ def larger_budget(run: Run, steps: int) -> Settings:
         is_complete and settings.iterations == old_settings.iterations
     ):
         raise InvalidInput(
-            f"steps is {steps}; {run.directory} has a budget of {old_settings.steps:,} "
+            f"steps is {steps}; {run.shown_directory} has a budget of {old_settings.steps:,} "
             "already, so give more than that"
         )
     return settings

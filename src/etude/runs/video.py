@@ -14,6 +14,7 @@ import numpy as np
 from etude.errors import InvalidInput
 from etude.keys import RENDERING
 from etude.rollout import bind_policy, init_rollout_state, rollout
+from etude.storage import files
 from etude.training import run_compiled
 
 # environment variables that name a display on Linux
@@ -62,6 +63,7 @@ def record_video(
     """
     import imageio.v2 as imageio  # slow to import
 
+    files.refuse_links(run.directory)
     directory.mkdir(parents=True, exist_ok=True)
     paths, writer = [], None
     limit = run.settings.max_evaluation_steps
@@ -99,7 +101,7 @@ def watch(run: Any, episodes: int, seed: int, explore: bool = False) -> Iterator
         raise InvalidInput(
             "there is no screen here to open a window on (DISPLAY is not set); "
             "make a video instead: "
-            f"etude evaluate {run.directory} --video"
+            f"etude evaluate {run.shown_directory} --video"
         )
     episode_return, limit = 0.0, run.settings.max_evaluation_steps
     with closing(run.settings.source.make_rendered("human", limit)) as environment:

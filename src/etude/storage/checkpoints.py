@@ -10,6 +10,7 @@ against a template. Nothing in a file can name code. Only one process may write 
 time.
 """
 
+import contextlib
 import hashlib
 import math
 import operator
@@ -120,10 +121,7 @@ def load_checkpoint(path: Path, template: Template) -> tuple[Any, dict]:
     """
     path = Path(path)
     entries = _read_manifest(path)
-    data = _read_verified(path, METADATA, entries)
-    metadata = files.decode_json(data.tobytes(), str(path / METADATA))
-    if not isinstance(metadata, dict):
-        raise CorruptFile(f"{path / METADATA} holds no JSON object; {_REMEDY}")
+    metadata = _read_metadata(path, entries)
     # a function is a leaf, which a module of networks that can be called is not
     if callable(template) and jax.tree_util.all_leaves([template]):
         template = template(metadata)
@@ -137,8 +135,9 @@ def load_newest(
 ) -> tuple[Path, Any, dict]:
     """Load the newest intact checkpoint: (path, tree, metadata).
 
-    `template` is that of `load_checkpoint`. `warn` gets a message for every checkpoint that is skipped. Raises CorruptFile when none is
-    left, and OtherArrays, of the newest, where all of them are of another template.
+    `template` is that of `load_checkpoint`. `warn` gets a message for every checkpoint that is
+    skipped. Raises CorruptFile when none is left, and OtherArrays, of the newest, where all of them
+    are of another template.
     """
     directory = Path(directory)
     errors: dict[Path, CorruptFile] = {}
@@ -160,6 +159,27 @@ def load_newest(
         f"({'; '.join(map(str, errors.values())) or 'there is none'}); "
         "restore it from a copy or start the run anew"
     )
+
+
+def load_newest_metadata(directory: Path) -> dict | None:
+    """Return the metadata of the newest checkpoint of which they are intact, None without one."""
+    for path in _candidates(Path(directory)):
+        with contextlib.suppress(CorruptFile):
+            return _read_metadata(path, _read_manifest(path))
+    return None
+
+
+def step_of(path: Path) -> int:
+    """Return the step of the checkpoint at a path that `load_newest` returned."""
+    return _step(directories.final_name(path))
+
+
+def _read_metadata(path, entries):
+    data = _read_verified(path, METADATA, entries)
+    metadata = files.decode_json(data.tobytes(), str(path / METADATA))
+    if not isinstance(metadata, dict):
+        raise CorruptFile(f"{path / METADATA} holds no JSON object; {_REMEDY}")
+    return metadata
 
 
 def _leaves(tree):
@@ -239,9 +259,9 @@ def _read_verified(path, name, entries):
     with files.open_plain(path / name) as file:
         _check_size(path / name, files.size_of(file), entries[name])
         data = np.empty(entries[name]["size"], np.uint8)
-        length = file.readinto(data)
+        length = file.readinto(data.data)
     _check_size(path / name, length, entries[name])
-    _check_hash(path / name, hashlib.sha256(data).hexdigest(), entries[name])
+    _check_hash(path / name, hashlib.sha256(data.data).hexdigest(), entries[name])
     return data
 
 
@@ -348,9 +368,7 @@ def _prune(saved, keep):
     full before it counts as intact.
     """
     others = [path for path in _candidates(saved.parent) if path != saved]
-    intact = [
-        path for path in others if _is_intact(path, thorough=_step(path.name) > _step(saved.name))
-    ]
+    intact = [path for path in others if _is_intact(path, thorough=step_of(path) > step_of(saved))]
     for path in others:
         if path not in intact[: keep - 1]:
             directories.remove(path)

@@ -6,18 +6,21 @@ extensions of Python's parser. Only one process may write to a directory at a ti
 """
 
 import contextlib
+import hashlib
 import json
 import math
 import os
 import re
 import stat
 from collections.abc import Iterator
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 from etude.errors import InvalidInput
 
 JSON_LIMIT = 64 * 2**20  # bytes
+SEAL = "sha256"  # the key of the hash in a sealed file
 DEPTH_LIMIT = 64  # levels of nested lists and objects that are written
 # an indented list of numbers: no string holds a bare line break
 _NUMBERS = re.compile(r"\[\n([-+.eE\d,\s]+)\]")
@@ -40,7 +43,7 @@ def read_bytes(path: Path, limit: int) -> bytes:
 
 
 @contextlib.contextmanager
-def open_plain(path: Path) -> Iterator[BinaryIO]:
+def open_plain(path: Path) -> Iterator[BufferedReader]:
     """Open a plain file once, for all that is checked of it and read from it.
 
     Raises CorruptFile for a link, folder or device, and for what cannot be read.
@@ -60,7 +63,7 @@ def open_plain(path: Path) -> Iterator[BinaryIO]:
         raise _unreadable(path, error) from error
 
 
-def size_of(file: BinaryIO) -> int:
+def size_of(file: IO[bytes]) -> int:
     """Return the size in bytes of a file that is open."""
     return os.fstat(file.fileno()).st_size
 
@@ -107,6 +110,50 @@ def read_json(path: Path, limit: int = JSON_LIMIT) -> Any:
 def write_json(path: Path, data: Any) -> None:
     """Replace the file as a whole by `encode_json(data)`."""
     write_bytes(path, encode_json(data))
+
+
+def write_sealed(path: Path, data: dict[str, Any]) -> None:
+    """Replace the file as a whole by the data in JSON and, as their last key, their SHA-256."""
+    write_bytes(path, _seal(data))
+
+
+def read_sealed(path: Path, format: int | None = None) -> dict[str, Any]:
+    """Read what `write_sealed` wrote, without the hash.
+
+    With `format` the data have to be of that format. Raises CorruptFile for a file that is not,
+    byte for byte, as it was written.
+    """
+    encoded = read_bytes(path, JSON_LIMIT)
+    data = decode_json(encoded, str(path))
+    if not isinstance(data, dict):
+        raise CorruptFile(f"{path} holds no JSON object; restore it from a copy")
+    if format is not None and data.get("format") != format:
+        raise CorruptFile(
+            f"{path} has format {data.get('format')!r}, and this etude reads {format}; use the "
+            "version that wrote it"
+        )
+    data.pop(SEAL, None)
+    if encoded != _seal(data):
+        raise CorruptFile(
+            f"{path} was changed by hand, or is damaged: its content does not fit the SHA-256 in "
+            "it; restore it from a copy"
+        )
+    return data
+
+
+def _seal(data):
+    return encode_json({**data, SEAL: hashlib.sha256(encode_json(data)).hexdigest()})
+
+
+def refuse_links(directory: Path) -> None:
+    """Raise InvalidInput for a link inside a directory, through which a write would leave it."""
+    for folder, folders, names in os.walk(directory):
+        for path in (Path(folder) / name for name in (*folders, *names)):
+            if path.is_symlink():
+                raise InvalidInput(
+                    f"{path} is a link to {os.readlink(path)}, and nothing is written through "
+                    "links in a run directory; put what it names in its place"
+                )
 
 
 def encode_json(data: Any) -> bytes:

@@ -2,13 +2,15 @@
 
 The first line names the columns, one of which is `step`. Floats are written as the shortest text
 that reads back as the same float; an empty cell is a missing value. A row without the end of its
-line is ignored.
+line is ignored. `measure_rows` says by what the rows up to a step are known again.
 """
 
+import hashlib
 import math
 import numbers
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -72,13 +74,9 @@ class MetricsWriter:
         """Remove the rows beyond a step: on resume, those that follow the checkpoint."""
         self._file.close()
         columns, lines = _lines(self.path)
-        if columns:
-            step_column = columns.index("step")
-            kept_lines = [
-                line for line in lines[1:] if float(line.split(b",")[step_column]) <= step
-            ]
-            if len(kept_lines) < len(lines) - 1:
-                files.write_bytes(self.path, b"".join([lines[0], *kept_lines]))
+        kept_lines = _up_to(step, columns, lines)
+        if len(kept_lines) < len(lines) - 1:
+            files.write_bytes(self.path, b"".join([lines[0], *kept_lines]))
         self._file = open(self.path, "ab")  # noqa: SIM115
 
     def close(self) -> None:
@@ -109,6 +107,24 @@ def read_metrics(path: Path) -> dict[str, np.ndarray]:
     ]
     table = np.array(rows, float).reshape(len(rows), len(columns))
     return {name: table[:, i] for i, name in enumerate(columns)}
+
+
+def measure_rows(path: Path, step: int) -> dict[str, Any]:
+    """Return the number of the rows up to a step, and the SHA-256 of their lines and the header.
+
+    A file that is not there has no rows. Raises CorruptFile as `read_metrics` does.
+    """
+    path = Path(path)
+    columns, lines = _lines(path) if os.path.lexists(path) else ([], [])
+    rows = _up_to(step, columns, lines)
+    digest = hashlib.sha256(b"".join([*lines[:1], *rows]) if rows else b"").hexdigest()
+    return {"rows": len(rows), "sha256": digest}
+
+
+def _up_to(step, columns, lines):
+    """Return the lines of the rows up to a step."""
+    place = columns.index("step") if columns else 0
+    return [line for line in lines[1:] if float(line.split(b",")[place]) <= step]
 
 
 def _lines(path):

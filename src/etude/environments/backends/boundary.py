@@ -207,21 +207,18 @@ def leaf_reader(leaf: Leaf) -> Callable[[Any], Any]:
             )
         return array
 
+    def is_exact(value: Any) -> bool:
+        return type(value) is np.ndarray and value.dtype is dtype and value.shape == shape
+
     def read_float(value: Any) -> Any:
-        try:
-            if value.dtype is dtype and value.shape == shape:
-                return value
-        except AttributeError:
-            pass
+        if is_exact(value):
+            return value
         with np.errstate(over="ignore"):  # beyond float32 is found where infinities are
             return array_of(value).astype(dtype)
 
     def read_integer(value: Any) -> Any:
-        try:
-            if value.dtype is dtype and value.shape == shape:
-                return value
-        except AttributeError:
-            pass
+        if is_exact(value):
+            return value
         array = array_of(value)
         if array.dtype.kind == "f":
             raise refused(value, f", and {array.dtype} is no integer type")

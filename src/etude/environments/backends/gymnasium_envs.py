@@ -161,6 +161,18 @@ def spec_from_env(env: gymnasium.Env, make_env: Callable[[], gymnasium.Env]) -> 
     )
 
 
+def check_reset(env: gymnasium.Env, spec: EnvironmentSpec) -> None:
+    """Reset an environment, and compare what it returns with its spaces.
+
+    Raises EnvironmentFault for a reset that fails.
+    """
+    envs = InProcessEnvs(lambda: env, 1, make_layout(spec))
+    try:
+        envs.reset(0)
+    finally:
+        envs.watchdog.close()
+
+
 def make_layout(spec: EnvironmentSpec) -> StepLayout:
     """Return the byte layout of the steps of environments with this spec."""
     leaves_and_zeros = zip(

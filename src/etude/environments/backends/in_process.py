@@ -222,6 +222,8 @@ class InProcessEnvs:
                 call(i)
         except (KeyboardInterrupt, InvalidInput):
             raise
+        except EnvironmentFault as fault:
+            raise self._fault(self.current, fault, moment) from None
         except BaseException as error:  # also where it calls sys.exit
             raise self._fault(self.current, error, moment) from error
         finally:
@@ -242,6 +244,11 @@ class InProcessEnvs:
                 )
             case SystemExit():
                 reason = f"it called sys.exit({error.code!r})"
+            case TypeError() if "argument 'seed'" in str(error):
+                reason = (
+                    "its reset() takes no seed: write `def reset(self, *, seed=None, options=None)`"
+                    ", and in it `super().reset(seed=seed)`"
+                )
             case _:
                 reason = f"it raised {type(error).__name__}: {error}"
         when = moment or (f"at its step {self.steps[i]}" if self.steps[i] else "at its first reset")
