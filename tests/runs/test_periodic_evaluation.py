@@ -222,17 +222,24 @@ def test_a_signal_in_an_evaluation_loses_nothing(tmp_path, whole):
     cells, calls = PolicyEvaluator.cells, itertools.count(1)
 
     def interrupted_once(*arguments):
-        if next(calls) == 6:
+        if next(calls) == 5:
             raise KeyboardInterrupt
         return cells(*arguments)
 
     with mock.patch.object(PolicyEvaluator, "cells", interrupted_once):
-        with pytest.raises(Interrupted, match="stopped at step 24 of 32, saved"):
+        with pytest.raises(Interrupted, match="stopped at step 20 of 32, saved"):
             trained(settings, tmp_path)
+        assert len(evaluations(tmp_path, FIRST_SCRIPT)[0]) == 4
+        assert (tmp_path / "checkpoints/step_20").is_dir()
+        # killed when the row is written, before there is another checkpoint
+        trained(settings, tmp_path, lambda event: event.metrics)
         assert len(evaluations(tmp_path, FIRST_SCRIPT)[0]) == 5
-        assert (tmp_path / "checkpoints/step_24").is_dir()
         assert trained(settings, tmp_path).stops == event.stops
-    assert saved(tmp_path) == saved(directory)
+    there, whole = saved(tmp_path), saved(directory)
+    assert {*there} - {*whole} == {Path("checkpoints/step_20/arrays.safetensors")}
+    same = {*there} & {*whole}
+    assert Path("metrics.csv") in same and len(same) == 3
+    assert [path for path in same if there[path] != whole[path]] == []
 
 
 def test_seeds_in_one_program_end_together_and_have_a_best_each(tmp_path):
