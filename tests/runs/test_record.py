@@ -26,6 +26,7 @@ from etude.errors import EnvironmentFault, ExpertFault, InvalidInput
 from etude.nn.recurrent import GRU
 from etude.rollout import bind_policy, evaluate
 from etude.runs import record as recording
+from etude.runs.evaluation import final_evaluation_key
 from etude.runs.interrupt import Interrupted, InterruptHandler
 from etude.runs.job import train_job
 from etude.runs.options import RunOptions
@@ -61,7 +62,7 @@ def bits(dataset):
 def played_by_hand(make_env, spec, actions, lengths, copies, seed):
     """The dataset of the recorded actions [step, ...], taken in Gymnasium environments that begin
     with the seeds that etude gives its copies."""
-    key_reset, _ = jax.random.split(jax.random.fold_in(jax.random.key(seed), 0))
+    key_reset, _ = jax.random.split(final_evaluation_key(seed, 0))
     bits_of_key = int(jax.random.bits(key_reset))
     episodes, start = [], 0
     for i, length in enumerate(lengths):
@@ -234,7 +235,7 @@ def test_a_planner_is_recorded_as_it_is_evaluated():
     @jax.jit
     def returns(key):
         policy = bind_policy(mpc, mpc.init(key, environment.spec), environment)
-        return evaluate(environment, policy, jax.random.fold_in(key, 0), 2)[0]
+        return evaluate(environment, policy, final_evaluation_key(0, 0), 2)[0]
 
     np.testing.assert_allclose(episode_returns(dataset), returns(jax.random.key(0)), rtol=1e-5)
     assert not dataset.transitions.terminated.any()

@@ -383,8 +383,7 @@ def evaluation_rows(
         ("return, IQM", f"{evaluation['iqm']:.1f}   95 % interval {low:.1f} to {high:.1f}"),
         ("return, mean ± std", f"{evaluation['mean']:.1f} ± {evaluation['std']:.1f}"),
     ]
-    if evaluation["cut"]:
-        rows.append(("cut off", cut_off_text(evaluation)))
+    rows += cut_off_rows(evaluation["cut"], evaluation["episodes"] * seeds, evaluation["max_steps"])
     if success := evaluation.get("success"):
         low, high = success["ci95"]
         interval = f"   95 % interval {low:.2f} to {high:.2f}" if seeds > 1 else ""
@@ -404,14 +403,11 @@ def evaluation_rows(
     return rows
 
 
-def cut_off_text(evaluation: dict[str, Any]) -> str:
-    """How many episodes of an evaluation were cut off, and where."""
-    episodes = evaluation["episodes"] * len(evaluation["per_seed"])
-    verb = "was" if evaluation["cut"] == 1 else "were"
-    return (
-        f"{evaluation['cut']:,} of {episodes:,} episodes {verb} cut off at "
-        f"{evaluation['max_steps']:,} steps"
-    )
+def cut_off_rows(cut: int, episodes: int, max_steps: int) -> list[tuple[str, str]]:
+    """The row that says how many episodes were cut off, and where; none where none was."""
+    verb = "was" if cut == 1 else "were"
+    text = f"{cut:,} of {episodes:,} episodes {verb} cut off at {max_steps:,} steps"
+    return [("cut off", text)] if cut else []
 
 
 def differs_from_training(evaluation: dict[str, Any], training: dict[str, Any]) -> bool:

@@ -19,7 +19,7 @@ from etude.environments.protocol import Environment
 from etude.errors import Diverged, shown
 from etude.runs.endless_episodes import EndlessEpisodes
 from etude.runs.interrupt import Interrupted, InterruptHandler
-from etude.runs.periodic_evaluation import PeriodicEvaluation
+from etude.runs.periodic_evaluation import PeriodicEvaluation, best_directory, records_in
 from etude.runs.resuming import replay_note, restart_notes, resume_rollout
 from etude.runs.settings import Settings
 from etude.runs.stopping import EarlyStop
@@ -110,7 +110,7 @@ def train_job(
         with MetricsWriter(job.metrics_path) as writer:
             if fault := metrics_fault(job, metadata):
                 warn(f"{fault}; what is lost is missing from the curve")
-            writer.truncate_after(metadata["steps"])
+            writer.truncate_after(last_row_step(metadata))
             unfinished_rows: list[ProgressReport] = []
             if train_state is not None:
                 evaluations.save_best(job.directory, SavedState(train_state), metadata)
@@ -204,6 +204,11 @@ def unfinished_row(train_state: TrainState, metadata: dict[str, Any]) -> Progres
         seconds=0.0,
         compile_seconds=0.0,
     )
+
+
+def last_row_step(metadata: dict[str, Any]) -> int:
+    """The step up to which rows are in metrics.csv at a checkpoint: an unfinished one is not."""
+    return metadata["steps"] - bool(metadata.get("unfinished_row"))
 
 
 def initial_components(settings: Settings, job: TrainJob) -> dict[str, Any]:
@@ -318,12 +323,35 @@ def restore_job(
     """The newest intact checkpoint and its metadata; None and zeros before the first."""
     if not has_checkpoint(job):
         return None, {"iterations": 0, "steps": 0, "seconds": 0.0, "compile_seconds": 0.0}
+    return restore_from(job.directory / "checkpoints", settings, job, environment, warn)
+
+
+def restore_best(
+    settings: Settings,
+    job: TrainJob,
+    seed: int,
+    environment: Environment,
+    warn: Callable[[str], None],
+) -> tuple[SavedState, dict[str, Any]]:
+    """The best checkpoint of a seed of the job, and its metadata."""
+    directory = best_directory(job.directory, job.seeds, seed)
+    return restore_from(directory, settings, TrainJob((seed,), directory), environment, warn)
+
+
+def restore_from(
+    directory: Path,
+    settings: Settings,
+    job: TrainJob,
+    environment: Environment,
+    warn: Callable[[str], None],
+) -> tuple[SavedState, dict[str, Any]]:
+    """The newest intact checkpoint of a job in a directory, and its metadata."""
 
     def template(metadata):
         check_metadata(settings, job, metadata)
         return checkpoint_template(settings, job, environment, metadata)
 
-    path, saved, metadata = checkpoints.load_newest(job.directory / "checkpoints", template, warn)
+    path, saved, metadata = checkpoints.load_newest(directory, template, warn)
     if checkpoints.step_of(path) != metadata["steps"]:
         raise CorruptFile(
             f"{path} says of itself that it is of step {metadata['steps']:,}; take another "
@@ -333,19 +361,6 @@ def restore_job(
         raise CorruptFile(
             f"{path} holds numbers that are not finite, at {leaf}; take another checkpoint"
         )
-    return saved, metadata
-
-
-def restore_best(
-    settings: Settings,
-    seed: int,
-    directory: Path,
-    environment: Environment,
-    warn: Callable[[str], None],
-) -> tuple[SavedState, dict[str, Any]]:
-    """The best checkpoint of a seed, which `directory` holds, and its metadata."""
-    template = partial(checkpoint_template, settings, TrainJob((seed,), directory), environment)
-    _, saved, metadata = checkpoints.load_newest(directory, template, warn)
     return saved, metadata
 
 
@@ -375,6 +390,7 @@ def check_metadata(settings: Settings, job: TrainJob, metadata: dict[str, Any]) 
         ),
         "the number of rows and their SHA-256",
     )
+    records_in(metadata, job.seeds)
 
 
 def newest_metadata(settings: Settings, job: TrainJob) -> dict[str, Any]:
@@ -394,7 +410,7 @@ def metrics_fault(job: TrainJob, metadata: dict[str, Any]) -> str:
     recorded = metadata.get("metrics")
     if recorded is None:  # before the first checkpoint
         return ""
-    found = measure_rows(job.metrics_path, metadata["steps"])
+    found = measure_rows(job.metrics_path, last_row_step(metadata))
     if found == recorded:
         return ""
     if found["rows"] == recorded["rows"]:

@@ -430,8 +430,8 @@ def larger_budget(run: Run, steps: int) -> Settings:
     if is_complete and len(run.summary.get("stopped", ())) == old_settings.seeds:
         if settings.trained_steps <= run.summary["steps"]:
             raise InvalidInput(
-                f"steps is {steps}; {run.directory} stopped early, at {run.summary['steps']:,}, so "
-                "give more than that"
+                f"steps is {steps}; {run.shown_directory} stopped early, at "
+                f"{run.summary['steps']:,}, so give more than that"
             )
         # what ended it has come about
         return replace(settings, until=None, patience=None)
