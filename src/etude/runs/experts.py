@@ -25,12 +25,15 @@ from etude.environments.factories import name_of_function
 from etude.environments.sources import EnvironmentLike
 from etude.errors import ExpertFault, InvalidInput
 from etude.kinds import qualified_name
+from etude.nn.action_masks import action_mask
 from etude.runs.run import Run, load_beside
 from etude.runs.torsos import TorsoLike, find_torso
 from etude.runs.train import defaults_for
 from etude.spaces import (
+    ACTION_MASK,
     Box,
     Composite,
+    Discrete,
     EnvironmentSpec,
     from_environment_action,
     same_space,
@@ -233,7 +236,23 @@ class FunctionPolicy:
             raise ExpertFault(
                 f"expert {self.name} raised {type(error).__name__}: {error}"
             ) from error
-        return self.to_policy_action(action)
+        policy_action = self.to_policy_action(action)
+        self.check_legal(observation, policy_action)
+        return policy_action
+
+    def check_legal(self, observation: Any, policy_action: np.ndarray) -> None:
+        """Raise InvalidInput for an action that the mask of its observation forbids."""
+        space = self.spec.action
+        mask = action_mask(self.spec.observation, space, observation)
+        if mask is None:
+            return
+        sizes = (space.n,) if isinstance(space, Discrete) else space.sizes
+        first_choices = np.cumsum((0, *sizes[:-1]))
+        if not np.asarray(mask)[first_choices + policy_action.ravel()].all():
+            raise InvalidInput(
+                f"expert {self.name} returned {policy_action.tolist()} (counted from 0), which "
+                f"the {ACTION_MASK} of its observation forbids; return an action that it allows"
+            )
 
     def to_policy_action(self, action: Any) -> np.ndarray:
         """An action of the function in the policy's units; raises InvalidInput for no action."""

@@ -15,6 +15,7 @@ from filling import filled
 
 from etude.algorithms.common.on_policy import LearnerState
 from etude.algorithms.policy_gradient.reinforce import (
+    EpisodeMemory,
     OffPolicyGradient,
     Reinforce,
     ReinforceState,
@@ -41,6 +42,7 @@ from etude.tabular.mdp import random_mdp
 KEY = jax.random.key(0)
 SPEC = EnvironmentSpec(Discrete(3), Discrete(2), 4)
 STATES, ACTIONS, ENVS = SPEC.observation.n, SPEC.action.n, SPEC.num_envs
+BLANK = zeros_like_spec(SPEC, EpisodeMemory((), jnp.zeros(())))
 no_steps = np.int32(0)
 
 
@@ -72,7 +74,7 @@ def tabular(reinforce, num_envs=ENVS, value=None):
         no_steps,
     )
     ring = ring_buffer.init(
-        zeros_like_spec(SPEC), reinforce.capacity * num_envs, num_envs, reinforce.rollout_length
+        BLANK, reinforce.capacity * num_envs, num_envs, reinforce.rollout_length
     )
     rows = jnp.zeros(num_envs, jnp.int32)
     return ReinforceState(learner, ring, rows, rows, no_steps, no_steps)
@@ -91,11 +93,16 @@ def first_moment(state):
     return jnp.concatenate([moment.weight.ravel(), moment.bias])
 
 
+def log_softmax(logits):
+    return scipy.special.log_softmax(logits.astype(float), -1)
+
+
 def random_life(rng, rows, num_envs, ends=0.3):
-    """Experience [time, env] of tables."""
+    """Experience [time, env] of tables; what acts is another policy than that of `tabular`."""
     observation, after = rng.integers(0, STATES, (2, rows, num_envs)).astype(np.int32)
     action = rng.integers(0, ACTIONS, (rows, num_envs)).astype(np.int32)
     terminated, truncated = rng.random((2, rows, num_envs)) < ends / 2
+    beta = log_softmax(rng.normal(0, 0.3, (STATES, ACTIONS)))
     return Transition(
         observation,
         action,
@@ -103,6 +110,7 @@ def random_life(rng, rows, num_envs, ends=0.3):
         after,
         terminated,
         truncated,
+        EpisodeMemory((), beta[observation, action].astype(np.float32)),
     )
 
 
@@ -115,7 +123,7 @@ ROLLOUT, ROWS = 4, 12
 def recalled(experience, begun, ended):
     """Of a ring into which experience [rollout, time, env] went; `begun` and `ended` [case,
     env]."""
-    ring = ring_buffer.init(zeros_like_spec(SPEC), ROWS * 3, 3, ROLLOUT)
+    ring = ring_buffer.init(BLANK, ROWS * 3, 3, ROLLOUT)
     for i in range(len(experience.reward)):
         ring = ring_buffer.insert(ring, jax.tree.map(lambda x, i=i: x[i], experience))
     return jax.vmap(partial(gather_episodes, ring))(begun, ended)
@@ -303,9 +311,13 @@ def lives():
 
     def live(key):
         key_reset, key_roll = jax.random.split(key)
-        follow = BoundPolicy(
-            lambda observation, memory, key: (policy(observation).sample(key), memory)
-        )
+
+        def act(observation, memory, key):
+            pi = policy(observation)
+            action = pi.sample(key)
+            return action, EpisodeMemory((), pi.log_prob(action))
+
+        follow = BoundPolicy(act, lambda key: EpisodeMemory((), jnp.zeros(ENVS)))
         start = init_rollout_state(environment, follow, key_reset)
         return rollout(environment, follow, start, key_roll, LIFE)[1]
 
@@ -442,8 +454,8 @@ def slow_gradient(life, ended, log_ratio, logits, reinforce):
     ],
 )
 def test_weights_are_those_of_how_far_the_policy_has_moved(correction, causality):
-    """At the first step they are exactly 1, so while the policy stays its gradients are the same;
-    at the second, a loop's."""
+    """At each step those of the policy that it has become over the one that acted, another from the
+    first step on; the gradients are a loop's."""
     reinforce = replace(
         SMALL, baseline="none", correction=correction, causality=causality, gradient_steps=2
     )
@@ -468,15 +480,17 @@ def test_weights_are_those_of_how_far_the_policy_has_moved(correction, causality
 
     logits = np.asarray(logits_of(tabular(reinforce)), float)
     stays = np.asarray(first_moment(learn(replace(reinforce, learning_rate=0.0))), float)
-    first = slow_gradient(life, ended, np.zeros((8, ENVS)), logits, reinforce)
+    ratio_of = lambda logits: (
+        log_softmax(logits)[life.observation, life.action] - life.memory.log_prob
+    )
+    first = slow_gradient(life, ended, ratio_of(logits), logits, reinforce)
     np.testing.assert_allclose(stays, 0.19 * first, rtol=1e-4, atol=1e-5)
-    # Adam's first step
-    moved = logits - 0.3 * (np.sign(first[:6]).reshape(ACTIONS, STATES).T + np.sign(first[6:]))
-    log_p = lambda logits: logits - np.log(np.exp(logits).sum(-1, keepdims=True))
-    log_ratio = (log_p(moved) - log_p(logits))[life.observation, life.action]
     for limit in (math.inf, 1.1):
         limited = replace(reinforce, learning_rate=0.3, weight_clip=limit)
-        second = slow_gradient(life, ended, log_ratio, moved, limited)
+        first = slow_gradient(life, ended, ratio_of(logits), logits, limited)
+        # Adam's first step
+        moved = logits - 0.3 * (np.sign(first[:6]).reshape(ACTIONS, STATES).T + np.sign(first[6:]))
+        second = slow_gradient(life, ended, ratio_of(moved), moved, limited)
         np.testing.assert_allclose(
             first_moment(learn(limited)), 0.09 * first + 0.1 * second, rtol=1e-3, atol=1e-4
         )
@@ -492,6 +506,8 @@ def test_what_an_episode_cut_off_would_have_earned_is_its_value():
     life.terminated[5], life.truncated[5] = np.array([[1, 1, 0, 0], [0, 0, 1, 1]], bool)
     ended = (np.arange(1, 9)[:, None] * life.done).max(0)
     before = tabular(reinforce, value=value)
+    logits = np.asarray(logits_of(before), float)
+    life.memory.log_prob[:] = log_softmax(logits)[life.observation, life.action]
 
     @jax.jit
     def learn(before, life):
@@ -507,7 +523,6 @@ def test_what_an_episode_cut_off_would_have_earned_is_its_value():
         after, metrics = reinforce.fit_episodes(ring, state, jnp.bool_(False))
         return first_moment(after), metrics["value_loss"]
 
-    logits = np.asarray(logits_of(before), float)
     policy = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
     total, losses = np.zeros((ACTIONS, STATES)), []
     for env in range(ENVS):
@@ -585,18 +600,27 @@ def test_an_agent_of_its_own_acts_and_learns():
     def live(key):
         state = reinforce.init(key, spec)
         observation = jnp.ones((2, 3))
-        action, memory = reinforce.act(state, observation, (), key, True)
+        action, memory = reinforce.act(
+            state, observation, reinforce.initial_memory(state, spec, key), key, True
+        )
         stretch = jax.tree.map(
             lambda x: jnp.broadcast_to(x, (8, *x.shape)),
             Transition(
-                observation, action, jnp.ones(2), observation, jnp.ones(2, bool), jnp.zeros(2, bool)
+                observation,
+                action,
+                jnp.ones(2),
+                observation,
+                jnp.ones(2, bool),
+                jnp.zeros(2, bool),
+                memory,
             ),
         )
         return state, memory, reinforce.update(state, stretch, key)
 
     before, memory, (after, metrics) = live(KEY)
     assert (
-        memory == ()
+        memory.policy == ()
+        and memory.log_prob.shape == (2,)
         and metrics["updates"] == 1
         and after.learned_episodes == 16
         and after.learner.steps == 16
