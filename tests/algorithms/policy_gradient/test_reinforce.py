@@ -15,6 +15,7 @@ from filling import filled
 
 from etude.algorithms.common.on_policy import LearnerState
 from etude.algorithms.policy_gradient.reinforce import (
+    EpisodeBatch,
     EpisodeMemory,
     OffPolicyGradient,
     Reinforce,
@@ -32,7 +33,7 @@ from etude.nn.distributions import Categorical, Normal
 from etude.nn.networks import make_torso
 from etude.nn.policies import ActorCriticNetworks, PolicyNetwork, ValueNetwork
 from etude.nn.recurrent import GRU
-from etude.rollout import BoundPolicy, init_rollout_state, rollout
+from etude.rollout import BoundPolicy, bind_policy, init_rollout_state, rollout
 from etude.spaces import Box, Discrete, EnvironmentSpec
 from etude.struct import replace, validate
 from etude.tabular import evaluation
@@ -496,6 +497,141 @@ def test_weights_are_those_of_how_far_the_policy_has_moved(correction, causality
         )
         weightless = slow_gradient(life, ended, np.zeros((8, ENVS)), moved, limited)
         assert abs(weightless - second).max() > 0.03
+
+
+# Over every trajectory of a process of 2 states, 2 actions and HORIZON steps.
+
+HORIZON, GAMMA = 3, 0.9
+CORRECTIONS = [
+    (correction, causality)
+    for correction in ("trajectory", "per_decision", "first_order")
+    for causality in (True, False)
+]
+
+
+@pytest.fixture(scope="module")
+def enumerated():
+    """(wanted, ours): {(correction, causality): the expected estimate of the gradient [state,
+    action] under β}, the first by sums over trajectories in NumPy."""
+    rng = np.random.default_rng(52)
+    transition, reward, initial = (
+        rng.dirichlet([0.5, 0.5], (2, 2)),
+        rng.normal(size=(2, 2)),
+        rng.dirichlet([1, 1]),
+    )
+    logits, change = rng.normal(size=(2, 2, 2))
+    beta, pi = (scipy.special.softmax(x, -1) for x in (logits, logits + change))
+    paths = np.array(list(itertools.product((0, 1), repeat=2 * HORIZON))).T
+    states, actions = paths[:HORIZON], paths[HORIZON:]  # [time, trajectory]
+    at = states, actions
+    chance = initial[states[0]] * transition[states[:-1], actions[:-1], states[1:]].prod(0)
+    p_beta, p_pi = (chance * policy[at].prod(0) for policy in (beta, pi))
+    # [time, trajectory, state, action]
+    score = np.eye(2)[states][..., None] * (np.eye(2)[actions] - pi[states])[:, :, None]
+    power = GAMMA ** np.arange(HORIZON)
+    whole = np.tile(power @ reward[at], (HORIZON, 1))
+    to_go = np.stack([power[: HORIZON - t] @ reward[at][t:] for t in range(HORIZON)])
+    ratio = (pi / beta)[at]
+
+    def mean(probability, factor):
+        return np.einsum("n,tn,tnsa->sa", probability, factor, score)
+
+    wanted = {
+        (correction, causality): mean(p_pi, to_go if causality else whole)
+        for correction, causality in CORRECTIONS[:4]
+    } | {
+        ("first_order", causality): mean(p_beta, ratio * (to_go if causality else whole))
+        for causality in (True, False)
+    }
+    done = np.tile(np.arange(HORIZON) == HORIZON - 1, (paths.shape[1], 1)).T
+    episode = np.tile(np.arange(paths.shape[1]), (HORIZON, 1))
+
+    @jax.jit
+    def weigh(log_ratio, rewards):
+        nothing = jnp.zeros_like(rewards)
+        experience = Transition(states, actions, rewards, states, done, nothing.astype(bool))
+        episodes = EpisodeBatch(experience, jnp.ones_like(done, bool), episode)
+        ahead = {
+            "reward": rewards,
+            "next_value": nothing,
+            "terminated": done,
+            "done": done,
+            "discount": GAMMA,
+        }
+        return [
+            Reinforce(correction=correction, causality=causality).importance_weighted_returns(
+                log_ratio, ahead, episodes
+            )
+            for correction, causality in CORRECTIONS
+        ]
+
+    with jax.enable_x64(True):
+        weighed = jax.device_get(weigh(np.log(ratio), reward[at]))
+    ours = {
+        row: mean(p_beta, weight * earned)
+        for row, (weight, earned) in zip(CORRECTIONS, weighed, strict=True)
+    }
+    return wanted, ours
+
+
+@pytest.mark.parametrize(
+    "correction, causality",
+    [
+        pytest.param(*row, id=f"{row[0]}, {'with' if row[1] else 'without'} causality")
+        for row in CORRECTIONS
+    ],
+)
+def test_over_all_trajectories_the_estimate_is_the_exact_gradient(
+    enumerated, correction, causality
+):
+    """That of π from the experience of β; of first order it is what its definition says."""
+    wanted, ours = enumerated
+    row = correction, causality
+    np.testing.assert_allclose(ours[row], wanted[row], rtol=1e-12, atol=1e-14)
+    other = wanted["trajectory" if correction == "first_order" else "first_order", causality]
+    assert abs(ours[row] - other).max() > 0.05 * abs(other).max()
+
+
+def test_an_action_is_as_likely_as_it_was_to_the_policy_that_took_it():
+    """In several copies, whose episodes outlive updates: by the parameters of each rollout."""
+    looks, envs = 24, 3
+    reinforce = replace(SMALL, batch_steps=6, learning_rate=0.5, rollout_length=2, capacity=16)
+    environment = JaxEnvs(Tabular(PROCESS), envs)
+
+    @jax.jit
+    def live(key):
+        before = tabular(reinforce, envs)
+
+        def look(carry, key):
+            state, stage = carry
+            policy = bind_policy(reinforce, state, environment, explore=True)
+            stage, experience, _ = rollout(environment, policy, stage, key, 2)
+            head = state.learner.networks.policy.head
+            stored = reinforce.store(state, experience)
+            lived = gather_episodes(stored.buffer, stored.start_row, stored.end_row)
+            after, metrics = reinforce.update(state, experience, key)
+            return (after, stage), (
+                head.weight.T + head.bias,
+                lived.valid,
+                lived.experience,
+                metrics["updates"],
+            )
+
+        policy = bind_policy(reinforce, before, environment, explore=True)
+        start = before, init_rollout_state(environment, policy, key)
+        return jax.lax.scan(look, start, jax.random.split(key, looks))[1]
+
+    logits, valid, experience, updates = jax.device_get(live(KEY))
+    log_p, moved = log_softmax(logits), 0.0  # [look, state, action]
+    for i in np.flatnonzero(updates):
+        # rows are in order of time, and the newest two are of this look
+        for row, env in np.argwhere(valid[i]):
+            at = experience.observation[i, row, env], experience.action[i, row, env]
+            noted = experience.memory.log_prob[i, row, env]
+            acted = i - (15 - row) // 2
+            assert noted == pytest.approx(log_p[acted][at], abs=1e-5)
+            moved = max(moved, abs(log_p[i][at] - noted))
+    assert updates.sum() > 5 and moved > 0.3
 
 
 def test_what_an_episode_cut_off_would_have_earned_is_its_value():
