@@ -237,22 +237,22 @@ class FunctionPolicy:
                 f"expert {self.name} raised {type(error).__name__}: {error}"
             ) from error
         policy_action = self.to_policy_action(action)
-        self.check_legal(observation, policy_action)
+        if not self.is_legal(observation, policy_action):
+            raise InvalidInput(
+                f"expert {self.name} returned {action!r:.80}, which the {ACTION_MASK} of its "
+                "observation forbids; return an action that it allows"
+            )
         return policy_action
 
-    def check_legal(self, observation: Any, policy_action: np.ndarray) -> None:
-        """Raise InvalidInput for an action that the mask of its observation forbids."""
+    def is_legal(self, observation: Any, policy_action: np.ndarray) -> bool:
+        """Whether the mask of an observation, if it has one, allows an action in policy's units."""
         space = self.spec.action
         mask = action_mask(self.spec.observation, space, observation)
         if mask is None:
-            return
+            return True
         sizes = (space.n,) if isinstance(space, Discrete) else space.sizes
         first_choices = np.cumsum((0, *sizes[:-1]))
-        if not np.asarray(mask)[first_choices + policy_action.ravel()].all():
-            raise InvalidInput(
-                f"expert {self.name} returned {policy_action.tolist()} (counted from 0), which "
-                f"the {ACTION_MASK} of its observation forbids; return an action that it allows"
-            )
+        return bool(np.asarray(mask)[first_choices + np.ravel(policy_action)].all())
 
     def to_policy_action(self, action: Any) -> np.ndarray:
         """An action of the function in the policy's units; raises InvalidInput for no action."""
