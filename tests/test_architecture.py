@@ -25,6 +25,7 @@ ROOMS = (
     "etude.errors",
     "etude.kinds",
     "etude.struct",
+    "etude.counters",
     "etude.algorithms._index",  # a table of names, read without JAX
     "etude",
     "etude.spaces",

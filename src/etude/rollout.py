@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from etude.algorithms.protocol import Outside, Policy, acts, outside_arguments
+from etude.counters import count_up
 from etude.data.transition import Transition
 from etude.environments.protocol import Environment
 from etude.errors import InvalidInput
@@ -108,7 +109,7 @@ def rollout(
         )
         episode_return, episode_length = (
             rollout_state.episode_return + step_result.reward,
-            rollout_state.episode_length + 1,
+            count_up(rollout_state.episode_length, 1),
         )
         done = transition.done
         episode_sums = EpisodeSums(

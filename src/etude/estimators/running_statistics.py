@@ -53,10 +53,10 @@ def normalize(statistics: RunningMeanStd, x: Array, clip: float | Array) -> Arra
 
 
 def init_observation_statistics(space: Space) -> tuple[RunningMeanStd | None, ...]:
-    """Statistics for each leaf of an observation; None for discrete leaves, images and masks."""
+    """Statistics for each leaf of an observation; None for discrete leaves and masks."""
     return tuple(
         init_statistics(leaf.shape)
-        if isinstance(leaf, Box) and leaf.dtype != "uint8" and path[-1:] != (ACTION_MASK,)
+        if isinstance(leaf, Box) and path[-1:] != (ACTION_MASK,)
         else None
         for path, leaf in leaves_with_path(space)
     )

@@ -13,6 +13,7 @@ import jax
 
 from etude.algorithms import ALGORITHMS, algorithm_factory, registered_name
 from etude.algorithms.protocol import Outside, check_algorithm, init_state
+from etude.counters import MAX_ROW_LENGTH
 from etude.environments.backends.host_goal_reward import HostGoalReward
 from etude.environments.goals import check_goal_reward, goal_reward_for
 from etude.environments.sources import EnvironmentLike, environment_source
@@ -180,7 +181,7 @@ def resolve_settings(
     jax.eval_shape(init, jax.random.key(0), outside=settings.outside)
     if settings.algorithm.assumes.goals:
         check_goals(settings)
-    row_every = max(1, settings.iterations // ROWS)
+    row_every = min(max(1, settings.iterations // ROWS), MAX_ROW_LENGTH)
     checkpoint_every = settings.iterations / CHECKPOINTS
     if options.checkpoint_interval is not None:
         checkpoint_every = options.checkpoint_interval / settings.steps_per_iteration

@@ -17,6 +17,7 @@ from etude.algorithms.assumptions import Assumptions
 from etude.algorithms.common import replay_agents
 from etude.algorithms.common.off_policy import update_from_replay
 from etude.algorithms.protocol import Relabel, algorithm
+from etude.counters import count_up
 from etude.data.replay.hindsight import Hindsight
 from etude.data.transition import ReplayBatch, Transition
 from etude.errors import InvalidInput
@@ -238,7 +239,7 @@ class SAC:
         state, policy_metrics = self.update_policy(state, batch, key_policy)
         state = self.update_temperature(state, policy_metrics["entropy"])
         state = self.update_targets(state)
-        state = replace(state, gradient_steps_taken=state.gradient_steps_taken + 1)
+        state = replace(state, gradient_steps_taken=count_up(state.gradient_steps_taken, 1))
         return state, {**metrics, **critic_metrics, **policy_metrics}
 
     def temperature(self, state: SACState) -> Any:

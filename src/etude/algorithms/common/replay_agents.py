@@ -20,6 +20,7 @@ import jax.numpy as jnp
 
 from etude.algorithms.assumptions import Assumptions
 from etude.algorithms.protocol import Relabel
+from etude.counters import count_back
 from etude.data.dataset import Dataset
 from etude.data.replay import ring_buffer, sequence
 from etude.data.replay.ring_buffer import Indices, RingBuffer, buffer_of
@@ -93,7 +94,7 @@ def initial_agent_memory(algorithm: Any, networks: Any, spec: EnvironmentSpec) -
 def remember(algorithm: Any, networks: Any, observation: Any, memory: Any) -> tuple[Any, Any]:
     """(what the networks read at this observation, the next memory)."""
     if algorithm.hindsight:
-        return observation, memory + 1
+        return observation, count_back(memory, 1) + 1
     return read_history(networks, observation, memory)
 
 

@@ -19,6 +19,7 @@ from etude.algorithms.assumptions import Assumptions
 from etude.algorithms.common import on_policy
 from etude.algorithms.common.on_policy import LearnerState, RolloutBatch
 from etude.algorithms.protocol import Component, algorithm
+from etude.counters import count_up
 from etude.data.replay import ring_buffer
 from etude.data.replay.ring_buffer import Indices, RingBuffer
 from etude.data.transition import Transition, zeros_like_spec
@@ -40,7 +41,7 @@ from etude.types import Array, Metrics
 class ReinforceState:
     learner: LearnerState  # opt_state: (that of the policy, that of the value)
     buffer: Any  # RingBuffer of the latest steps of every environment; () during gradient steps
-    # Rows of time are counted over the whole run. The steps to learn from are those of complete
+    # Rows of time are counted as in the buffer. The steps to learn from are those of complete
     # episodes, from start_row up to end_row.
     start_row: Array  # int32 [env]
     end_row: Array  # int32 [env]: the row after the last end of an episode
@@ -218,15 +219,18 @@ class Reinforce:
 
     def store(self, state: ReinforceState, experience: Transition) -> ReinforceState:
         """Insert a rollout [time, env] into the buffer and count the episodes that it completes."""
-        done = experience.done
-        next_row = state.buffer.inserted + jnp.arange(1, len(done) + 1)  # [time]
-        end_row = jnp.maximum(state.end_row, jnp.where(done, next_row[:, None], 0).max(0))
+        done, buffer = experience.done, ring_buffer.insert(state.buffer, experience)
+        # where the buffer counts its rows from a later one
+        dropped = state.buffer.inserted + len(done) - buffer.inserted
+        next_row = buffer.inserted + jnp.arange(1 - len(done), 1)  # [time]
+        end_row = jnp.where(done, next_row[:, None], 0).max(0)
         learner = on_policy.finish_update(self, state.learner, experience)
         return replace(
             state,
             learner=learner,
-            buffer=ring_buffer.insert(state.buffer, experience),
-            end_row=end_row,
+            buffer=buffer,
+            start_row=state.start_row - dropped,
+            end_row=jnp.maximum(state.end_row - dropped, end_row),
             pending_episodes=state.pending_episodes + done.sum(),
         )
 
@@ -291,7 +295,7 @@ class Reinforce:
         networks = replace(state.learner.networks, policy=policy, value=value)
         opt_state = (policy_opt_state, value_opt_state)
         learner = replace(state.learner, networks=networks, opt_state=opt_state)
-        learned_episodes = state.learned_episodes + state.pending_episodes
+        learned_episodes = count_up(state.learned_episodes, state.pending_episodes)
         state = ReinforceState(learner, (), end_row, end_row, jnp.int32(0), learned_episodes)
         return state, metrics
 
@@ -385,7 +389,7 @@ def gather_episodes(buffer: RingBuffer, start_row: Array, end_row: Array) -> Epi
     truncated.
     """
     length, num_envs = ring_buffer.length(buffer), ring_buffer.num_envs(buffer)
-    # Counted over the whole run; negative before the first insertion.
+    # Counted as in the buffer; negative before the first insertion.
     row = buffer.inserted - length + jnp.arange(length)[:, None]
     row, env = jnp.broadcast_arrays(row, jnp.arange(num_envs))
     experience = ring_buffer.gather(buffer, Indices(row % length, env))

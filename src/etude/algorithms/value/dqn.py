@@ -24,6 +24,7 @@ from etude.algorithms.value.distributional_heads import CategoricalHead, Quantil
 from etude.algorithms.value.epsilon_greedy import EpsilonGreedy
 from etude.algorithms.value.heads import ScalarHead
 from etude.algorithms.value.q_functions import QFunction, make_discrete_q
+from etude.counters import count_back, count_up, is_multiple
 from etude.data.replay import ring_buffer
 from etude.data.replay.hindsight import Hindsight
 from etude.data.replay.prioritized import Prioritized
@@ -242,7 +243,7 @@ class DQN:
             state = self.store(state, experience)
             buffer, is_ready = state.replay, state.steps >= self.warmup_steps
         else:
-            state = replace(state, steps=state.steps + self.gradient_steps)
+            state = replace(state, steps=count_up(state.steps, self.gradient_steps))
             buffer, is_ready = buffer_of(outside.dataset.transitions), jnp.bool_(True)
         fitted, metrics = update_if_ready(
             is_ready,
@@ -260,7 +261,10 @@ class DQN:
             state.priorities, state.replay, buffer, len(experience.reward)
         )
         return replace(
-            state, replay=buffer, priorities=priorities, steps=state.steps + experience.reward.size
+            state,
+            replay=buffer,
+            priorities=priorities,
+            steps=count_up(state.steps, experience.reward.size),
         )
 
     def replay_step(
@@ -310,9 +314,11 @@ class DQN:
         updates, opt_state = self.optimizer(state.steps).update(gradient, state.opt_state)
         q, gradient_steps_taken = (
             optax.apply_updates(state.q, updates),
-            state.gradient_steps_taken + 1,
+            count_back(state.gradient_steps_taken, self.target_interval) + 1,
         )
-        rate = jnp.where(gradient_steps_taken % self.target_interval == 0, self.target_rate, 0)
+        rate = jnp.where(
+            is_multiple(gradient_steps_taken, self.target_interval), self.target_rate, 0
+        )
         target_q = optax.incremental_update(q, state.target_q, rate)
         state = replace(
             state,

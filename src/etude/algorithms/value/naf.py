@@ -14,6 +14,7 @@ from etude.algorithms.common import replay_agents
 from etude.algorithms.common.exploration import add_gaussian_noise
 from etude.algorithms.common.off_policy import update_from_replay
 from etude.algorithms.protocol import Relabel, algorithm
+from etude.counters import count_up
 from etude.data.replay.hindsight import Hindsight
 from etude.data.replay.ring_buffer import RingBuffer
 from etude.data.transition import ReplayBatch, Transition
@@ -210,7 +211,7 @@ class NAF:
             q=q,
             target_q=target_q,
             opt_state=opt_state,
-            gradient_steps_taken=state.gradient_steps_taken + 1,
+            gradient_steps_taken=count_up(state.gradient_steps_taken, 1),
         )
         return state, metrics
 

@@ -13,6 +13,7 @@ import optax
 from etude.algorithms.assumptions import Assumptions
 from etude.algorithms.common.exploration import epsilon_greedy
 from etude.algorithms.protocol import algorithm
+from etude.counters import count_up
 from etude.data.transition import Transition, flatten_time, minibatches
 from etude.errors import InvalidInput
 from etude.estimators import losses, returns
@@ -151,7 +152,8 @@ class PQN:
         (q, opt_state), metrics = jax.lax.scan(
             epoch, (state.q, state.opt_state), jax.random.split(key, self.epochs)
         )
-        state = replace(state, q=q, opt_state=opt_state, steps=state.steps + samples.target.size)
+        steps = count_up(state.steps, samples.target.size)
+        state = replace(state, q=q, opt_state=opt_state, steps=steps)
         num_updates = jnp.int32(metrics["q_loss"].size)
         return state, {**jax.tree.map(jnp.mean, metrics), "updates": num_updates}
 

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from etude.algorithms.assumptions import Assumptions
 from etude.algorithms.common.exploration import epsilon_greedy
 from etude.algorithms.protocol import algorithm
+from etude.counters import count_up
 from etude.data.transition import Transition, zeros_like_spec
 from etude.estimators import losses
 from etude.optim.schedules import linear_schedule
@@ -113,7 +114,7 @@ class QLearning:
             "q_value": value_sum / jnp.maximum(num_updates, 1),
             "updates": num_updates,
         }
-        return QLearningState(q, pending, state.steps + experience.reward.size), metrics
+        return QLearningState(q, pending, count_up(state.steps, experience.reward.size)), metrics
 
     def learn_step(
         self, carry: tuple[Array, Any], transition: Transition, learning_rate: Array, epsilon: Array

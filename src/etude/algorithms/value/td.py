@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from etude.algorithms.assumptions import Assumptions
 from etude.algorithms.protocol import algorithm
+from etude.counters import count_up
 from etude.data.transition import Transition
 from etude.estimators import losses
 from etude.spaces import EnvironmentSpec
@@ -72,9 +73,8 @@ class TD:
         (value, traces), metrics = jax.lax.scan(
             learn_step, (state.value, state.traces), replace(experience, memory=())
         )
-        state = replace(
-            state, value=value, traces=traces, steps=state.steps + experience.reward.size
-        )
+        steps = count_up(state.steps, experience.reward.size)
+        state = replace(state, value=value, traces=traces, steps=steps)
         return state, {**jax.tree.map(jnp.mean, metrics), "updates": experience.reward.size}
 
     def learn_step(

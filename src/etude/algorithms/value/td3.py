@@ -13,6 +13,7 @@ from etude.algorithms.common import replay_agents
 from etude.algorithms.common.exploration import add_gaussian_noise
 from etude.algorithms.common.off_policy import update_from_replay
 from etude.algorithms.protocol import Relabel, algorithm
+from etude.counters import count_back, is_multiple
 from etude.data.replay.hindsight import Hindsight
 from etude.data.transition import ReplayBatch, Transition
 from etude.estimators import losses
@@ -194,7 +195,9 @@ class TD3:
         def update_policy_and_targets(state):
             return self.update_targets(self.update_policy(state, batch))
 
-        is_policy_step = assume_unbatched(state.gradient_steps_taken) % self.policy_interval == 0
+        is_policy_step = is_multiple(
+            assume_unbatched(state.gradient_steps_taken), self.policy_interval
+        )
         if self.policy_interval == 1:
             state = update_policy_and_targets(state)
         else:
@@ -222,7 +225,7 @@ class TD3:
             state,
             critics=optax.apply_updates(state.critics, updates),
             critic_opt_state=opt_state,
-            gradient_steps_taken=state.gradient_steps_taken + 1,
+            gradient_steps_taken=count_back(state.gradient_steps_taken, self.policy_interval) + 1,
         )
         return state, {"critic_loss": loss, "q_value": q_mean}
 
