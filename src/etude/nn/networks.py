@@ -82,6 +82,8 @@ class CNN:
     layers: tuple[eqx.nn.Conv2d, ...]
     shape: tuple[int, ...] = static()
     padding: Literal["VALID", "SAME"] = static()
+    # whether features have a mean square of 1, whatever the unit of the pixels
+    normalize: bool = static(False)
 
     def __call__(self, image: Array) -> Array:
         leading = image.shape[: image.ndim - len(self.shape)]
@@ -91,7 +93,8 @@ class CNN:
             x = jax.nn.relu(
                 convolution(x, layer.weight, layer.stride[0], self.padding) + layer.bias.ravel()
             )
-        return x.reshape(*leading, -1)
+        x = x.reshape(*leading, -1)
+        return x * jax.lax.rsqrt((x**2).mean(-1, keepdims=True) + 1e-6) if self.normalize else x
 
 
 @struct
@@ -324,7 +327,8 @@ def make_cnn(key: Array, shape: tuple[int, ...], orthogonal: bool = False) -> CN
 
     It is that of Mnih et al. (2015) for images from 36 pixels, and two 3×3 layers for smaller ones.
     With `orthogonal`, kernels are orthogonal with gain √2 and biases are zero, as PPO and A2C are
-    published; else both are uniform in ±1/√inputs, as in Equinox.
+    published, and features are normalized, so that pictures that use a part of their range teach as
+    fast as others; else kernels and biases are uniform in ±1/√inputs, as in Equinox.
     """
     *image_size, channels = jax.eval_shape(
         lambda x: channels_last(x, shape), jnp.zeros((1, *shape))
@@ -343,7 +347,7 @@ def make_cnn(key: Array, shape: tuple[int, ...], orthogonal: bool = False) -> CN
             orthogonal_init(layer, math.sqrt(2), key)
             for layer, key in zip(layers, keys, strict=True)
         )
-    return CNN(layers, shape, "VALID" if min(image_size) >= 36 else "SAME")
+    return CNN(layers, shape, "VALID" if min(image_size) >= 36 else "SAME", orthogonal)
 
 
 def apply_layer_norm(norm: eqx.nn.LayerNorm, x: Array) -> Array:

@@ -262,6 +262,7 @@ class SAC:
             values = state.policy.actions.q_values(
                 critics, transition.observation, transition.action
             )
+            losses.check_target("estimate_target", td_target, values[0])
             loss = batch.weight * losses.l2_loss(td_target - values)
             return loss.mean(range(1, loss.ndim)).sum(), values.mean()
 

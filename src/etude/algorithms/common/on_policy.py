@@ -217,7 +217,7 @@ def scale_reward(
         learner.return_statistics, discounted_returns.ravel()
     )
     clip = algorithm.normalize_reward.clip
-    reward = jnp.clip(experience.reward * jax.lax.rsqrt(statistics.variance + 1e-8), -clip, clip)
+    reward = jnp.clip(experience.reward * running_statistics.inverse_std(statistics), -clip, clip)
     return replace(learner, return_statistics=statistics, discounted_return=last_return), replace(
         experience, reward=reward
     )

@@ -25,7 +25,7 @@ from etude.data.replay.ring_buffer import Indices, RingBuffer
 from etude.data.transition import Transition, zeros_like_spec
 from etude.errors import InvalidInput
 from etude.estimators import baselines, importance_sampling
-from etude.estimators.losses import l2_loss, weighted_nll
+from etude.estimators.losses import check_target, l2_loss, weighted_nll
 from etude.estimators.returns import discounted_returns
 from etude.nn.custom_torso import TorsoMaker
 from etude.nn.networks import Activation
@@ -266,6 +266,7 @@ class Reinforce:
 
             def loss_fn(policy):
                 pi = batch.distribution_of(policy)
+                check_target("estimate_baseline", advantage, batch.old_log_prob)
                 # The factor turns the loss's mean over all steps into one over the valid steps.
                 mask = episodes.valid.size / jnp.maximum(episodes.valid.sum(), 1) * episodes.valid
                 policy_loss = weighted_nll(pi.log_prob(batch.action), mask * weight * advantage)
@@ -346,11 +347,15 @@ class Reinforce:
         return baselines.leave_one_out_optimal(episode_mean, episode_weight)[episodes.episode]
 
     def normalize_advantages(self, episodes: EpisodeBatch, advantage: Array) -> Array:
-        """Return the advantages with mean 0 and std 1 over the valid steps, if so configured."""
+        """Return the advantages with mean 0 and std 1 over the valid steps, if so configured.
+
+        One alone stays as it is, for it would become 0.
+        """
         if not self.normalize_advantage:
             return advantage
         mean = episodes.mean(advantage)
-        return (advantage - mean) / (jnp.sqrt(episodes.mean((advantage - mean) ** 2)) + 1e-8)
+        std = jnp.sqrt(episodes.mean((advantage - mean) ** 2))
+        return jnp.where(episodes.valid.sum() > 1, (advantage - mean) / (std + 1e-8), advantage)
 
     def fit_value(
         self,
@@ -362,11 +367,14 @@ class Reinforce:
     ) -> tuple[ValueNetwork, optax.OptState, Array]:
         """Take `value_steps` gradient steps on E[½ (Gₜ - V(sₜ))²]; return the mean loss too."""
 
+        def value_loss(value):
+            output = batch.values_of(value)
+            check_target("discounted_returns", target, output)
+            return episodes.mean(l2_loss(target - output))
+
         def step(carry, _):
             value, opt_state = carry
-            loss, gradient = jax.value_and_grad(
-                lambda value: episodes.mean(l2_loss(target - batch.values_of(value)))
-            )(value)
+            loss, gradient = jax.value_and_grad(value_loss)(value)
             updates, opt_state = self.value_optimizer().update(gradient, opt_state)
             return (optax.apply_updates(value, updates), opt_state), loss
 

@@ -32,6 +32,7 @@ from etude.data.replay.ring_buffer import RingBuffer, buffer_of
 from etude.data.replay.uniform import Uniform
 from etude.data.transition import ReplayBatch, Transition
 from etude.errors import InvalidInput
+from etude.estimators import losses
 from etude.nn.custom_torso import TorsoMaker
 from etude.nn.networks import Activation
 from etude.nn.noisy import NoisyLayers, add_noise_layers, sample_noise
@@ -72,10 +73,10 @@ class DQN:
     target_rate: float = traced(1.0, above=0, at_most=1)
     """Fraction by which a target update moves the target network toward q; 1 copies q, smaller
     values are Polyak averaging."""
-    exploration_steps: float = traced(10_000.0, above=0)
+    exploration_steps: float = traced(10_000.0, above=0, infinite=True)
     """Environment steps, summed over all environment copies, over which ε or the temperature falls
     linearly."""
-    max_gradient_norm: float = traced(10.0, above=0)
+    max_gradient_norm: float = traced(10.0, above=0, infinite=True)
     """Largest global norm of the gradient; larger gradients are scaled down to it; inf: no clip."""
     head: ScalarHead | CategoricalHead | QuantileHead = nested(ScalarHead())
     """Statistic of the return that is learned; C51 is categorical, QR-DQN quantile."""
@@ -306,11 +307,11 @@ class DQN:
             outputs = sample_noise(q, key_noise).outputs_for(
                 batch.transition.observation, batch.transition.action
             )
+            losses.check_target("estimate_target", target, outputs)
             loss, td_error = q.head.loss(outputs, target)
             return (batch.weight * loss).mean(), (td_error, q.head.mean(outputs).mean())
 
-        grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
-        (loss, (td_error, q_mean)), gradient = grad_fn(state.q)
+        (loss, (td_error, q_mean)), gradient = jax.value_and_grad(loss_fn, has_aux=True)(state.q)
         updates, opt_state = self.optimizer(state.steps).update(gradient, state.opt_state)
         q, gradient_steps_taken = (
             optax.apply_updates(state.q, updates),
@@ -327,7 +328,11 @@ class DQN:
             opt_state=opt_state,
             gradient_steps_taken=gradient_steps_taken,
         )
-        return state, td_error, {"q_loss": loss, "q_value": q_mean}
+        return (
+            state,
+            td_error,
+            {"q_loss": loss, "q_value": q_mean} | q.head.target_metrics(target),
+        )
 
     def estimate_target(
         self, q: QFunction, target_q: QFunction, batch: ReplayBatch, key: Array

@@ -98,10 +98,10 @@ class NAF:
     1]."""
     final_noise: float = traced(0.1, at_least=0)
     """Standard deviation of the exploration noise after exploration_steps (found by trial)."""
-    exploration_steps: float = traced(10_000.0, above=0)
+    exploration_steps: float = traced(10_000.0, above=0, infinite=True)
     """Environment steps, summed over all environment copies, over which the exploration noise falls
     linearly (found by trial)."""
-    max_gradient_norm: float = traced(1.0, above=0)
+    max_gradient_norm: float = traced(1.0, above=0, infinite=True)
     """Largest global norm of the gradient; larger gradients are scaled down to it; inf: no clip."""
     hindsight: Hindsight | None = nested(None)
     """Whether goals that were achieved later take the desired goals' place in replay, where
@@ -222,6 +222,7 @@ class NAF:
 
         def loss_fn(q):
             values = q(batch.transition.observation)(batch.transition.action)
+            losses.check_target("estimate_target", target, values)
             return (batch.weight * losses.l2_loss(target - values)).mean(), values.mean()
 
         (loss, q_mean), gradient = jax.value_and_grad(loss_fn, has_aux=True)(q)

@@ -62,10 +62,10 @@ class PQN:
     """Initial probability ε of a random action."""
     final_epsilon: float = traced(0.05, at_least=0, at_most=1)
     """Probability ε of a random action after exploration_steps."""
-    exploration_steps: float = traced(250_000.0, above=0)
+    exploration_steps: float = traced(250_000.0, above=0, infinite=True)
     """Environment steps, summed over all environment copies, over which ε falls linearly from
     initial_epsilon to final_epsilon."""
-    max_gradient_norm: float = traced(10.0, above=0)
+    max_gradient_norm: float = traced(10.0, above=0, infinite=True)
     """Largest global norm of the gradient; larger gradients are scaled down to it; inf: no clip."""
     hidden: tuple[int, ...] = static((128, 128), at_least=1)
     """Units of each hidden layer."""
@@ -138,6 +138,7 @@ class PQN:
     ) -> tuple[PQNState, dict[str, Array]]:
         """Take `epochs` passes of gradient steps over a rollout [time, env] with fixed targets."""
         target = self.estimate_target(state.q, experience)
+        losses.check_target("estimate_target", target, experience.reward)
         # [time * env, ...]
         samples = flatten_time(TargetBatch(experience.observation, experience.action, target))
 

@@ -49,7 +49,7 @@ class QLearning:
     """Initial probability ε of a random action."""
     final_epsilon: float = traced(0.05, at_least=0, at_most=1)
     """Probability ε of a random action after exploration_steps."""
-    exploration_steps: float = traced(10_000.0, above=0)
+    exploration_steps: float = traced(10_000.0, above=0, infinite=True)
     """Environment steps, summed over all environment copies, over which ε falls linearly from
     initial_epsilon to final_epsilon."""
     initial_value: float = traced(0.0)
@@ -171,6 +171,7 @@ def update_table(
     sums of their losses and of their Q(s, a) before the update.
     """
     index = transition.observation, transition.action
+    losses.check_target("estimate_target", target, q[index])
     td_error = target - q[index]
     counts = jnp.zeros_like(q).at[index].add(valid)[index]
     new_q = q.at[index].add(learning_rate * valid * td_error / jnp.maximum(counts, 1))

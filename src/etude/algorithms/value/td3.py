@@ -69,7 +69,7 @@ class TD3:
     """Standard deviation of the Gaussian exploration noise; actions are scaled to [-1, 1]."""
     target_noise: float = traced(0.2, at_least=0)
     """Standard deviation of the Gaussian noise on the target policy's actions, in [-1, 1]."""
-    target_noise_clip: float = traced(0.5, at_least=0)
+    target_noise_clip: float = traced(0.5, at_least=0, infinite=True)
     """Bound to which the noise on the target policy's actions is clipped, on both sides; no effect
     with target_noise 0."""
     hindsight: Hindsight | None = nested(None)
@@ -216,6 +216,7 @@ class TD3:
         def loss_fn(critics):
             # [critic, batch]
             values = critic_values(critics, transition.observation, transition.action)
+            losses.check_target("estimate_target", td_target, values[0])
             loss = batch.weight * losses.l2_loss(td_target - values)
             return loss.mean(range(1, loss.ndim)).sum(), values.mean()
 

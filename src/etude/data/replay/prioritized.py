@@ -40,7 +40,7 @@ class Prioritized:
     al., 2016)."""
     beta: float = traced(0.4, at_least=0, at_most=1)
     """Initial exponent β of the importance weights; at 1 they correct the whole bias."""
-    beta_steps: float = traced(100_000.0, above=0)
+    beta_steps: float = traced(100_000.0, above=0, infinite=True)
     """Environment steps, summed over all environment copies, over which β grows linearly to 1."""
 
     def init_priorities(self, buffer: RingBuffer) -> Priorities:
