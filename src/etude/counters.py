@@ -11,9 +11,7 @@ _CYCLE = 2**29
 
 
 def count_up(count: Array, increment: int | Array) -> Array:
-    """count + increment, where an integer stops at 2³¹ - 1: of steps that schedules read, say."""
-    if not jnp.issubdtype(count.dtype, jnp.integer):
-        return count + increment
+    """count + increment, at most 2³¹ - 1: a count of steps that schedules read, say."""
     return jnp.minimum(count, MAX_COUNT - increment) + increment
 
 

@@ -364,7 +364,7 @@ def accumulate(metric_sums: MetricSums, episodes: Any, metrics: Metrics) -> Metr
     updates = metrics["updates"]
     sums = {name: total + metrics[name] * updates for name, total in metric_sums.metrics.items()}
     return MetricSums(
-        jax.tree.map(count_up, metric_sums.episodes, episodes),
+        jax.tree.map(jnp.add, metric_sums.episodes, episodes),
         count_up(metric_sums.updates, updates),
         sums,
     )
