@@ -12,6 +12,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from etude.reporting.statistics import three_digits
 from etude.runs.job import ProgressEvent
 from etude.runs.settings import DatasetRecord, Settings
 
@@ -121,10 +122,11 @@ class RunProgress:
     def status(self) -> str:
         """One line of steps per second, recent return and losses."""
         loss_names = sorted({name for name, _ in self.latest_metrics if name.endswith("loss")})
+        episode_return = three_digits(self.mean("episode_return"))
         parts = [
             f"{self.rate:,.0f} steps/s",
-            *([f"return {_number(self.mean('episode_return'))}"] if self.settings.plays else []),
-            *(f"{name.replace('_', ' ')} {_number(self.mean(name))}" for name in loss_names),
+            *([f"return {episode_return}"] if self.settings.plays else []),
+            *(f"{name.replace('_', ' ')} {three_digits(self.mean(name))}" for name in loss_names),
         ]
         return " · ".join(parts)
 
@@ -326,7 +328,7 @@ def evaluation_rows(evaluation: dict[str, Any]) -> list[tuple[str, str]]:
     """The rows of a table of evaluation results: returns, or the metrics of a model."""
     if "metrics" in evaluation:
         return dataset_rows(evaluation)
-    low, high = evaluation["ci95"]
+    low, high = map(three_digits, evaluation["ci95"])
     seeds = len(evaluation["per_seed"])
     mode = "deterministic" if evaluation["deterministic"] else "stochastic"
     rows = [
@@ -335,15 +337,18 @@ def evaluation_rows(evaluation: dict[str, Any]) -> list[tuple[str, str]]:
             f"{evaluation['episodes']} episodes{' a seed' if seeds > 1 else ''} on "
             f"{evaluation['environment']}, {mode} policy",
         ),
-        ("return, IQM", f"{evaluation['iqm']:.1f}   95 % interval {low:.1f} to {high:.1f}"),
-        ("return, mean ± std", f"{evaluation['mean']:.1f} ± {evaluation['std']:.1f}"),
+        ("return, IQM", f"{three_digits(evaluation['iqm'])}   95 % interval {low} to {high}"),
+        (
+            "return, mean ± std",
+            f"{three_digits(evaluation['mean'])} ± {three_digits(evaluation['std'])}",
+        ),
     ]
     if success := evaluation.get("success"):
         low, high = success["ci95"]
         interval = f"   95 % interval {low:.2f} to {high:.2f}" if seeds > 1 else ""
         rows.append(("success, IQM", f"{success['iqm']:.2f}{interval}"))
     return rows + (
-        [("return of each seed", "  ".join(f"{value:.1f}" for value in evaluation["per_seed"]))]
+        [("return of each seed", "  ".join(map(three_digits, evaluation["per_seed"])))]
         if seeds > 1
         else []
     )
@@ -355,15 +360,11 @@ def dataset_rows(evaluation: dict[str, Any]) -> list[tuple[str, str]]:
         ("evaluation", f"{evaluation['dataset'] or 'an object'}, {evaluation['steps']:,} steps")
     ]
     for name, metric in evaluation["metrics"].items():
-        low, high = map(_number, metric["ci95"])
+        low, high = map(three_digits, metric["ci95"])
         several = len(metric["per_seed"]) > 1
         interval = f"   95 % interval {low} to {high}" if several else ""
-        rows.append((f"{name.replace('_', ' ')}, IQM", _number(metric["iqm"]) + interval))
+        rows.append((f"{name.replace('_', ' ')}, IQM", three_digits(metric["iqm"]) + interval))
     return rows
-
-
-def _number(value: float) -> str:
-    return "–" if math.isnan(value) else f"{value:.1f}" if abs(value) >= 10 else f"{value:.3g}"
 
 
 def _duration(seconds: float) -> str:

@@ -15,6 +15,7 @@ import numpy as np
 
 from etude.environments.protocol import Environment
 from etude.errors import Diverged, InvalidInput
+from etude.runs.alarms import MetricAlarms
 from etude.runs.interrupt import Interrupted, InterruptHandler
 from etude.runs.settings import Settings
 from etude.storage import checkpoints
@@ -80,6 +81,7 @@ def train_job(
         else 0
     )
     seconds, compile_seconds = metadata["seconds"], metadata["compile_seconds"]
+    alarms = MetricAlarms()
     reports = progress(
         settings.algorithm,
         environment,
@@ -108,6 +110,8 @@ def train_job(
                 }
                 if report.end_of_row:
                     write_rows(writer, job, report.steps, metrics)
+                    for text in alarms.check(metrics, report.steps):
+                        warn(text)
                 checkpoint_due = (
                     report.iterations % settings.checkpoint_every == 0
                     or report.iterations == settings.iterations

@@ -20,7 +20,7 @@ from etude.data.transition import Transition
 from etude.environments.protocol import Environment
 from etude.environments.sources import EnvironmentLike, environment_source
 from etude.errors import InvalidInput
-from etude.reporting.statistics import iqm
+from etude.reporting.statistics import iqm, three_digits
 from etude.rollout import bind_policy, copies_for, init_rollout_state, rollout
 from etude.runs.display import NullDisplay, StatusLine
 from etude.runs.experts import ExpertLike, expert_name, make_expert
@@ -250,8 +250,8 @@ def recording_table(dataset: Dataset, expert: str, environment: str) -> Table:
         ("environment", environment),
         ("episodes", f"{dataset.num_episodes:,}"),
         ("steps", f"{dataset.num_steps:,}"),
-        ("return, mean ± std", f"{returns.mean():.1f} ± {spread:.1f}"),
-        ("return, IQM", f"{iqm(returns):.1f}"),
+        ("return, mean ± std", f"{three_digits(returns.mean())} ± {three_digits(spread)}"),
+        ("return, IQM", three_digits(iqm(returns))),
         ("hash", content_hash(dataset)[:12]),
     ):
         table.add_row(*map(escape, row))

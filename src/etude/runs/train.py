@@ -179,6 +179,7 @@ def resolve_settings(
     # raises InvalidInput where the algorithm does not take the spaces
     init = partial(init_state, settings.algorithm, spec=spec, name=name)
     jax.eval_shape(init, jax.random.key(0), outside=settings.outside)
+    check_budget(settings)
     if settings.algorithm.assumes.goals:
         check_goals(settings)
     row_every = min(max(1, settings.iterations // ROWS), MAX_ROW_LENGTH)
@@ -187,6 +188,16 @@ def resolve_settings(
         checkpoint_every = options.checkpoint_interval / settings.steps_per_iteration
     rows_per_checkpoint = max(1, round(checkpoint_every / row_every))
     return replace(settings, row_every=row_every, checkpoint_every=rows_per_checkpoint * row_every)
+
+
+def check_budget(settings: Settings) -> None:
+    """Raise InvalidInput for a budget that ends before anything is learned."""
+    needed, reason = settings.algorithm.first_update(settings.num_envs)
+    if settings.algorithm.learns and settings.trained_steps < needed:
+        raise InvalidInput(
+            f"steps is {settings.steps:,}, and {settings.name} learns nothing before {needed:,} "
+            f"({reason}); give more steps, or a smaller {reason.split()[0]}"
+        )
 
 
 def check_goals(settings: Settings) -> None:
@@ -347,6 +358,9 @@ def run_training(run: Run, display: Display, video: bool = False) -> Run:
     start_time, latest_events, interrupt = time.perf_counter(), {}, InterruptHandler()
     try:
         with interrupt, display:
+            settings = run.settings
+            for remark in settings.algorithm.remarks(settings.num_envs, settings.trained_steps):
+                display.warn(remark)
             for event in run_jobs(run, interrupt, display.warn):
                 latest_events[event.seeds] = event
                 display.show(event)

@@ -139,6 +139,8 @@ class SAC:
                 "would stay 0: start it above 0, or set learn_temperature=False"
             )
 
+    first_update, remarks = replay_agents.first_update, replay_agents.remarks
+
     @property
     def assumes(self) -> Assumptions:
         return replay_agents.replay_assumptions(self, Assumptions(("Discrete", "Box")))

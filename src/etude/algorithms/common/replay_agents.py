@@ -68,6 +68,32 @@ def check_replay(algorithm: Any) -> None:
         )
 
 
+def first_update(algorithm: Any, num_envs: int) -> tuple[int, str]:
+    """(steps before the first gradient step, the setting that says so), after the warm-up."""
+    steps = algorithm.steps_per_update(num_envs)
+    warmup_steps = algorithm.warmup_steps if algorithm.plays else 0
+    return max(steps, -(-warmup_steps // steps) * steps), f"warmup_steps {warmup_steps:,}"
+
+
+def remarks(algorithm: Any, num_envs: int, steps: int) -> tuple[str, ...]:
+    """What to know of a replay buffer that holds less than its capacity, or than a batch.
+
+    Where it never fills in `steps` environment steps, that is nothing.
+    """
+    if not algorithm.plays:
+        return ()
+    rollout = algorithm.rollout_length * num_envs
+    held = algorithm.capacity // rollout * rollout
+    holds = (
+        f"the replay buffer holds {held:,} transitions, the whole rollouts of {rollout:,} "
+        f"(rollout_length {algorithm.rollout_length} × num_envs {num_envs}) that fit into "
+        f"capacity {algorithm.capacity:,}"
+    )
+    if algorithm.batch_size > held:
+        return (f"{holds}: a batch of {algorithm.batch_size:,} is drawn with repeats",)
+    return (holds,) if held < min(algorithm.capacity, steps) else ()
+
+
 def replay_assumptions(algorithm: Any, assumptions: Assumptions) -> Assumptions:
     """`assumptions`, with goals for hindsight, and without full observation where recurrent."""
     assumptions = assumptions._replace(full_observation=algorithm.recurrent is None)

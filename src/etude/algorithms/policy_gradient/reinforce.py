@@ -148,6 +148,23 @@ class Reinforce:
                 f"{self.capacity}; give shorter rollouts or a larger capacity"
             )
 
+    def first_update(self, num_envs: int) -> tuple[int, str]:
+        """(steps before the first gradient step, the setting that says so): those of a batch."""
+        rollout = self.rollout_length * num_envs
+        held = self.capacity // self.rollout_length * rollout  # a full buffer is learned from too
+        batch = 0 if self.batch_episodes else min(self.batch_steps, held)
+        return max(rollout, -(-batch // rollout) * rollout), f"batch_steps {self.batch_steps:,}"
+
+    def remarks(self, num_envs: int, steps: int) -> tuple[str, ...]:
+        """What to know of a buffer that holds less than its capacity."""
+        held = self.capacity // self.rollout_length * self.rollout_length
+        if held >= min(self.capacity, steps // num_envs):
+            return ()
+        return (
+            f"the buffer holds {held:,} steps of each environment, the whole rollouts of "
+            f"rollout_length {self.rollout_length} that fit into capacity {self.capacity:,}",
+        )
+
     def init(self, key: Array, spec: EnvironmentSpec) -> ReinforceState:
         """Return the initial networks, optimizer states and an empty buffer."""
         if not self.batch_episodes and self.batch_steps > (limit := self.capacity * spec.num_envs):

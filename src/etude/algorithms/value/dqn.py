@@ -152,6 +152,8 @@ class DQN:
     def needs(self) -> tuple[str, ...]:
         return () if self.plays else ("dataset",)
 
+    first_update, remarks = replay_agents.first_update, replay_agents.remarks
+
     def steps_per_update(self, num_envs: int) -> int:
         return self.rollout_length * num_envs if self.plays else self.gradient_steps
 
@@ -220,9 +222,13 @@ class DQN:
         if not explore:
             return q.greedy_action(observation, key_greedy), memory
         q = sample_noise(q, key_noise)
-        decay = linear_decay(state.steps, self.exploration_steps)
         action = self.exploration.act(
-            q, observation, decay, key_greedy=key_greedy, key_mix=key_mix, key_random=key_random
+            q,
+            observation,
+            linear_decay(state.steps, self.exploration_steps),
+            key_greedy=key_greedy,
+            key_mix=key_mix,
+            key_random=key_random,
         )
         return action, memory
 

@@ -136,6 +136,8 @@ class NAF:
     def validate_fields(self) -> None:
         replay_agents.check_replay(self)
 
+    first_update, remarks = replay_agents.first_update, replay_agents.remarks
+
     @property
     def assumes(self) -> Assumptions:
         return replay_agents.replay_assumptions(self, Assumptions(("bounded Box",)))
