@@ -23,6 +23,7 @@ FILES = sorted(SOURCE.rglob("*.py"))
 ROOMS = (
     "etude.types",
     "etude.errors",
+    "etude.keys",
     "etude.kinds",
     "etude.importing",
     "etude.struct",

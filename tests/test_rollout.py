@@ -30,7 +30,7 @@ class Scripted:
     """
 
     functional = True
-    deterministic_reset = True
+    replayer = None
 
     def __init__(self, num_envs):
         self.spec = EnvironmentSpec(Box((3,)), Discrete(2), num_envs)

@@ -3,7 +3,6 @@ compile at once."""
 
 from functools import partial
 
-import gymnasium
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,7 +15,7 @@ from etude.environments.backends.jax_envs import JaxEnvs
 from etude.environments.probes import Counter
 from etude.errors import Diverged, EnvironmentFault, InvalidInput
 from etude.rollout import EpisodeSums
-from etude.struct import replace, static, traced
+from etude.struct import static, traced
 from etude.training import (
     MetricSums,
     accumulate,
@@ -25,7 +24,6 @@ from etude.training import (
     init_train_state,
     progress,
     pure_train,
-    restart_rollout,
     run_compiled,
     vmap_over_seeds,
 )
@@ -330,7 +328,7 @@ def test_train_is_the_same_loop_in_one_program(uninterrupted):
 
 def test_chunks_may_be_any_stretch_of_iterations(uninterrupted):
     training = jax.jit(partial(init_train_state, Walk(), ENVIRONMENT))(KEY)
-    run = compile_chunk(Walk(), ENVIRONMENT, training, KEY, 5, 0)
+    run = compile_chunk(Walk(), ENVIRONMENT, training, KEY, 5)
     for start, stop in ((0, 1), (1, 1), (1, 9), (9, 16)):
         training = run(training, KEY, start, stop, NOTHING)
     assert_equal(on_host(training.algorithm_state), uninterrupted[-1].train_state.algorithm_state)
@@ -341,53 +339,6 @@ def test_over_seeds():
     assert vmap_over_seeds(jax.random.uniform, jax.random.split(KEY, 3))(
         jax.random.split(KEY, 3)
     ).shape == (3,)
-
-
-@pytest.mark.slow
-def test_simulators_restart_so_that_going_on_is_never_having_stopped():
-    """Their state cannot be saved: every fourth iteration they start afresh, and what was cut off
-    counts as truncated."""
-
-    def make():
-        return gymnasium.make("CartPole-v1")
-
-    options = dict(steps=6 * 10, row_every=2, restart_every=4)
-    whole = reports_of(environment=GymnasiumEnvs(make, 2), chunk_seconds=LARGE, **options)
-    part = next(
-        report
-        for report in reports_of(environment=GymnasiumEnvs(make, 2), chunk_seconds=TINY, **options)
-        if report.iterations == 8
-    )
-    environment = GymnasiumEnvs(make, 2)
-    resumed = replace(
-        part.train_state,
-        rollout_state=restart_rollout(
-            Walk(), environment, part.train_state.algorithm_state, KEY, 8 - 1
-        ),
-    )
-    np.testing.assert_array_equal(
-        resumed.rollout_state.observation, part.train_state.rollout_state.observation
-    )
-    rest = reports_of(environment=environment, resumed=(resumed, 8), **options)
-    assert_equal(rest[-1].train_state.algorithm_state, whole[-1].train_state.algorithm_state)
-    np.testing.assert_array_equal(
-        rest[-1].train_state.rollout_state.observation,
-        whole[-1].train_state.rollout_state.observation,
-    )
-    assert (
-        part.train_state.algorithm_state["seen"] % 100 == 2 * 2
-    )  # both copies, at iterations 4 and 8
-    assert part.train_state.rollout_state.episode_length.max() == 0
-
-
-def test_a_restart_has_a_key_of_its_own():
-    environment = GymnasiumEnvs(lambda: gymnasium.make("CartPole-v1"), 2)
-    state = Walk().init(KEY, environment.spec)
-    starts = [
-        restart_rollout(Walk(), environment, state, KEY, index).observation for index in (3, 7, 3)
-    ]
-    np.testing.assert_array_equal(starts[0], starts[2])
-    assert (starts[0] != starts[1]).all()
 
 
 class Breaks(GymnasiumCounter):

@@ -11,12 +11,10 @@ from etude.algorithms.protocol import Outside, Policy, acts, outside_arguments
 from etude.data.transition import Transition
 from etude.environments.protocol import Environment
 from etude.errors import InvalidInput
+from etude.keys import INITIAL_MEMORY
 from etude.struct import struct
 from etude.trees import where_done
 from etude.types import Array
-
-# folded into a key to draw an initial memory; `split(key, n)` folds in numbers below n
-INITIAL_MEMORY = 2**31
 
 
 class BoundPolicy(NamedTuple):

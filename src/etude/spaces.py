@@ -19,6 +19,8 @@ from etude.types import Array
 
 AnyArray = TypeVar("AnyArray", Array, np.ndarray)
 
+WIDEST_SCALE = 1e9  # between two bounds of an action
+
 # keys of a Dict observation: the legal actions; the goal that a state is, and the one to reach
 ACTION_MASK, ACHIEVED_GOAL, DESIRED_GOAL = "action_mask", "achieved_goal", "desired_goal"
 
@@ -147,7 +149,10 @@ def space_from_gymnasium(space: gymnasium.Space, role: str = "observation") -> S
     match space:
         case gym_spaces.Box():
             low, high = (compact_bound(bound) for bound in (space.low, space.high))
-            return Box(space.shape, space.dtype.name, low, high)
+            box = Box(space.shape, space.dtype.name, low, high)
+            if role == "action":
+                check_scale(box, space)
+            return box
         case gym_spaces.Discrete():
             return Discrete(int(space.n), int(space.start), space.dtype.name)
         case gym_spaces.MultiDiscrete():
@@ -175,6 +180,19 @@ def space_from_gymnasium(space: gymnasium.Space, role: str = "observation") -> S
         f"the {role} space is {space}; {type(space).__name__} is not supported there. "
         f"Supported: {supported}. Wrap the environment to give one of these"
     )
+
+
+def check_scale(box: Box, space: gymnasium.Space) -> None:
+    """Raise InvalidInput where actions in [-1, 1] cannot be scaled to the bounds of a Box."""
+    with np.errstate(over="ignore"):
+        low, high = (bound.astype(np.float64) for bound in box.bounds)
+    widest = np.where(box.is_bounded, high - low, 0).max(initial=0)
+    if widest > WIDEST_SCALE:
+        raise InvalidInput(
+            f"the action space is {space}: an action in [-1, 1] cannot be scaled to bounds "
+            f"{widest:.3g} apart (at most {WIDEST_SCALE:.0e}). Give the bounds of actions that "
+            "make sense, or -inf and inf where there are none"
+        )
 
 
 def space_to_gymnasium(space: Space) -> gymnasium.Space:

@@ -55,7 +55,7 @@ class RunKeys(NamedTuple):
     init: Array  # of the algorithm's initial state
     reset: Array  # of the first reset of the environments
     iterations: Array  # of rollouts and updates: fold in the iteration
-    restarts: Array  # of the resets that `restart_every` asks for: fold in the iteration
+    restarts: Array  # of episodes that a resume begins anew: fold in the iteration
 
 
 def split_run_key(key: Array) -> RunKeys:
@@ -77,9 +77,8 @@ def init_train_state(
         keys.init, outside=outside
     )
     algorithm_state = put_components(algorithm, algorithm_state, initial)
-    rollout_state = jax.jit(partial(init_rollout, algorithm, environment))(
-        algorithm_state, keys.reset
-    )
+    start = jax.jit(partial(init_rollout, algorithm, environment))
+    rollout_state = run_compiled(start, algorithm_state, keys.reset)
     metric_sums = zero_metrics(algorithm, environment, algorithm_state, rollout_state, outside)
     return TrainState(algorithm_state, rollout_state, metric_sums)
 
@@ -103,16 +102,11 @@ def train_iteration(
     train_state: TrainState,
     key: Array,
     index: Array,
-    restart_every: int = 0,
     outside: Outside = NOTHING,
 ) -> TrainState:
     """One iteration of training: a rollout by the behavior policy, then the algorithm's update.
 
     An algorithm that does not play has no rollout, and its experience is ().
-
-    With `restart_every` > 0, every environment is reset after each `restart_every` iterations, and
-    running episodes are marked as truncated. This is for environments whose state a checkpoint
-    cannot hold: a run resumed there equals the run without interruption.
     """
     keys = split_run_key(key)
     key_rollout, key_update = jax.random.split(jax.random.fold_in(keys.iterations, index))
@@ -124,20 +118,9 @@ def train_iteration(
         key_rollout,
         outside,
     )
-    if restart_every:
-        is_last = (index + 1) % restart_every == 0
-        truncated = experience.truncated.at[-1].set(experience.truncated[-1] | is_last)
-        experience = replace(experience, truncated=truncated)
     algorithm_state, metrics = algorithm.update(
         train_state.algorithm_state, experience, key_update, *outside_arguments(algorithm, outside)
     )
-    if restart_every:
-        # after the update, because a run that is resumed has only the state after it
-        rollout_state = jax.lax.cond(
-            is_last,
-            lambda: restart_rollout(algorithm, environment, algorithm_state, key, index),
-            lambda: rollout_state,
-        )
     metric_sums = accumulate(train_state.metric_sums, episodes, metrics)
     return TrainState(algorithm_state, rollout_state, metric_sums)
 
@@ -155,16 +138,6 @@ def collect(
         return (), (), ()
     policy = bind_policy(algorithm, algorithm_state, environment, explore=True, outside=outside)
     return rollout(environment, policy, rollout_state, key, algorithm.rollout_length)
-
-
-def restart_rollout(
-    algorithm: Algorithm, environment: Environment, algorithm_state: Any, key: Array, index: Array
-) -> Any:
-    """The state after the reset of every environment that follows iteration `index`."""
-    keys = split_run_key(key)
-    return init_rollout(
-        algorithm, environment, algorithm_state, jax.random.fold_in(keys.restarts, index)
-    )
 
 
 def pure_train(
@@ -210,7 +183,6 @@ def progress(
     initial: dict[str, Any] | None = None,
     resumed: tuple[TrainState, int] | None = None,
     row_every: int | None = None,
-    restart_every: int = 0,
     chunk_seconds: float = 1.0,
 ) -> Iterator[ProgressReport]:
     """Train for at most `steps` steps, and yield a ProgressReport after each chunk.
@@ -222,7 +194,7 @@ def progress(
     iterations that fit into `steps`. A chunk is a compiled program that runs about `chunk_seconds`;
     the results do not depend on where chunks end. A row of metrics covers `row_every` iterations
     (default: a hundredth of all). To continue from a checkpoint, pass `resumed`, its state and its
-    number of iterations. For `restart_every` see `train_iteration`.
+    number of iterations.
 
     Raises InvalidInput for hyperparameters out of bounds or a budget below one iteration,
     EnvironmentFault for an environment that fails, Diverged when a metric stops being finite.
@@ -245,7 +217,7 @@ def progress(
     )
     # two leaves may not share a buffer that is donated
     train_state = jax.jit(partial(jax.tree.map, jnp.copy))(train_state)
-    run = compile_chunk(algorithm, environment, train_state, key, row_every, restart_every, outside)
+    run = compile_chunk(algorithm, environment, train_state, key, row_every, outside)
     compile_seconds, chunk_length = time.perf_counter() - start_time, 1
     while iteration < num_iterations:
         end_of_row = iteration - iteration % row_every + row_every
@@ -291,7 +263,6 @@ def compile_chunk(
     train_state: TrainState,
     key: Array,
     row_every: int,
-    restart_every: int,
     outside: Outside = NOTHING,
 ):
     """The compiled program `run(train_state, key, start, stop, outside)`: a chunk of iterations.
@@ -301,9 +272,7 @@ def compile_chunk(
 
     def run(train_state, key, start, stop, outside):
         def step(index, train_state, key):
-            return train_iteration(
-                algorithm, environment, train_state, key, index, restart_every, outside
-            )
+            return train_iteration(algorithm, environment, train_state, key, index, outside)
 
         is_row_start = start % row_every == 0
         metric_sums = jax.tree.map(

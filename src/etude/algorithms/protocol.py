@@ -8,8 +8,8 @@ import jax
 
 from etude.algorithms.assumptions import Assumptions, check_spaces
 from etude.data.dataset import Dataset
-from etude.data.replay.ring_buffer import Indices, RingBuffer
-from etude.data.transition import ReplayBatch
+from etude.data.replay.ring_buffer import Indices, RingBuffer, truncate_newest
+from etude.data.transition import ReplayBatch, Transition
 from etude.errors import InvalidInput
 from etude.spaces import EnvironmentSpec
 from etude.struct import static, struct, validate
@@ -139,6 +139,22 @@ class Algorithm(Policy, Protocol):
         """
         return self.rollout_length * num_envs
 
+    def truncate_episodes(self, state: Any, is_cut: Array) -> Any:
+        """The state after the running episodes of the environments in `is_cut` [env] were cut off.
+
+        A resumed run cuts an episode off where its simulator cannot be brought back; the next
+        experience of that environment begins a new one. By default, the newest transition of each
+        of them is truncated in every RingBuffer of the state.
+        """
+        is_buffer = lambda node: (
+            isinstance(node, RingBuffer) and isinstance(node.storage, Transition)
+        )
+        return jax.tree.map(
+            lambda node: truncate_newest(node, is_cut) if is_buffer(node) else node,
+            state,
+            is_leaf=is_buffer,
+        )
+
 
 # agent's state, replay buffer, indices [batch], the batch at them, key -> the batch to learn from.
 # The batch of a recurrent agent is [time, batch], with Histories as observations, and its indices
@@ -181,6 +197,7 @@ class OffPolicy(Algorithm, Protocol):
 DEFAULTS = {
     "initial_memory": Policy.initial_memory,
     "steps_per_update": Algorithm.steps_per_update,
+    "truncate_episodes": Algorithm.truncate_episodes,
     "needs": (),
     "plays": True,
     "learns": True,

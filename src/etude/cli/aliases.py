@@ -46,6 +46,22 @@ RUN = (  # fields of the run, for every algorithm
         conversion="SB3 counts steps of each copy, so multiply by num_envs",
     ),
     Alias("evaluation_episodes", sb3="n_eval_episodes", others="eval_episodes num_eval_episodes"),
+    Alias(
+        "evaluate_every",
+        sb3="eval_freq",
+        others="eval_every eval_interval evaluation_interval evaluate_freq",
+        conversion="SB3 counts steps of each copy, so multiply by num_envs",
+    ),
+    Alias(
+        "until",
+        sb3="reward_threshold",
+        others="stop_reward target_reward target_return until_return",
+    ),
+    Alias(
+        "patience",
+        sb3="max_no_improvement_evals",
+        others="early_stopping early_stopping_patience no_improvement",
+    ),
     Alias("video", cleanrl="capture_video", others="record_video"),
     Alias(
         "out",

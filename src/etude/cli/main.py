@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -60,6 +60,11 @@ class Train(RunOptions):
     """a run to start from, as COMPONENT=RUN: policy=RUN takes its policy over"""
     torso: str | None = dataclasses.field(default=None, kw_only=True)
     """module:function that makes a network of one's own, in place of the hidden layers"""
+    until: str | None = dataclasses.field(  # type: ignore[assignment]
+        default=None, kw_only=True
+    )
+    """end the training of a seed at the first evaluation with this mean return, a number; or
+    solved, for the reward threshold that Gymnasium has for the environment"""
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -162,7 +167,11 @@ def _train(arguments: list[str]) -> None:
     if has_dataset and flags.is_typed(arguments, "plays") and algorithm.plays:
         fail(f"{name} plays or learns from a dataset; leave out --plays, or --dataset")
     chosen = {field.name: getattr(train, field.name) for field in dataclasses.fields(RunOptions)}
-    words = {"options": parse_options(train.options), "initial": parse_initial(train.initial)}
+    words = {
+        "options": parse_options(train.options),
+        "initial": parse_initial(train.initial),
+        "until": parse_until(train.until),
+    }
     options = RunOptions(**chosen | words)
     train_new(algorithm, train.environment, options, name)
 
@@ -217,6 +226,8 @@ def _evaluate(arguments: list[str]) -> None:
         """the run directory"""
         episodes: int | None = None
         """episodes of each seed; default the number of the run's final evaluation"""
+        which: Literal["last", "best"] = "last"
+        """the last checkpoints, or the best by the evaluations during training"""
         stochastic: bool = False
         """act as in training, in place of the deterministic policy"""
         seed: int | None = None
@@ -253,6 +264,7 @@ def _evaluate(arguments: list[str]) -> None:
         explore=options.stochastic,
         seed=options.seed,
         dataset=options.dataset,
+        which=options.which,
         warn=display.warn,
     )
     files.write_json(run.directory / "evaluation.json", evaluation)
@@ -421,6 +433,12 @@ def parse_options(options: list[str]) -> dict[str, Any]:
         except json.JSONDecodeError:
             values[name] = value
     return values
+
+
+def parse_until(text: str | None) -> Any:
+    """Parse a number; any other text is left to the check of the options."""
+    parsed = None if text is None else flags.number(text)
+    return text if parsed is None else float(parsed)
 
 
 def parse_initial(words: list[str]) -> dict[str, str]:

@@ -5,13 +5,17 @@
 
 Both run inside a compiled loop, on any backend, and act on `spec.num_envs` environments at once.
 `step` resets the environments whose episode is over: the observation it returns is the one to act
-on next, while `StepResult.next_observation` is the true next observation. With a
-`deterministic_reset`, the key of `reset`, the actions and the keys of the steps determine all that
-follows. No other part of the library knows the backend of an environment.
+on next, while `StepResult.next_observation` is the true next observation. No other part of the
+library knows the backend of an environment.
+
+A run is resumed in one of three ways. The state of a `functional` environment is saved with it.
+Simulators with a `replayer` are brought to where they were: their running episodes are played
+again. The others begin new episodes.
 """
 
 from typing import Any, Protocol, runtime_checkable
 
+from etude.environments.backends.episode_log import EpisodeLog
 from etude.spaces import EnvironmentSpec, GoalRewardFunction, Space
 from etude.struct import struct
 from etude.types import Array
@@ -27,16 +31,40 @@ class StepResult:
     truncated: Array  # bool: the episode was cut off, by a time limit or from outside
 
 
+class Replayer(Protocol):
+    """Brings simulators, whose state cannot be saved, to where they were."""
+
+    def episode_log(self) -> EpisodeLog:
+        """What the running episodes are played again from."""
+        ...
+
+    def replay(self, state: Any, log: EpisodeLog) -> tuple[Any, Any, list[str]]:
+        """Play the episodes in `log` again, which was taken together with `state`; not traced.
+
+        It returns the state, the observation to act on, and for each copy why its episode could not
+        be played again, so that a new one has begun; that is "" where it could.
+        """
+        ...
+
+
 class Environment(Protocol):
     """A batch of environments, stepped inside a compiled loop."""
 
     spec: EnvironmentSpec
     functional: bool  # the state is a pytree: it can be saved, and seeds can share one program
-    deterministic_reset: bool  # a reset with the same key starts the same episodes
+
+    @property
+    def replayer(self) -> Replayer | None:
+        """What brings its simulators to where they were; None where nothing can, or need."""
+        ...
 
     def reset(self, key: Array) -> tuple[Any, Any]: ...
 
     def step(self, state: Any, action: Any, key: Array) -> tuple[Any, Any, StepResult]: ...
+
+    def notices(self) -> list[str]:
+        """What a person should know of the values that came from Python, each once."""
+        ...
 
     def cancel(self) -> None:
         """Stop the loop at its next step, from another thread, if its steps call Python."""

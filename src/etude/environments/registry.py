@@ -16,7 +16,7 @@ from etude.environments.backends import envpool_envs
 from etude.environments.classic import PARTIALLY_OBSERVED_PORTS, PORTS
 from etude.environments.tasks.point_room import POINT_ROOMS
 from etude.environments.wrappers.action_mask import make_with_action_mask
-from etude.errors import InvalidInput
+from etude.errors import EnvironmentFault, InvalidInput
 from etude.importing import import_module, split_name
 
 Backend = Literal["auto", "jax", "envpool", "gymnasium"]
@@ -114,11 +114,13 @@ def explained_creation(name: str, options: dict[str, Any] | None) -> Iterator[No
             yield
         except InvalidInput:
             raise
-        except Exception as error:
+        except EnvironmentFault as fault:  # of its first reset
+            raise InvalidInput(str(fault)) from fault
+        except (Exception, SystemExit) as error:
             raise InvalidInput(creation_error(name, options, error)) from error
 
 
-def creation_error(name: str, options: dict[str, Any] | None, error: Exception) -> str:
+def creation_error(name: str, options: dict[str, Any] | None, error: BaseException) -> str:
     """Explain why the environment cannot be made, and name a remedy."""
     env_id = name.split(":")[-1]
     spec = gymnasium.registry.get(env_id)

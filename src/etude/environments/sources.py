@@ -11,12 +11,10 @@ from typing import Any, Literal, NamedTuple, NoReturn, Protocol
 import gymnasium
 
 from etude.environments.backends.envpool_envs import EnvPoolEnvs, envpool_spec
-from etude.environments.backends.gymnasium_envs import (
-    GymnasiumEnvs,
-    spec_from_env,
-    spec_from_factory,
-)
+from etude.environments.backends.gymnasium_envs import GymnasiumEnvs, check_reset, spec_from_env
+from etude.environments.backends.in_process import HostLimits
 from etude.environments.backends.jax_envs import JaxEnvs, check_jax_environment
+from etude.environments.backends.watchdog import TIMEOUT, time_limit
 from etude.environments.backends.zero_envs import ZeroEnvs
 from etude.environments.factories import CheckedFactory, is_picklable, name_of_function
 from etude.environments.protocol import Environment, JaxEnvironment
@@ -30,7 +28,7 @@ from etude.environments.registry import (
 from etude.environments.wrappers.action_mask import make_with_action_mask
 from etude.environments.wrappers.frame_stack import FrameStack
 from etude.environments.wrappers.time_limit import TimeLimit
-from etude.errors import InvalidInput
+from etude.errors import EnvironmentFault, InvalidInput
 from etude.spaces import EnvironmentSpec
 from etude.struct import replace
 
@@ -59,13 +57,26 @@ class EnvironmentSource(Protocol):
         It is for shapes alone (`ZeroEnvs`), but on JAX. Raises InvalidInput where `make` would.
         """
 
-    def make(self, num_envs: int, backend: str, seed: int = 0, workers: int = 0) -> Environment:
-        """Make a batch of environments."""
+    def make(
+        self,
+        num_envs: int,
+        backend: str,
+        seed: int = 0,
+        workers: int = 0,
+        *,
+        max_episode_steps: int | None = None,
+        replay_limit: int = 0,
+    ) -> Environment:
+        """Make a batch of environments.
+
+        Episodes are truncated after `max_episode_steps`, if not before. Where its environments are
+        replayed at a resume, `replay_limit` is the number of steps of an episode that are logged.
+        """
 
     def check_pictures(self, render_mode: str) -> None:
         """Raise InvalidInput where it is known that `make_rendered` has no pictures."""
 
-    def make_rendered(self, render_mode: str) -> Environment:
+    def make_rendered(self, render_mode: str, max_episode_steps: int | None = None) -> Environment:
         """Make one Gymnasium environment that draws itself, on the Gymnasium backend."""
 
 
@@ -79,6 +90,7 @@ def make(
     options: dict[str, Any] | None = None,
     frame_stack: int = 1,
     action_masks: bool = False,
+    environment_timeout: float = TIMEOUT,
 ) -> Environment:
     """Make a batch of environments, which is stepped inside a compiled loop.
 
@@ -94,6 +106,7 @@ def make(
         options: keyword arguments of `gymnasium.make`; implies an id and Gymnasium.
         frame_stack: number of latest observations that are stacked.
         action_masks: make `info["action_mask"]` part of the observation; implies Gymnasium.
+        environment_timeout: seconds that one call of a Gymnasium environment may take; 0: no limit.
 
     Returns:
         The environments; see `etude.environments.protocol`.
@@ -101,7 +114,9 @@ def make(
     Raises:
         InvalidInput: for ids, objects, backends and spaces that etude cannot take.
     """
-    source = environment_source(environment, options, frame_stack, action_masks)
+    source = environment_source(
+        environment, options, frame_stack, action_masks, environment_timeout
+    )
     return source.make(num_envs, backend, seed, workers)
 
 
@@ -110,6 +125,7 @@ def environment_source(
     options: dict[str, Any] | None = None,
     frame_stack: int = 1,
     action_masks: bool = False,
+    environment_timeout: float = TIMEOUT,
 ) -> EnvironmentSource:
     """Return the source of an environment; arguments are those of `make`.
 
@@ -117,7 +133,7 @@ def environment_source(
     options that it cannot have.
     """
     if isinstance(environment, str):
-        return IdSource(environment, options or {}, frame_stack, action_masks)
+        return IdSource(environment, options or {}, frame_stack, action_masks, environment_timeout)
     if options:
         raise InvalidInput(
             f"options are {options}; they are those of gymnasium.make, for an environment given by "
@@ -135,7 +151,7 @@ def environment_source(
                 f"environment is the class {environment.__name__}; an environment written in JAX "
                 f"is an object: {environment.__name__}()"
             )
-        return FactorySource(environment, frame_stack, action_masks)
+        return FactorySource(environment, frame_stack, action_masks, environment_timeout)
     if isinstance(environment, JaxEnvironment):
         if action_masks:
             raise InvalidInput(
@@ -144,7 +160,7 @@ def environment_source(
             )
         return JaxSource(environment, frame_stack)
     if callable(environment):
-        return FactorySource(environment, frame_stack, action_masks)
+        return FactorySource(environment, frame_stack, action_masks, environment_timeout)
     raise InvalidInput(
         f"environment is {environment!r:.80}; give a Gymnasium id, a function that makes a "
         "gymnasium.Env, or an environment written in JAX (etude.environments.protocol)"
@@ -159,8 +175,15 @@ class IdSource:
     evaluated_on = "Gymnasium"
     is_picklable = True
 
-    def __init__(self, name: str, options: dict[str, Any], frame_stack: int, action_masks: bool):
-        self.name, self.options = name, options
+    def __init__(
+        self,
+        name: str,
+        options: dict[str, Any],
+        frame_stack: int,
+        action_masks: bool,
+        timeout: float,
+    ):
+        self.name, self.options, self.timeout = name, options, timeout
         self.frame_stack, self.action_masks = frame_stack, action_masks
 
     def choose_backend(self, backend: str, workers: int = 0) -> str:
@@ -176,35 +199,58 @@ class IdSource:
                 spec = envpool_spec(self._envpool_id(), num_envs, self.spec.goal_reward)
             case _:
                 spec = replace(self.spec, num_envs=num_envs)
-        return stacked(ZeroEnvs(spec), self.frame_stack)
+        counted = self.choose_backend(backend) == "gymnasium"
+        return stacked(ZeroEnvs(spec, counted=counted), self.frame_stack)
 
-    def make(self, num_envs: int, backend: str, seed: int = 0, workers: int = 0) -> Environment:
+    def make(
+        self,
+        num_envs: int,
+        backend: str,
+        seed: int = 0,
+        workers: int = 0,
+        *,
+        max_episode_steps: int | None = None,
+        replay_limit: int = 0,
+    ) -> Environment:
         chosen_backend = self.choose_backend(backend, workers)
         check_num_envs(num_envs)
         match chosen_backend:
             case "jax":
-                port = JAX_ENVIRONMENTS[self.name]()
+                port = limited(JAX_ENVIRONMENTS[self.name](), max_episode_steps)
                 environment: Environment = JaxEnvs(port, num_envs, self.name)
             case "envpool":
                 environment = EnvPoolEnvs(
-                    self._envpool_id(), num_envs, seed, goal_reward=self.spec.goal_reward
+                    self._envpool_id(),
+                    num_envs,
+                    seed,
+                    goal_reward=self.spec.goal_reward,
+                    max_episode_steps=max_episode_steps,
                 )
             case _:
-                environment = GymnasiumEnvs(self._factory(), num_envs, workers, self.spec)
+                limits = HostLimits(max_episode_steps, replay_limit, self.timeout)
+                environment = GymnasiumEnvs(self._factory(), num_envs, workers, self.spec, limits)
         return stacked(environment, self.frame_stack)
 
     def check_pictures(self, render_mode: str) -> None:
         """Do nothing: only the environment itself knows."""
 
-    def make_rendered(self, render_mode: str) -> Environment:
-        return stacked(GymnasiumEnvs(self._factory(render_mode), 1, 0, self.spec), self.frame_stack)
+    def make_rendered(self, render_mode: str, max_episode_steps: int | None = None) -> Environment:
+        limits = HostLimits(max_episode_steps, timeout=self.timeout)
+        environment = GymnasiumEnvs(self._factory(render_mode), 1, 0, self.spec, limits)
+        return stacked(environment, self.frame_stack)
 
     @cached_property
     def spec(self) -> EnvironmentSpec:
-        """The spec of one Gymnasium environment, which is made to read it."""
+        """The spec of one Gymnasium environment, which is made and reset to read it."""
         make_env = self._factory()
-        with explained_creation(self.name, self.options):
-            return spec_from_factory(make_env)
+        with explained_creation(self.name, self.options), time_limit(self.timeout, self.name):
+            env = make_env()
+            try:
+                spec = spec_from_env(env, make_env)
+                check_reset(env, spec)
+                return spec
+            finally:
+                env.close()
 
     def _envpool_id(self) -> str:
         # Gymnasium's, since EnvPool keeps retired ids, for which no policy can be evaluated
@@ -228,8 +274,15 @@ class FactorySource:
     evaluation_backend = "gymnasium"
     evaluated_on = "the environment itself"
 
-    def __init__(self, factory: Callable[[], gymnasium.Env], frame_stack: int, action_masks: bool):
+    def __init__(
+        self,
+        factory: Callable[[], gymnasium.Env],
+        frame_stack: int,
+        action_masks: bool,
+        timeout: float,
+    ):
         self.factory, self.name, self.frame_stack = factory, name_of_function(factory), frame_stack
+        self.timeout = timeout
         checked = CheckedFactory(factory)
         self.make_env = partial(make_with_action_mask, checked) if action_masks else checked
 
@@ -250,12 +303,23 @@ class FactorySource:
         return "gymnasium"
 
     def outline(self, num_envs: int, backend: str) -> Environment:
-        return stacked(ZeroEnvs(replace(self.probe.spec, num_envs=num_envs)), self.frame_stack)
+        spec = replace(self.probe.spec, num_envs=num_envs)
+        return stacked(ZeroEnvs(spec, counted=True), self.frame_stack)
 
-    def make(self, num_envs: int, backend: str, seed: int = 0, workers: int = 0) -> Environment:
+    def make(
+        self,
+        num_envs: int,
+        backend: str,
+        seed: int = 0,
+        workers: int = 0,
+        *,
+        max_episode_steps: int | None = None,
+        replay_limit: int = 0,
+    ) -> Environment:
         self.choose_backend(backend, workers)
         check_num_envs(num_envs)
-        environment = GymnasiumEnvs(self.make_env, num_envs, workers, self.probe.spec)
+        limits = HostLimits(max_episode_steps, replay_limit, self.timeout)
+        environment = GymnasiumEnvs(self.make_env, num_envs, workers, self.probe.spec, limits)
         return stacked(environment, self.frame_stack)
 
     def check_pictures(self, render_mode: str) -> None:
@@ -265,23 +329,28 @@ class FactorySource:
                 f"need {render_mode!r}, which the function has to ask for"
             )
 
-    def make_rendered(self, render_mode: str) -> Environment:
+    def make_rendered(self, render_mode: str, max_episode_steps: int | None = None) -> Environment:
         self.check_pictures(render_mode)
-        return self.make(1, self.evaluation_backend)
+        return self.make(1, self.evaluation_backend, max_episode_steps=max_episode_steps)
 
     @cached_property
     def probe(self) -> Probe:
         try:
-            env = self.make_env()
+            with time_limit(self.timeout, f"making {self.name}"):
+                env = self.make_env()
         except InvalidInput:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise InvalidInput(
                 f"{self.name}() raises {type(error).__name__}: {error}; it is to make a "
                 "gymnasium.Env, without arguments"
             ) from error
         try:
-            return Probe(spec_from_env(env, self.make_env), env.render_mode)
+            spec = spec_from_env(env, self.make_env)
+            check_reset(env, spec)
+            return Probe(spec, env.render_mode)
+        except EnvironmentFault as fault:  # of its first reset
+            raise InvalidInput(str(fault)) from fault
         finally:
             env.close()
 
@@ -308,16 +377,31 @@ class JaxSource:
     def outline(self, num_envs: int, backend: str) -> Environment:
         return self.make(num_envs, backend)
 
-    def make(self, num_envs: int, backend: str, seed: int = 0, workers: int = 0) -> Environment:
+    def make(
+        self,
+        num_envs: int,
+        backend: str,
+        seed: int = 0,
+        workers: int = 0,
+        *,
+        max_episode_steps: int | None = None,
+        replay_limit: int = 0,
+    ) -> Environment:
         self.choose_backend(backend, workers)
         check_num_envs(num_envs)
-        return stacked(JaxEnvs(self.environment, num_envs), self.frame_stack)
+        environment = limited(self.environment, max_episode_steps)
+        return stacked(JaxEnvs(environment, num_envs), self.frame_stack)
 
     def check_pictures(self, render_mode: str) -> NoReturn:
         raise InvalidInput(f"{self.name} is written in JAX, and draws no pictures")
 
-    def make_rendered(self, render_mode: str) -> NoReturn:
+    def make_rendered(self, render_mode: str, max_episode_steps: int | None = None) -> NoReturn:
         self.check_pictures(render_mode)
+
+
+def limited(environment: JaxEnvironment, max_episode_steps: int | None) -> JaxEnvironment:
+    """Return the environment with episodes of at most `max_episode_steps`, if that is a number."""
+    return environment if max_episode_steps is None else TimeLimit(environment, max_episode_steps)
 
 
 def stacked(environment: Environment, frame_stack: int) -> Environment:

@@ -25,8 +25,9 @@ def draw_learning_curve(
     title: str = "",
     subtitle: str = "",
     loss: str = "",
+    evaluations: tuple | None = None,
 ) -> None:
-    """Draw the training return by environment step and the final evaluation, as a PNG.
+    """Draw the training return by environment step and the evaluations, as a PNG.
 
     Of an algorithm that does not play it is the loss called `loss` by gradient step, beside which
     the evaluation stands in words.
@@ -34,7 +35,10 @@ def draw_learning_curve(
     steps       [row], environment steps, or gradient steps with `loss`
     curves      [seed, row], mean return of the training episodes that ended since the previous row,
                 NaN where none ended; or the loss
-    evaluation  the result of `statistics.summarize_returns`, or None
+    evaluation  the result of `statistics.summarize_returns`, or None; with "deterministic", whether
+                the policy was, the figure says so
+    evaluations of those during training, steps [row] and mean returns [seed, row], NaN where there
+                was none; or None. With `loss` they have an axis of their own, on the right
 
     Thin lines are seeds, the thick line is their interquartile mean, the band its 95 % bootstrap
     interval. Above 200 rows, neighbors are averaged. The curve of a seed is linear between its
@@ -45,6 +49,10 @@ def draw_learning_curve(
     )
     figure, axes = _new_figure(steps, loss or "return per episode (sum of rewards)")
     _draw_seeds(axes, steps, curves)
+    if evaluations is not None:
+        _draw_evaluations(axes, bool(loss), *evaluations)
+    if evaluation is not None and "deterministic" in evaluation:
+        subtitle += f"; evaluated by its {_policy_word(evaluation)} policy"
     if loss:
         axes.set_xlabel("gradient steps")
         if evaluation is not None:
@@ -250,6 +258,37 @@ def _interpolate(steps, curve):
     if not is_known.any():
         return np.full(steps.shape, math.nan)
     return np.interp(steps, steps[is_known], curve[is_known], left=math.nan)
+
+
+def on_common_steps(curves: list[tuple]) -> tuple[np.ndarray, np.ndarray]:
+    """Bring the curves of seeds, (steps [row], values [row]) each, to the steps of all of them.
+
+    Returns the steps [row] and the values [seed, row], NaN at a step that a seed does not have.
+    """
+    steps = np.unique(np.concatenate([of_seed for of_seed, _ in curves]))
+    common = np.full((len(curves), steps.size), math.nan)
+    for row, (of_seed, values) in zip(common, curves, strict=True):
+        row[np.searchsorted(steps, of_seed)] = values
+    return steps, common
+
+
+def _policy_word(evaluation):
+    return "deterministic" if evaluation["deterministic"] else "stochastic"
+
+
+def _draw_evaluations(axes, own_axis, steps, returns):
+    """Draw the interquartile mean over the seeds of the evaluations at each step that has some."""
+    center, _, _ = statistics.bootstrap_band(returns)
+    is_known = np.isfinite(center)
+    style = {"color": EMBER, "linewidth": 0.9, "marker": "o", "markersize": 3.5, "zorder": 4}
+    label = "evaluations in training"
+    if own_axis:
+        axes.plot([], [], label=label, **style)  # the legend is that of the left axis
+        axes = axes.twinx()
+        style_axes(axes, "return per episode of the evaluations")
+        axes.grid(visible=False)
+        _number(axes.yaxis)
+    axes.plot(steps[is_known], center[is_known], label=label, clip_on=False, **style)
 
 
 def _draw_evaluation(axes, evaluation):

@@ -14,6 +14,7 @@ from rich.text import Text
 
 from etude.runs.job import ProgressEvent
 from etude.runs.settings import DatasetRecord, Settings
+from etude.runs.stopping import EarlyStop
 
 LINE_INTERVAL = 5.0  # seconds between plain lines
 
@@ -83,15 +84,22 @@ class RunProgress:
 
     @property
     def total(self) -> int:
-        """Steps of the budget, summed over the seeds."""
-        return self.settings.trained_steps * self.settings.seeds
+        """Steps to take, summed over the seeds: the budget, without what early stopping saves."""
+        budget = self.settings.trained_steps
+        saved = sum(
+            (budget - event.steps) * len(event.seeds)
+            for event in self.latest_events.values()
+            if event.stops
+        )
+        return budget * self.settings.seeds - saved
 
     @property
     def rate(self) -> float:
         """Steps per second of training, summed over the seeds."""
         rates, is_complete = [], self.steps >= self.total
         for seeds, event in self.latest_events.items():
-            if event.steps >= self.settings.trained_steps and not is_complete:
+            has_ended = event.stops or event.steps >= self.settings.trained_steps
+            if has_ended and not is_complete:
                 continue  # the job is complete
             # the first event of a resumed job has no metrics and counts the steps done before
             first_event = self.first_events[seeds]
@@ -124,6 +132,11 @@ class RunProgress:
         parts = [
             f"{self.rate:,.0f} steps/s",
             *([f"return {_number(self.mean('episode_return'))}"] if self.settings.plays else []),
+            *(
+                [f"evaluation {_number(self.mean('evaluation_return'))}"]
+                if self.settings.acts and self.settings.evaluate_every is not None
+                else []
+            ),
             *(f"{name.replace('_', ' ')} {_number(self.mean(name))}" for name in loss_names),
         ]
         return " · ".join(parts)
@@ -187,7 +200,7 @@ class LiveDisplay:
 
     def render(self) -> Group:
         run_progress = self.run_progress
-        self.bar.update(run_progress.steps)
+        self.bar.update(run_progress.steps, total=run_progress.total)
         steps = Text.assemble(
             (f"{self.phase:10} ", "bold"),
             f"{run_progress.steps:,}/{run_progress.total:,} {run_progress.settings.unit}",
@@ -267,6 +280,7 @@ def run_headline(settings: Settings, directory: Path) -> list[str]:
         f"{settings.title} · {origin} · {seeds} · "
         f"{settings.steps:,} {settings.unit}{' each' if settings.seeds > 1 else ''}",
         f"run     {directory}",
+        *budget_lines(settings),
         *([dataset_line(settings.dataset)] if settings.dataset else []),
         *([f"torso   {settings.torso}"] if settings.torso else []),
         *(f"initial {name} of {record.run}" for name, record in settings.initial.items()),
@@ -279,6 +293,24 @@ def run_headline(settings: Settings, directory: Path) -> list[str]:
             else []
         ),
     ]
+
+
+def budget_lines(settings: Settings) -> list[str]:
+    """The lines that say what becomes of numbers of steps that are no whole iterations or rows."""
+    per_iteration, unit = settings.steps_per_iteration, settings.unit
+    lines = []
+    if settings.trained_steps != settings.steps:
+        lines.append(
+            f"budget  {settings.trained_steps:,} of {settings.steps:,} {unit} are trained, the "
+            f"whole iterations of {per_iteration:,}"
+        )
+    if settings.evaluate_every is not None:
+        steps = settings.iterations_per_evaluation * per_iteration
+        asked = settings.evaluate_every
+        rounded = f" ({asked:,} were asked for; rows are whole)" if steps != asked else ""
+        how = f", {settings.evaluate_with} episodes" if settings.acts else ""
+        lines.append(f"evaluated every {steps:,} {unit}{rounded} and at the end{how}")
+    return lines
 
 
 def dataset_line(record: DatasetRecord) -> str:
@@ -307,7 +339,12 @@ def result_table(run: Any) -> Table:
     """The table of results of a complete run."""
     summary = run.summary
     table = Table(title=run.name, title_justify="left", show_header=False)
-    rows = evaluation_rows(summary["evaluation"])
+    rows = evaluation_rows(summary["evaluation"], summary.get("training"))
+    if best := summary.get("evaluation_best"):
+        rows += best_rows(best)
+    for stop in summary.get("stopped", []):
+        seed, _, reason = EarlyStop(**stop).text(run.settings).partition(" stopped early: ")
+        rows.append((f"{seed} stopped early", reason))
     for name, record in summary.get("initial", {}).items():
         shared = record["seeds"] == 1 < summary["seeds"]
         note = ", the same for all seeds: the interval is that of training alone" if shared else ""
@@ -316,8 +353,8 @@ def result_table(run: Any) -> Table:
         (f"{summary['unit']} of each seed", f"{summary['steps']:,}"),
         ("steps a second, all seeds", f"{summary['train_steps_per_second']:,.0f}"),
         (
-            "seconds, all / compiling",
-            f"{summary['wall_seconds']:.1f} / {summary['compile_seconds']:.1f}",
+            "seconds, compiling included",
+            f"{summary['wall_seconds']:.1f}, compiling {summary['compile_seconds']:.1f} of them",
         ),
     ]
     for row in rows:
@@ -325,8 +362,13 @@ def result_table(run: Any) -> Table:
     return table
 
 
-def evaluation_rows(evaluation: dict[str, Any]) -> list[tuple[str, str]]:
-    """The rows of a table of evaluation results: returns, or the metrics of a model."""
+def evaluation_rows(
+    evaluation: dict[str, Any], training: dict[str, Any] | None = None
+) -> list[tuple[str, str]]:
+    """The rows of a table of evaluation results: returns, or the metrics of a model.
+
+    `training` is that of summary.json: the returns of the latest training episodes.
+    """
     if "metrics" in evaluation:
         return dataset_rows(evaluation)
     low, high = evaluation["ci95"]
@@ -341,15 +383,56 @@ def evaluation_rows(evaluation: dict[str, Any]) -> list[tuple[str, str]]:
         ("return, IQM", f"{evaluation['iqm']:.1f}   95 % interval {low:.1f} to {high:.1f}"),
         ("return, mean ± std", f"{evaluation['mean']:.1f} ± {evaluation['std']:.1f}"),
     ]
+    if evaluation["cut"]:
+        rows.append(("cut off", cut_off_text(evaluation)))
     if success := evaluation.get("success"):
         low, high = success["ci95"]
         interval = f"   95 % interval {low:.2f} to {high:.2f}" if seeds > 1 else ""
         rows.append(("success, IQM", f"{success['iqm']:.2f}{interval}"))
-    return rows + (
-        [("return of each seed", "  ".join(f"{value:.1f}" for value in evaluation["per_seed"]))]
-        if seeds > 1
-        else []
+    if seeds > 1:
+        of_seeds = "  ".join(f"{value:.1f}" for value in evaluation["per_seed"])
+        rows.append(("return of each seed", of_seeds))
+    if training is not None and differs_from_training(evaluation, training):
+        rows.append(
+            (
+                "return in training",
+                f"{training['iqm']:.1f}, of the policy that explores, in its latest "
+                f"{sum(training['episodes'])} episodes: it differs from the deterministic one by "
+                "more than the interval; `etude evaluate RUN --stochastic` plays it",
+            )
+        )
+    return rows
+
+
+def cut_off_text(evaluation: dict[str, Any]) -> str:
+    """How many episodes of an evaluation were cut off, and where."""
+    episodes = evaluation["episodes"] * len(evaluation["per_seed"])
+    verb = "was" if evaluation["cut"] == 1 else "were"
+    return (
+        f"{evaluation['cut']:,} of {episodes:,} episodes {verb} cut off at "
+        f"{evaluation['max_steps']:,} steps"
     )
+
+
+def differs_from_training(evaluation: dict[str, Any], training: dict[str, Any]) -> bool:
+    """Whether the policy that explores returns less, or more, than the deterministic one.
+
+    The difference is larger than the evaluation's interval on that side, and than a twentieth of
+    the larger return.
+    """
+    center, (low, high), explored = evaluation["iqm"], evaluation["ci95"], training["iqm"]
+    is_outside = explored < low or explored > high
+    return is_outside and abs(explored - center) > 0.05 * max(abs(explored), abs(center))
+
+
+def best_rows(best: dict[str, Any]) -> list[tuple[str, str]]:
+    """The rows of the best checkpoints, played on the episodes of the final evaluation."""
+    low, high = best["ci95"]
+    steps = dict.fromkeys(f"{step:,}" for step in best["steps"])
+    return [
+        ("best checkpoint", f"of step {', '.join(steps)}, by the evaluations during training"),
+        ("its return, IQM", f"{best['iqm']:.1f}   95 % interval {low:.1f} to {high:.1f}"),
+    ]
 
 
 def dataset_rows(evaluation: dict[str, Any]) -> list[tuple[str, str]]:

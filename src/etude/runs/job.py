@@ -6,6 +6,7 @@ On a JAX environment one job has all seeds; on other environments each seed has 
 import math
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,23 +14,35 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from etude.environments.backends.episode_log import EpisodeLog, empty_log
 from etude.environments.protocol import Environment
-from etude.errors import Diverged, InvalidInput, shown
+from etude.errors import Diverged, shown
+from etude.runs.endless_episodes import EndlessEpisodes
 from etude.runs.interrupt import Interrupted, InterruptHandler
+from etude.runs.periodic_evaluation import PeriodicEvaluation
+from etude.runs.resuming import replay_note, restart_notes, resume_rollout
 from etude.runs.settings import Settings
+from etude.runs.stopping import EarlyStop
 from etude.storage import checkpoints
 from etude.storage.files import CorruptFile
 from etude.storage.metrics_csv import MetricsWriter, measure_rows
 from etude.struct import replace
 from etude.training import (
-    Algorithm,
+    ProgressReport,
     TrainState,
-    init_rollout,
+    average_metrics,
     init_train_state,
     progress,
-    restart_rollout,
     vmap_over_seeds,
 )
+
+
+class SavedState(NamedTuple):
+    """What a checkpoint holds of a job."""
+
+    train_state: TrainState  # with a rollout_state of () where the environments cannot be saved
+    # of environments with a replayer; else ()
+    episode_log: EpisodeLog | tuple[()] = ()
 
 
 class TrainJob(NamedTuple):
@@ -58,6 +71,7 @@ class ProgressEvent(NamedTuple):
     end_of_row: bool  # whether a row of metrics ends here
     seconds: float  # total time of training, without compiling and saving
     compile_seconds: float  # total time of compiling
+    stops: tuple[EarlyStop, ...] = ()  # why the job ended early
 
 
 def jobs_for(settings: Settings, directory: Path) -> list[TrainJob]:
@@ -79,11 +93,6 @@ def train_job(
     environment, train_state, metadata = open_job(settings, job, warn)
     resumed = None if train_state is None else (train_state, metadata["iterations"])
     interrupt.watch(environment)
-    restart_every = (
-        settings.checkpoint_every
-        if environment.deterministic_reset and not environment.functional
-        else 0
-    )
     seconds, compile_seconds = metadata["seconds"], metadata["compile_seconds"]
     reports = progress(
         settings.algorithm,
@@ -94,18 +103,29 @@ def train_job(
         initial=initial_components(settings, job),
         resumed=resumed,
         row_every=settings.row_every,
-        restart_every=restart_every,
     )
+    evaluations = None
     try:
+        evaluations = PeriodicEvaluation(settings, job.seeds, metadata)
         with MetricsWriter(job.metrics_path) as writer:
             if fault := metrics_fault(job, metadata):
                 warn(f"{fault}; what is lost is missing from the curve")
-            writer.truncate_after(metadata["steps"])
+            writer.truncate_after(last_row_step(metadata))
+            unfinished_rows: list[ProgressReport] = []
             if train_state is not None:
+                evaluations.save_best(job.directory, SavedState(train_state), metadata)
+                stops = evaluations.stops
                 yield ProgressEvent(
-                    job.seeds, metadata["steps"], {}, False, seconds, compile_seconds
+                    job.seeds, metadata["steps"], {}, False, seconds, compile_seconds, stops
                 )
-            for report in reports:
+                if stops:
+                    return
+                if metadata.get("unfinished_row"):
+                    unfinished_rows = [unfinished_row(train_state, metadata)]
+            endless = EndlessEpisodes(settings, metadata["steps"])
+            for report in chain(unfinished_rows, reports):
+                for notice in environment.notices():
+                    warn(notice)
                 seconds, compile_seconds = (
                     seconds + report.seconds,
                     compile_seconds + report.compile_seconds,
@@ -113,13 +133,21 @@ def train_job(
                 metrics = {
                     name: np.atleast_1d(value).tolist() for name, value in report.metrics.items()
                 }
-                if report.end_of_row:
+                if job.seeds[0] == settings.seed and (text := endless.warning(report)):
+                    warn(text)
+                row = evaluations.finish_row(report, interrupt, environment)
+                if row is not None:
+                    metrics |= row
                     write_rows(writer, job, report.steps, metrics)
+                is_unfinished = report.end_of_row and row is None
+                stops = evaluations.stops
                 checkpoint_due = (
                     report.iterations % settings.checkpoint_every == 0
                     or report.iterations == settings.iterations
+                    or evaluations.has_best_at(report.steps)
+                    or bool(stops)
                 )
-                if checkpoint_due or interrupt.signal:
+                if checkpoint_due or interrupt.signal or is_unfinished:
                     writer.sync()
                     checkpoint = {
                         "iterations": report.iterations,
@@ -128,13 +156,25 @@ def train_job(
                         "compile_seconds": compile_seconds,
                         "seeds": list(job.seeds),
                         "metrics": measure_rows(job.metrics_path, report.steps),
+                        **evaluations.metadata(),
+                        **({"unfinished_row": True} if is_unfinished else {}),
                     }
                     save_job(job, environment, report.train_state, checkpoint)
                     metadata = checkpoint
+                    saved = SavedState(report.train_state)
+                    evaluations.save_best(job.directory, saved, metadata)
                 yield ProgressEvent(
-                    job.seeds, report.steps, metrics, report.end_of_row, seconds, compile_seconds
+                    job.seeds,
+                    report.steps,
+                    metrics,
+                    report.end_of_row,
+                    seconds,
+                    compile_seconds,
+                    stops,
                 )
-                if interrupt.signal and report.iterations < settings.iterations:
+                if stops:
+                    return
+                if is_unfinished or (interrupt.signal and report.iterations < settings.iterations):
                     raise Interrupted(
                         f"stopped at step {report.steps:,} of {settings.steps:,}, saved"
                     )
@@ -149,6 +189,21 @@ def train_job(
         ) from None
     finally:
         environment.close()
+        if evaluations is not None:
+            evaluations.close()
+
+
+def unfinished_row(train_state: TrainState, metadata: dict[str, Any]) -> ProgressReport:
+    """The report of a row that was saved when a signal came in its evaluation, to go on from."""
+    return ProgressReport(
+        train_state,
+        metadata["iterations"],
+        metadata["steps"],
+        average_metrics(jax.device_get(train_state.metric_sums)),
+        end_of_row=True,
+        seconds=0.0,
+        compile_seconds=0.0,
+    )
 
 
 def initial_components(settings: Settings, job: TrainJob) -> dict[str, Any]:
@@ -162,44 +217,71 @@ def open_job(
     settings: Settings, job: TrainJob, warn: Callable[[str], None]
 ) -> tuple[Environment, TrainState | None, dict[str, Any]]:
     """Return the environment, the state to resume (None before a checkpoint) and its metadata."""
-    environment = make_environment(settings, job)
+    saved, metadata = restore_job(settings, job, settings.outline(), warn)
+    iterations = metadata["iterations"]
+    environment = make_environment(settings, job, iterations)
+    if saved is None:
+        return environment, None, metadata
+    if environment.functional:
+        return environment, saved.train_state, metadata
+    if isinstance(saved.episode_log, EpisodeLog):
+        warn(replay_note(saved.episode_log))
     try:
-        train_state, metadata = restore_job(settings, job, environment, warn)
-    except InvalidInput:
+        train_state, reasons = resume_rollout(
+            settings.algorithm,
+            environment,
+            saved.train_state,
+            saved.episode_log,
+            job.key,
+            iterations,
+        )
+    except BaseException:
         environment.close()
         raise
-    if train_state is None:
-        return environment, None, metadata
-    # a new seed, since the episodes of the first seed were trained on before
-    if not environment.deterministic_reset:
-        environment.close()
-        environment = make_environment(settings, job, metadata["iterations"])
-    return (
-        environment,
-        restore_rollout(
-            settings.algorithm, train_state, environment, job.key, metadata["iterations"]
-        ),
-        metadata,
-    )
+    for note in restart_notes(saved.episode_log, reasons):
+        warn(note)
+    return environment, train_state, metadata
 
 
 def make_environment(settings: Settings, job: TrainJob, iterations: int = 0) -> Environment:
-    """Make the environment of a job; EnvPool's seed depends on the iterations done before."""
+    """Make the environment of a job.
+
+    EnvPool's seed depends on the iterations done before, since the episodes of the first seed were
+    trained on then.
+    """
     if not settings.plays:
         return settings.outline()
     seed = int(np.random.SeedSequence([job.seeds[0], iterations]).generate_state(1)[0] >> 1)
-    return settings.source.make(settings.num_envs, settings.backend, seed, settings.workers)
+    return settings.source.make(
+        settings.num_envs,
+        settings.backend,
+        seed,
+        settings.workers,
+        replay_limit=settings.replay_limit,
+    )
 
 
-def checkpoint_template(settings: Settings, job: TrainJob, environment: Environment) -> TrainState:
-    """The shapes of a checkpoint, with the rollout state if the environment is functional."""
+def checkpoint_template(
+    settings: Settings, job: TrainJob, environment: Environment, metadata: dict[str, Any]
+) -> SavedState:
+    """The shapes of a checkpoint with this metadata.
+
+    Raises CorruptFile for metadata that none has.
+    """
 
     def init(key, outside):
         init_seed = partial(init_train_state, settings.algorithm, environment, outside=outside)
         return vmap_over_seeds(init_seed, key)(key)
 
     train_state = jax.eval_shape(init, job.key, settings.outside)
-    return train_state if environment.functional else replace(train_state, rollout_state=())
+    if environment.functional:
+        return SavedState(train_state)
+    sizes = metadata.get("episode_log")
+    if sizes is None:
+        return SavedState(replace(train_state, rollout_state=()))
+    if not isinstance(sizes, list) or [type(size) for size in sizes] != [int, int]:
+        raise CorruptFile(f"its metadata gives episode_log as {sizes!r}, which is no two sizes")
+    return SavedState(train_state, empty_log(settings.num_envs, *sizes))
 
 
 def save_job(
@@ -210,12 +292,16 @@ def save_job(
     Raises Diverged, naming the leaf, when a number in it is not finite; the newest checkpoint is
     then still the previous one.
     """
-    saved_state = train_state if environment.functional else replace(train_state, rollout_state=())
-    if leaf := not_finite(saved_state.algorithm_state):
+    if leaf := not_finite(train_state.algorithm_state):
         raise Diverged(f"the state of the algorithm is no longer finite at {leaf}")
-    checkpoints.save_checkpoint(
-        job.directory / "checkpoints", metadata["steps"], saved_state, metadata
-    )
+    saved = SavedState(train_state)
+    if environment.replayer is not None:
+        log = environment.replayer.episode_log()
+        saved = SavedState(train_state, log)
+        metadata = metadata | {"episode_log": [log.actions.size, log.digests.size]}
+    elif not environment.functional:
+        saved = SavedState(replace(train_state, rollout_state=()))
+    checkpoints.save_checkpoint(job.directory / "checkpoints", metadata["steps"], saved, metadata)
 
 
 def not_finite(tree: Any) -> str:
@@ -228,28 +314,52 @@ def not_finite(tree: Any) -> str:
 
 def restore_job(
     settings: Settings, job: TrainJob, environment: Environment, warn: Callable[[str], None]
-) -> tuple[TrainState | None, dict[str, Any]]:
+) -> tuple[SavedState | None, dict[str, Any]]:
     """The newest intact checkpoint and its metadata; None and zeros before the first."""
     if not has_checkpoint(job):
         return None, {"iterations": 0, "steps": 0, "seconds": 0.0, "compile_seconds": 0.0}
 
+    return load_saved(settings, job, job.directory / "checkpoints", environment, warn)
+
+
+def restore_best(
+    settings: Settings,
+    seed: int,
+    directory: Path,
+    environment: Environment,
+    warn: Callable[[str], None],
+) -> tuple[SavedState, dict[str, Any]]:
+    """The best checkpoint of a seed, which `directory` holds, and its metadata."""
+    return load_saved(settings, TrainJob((seed,), directory), directory, environment, warn)
+
+
+def load_saved(
+    settings: Settings,
+    job: TrainJob,
+    directory: Path,
+    environment: Environment,
+    warn: Callable[[str], None],
+) -> tuple[SavedState, dict[str, Any]]:
+    """The newest intact checkpoint of a job in a directory, and its metadata.
+
+    Raises CorruptFile where it is not what it says of itself, and for weights that are not finite.
+    """
+
     def template(metadata):
         check_metadata(settings, job, metadata)
-        return checkpoint_template(settings, job, environment)
+        return checkpoint_template(settings, job, environment, metadata)
 
-    path, train_state, metadata = checkpoints.load_newest(
-        job.directory / "checkpoints", template, warn
-    )
+    path, saved, metadata = checkpoints.load_newest(directory, template, warn)
     if checkpoints.step_of(path) != metadata["steps"]:
         raise CorruptFile(
             f"{path} says of itself that it is of step {metadata['steps']:,}; take another "
             "checkpoint"
         )
-    if leaf := not_finite(train_state.algorithm_state):
+    if leaf := not_finite(saved.train_state.algorithm_state):
         raise CorruptFile(
             f"{path} holds numbers that are not finite, at {leaf}; take another checkpoint"
         )
-    return train_state, metadata
+    return saved, metadata
 
 
 def check_metadata(settings: Settings, job: TrainJob, metadata: dict[str, Any]) -> None:
@@ -297,7 +407,7 @@ def metrics_fault(job: TrainJob, metadata: dict[str, Any]) -> str:
     recorded = metadata.get("metrics")
     if recorded is None:  # before the first checkpoint
         return ""
-    found = measure_rows(job.metrics_path, metadata["steps"])
+    found = measure_rows(job.metrics_path, last_row_step(metadata))
     if found == recorded:
         return ""
     if found["rows"] == recorded["rows"]:
@@ -314,36 +424,14 @@ def has_checkpoint(job: TrainJob) -> bool:
     return any((job.directory / "checkpoints").glob("step_*"))
 
 
+def last_row_step(metadata: dict[str, Any]) -> int:
+    """The step up to which the rows of a checkpoint were written: without its unfinished row."""
+    return metadata["steps"] - bool(metadata.get("unfinished_row"))
+
+
 def has_rows(job: TrainJob) -> bool:
     """Whether a job has written a row of metrics."""
     return job.metrics_path.exists() and job.metrics_path.stat().st_size > 0
-
-
-def restore_rollout(
-    algorithm: Algorithm,
-    train_state: TrainState,
-    environment: Environment,
-    key: jax.Array,
-    iterations: int,
-) -> TrainState:
-    """Return the training state with its rollout state.
-
-    The rollout state is the saved one or, where environments cannot be saved, one that is started
-    as it was when the checkpoint was written.
-    """
-    if environment.functional:
-        return train_state
-    if environment.deterministic_reset:
-        return replace(
-            train_state,
-            rollout_state=restart_rollout(
-                algorithm, environment, train_state.algorithm_state, key, jnp.int32(iterations - 1)
-            ),
-        )
-    return replace(
-        train_state,
-        rollout_state=init_rollout(algorithm, environment, train_state.algorithm_state, key),
-    )
 
 
 def write_rows(

@@ -5,6 +5,7 @@ This module is read without JAX. The names of its fields are flags, keyword argu
 
 import dataclasses
 import difflib
+import math
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,7 +18,13 @@ AT_LEAST = {
     "seed": 0,
     "workers": 0,
     "frame_stack": 1,
+    "environment_timeout": 0,
+    "replay_limit": 1,
     "evaluation_episodes": 1,
+    "max_evaluation_steps": 1,
+    "evaluate_every": 1,
+    "evaluate_with": 1,
+    "patience": 1,
     "checkpoint_interval": 1,
 }
 AT_MOST = {  # beyond these is a mistake, or a file that is not to be believed
@@ -29,7 +36,15 @@ AT_MOST = {  # beyond these is a mistake, or a file that is not to be believed
     "frame_stack": 2**10,
     "evaluation_episodes": 10**6,
     "checkpoint_interval": 10**15,
+    "max_evaluation_steps": 10**12,
+    "evaluate_every": 10**15,
+    "evaluate_with": 10**6,
+    "patience": 10**9,
+    "environment_timeout": 10**9,
+    "replay_limit": 10**9,
 }
+MAX_EVALUATION_STEPS = 30_000
+SOLVED = "solved"
 
 
 def check_whole(name: str, value: Any, at_least: int, at_most: int | None = None) -> None:
@@ -53,11 +68,14 @@ class EnvironmentOptions:
     """choose among the actions that info["action_mask"] allows"""
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
     """keyword arguments of gymnasium.make"""
+    environment_timeout: int = 600
+    """seconds that one call of a gymnasium environment (to make it, reset, step or close) may take
+    before the run ends with an error; 0: no limit"""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainingOptions:
-    """The options of training and of the final evaluation."""
+    """The options of training and of evaluation."""
 
     steps: int = 100_000
     """budget of environment steps of each seed, never exceeded; of gradient steps where the
@@ -68,8 +86,23 @@ class TrainingOptions:
     """seed of the first agent; the others follow it"""
     workers: int = 0
     """processes in which slow gymnasium environments step; 0 steps all in one process"""
+    replay_limit: int = 100_000
+    """steps of a running episode on gymnasium that are logged, so that a resumed run can play them
+    again and go on bit for bit; a longer episode is begun anew"""
     evaluation_episodes: int = 100
     """episodes of each seed in the final evaluation"""
+    max_evaluation_steps: int = MAX_EVALUATION_STEPS
+    """environment steps after which an episode of an evaluation is cut off"""
+    evaluate_every: int | None = None
+    """steps of the budget between evaluations during training, which keep the best checkpoint; by
+    default there are none"""
+    evaluate_with: int = 10
+    """episodes of each seed in an evaluation during training"""
+    until: float | Literal["solved"] | None = None
+    """end the training of a seed at the first evaluation with this mean return; solved is the
+    reward threshold that Gymnasium has for the environment"""
+    patience: int | None = None
+    """end the training of a seed after this many evaluations in a row without a better one"""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -87,11 +120,27 @@ class RecordedOptions(EnvironmentOptions, TrainingOptions):
             if name not in AT_LEAST or (value is None and field.default is None):
                 continue
             check_whole(name, value, AT_LEAST[name], AT_MOST.get(name))
+        self._check_stopping()
         if self.seed + self.seeds > 2**32:  # JAX's keys repeat beyond
             raise InvalidInput(
                 f"seed is {self.seed}; with {self.seeds} seeds it must stay below "
                 f"{2**32 - self.seeds + 1}"
             )
+
+    def _check_stopping(self) -> None:
+        until: Any = self.until
+        is_number = isinstance(until, int | float) and not isinstance(until, bool)
+        if until not in (None, SOLVED) and not (is_number and math.isfinite(until)):
+            raise InvalidInput(
+                f"until is {self.until!r}; it must be a mean return, or {SOLVED} for the reward "
+                "threshold that Gymnasium has for the environment"
+            )
+        for name in ("until", "patience"):
+            if getattr(self, name) is not None and self.evaluate_every is None:
+                raise InvalidInput(
+                    f"{name} is {getattr(self, name)!r}, and there are no evaluations during "
+                    "training; give evaluate_every, the steps between them"
+                )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

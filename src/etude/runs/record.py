@@ -17,6 +17,7 @@ from rich.table import Table
 from etude.algorithms.protocol import Expert
 from etude.data.dataset import Dataset, episode_returns, make_dataset, to_recorded_arrays
 from etude.data.transition import Transition
+from etude.environments.backends.watchdog import TIMEOUT
 from etude.environments.protocol import Environment
 from etude.environments.sources import EnvironmentLike, environment_source
 from etude.errors import InvalidInput
@@ -51,6 +52,7 @@ def record(
     options: dict[str, Any] | None = None,
     frame_stack: int = 1,
     action_masks: bool = False,
+    environment_timeout: int = TIMEOUT,
     progress: bool = True,
 ) -> Dataset:
     """Record whole episodes of an expert.
@@ -69,7 +71,7 @@ def record(
         seed: seed of the episodes and of the expert.
         stochastic: act as in training, in place of the deterministic policy.
         torso: that of the run that is the expert, if it has one; see `etude.load`.
-        options, frame_stack, action_masks: as in `etude.train`.
+        options, frame_stack, action_masks, environment_timeout: as in `etude.train`.
         progress: show the progress, and a table of the result.
 
     Returns:
@@ -82,14 +84,20 @@ def record(
         Interrupted: after Ctrl-C; nothing is written.
     """
     RunOptions(
-        seed=seed, frame_stack=frame_stack, action_masks=action_masks, options=options or {}
+        seed=seed,
+        frame_stack=frame_stack,
+        action_masks=action_masks,
+        options=options or {},
+        environment_timeout=environment_timeout,
     ).validate_fields()
     check_whole("episodes", episodes, 1, AT_MOST["evaluation_episodes"])
     if out is not None:
         check_out(Path(out))
     # before an environment can change the working directory
     path = None if out is None else Path(out).absolute()
-    source = environment_source(environment, options, frame_stack, action_masks)
+    source = environment_source(
+        environment, options, frame_stack, action_masks, environment_timeout
+    )
     key = jax.random.key(seed)
     with closing(source.make(copies_for(episodes), source.evaluation_backend)) as environments:
         spec = environments.spec

@@ -1,17 +1,18 @@
 """Runs: settings and results in one directory, which is made, opened, evaluated and drawn.
 
-config.json  metrics.csv  summary.json  learning_curve.png  checkpoints/step_N/  video/
+config.json  metrics.csv  summary.json  learning_curve.png  video/
+checkpoints/step_N/  and, of runs that are evaluated in training, checkpoints/best/step_N/
 """
 
 import contextlib
 import copy
+import math
 import shutil
 import time
 from collections.abc import Callable, Iterator
 from datetime import datetime
-from operator import itemgetter
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self, get_args
 
 import jax
 import numpy as np
@@ -20,6 +21,7 @@ from etude.data.dataset import Dataset
 from etude.environments.sources import EnvironmentLike
 from etude.errors import InvalidInput
 from etude.reporting import figures
+from etude.reporting.statistics import iqm
 from etude.runs.display import Display
 from etude.runs.evaluation import evaluate_on_dataset, evaluate_policies
 from etude.runs.interrupt import Interrupted, InterruptHandler
@@ -31,16 +33,21 @@ from etude.runs.job import (
     jobs_for,
     metrics_fault,
     newest_metadata,
+    restore_best,
     restore_job,
 )
 from etude.runs.options import AT_MOST, check_whole
 from etude.runs.outside import DatasetLike, describe, open_dataset, reopen_dataset
+from etude.runs.periodic_evaluation import best_directory, state_of_seed
 from etude.runs.processes import usable_cores
 from etude.runs.settings import CONFIG, Settings, from_json, read_config, to_json, write_config
 from etude.runs.torsos import TorsoLike, names_torso
 from etude.storage import files, metrics_csv
 from etude.storage.files import CorruptFile
 from etude.storage.writer_lock import LOCK, sole_writer
+
+Which = Literal["last", "best"]  # of a run's checkpoints
+LATEST_EPISODES = 20  # of training, whose mean return is compared with the evaluation
 
 
 class Run:
@@ -103,22 +110,46 @@ class Run:
         tables = [metrics_csv.read_metrics(job.metrics_path) for job in self.jobs]
         return {name: np.concatenate([table[name] for table in tables]) for name in tables[0]}
 
-    def states(self, warn: Callable[[str], None] = lambda text: None) -> list[Any]:
-        """The state of the algorithm of each seed, from the newest checkpoints."""
-        return [state for job in self.jobs for state in self._states_of(job, warn)]
+    def states(
+        self, warn: Callable[[str], None] = lambda text: None, *, which: Which = "last"
+    ) -> list[Any]:
+        """The state of the algorithm of each seed.
 
-    def _states_of(self, job, warn):
-        train_state, _ = restore_job(self.settings, job, self.settings.outline(), warn)
-        if train_state is None:
+        They are those of the last checkpoints, or of the best, by the evaluations during training.
+        `warn` is told of a damaged checkpoint that is passed over. Raises InvalidInput where a run
+        has no such checkpoint.
+        """
+        return [state for state, _ in self._states(warn, which)]
+
+    def _states(self, warn, which) -> Iterator[tuple[Any, dict[str, Any]]]:
+        """Yield the state of the algorithm of each seed, and the metadata of its checkpoint."""
+        if which not in get_args(Which):
+            raise InvalidInput(f"which is {which!r}; choose one of {', '.join(get_args(Which))}")
+        for job in self.jobs:
+            yield from (self._best_of if which == "best" else self._last_of)(job, warn)
+
+    def _last_of(self, job, warn):
+        saved, metadata = restore_job(self.settings, job, self.settings.outline(), warn)
+        if saved is None:
             raise InvalidInput(
                 f"{self.shown_directory} holds no checkpoint yet; train it with: "
                 f"{self.resume_command}"
             )
-        if len(job.seeds) == 1:
-            return [train_state.algorithm_state]
-        return [
-            jax.tree.map(itemgetter(i), train_state.algorithm_state) for i in range(len(job.seeds))
-        ]
+        for i in range(len(job.seeds)):
+            yield state_of_seed(saved.train_state.algorithm_state, i, len(job.seeds)), metadata
+
+    def _best_of(self, job, warn):
+        if self.settings.evaluate_every is None:
+            raise InvalidInput(
+                f"{self.directory} has no best checkpoint, since it was not evaluated during "
+                "training (evaluate_every); take the last"
+            )
+        for seed in job.seeds:
+            directory = best_directory(job.directory, job.seeds, seed)
+            saved, metadata = restore_best(
+                self.settings, seed, directory, self.settings.outline(), warn
+            )
+            yield saved.train_state.algorithm_state, metadata
 
     def evaluate(
         self,
@@ -127,10 +158,11 @@ class Run:
         explore: bool = False,
         seed: int | None = None,
         dataset: DatasetLike | None = None,
+        which: Which = "last",
         warn: Callable[[str], None] = lambda text: None,
         interrupt: InterruptHandler | None = None,
     ) -> dict[str, Any]:
-        """Evaluate what each seed has learned.
+        """Evaluate what each seed has learned, by the last checkpoints or the best.
 
         A policy plays `episodes` whole episodes on the Gymnasium environment of that id, or on the
         environment itself where it was given as an object. It is deterministic (its mode, the
@@ -138,10 +170,13 @@ class Run:
         the dataset that it learned from, or on another `dataset` of the same spaces.
 
         Returns:
-            Of a policy: environment (which of the two), episodes, deterministic, mean, std, iqm,
-            ci95 [low, high] of the IQM, per_seed [seed], returns [seed][episode]; and success (iqm,
-            ci95, per_seed) of the share of episodes whose last `info` says `is_success`, where it
-            says so. Otherwise: dataset, steps, metrics (by name: mean, std, iqm, ci95, per_seed).
+            Of a policy: environment (which of the two), episodes, deterministic, cut (the episodes
+            of all seeds that were cut off after max_steps), max_steps, mean, std, iqm, ci95
+            [low, high] of the IQM, per_seed [seed], returns [seed][episode], which, steps (of each
+            seed's checkpoint); best_means [seed] of the evaluations that chose the best; and
+            success (iqm, ci95, per_seed) of the share of episodes whose last `info` says
+            `is_success`, where it says so. Otherwise: dataset, steps, metrics (by name: mean, std,
+            iqm, ci95, per_seed).
 
         Raises:
             InvalidInput: for an argument that the algorithm does not use, and for fewer than one
@@ -160,15 +195,45 @@ class Run:
                     "episodes; leave it out"
                 )
             episodes = settings.evaluation_episodes if episodes is None else episodes
-            states = self.states(warn)
-            return evaluate_policies(settings, states, episodes, explore, first_seed, interrupt)
+            evaluations = self._evaluate_policies(
+                [which], warn, interrupt, episodes=episodes, explore=explore, seed=first_seed
+            )
+            return evaluations[which]
         if episodes is not None or explore:
             raise InvalidInput(
                 f"{settings.name} has nothing to act with, so it is evaluated on a dataset, not "
                 "over episodes; leave out episodes and the stochastic policy"
             )
         opened, path = self._evaluation_dataset(dataset)
-        return evaluate_on_dataset(settings, self.states(warn), opened, path, first_seed)
+        states = self.states(warn, which=which)
+        return evaluate_on_dataset(settings, states, opened, path, first_seed)
+
+    def _evaluate_policies(
+        self,
+        groups: list[Which],
+        warn: Callable[[str], None],
+        interrupt: InterruptHandler | None,
+        *,
+        episodes: int,
+        explore: bool,
+        seed: int,
+    ) -> dict[Which, dict[str, Any]]:
+        """What `evaluate` returns of the last checkpoints and of the best, on the same episodes."""
+        metadata: dict[Which, list[dict[str, Any]]] = {which: [] for which in groups}
+
+        def states_of(which: Which) -> Iterator[Any]:
+            for state, of_checkpoint in self._states(warn, which):
+                metadata[which].append(of_checkpoint)
+                yield state
+
+        states = {which: states_of(which) for which in groups}
+        evaluations = evaluate_policies(self.settings, states, episodes, explore, seed, interrupt)
+        for which, evaluation in evaluations.items():
+            evaluation |= {"which": which, "steps": [x["steps"] for x in metadata[which]]}
+            if which == "best":
+                means = [x["evaluations"][0]["best_mean"] for x in metadata[which]]
+                evaluation["best_means"] = means
+        return evaluations
 
     def _evaluation_dataset(self, dataset: DatasetLike | None) -> tuple[Dataset, str]:
         """The dataset to evaluate on, and its path: the one that is given, else the run's own."""
@@ -188,23 +253,29 @@ class Run:
         display: Display,
         interrupt: InterruptHandler,
         start_time: float,
+        compiled_before: float,
     ) -> None:
         """Evaluate, then write learning_curve.png and summary.json.
 
-        `start_time` is the `time.perf_counter()` at the start of the session.
+        `start_time` is the `time.perf_counter()` at the start of the session, and `compiled_before`
+        what compiling took in the sessions before it, in seconds.
         """
-        place = self.settings.source.evaluated_on if self.settings.acts else "the dataset"
-        display.note(f"evaluating on {place}")
-        evaluation = self.evaluate(warn=display.warn, interrupt=interrupt)
+        settings = self.settings
+        stops = sorted(stop for event in events for stop in event.stops)
+        for stop in stops:
+            display.note(stop.text(settings))
+        display.note(
+            f"evaluating on {settings.source.evaluated_on if settings.acts else 'the dataset'}"
+        )
+        evaluations = self._final_evaluations(display, interrupt)
         seconds, compile_seconds = (
             sum(getattr(event, name) for event in events) for name in ("seconds", "compile_seconds")
         )
-        settings = self.settings
-        steps = settings.trained_steps
-        elapsed = seconds / (min(len(self.jobs), len(usable_cores())) if self.is_parallel else 1)
+        total_steps = sum(event.steps * len(event.seeds) for event in events)
+        at_once = min(len(self.jobs), len(usable_cores())) if self.is_parallel else 1
         if len(self.jobs) > 1:
             self._merge_metrics()
-        self.draw_learning_curve(evaluation)
+        self.draw_learning_curve(evaluations["evaluation"])
         # last, for it says that the run is complete
         files.write_sealed(
             self.directory / "summary.json",
@@ -213,28 +284,71 @@ class Run:
                 "environment": settings.environment,
                 "backend": settings.backend,
                 "seeds": settings.seeds,
-                "steps": steps,
+                "steps": max(event.steps for event in events),
                 "unit": settings.unit,
                 "wall_seconds": time.perf_counter() - start_time,
                 "train_seconds": seconds,
-                "compile_seconds": compile_seconds,
-                "train_steps_per_second": steps * settings.seeds / max(elapsed, 1e-9),
-                "evaluation": evaluation,
+                "compile_seconds": (compile_seconds - compiled_before) / at_once,
+                "train_steps_per_second": total_steps / max(seconds / at_once, 1e-9),
+                **evaluations,
+                **({"stopped": [stop._asdict() for stop in stops]} if stops else {}),
+                **self._training_returns(),
                 **({"initial": to_json(settings)["initial"]} if settings.initial else {}),
             },
         )
 
+    def _final_evaluations(
+        self, display: Display, interrupt: InterruptHandler
+    ) -> dict[str, dict[str, Any]]:
+        """The evaluation of the last checkpoints and, where there are some, of the best."""
+        settings = self.settings
+        if not settings.acts or settings.evaluate_every is None:
+            return {"evaluation": self.evaluate(warn=display.warn, interrupt=interrupt)}
+        evaluations = self._evaluate_policies(
+            ["last", "best"],
+            display.warn,
+            interrupt,
+            episodes=settings.evaluation_episodes,
+            explore=False,
+            seed=settings.seed,
+        )
+        return {"evaluation": evaluations["last"], "evaluation_best": evaluations["best"]}
+
+    def _training_returns(self) -> dict[str, Any]:
+        """The mean return of each seed's latest training episodes, where every seed ended some."""
+        if not self.settings.plays:
+            return {}
+        latest = [latest_return(rows) for rows in self._rows_by_seed()]
+        means = [mean for mean, _ in latest]
+        if np.isnan(means).any():
+            return {}
+        episodes = [count for _, count in latest]
+        return {"training": {"iqm": iqm(means), "per_seed": means, "episodes": episodes}}
+
+    def _rows_by_seed(self) -> list[dict[str, np.ndarray]]:
+        """The columns of metrics.csv of each seed."""
+        # rows that were lost were told of when the run was resumed
+        metrics = self._unchecked_metrics()
+        return [
+            {name: column[metrics["seed"] == seed] for name, column in metrics.items()}
+            for seed in np.unique(metrics["seed"])
+        ]
+
     def draw_learning_curve(self, evaluation: dict[str, Any] | None) -> Path:
         """Draw learning_curve.png."""
-        # rows that were lost were told of when the run was resumed
-        metrics, settings = self._unchecked_metrics(), self.settings
-        seeds = np.unique(metrics["seed"])
-        steps = metrics["step"][metrics["seed"] == seeds[0]]
-        plotted = "episode_return" if settings.plays else loss_name(metrics)
-        curves = [metrics[plotted][metrics["seed"] == seed] for seed in seeds]
+        settings, rows_by_seed = self.settings, self._rows_by_seed()
+        plotted = "episode_return" if settings.plays else loss_name(rows_by_seed[0])
+        steps, curves = figures.on_common_steps(
+            [(rows["step"], rows[plotted]) for rows in rows_by_seed]
+        )
         path = self.directory / "learning_curve.png"
         plural = "s" if settings.seeds > 1 else ""
         origin = f"on the {settings.backend} backend" if settings.plays else "from a dataset"
+        evaluations = None
+        if settings.acts and settings.evaluate_every is not None:
+            evaluations = figures.on_common_steps(
+                [(rows["step"], rows["evaluation_return"]) for rows in rows_by_seed]
+            )
         figures.draw_learning_curve(
             path,
             steps,
@@ -243,6 +357,7 @@ class Run:
             title=self.name,
             subtitle=f"{settings.seeds} seed{plural}, trained {origin}",
             loss="" if settings.plays else plotted.replace("_", " "),
+            evaluations=evaluations,
         )
         return path
 
@@ -254,6 +369,19 @@ class Run:
         ]
         merged = b"".join([tables[0][0], *(row for table in tables for row in table[1:])])
         files.write_bytes(self.directory / "metrics.csv", merged)
+
+
+def latest_return(rows: dict[str, np.ndarray]) -> tuple[float, int]:
+    """The mean return of a seed's latest training episodes, at least 20, and their number.
+
+    Args:
+        rows: the columns of its metrics.csv, of which each row has the mean over its episodes.
+    """
+    counts = np.cumsum(rows["episodes"][::-1])
+    num_rows = int(np.searchsorted(counts, LATEST_EPISODES)) + 1
+    episodes, returns = rows["episodes"][-num_rows:], rows["episode_return"][-num_rows:]
+    total = int(episodes.sum())
+    return float(np.nansum(episodes * returns) / total) if total else math.nan, total
 
 
 def loss_name(metrics: dict[str, np.ndarray]) -> str:

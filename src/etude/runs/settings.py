@@ -8,6 +8,7 @@ import os
 import platform
 import sys
 from pathlib import Path
+from types import NoneType, UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
 import jax
@@ -73,6 +74,7 @@ class Settings(RecordedOptions):
     environment_kind: SourceKind  # id, factory or jax
     backend: str  # jax, envpool or gymnasium; none where the algorithm does not play
     num_envs: int
+    until: float | None = None  # the mean return itself, also where "solved" was asked for
     row_every: int = 1  # iterations per row of metrics
     checkpoint_every: int = 1  # iterations between checkpoints: a multiple of row_every
     # of observation and action, by which an environment given as an object is known again
@@ -114,6 +116,14 @@ class Settings(RecordedOptions):
     def trained_steps(self) -> int:
         """Steps of each seed: those of the budget's complete iterations."""
         return self.iterations * self.steps_per_iteration
+
+    @property
+    def iterations_per_evaluation(self) -> int:
+        """Iterations between evaluations during training, whole rows; 0 where there are none."""
+        if self.evaluate_every is None:
+            return 0
+        rows = self.evaluate_every / self.steps_per_iteration / self.row_every
+        return self.row_every * max(1, round(rows))
 
     @property
     def in_one_program(self) -> bool:
@@ -173,6 +183,12 @@ class Settings(RecordedOptions):
                 f"{self.row_every}"
             )
         check_algorithm(self.algorithm)
+        for name in ("until", "patience"):
+            if getattr(self, name) is not None and not self.acts:
+                raise InvalidInput(
+                    f"{name} is {getattr(self, name)!r}, and {self.name} has nothing to act with, "
+                    "so it has no return; leave it out"
+                )
         iterations_of(self.algorithm, self.num_envs, self.steps)
 
 
@@ -375,6 +391,7 @@ def restore_source(
         fields["options"],
         fields["frame_stack"],
         fields["action_masks"],
+        fields["environment_timeout"],
     )
     if is_id:
         return source
@@ -497,6 +514,8 @@ def _typed(name, value, hint, torso=None):
         raise CorruptFile(
             f"config.json gives {name} as {value!r}; its kind must be one of {', '.join(kinds)}"
         )
+    if get_origin(hint) is UnionType and NoneType in get_args(hint):
+        return None if value is None else _typed(name, value, get_args(hint)[0])
     if get_origin(hint) is tuple and isinstance(value, list):
         return tuple(_typed(name, item, get_args(hint)[0]) for item in value)
     if hint is float and (type(value) in (int, float) or value in ("inf", "-inf")):

@@ -9,20 +9,21 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import jax
 
 from etude.algorithms import ALGORITHMS, algorithm_factory, registered_name
 from etude.algorithms.protocol import Outside, check_algorithm, init_state
 from etude.environments.backends.host_goal_reward import HostGoalReward
 from etude.environments.goals import check_goal_reward, goal_reward_for
-from etude.environments.sources import EnvironmentLike, environment_source
+from etude.environments.sources import EnvironmentLike, EnvironmentSource, environment_source
 from etude.errors import InvalidInput
 from etude.presets import preset
 from etude.runs.display import Display, display_for
 from etude.runs.initial import start_from
 from etude.runs.interrupt import Interrupted, InterruptHandler
 from etude.runs.job import ProgressEvent, has_checkpoint, metrics_fault, restore_job, train_job
-from etude.runs.options import RecordedOptions, RunOptions, make_options
+from etude.runs.options import SOLVED, RecordedOptions, RunOptions, make_options
 from etude.runs.outside import DatasetLike, describe, open_dataset, reopen_dataset, use_dataset
 from etude.runs.processes import train_jobs
 from etude.runs.run import Run, create_run, load_beside, remove_if_untrained
@@ -171,7 +172,11 @@ def resolve_settings(
     algorithm = with_torso(algorithm, name, options.torso)
     algorithm = use_dataset(algorithm, name, options.dataset)
     source = environment_source(
-        environment, options.options, options.frame_stack, options.action_masks
+        environment,
+        options.options,
+        options.frame_stack,
+        options.action_masks,
+        options.environment_timeout,
     )
     recorded = {
         field.name: getattr(options, field.name) for field in dataclasses.fields(RecordedOptions)
@@ -186,6 +191,7 @@ def resolve_settings(
             "backend": source.choose_backend(options.backend, options.workers)
             if algorithm.plays
             else "none",
+            "until": reward_threshold(source) if options.until == SOLVED else options.until,
         },
         name=name,
         algorithm=algorithm,
@@ -213,12 +219,47 @@ def resolve_settings(
     jax.eval_shape(init, jax.random.key(0), outside=settings.outside)
     if settings.algorithm.assumes.goals:
         check_goals(settings)
-    row_every = max(1, settings.iterations // ROWS)
+    row_every = choose_row_every(settings)
     checkpoint_every = settings.iterations / CHECKPOINTS
     if options.checkpoint_interval is not None:
         checkpoint_every = options.checkpoint_interval / settings.steps_per_iteration
     rows_per_checkpoint = max(1, round(checkpoint_every / row_every))
     return replace(settings, row_every=row_every, checkpoint_every=rows_per_checkpoint * row_every)
+
+
+def choose_row_every(settings: Settings) -> int:
+    """Iterations of a row of metrics: about a hundredth of all.
+
+    With evaluations during training, which stand at the ends of rows, a row is up to a half shorter
+    where the steps between evaluations are then nearer to those that were asked for.
+    """
+    row_every = max(1, settings.iterations // ROWS)
+    if settings.evaluate_every is None:
+        return row_every
+    wanted = settings.evaluate_every / settings.steps_per_iteration
+    row_every = max(1, min(row_every, round(wanted)))
+
+    def error(row_every: int) -> float:
+        return abs(row_every * max(1, round(wanted / row_every)) - wanted)
+
+    return min(range(row_every, row_every // 2, -1), key=error)
+
+
+def reward_threshold(source: EnvironmentSource) -> float:
+    """The mean return from which Gymnasium calls an environment solved.
+
+    Raises InvalidInput where there is none.
+    """
+    threshold = None
+    if source.kind == "id":
+        spec = source.outline(1, source.evaluation_backend).spec
+        threshold = gymnasium.spec(spec.id).reward_threshold
+    if threshold is None:
+        raise InvalidInput(
+            f"until is {SOLVED}, and Gymnasium has no reward threshold for {source.name}; give the "
+            "mean return that is asked for"
+        )
+    return float(threshold)
 
 
 def check_goals(settings: Settings) -> None:
@@ -379,12 +420,21 @@ def restart_from(settings: Settings, environment: EnvironmentLike | None) -> Set
 def larger_budget(run: Run, steps: int) -> Settings:
     """The settings of the run with a budget of `steps`.
 
-    Raises InvalidInput for fewer than it has, and for as many where it is complete.
+    A run of which every seed stopped early goes on without the rules that ended it. Raises
+    InvalidInput for fewer than it has, and for as many where it is complete.
     """
     old_settings = run.settings
     settings = replace(old_settings, steps=steps)
     settings.validate_fields()
     is_complete = (run.directory / "summary.json").exists()
+    if is_complete and len(run.summary.get("stopped", ())) == old_settings.seeds:
+        if settings.trained_steps <= run.summary["steps"]:
+            raise InvalidInput(
+                f"steps is {steps}; {run.directory} stopped early, at {run.summary['steps']:,}, so "
+                "give more than that"
+            )
+        # what ended it has come about
+        return replace(settings, until=None, patience=None)
     if settings.iterations < old_settings.iterations or (
         is_complete and settings.iterations == old_settings.iterations
     ):
@@ -397,19 +447,25 @@ def larger_budget(run: Run, steps: int) -> Settings:
 
 def run_training(run: Run, display: Display, video: bool = False) -> Run:
     """Train to the end of the budget, evaluate, and report."""
-    start_time, latest_events, interrupt = time.perf_counter(), {}, InterruptHandler()
+    start_time, interrupt = time.perf_counter(), InterruptHandler()
+    latest_events: dict[tuple[int, ...], ProgressEvent] = {}
+    compiled_before = 0.0
     try:
         with interrupt, display:
             for event in run_jobs(run, interrupt, display.warn):
+                if event.seeds not in latest_events and not event.metrics:  # of a resumed job
+                    compiled_before += event.compile_seconds
                 latest_events[event.seeds] = event
                 display.show(event)
-            run.finish(list(latest_events.values()), display, interrupt, start_time)
+            events = list(latest_events.values())
+            run.finish(events, display, interrupt, start_time, compiled_before)
             if video:
                 display.note("recording a video")
                 record_video(run, run.directory / "video")
     except (Interrupted, KeyboardInterrupt) as stopped:
         is_trained = len(latest_events) == len(run.jobs) and all(
-            event.steps >= run.settings.trained_steps for event in latest_events.values()
+            event.stops or event.steps >= run.settings.trained_steps
+            for event in latest_events.values()
         )
         moment = "in the evaluation; training is complete and saved"
         reason = str(stopped) or f"stopped {moment if is_trained else 'before it began'}"

@@ -14,6 +14,7 @@ import contextlib
 import hashlib
 import math
 import operator
+import os
 import re
 import shutil
 import warnings
@@ -83,6 +84,29 @@ def save_checkpoint(directory: Path, step: int, tree: Any, metadata: dict, keep:
         )
     _prune(target, max(keep, 2))
     return target
+
+
+def keep_best(directory: Path, path: Path) -> None:
+    """Make a copy of the checkpoint at `path` the only checkpoint in `directory`, atomically.
+
+    Both have the same files where the file system can give a file two names, for no file of a
+    checkpoint is ever written again.
+    """
+    target = Path(directory) / path.name
+    with directories.new_directory(target) as temporary:
+        for name in (ARRAYS, METADATA, MANIFEST):
+            try:
+                os.link(path / name, temporary / name)
+            except OSError:
+                shutil.copyfile(path / name, temporary / name)
+    remove_others(target)
+
+
+def remove_others(path: Path) -> None:
+    """Remove all checkpoints but this one from its directory."""
+    for other in _candidates(path.parent):
+        if other != path:
+            directories.remove(other)
 
 
 def load_checkpoint(path: Path, template: Template) -> tuple[Any, dict]:

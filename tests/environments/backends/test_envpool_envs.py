@@ -119,7 +119,7 @@ def test_every_reset_starts_all_copies_afresh_and_none_repeats():
     environment = EnvPoolEnvs("CartPole-v1", 3)
     starts = [play(environment, random_pushes, 4)[0][0] for _ in range(3)]
     assert (np.abs(starts) <= 0.05).all() and len(np.unique(starts)) == 36
-    assert not environment.deterministic_reset and not environment.functional
+    assert environment.replayer is None and not environment.functional
 
 
 @pytest.mark.slow

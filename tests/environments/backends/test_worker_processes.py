@@ -130,7 +130,7 @@ def test_a_fault_in_a_process_tells_copy_and_step_and_where_it_was_raised():
         environment.close()
     message = str(fault.value)
     assert message.startswith(
-        "copy 0 of Faulty failed at its step 2: it raised ZeroDivisionError: the simulator broke\n"
+        "copy 0 of Faulty failed at its step 2: it raised ZeroDivisionError: the simulator broke ("
     )
     assert (
         "Traceback" in message

@@ -230,6 +230,16 @@ class Reinforce:
             pending_episodes=state.pending_episodes + done.sum(),
         )
 
+    def truncate_episodes(self, state: ReinforceState, is_cut: Array) -> ReinforceState:
+        """Complete the running episodes of the environments in `is_cut` [env] where they are."""
+        is_cut = is_cut & (state.end_row < state.buffer.inserted)
+        return replace(
+            state,
+            buffer=ring_buffer.truncate_newest(state.buffer, is_cut),
+            end_row=jnp.where(is_cut, state.buffer.inserted, state.end_row),
+            pending_episodes=state.pending_episodes + is_cut.sum(),
+        )
+
     def fit_episodes(
         self, buffer: RingBuffer, state: ReinforceState, is_full: Array
     ) -> tuple[ReinforceState, Metrics]:

@@ -101,6 +101,26 @@ def store_boundary(
     )
 
 
+def keep_newest(boundary: BoundaryStore, is_cut: Array, row: Array) -> BoundaryStore:
+    """The store with the next images of the newest `row` kept for the environments in `is_cut`.
+
+    There the row is truncated after it was inserted, so the next row does not follow it.
+    """
+    (time, envs), num_slots = boundary.slot.shape, boundary.row.size
+    slot = (boundary.count + jnp.cumsum(is_cut)) % num_slots
+    written_slot = jnp.where(is_cut, slot, num_slots)  # out of range: nothing is written
+    newest_overwritten = jnp.where(is_cut, boundary.row[slot], -1).max()
+    return BoundaryStore(
+        jax.tree.map(
+            lambda x: x.at[envs + written_slot].set(x[:envs], mode="drop"), boundary.images
+        ),
+        boundary.slot.at[row % time].set(jnp.where(is_cut, envs + slot, boundary.slot[row % time])),
+        boundary.row.at[written_slot].set(row, mode="drop"),
+        boundary.count + is_cut.sum(),
+        jnp.maximum(boundary.oldest, newest_overwritten + 1),
+    )
+
+
 def join_images(
     boundary: BoundaryStore,
     transitions: Transition,

@@ -9,10 +9,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from etude.data.replay.next_images import init_boundary, join_images, split_images, store_boundary
+from etude.data.replay.next_images import (
+    init_boundary,
+    join_images,
+    keep_newest,
+    split_images,
+    store_boundary,
+)
 from etude.data.transition import Transition
 from etude.errors import InvalidInput
-from etude.struct import struct
+from etude.struct import replace, struct
 from etude.types import Array
 
 
@@ -77,6 +83,19 @@ def insert(buffer: RingBuffer, rollout: Any) -> RingBuffer:
     return RingBuffer(
         jax.tree.map(write, buffer.storage, storage), buffer.inserted + rows, boundary
     )
+
+
+def truncate_newest(buffer: RingBuffer, is_cut: Array) -> RingBuffer:
+    """The buffer with the newest transition of each environment in `is_cut` [env] truncated.
+
+    A transition that ends an episode already stays as it is.
+    """
+    row = buffer.inserted - 1
+    newest = jax.tree.map(lambda x: x[row % length(buffer)], buffer.storage)
+    is_cut = is_cut & ~newest.done & (row >= 0)
+    truncated = buffer.storage.truncated.at[row % length(buffer)].set(newest.truncated | is_cut)
+    boundary = keep_newest(buffer.boundary, is_cut, row) if buffer.boundary else ()
+    return RingBuffer(replace(buffer.storage, truncated=truncated), buffer.inserted, boundary)
 
 
 def gather(buffer: RingBuffer, indices: Indices) -> Any:

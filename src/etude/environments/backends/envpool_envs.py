@@ -29,7 +29,7 @@ class EnvPoolEnvs:
     """
 
     functional = False
-    deterministic_reset = False
+    replayer = None
 
     def __init__(
         self,
@@ -38,12 +38,19 @@ class EnvPoolEnvs:
         seed: int = 0,
         num_threads: int | None = None,
         goal_reward: GoalRewardFunction | None = None,
+        max_episode_steps: int | None = None,
     ):
         import envpool  # an optional dependency
 
         thread_count = num_threads or min(num_envs, threads_for(name))
+        own_limit = envpool.make_spec(name).config.max_episode_steps
         self.pool = envpool.make(
-            name, env_type="gymnasium", num_envs=num_envs, seed=seed, num_threads=thread_count
+            name,
+            env_type="gymnasium",
+            num_envs=num_envs,
+            seed=seed,
+            num_threads=thread_count,
+            max_episode_steps=min(own_limit, max_episode_steps or own_limit),
         )
         self.spec = envpool_spec(name, num_envs, goal_reward)
         self.handle, _, _, self.xla_step = self.pool.xla()
@@ -79,6 +86,10 @@ class EnvPoolEnvs:
             observation,
             StepResult(next_observation, reward.astype(jnp.float32), terminated, truncated),
         )
+
+    def notices(self) -> list[str]:
+        """Return []: no value comes from Python."""
+        return []
 
     def successes(self) -> list[list[bool]]:
         """Return []: these environments do not say whether an episode was a success."""

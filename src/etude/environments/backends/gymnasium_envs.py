@@ -10,12 +10,20 @@ import jax.numpy as jnp
 import numpy as np
 
 from etude import spaces
+from etude.environments.backends.episode_log import EpisodeLog
 from etude.environments.backends.host_callback import host_call
 from etude.environments.backends.host_goal_reward import host_goal_reward
-from etude.environments.backends.in_process import InProcessEnvs, StepLayout
+from etude.environments.backends.in_process import NO_LIMITS, HostLimits, InProcessEnvs
+from etude.environments.backends.step_layout import Leaf, StepLayout
+from etude.environments.backends.watchdog import TIMEOUT, time_limit
 from etude.environments.backends.worker_processes import WorkerEnvs
 from etude.environments.protocol import StepResult
-from etude.spaces import EnvironmentSpec, space_from_gymnasium, to_environment_action
+from etude.spaces import (
+    EnvironmentSpec,
+    space_from_gymnasium,
+    space_to_gymnasium,
+    to_environment_action,
+)
 from etude.struct import replace
 from etude.types import Array
 
@@ -29,7 +37,6 @@ class GymnasiumEnvs:
     """
 
     functional = False
-    deterministic_reset = True
 
     def __init__(
         self,
@@ -37,13 +44,14 @@ class GymnasiumEnvs:
         num_envs: int,
         workers: int = 0,
         spec: EnvironmentSpec | None = None,
+        limits: HostLimits = NO_LIMITS,
     ):
         self.spec = replace(spec or spec_from_factory(make_env), num_envs=num_envs)
         self.layout = make_layout(self.spec)
         self.vector_env = (
-            WorkerEnvs(make_env, num_envs, self.layout, workers)
+            WorkerEnvs(make_env, num_envs, self.layout, workers, limits)
             if workers
-            else InProcessEnvs(make_env, num_envs, self.layout)
+            else InProcessEnvs(make_env, num_envs, self.layout, limits=limits)
         )
         self.rows_shape = jax.ShapeDtypeStruct((num_envs, self.layout.dtype.itemsize), jnp.uint8)
         self.cancelled = threading.Event()
@@ -57,6 +65,28 @@ class GymnasiumEnvs:
             self._step, self.rows_shape, to_environment_action(self.spec.action, action)
         )
         return self._steps(rows), *self._unpack(rows)
+
+    @property
+    def replayer(self) -> "GymnasiumEnvs":
+        """The simulators themselves: their episodes are deterministic given seeds and actions."""
+        return self
+
+    def episode_log(self) -> EpisodeLog:
+        """What the running episodes are replayed from."""
+        return self.vector_env.episode_log()
+
+    def replay(self, state: Array, log: EpisodeLog) -> tuple[Array, Any, list[str]]:
+        """The state and the observation to act on after a replay of the episodes in `log`.
+
+        The third value says for each copy why its episode could not be replayed, so that a new one
+        has begun; it is "" where it could. `state` is that in which the log was taken.
+        """
+        rows, reasons = self.vector_env.replay(log)
+        return self._steps(jnp.asarray(rows)), self._unpack(jnp.asarray(rows))[0], reasons
+
+    def notices(self) -> list[str]:
+        """What a person should know of these environments, each once."""
+        return self.vector_env.notices()
 
     def successes(self) -> list[list[bool]]:
         """Whether each finished episode was a success, by `is_success` in its last info.
@@ -105,13 +135,16 @@ class GymnasiumEnvs:
         )
 
 
-def spec_from_factory(make_env: Callable[[], gymnasium.Env]) -> EnvironmentSpec:
+def spec_from_factory(
+    make_env: Callable[[], gymnasium.Env], timeout: float = TIMEOUT
+) -> EnvironmentSpec:
     """Make an environment, read its spec and close it."""
-    env = make_env()
-    try:
-        return spec_from_env(env, make_env)
-    finally:
-        env.close()
+    with time_limit(timeout, "making an environment"):
+        env = make_env()
+        try:
+            return spec_from_env(env, make_env)
+        finally:
+            env.close()
 
 
 def spec_from_env(env: gymnasium.Env, make_env: Callable[[], gymnasium.Env]) -> EnvironmentSpec:
@@ -128,6 +161,18 @@ def spec_from_env(env: gymnasium.Env, make_env: Callable[[], gymnasium.Env]) -> 
     )
 
 
+def check_reset(env: gymnasium.Env, spec: EnvironmentSpec) -> None:
+    """Reset an environment, and compare what it returns with its spaces.
+
+    Raises EnvironmentFault for a reset that fails.
+    """
+    envs = InProcessEnvs(lambda: env, 1, make_layout(spec))
+    try:
+        envs.reset(0)
+    finally:
+        envs.watchdog.close()
+
+
 def make_layout(spec: EnvironmentSpec) -> StepLayout:
     """Return the byte layout of the steps of environments with this spec."""
     leaves_and_zeros = zip(
@@ -135,13 +180,15 @@ def make_layout(spec: EnvironmentSpec) -> StepLayout:
         jax.tree.leaves(spec.observation.zeros()),
         strict=True,
     )
-    action = spec.action.zeros()
     return StepLayout(
+        space_to_gymnasium(spec.observation),
+        space_to_gymnasium(spec.action),
         [
-            (path, zero.dtype.name, zero.shape, spaces.action_offset(leaf))
+            Leaf(path, zero.dtype.name, space_to_gymnasium(leaf))
             for (path, leaf), zero in leaves_and_zeros
         ],
-        (action.dtype.name, action.shape, spaces.gymnasium_dtype(spec.action)),
+        spec.action.zeros().dtype.name,
+        spaces.gymnasium_dtype(spec.action),
         choice_counts(spec.action),
     )
 

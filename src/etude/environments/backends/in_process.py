@@ -1,63 +1,43 @@
 """Vectorized Gymnasium environments, stepped one after another in a Python loop.
 
 The results of a step cross to the compiled loop as one array of bytes with a row for each
-environment; `StepLayout` says where each field lies. This module needs NumPy alone, so that worker
-processes start without JAX.
+environment; `StepLayout` says where each field lies. This module needs NumPy and Gymnasium alone,
+so that worker processes start without JAX.
 """
 
-import math
-from collections.abc import Callable, Sequence
-from typing import Any
+import zlib
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import gymnasium
 import numpy as np
 
-from etude.environments.wrappers.action_mask import ACTION_MASK
-from etude.errors import EnvironmentFault
+from etude.environments.backends.boundary import Boundary
+from etude.environments.backends.episode_log import DIGEST_BYTES, EpisodeLog, EpisodeSeeds
+from etude.environments.backends.step_layout import NEXT_OBSERVATION, OBSERVATION, StepLayout
+from etude.environments.backends.watchdog import TIMEOUT, CallTimeout, Watchdog
+from etude.errors import EnvironmentFault, InvalidInput
 
 SUCCESS = "is_success"  # the key of Gymnasium-Robotics in the info of a step
 
 
-class StepLayout:
-    """The layout of a row of bytes, which holds the step of one environment.
+class HostLimits(NamedTuple):
+    """The limits of Python environments."""
 
-    A row has the observation to act on next, the true next observation, reward, terminated,
-    truncated and the number of steps taken.
+    max_episode_steps: int | None = None  # after which an episode is truncated
+    replay: int = 0  # steps of an episode that are logged, so that a resume can replay it; 0: none
+    timeout: float = TIMEOUT  # seconds that one call may take; 0: no limit
 
-    leaves   of the observation: (path into the value, dtype in JAX, shape, the number its choices
-             count from or None)
-    action   (dtype in which it crosses, shape, dtype that the environment takes or None for a
-             Python integer)
-    choices  the number of actions of each component of Discrete and MultiDiscrete actions
-    """
 
-    def __init__(
-        self,
-        leaves: Sequence[tuple[tuple, str, tuple[int, ...], Any]],
-        action: tuple[str, tuple[int, ...], str | None],
-        choices: Sequence[int] = (),
-    ):
-        self.leaves = list(leaves)
-        # where the mask of one component of an action ends and the next begins
-        self.mask_splits = np.cumsum(choices)[:-1]
-        self.mask_leaves = [
-            i for i, (path, *_) in enumerate(self.leaves) if path[-1:] == (ACTION_MASK,) and choices
-        ]
-        self.action_dtype, self.action_shape, self.native_dtype = action
-        fields = [
-            (f"{role}{i}", dtype, shape)
-            for role in ("observation", "next_observation")
-            for i, (_, dtype, shape, _) in enumerate(self.leaves)
-        ]
-        self.dtype = np.dtype(
-            [*fields, ("reward", "f4"), ("terminated", "u1"), ("truncated", "u1"), ("steps", "i4")]
-        )
-        # name: (dtype, first byte)
-        self.fields = {name: field[:2] for name, field in (self.dtype.fields or {}).items()}
+NO_LIMITS = HostLimits()
 
 
 class InProcessEnvs:
-    """A batch of `count` environments; errors number them from `first` on."""
+    """A batch of `count` environments; errors number them from `first_index` on.
+
+    Each episode begins with a seed that follows from the seed of `reset`, the number of the
+    environment and that of the episode.
+    """
 
     def __init__(
         self,
@@ -65,98 +45,277 @@ class InProcessEnvs:
         count: int,
         layout: StepLayout,
         first_index: int = 0,
+        limits: HostLimits = NO_LIMITS,
+        on_stuck: Callable[["InProcessEnvs"], None] | None = None,
     ):
-        self.envs = [make_env() for _ in range(count)]
-        self.name = getattr(self.envs[0].spec, "id", type(self.envs[0].unwrapped).__name__)
-        self.first_index, self.layout = first_index, layout
-        self.rows = np.zeros(count, layout.dtype)
+        self.name, self.first_index, self.layout = "the environment", first_index, layout
+        self.limits = limits
+        self.current = 0  # the environment that is called
         self.steps = [0] * count  # taken by each environment
+        self.first_steps = [0] * count  # those before the running episode
+        self.episodes = [0] * count  # the number of the running one
+        self.seeds = [EpisodeSeeds(0, first_index + i) for i in range(count)]
+        self.watchdog = Watchdog(
+            lambda: (self.current, self.steps[self.current], self.episodes[self.current]),
+            limits.timeout,
+            None if on_stuck is None else lambda: on_stuck(self),
+        )
+        self.envs: list[gymnasium.Env] = []
+        self._call_all(lambda i: self.envs.append(self._made(make_env)), "when it was made")
+        self.name = getattr(self.envs[0].spec, "id", type(self.envs[0].unwrapped).__name__)
+        self.rows = np.zeros(count, layout.dtype)
+        self.boundary = Boundary(layout, self.rows)
+        self.bytes = self.rows.view(np.uint8).reshape(count, -1)
+        self.recorder = Recorder(layout, self.bytes, limits.replay) if limits.replay else None
+        self.is_noticed = False
         # of each environment's finished episodes that say so, by `is_success` of their last info
         self.successes: list[list[bool]] = [[] for _ in range(count)]
-        self.observation, self.next_observation = (
-            [self.rows[f"{role}{i}"] for i in range(len(layout.leaves))]
-            for role in ("observation", "next_observation")
-        )
-        self.float_fields = [
-            (name, self.rows[name])
-            for name in layout.dtype.names
-            if self.rows[name].dtype.kind == "f"
-        ]
 
     def reset(self, seed: int) -> np.ndarray:
-        """Reset every environment with a seed made of `seed` and its number; [count, byte]."""
+        """Reset every environment; [count, byte]."""
+        count = len(self.envs)
+        self.seeds = [EpisodeSeeds(seed, self.first_index + i) for i in range(count)]
         self.successes = [[] for _ in self.envs]
-        for i, env in enumerate(self.envs):
-            env_seed = np.random.SeedSequence([seed, self.first_index + i]).generate_state(1)[0]
-            try:
-                observation, _ = env.reset(seed=int(env_seed))
-                self._write(self.observation, i, observation)
-                self._write(self.next_observation, i, observation)
-            except Exception as error:
-                raise self._fault(i, error) from error
+        self.episodes, self.first_steps = [-1] * count, list(self.steps)
+        self._call_all(self._begin_episode)
+        for field, next_field in zip(
+            self.boundary.observation, self.boundary.next_observation, strict=True
+        ):
+            next_field[...] = field
         self.rows["reward"], self.rows["terminated"], self.rows["truncated"] = 0, 0, 0
-        return self._row_bytes()
+        return self._finished_rows()
 
     def step(self, actions: np.ndarray) -> np.ndarray:
         """Step every environment and reset those that are done; rows of bytes [count, byte]."""
-        rows = self.rows
         dtype = self.layout.native_dtype
         env_actions = actions.tolist() if dtype is None else actions.astype(dtype)
-        for i, env in enumerate(self.envs):
-            self.steps[i] += 1
-            try:
-                next_observation, rows["reward"][i], terminated, truncated, info = env.step(
-                    env_actions[i]
-                )
-                self._write(self.next_observation, i, next_observation)
-                rows["terminated"][i], rows["truncated"][i] = terminated, truncated
-                observation = next_observation
-                if terminated or truncated:
-                    if SUCCESS in info:
-                        self.successes[i].append(bool(info[SUCCESS]))
-                    observation = env.reset()[0]
-                self._write(self.observation, i, observation)
-            except Exception as error:
-                raise self._fault(i, error) from error
-        return self._row_bytes()
+        if self.recorder:
+            self.recorder.actions = actions.tobytes()
+        self._call_all(lambda i: self._step(i, env_actions[i]))
+        self.boundary.look_at_bounds()
+        return self._finished_rows()
+
+    def episode_log(self) -> EpisodeLog:
+        """The running episodes, from which `replay` goes on."""
+        assert self.recorder is not None  # as `limits.replay` asks for
+        logged, actions, digests = self.recorder.arrays()
+        return EpisodeLog(
+            seed=np.array([seeds.seed for seeds in self.seeds], np.uint32),
+            episode=np.array(self.episodes, np.int64),
+            steps=np.array(self.steps, np.int64),
+            length=np.array([self._length(i) for i in range(len(self.envs))], np.int64),
+            logged=logged,
+            actions=actions,
+            digests=digests,
+        )
+
+    def replay(self, log: EpisodeLog) -> tuple[np.ndarray, list[str]]:
+        """Bring each environment to where its episode in `log` was.
+
+        Returns the rows, and for each environment why its episode could not be replayed and a new
+        one has begun, "" where it could.
+        """
+        count, size = len(self.envs), self.layout.action_bytes
+        self.seeds = [EpisodeSeeds(int(log.seed[i]), self.first_index + i) for i in range(count)]
+        self.episodes, reasons = log.episode.tolist(), [""] * count
+        action_ends, row_ends = np.cumsum(log.logged) * size, np.cumsum(log.num_rows)
+
+        def replay_one(i: int) -> None:
+            actions = log.actions[action_ends[i] - log.logged[i] * size : action_ends[i]]
+            digests = log.digests[row_ends[i] - log.num_rows[i] : row_ends[i]]
+            self.steps[i] = int(log.steps[i] - log.length[i])
+            reasons[i] = self._replay_episode(i, actions, digests, int(log.length[i]))
+            if reasons[i]:
+                self.steps[i] = int(log.steps[i])
+                self._begin_episode(i)
+
+        self._call_all(replay_one)
+        return self._finished_rows(), reasons
+
+    def notices(self) -> list[str]:
+        """What a person should know of these environments, once."""
+        notice = "" if self.is_noticed else self.boundary.notice()
+        self.is_noticed |= bool(notice)
+        return [f"{self.name}: {notice}"] if notice else []
 
     def close(self) -> None:
-        for env in self.envs:
-            env.close()
+        """Close the environments, and end the watch over their calls."""
+        try:
+            self._call_all(lambda i: self.envs[i].close(), "when it was closed")
+        finally:
+            self.watchdog.close()
 
-    def _write(self, fields: list[np.ndarray], i: int, value: Any) -> None:
-        for field, (path, _, shape, offset) in zip(fields, self.layout.leaves, strict=True):
-            leaf = value
-            for key in path:
-                leaf = leaf[key]
-            if np.shape(leaf) != shape:
-                where = "".join(f"[{key!r}]" for key in path)
-                raise EnvironmentFault(
-                    f"its observation{where} has shape {np.shape(leaf)}, and its space says {shape}"
+    def _made(self, make_env: Callable[[], gymnasium.Env]) -> gymnasium.Env:
+        env = make_env()
+        check_spaces(env, self.layout)
+        return env
+
+    def _step(self, i: int, action: Any) -> None:
+        self.steps[i] += 1
+        is_over = self.boundary.read_step(i, result := self.envs[i].step(action))
+        if self.limits.max_episode_steps and self._length(i) >= self.limits.max_episode_steps:
+            is_over = True
+            self.rows["truncated"][i] |= not self.rows["terminated"][i]
+        if self.recorder:
+            self.recorder.add_step(i)
+        if is_over:
+            if SUCCESS in result[4]:
+                self.successes[i].append(bool(result[4][SUCCESS]))
+            self._begin_episode(i)
+
+    def _begin_episode(self, i: int) -> None:
+        """Reset an environment with the seed of its next episode."""
+        self.episodes[i] += 1
+        self.first_steps[i] = self.steps[i]
+        self.boundary.read_reset(i, self.envs[i].reset(seed=self.seeds[i](self.episodes[i])))
+        if self.recorder:
+            self.recorder.begin(i)
+
+    def _replay_episode(self, i: int, actions: np.ndarray, digests: np.ndarray, length: int) -> str:
+        """Play an episode again; returns why it could not, "" where the digests are the same."""
+        if not len(digests):
+            limit = self.limits.replay
+            return f"its {length:,} steps are more than the {limit:,} that are replayed"
+        assert self.recorder is not None
+        dtype, native = self.layout.action_dtype, self.layout.native_dtype
+        played = actions.view(dtype).reshape(len(digests) - 1, *self.layout.action_shape)
+        self.episodes[i] -= 1
+        for time in range(len(digests)):
+            try:
+                if time == 0:
+                    self._begin_episode(i)
+                else:
+                    self.steps[i] += 1
+                    action = played[time - 1]
+                    self.recorder.actions = action.tobytes()
+                    native_action = action.tolist() if native is None else action.astype(native)
+                    self.boundary.read_step(i, self.envs[i].step(native_action))
+                    if self._length(i) == self.limits.max_episode_steps:
+                        self.rows["truncated"][i] |= not self.rows["terminated"][i]
+                    self.recorder.add_step(i, 0)
+            except Exception as error:  # as it did not when it was played first
+                return f"step {time} of its replay fails: {error}"
+            if self.recorder.last_digest(i) != digests[time]:
+                what = "the first observation of the episode" if time == 0 else f"step {time}"
+                return f"the environment is not deterministic given its seed: {what} differs"
+        return ""
+
+    def _length(self, i: int) -> int:
+        """The number of steps of the running episode."""
+        return self.steps[i] - self.first_steps[i]
+
+    def _finished_rows(self) -> np.ndarray:
+        if found := self.boundary.find_not_finite():
+            raise self._fault(found[0], EnvironmentFault(found[1]))
+        self.rows["steps"] = [count & 0x7FFFFFFF for count in self.steps]
+        return self.bytes.copy()
+
+    def _call_all(self, call: Callable[[int], Any], moment: str = "") -> None:
+        """Call a function of each environment's number, under the time limit.
+
+        Raises EnvironmentFault for what goes wrong in it, with copy, step and seed.
+        """
+        self.watchdog.begin()
+        try:
+            for i in range(len(self.steps)):
+                self.current = i
+                call(i)
+        except (KeyboardInterrupt, InvalidInput):
+            raise
+        except EnvironmentFault as fault:
+            raise self._fault(self.current, fault, moment) from None
+        except BaseException as error:  # also where it calls sys.exit
+            raise self._fault(self.current, error, moment) from error
+        finally:
+            self.watchdog.end()
+
+    def timeout_fault(self) -> EnvironmentFault:
+        """The fault of the call that runs now, where it takes too long; from another thread."""
+        return self._fault(self.current, CallTimeout())
+
+    def _fault(self, i: int, error: BaseException, moment: str = "") -> EnvironmentFault:
+        match error:
+            case EnvironmentFault():
+                reason = str(error)
+            case CallTimeout():
+                reason = (
+                    f"it did not return within {self.limits.timeout:g} seconds; allow more with "
+                    "environment_timeout, or mend it"
                 )
-            field[i] = leaf if offset is None else leaf - offset
-        for mask in self.layout.mask_leaves if fields is self.observation else ():
-            if not all(
-                leaf.any() for leaf in np.split(self.observation[mask][i], self.layout.mask_splits)
-            ):
-                raise EnvironmentFault(f"its {ACTION_MASK} allows nothing, and play goes on")
-
-    def _row_bytes(self) -> np.ndarray:
-        for name, values in self.float_fields:
-            if values.size and math.isnan(values.min()):
-                i = int(np.argwhere(np.isnan(values))[0][0])
-                quantity = "reward" if name == "reward" else "observation"
-                raise self._fault(i, EnvironmentFault(f"its {quantity} is NaN"))
-        self.rows["steps"] = self.steps
-        return self.rows.view(np.uint8).reshape(len(self.rows), -1).copy()
-
-    def _fault(self, i: int, error: Exception) -> EnvironmentFault:
-        reason = (
-            error
-            if isinstance(error, EnvironmentFault)
-            else f"it raised {type(error).__name__}: {error}"
-        )
-        when = f"at its step {self.steps[i]}" if self.steps[i] else "at its first reset"
+            case SystemExit():
+                reason = f"it called sys.exit({error.code!r})"
+            case TypeError() if "argument 'seed'" in str(error):
+                reason = (
+                    "its reset() takes no seed: write `def reset(self, *, seed=None, options=None)`"
+                    ", and in it `super().reset(seed=seed)`"
+                )
+            case _:
+                reason = f"it raised {type(error).__name__}: {error}"
+        when = moment or (f"at its step {self.steps[i]}" if self.steps[i] else "at its first reset")
+        seed = self.seeds[i](max(self.episodes[i], 0))
+        where = "" if moment else f" (step {self._length(i)} of its episode with seed {seed})"
         return EnvironmentFault(
-            f"copy {self.first_index + i} of {self.name} failed {when}: {reason}"
+            f"copy {self.first_index + i} of {self.name} failed {when}: {reason}{where}"
         )
+
+
+class Recorder:
+    """Keeps the actions and the digests of the running episode of each environment."""
+
+    def __init__(self, layout: StepLayout, rows: np.ndarray, limit: int):
+        self.limit, self.size = limit, layout.action_bytes
+        self.actions = b""  # of all environments, in their order
+        self.taken = [bytearray() for _ in rows]  # actions of each environment's episode
+        self.digests = [bytearray() for _ in rows]
+        self.first, self.later = (
+            [[memoryview(row[span]) for span in layout.spans(*names)] for row in rows]
+            for names in ((OBSERVATION,), (NEXT_OBSERVATION, "reward", "terminated", "truncated"))
+        )
+
+    def begin(self, i: int) -> None:
+        """Begin the log of an episode, whose first observation is in the row."""
+        self.taken[i].clear()
+        self.digests[i].clear()
+        self._add_digest(i, self.first[i])
+
+    def add_step(self, i: int, place: int | None = None) -> None:
+        """Log a step, whose result is in the row and whose action is at `place` of `actions`."""
+        if not self.digests[i]:  # the episode is longer than what is logged
+            return
+        if len(self.taken[i]) >= self.limit * self.size:
+            self.taken[i].clear()
+            self.digests[i].clear()
+            return
+        start = (i if place is None else place) * self.size
+        self.taken[i] += self.actions[start : start + self.size]
+        self._add_digest(i, self.later[i])
+
+    def last_digest(self, i: int) -> int:
+        """The digest of the newest step, or of the first observation."""
+        return int.from_bytes(self.digests[i][-DIGEST_BYTES:], "little")
+
+    def arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """`logged`, `actions` and `digests` of an EpisodeLog."""
+        steps = [len(digests) // DIGEST_BYTES - 1 for digests in self.digests]
+        return (
+            np.array([max(count, 0) for count in steps], np.int64),
+            np.frombuffer(b"".join(self.taken), np.uint8),
+            np.frombuffer(b"".join(self.digests), np.dtype("<u4")),
+        )
+
+    def _add_digest(self, i: int, spans: list[memoryview]) -> None:
+        digest = 0
+        for span in spans:
+            digest = zlib.crc32(span, digest)
+        self.digests[i] += digest.to_bytes(DIGEST_BYTES, "little")
+
+
+def check_spaces(env: gymnasium.Env, layout: StepLayout) -> None:
+    """Raise EnvironmentFault where the spaces of an environment are not those of the others."""
+    for role in ("observation_space", "action_space"):
+        space, expected = getattr(env, role), getattr(layout, role)
+        if space != expected:
+            raise EnvironmentFault(
+                f"its {role} is {space}, and that of the others is {expected}; every copy needs "
+                "the same"
+            )

@@ -17,7 +17,7 @@ class JaxEnvs:
     """A batch of environments written in JAX."""
 
     functional = True
-    deterministic_reset = True
+    replayer = None
 
     def __init__(self, environment: JaxEnvironment, num_envs: int, env_id: str = ""):
         self.environment = environment
@@ -48,6 +48,10 @@ class JaxEnvs:
             done.any(), reset_done, lambda current: current, (state, result.next_observation)
         )
         return state, observation, result
+
+    def notices(self) -> list[str]:
+        """Return []: no value comes from Python."""
+        return []
 
     def successes(self) -> list[list[bool]]:
         """Return []: these environments do not say whether an episode was a success."""

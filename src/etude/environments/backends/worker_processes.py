@@ -2,18 +2,24 @@
 
 import contextlib
 import multiprocessing
+import os
 import signal
+import threading
 import traceback
 from collections.abc import Callable
+from multiprocessing.connection import Connection, wait
 
 import gymnasium
 import numpy as np
 
-from etude.environments.backends.in_process import InProcessEnvs, StepLayout
+from etude.environments.backends.episode_log import EpisodeLog, join_logs, split_log
+from etude.environments.backends.in_process import NO_LIMITS, HostLimits, InProcessEnvs, StepLayout
+from etude.environments.backends.watchdog import GRACE, STUCK
 from etude.errors import EnvironmentFault
 
-RESET, STEP, CLOSE = b"r", b"s", b"c"  # first byte of a request
-RESULTS, FAULT = b"o", b"e"  # first byte of a response
+RESET, STEP, LOG, REPLAY, CLOSE = b"r", b"s", b"l", b"p", b"c"  # first byte of a request
+# first byte of a response; a notice precedes another response
+RESULTS, FAULT, NOTICE = b"o", b"e", b"n"
 
 
 class WorkerEnvs:
@@ -23,19 +29,27 @@ class WorkerEnvs:
     """
 
     def __init__(
-        self, make_env: Callable[[], gymnasium.Env], count: int, layout: StepLayout, workers: int
+        self,
+        make_env: Callable[[], gymnasium.Env],
+        count: int,
+        layout: StepLayout,
+        workers: int,
+        limits: HostLimits = NO_LIMITS,
     ):
         context = multiprocessing.get_context("spawn")
-        self.layout = layout
+        self.layout, self.limits = layout, limits
         self.slices = [
             slice(int(indices[0]), int(indices[-1]) + 1)
             for indices in np.array_split(range(count), min(workers, count))
         ]
         self.pipes, self.processes = [], []
+        self.pending_notices: list[str] = []
         for env_slice in self.slices:
             pipe, worker_pipe = context.Pipe()
             process = context.Process(
-                target=serve_worker, args=(worker_pipe, make_env, env_slice, layout), daemon=True
+                target=serve_worker,
+                args=(worker_pipe, make_env, env_slice, layout, limits),
+                daemon=True,
             )
             process.start()
             worker_pipe.close()
@@ -43,10 +57,35 @@ class WorkerEnvs:
             self.processes.append(process)
 
     def reset(self, seed: int) -> np.ndarray:
-        return self._request([RESET + seed.to_bytes(8, "little")] * len(self.pipes))
+        return self._rows(self._request([RESET + seed.to_bytes(8, "little")] * len(self.pipes)))
 
     def step(self, actions: np.ndarray) -> np.ndarray:
-        return self._request([STEP + actions[env_slice].tobytes() for env_slice in self.slices])
+        requests = [STEP + actions[env_slice].tobytes() for env_slice in self.slices]
+        return self._rows(self._request(requests))
+
+    def episode_log(self) -> EpisodeLog:
+        """The running episodes of all environments."""
+        responses = self._request([LOG] * len(self.pipes))
+        return join_logs([EpisodeLog.from_bytes(response) for response in responses])
+
+    def replay(self, log: EpisodeLog) -> tuple[np.ndarray, list[str]]:
+        """Bring each environment to where its episode was; see `InProcessEnvs.replay`."""
+        logs = split_log(log, self.slices, self.layout.action_bytes)
+        # a replay takes many calls, each within its time limit
+        responses = self._request([REPLAY + part.to_bytes() for part in logs], seconds=None)
+        sizes = [(env_slice.stop - env_slice.start) for env_slice in self.slices]
+        ends = [size * self.layout.dtype.itemsize for size in sizes]
+        rows = [response[:end] for response, end in zip(responses, ends, strict=True)]
+        reasons = [
+            response[end:].decode().split("\0")
+            for response, end in zip(responses, ends, strict=True)
+        ]
+        return self._rows(rows), [reason for part in reasons for reason in part]
+
+    def notices(self) -> list[str]:
+        """What a person should know of these environments, once."""
+        notices, self.pending_notices = self.pending_notices, []
+        return notices
 
     def close(self) -> None:
         for pipe, process in zip(self.pipes, self.processes, strict=True):
@@ -55,27 +94,48 @@ class WorkerEnvs:
             process.join(timeout=5)
             process.kill()
 
-    def _request(self, requests):
+    def _rows(self, responses: list[bytes]) -> np.ndarray:
+        rows = np.frombuffer(b"".join(responses), np.uint8)
+        return rows.reshape(-1, self.layout.dtype.itemsize)
+
+    def _request(self, requests: list[bytes], seconds: float | None = 0) -> list[bytes]:
+        """Send a request to each process, and return what they respond.
+
+        By default a process may take the time limit of a call for each of its copies.
+        """
         for i, request in enumerate(requests):
             try:
                 self.pipes[i].send_bytes(request)
             except OSError:
                 raise self._exit_fault(i) from None
-        return np.concatenate([self._receive(i) for i in range(len(requests))])
+        return [self._receive(i, seconds) for i in range(len(requests))]
 
-    def _receive(self, i):
-        try:
-            response = self.pipes[i].recv_bytes()
-        except (EOFError, OSError):
-            raise self._exit_fault(i) from None
-        if response[:1] == FAULT:
-            raise EnvironmentFault(response[1:].decode())
+    def _receive(self, i: int, seconds: float | None) -> bytes:
         env_slice = self.slices[i]
-        return np.frombuffer(response, np.uint8, offset=1).reshape(
-            env_slice.stop - env_slice.start, self.layout.dtype.itemsize
-        )
+        if seconds is not None and self.limits.timeout:
+            copies = env_slice.stop - env_slice.start
+            # a worker's own watch is sooner, and knows the copy: two calls of each, step and reset
+            seconds = 2 * copies * self.limits.timeout + 2 * GRACE
+        else:
+            seconds = None
+        while True:
+            try:
+                if not self.pipes[i].poll(seconds):
+                    self.processes[i].kill()
+                    raise EnvironmentFault(
+                        f"the process of copies {env_slice.start} to {env_slice.stop - 1} has not "
+                        f"answered for {seconds:g} seconds; allow more with environment_timeout"
+                    )
+                response = self.pipes[i].recv_bytes()
+            except (EOFError, OSError):
+                raise self._exit_fault(i) from None
+            if response[:1] == FAULT:
+                raise EnvironmentFault(response[1:].decode())
+            if response[:1] == RESULTS:
+                return response[1:]
+            self.pending_notices.append(response[1:].decode())
 
-    def _exit_fault(self, i):
+    def _exit_fault(self, i: int) -> EnvironmentFault:
         self.processes[i].join(timeout=1)
         env_slice = self.slices[i]
         return EnvironmentFault(
@@ -85,26 +145,36 @@ class WorkerEnvs:
 
 
 def serve_worker(
-    pipe, make_env: Callable[[], gymnasium.Env], env_slice: slice, layout: StepLayout
+    pipe: Connection,
+    make_env: Callable[[], gymnasium.Env],
+    env_slice: slice,
+    layout: StepLayout,
+    limits: HostLimits,
 ) -> None:
     """Serve requests in a worker process until the request to close or the end of the pipe."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the training process handles Ctrl-C
+    end_with_parent()
     envs = None
+
+    def report_stuck(stuck: InProcessEnvs) -> None:
+        pipe.send_bytes(FAULT + f"{stuck.timeout_fault()}".encode())
+        os._exit(STUCK)
+
     with contextlib.suppress(EOFError, OSError):
         while (request := pipe.recv_bytes())[:1] != CLOSE:
             try:
                 envs = envs or InProcessEnvs(
-                    make_env, env_slice.stop - env_slice.start, layout, env_slice.start
+                    make_env,
+                    env_slice.stop - env_slice.start,
+                    layout,
+                    env_slice.start,
+                    limits,
+                    report_stuck,
                 )
-                if request[:1] == RESET:
-                    rows = envs.reset(int.from_bytes(request[1:], "little"))
-                else:
-                    rows = envs.step(
-                        np.frombuffer(request, layout.action_dtype, offset=1).reshape(
-                            -1, *layout.action_shape
-                        )
-                    )
-                pipe.send_bytes(RESULTS + rows.tobytes())
+                response = answer(envs, request[:1], request[1:])
+                for notice in envs.notices():
+                    pipe.send_bytes(NOTICE + notice.encode())
+                pipe.send_bytes(RESULTS + response)
             except Exception as error:
                 cause = error.__cause__ or error
                 pipe.send_bytes(
@@ -112,3 +182,29 @@ def serve_worker(
                 )
     if envs:
         envs.close()
+
+
+def answer(envs: InProcessEnvs, verb: bytes, argument: bytes) -> bytes:
+    """The response to a request."""
+    layout = envs.layout
+    if verb == STEP:
+        actions = np.frombuffer(argument, layout.action_dtype).reshape(-1, *layout.action_shape)
+        return envs.step(actions).tobytes()
+    if verb == RESET:
+        return envs.reset(int.from_bytes(argument, "little")).tobytes()
+    if verb == LOG:
+        return envs.episode_log().to_bytes()
+    rows, reasons = envs.replay(EpisodeLog.from_bytes(argument))
+    return rows.tobytes() + "\0".join(reasons).encode()
+
+
+def end_with_parent() -> None:
+    """End this process when the one that started it ends, whatever this one is doing."""
+    parent = multiprocessing.parent_process()
+
+    def wait_for_end() -> None:
+        if parent is not None:
+            wait([parent.sentinel])
+            os._exit(1)
+
+    threading.Thread(target=wait_for_end, daemon=True).start()

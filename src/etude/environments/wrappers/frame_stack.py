@@ -8,7 +8,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from etude.environments.protocol import Environment, StepResult
+from etude.environments.backends.episode_log import EpisodeLog
+from etude.environments.protocol import Environment, Replayer, StepResult
 from etude.errors import InvalidInput
 from etude.spaces import ACTION_MASK, Box, Composite, Space, leaves_with_path
 from etude.struct import replace, struct
@@ -76,6 +77,36 @@ class FrameStack:
             self._stacked_observation(observation, frames),
             result,
         )
+
+    @property
+    def replayer(self) -> "FrameStack | None":
+        """Itself, where the wrapped environment has one."""
+        return None if self.environment.replayer is None else self
+
+    def episode_log(self) -> EpisodeLog:
+        return self._replayer().episode_log()
+
+    def replay(
+        self, stack_state: FrameStackState, log: EpisodeLog
+    ) -> tuple[FrameStackState, Any, list[str]]:
+        """Replay the wrapped environment; a new episode repeats its first observation."""
+        state, observation, reasons = self._replayer().replay(stack_state.state, log)
+        is_new = jnp.array([bool(reason) for reason in reasons])
+        frames = jax.tree.map(
+            lambda new, old: where_done(is_new, new, old),
+            self._repeat_boxes(observation),
+            stack_state.frames,
+        )
+        return (
+            FrameStackState(state, frames),
+            self._stacked_observation(observation, frames),
+            reasons,
+        )
+
+    def _replayer(self) -> Replayer:
+        replayer = self.environment.replayer
+        assert replayer is not None  # as `replayer` says before
+        return replayer
 
     def _box_leaves(self, observation: Any) -> list[Array]:
         leaves = zip(

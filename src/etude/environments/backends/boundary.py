@@ -1,0 +1,328 @@
+"""The boundary with Python environments: what they return is checked here, for every backend.
+
+One rule holds for each kind of value. What the space says is taken: integers for discrete spaces
+and integer boxes, within what their types can hold; real numbers for float boxes, finite as
+float32; zeros and ones for binary spaces, masks and the flags of a step; one finite number for a
+reward. All else is refused with its place, what came and what the space says. Finite values
+outside of the bounds of a Box, which many environments give, are taken, and said once.
+
+This module needs NumPy and Gymnasium alone, so that worker processes start without JAX.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import gymnasium
+import numpy as np
+
+from etude.environments.backends.step_layout import NEXT_OBSERVATION, OBSERVATION, Leaf, StepLayout
+from etude.environments.wrappers.action_mask import ACTION_MASK
+from etude.errors import EnvironmentFault
+
+LOOK_EVERY = 64  # steps of all environments between two comparisons with the bounds of boxes
+REAL_KINDS = "biuf"  # of dtypes: booleans, signed and unsigned integers, floats
+RESET_RETURNS = (
+    "reset() has to return (observation, info) with a dict as info: write `return observation, {}`"
+)
+STEP_RETURNS = (
+    "step() has to return (observation, reward, terminated, truncated, info) with a dict as info: "
+    "write `return observation, reward, terminated, False, {}`"
+)
+
+
+class Boundary:
+    """Checks what environments return, and writes it into `rows` [env]; see `StepLayout`."""
+
+    def __init__(self, layout: StepLayout, rows: np.ndarray):
+        self.layout, self.rows = layout, rows
+        self.observation, self.next_observation = (
+            [rows[f"{role}{i}"] for i in range(len(layout.leaves))]
+            for role in (OBSERVATION, NEXT_OBSERVATION)
+        )
+        self.readers = [leaf_reader(leaf) for leaf in layout.leaves]
+        self.reward, self.terminated, self.truncated = (
+            rows[name] for name in ("reward", "terminated", "truncated")
+        )
+        self.only = layout.leaves[0].path == () and not layout.mask_leaves  # one array, no Dict
+        self.float_words = words_of(layout, rows)
+        self.steps_seen, self.steps_looked_at, self.values_outside = 0, 0, 0
+        self.first_outside = ""  # what was found first outside of a Box's bounds
+        self.bounded = [
+            (i, leaf.space.low, leaf.space.high)
+            for i, leaf in enumerate(layout.leaves)
+            if isinstance(leaf.space, gymnasium.spaces.Box)
+            and not (np.isneginf(leaf.space.low) & np.isposinf(leaf.space.high)).all()
+        ]
+
+    def read_reset(self, i: int, result: Any) -> None:
+        """Write what `reset` of environment `i` returned, the observation to act on.
+
+        Raises EnvironmentFault for what it cannot return.
+        """
+        if not (isinstance(result, tuple | list) and len(result) == 2) or not isinstance(
+            result[1], dict
+        ):
+            raise EnvironmentFault(f"it returned {shown(result)}, and {RESET_RETURNS}")
+        self._write(self.observation, i, result[0])
+        self._check_masks(i)
+
+    def read_step(self, i: int, result: Any) -> bool:
+        """Write what `step` of environment `i` returned, and return whether its episode is over.
+
+        The observation to act on is that of the step; where the episode is over, `read_reset`
+        writes another. Raises EnvironmentFault for what a step cannot return.
+        """
+        if not (isinstance(result, tuple | list) and len(result) == 5):
+            raise EnvironmentFault(f"it returned {shown_step(result)}, and {STEP_RETURNS}")
+        observation, reward, terminated, truncated, info = result
+        self._write(self.next_observation, i, observation)
+        self.reward[i] = reward if type(reward) is float else read_reward(reward)
+        if terminated is not False:
+            terminated = read_flag("terminated", terminated)
+        if truncated is not False:
+            truncated = read_flag("truncated", truncated)
+        if type(info) is not dict and not isinstance(info, dict):
+            raise EnvironmentFault(f"its info is {shown(info)}, and {STEP_RETURNS}")
+        self.terminated[i], self.truncated[i] = terminated, truncated
+        if terminated or truncated:
+            return True
+        for field, next_field in zip(self.observation, self.next_observation, strict=True):
+            field[i] = next_field[i]
+        if self.layout.mask_leaves:
+            self._check_masks(i)
+        return False
+
+    def find_not_finite(self) -> tuple[int, str] | None:
+        """Return (environment, fault) of a number in the rows that is not finite; None for none."""
+        words = self.float_words
+        if words is not None:
+            if words.ndim > 1:
+                words = words.ravel()
+            if math.isfinite(words.dot(words)):  # as all of them are, unless some are huge
+                return None
+        return self._find_by_field()
+
+    def look_at_bounds(self) -> None:
+        """Count the values outside of the bounds of their Box, in one of `LOOK_EVERY` calls."""
+        self.steps_seen += 1
+        if self.steps_seen % LOOK_EVERY != 1 or not self.bounded:
+            return
+        self.steps_looked_at += len(self.rows)
+        for leaf, low, high in self.bounded:
+            values = self.next_observation[leaf]
+            outside = (values < low) | (values > high)
+            if outside.any():
+                self.values_outside += int(outside.sum())
+                self.first_outside = self.first_outside or self._describe_outside(leaf, outside)
+
+    def notice(self) -> str:
+        """What a person should know of the values seen so far; "" for nothing."""
+        if not self.first_outside:
+            return ""
+        return (
+            f"{self.first_outside}; so far {self.values_outside:,} values in the "
+            f"{self.steps_looked_at:,} steps that were looked at (one in {LOOK_EVERY}) lie outside "
+            "of the bounds of their space. They are taken as they are"
+        )
+
+    def _write(self, fields: list[np.ndarray], i: int, value: Any) -> None:
+        if self.only:
+            fields[0][i] = self.readers[0](value)
+            return
+        for field, reader, leaf in zip(fields, self.readers, self.layout.leaves, strict=True):
+            field[i] = reader(part_of(value, leaf.path, self.layout.observation_space))
+
+    def _check_masks(self, i: int) -> None:
+        for mask in self.layout.mask_leaves:
+            parts = np.split(self.observation[mask][i], self.layout.mask_splits)
+            if not all(part.any() for part in parts):
+                raise EnvironmentFault(f"its {ACTION_MASK} allows nothing, and play goes on")
+
+    def _find_by_field(self) -> tuple[int, str] | None:
+        names = [("reward", "reward")]
+        for index, leaf in enumerate(self.layout.leaves):
+            name = "observation" + place_of(leaf.path)
+            names += [(f"{role}{index}", name) for role in (OBSERVATION, NEXT_OBSERVATION)]
+        for field, name in names:
+            values = self.rows[field]
+            if values.dtype.kind != "f" or np.isfinite(values).all():
+                continue
+            place = [int(x) for x in np.argwhere(~np.isfinite(values))[0]]
+            value = values[tuple(place)]
+            number = "NaN" if math.isnan(value) else f"{value}, or beyond float32"
+            where = f" at index {place[1:]}" if place[1:] else ""
+            return place[0], f"its {name} is {number}{where}"
+        return None
+
+    def _describe_outside(self, leaf: int, outside: np.ndarray) -> str:
+        place = [int(x) for x in np.argwhere(outside)[0]]
+        path, _, space = self.layout.leaves[leaf]
+        where = place_of(path) + (f" at index {place[1:]}" if place[1:] else "")
+        value = self.next_observation[leaf][tuple(place)]
+        return f"an observation{where} is {value:.6g}, and its space is {space}"
+
+
+def words_of(layout: StepLayout, rows: np.ndarray) -> np.ndarray | None:
+    """A view of `rows` with all their floats as float32; None where some have another type.
+
+    It is one-dimensional where that takes no copy: of rows that hold hardly anything else, in which
+    flags and counts look like tiny numbers.
+    """
+    kinds = {leaf.dtype for leaf in layout.leaves if np.dtype(leaf.dtype).kind == "f"}
+    if kinds - {"float32"}:
+        return None
+    words = rows.view(np.float32).reshape(len(rows), -1)
+    if all(leaf.dtype == "float32" for leaf in layout.leaves):
+        return words.reshape(-1)
+    floats = words[:, : layout.num_floats]
+    return floats[0] if len(rows) == 1 else floats
+
+
+def leaf_reader(leaf: Leaf) -> Callable[[Any], Any]:
+    """A function from what an environment gives for `leaf` to what is written in its field.
+
+    The function raises EnvironmentFault for what the leaf's space cannot have.
+    """
+    space, shape, dtype = leaf.space, leaf.shape, np.dtype(leaf.dtype)
+    start = np.asarray(getattr(space, "start", 0), np.int64)
+    count = np.asarray(getattr(space, "nvec", getattr(space, "n", 0)))  # of MultiDiscrete, Discrete
+
+    def refused(value: Any, why: str = "") -> EnvironmentFault:
+        return EnvironmentFault(
+            f"its observation{place_of(leaf.path)} is {shown(value)}, and its space is {space}{why}"
+        )
+
+    def array_of(value: Any) -> np.ndarray:
+        try:
+            array = np.asarray(value)
+        except Exception:  # of many types, as NumPy meets an object
+            raise refused(value) from None
+        if array.dtype.kind not in REAL_KINDS:
+            raise refused(value)
+        if array.shape != shape:
+            raise EnvironmentFault(
+                f"its observation{place_of(leaf.path)} has shape {array.shape}, and its space says "
+                f"{shape}"
+            )
+        return array
+
+    def is_exact(value: Any) -> bool:
+        return type(value) is np.ndarray and value.dtype is dtype and value.shape == shape
+
+    def read_float(value: Any) -> Any:
+        if is_exact(value):
+            return value
+        with np.errstate(over="ignore"):  # beyond float32 is found where infinities are
+            return array_of(value).astype(dtype)
+
+    def read_integer(value: Any) -> Any:
+        if is_exact(value):
+            return value
+        array = array_of(value)
+        if array.dtype.kind == "f":
+            raise refused(value, f", and {array.dtype} is no integer type")
+        low, high = integer_limits(dtype)
+        if array.size and not low <= array.min() <= array.max() <= high:
+            raise refused(value, f"; integers from {low} to {high} can be taken")
+        return array
+
+    def read_choices(value: Any) -> Any:
+        if isinstance(space, gymnasium.spaces.Discrete) and type(value) is int:
+            choice = value - int(space.start)
+            if not 0 <= choice < space.n:
+                raise refused(value)
+            return choice
+        array = array_of(value)
+        if array.dtype.kind == "f":
+            raise refused(value, f", and {array.dtype} is no integer type")
+        if array.dtype == np.uint64 and (array > np.iinfo(np.int64).max).any():
+            raise refused(value)
+        choices = array.astype(np.int64) - start
+        if ((choices < 0) | (choices >= count)).any():
+            raise refused(value)
+        return choices
+
+    def read_binary(value: Any) -> Any:
+        array = array_of(value)
+        if array.dtype.kind != "b" and not ((array == 0) | (array == 1)).all():
+            raise refused(value)
+        return array
+
+    match space:
+        case gymnasium.spaces.Box():
+            return read_float if dtype.kind == "f" else read_integer
+        case gymnasium.spaces.MultiBinary():
+            return read_binary
+    return read_choices
+
+
+def integer_limits(dtype: np.dtype) -> tuple[int, int]:
+    """The least and the greatest integer of a dtype."""
+    if dtype == np.bool_:
+        return 0, 1
+    info = np.iinfo(dtype)
+    return int(info.min), int(info.max)
+
+
+def part_of(value: Any, path: tuple[str | int, ...], space: gymnasium.Space) -> Any:
+    """The part of an observation at `path`; raises EnvironmentFault where there is none."""
+    part = value
+    for depth, key in enumerate(path):
+        try:
+            part = part[key]
+        except (KeyError, IndexError, TypeError):
+            raise EnvironmentFault(
+                f"its observation{place_of(path[:depth])} is {shown(part)}, which has no "
+                f"{key!r}, and its space is {space}"
+            ) from None
+    return part
+
+
+def read_flag(name: str, value: Any) -> bool:
+    """A flag of a step: a boolean, or 0 or 1, also in an array of one element.
+
+    Raises EnvironmentFault for anything else.
+    """
+    if value is True or value is False:
+        return value
+    try:
+        array = np.asarray(value)
+    except Exception:  # of many types, as NumPy meets an object
+        array = np.asarray(None)
+    if array.dtype.kind in REAL_KINDS and array.size == 1 and array.item() in (0, 1):
+        return bool(array.item())
+    raise EnvironmentFault(f"its {name} is {shown(value)}; it has to be True or False")
+
+
+def read_reward(value: Any) -> float:
+    """A reward: one real number, also in an array of one element.
+
+    Raises EnvironmentFault for anything else; what is not finite is found later.
+    """
+    try:
+        array = np.asarray(value)
+    except Exception:  # of many types, as NumPy meets an object
+        array = np.asarray(None)
+    if array.dtype.kind in REAL_KINDS and array.size == 1:
+        return float(array.item())
+    raise EnvironmentFault(f"its reward is {shown(value)}; it has to be one number")
+
+
+def place_of(path: tuple[str | int, ...]) -> str:
+    """A path into an observation as Python writes it: ['goal'][0]."""
+    return "".join(f"[{key!r}]" for key in path)
+
+
+def shown(value: Any) -> str:
+    """A value as an error message shows it: shortened, with its type."""
+    text = " ".join(repr(value).split())
+    return f"{text if len(text) <= 80 else text[:79] + '…'} ({type(value).__name__})"
+
+
+def shown_step(result: Any) -> str:
+    """What a step returned, with a hint where it is of Gym before version 0.26."""
+    if isinstance(result, tuple | list):
+        old = ", as in Gym before version 0.26" if len(result) == 4 else ""
+        return f"{len(result)} values{old}"
+    return shown(result)

@@ -1,0 +1,150 @@
+"""A time limit on calls of Python environments, which may never return.
+
+A thread looks whether the call of one environment has lasted longer than the limit. Then it raises
+`CallTimeout` in the thread of the call: by a signal in the main thread, which also ends a wait in
+the operating system (`time.sleep`, a socket), elsewhere between two lines of Python. A call that
+does not end even so, in a library that never returns, ends with its process.
+"""
+
+import contextlib
+import ctypes
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+import weakref
+from collections.abc import Callable, Hashable
+from typing import Any
+
+from etude.errors import EnvironmentFault
+
+TIMEOUT = 600  # seconds that one call may take by default
+GRACE = 10.0  # seconds after which a call that was interrupted counts as stuck
+STUCK = 75  # exit status of a process that ends with a stuck call
+_SIGNAL = getattr(signal, "SIGVTALRM", None)  # one that nothing else uses
+
+
+class CallTimeout(BaseException):
+    """A call lasted longer than the limit; no `except Exception` of an environment stops it."""
+
+
+class Watchdog:
+    """Watches the calls that its owner makes between `begin` and `end`.
+
+    marker    tells one call from the next, for a thread that looks now and then
+    limit     seconds that one call may take; 0 for no limit
+    on_stuck  what is done with a call that cannot be interrupted; by default the process ends,
+              unless a person types into it
+    """
+
+    def __init__(
+        self,
+        marker: Callable[[], Hashable],
+        limit: float = TIMEOUT,
+        on_stuck: Callable[[], None] | None = None,
+    ):
+        self.marker, self.limit = marker, limit
+        self.on_stuck = on_stuck or end_process
+        self.busy, self.thread = False, 0
+        self.overdue: Hashable = None  # the marker of the call that is to be interrupted
+        self.closed = threading.Event()
+        self.started = False
+
+    def begin(self) -> None:
+        """Watch from now on, in this thread."""
+        self.thread, self.busy = threading.get_ident(), True
+        if not self.started and self.limit:
+            self.started = True
+            install_handler()
+            _watched.add(self)
+            looking = threading.Thread(target=look, args=(weakref.ref(self), self.closed))
+            looking.daemon = True
+            looking.start()
+
+    def end(self) -> None:
+        """Watch no longer, until `begin`."""
+        self.busy = False
+
+    def close(self) -> None:
+        """End the thread."""
+        self.closed.set()
+
+    def is_overdue(self) -> bool:
+        """Whether the call that runs now is the one to be interrupted."""
+        return self.busy and self.overdue is not None and self.overdue == self.marker()
+
+    def interrupt(self) -> None:
+        """Raise CallTimeout in the call that runs now."""
+        self.overdue = self.marker()
+        is_main = self.thread == threading.main_thread().ident
+        if is_main and _SIGNAL is not None and signal.getsignal(_SIGNAL) is raise_timeout:
+            signal.pthread_kill(self.thread, _SIGNAL)
+        else:
+            thread, error = ctypes.c_ulong(self.thread), ctypes.py_object(CallTimeout)
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(thread, error)
+
+
+@contextlib.contextmanager
+def time_limit(limit: float, what: str):
+    """Raise EnvironmentFault, with `what` in its text, in a block longer than `limit` seconds."""
+    watchdog = Watchdog(lambda: what, limit)
+    watchdog.begin()
+    try:
+        yield
+    except CallTimeout:
+        raise EnvironmentFault(
+            f"{what} took longer than {limit:g} seconds; allow more with environment_timeout"
+        ) from None
+    finally:
+        watchdog.end()
+        watchdog.close()
+
+
+_watched: weakref.WeakSet[Watchdog] = weakref.WeakSet()
+
+
+def raise_timeout(number: int, frame: Any) -> None:
+    """The handler of the signal that interrupts a call: nothing where the call has ended."""
+    if any(watchdog.is_overdue() for watchdog in list(_watched)):
+        raise CallTimeout
+
+
+def install_handler() -> None:
+    """Handle the signal, where this is the main thread and nobody else does."""
+    is_main = threading.current_thread() is threading.main_thread()
+    if is_main and _SIGNAL is not None and signal.getsignal(_SIGNAL) == signal.SIG_DFL:
+        signal.signal(_SIGNAL, raise_timeout)
+
+
+def look(reference: "weakref.ref[Watchdog]", closed: threading.Event) -> None:
+    """Look at the calls of a watchdog until it is closed or gone."""
+    seen, waited = None, 0.0
+    while (watchdog := reference()) is not None:
+        tick = min(1.0, watchdog.limit / 10)
+        marker = watchdog.marker() if watchdog.busy else None
+        # ticks are counted, since a clock also runs while the process is stopped
+        seen, waited = marker, waited + tick if marker is not None and marker == seen else 0.0
+        if waited >= watchdog.limit + GRACE:
+            watchdog.on_stuck()
+            waited = 0.0
+        elif waited >= watchdog.limit:
+            watchdog.interrupt()
+        del watchdog
+        if closed.wait(tick):
+            return
+
+
+def end_process() -> None:
+    """End this process with a traceback of its threads, unless a person types into it."""
+    is_interactive = hasattr(sys, "ps1") or "ipykernel" in sys.modules
+    print("a call of the environment does not return:", file=sys.stderr)
+    for thread, frame in sys._current_frames().items():
+        if thread != threading.get_ident():
+            print("".join(traceback.format_stack(frame)), file=sys.stderr)
+    if is_interactive:
+        time.sleep(60)
+        return
+    sys.stderr.flush()
+    os._exit(STUCK)
