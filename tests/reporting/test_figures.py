@@ -152,3 +152,20 @@ def test_curves_are_straight_between_values_and_level_after():
 )
 def test_numbers_as_written(value, decimals, text):
     assert figures.format_thousands(value, decimals) == text
+
+
+@pytest.mark.parametrize("loss", ["", "bellman loss"], ids=["returns", "a loss beside them"])
+def test_evaluations_in_training_are_points(tmp_path, loss):
+    """On the axis of returns; one of several seeds has stopped early."""
+    means = np.full((2, 3), 300.0)
+    means[1, 2] = math.nan
+    options = dict(loss=loss, title="title", evaluations=(STEPS[[9, 19, 29]], means))
+    assert has(draw(tmp_path, STEPS, RETURNS[:2], **options), EMBER)
+
+
+def test_curves_of_seeds_come_to_the_steps_of_all():
+    first, second = (np.array([10, 20, 30]), [1.0, 2.0, 3.0]), (np.array([10, 25]), [4.0, 5.0])
+    steps, curves = figures.on_common_steps([first, second])
+    assert steps.tolist() == [10, 20, 25, 30]
+    expected = [[1, 2, math.nan, 3], [4, math.nan, 5, math.nan]]
+    np.testing.assert_array_equal(curves, expected)

@@ -136,7 +136,7 @@ def test_settings_of_no_run_are_refused_by_name(run, change, message):
 
 
 def test_sizes_beyond_any_memory_are_refused_before_any_is_taken(tmp_path):
-    run = begun(tmp_path / "run", etude.DQN(capacity=1000))
+    run = begun(tmp_path / "run", etude.DQN(capacity=1000), steps=2000)
     hyperparameters = read_config(run.directory)["hyperparameters"]
     for value in (10**15, 10**4000):
         rewrite_config(run.directory, {"hyperparameters": hyperparameters | {"capacity": value}})
@@ -256,11 +256,12 @@ def test_the_best_checkpoint_is_not_believed_either(run, change):
     shutil.copytree(run / "checkpoints" / "step_100", best / "step_100")
     settings = etude.load(run).settings
     environment = settings.outline()
-    _, metadata = job.restore_best(settings, 0, best, environment, pytest.fail)
+    (only,) = etude.load(run).jobs
+    _, metadata = job.restore_best(settings, only, 0, environment, pytest.fail)
     assert metadata["steps"] == 100
     rewrite_checkpoint(best / "step_100", **change)
     with pytest.raises(CorruptFile, match=f"its {next(iter(change))} is"):
-        job.restore_best(settings, 0, best, environment, lambda text: None)
+        job.restore_best(settings, only, 0, environment, lambda text: None)
 
 
 def test_rows_beyond_the_checkpoint_may_be_there(sound, run):

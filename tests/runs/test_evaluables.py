@@ -72,7 +72,7 @@ def written(path, seed=0):
 def trained(tmp_path_factory):
     directory = tmp_path_factory.mktemp("models")
     data = written(directory / "data.npz")
-    options = dict(steps=STEPS, seeds=2, dataset=data, progress=False)
+    options = dict(steps=STEPS, seeds=2, dataset=data, evaluate_every=STEPS // 2, progress=False)
     run = etude.train(LinearModel(), "CartPole-v1", out=directory / "run", **options)
     return run, data
 
@@ -97,6 +97,11 @@ def test_it_is_evaluated_on_its_dataset_and_on_another(trained, tmp_path):
         np.testing.assert_allclose(
             scores, [loss_of(state, dataset) for state in run.states()], rtol=1e-5
         )
+    evaluations = run.metrics["evaluation_model_loss"].reshape(-1, 2)  # [row, seed]
+    assert np.isfinite(evaluations).all(1).tolist() == 2 * ([False] * 4 + [True])
+    np.testing.assert_allclose(
+        evaluations[-1], [loss_of(state, data) for state in run.states()], rtol=1e-5
+    )
     assert run.metrics["model_loss"][-1] < run.metrics["model_loss"][0]
     assert (run.directory / "learning_curve.png").exists()
 
@@ -131,6 +136,10 @@ def test_what_needs_a_policy_refuses_it(trained, tmp_path):
     run, data = trained
     with pytest.raises(InvalidInput, match="LinearModel has nothing to act with: it is judged on"):
         etude.record("CartPole-v1", expert=run, episodes=1, out=tmp_path / "a.npz")
+    for rule in ({"until": 1.0}, {"patience": 2}):
+        with pytest.raises(InvalidInput, match="LinearModel has nothing to act with, so it has no"):
+            options = dict(steps=STEPS, dataset=data, evaluate_every=8, out=tmp_path / "run")
+            etude.train(LinearModel(), "CartPole-v1", **options, **rule)
     with pytest.raises(InvalidInput, match="LinearModel needs a dataset here"):
         etude.train(LinearModel(), "CartPole-v1", steps=STEPS)
     played = etude.load(

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 from pathlib import Path
 from unittest import mock
 
@@ -42,10 +43,17 @@ def test_every_option_is_a_flag_a_keyword_and_a_key(tmp_path):
         seeds=3,
         seed=7,
         workers=2,
+        replay_limit=500,
         evaluation_episodes=5,
+        evaluate_every=1_000,
+        evaluate_with=3,
+        until=475.0,
+        patience=4,
         frame_stack=2,
         action_masks=False,
         options={"sutton_barto_reward": True},
+        environment_timeout=60,
+        max_evaluation_steps=900,
         backend="gymnasium",
         num_envs=2,
         dataset=None,
@@ -84,6 +92,11 @@ def test_every_option_is_a_flag_a_keyword_and_a_key(tmp_path):
         ({"initial": "policy=run"}, "initial is 'policy=run'; it must be a dict"),
         ({"initial": {"policy": 5}}, "initial policy is 5; give a Run, or the directory of one"),
         ({"dataset": 5}, "dataset is 5; give an .npz file, or an etude.Dataset"),
+        ({"until": "solve"}, "until is 'solve'; it must be a mean return, or solved for the"),
+        ({"until": True}, "until is True; it must be a mean return"),
+        ({"until": math.inf}, "until is inf; it must be a mean return"),
+        ({"until": 475}, "until is 475, and there are no evaluations .* give evaluate_every"),
+        ({"patience": 3}, "patience is 3, and there are no evaluations .* give evaluate_every"),
         ({"backend": "tpu"}, "backend is 'tpu'; choose one of"),
     ],
     ids=str,
@@ -92,6 +105,20 @@ def test_an_option_that_is_none_or_out_of_bounds_is_refused(tmp_path, options, m
     with pytest.raises(InvalidInput, match=message):
         etude.train(etude.DQN, "CartPole-v1", out=tmp_path / "run", **options)
     assert not (tmp_path / "run").exists()
+
+
+def test_solved_is_the_threshold_of_gymnasium(tmp_path):
+    """Refused for environments without one."""
+    flags_of = ["--evaluate-every", "1000", "--until", "solved", "--out"]
+    typed = here("train", "dqn", "CartPole-v1", *flags_of, "typed", cwd=tmp_path)
+    assert typed.returncode == 0, typed.stderr
+    assert config_of(tmp_path / "typed")["until"] == 475.0
+    assert etude.load(tmp_path / "typed").settings.until == 475.0
+    refused = here("train", "dqn", "CliffWalking-v1", *flags_of, "other", cwd=tmp_path)
+    assert refused.returncode == 2
+    assert "Gymnasium has no reward threshold for CliffWalking-v1" in refused.stderr
+    number = here("train", "dqn", "CartPole-v1", *flags_of[:3], "1e2", "--out", "n", cwd=tmp_path)
+    assert number.returncode == 0 and config_of(tmp_path / "n")["until"] == 100.0
 
 
 def test_the_command_line_and_python_give_the_same_run(tmp_path):

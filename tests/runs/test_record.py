@@ -19,12 +19,14 @@ from gymnasium_spaces import Noise
 import etude
 from etude.algorithms.protocol import algorithm
 from etude.data.dataset import episode_returns, make_dataset
+from etude.environments.backends.episode_log import EpisodeSeeds
 from etude.environments.protocol import StepResult
 from etude.environments.sources import environment_source
 from etude.errors import EnvironmentFault, ExpertFault, InvalidInput
 from etude.nn.recurrent import GRU
 from etude.rollout import bind_policy, evaluate
 from etude.runs import record as recording
+from etude.runs.evaluation import final_evaluation_key
 from etude.runs.interrupt import Interrupted, InterruptHandler
 from etude.runs.job import train_job
 from etude.runs.options import RunOptions
@@ -60,17 +62,15 @@ def bits(dataset):
 def played_by_hand(make_env, spec, actions, lengths, copies, seed):
     """The dataset of the recorded actions [step, ...], taken in Gymnasium environments that begin
     with the seeds that etude gives its copies."""
-    key_reset, _ = jax.random.split(jax.random.fold_in(jax.random.key(seed), 0))
+    key_reset, _ = jax.random.split(final_evaluation_key(seed, 0))
     bits_of_key = int(jax.random.bits(key_reset))
     episodes, start = [], 0
     for i, length in enumerate(lengths):
         copy, number = divmod(i, len(lengths) // copies)
         if number == 0:
             env = make_env()
-            seeds = np.random.SeedSequence([bits_of_key, copy]).generate_state(1)
-            observation, _ = env.reset(seed=int(seeds[0]))
-        else:
-            observation, _ = env.reset()
+            seeds = EpisodeSeeds(bits_of_key, copy)
+        observation, _ = env.reset(seed=seeds(number))
         taken = actions[start : start + length]
         steps = [env.step(action) for action in taken]
         assert [bool(step[2] or step[3]) for step in steps] == [False] * (length - 1) + [True]
@@ -235,7 +235,7 @@ def test_a_planner_is_recorded_as_it_is_evaluated():
     @jax.jit
     def returns(key):
         policy = bind_policy(mpc, mpc.init(key, environment.spec), environment)
-        return evaluate(environment, policy, jax.random.fold_in(key, 0), 2)[0]
+        return evaluate(environment, policy, final_evaluation_key(0, 0), 2)[0]
 
     np.testing.assert_allclose(episode_returns(dataset), returns(jax.random.key(0)), rtol=1e-5)
     assert not dataset.transitions.terminated.any()
@@ -297,7 +297,7 @@ def test_an_error_of_the_expert_or_the_environment_is_named_and_nothing_is_writt
 class Unplayed(Endless):
     """Must not be played."""
 
-    def reset(self, *, seed=None, options=None):
+    def step(self, action):
         pytest.fail("it was played")
 
 

@@ -57,7 +57,8 @@ def draw_learning_curve(
         axes.set_xlabel("gradient steps")
         if evaluation is not None:
             low, high = evaluation["ci95"]
-            subtitle += f"; return {evaluation['iqm']:.1f} (IQM, 95 % {low:.1f} to {high:.1f})"
+            iqm, low, high = map(statistics.three_digits, (evaluation["iqm"], low, high))
+            subtitle += f"; return {iqm} (IQM, 95 % {low} to {high})"
     elif evaluation is not None:
         _draw_evaluation(axes, evaluation)
     _save(figure, axes, path, title, subtitle)

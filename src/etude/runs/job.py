@@ -17,9 +17,10 @@ import numpy as np
 from etude.environments.backends.episode_log import EpisodeLog, empty_log
 from etude.environments.protocol import Environment
 from etude.errors import Diverged, shown
+from etude.runs.alarms import MetricAlarms
 from etude.runs.endless_episodes import EndlessEpisodes
 from etude.runs.interrupt import Interrupted, InterruptHandler
-from etude.runs.periodic_evaluation import PeriodicEvaluation
+from etude.runs.periodic_evaluation import PeriodicEvaluation, best_directory, records_in
 from etude.runs.resuming import replay_note, restart_notes, resume_rollout
 from etude.runs.settings import Settings
 from etude.runs.stopping import EarlyStop
@@ -94,6 +95,7 @@ def train_job(
     resumed = None if train_state is None else (train_state, metadata["iterations"])
     interrupt.watch(environment)
     seconds, compile_seconds = metadata["seconds"], metadata["compile_seconds"]
+    alarms = MetricAlarms()
     reports = progress(
         settings.algorithm,
         environment,
@@ -139,6 +141,8 @@ def train_job(
                 if row is not None:
                     metrics |= row
                     write_rows(writer, job, report.steps, metrics)
+                    for text in alarms.check(metrics, report.steps):
+                        warn(text)
                 is_unfinished = report.end_of_row and row is None
                 stops = evaluations.stops
                 checkpoint_due = (
@@ -204,6 +208,11 @@ def unfinished_row(train_state: TrainState, metadata: dict[str, Any]) -> Progres
         seconds=0.0,
         compile_seconds=0.0,
     )
+
+
+def last_row_step(metadata: dict[str, Any]) -> int:
+    """The step up to which rows are in metrics.csv at a checkpoint: an unfinished one is not."""
+    return metadata["steps"] - bool(metadata.get("unfinished_row"))
 
 
 def initial_components(settings: Settings, job: TrainJob) -> dict[str, Any]:
@@ -318,25 +327,25 @@ def restore_job(
     """The newest intact checkpoint and its metadata; None and zeros before the first."""
     if not has_checkpoint(job):
         return None, {"iterations": 0, "steps": 0, "seconds": 0.0, "compile_seconds": 0.0}
-
-    return load_saved(settings, job, job.directory / "checkpoints", environment, warn)
+    return restore_from(job.directory / "checkpoints", settings, job, environment, warn)
 
 
 def restore_best(
     settings: Settings,
+    job: TrainJob,
     seed: int,
-    directory: Path,
     environment: Environment,
     warn: Callable[[str], None],
 ) -> tuple[SavedState, dict[str, Any]]:
-    """The best checkpoint of a seed, which `directory` holds, and its metadata."""
-    return load_saved(settings, TrainJob((seed,), directory), directory, environment, warn)
+    """The best checkpoint of a seed of the job, and its metadata."""
+    directory = best_directory(job.directory, job.seeds, seed)
+    return restore_from(directory, settings, TrainJob((seed,), directory), environment, warn)
 
 
-def load_saved(
+def restore_from(
+    directory: Path,
     settings: Settings,
     job: TrainJob,
-    directory: Path,
     environment: Environment,
     warn: Callable[[str], None],
 ) -> tuple[SavedState, dict[str, Any]]:
@@ -388,6 +397,7 @@ def check_metadata(settings: Settings, job: TrainJob, metadata: dict[str, Any]) 
         ),
         "the number of rows and their SHA-256",
     )
+    records_in(metadata, job.seeds)
 
 
 def newest_metadata(settings: Settings, job: TrainJob) -> dict[str, Any]:
@@ -422,11 +432,6 @@ def metrics_fault(job: TrainJob, metadata: dict[str, Any]) -> str:
 def has_checkpoint(job: TrainJob) -> bool:
     """Whether a job has saved a checkpoint."""
     return any((job.directory / "checkpoints").glob("step_*"))
-
-
-def last_row_step(metadata: dict[str, Any]) -> int:
-    """The step up to which the rows of a checkpoint were written: without its unfinished row."""
-    return metadata["steps"] - bool(metadata.get("unfinished_row"))
 
 
 def has_rows(job: TrainJob) -> bool:

@@ -71,6 +71,9 @@ class EnvironmentOptions:
     environment_timeout: int = 600
     """seconds that one call of a gymnasium environment (to make it, reset, step or close) may take
     before the run ends with an error; 0: no limit"""
+    max_evaluation_steps: int = MAX_EVALUATION_STEPS
+    """environment steps after which an episode is cut off in an evaluation, a video or a
+    recording"""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -91,8 +94,6 @@ class TrainingOptions:
     again and go on bit for bit; a longer episode is begun anew"""
     evaluation_episodes: int = 100
     """episodes of each seed in the final evaluation"""
-    max_evaluation_steps: int = MAX_EVALUATION_STEPS
-    """environment steps after which an episode of an evaluation is cut off"""
     evaluate_every: int | None = None
     """steps of the budget between evaluations during training, which keep the best checkpoint; by
     default there are none"""

@@ -21,12 +21,13 @@ from etude.environments.backends.watchdog import TIMEOUT
 from etude.environments.protocol import Environment
 from etude.environments.sources import EnvironmentLike, environment_source
 from etude.errors import InvalidInput
-from etude.reporting.statistics import iqm
+from etude.reporting.statistics import iqm, three_digits
 from etude.rollout import bind_policy, copies_for, init_rollout_state, rollout
-from etude.runs.display import NullDisplay, StatusLine
+from etude.runs.display import NullDisplay, StatusLine, cut_off_rows
+from etude.runs.evaluation import final_evaluation_key
 from etude.runs.experts import ExpertLike, expert_name, make_expert
 from etude.runs.interrupt import Interrupted, InterruptHandler
-from etude.runs.options import AT_MOST, RunOptions, check_whole
+from etude.runs.options import AT_MOST, MAX_EVALUATION_STEPS, RunOptions, check_whole
 from etude.runs.torsos import TorsoLike
 from etude.spaces import EnvironmentSpec
 from etude.storage.datasets.npz import read_npz, write_npz
@@ -53,6 +54,7 @@ def record(
     frame_stack: int = 1,
     action_masks: bool = False,
     environment_timeout: int = TIMEOUT,
+    max_evaluation_steps: int = MAX_EVALUATION_STEPS,
     progress: bool = True,
 ) -> Dataset:
     """Record whole episodes of an expert.
@@ -71,7 +73,8 @@ def record(
         seed: seed of the episodes and of the expert.
         stochastic: act as in training, in place of the deterministic policy.
         torso: that of the run that is the expert, if it has one; see `etude.load`.
-        options, frame_stack, action_masks, environment_timeout: as in `etude.train`.
+        options, frame_stack, action_masks, environment_timeout, max_evaluation_steps: as in
+            `etude.train`. An episode that is cut off is truncated.
         progress: show the progress, and a table of the result.
 
     Returns:
@@ -89,6 +92,7 @@ def record(
         action_masks=action_masks,
         options=options or {},
         environment_timeout=environment_timeout,
+        max_evaluation_steps=max_evaluation_steps,
     ).validate_fields()
     check_whole("episodes", episodes, 1, AT_MOST["evaluation_episodes"])
     if out is not None:
@@ -99,11 +103,15 @@ def record(
         environment, options, frame_stack, action_masks, environment_timeout
     )
     key = jax.random.key(seed)
-    with closing(source.make(copies_for(episodes), source.evaluation_backend)) as environments:
+    environments = source.make(
+        copies_for(episodes), source.evaluation_backend, max_episode_steps=max_evaluation_steps
+    )
+    with closing(environments):
         spec = environments.spec
         player = make_expert(expert, environment, spec, key, NullDisplay().warn, torso)
         # as Run.evaluate has for its first seed
-        chunks = play(environments, player, jax.random.fold_in(key, 0), episodes, stochastic)
+        key_episodes = final_evaluation_key(seed, 0)
+        chunks = play(environments, player, key_episodes, episodes, stochastic)
         transitions = gather_chunks(environments, chunks, episodes, progress)
     played = lay_end_to_end(transitions, episodes // spec.num_envs, spec)
     dataset = make_dataset(spec, **to_recorded_arrays(played))  # with actions within their bounds
@@ -112,7 +120,8 @@ def record(
         dataset = read_npz(path, spec)
     if progress:
         console = Console(highlight=False)
-        console.print(recording_table(dataset, expert_name(expert), source.name))
+        table = recording_table(dataset, expert_name(expert), source.name, max_evaluation_steps)
+        console.print(table)
         if out is not None:
             console.print(f"written {out}", soft_wrap=True, markup=False)
     return dataset
@@ -249,7 +258,7 @@ def lay_end_to_end(transitions: Transition, share: int, spec: EnvironmentSpec) -
     )
 
 
-def recording_table(dataset: Dataset, expert: str, environment: str) -> Table:
+def recording_table(dataset: Dataset, expert: str, environment: str, max_steps: int) -> Table:
     """The table of what was recorded."""
     returns = episode_returns(dataset)
     spread = returns.std(ddof=1) if len(returns) > 1 else 0.0
@@ -259,8 +268,11 @@ def recording_table(dataset: Dataset, expert: str, environment: str) -> Table:
         ("environment", environment),
         ("episodes", f"{dataset.num_episodes:,}"),
         ("steps", f"{dataset.num_steps:,}"),
-        ("return, mean ± std", f"{returns.mean():.1f} ± {spread:.1f}"),
-        ("return, IQM", f"{iqm(returns):.1f}"),
+        ("return, mean ± std", f"{three_digits(returns.mean())} ± {three_digits(spread)}"),
+        ("return, IQM", three_digits(iqm(returns))),
+        *cut_off_rows(
+            int((dataset.episode_lengths >= max_steps).sum()), dataset.num_episodes, max_steps
+        ),
         ("hash", content_hash(dataset)[:12]),
     ):
         table.add_row(*map(escape, row))

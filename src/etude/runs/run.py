@@ -38,7 +38,7 @@ from etude.runs.job import (
 )
 from etude.runs.options import AT_MOST, check_whole
 from etude.runs.outside import DatasetLike, describe, open_dataset, reopen_dataset
-from etude.runs.periodic_evaluation import best_directory, state_of_seed
+from etude.runs.periodic_evaluation import state_of_seed
 from etude.runs.processes import usable_cores
 from etude.runs.settings import CONFIG, Settings, from_json, read_config, to_json, write_config
 from etude.runs.torsos import TorsoLike, names_torso
@@ -145,10 +145,7 @@ class Run:
                 "training (evaluate_every); take the last"
             )
         for seed in job.seeds:
-            directory = best_directory(job.directory, job.seeds, seed)
-            saved, metadata = restore_best(
-                self.settings, seed, directory, self.settings.outline(), warn
-            )
+            saved, metadata = restore_best(self.settings, job, seed, self.settings.outline(), warn)
             yield saved.train_state.algorithm_state, metadata
 
     def evaluate(

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from etude.errors import InvalidInput
+from etude.keys import RENDERING
 from etude.rollout import bind_policy, init_rollout_state, rollout
 from etude.runs.options import AT_MOST, check_whole
 from etude.storage import files
@@ -42,7 +43,7 @@ def render_episodes(
         rollout_state, transition, _ = rollout(environment, policy, rollout_state, key, 1)
         return rollout_state, transition.reward[0, 0], transition.done[0, 0]
 
-    key = jax.random.key(seed)
+    key = jax.random.fold_in(jax.random.key(seed), RENDERING)
     rollout_state = init_rollout_state(environment, policy, key)
     episodes_done = time = 0
     while episodes_done < episodes:
@@ -57,16 +58,20 @@ def render_episodes(
 def record_video(
     run: Any, directory: Path, episodes: int = 1, seed: int = 0, explore: bool = False
 ) -> list[Path]:
-    """Record each episode to directory/episode_<n>.mp4 and return the paths."""
+    """Record each episode to directory/episode_<n>.mp4 and return the paths.
+
+    An episode is cut off as those of evaluations are.
+    """
     files.refuse_links(run.directory)
     import imageio.v2 as imageio  # slow to import
 
     directory.mkdir(parents=True, exist_ok=True)
     paths, writer = [], None
+    limit = run.settings.max_evaluation_steps
     # the encoder is another program, started without a fork of this process, so that the deadlock
     # JAX warns of cannot happen
     warnings.filterwarnings("ignore", "os.fork", RuntimeWarning)
-    with closing(run.settings.source.make_rendered("rgb_array")) as environment:
+    with closing(run.settings.source.make_rendered("rgb_array", limit)) as environment:
         frames_per_second = environment.vector_env.envs[0].metadata.get("render_fps", 30)
         try:
             for frame, _, done in render_episodes(run, environment, episodes, seed, explore, True):
@@ -90,8 +95,8 @@ def record_video(
 def watch(run: Any, episodes: int, seed: int, explore: bool = False) -> Iterator[float]:
     """Show the policy in a window and yield the return of each episode.
 
-    Raises InvalidInput where there is no display, and for fewer than one episode or a seed that is
-    not in [0, 2³²).
+    An episode is cut off as those of evaluations are. Raises InvalidInput where there is no
+    display, and for fewer than one episode or a seed that is not in [0, 2³²).
     """
     check_whole("episodes", episodes, 1, AT_MOST["evaluation_episodes"])
     check_whole("seed", seed, 0, AT_MOST["seed"])
@@ -101,8 +106,8 @@ def watch(run: Any, episodes: int, seed: int, explore: bool = False) -> Iterator
             "make a video instead: "
             f"etude evaluate {run.shown_directory} --video"
         )
-    episode_return = 0.0
-    with closing(run.settings.source.make_rendered("human")) as environment:
+    episode_return, limit = 0.0, run.settings.max_evaluation_steps
+    with closing(run.settings.source.make_rendered("human", limit)) as environment:
         for _, reward, done in render_episodes(run, environment, episodes, seed, explore):
             episode_return += reward
             if done:

@@ -3,8 +3,9 @@
     ∇J = E[Σₜ ∇log π(aₜ|sₜ) (Gₜ - b)]
 
 Rollouts are buffered until there are enough complete episodes. Then the policy takes
-`gradient_steps` steps on them; those after the first are off-policy and carry importance weights.
-With several environments, an episode may have begun before the policy's last update.
+`gradient_steps` steps on them. Those after the first are off-policy, and with several environments
+an episode may have begun before the policy's last update: actions carry importance weights π / β,
+where log β(a|s) was noted when the action was taken.
 """
 
 import math
@@ -19,12 +20,13 @@ from etude.algorithms.assumptions import Assumptions
 from etude.algorithms.common import on_policy
 from etude.algorithms.common.on_policy import LearnerState, RolloutBatch
 from etude.algorithms.protocol import Component, algorithm
+from etude.counters import count_up
 from etude.data.replay import ring_buffer
 from etude.data.replay.ring_buffer import Indices, RingBuffer
 from etude.data.transition import Transition, zeros_like_spec
 from etude.errors import InvalidInput
 from etude.estimators import baselines, importance_sampling
-from etude.estimators.losses import l2_loss, weighted_nll
+from etude.estimators.losses import check_target, l2_loss, weighted_nll
 from etude.estimators.returns import discounted_returns
 from etude.nn.custom_torso import TorsoMaker
 from etude.nn.networks import Activation
@@ -40,12 +42,20 @@ from etude.types import Array, Metrics
 class ReinforceState:
     learner: LearnerState  # opt_state: (that of the policy, that of the value)
     buffer: Any  # RingBuffer of the latest steps of every environment; () during gradient steps
-    # Rows of time are counted over the whole run. The steps to learn from are those of complete
+    # Rows of time are counted as in the buffer. The steps to learn from are those of complete
     # episodes, from start_row up to end_row.
     start_row: Array  # int32 [env]
     end_row: Array  # int32 [env]: the row after the last end of an episode
     pending_episodes: Array  # int32: complete episodes to learn from
     learned_episodes: Array  # int32: complete episodes learned from
+
+
+@struct
+class EpisodeMemory:
+    """What an episode remembers, [env, ...]: the policy's memory and how likely its action was."""
+
+    policy: Any  # a PolicyMemory, () without memory
+    log_prob: Array  # log β(a|s) of the action taken, β being the policy that took it
 
 
 @struct
@@ -112,8 +122,8 @@ class Reinforce:
     gradient_steps: int = static(1, at_least=1)
     """Gradient steps of the policy per batch; those after the first are off-policy."""
     correction: Literal["trajectory", "per_decision", "first_order"] = static("per_decision")
-    """Importance weights: of whole trajectories, of the steps so far, or of the step alone; no
-    effect with gradient_steps 1."""
+    """Importance weights: of whole trajectories, of the steps so far, or of the step alone;
+    "per_decision" is "trajectory" without causality."""
     value_steps: int = static(20, at_least=1)
     """Gradient steps of the value function per batch; no effect unless baseline is "value"."""
     capacity: int = static(4_096, at_least=2)
@@ -126,7 +136,9 @@ class Reinforce:
     state_noise: ClassVar[bool] = False  # noise held over steps makes actions dependent
     normalize_observation: ClassVar[None] = None  # scales would differ between buffered rollouts
 
-    assumes: ClassVar[Assumptions] = Assumptions(episodes=True, full_observation=False)
+    assumes: ClassVar[Assumptions] = Assumptions(
+        episodes=True, full_observation=False, action_masks=True
+    )
     components: ClassVar[dict[str, Component]] = {"policy": on_policy.POLICY}
 
     def validate_fields(self) -> None:
@@ -147,6 +159,23 @@ class Reinforce:
                 f"{self.capacity}; give shorter rollouts or a larger capacity"
             )
 
+    def first_update(self, num_envs: int) -> tuple[int, str]:
+        """(steps before the first gradient step, the setting that says so): those of a batch."""
+        rollout = self.rollout_length * num_envs
+        held = self.capacity // self.rollout_length * rollout  # a full buffer is learned from too
+        batch = 0 if self.batch_episodes else min(self.batch_steps, held)
+        return max(rollout, -(-batch // rollout) * rollout), f"batch_steps {self.batch_steps:,}"
+
+    def remarks(self, num_envs: int, steps: int) -> tuple[str, ...]:
+        """What to know of a buffer that holds less than its capacity."""
+        held = self.capacity // self.rollout_length * self.rollout_length
+        if held >= min(self.capacity, steps // num_envs):
+            return ()
+        return (
+            f"the buffer holds {held:,} steps of each environment, the whole rollouts of "
+            f"rollout_length {self.rollout_length} that fit into capacity {self.capacity:,}",
+        )
+
     def init(self, key: Array, spec: EnvironmentSpec) -> ReinforceState:
         """Return the initial networks, optimizer states and an empty buffer."""
         if not self.batch_episodes and self.batch_steps > (limit := self.capacity * spec.num_envs):
@@ -159,7 +188,7 @@ class Reinforce:
             self.optimizer(learner.steps).init(learner.networks.policy),
             self.value_optimizer().init(learner.networks.value),
         )
-        memory = on_policy.initial_memory(self, learner, spec)
+        memory = initial_episode_memory(self, learner, spec)
         transition = replace(
             zeros_like_spec(spec), memory=jax.tree.map(lambda x: jnp.zeros_like(x[0]), memory)
         )
@@ -170,14 +199,17 @@ class Reinforce:
         return ReinforceState(replace(learner, opt_state=opt_state), buffer, row, row, zero, zero)
 
     def initial_memory(self, state: ReinforceState, spec: EnvironmentSpec, key: Array) -> Any:
-        """Return the memory of a policy at the start of an episode: zeros, or () without memory."""
-        return on_policy.initial_memory(self, state.learner, spec)
+        """Return the memory at the start of an episode: zeros."""
+        return initial_episode_memory(self, state.learner, spec)
 
     def act(
         self, state: ReinforceState, observation: Any, memory: Any, key: Array, explore: bool
     ) -> tuple[Any, Any]:
         """Return (action, next memory): with `explore` a sample of the policy, else its mode."""
-        return on_policy.act(self, state.learner, observation, memory, key, explore)
+        pi, action, policy_memory = on_policy.choose_action(
+            self, state.learner, observation, memory.policy, key, explore
+        )
+        return action, EpisodeMemory(policy_memory, pi.log_prob(action))
 
     def update(
         self, state: ReinforceState, experience: Transition, key: Array
@@ -218,15 +250,18 @@ class Reinforce:
 
     def store(self, state: ReinforceState, experience: Transition) -> ReinforceState:
         """Insert a rollout [time, env] into the buffer and count the episodes that it completes."""
-        done = experience.done
-        next_row = state.buffer.inserted + jnp.arange(1, len(done) + 1)  # [time]
-        end_row = jnp.maximum(state.end_row, jnp.where(done, next_row[:, None], 0).max(0))
+        done, buffer = experience.done, ring_buffer.insert(state.buffer, experience)
+        # where the buffer counts its rows from a later one
+        dropped = state.buffer.inserted + len(done) - buffer.inserted
+        next_row = buffer.inserted + jnp.arange(1 - len(done), 1)  # [time]
+        end_row = jnp.where(done, next_row[:, None], 0).max(0)
         learner = on_policy.finish_update(self, state.learner, experience)
         return replace(
             state,
             learner=learner,
-            buffer=ring_buffer.insert(state.buffer, experience),
-            end_row=end_row,
+            buffer=buffer,
+            start_row=state.start_row - dropped,
+            end_row=jnp.maximum(state.end_row - dropped, end_row),
             pending_episodes=state.pending_episodes + done.sum(),
         )
 
@@ -249,7 +284,8 @@ class Reinforce:
         """
         end_row = jnp.where(is_full, buffer.inserted, state.end_row)
         episodes = gather_episodes(buffer, state.start_row, end_row)
-        experience = episodes.experience
+        memory = episodes.experience.memory
+        experience = replace(episodes.experience, memory=memory.policy)
         batch, next_value = on_policy.evaluate_rollout(self, state.learner, experience)
         batch = on_policy.to_sequence(self, experience, batch)
         has_value_baseline = self.baseline == "value"
@@ -260,18 +296,19 @@ class Reinforce:
             "done": experience.done,
             "discount": self.discount,
         }
-        log_ratio = jnp.zeros_like(batch.old_log_prob)  # of the first step, which is on-policy
+        log_ratio = batch.old_log_prob - memory.log_prob
         _, returns = self.importance_weighted_returns(log_ratio, return_inputs, episodes)
         baseline = self.estimate_baseline(state.learner.networks.policy, batch, episodes, returns)
 
         def policy_step(carry, _):
             policy, opt_state = carry
-            log_ratio = batch.distribution_of(policy).log_prob(batch.action) - batch.old_log_prob
+            log_ratio = batch.distribution_of(policy).log_prob(batch.action) - memory.log_prob
             weight, returns = self.importance_weighted_returns(log_ratio, return_inputs, episodes)
             advantage = self.normalize_advantages(episodes, returns - baseline)
 
             def loss_fn(policy):
                 pi = batch.distribution_of(policy)
+                check_target("estimate_baseline", advantage, batch.old_log_prob)
                 # The factor turns the loss's mean over all steps into one over the valid steps.
                 mask = episodes.valid.size / jnp.maximum(episodes.valid.sum(), 1) * episodes.valid
                 policy_loss = weighted_nll(pi.log_prob(batch.action), mask * weight * advantage)
@@ -301,7 +338,7 @@ class Reinforce:
         networks = replace(state.learner.networks, policy=policy, value=value)
         opt_state = (policy_opt_state, value_opt_state)
         learner = replace(state.learner, networks=networks, opt_state=opt_state)
-        learned_episodes = state.learned_episodes + state.pending_episodes
+        learned_episodes = count_up(state.learned_episodes, state.pending_episodes)
         state = ReinforceState(learner, (), end_row, end_row, jnp.int32(0), learned_episodes)
         return state, metrics
 
@@ -310,20 +347,22 @@ class Reinforce:
     ) -> tuple[Array, Array]:
         """Return (importance weight, return) of each step for the policy π, [time, env].
 
-        `log_ratio` is log π(a|s) - log π_old(a|s), π_old being the policy before the update.
+        `log_ratio` is log π(a|s) - log β(a|s), β being the policy that took the action. Without
+        causality the weight holds the ratios of all steps whose rewards the return sums, so that
+        the return is the plain one.
         """
         done, clip = episodes.experience.done, self.weight_clip
+        log_ratio = jnp.where(episodes.valid, log_ratio, 0)
+        if self.correction == "per_decision" and self.causality:
+            return importance_sampling.per_decision_weight(
+                log_ratio, done, clip
+            ), importance_sampling.per_decision_returns(log_ratio, **return_inputs, clip=clip)
+        weight = (
+            importance_sampling.first_order_weight(log_ratio, clip)
+            if self.correction == "first_order"
+            else importance_sampling.trajectory_weight(log_ratio, done, clip)
+        )
         returns = discounted_returns(**return_inputs)
-        match self.correction:
-            case "trajectory":
-                weight = importance_sampling.trajectory_weight(log_ratio, done, clip)
-            case "first_order":
-                weight = importance_sampling.first_order_weight(log_ratio, clip)
-            case _:
-                weight = importance_sampling.per_decision_weight(log_ratio, done, clip)
-                returns = importance_sampling.per_decision_returns(
-                    log_ratio, **return_inputs, clip=clip
-                )
         if self.causality:
             return weight, returns
         # The return of the whole episode is that of its first valid step.
@@ -352,11 +391,15 @@ class Reinforce:
         return baselines.leave_one_out_optimal(episode_mean, episode_weight)[episodes.episode]
 
     def normalize_advantages(self, episodes: EpisodeBatch, advantage: Array) -> Array:
-        """Return the advantages with mean 0 and std 1 over the valid steps, if so configured."""
+        """Return the advantages with mean 0 and std 1 over the valid steps, if so configured.
+
+        One alone stays as it is, for it would become 0.
+        """
         if not self.normalize_advantage:
             return advantage
         mean = episodes.mean(advantage)
-        return (advantage - mean) / (jnp.sqrt(episodes.mean((advantage - mean) ** 2)) + 1e-8)
+        std = jnp.sqrt(episodes.mean((advantage - mean) ** 2))
+        return jnp.where(episodes.valid.sum() > 1, (advantage - mean) / (std + 1e-8), advantage)
 
     def fit_value(
         self,
@@ -368,11 +411,14 @@ class Reinforce:
     ) -> tuple[ValueNetwork, optax.OptState, Array]:
         """Take `value_steps` gradient steps on E[½ (Gₜ - V(sₜ))²]; return the mean loss too."""
 
+        def value_loss(value):
+            output = batch.values_of(value)
+            check_target("discounted_returns", target, output)
+            return episodes.mean(l2_loss(target - output))
+
         def step(carry, _):
             value, opt_state = carry
-            loss, gradient = jax.value_and_grad(
-                lambda value: episodes.mean(l2_loss(target - batch.values_of(value)))
-            )(value)
+            loss, gradient = jax.value_and_grad(value_loss)(value)
             updates, opt_state = self.value_optimizer().update(gradient, opt_state)
             return (optax.apply_updates(value, updates), opt_state), loss
 
@@ -388,17 +434,26 @@ class Reinforce:
         return optax.adam(self.value_learning_rate)
 
 
+def initial_episode_memory(
+    algorithm: Reinforce, learner: LearnerState, spec: EnvironmentSpec
+) -> EpisodeMemory:
+    """Return what an episode begins with: the policy's initial memory, and no action yet."""
+    policy_memory = on_policy.initial_memory(algorithm, learner, spec)
+    return EpisodeMemory(policy_memory, jnp.zeros(spec.num_envs))
+
+
 def gather_episodes(buffer: RingBuffer, start_row: Array, end_row: Array) -> EpisodeBatch:
     """Return the whole buffer in order of time; valid are the rows from start_row up to end_row.
 
-    Rows before the first insertion and the newest row, whose successor may be unknown, are marked
-    truncated.
+    In place of rows before the first insertion stands the first row, for zeros are no observations
+    of the environment: their action mask allows nothing. These rows and the newest row, whose
+    successor may be unknown, are marked truncated.
     """
     length, num_envs = ring_buffer.length(buffer), ring_buffer.num_envs(buffer)
-    # Counted over the whole run; negative before the first insertion.
+    # Counted as in the buffer; negative before the first insertion.
     row = buffer.inserted - length + jnp.arange(length)[:, None]
     row, env = jnp.broadcast_arrays(row, jnp.arange(num_envs))
-    experience = ring_buffer.gather(buffer, Indices(row % length, env))
+    experience = ring_buffer.gather(buffer, Indices(jnp.maximum(row, 0) % length, env))
     is_cut = (row < 0) | (row == buffer.inserted - 1)
     experience = replace(experience, truncated=experience.truncated | is_cut)
     done = experience.done

@@ -13,23 +13,25 @@ import optax
 from etude.algorithms.assumptions import Assumptions
 from etude.algorithms.common.exploration import epsilon_greedy
 from etude.algorithms.protocol import algorithm
+from etude.algorithms.value.heads import ScalarHead
+from etude.algorithms.value.q_functions import DiscreteQ, make_discrete_q
+from etude.counters import count_up
 from etude.data.transition import Transition, flatten_time, minibatches
 from etude.errors import InvalidInput
 from etude.estimators import losses, returns
 from etude.nn.custom_torso import TorsoMaker
-from etude.nn.networks import Activation, Network, make_network
+from etude.nn.networks import Activation
 from etude.optim.schedules import linear_decay, linear_schedule
 from etude.spaces import EnvironmentSpec
 from etude.struct import code, replace, static, struct, traced
-from etude.trees import batched_index
 from etude.types import Array
 
-FitState = tuple[Network, optax.OptState]  # q, opt_state
+FitState = tuple[DiscreteQ, optax.OptState]  # q, opt_state
 
 
 @struct
 class PQNState:
-    q: Network  # observation [..., *shape] -> action values [..., action]
+    q: DiscreteQ
     opt_state: optax.OptState
     steps: Array  # int32: environment steps taken, summed over all environment copies
 
@@ -61,10 +63,10 @@ class PQN:
     """Initial probability ε of a random action."""
     final_epsilon: float = traced(0.05, at_least=0, at_most=1)
     """Probability ε of a random action after exploration_steps."""
-    exploration_steps: float = traced(250_000.0, above=0)
+    exploration_steps: float = traced(250_000.0, above=0, infinite=True)
     """Environment steps, summed over all environment copies, over which ε falls linearly from
     initial_epsilon to final_epsilon."""
-    max_gradient_norm: float = traced(10.0, above=0)
+    max_gradient_norm: float = traced(10.0, above=0, infinite=True)
     """Largest global norm of the gradient; larger gradients are scaled down to it; inf: no clip."""
     hidden: tuple[int, ...] = static((128, 128), at_least=1)
     """Units of each hidden layer."""
@@ -84,7 +86,7 @@ class PQN:
     """Passes over each rollout per update."""
 
     default_num_envs: ClassVar[int] = 32
-    assumes: ClassVar[Assumptions] = Assumptions(("Discrete",))
+    assumes: ClassVar[Assumptions] = Assumptions(("Discrete",), action_masks=True)
 
     def optimizer(self, steps: Array) -> optax.GradientTransformation:
         """Return RAdam on the clipped gradient, with its step size after `steps` steps."""
@@ -105,12 +107,14 @@ class PQN:
                 f"(rollout_length {self.rollout_length} × num_envs {spec.num_envs}); give a "
                 "smaller batch"
             )
-        q = make_network(
+        q = make_discrete_q(
             key,
             spec.observation,
-            self.hidden,
             spec.action.n,
-            self.activation,
+            hidden=self.hidden,
+            activation=self.activation,
+            head=ScalarHead(),
+            recurrent=None,
             layer_norm=self.layer_norm,
             torso=self.torso,
         )
@@ -124,7 +128,8 @@ class PQN:
         q = state.q(observation)  # [env, action]
         if not explore:
             return q.argmax(-1), memory
-        return epsilon_greedy(key, q, self.epsilon(state.steps)), memory
+        legal = state.q.legal_actions(observation)
+        return epsilon_greedy(key, q, self.epsilon(state.steps), legal), memory
 
     def epsilon(self, steps: Array) -> Array:
         """Return the probability of a random action after `steps` environment steps."""
@@ -137,6 +142,7 @@ class PQN:
     ) -> tuple[PQNState, dict[str, Array]]:
         """Take `epochs` passes of gradient steps over a rollout [time, env] with fixed targets."""
         target = self.estimate_target(state.q, experience)
+        losses.check_target("estimate_target", target, experience.reward)
         # [time * env, ...]
         samples = flatten_time(TargetBatch(experience.observation, experience.action, target))
 
@@ -151,11 +157,12 @@ class PQN:
         (q, opt_state), metrics = jax.lax.scan(
             epoch, (state.q, state.opt_state), jax.random.split(key, self.epochs)
         )
-        state = replace(state, q=q, opt_state=opt_state, steps=state.steps + samples.target.size)
+        steps = count_up(state.steps, samples.target.size)
+        state = replace(state, q=q, opt_state=opt_state, steps=steps)
         num_updates = jnp.int32(metrics["q_loss"].size)
         return state, {**jax.tree.map(jnp.mean, metrics), "updates": num_updates}
 
-    def estimate_target(self, q: Network, experience: Transition) -> Array:
+    def estimate_target(self, q: DiscreteQ, experience: Transition) -> Array:
         """Return λ-returns that bootstrap from maxₐ Q of q before the update, [time, env]."""
         next_value = losses.max_q(q(experience.next_observation))
         return returns.lambda_returns(
@@ -174,7 +181,7 @@ class PQN:
         q, opt_state = fit_state
 
         def loss_fn(q):
-            values = batched_index(q(batch.observation), batch.action)
+            values = q.head.mean(q.outputs_for(batch.observation, batch.action))
             return losses.l2_loss(batch.target - values).mean(), values.mean()
 
         (loss, q_mean), gradient = jax.value_and_grad(loss_fn, has_aux=True)(q)
