@@ -41,7 +41,7 @@ def begun(
     run, rng = create_run(settings, directory), np.random.default_rng(0)
     for job in run.jobs:
         job.directory.mkdir(exist_ok=True)
-        shapes = checkpoint_template(settings, job, settings.outline())
+        shapes = checkpoint_template(settings, job, settings.outline(), {}).train_state
         for count in iterations:
             with MetricsWriter(job.metrics_path) as writer:
                 for seed in job.seeds:

@@ -15,6 +15,7 @@ from etude.errors import InvalidInput
 from etude.runs import job
 from etude.runs.interrupt import InterruptHandler
 from etude.runs.settings import read_config
+from etude.storage import metrics_csv
 from etude.storage.files import CorruptFile
 
 NEVER_READ = {"learning_curve.png"}
@@ -135,7 +136,7 @@ def test_settings_of_no_run_are_refused_by_name(run, change, message):
 
 
 def test_sizes_beyond_any_memory_are_refused_before_any_is_taken(tmp_path):
-    run = begun(tmp_path / "run", etude.DQN(capacity=1000))
+    run = begun(tmp_path / "run", etude.DQN(capacity=1000), steps=2000)
     hyperparameters = read_config(run.directory)["hyperparameters"]
     for value in (10**15, 10**4000):
         rewrite_config(run.directory, {"hyperparameters": hyperparameters | {"capacity": value}})
@@ -233,7 +234,34 @@ def test_rows_that_were_lost_or_altered_are_told(run, change, words):
     (only,) = etude.load(run).jobs
     # resumed, it says so once, and goes on
     assert next(job.train_job(settings, only, InterruptHandler(), said.append)).steps == 100
-    assert len(said) == 1 and words in said[0]
+    (warning,) = (text for text in said if "metrics.csv" in text)
+    assert words in warning
+
+
+def test_the_row_that_a_signal_cut_off_is_not_yet_counted(run):
+    """Its evaluation was cut off: the row is written by the session that resumes."""
+    with open(run / "metrics.csv", "a") as file:
+        file.write("100,1,1.5\n")
+    with pytest.raises(CorruptFile, match="it has 3 of the 2 rows"):
+        _ = etude.load(run).metrics
+    known = metrics_csv.measure_rows(run / "metrics.csv", 99)
+    assert known["rows"] == 1
+    rewrite_checkpoint(run / "checkpoints" / "step_100", unfinished_row=True, metrics=known)
+    assert len(etude.load(run).metrics["step"]) == 3
+
+
+@pytest.mark.parametrize("change", [{"iterations": 10**9}, {"steps": 50}], ids=str)
+def test_the_best_checkpoint_is_not_believed_either(run, change):
+    best = run / "checkpoints" / "best"
+    shutil.copytree(run / "checkpoints" / "step_100", best / "step_100")
+    settings = etude.load(run).settings
+    environment = settings.outline()
+    (only,) = etude.load(run).jobs
+    _, metadata = job.restore_best(settings, only, 0, environment, pytest.fail)
+    assert metadata["steps"] == 100
+    rewrite_checkpoint(best / "step_100", **change)
+    with pytest.raises(CorruptFile, match=f"its {next(iter(change))} is"):
+        job.restore_best(settings, only, 0, environment, lambda text: None)
 
 
 def test_rows_beyond_the_checkpoint_may_be_there(sound, run):

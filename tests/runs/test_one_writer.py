@@ -24,7 +24,7 @@ from etude.storage import metrics_csv
 from etude.storage.metrics_csv import MetricsWriter
 from etude.storage.writer_lock import sole_writer
 
-Q = ".algorithm_state.q"
+Q = ".train_state.algorithm_state.q"
 TRAIN = ("train", "q-learning", "FrozenLake-v1", "--backend", "gymnasium")
 
 

@@ -349,7 +349,10 @@ def restore_from(
     environment: Environment,
     warn: Callable[[str], None],
 ) -> tuple[SavedState, dict[str, Any]]:
-    """The newest intact checkpoint of a job in a directory, and its metadata."""
+    """The newest intact checkpoint of a job in a directory, and its metadata.
+
+    Raises CorruptFile where it is not what it says of itself, and for weights that are not finite.
+    """
 
     def template(metadata):
         check_metadata(settings, job, metadata)
