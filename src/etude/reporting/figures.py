@@ -59,7 +59,8 @@ def draw_learning_curve(
             low, high = evaluation["ci95"]
             subtitle += f"; return {evaluation['iqm']:.1f} (IQM, 95 % {low:.1f} to {high:.1f})"
     elif evaluation is not None:
-        _draw_evaluation(axes, evaluation)
+        # a short name beside the others of the legend
+        _draw_evaluation(axes, evaluation, "final evaluation" if evaluations is None else "final")
     _save(figure, axes, path, title, subtitle)
 
 
@@ -277,11 +278,15 @@ def _policy_word(evaluation):
 
 
 def _draw_evaluations(axes, own_axis, steps, returns):
-    """Draw the interquartile mean over the seeds of the evaluations at each step that has some."""
-    center, _, _ = statistics.bootstrap_band(returns)
-    is_known = np.isfinite(center)
+    """Draw the interquartile mean over the seeds of the evaluations at each step that has some.
+
+    A seed that has ended keeps its last value.
+    """
+    is_known = np.isfinite(returns).any(0)
+    held = np.array([_interpolate(steps, curve) for curve in returns])
+    center, _, _ = statistics.bootstrap_band(held)
     style = {"color": EMBER, "linewidth": 0.9, "marker": "o", "markersize": 3.5, "zorder": 4}
-    label = "evaluations in training"
+    label = "evaluations"
     if own_axis:
         axes.plot([], [], label=label, **style)  # the legend is that of the left axis
         axes = axes.twinx()
@@ -291,7 +296,7 @@ def _draw_evaluations(axes, own_axis, steps, returns):
     axes.plot(steps[is_known], center[is_known], label=label, clip_on=False, **style)
 
 
-def _draw_evaluation(axes, evaluation):
+def _draw_evaluation(axes, evaluation, name):
     """Draw a point with its interval and its numbers to the right of the axes."""
     center, (low, high) = float(evaluation["iqm"]), map(float, evaluation["ci95"])
     if not math.isfinite(center):
@@ -316,7 +321,7 @@ def _draw_evaluation(axes, evaluation):
         linestyle="none",
         marker="o",
         markersize=5,
-        label="final evaluation, 95 % interval" if has_interval else "final evaluation",
+        label=name + (", 95 % interval" if has_interval else ""),
         **style,
     )
     rounding = 10 ** (math.floor(math.log10(max(abs(low), abs(high), 1e-9))) - 3)  # four digits
@@ -378,7 +383,7 @@ def draw_caption(axes, title, subtitle):
             fontsize=8.5,
             labelcolor=INK,
             handlelength=1.5,
-            columnspacing=1.8,
+            columnspacing=1.8 if len(handles) < 5 else 1.2,
             borderpad=0,
             borderaxespad=0,
             handletextpad=0.6,
