@@ -152,8 +152,8 @@ def saved(directory):
     }
 
 
-@pytest.mark.parametrize(("seed", "until", "patience"), [(0, 0.55, None), (FIRST_SCRIPT, 5.0, 4)])
-def test_training_ends_by_the_rules_and_keeps_the_best(tmp_path, seed, until, patience):
+def test_training_ends_by_the_rules_and_keeps_the_best(tmp_path):
+    seed, until, patience = 0, 0.55, 9
     settings = settings_of(seed=seed, until=until, patience=patience)
     event = trained(settings, tmp_path)
     steps, means = evaluations(tmp_path, seed)
