@@ -87,6 +87,15 @@ class Lives:
             jnp.asarray(told["truncated"]),
         )
 
+    def cut(self, is_cut):
+        """Cut off the running episodes of the copies in `is_cut` [env] at their newest row."""
+        for i in np.flatnonzero(is_cut):
+            row = self.rows[-1][i]
+            if not (row["terminated"] or row["truncated"]):
+                row["truncated"] = np.True_
+                self.now[i], self.age[i] = self.seen, 0
+                self.seen += 1
+
     def oldest(self, time, places):
         """The first row of time that a ring of `time` rows holds, with `places` for successors that
         were cut off."""

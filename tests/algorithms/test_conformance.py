@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from gymnasium_spaces import ACTIONS, OBSERVATIONS, Noise
+from masked_choices import ONE, PAIR, STATES, Masked
 from probing import DISCOUNT, FOREVER, SIGNS, VALUES, asked, at, read_after_training
 from torsos import Own, plain
 
@@ -258,6 +259,18 @@ VARIANTS = {
     ),
 }
 ROWS = {**SMALL, **VARIANTS}
+# what depends on the actions being choices, or on their exploration
+VARIANTS_OF_CHOICES = {
+    "off-policy-actor-critic": (OffPolicyActorCritic(**REPLAYED), CHOICES, {"discrete"}, "policy"),
+    "sarsa": (SARSA(rollout_length=2), PROCESS, {"discrete"}, "q"),
+    "dqn by temperature": (DQN(exploration=Boltzmann(), **REPLAYED), CHOICES, {"discrete"}, "q"),
+    "off-policy-gradient": (
+        OffPolicyGradient(hidden=(4,), batch_steps=2, capacity=12, rollout_length=3),
+        CHOICES,
+        EVERY,
+        "networks",
+    ),
+}
 every_algorithm = pytest.mark.parametrize("name", SMALL)
 LEARNERS = [name for name, (*_, learned) in ROWS.items() if learned]
 # these are of one class with rainbow
@@ -648,6 +661,91 @@ def test_what_it_cannot_take_is_refused_by_name(name):
             check_spaces(algorithm.assumes, spec, name)
     kinds = {type(space_from_gymnasium(space, "action")) for space in ACTIONS.values()}
     assert {Discrete, MultiDiscrete, MultiBinary} < kinds
+
+
+# Action masks
+
+MASKED = {
+    kind: JaxEnvs(Masked(space), STATES)
+    for kind, space in (("discrete", ONE), ("multidiscrete", PAIR))
+}
+OF_CHOICES = [
+    (name, kind)
+    for name, (algorithm, _, kinds, learned) in (ROWS | VARIANTS_OF_CHOICES).items()
+    for kind in MASKED
+    if kind in kinds and not getattr(algorithm, "hindsight", None) and name != "mcts"
+]
+# by values, and by a policy, which learns from a buffer whose blank rows allow nothing; the others'
+# targets are compared with those of a process that has no other actions
+CHOOSING = {("dqn", "discrete"), ("reinforce", "multidiscrete")}
+
+
+@pytest.mark.parametrize(
+    "name, kind",
+    [
+        pytest.param(
+            *row,
+            id=" of ".join(row),
+            marks=pytest.mark.slow if row in CHOOSING else pytest.mark.system,
+        )
+        for row in OF_CHOICES
+    ],
+)
+def test_nothing_forbidden_is_done_or_valued(name, kind):
+    """In training, while it explores, and when it is evaluated; though what is forbidden pays 10.
+    Nothing is allowed where an episode ends, and what is learned there is finite."""
+    algorithm, *_, learned = (ROWS | VARIANTS_OF_CHOICES)[name]
+    environment = MASKED[kind]
+    check_spaces(algorithm.assumes, environment.spec, name)
+
+    @jax.jit
+    def live(key):
+        key_state, key_roll, *keys = jax.random.split(key, 32)
+        state = init_state(algorithm, key_state, environment.spec)
+
+        def is_legal(observation, action):
+            return environment.environment.is_legal(observation["action_mask"], action)
+
+        def iterate(carry, key):
+            state, stage = carry
+            policy = bind_policy(algorithm, state, environment, explore=True)
+            length = algorithm.rollout_length
+            stage, experience, _ = rollout(environment, policy, stage, key, length)
+            state, metrics = algorithm.update(state, experience, key)
+            legal = is_legal(experience.observation, experience.action)
+            return (state, stage), (legal.all(), metrics["updates"])
+
+        stage = init_rollout(algorithm, environment, state, key_roll)
+        (state, _), told = jax.lax.scan(iterate, (state, stage), jnp.stack(keys))
+        policy = bind_policy(algorithm, state, environment)
+        everywhere = environment.environment.observe(jnp.arange(STATES))
+        action, _ = policy.act(everywhere, policy.initial_memory(key), key)
+        return state, *told, is_legal(everywhere, action)
+
+    state, explored, updates, evaluated = jax.device_get(live(KEYS[0]))
+    assert explored.all() and evaluated.all()
+    if learned:
+        assert updates.sum() > 3
+        assert all(np.isfinite(x).all() for x in jax.tree.leaves(part_of(state, learned)))
+
+
+def test_an_action_mask_is_kept_to_or_refused_by_name():
+    """Of choices; of other actions, whoever is asked, there is none to keep to."""
+    masked = Composite((MultiBinary((2,)), Discrete(3)), ("action_mask", "observation"))
+    spec = EnvironmentSpec(masked, Discrete(2), 2)
+    for name, (algorithm, _, kinds, _) in SMALL.items():
+        if "discrete" in kinds:
+            check_spaces(algorithm.assumes, spec, name)
+            with pytest.raises(InvalidInput, match=f"{name}.* does not read action masks"):
+                check_spaces(algorithm.assumes._replace(action_masks=False), spec, name)
+        else:
+            with pytest.raises(InvalidInput, match=f"{name} (takes|does not read)"):
+                check_spaces(algorithm.assumes, spec, name)
+        for action in (Box((1,), low=-1.0, high=1.0), MultiBinary((2,))):
+            with pytest.raises(InvalidInput, match="takes|has an action_mask, which is for"):
+                check_spaces(algorithm.assumes, replace(spec, action=action), name)
+    with pytest.raises(InvalidInput, match="action_mask has shape .2,., and there are 3 choices"):
+        check_spaces(SMALL["ppo"][0].assumes, replace(spec, action=Discrete(3)), "ppo")
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ import pytest
 from commands import etude, here
 from records import rewrite_config
 
+from etude.runs.run import load
 from etude.storage import metrics_csv
 
 SMALL = ("--rollout-length", "16", "--num-envs", "4", "--batch-size", "32", "--hidden", "8")
@@ -160,6 +161,11 @@ def test_a_run_leaves_what_it_should(trained):
         and "jax" in config["versions"]
     )
     metrics = metrics_csv.read_metrics(run / "metrics.csv")
+    known = json.loads((run / "checkpoints/step_2944/facts.json").read_text())["metrics"]
+    assert known == metrics_csv.measure_rows(run / "metrics.csv", 2944)
+    assert known["rows"] == len(metrics["step"]) == len(load(run).metrics["step"]) > 0
+    assert load(run).summary == {x: y for x, y in summary.items() if x != "sha256"}
+    assert not (run / "writer.lock").exists()
     assert set(metrics["seed"]) == {0.0, 1.0} and metrics["step"][-1] == 2944
     assert (run / "learning_curve.png").stat().st_size > 10_000
     assert len(list((run / "checkpoints").iterdir())) == 2

@@ -117,8 +117,8 @@ def test_its_help_has_its_fields(tmp_path):
     ("name", "message"),
     [
         ("no_such_module:Class", "the module 'no_such_module' cannot be imported"),
-        (":Class", "the module '' cannot be imported"),
-        ("my_module:", "my_module has no"),
+        (":Class", "algorithm is ':Class'; write it as module:Name, with one colon"),
+        ("my_module:", "algorithm is 'my_module:'; write it as module:Name"),
         ("my_module:Missing", "my_module has no Missing"),
         ("my_module:Undecorated", "is not a class under the decorator @etude.algorithm"),
         ("my_module:function", "is not a class under the decorator @etude.algorithm"),

@@ -21,7 +21,7 @@ from etude.nn.distributions import (
     StateDependentNormal,
     broadcast_params,
     distribution_for,
-    masked,
+    masked_distribution,
     num_parameters,
     squashed_distribution_for,
 )
@@ -623,7 +623,7 @@ def test_a_masked_choice_is_that_of_what_is_left():
     """As if the forbidden one had never been there; the divergence is over what is left, too."""
     may = np.array([[True, True, False, True], [True] * 4])
     p, q = pairs(Discrete(4), 0)
-    ours, theirs = masked(p, may), masked(q, may)
+    ours, theirs = masked_distribution(p, may), masked_distribution(q, may)
     left = [Categorical(np.delete(x.logits[0], 2)) for x in (p, q)]
     kl, itself, _ = divergences(ours, theirs)
     assert kl[0] == pytest.approx(float(say(left[0], "kl", left[1])), rel=1e-5) and itself[0] == 0

@@ -387,9 +387,11 @@ def test_a_mask_has_a_number_for_each_choice(action, mask):
 
 @pytest.mark.slow
 def test_a_mask_is_for_choices_and_only_by_that_name():
-    ours = made(Box((2,)), masked_space(MultiBinary((2,))))
     nothing = {"action_mask": np.zeros((ENVS, 2), np.int8), "seen": observations(ENVS)}
-    assert np.isfinite(call(ours.policy, nothing).mean).all()
+    for space in (Box((2,)), MultiBinary((2,))):
+        ours = made(space, masked_space(MultiBinary((2,))))
+        with pytest.raises(InvalidInput, match="action_mask, which is for Discrete and MultiDiscr"):
+            call(ours.policy, nothing)
     other = made(Discrete(2), Composite((MultiBinary((2,)), SEEN), ("mask", "seen")))
     choice = call(other.policy, {"mask": nothing["action_mask"], "seen": nothing["seen"]})
     assert np.isfinite(jax.jit(type(choice).entropy)(choice)).all()

@@ -170,7 +170,7 @@ def test_evaluation_needs_no_dataset(tmp_path, path):
     settings = settings_of(path, seeds=2)
     run, rng = create_run(settings, tmp_path / "run"), np.random.default_rng(0)
     (job,) = run.jobs
-    shapes = checkpoint_template(settings, job, settings.outline())
+    shapes = checkpoint_template(settings, job, settings.outline(), {}).train_state
     numbers = jax.tree.map(lambda x: rng.uniform(1, 2, x.shape).astype(x.dtype), shapes)
     save_job(job, settings.outline(), numbers, metadata_of(settings, job, 5))
     path.unlink()

@@ -30,6 +30,8 @@ from etude.spaces import (
     Composite,
     Discrete,
     EnvironmentSpec,
+    MultiBinary,
+    MultiDiscrete,
     space_from_gymnasium,
     to_environment_action,
 )
@@ -323,6 +325,29 @@ def test_an_action_that_is_not_in_the_space_is_refused(kind, action, said):
 def test_an_action_that_is_not_in_the_space_ends_the_program():
     with pytest.raises(InvalidInput, match="expert lambda returned 7, and the action space is "):
         actions_of(expert_of(lambda observation: 7, spec_of()), np.zeros((2, 3), np.float32))
+
+
+@pytest.mark.parametrize(
+    ("space", "mask", "action", "legal"),
+    [
+        (Discrete(3, start=-1), [1, 0, 1], -1, True),
+        (Discrete(3, start=-1), [1, 0, 1], 0, False),
+        (MultiDiscrete((2, 3), (0, 0), (2,)), [1, 0, 0, 1, 1], [0, 2], True),
+        (MultiDiscrete((2, 3), (0, 0), (2,)), [1, 0, 0, 1, 1], [1, 2], False),
+        (MultiDiscrete((2, 3), (0, 0), (2,)), [1, 0, 0, 1, 1], [0, 0], False),
+    ],
+    ids=["one, legal", "one", "several, legal", "several, the first", "several, the second"],
+)
+def test_an_action_that_the_observation_forbids_is_refused(space, mask, action, legal):
+    seen = Composite((MultiBinary((len(mask),)),), ("action_mask",))
+    spec = EnvironmentSpec(seen, space, 1)
+    expert = expert_of(lambda observation: np.array(action), spec)
+    observation = {"action_mask": np.int8([mask])}
+    if legal:
+        assert actions_of(expert, observation).shape == (1, *np.shape(action))
+    else:
+        with pytest.raises(InvalidInput, match="expert lambda returned .* observation forbids;"):
+            actions_of(expert, observation)
 
 
 def test_module_and_function_name_one_that_is_imported(tmp_path, monkeypatch):

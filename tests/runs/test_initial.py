@@ -45,7 +45,7 @@ def trained(directory, algorithm, seeds=1, environment="CartPole-v1", seed=0, **
     run, rng = create_run(settings, directory), np.random.default_rng(seed)
     for job in run.jobs:
         outline = settings.outline()
-        shapes = checkpoint_template(settings, job, outline)
+        shapes = checkpoint_template(settings, job, outline, {}).train_state
         numbers = jax.tree.map(lambda x: rng.uniform(1, 2, x.shape).astype(x.dtype), shapes)
         save_job(job, outline, numbers, metadata_of(settings, job, 9))
     return run

@@ -279,7 +279,7 @@ def test_the_template_of_a_checkpoint_needs_no_environment(tmp_path):
     (job,) = jobs_for(settings, tmp_path)
     outline = settings.source.outline(settings.num_envs, settings.backend)
     templates = [
-        checkpoint_template(settings, job, environment)
+        checkpoint_template(settings, job, environment, {"episode_log": [8, 3]})
         for environment in (make_environment(settings, job), outline)
     ]
     shapes = [jax.tree.map(lambda x: (x.shape, x.dtype), each) for each in templates]

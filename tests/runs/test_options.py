@@ -14,7 +14,7 @@ import etude
 from etude.cli import flags
 from etude.cli.main import Train
 from etude.errors import InvalidInput
-from etude.runs.options import AT_LEAST, RecordedOptions, RunOptions
+from etude.runs.options import AT_LEAST, AT_MOST, RecordedOptions, RunOptions
 from etude.runs.train import defaults_for, preset_note
 
 NAMES = [field.name for field in dataclasses.fields(RunOptions)]
@@ -77,6 +77,11 @@ def test_every_option_is_a_flag_a_keyword_and_a_key(tmp_path):
         ({"learning_rate": 1.0}, "a run has no option learning_rate; there are steps"),
         *(({name: True}, f"{name} is True; it must be a whole number of") for name in AT_LEAST),
         *(({n: low - 1}, f"{n} is {low - 1}; .* at least {low}") for n, low in AT_LEAST.items()),
+        *(
+            ({n: high + 1}, f"{n} is {high + 1}; .* at most {high:,}")
+            for n, high in AT_MOST.items()
+        ),
+        ({"steps": 10**4000}, "steps is a whole number of more than 18 digits; it must be at most"),
         ({"steps": 1e5}, "steps is 100000.0; it must be a whole number"),
         ({"steps": "100"}, "steps is '100'; it must be a whole number"),
         ({"workers": None}, "workers is None; it must be a whole number"),

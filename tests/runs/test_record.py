@@ -19,6 +19,7 @@ from gymnasium_spaces import Noise
 import etude
 from etude.algorithms.protocol import algorithm
 from etude.data.dataset import episode_returns, make_dataset
+from etude.environments.backends.episode_log import EpisodeSeeds
 from etude.environments.protocol import StepResult
 from etude.environments.sources import environment_source
 from etude.errors import EnvironmentFault, ExpertFault, InvalidInput
@@ -68,10 +69,8 @@ def played_by_hand(make_env, spec, actions, lengths, copies, seed):
         copy, number = divmod(i, len(lengths) // copies)
         if number == 0:
             env = make_env()
-            seeds = np.random.SeedSequence([bits_of_key, copy]).generate_state(1)
-            observation, _ = env.reset(seed=int(seeds[0]))
-        else:
-            observation, _ = env.reset()
+            seeds = EpisodeSeeds(bits_of_key, copy)
+        observation, _ = env.reset(seed=seeds(number))
         taken = actions[start : start + length]
         steps = [env.step(action) for action in taken]
         assert [bool(step[2] or step[3]) for step in steps] == [False] * (length - 1) + [True]
@@ -298,7 +297,7 @@ def test_an_error_of_the_expert_or_the_environment_is_named_and_nothing_is_writt
 class Unplayed(Endless):
     """Must not be played."""
 
-    def reset(self, *, seed=None, options=None):
+    def step(self, action):
         pytest.fail("it was played")
 
 

@@ -27,7 +27,7 @@ from etude.nn.noisy import NoisyLayers
 from etude.nn.recurrent import GRU, LSTM
 from etude.planning.planners import CEM, CMAES, ICEM, GradientShooting, RandomShooting
 from etude.presets import PRESETS
-from etude.runs.settings import DatasetRecord, Settings, from_json, to_json
+from etude.runs.settings import DatasetRecord, InitialRecord, Settings, from_json, to_json
 from etude.storage import files
 from etude.struct import replace
 
@@ -49,6 +49,11 @@ def settings_of(algorithm, name="dqn"):
 def config_of(algorithm, name="dqn"):
     """The content of config.json as it is read from the file."""
     return json.loads(files.encode_json(to_json(settings_of(algorithm, name))))
+
+
+def config_with(algorithm, name, **changes):
+    settings = dataclasses.replace(settings_of(algorithm, name), options={}, **changes)
+    return json.loads(files.encode_json(to_json(settings)))
 
 
 def assert_same(read, written):
@@ -116,6 +121,40 @@ def test_the_class_of_another_algorithm_is_refused():
 def test_what_resumes_a_run_can_be_typed(changes, command):
     settings = dataclasses.replace(settings_of(DQN()), **changes)
     assert settings.resume_command(Path("run")) == command
+
+
+@pytest.mark.parametrize(
+    ("own", "given", "message"),
+    [
+        (DQN(), DQN(learning_rate=0.5), "learning_rate is 0.001 in the run and 0.5 here"),
+        (
+            DQN(),
+            DQN(noisy=NoisyLayers()),
+            "than this run.* own: noisy.kind is None in the run and noisy-layers here",
+        ),
+        (DQN(noisy=NoisyLayers()), DQN(), "noisy.kind is noisy-layers in the run and None here"),
+        (DQN(), DQN(replay=Prioritized()), "replay.kind is uniform in the run and prioritized"),
+        (DQN(hidden=(8, 8)), DQN(), r"hidden is \[8, 8\] in the run and \["),
+    ],
+    ids=["number", "kind for none", "none for a kind", "kind", "sizes"],
+)
+def test_other_values_than_the_runs_are_refused_by_name(own, given, message):
+    assert_same(from_json(config_of(own), algorithm=own), settings_of(own))
+    with pytest.raises(InvalidInput, match=message):
+        from_json(config_of(own), algorithm=given)
+
+
+def test_what_a_dataset_or_a_start_from_a_run_sets_is_no_other_value():
+    learned = DQN(plays=False)
+    record = DatasetRecord(path="", sha256="", steps=1, episodes=1, environment="")
+    assert from_json(config_with(learned, "dqn", dataset=record), DQN()).algorithm == learned
+    begun = PPO(value_warmup_steps=10 * PPO().steps_per_update(4))
+    initial = {"policy": InitialRecord(run="", seeds=1, sha256="")}
+    config = config_with(begun, "ppo", initial=initial)
+    for given in (PPO(), begun):
+        assert from_json(config, given).algorithm == begun
+    with pytest.raises(InvalidInput, match="value_warmup_steps is .* in the run and 7 here"):
+        from_json(config, PPO(value_warmup_steps=7))
 
 
 def test_numbers_of_arrays_are_written_as_numbers():

@@ -55,7 +55,7 @@ def begun(directory, torso, **options):
     run = create_run(settings, directory)
     for job in run.jobs:
         outline = settings.outline()
-        shapes = checkpoint_template(settings, job, outline)
+        shapes = checkpoint_template(settings, job, outline, {}).train_state
         numbers = jax.tree.map(lambda x: rng.uniform(1, 2, x.shape).astype(x.dtype), shapes)
         save_job(job, outline, numbers, metadata_of(settings, job, 2))
     return run

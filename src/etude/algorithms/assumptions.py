@@ -5,8 +5,10 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from etude.errors import InvalidInput
+from etude.nn.action_masks import check_mask, mask_space, space_beside_mask
 from etude.spaces import (
     ACHIEVED_GOAL,
+    ACTION_MASK,
     DESIRED_GOAL,
     Box,
     Composite,
@@ -36,6 +38,7 @@ class Assumptions(NamedTuple):
     smooth: bool = False  # dynamics and rewards have derivatives, which it follows
     because_of: str = ""  # the setting that leaves these spaces alone, if one does
     known_model: bool = False  # etude has the environment's dynamics, see `etude.register_model`
+    action_masks: bool = False  # it never chooses, nor values, what an observation's mask forbids
     goals: bool = False  # observations are a Dict with the keys desired_goal and achieved_goal
 
 
@@ -49,7 +52,16 @@ def check_spaces(assumptions: Assumptions, spec: EnvironmentSpec, name: str) -> 
             f"{subject} takes {_listed(kinds)} actions, and this environment's are {action}"
             f"{_unbounded_elements(action, kinds)}; {way_out}"
         )
-    if assumptions.discrete_observations and not isinstance(spec.observation, Discrete):
+    if mask_space(spec.observation) is not None:
+        check_mask(spec.observation, action)
+        if not assumptions.action_masks:
+            raise InvalidInput(
+                f"{subject} does not read action masks, and this environment's observations have "
+                f"the entry {ACTION_MASK}; leave it out, or choose an algorithm that keeps to it, "
+                "such as ppo or dqn"
+            )
+    states = space_beside_mask(spec.observation)
+    if assumptions.discrete_observations and not isinstance(states, Discrete):
         raise InvalidInput(
             f"{name} keeps a value for each of so many states, and this "
             f"environment's observations are {spec.observation}; ppo takes every kind of them"

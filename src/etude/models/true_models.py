@@ -10,8 +10,9 @@ from etude.data.transition import zeros_like_spec
 from etude.environments.classic import PORTS
 from etude.environments.protocol import JaxEnvironment
 from etude.errors import InvalidInput
+from etude.nn.action_masks import mask_space
 from etude.planning.protocol import LiftedModel, Model, ModelStep, identity
-from etude.spaces import Discrete, EnvironmentSpec, to_environment_action
+from etude.spaces import ACTION_MASK, Discrete, EnvironmentSpec, to_environment_action
 from etude.struct import replace, static, struct
 from etude.types import Array
 
@@ -127,8 +128,9 @@ def port_of(environment: str) -> JaxEnvironment:
 def model_for(environment: str, spec: EnvironmentSpec) -> Model:
     """Return the true model of `environment`, checked against the spaces in `spec`.
 
-    Raises InvalidInput where the model's spaces differ from the environment's, and where a step
-    changes the shapes or types of the state.
+    Raises InvalidInput where the model's spaces differ from the environment's, where a step changes
+    the shapes or types of the state, and where observations have a mask of legal actions and a
+    registered model has none.
     """
     model = true_model(environment)
     if environment not in USER_MODELS:
@@ -152,6 +154,12 @@ def model_for(environment: str, spec: EnvironmentSpec) -> Model:
             "make it a ModelStep whose state is of the same kind, with one reward and one continues"
         )
     if isinstance(spec.action, Discrete) and model.legal_one is None:
+        if mask_space(spec.observation) is not None:
+            raise InvalidInput(
+                f"the model registered for {environment!r} does not say which actions are legal, "
+                f"and observations have an {ACTION_MASK}; give register_model a function `legal` "
+                "of the state"
+            )
         return replace(model, legal_one=EveryAction(spec.action.n))
     return model
 

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from etude import spaces
+from etude.nn import action_masks
 from etude.spaces import Box, Space
 from etude.struct import replace, static, struct
 from etude.trees import batched_index
@@ -309,7 +310,7 @@ def squashed_distribution_for(space: Box, mean: Array, log_std: Array) -> Squash
     return SquashedNormal(mean, log_std, space.shape, tuple(space.is_bounded.ravel().tolist()))
 
 
-def masked(distribution: Distribution, action_mask: Array) -> Distribution:
+def masked_distribution(distribution: Distribution, action_mask: Array) -> Distribution:
     """The distribution restricted to legal actions, by a mask [..., n] in the order of the logits.
 
     Where no action is legal, the logits are NaN, and so is every result.
@@ -323,7 +324,7 @@ def masked(distribution: Distribution, action_mask: Array) -> Distribution:
     has_legal_action = jnp.stack(
         [part.any(-1) for part in jnp.split(action_mask, ends, -1)], -1
     ).all(-1, keepdims=True)
-    logits = jnp.where(action_mask, distribution.logits, MASKED_LOGIT)
+    logits = action_masks.masked(distribution.logits, action_mask, MASKED_LOGIT)
     return replace(distribution, logits=jnp.where(has_legal_action, logits, jnp.nan))
 
 

@@ -37,6 +37,21 @@ class History:
     bootstrap_row: Any = None
     burn_in: int = static(0)  # rows at the start that only bring the carries up to date
 
+    @property
+    def rows(self) -> Any:
+        """The observations of which a recurrent network gives features, without the carries.
+
+        They are [n, ...] of a step, else [time - burn_in, n, ...]: the successors, if there are
+        any.
+        """
+        if self.is_first is None:
+            return self.observation
+        read = self.observation if self.next_observation is None else self.next_observation
+        read = jax.tree.map(lambda x: x[self.burn_in :], read)
+        if self.bootstrap_row is None:
+            return read
+        return jax.tree.map(lambda x: x[self.bootstrap_row, jnp.arange(x.shape[1])], read)
+
 
 @struct
 class RecurrentEncoder:

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from etude import spaces
+from etude.nn.action_masks import legal_actions
 from etude.nn.convolution import convolution
 from etude.nn.custom_torso import CustomTorso, TorsoMaker, make_custom_torso
 from etude.nn.history import RecurrentEncoder
@@ -55,6 +56,8 @@ class Dueling:
     """Dueling head: features [..., n] to [..., action * atom], by a value and an advantage stream.
 
     Q(s, a) = V(s) + A(s, a) - meanₐ A(s, a)        (Wang et al., 2016, eq. 9)
+
+    The mean is over the legal actions.
     """
 
     trunk: MLP | None  # the layers that both streams share; None with a single hidden layer
@@ -62,12 +65,14 @@ class Dueling:
     advantage: MLP  # [..., action * atom]
     num_atoms: int = static()
 
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Array, legal: Array | None = None) -> Array:
         if self.trunk:
             x = getattr(jax.nn, self.trunk.activation)(self.trunk(x))
         advantage = self.advantage(x)
         advantage = advantage.reshape(*advantage.shape[:-1], -1, self.num_atoms)
-        outputs = self.value(x)[..., None, :] + advantage - advantage.mean(-2, keepdims=True)
+        where = None if legal is None else legal[..., None]
+        mean = advantage.mean(-2, keepdims=True, where=where)
+        outputs = self.value(x)[..., None, :] + advantage - mean
         return outputs.reshape(*outputs.shape[:-2], -1)
 
 
@@ -122,10 +127,24 @@ class Network:
     """
 
     encoder: Callable[[Any], Array]  # an Encoder, or what takes its place
-    head: MLP | Dueling
+    head: MLP
 
     def __call__(self, observation: Any) -> Array:
         return self.head(self.encoder(observation))
+
+
+@struct
+class DuelingNetwork:
+    """Network of an encoder and a dueling head: observation tree to [..., action * atom]."""
+
+    encoder: Callable[[Any], Array]  # an Encoder, or what takes its place
+    head: Dueling
+    observation_space: Space = static()
+    action_space: Space = static()
+
+    def __call__(self, observation: Any) -> Array:
+        legal = legal_actions(self.observation_space, self.action_space, observation)
+        return self.head(self.encoder(observation), legal)
 
 
 @struct
@@ -230,7 +249,7 @@ def make_dueling_network(
     activation: Activation = "relu",
     torso: TorsoMaker | None = None,
     recurrent: GRU | LSTM | None = None,
-) -> Network:
+) -> DuelingNetwork:
     """A dueling network from observations of `space` to `num_actions` × `num_atoms` numbers.
 
     Each stream has the last hidden layer for itself; both share the others. With `torso`, each is
@@ -245,7 +264,8 @@ def make_dueling_network(
     advantage = make_mlp(
         key_advantage, (shared[-1], *hidden[-1:], num_actions * num_atoms), activation
     )
-    return Network(encoder, Dueling(trunk, value, advantage, num_atoms))
+    head = Dueling(trunk, value, advantage, num_atoms)
+    return DuelingNetwork(encoder, head, space, spaces.Discrete(num_actions))
 
 
 def make_mlp(

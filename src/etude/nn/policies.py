@@ -4,7 +4,6 @@ observation --Torso--> features --PolicyNetwork--> distribution over actions
                                 --ValueNetwork--> state value
 """
 
-import math
 from typing import Any
 
 import equinox as eqx
@@ -14,12 +13,13 @@ import jax.numpy as jnp
 from etude import spaces
 from etude.errors import InvalidInput
 from etude.nn import distributions
+from etude.nn.action_masks import action_mask
 from etude.nn.custom_torso import TorsoMaker
 from etude.nn.distributions import Distribution, StateDependentNormal
 from etude.nn.linear import affine
 from etude.nn.networks import Activation, Torso, make_torso
 from etude.nn.recurrent import GRU, LSTM, Carry, initial_carry
-from etude.spaces import ACTION_MASK, Composite, EnvironmentSpec, Space
+from etude.spaces import EnvironmentSpec, Space
 from etude.struct import static, struct
 from etude.types import Array
 
@@ -56,7 +56,7 @@ class PolicyNetwork:
             )
         pi = distributions.distribution_for(self.action_space, parameters, self.log_std)
         mask = action_mask(self.observation_space, self.action_space, observation)
-        return pi if mask is None else distributions.masked(pi, mask)
+        return pi if mask is None else distributions.masked_distribution(pi, mask)
 
 
 @struct
@@ -151,31 +151,3 @@ def make_actor_critic(
     log_std = jnp.full(log_std_shape, jnp.log(initial_std))
     policy = PolicyNetwork(policy_torso, policy_head, log_std, spec.action, spec.observation)
     return ActorCriticNetworks(policy, ValueNetwork(None if shared else value_torso, value_head))
-
-
-def action_mask(observation_space: Space, action_space: Space, observation: Any) -> Array | None:
-    """The legal actions of an observation [...], bool [..., n] in the order of the logits.
-
-    They are given by the entry "action_mask" of a Dict observation: zeros and ones, one for each
-    value of a Discrete action or of each element of a MultiDiscrete one. The result is None for
-    observations without that entry and for other actions. Raises InvalidInput for a mask of another
-    size.
-    """
-    parts = (
-        dict(zip(observation_space.names or (), observation_space.parts, strict=False))
-        if isinstance(observation_space, Composite)
-        else {}
-    )
-    if ACTION_MASK not in parts or not isinstance(
-        action_space, (spaces.Discrete, spaces.MultiDiscrete)
-    ):
-        return None
-    shape = getattr(parts[ACTION_MASK], "shape", ())
-    if math.prod(shape) != distributions.num_parameters(action_space):
-        raise InvalidInput(
-            f"the observation's {ACTION_MASK} has shape {shape}, and there are "
-            f"{distributions.num_parameters(action_space)} choices to allow or not; give one "
-            "number for each"
-        )
-    mask = observation[ACTION_MASK]
-    return mask.reshape(*mask.shape[: mask.ndim - len(shape)], -1) > 0

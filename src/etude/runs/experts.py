@@ -26,12 +26,15 @@ from etude.environments.sources import EnvironmentLike
 from etude.errors import ExpertFault, InvalidInput
 from etude.importing import import_object
 from etude.kinds import qualified_name
+from etude.nn.action_masks import action_mask
 from etude.runs.run import Run, load_beside
 from etude.runs.torsos import TorsoLike, find_torso
 from etude.runs.train import defaults_for
 from etude.spaces import (
+    ACTION_MASK,
     Box,
     Composite,
+    Discrete,
     EnvironmentSpec,
     from_environment_action,
     same_space,
@@ -234,7 +237,23 @@ class FunctionPolicy:
             raise ExpertFault(
                 f"expert {self.name} raised {type(error).__name__}: {error}"
             ) from error
-        return self.to_policy_action(action)
+        policy_action = self.to_policy_action(action)
+        if not self.is_legal(observation, policy_action):
+            raise InvalidInput(
+                f"expert {self.name} returned {action!r:.80}, which the {ACTION_MASK} of its "
+                "observation forbids; return an action that it allows"
+            )
+        return policy_action
+
+    def is_legal(self, observation: Any, policy_action: np.ndarray) -> bool:
+        """Whether the mask of an observation, if it has one, allows an action in policy's units."""
+        space = self.spec.action
+        mask = action_mask(self.spec.observation, space, observation)
+        if mask is None:
+            return True
+        sizes = (space.n,) if isinstance(space, Discrete) else space.sizes
+        first_choices = np.cumsum((0, *sizes[:-1]))
+        return bool(np.asarray(mask)[first_choices + np.ravel(policy_action)].all())
 
     def to_policy_action(self, action: Any) -> np.ndarray:
         """An action of the function in the policy's units; raises InvalidInput for no action."""

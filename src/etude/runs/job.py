@@ -379,20 +379,30 @@ def check_metadata(settings: Settings, job: TrainJob, metadata: dict[str, Any]) 
     )
     steps = metadata["iterations"] * settings.steps_per_iteration
     require("steps", lambda value: type(value) is int and value == steps, f"{steps:,}")
-    require("seeds", lambda value: value == seeds, shown(seeds))
+    require("seeds", lambda value: repr(value) == repr(seeds), shown(seeds))
     for key in ("seconds", "compile_seconds"):
         require(key, lambda value: type(value) in (int, float) and value >= 0, "a number from 0")
     require(
         "metrics",
-        lambda value: isinstance(value, dict) and {*value} == {"rows", "sha256"},
+        lambda value: (
+            isinstance(value, dict)
+            and {key: type(item) for key, item in value.items()} == {"rows": int, "sha256": str}
+        ),
         "the number of rows and their SHA-256",
     )
     records_in(metadata, job.seeds)
 
 
-def newest_metadata(job: TrainJob) -> dict[str, Any]:
-    """The metadata of the newest checkpoint; {} before the first."""
-    return checkpoints.load_newest_metadata(job.directory / "checkpoints") or {}
+def newest_metadata(settings: Settings, job: TrainJob) -> dict[str, Any]:
+    """The metadata of the newest checkpoint; {} before the first.
+
+    Raises CorruptFile for metadata that no checkpoint of the job has.
+    """
+    metadata = checkpoints.load_newest_metadata(job.directory / "checkpoints")
+    if metadata is None:
+        return {}
+    check_metadata(settings, job, metadata)
+    return metadata
 
 
 def metrics_fault(job: TrainJob, metadata: dict[str, Any]) -> str:

@@ -26,9 +26,6 @@ AT_LEAST = {
     "evaluate_with": 1,
     "patience": 1,
     "checkpoint_interval": 1,
-    "row_every": 1,
-    "checkpoint_every": 1,
-    "episodes": 1,
 }
 AT_MOST = {  # beyond these is a mistake, or a file that is not to be believed
     "steps": 10**15,
@@ -39,9 +36,6 @@ AT_MOST = {  # beyond these is a mistake, or a file that is not to be believed
     "frame_stack": 2**10,
     "evaluation_episodes": 10**6,
     "checkpoint_interval": 10**15,
-    "row_every": 10**15,
-    "checkpoint_every": 10**15,
-    "episodes": 10**6,
     "max_evaluation_steps": 10**12,
     "evaluate_every": 10**15,
     "evaluate_with": 10**6,
@@ -53,14 +47,15 @@ MAX_EVALUATION_STEPS = 30_000
 SOLVED = "solved"
 
 
-def check_whole(name: str, value: Any) -> None:
-    """Raise InvalidInput for an option that is no whole number within the bounds above."""
-    low, high = AT_LEAST[name], AT_MOST.get(name)
+def check_whole(name: str, value: Any, at_least: int, at_most: int | None = None) -> None:
+    """Raise InvalidInput, naming it, for a value that is no whole number within the bounds."""
     is_whole = isinstance(value, int) and not isinstance(value, bool)
-    if not is_whole or value < low:
-        raise InvalidInput(f"{name} is {shown(value)}; it must be a whole number of at least {low}")
-    if high is not None and value > high:
-        raise InvalidInput(f"{name} is {shown(value)}; it must be at most {high:,}")
+    if not is_whole or value < at_least:
+        raise InvalidInput(
+            f"{name} is {shown(value)}; it must be a whole number of at least {at_least}"
+        )
+    if at_most is not None and value > at_most:
+        raise InvalidInput(f"{name} is {shown(value)}; it must be at most {at_most:,}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -125,7 +120,7 @@ class RecordedOptions(EnvironmentOptions, TrainingOptions):
                 raise InvalidInput(f"{name} is {value!r}; it must be a dict")
             if name not in AT_LEAST or (value is None and field.default is None):
                 continue
-            check_whole(name, value)
+            check_whole(name, value, AT_LEAST[name], AT_MOST.get(name))
         self._check_stopping()
         if self.seed + self.seeds > 2**32:  # JAX's keys repeat beyond
             raise InvalidInput(

@@ -12,6 +12,7 @@ from etude.errors import Diverged, EnvironmentFault, InvalidInput
 from etude.runs.interrupt import Interrupted, InterruptHandler
 from etude.runs.job import ProgressEvent, TrainJob, train_job
 from etude.runs.settings import Settings
+from etude.storage.writer_lock import sole_writer
 
 ERRORS: dict[str, type[Exception]] = {
     error.__name__: error for error in (InvalidInput, EnvironmentFault, Diverged, Interrupted)
@@ -130,10 +131,13 @@ def process_main(pipe: Connection, settings: Settings, job: TrainJob, core: int 
     # the parent handles Ctrl-C and sends SIGTERM
     with InterruptHandler(ignore_ctrl_c=True) as interrupt:
         try:
-            for event in train_job(
-                settings, job, interrupt, lambda text: pipe.send(("warning", text))
-            ):
-                pipe.send(("update", event))
+            job.directory.mkdir(exist_ok=True)
+            # the process of a trainer that was killed may be about to end only
+            with sole_writer(job.directory):
+                for event in train_job(
+                    settings, job, interrupt, lambda text: pipe.send(("warning", text))
+                ):
+                    pipe.send(("update", event))
         except BrokenPipeError:
             return  # the parent has ended
         except Exception as error:

@@ -27,7 +27,7 @@ from etude.runs.display import NullDisplay, StatusLine, cut_off_rows
 from etude.runs.evaluation import final_evaluation_key
 from etude.runs.experts import ExpertLike, expert_name, make_expert
 from etude.runs.interrupt import Interrupted, InterruptHandler
-from etude.runs.options import MAX_EVALUATION_STEPS, RunOptions
+from etude.runs.options import AT_MOST, MAX_EVALUATION_STEPS, RunOptions, check_whole
 from etude.runs.torsos import TorsoLike
 from etude.spaces import EnvironmentSpec
 from etude.storage.datasets.npz import read_npz, write_npz
@@ -94,10 +94,11 @@ def record(
         environment_timeout=environment_timeout,
         max_evaluation_steps=max_evaluation_steps,
     ).validate_fields()
-    if not isinstance(episodes, int) or episodes < 1:
-        raise InvalidInput(f"episodes is {episodes}; it must be a whole number of at least 1")
+    check_whole("episodes", episodes, 1, AT_MOST["evaluation_episodes"])
     if out is not None:
         check_out(Path(out))
+    # before an environment can change the working directory
+    path = None if out is None else Path(out).absolute()
     source = environment_source(
         environment, options, frame_stack, action_masks, environment_timeout
     )
@@ -114,9 +115,9 @@ def record(
         transitions = gather_chunks(environments, chunks, episodes, progress)
     played = lay_end_to_end(transitions, episodes // spec.num_envs, spec)
     dataset = make_dataset(spec, **to_recorded_arrays(played))  # with actions within their bounds
-    if out is not None:
-        write_npz(Path(out), dataset)
-        dataset = read_npz(Path(out), spec)
+    if path is not None:
+        write_npz(path, dataset)
+        dataset = read_npz(path, spec)
     if progress:
         console = Console(highlight=False)
         table = recording_table(dataset, expert_name(expert), source.name, max_evaluation_steps)

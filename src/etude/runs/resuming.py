@@ -76,7 +76,7 @@ def replay_note(log: EpisodeLog) -> str:
     size = sum(np.asarray(array).nbytes for array in log)
     return (
         f"playing the running episodes again: {int(np.sum(log.logged)):,} steps of "
-        f"{len(log.logged)} copies, from a log of {size / 1000:,.0f} kB"
+        f"{len(log.logged)} copies, from a log of {size:,} bytes"
     )
 
 

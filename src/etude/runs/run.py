@@ -6,7 +6,6 @@ checkpoints/step_N/  and, of runs that are evaluated in training, checkpoints/be
 
 import contextlib
 import copy
-import itertools
 import math
 import shutil
 import time
@@ -37,7 +36,7 @@ from etude.runs.job import (
     restore_best,
     restore_job,
 )
-from etude.runs.options import check_whole
+from etude.runs.options import AT_MOST, check_whole
 from etude.runs.outside import DatasetLike, describe, open_dataset, reopen_dataset
 from etude.runs.periodic_evaluation import state_of_seed
 from etude.runs.processes import usable_cores
@@ -103,7 +102,7 @@ class Run:
         Raises CorruptFile where the rows up to the newest checkpoint are not those written.
         """
         for job in self.jobs:
-            if fault := metrics_fault(job, newest_metadata(job)):
+            if fault := metrics_fault(job, newest_metadata(self.settings, job)):
                 raise CorruptFile(f"{fault}; restore it from a copy, or resume the run without it")
         return self._unchecked_metrics()
 
@@ -180,9 +179,10 @@ class Run:
             InvalidInput: for an argument that the algorithm does not use, and for fewer than one
                 episode or a seed that is not in [0, 2³²).
         """
-        for name, value in (("episodes", episodes), ("seed", seed)):
-            if value is not None:
-                check_whole(name, value)
+        if episodes is not None:
+            check_whole("episodes", episodes, 1, AT_MOST["evaluation_episodes"])
+        if seed is not None:
+            check_whole("seed", seed, 0, AT_MOST["seed"])
         settings = self.settings
         first_seed = settings.seed if seed is None else seed
         if settings.acts:
@@ -391,11 +391,13 @@ def create_run(settings: Settings, out: str | Path | None = None) -> Run:
 
     Of several that ask for one directory at once, one gets it. Raises InvalidInput for the others.
     """
-    directory = make_directory(settings) if out is None else Path(out).absolute()
     try:
+        directory = make_directory(settings) if out is None else Path(out).absolute()
         directory.mkdir(parents=True, exist_ok=True)
-    except FileExistsError:
-        raise InvalidInput(f"{directory} is a file; give another --out") from None
+    except OSError as error:
+        raise InvalidInput(
+            f"{error.filename} cannot be made ({error.strerror}); give another --out"
+        ) from error
     with sole_writer(directory):
         if (directory / CONFIG).exists():
             raise InvalidInput(
@@ -405,6 +407,7 @@ def create_run(settings: Settings, out: str | Path | None = None) -> Run:
         if any(not path.name.startswith(LOCK) for path in directory.iterdir()):
             raise InvalidInput(f"{directory} exists and is not empty; give another --out")
         write_config(directory, to_json(settings))
+    files.sync(directory.parent)
     return Run(directory, settings)
 
 
@@ -413,14 +416,14 @@ def make_directory(settings: Settings) -> Path:
     identifier = settings.environment.split(":")[-1].replace("/", "-")
     name = settings.name.split(":")[-1].lower()
     stem = Path("runs").absolute() / f"{name}-{identifier}-{datetime.now():%Y%m%d-%H%M%S}"
-    for number in itertools.count(1):
-        directory = stem if number == 1 else stem.with_name(f"{stem.name}-{number}")
+    directory, number = stem, 1
+    while True:
         try:
             directory.mkdir(parents=True)
+            return directory
         except FileExistsError:  # made by another command, maybe in this very instant
-            continue
-        return directory
-    raise AssertionError("numbers do not end")
+            number += 1
+            directory = stem.with_name(f"{stem.name}-{number}")
 
 
 @contextlib.contextmanager
@@ -451,7 +454,8 @@ def load(
 
     Args:
         path: the run directory.
-        algorithm: the class of the run's algorithm, or an instance, if that is not etude's.
+        algorithm: the class of the run's algorithm, or an instance with the run's values, if that
+            is not etude's.
         environment: the environment of the run, if a file cannot stand for it. That is one given as
             an object, which is given again (its spaces are compared), and one named module:Name,
             whose module a file never makes etude import, unless it is imported already.
@@ -462,8 +466,8 @@ def load(
         The run.
 
     Raises:
-        InvalidInput: for a directory that is no run, and for another environment or torso than the
-            run's.
+        InvalidInput: for a directory that is no run, for a config.json that is not as it was
+            written, and for another algorithm, environment or torso than the run's.
     """
     config = read_config(Path(path))
     return Run(Path(path), from_json(config, algorithm, environment, torso))

@@ -26,10 +26,10 @@ from etude.environments.sources import (
     SourceKind,
     environment_source,
 )
-from etude.errors import InvalidInput, shown
+from etude.errors import InvalidInput
 from etude.importing import is_importable, split_name
 from etude.kinds import code_fields, kinds_of, qualified_name, tag_of
-from etude.runs.options import RecordedOptions, check_whole
+from etude.runs.options import AT_LEAST, AT_MOST, RecordedOptions, check_whole
 from etude.runs.torsos import TorsoLike, find_torso, restore_torso, torso_of
 from etude.spaces import EnvironmentSpec
 from etude.storage import files
@@ -52,14 +52,6 @@ class DatasetRecord:
     steps: int
     episodes: int
     environment: str  # the id of the environment in which it was recorded, "" where unknown
-
-    def __post_init__(self):
-        for name in ("steps", "episodes"):
-            if not 1 <= (number := getattr(self, name)) <= LARGEST:
-                raise CorruptFile(
-                    f"config.json gives dataset.{name} as {shown(number)}; it must be at least 1 "
-                    f"and at most {LARGEST:,}"
-                )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -183,6 +175,8 @@ class Settings(RecordedOptions):
     def validate_fields(self) -> None:
         """Raise InvalidInput, naming setting, value and remedy, for an invalid setting."""
         super().validate_fields()
+        for name in ("row_every", "checkpoint_every"):
+            check_whole(name, getattr(self, name), 1, AT_MOST["steps"])
         if self.checkpoint_every % self.row_every:
             raise InvalidInput(
                 f"checkpoint_every is {self.checkpoint_every}; it must be a multiple of row_every, "
@@ -265,7 +259,7 @@ def from_json(
             if name not in NOT_PLAIN
         }
         for name in ("num_envs", "seeds"):  # before anything is made of them
-            check_whole(name, fields[name])
+            check_whole(name, fields[name], AT_LEAST[name], AT_MOST[name])
         record = config["dataset"]
         dataset = None if record is None else _typed_struct(DatasetRecord, record, "dataset.")
         initial = {
@@ -285,6 +279,9 @@ def from_json(
         **fields,
     )
     settings.validate_fields()
+    if dataset is not None:
+        for name in ("steps", "episodes"):
+            check_whole(f"dataset.{name}", getattr(dataset, name), 1, LARGEST)
     if algorithm is not None and not isinstance(algorithm, type):
         check_same_values(settings, algorithm)
     if dataset is None:
@@ -322,12 +319,11 @@ def check_same_values(settings: Settings, algorithm: Any) -> None:
     for name in settings.initial:
         given = given.components[name].prepare(given, settings.num_envs)
     theirs, ours = (_flat(_plain_fields(x)) for x in (given, own))
-    if torso_of(given) is None:  # it may be given by itself
-        ours = {name: value for name, value in ours.items() if name.split(".")[-1] != "torso"}
+    has_torso = torso_of(given) is not None  # else it may be given by itself
     differing = [
         f"{name} is {ours.get(name)} in the run and {theirs.get(name)} here"
-        for name in ours
-        if theirs.get(name) != ours[name]
+        for name in ours | theirs
+        if ours.get(name) != theirs.get(name) and (has_torso or name.split(".")[-1] != "torso")
     ]
     if differing:
         raise InvalidInput(

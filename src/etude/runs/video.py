@@ -14,6 +14,7 @@ import numpy as np
 from etude.errors import InvalidInput
 from etude.keys import RENDERING
 from etude.rollout import bind_policy, init_rollout_state, rollout
+from etude.runs.options import AT_MOST, check_whole
 from etude.storage import files
 from etude.training import run_compiled
 
@@ -61,9 +62,9 @@ def record_video(
 
     An episode is cut off as those of evaluations are.
     """
+    files.refuse_links(run.directory)
     import imageio.v2 as imageio  # slow to import
 
-    files.refuse_links(run.directory)
     directory.mkdir(parents=True, exist_ok=True)
     paths, writer = [], None
     limit = run.settings.max_evaluation_steps
@@ -95,8 +96,10 @@ def watch(run: Any, episodes: int, seed: int, explore: bool = False) -> Iterator
     """Show the policy in a window and yield the return of each episode.
 
     An episode is cut off as those of evaluations are. Raises InvalidInput where there is no
-    display.
+    display, and for fewer than one episode or a seed that is not in [0, 2³²).
     """
+    check_whole("episodes", episodes, 1, AT_MOST["evaluation_episodes"])
+    check_whole("seed", seed, 0, AT_MOST["seed"])
     if sys.platform.startswith("linux") and not any(map(os.environ.get, DISPLAY_VARIABLES)):
         raise InvalidInput(
             "there is no screen here to open a window on (DISPLAY is not set); "

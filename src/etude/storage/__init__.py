@@ -1,1 +1,1 @@
-"""Files of a run: JSON, directories, checkpoints, metrics.csv."""
+"""Files of a run: JSON, directories, the lock of a writer, checkpoints, metrics.csv."""

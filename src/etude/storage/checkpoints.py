@@ -307,7 +307,6 @@ def _header(path, data):
             if begin != place or end < begin:
                 raise ValueError("its arrays do not lie one after the other")
             place = end
-            # a bool is no number here, nor is a whole float
             shape = [operator.index(size) for size in entry["shape"]]
             size = math.prod(shape) * _SIZES[entry["dtype"]]
             if size != operator.index(end) - operator.index(begin) or min(shape, default=0) < 0:

@@ -345,7 +345,8 @@ def test_both_gradients_are_on_average_that_of_the_expected_value(temperature):
     expected = slopes(objective, outputs)
     assert min(np.abs(expected)) > 0.05
     policy = StochasticPolicy(
-        Constant(np.float32(outputs)), actions_for(Box((1,), low=-1.0, high=1.0), -20.0)
+        Constant(np.float32(outputs)),
+        actions_for(EnvironmentSpec(Box((3,)), Box((1,), low=-1.0, high=1.0)), -20.0),
     )
     for high in (0.0, 100.0):
         state = replace(
@@ -366,7 +367,7 @@ def test_the_score_of_discrete_actions_is_on_average_the_exact_gradient():
         return (p * (0.5 * np.log(p) - q.min(0))).sum()
 
     expected = slopes(objective, logits)
-    policy = StochasticPolicy(Constant(np.float32(logits)), actions_for(ACTIONS["discrete"], -20.0))
+    policy = StochasticPolicy(Constant(np.float32(logits)), actions_for(spec_of("discrete"), -20.0))
     state = replace(fresh(fixed, "discrete"), critics=tuple(Constant(np.float32(row)) for row in q))
     np.testing.assert_allclose(gradients(fixed, policy, state)[0], expected, rtol=1e-3, atol=1e-5)
     assert_unbiased(
@@ -593,7 +594,8 @@ def test_trees_of_observations_are_judged_with_actions_of_every_kind(action, gra
 @pytest.mark.slow
 def test_a_box_with_bounds_here_and_there_is_acted_in_element_by_element():
     space = Box((3,), low=(-2.0, -math.inf, 0.0), high=(2.0, math.inf, math.inf))
-    policy = StochasticPolicy(Constant(np.float32([3, 3, 3, 0, 0, 0])), actions_for(space, -20.0))
+    actions = actions_for(EnvironmentSpec(Box((3,)), space), -20.0)
+    policy = StochasticPolicy(Constant(np.float32([3, 3, 3, 0, 0, 0])), actions)
     state = replace(fresh(SMALL, "box"), policy=policy, steps=np.int32(100))
     action = np.asarray(
         jax.jit(lambda key: SMALL.act(state, jnp.zeros((1000, 3)), (), key, explore=True)[0])(KEY)

@@ -19,6 +19,15 @@ def test_an_action_is_random_as_often_as_epsilon_says(epsilon):
     )
 
 
+@pytest.mark.parametrize("epsilon", [0, 1])
+def test_among_legal_actions_the_best_is_taken_or_each_as_often(epsilon):
+    values = jnp.broadcast_to(np.float32([0, 3, 1, 3]), (20_000, 4))
+    legal = jnp.broadcast_to(np.array([True, False, True, False]), values.shape)
+    frequency = np.bincount(epsilon_greedy(KEY, values, epsilon, legal), minlength=4) / 20_000
+    wanted = [0.5, 0, 0.5, 0] if epsilon else [0, 0, 1, 0]
+    np.testing.assert_allclose(frequency, wanted, atol=0.015 * epsilon)
+
+
 def test_whole_rows_wander():
     action, other = np.zeros((5_000, 2, 3), np.float32), np.ones((5_000, 2, 3), np.float32)
     rows = np.asarray(mix_actions(KEY, other, action, 0.3)).reshape(5_000, -1)

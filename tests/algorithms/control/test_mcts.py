@@ -21,7 +21,7 @@ from etude.planning.tree.tree import SearchSettings
 from etude.rollout import bind_policy, evaluate
 from etude.runs.options import RunOptions
 from etude.runs.train import resolve_settings
-from etude.spaces import Box, Discrete, EnvironmentSpec
+from etude.spaces import Box, Composite, Discrete, EnvironmentSpec, MultiBinary
 
 KEY = jax.random.key(0)
 CARTPOLE = JaxEnvs(PORTS["CartPole-v1"](), 2)
@@ -108,3 +108,27 @@ def test_a_model_that_leads_elsewhere_is_refused(own, wrong):
         match="registered for 'mine/Point-v0' steps from a state of .*; make it a ModelStep",
     ):
         model_for("mine/Point-v0", POINT)
+
+
+# the same, and where it may go
+SEEN = Composite((MultiBinary((3,)), Box((2,))), ("action_mask", "place"))
+FENCED = EnvironmentSpec(SEEN, Discrete(3), 1, "mine/Point-v0")
+
+
+@pytest.mark.slow
+def test_what_the_observation_forbids_is_never_done(own):
+    """Though the model allows it, and it would be best."""
+    everywhere = lambda state: jnp.ones(3, bool)
+    register_model("mine/Point-v0", drift, lambda seen: seen["place"], legal=everywhere)
+    algorithm = MCTS(simulations=30, horizon=3, rule=UCT(3.0))
+    state = algorithm.init(KEY, FENCED)
+    act = jax.jit(lambda observation: algorithm.act(state, observation, (), KEY, False)[0])
+    for mask, chosen in (([1, 1, 1], 0), ([0, 1, 1], 1), ([0, 0, 1], 2)):
+        seen = {"action_mask": np.int8([mask]), "place": np.float32([[2, 0]])}
+        np.testing.assert_array_equal(act(seen), [chosen])
+
+
+def test_a_model_has_to_say_what_is_legal_where_observations_do(own):
+    register_model("mine/Point-v0", drift, lambda seen: seen["place"])
+    with pytest.raises(InvalidInput, match="does not say which actions are legal.*`legal`"):
+        MCTS().init(KEY, FENCED)

@@ -15,6 +15,8 @@ from filling import filled
 
 from etude.algorithms.common.on_policy import LearnerState
 from etude.algorithms.policy_gradient.reinforce import (
+    EpisodeBatch,
+    EpisodeMemory,
     OffPolicyGradient,
     Reinforce,
     ReinforceState,
@@ -31,7 +33,7 @@ from etude.nn.distributions import Categorical, Normal
 from etude.nn.networks import make_torso
 from etude.nn.policies import ActorCriticNetworks, PolicyNetwork, ValueNetwork
 from etude.nn.recurrent import GRU
-from etude.rollout import BoundPolicy, init_rollout_state, rollout
+from etude.rollout import BoundPolicy, bind_policy, init_rollout_state, rollout
 from etude.spaces import Box, Discrete, EnvironmentSpec
 from etude.struct import replace, validate
 from etude.tabular import evaluation
@@ -41,6 +43,7 @@ from etude.tabular.mdp import random_mdp
 KEY = jax.random.key(0)
 SPEC = EnvironmentSpec(Discrete(3), Discrete(2), 4)
 STATES, ACTIONS, ENVS = SPEC.observation.n, SPEC.action.n, SPEC.num_envs
+BLANK = zeros_like_spec(SPEC, EpisodeMemory((), jnp.zeros(())))
 no_steps = np.int32(0)
 
 
@@ -72,7 +75,7 @@ def tabular(reinforce, num_envs=ENVS, value=None):
         no_steps,
     )
     ring = ring_buffer.init(
-        zeros_like_spec(SPEC), reinforce.capacity * num_envs, num_envs, reinforce.rollout_length
+        BLANK, reinforce.capacity * num_envs, num_envs, reinforce.rollout_length
     )
     rows = jnp.zeros(num_envs, jnp.int32)
     return ReinforceState(learner, ring, rows, rows, no_steps, no_steps)
@@ -91,11 +94,16 @@ def first_moment(state):
     return jnp.concatenate([moment.weight.ravel(), moment.bias])
 
 
+def log_softmax(logits):
+    return scipy.special.log_softmax(logits.astype(float), -1)
+
+
 def random_life(rng, rows, num_envs, ends=0.3):
-    """Experience [time, env] of tables."""
+    """Experience [time, env] of tables; what acts is another policy than that of `tabular`."""
     observation, after = rng.integers(0, STATES, (2, rows, num_envs)).astype(np.int32)
     action = rng.integers(0, ACTIONS, (rows, num_envs)).astype(np.int32)
     terminated, truncated = rng.random((2, rows, num_envs)) < ends / 2
+    beta = log_softmax(rng.normal(0, 0.3, (STATES, ACTIONS)))
     return Transition(
         observation,
         action,
@@ -103,6 +111,7 @@ def random_life(rng, rows, num_envs, ends=0.3):
         after,
         terminated,
         truncated,
+        EpisodeMemory((), beta[observation, action].astype(np.float32)),
     )
 
 
@@ -115,7 +124,7 @@ ROLLOUT, ROWS = 4, 12
 def recalled(experience, begun, ended):
     """Of a ring into which experience [rollout, time, env] went; `begun` and `ended` [case,
     env]."""
-    ring = ring_buffer.init(zeros_like_spec(SPEC), ROWS * 3, 3, ROLLOUT)
+    ring = ring_buffer.init(BLANK, ROWS * 3, 3, ROLLOUT)
     for i in range(len(experience.reward)):
         ring = ring_buffer.insert(ring, jax.tree.map(lambda x, i=i: x[i], experience))
     return jax.vmap(partial(gather_episodes, ring))(begun, ended)
@@ -303,9 +312,13 @@ def lives():
 
     def live(key):
         key_reset, key_roll = jax.random.split(key)
-        follow = BoundPolicy(
-            lambda observation, memory, key: (policy(observation).sample(key), memory)
-        )
+
+        def act(observation, memory, key):
+            pi = policy(observation)
+            action = pi.sample(key)
+            return action, EpisodeMemory((), pi.log_prob(action))
+
+        follow = BoundPolicy(act, lambda key: EpisodeMemory((), jnp.zeros(ENVS)))
         start = init_rollout_state(environment, follow, key_reset)
         return rollout(environment, follow, start, key_roll, LIFE)[1]
 
@@ -442,8 +455,8 @@ def slow_gradient(life, ended, log_ratio, logits, reinforce):
     ],
 )
 def test_weights_are_those_of_how_far_the_policy_has_moved(correction, causality):
-    """At the first step they are exactly 1, so while the policy stays its gradients are the same;
-    at the second, a loop's."""
+    """At each step those of the policy that it has become over the one that acted, another from the
+    first step on; the gradients are a loop's."""
     reinforce = replace(
         SMALL, baseline="none", correction=correction, causality=causality, gradient_steps=2
     )
@@ -468,20 +481,157 @@ def test_weights_are_those_of_how_far_the_policy_has_moved(correction, causality
 
     logits = np.asarray(logits_of(tabular(reinforce)), float)
     stays = np.asarray(first_moment(learn(replace(reinforce, learning_rate=0.0))), float)
-    first = slow_gradient(life, ended, np.zeros((8, ENVS)), logits, reinforce)
+    ratio_of = lambda logits: (
+        log_softmax(logits)[life.observation, life.action] - life.memory.log_prob
+    )
+    first = slow_gradient(life, ended, ratio_of(logits), logits, reinforce)
     np.testing.assert_allclose(stays, 0.19 * first, rtol=1e-4, atol=1e-5)
-    # Adam's first step
-    moved = logits - 0.3 * (np.sign(first[:6]).reshape(ACTIONS, STATES).T + np.sign(first[6:]))
-    log_p = lambda logits: logits - np.log(np.exp(logits).sum(-1, keepdims=True))
-    log_ratio = (log_p(moved) - log_p(logits))[life.observation, life.action]
     for limit in (math.inf, 1.1):
         limited = replace(reinforce, learning_rate=0.3, weight_clip=limit)
-        second = slow_gradient(life, ended, log_ratio, moved, limited)
+        first = slow_gradient(life, ended, ratio_of(logits), logits, limited)
+        # Adam's first step
+        moved = logits - 0.3 * (np.sign(first[:6]).reshape(ACTIONS, STATES).T + np.sign(first[6:]))
+        second = slow_gradient(life, ended, ratio_of(moved), moved, limited)
         np.testing.assert_allclose(
             first_moment(learn(limited)), 0.09 * first + 0.1 * second, rtol=1e-3, atol=1e-4
         )
         weightless = slow_gradient(life, ended, np.zeros((8, ENVS)), moved, limited)
         assert abs(weightless - second).max() > 0.03
+
+
+# Over every trajectory of a process of 2 states, 2 actions and HORIZON steps.
+
+HORIZON, GAMMA = 3, 0.9
+CORRECTIONS = [
+    (correction, causality)
+    for correction in ("trajectory", "per_decision", "first_order")
+    for causality in (True, False)
+]
+
+
+@pytest.fixture(scope="module")
+def enumerated():
+    """(wanted, ours): {(correction, causality): the expected estimate of the gradient [state,
+    action] under β}, the first by sums over trajectories in NumPy."""
+    rng = np.random.default_rng(52)
+    transition, reward, initial = (
+        rng.dirichlet([0.5, 0.5], (2, 2)),
+        rng.normal(size=(2, 2)),
+        rng.dirichlet([1, 1]),
+    )
+    logits, change = rng.normal(size=(2, 2, 2))
+    beta, pi = (scipy.special.softmax(x, -1) for x in (logits, logits + change))
+    paths = np.array(list(itertools.product((0, 1), repeat=2 * HORIZON))).T
+    states, actions = paths[:HORIZON], paths[HORIZON:]  # [time, trajectory]
+    at = states, actions
+    chance = initial[states[0]] * transition[states[:-1], actions[:-1], states[1:]].prod(0)
+    p_beta, p_pi = (chance * policy[at].prod(0) for policy in (beta, pi))
+    # [time, trajectory, state, action]
+    score = np.eye(2)[states][..., None] * (np.eye(2)[actions] - pi[states])[:, :, None]
+    power = GAMMA ** np.arange(HORIZON)
+    whole = np.tile(power @ reward[at], (HORIZON, 1))
+    to_go = np.stack([power[: HORIZON - t] @ reward[at][t:] for t in range(HORIZON)])
+    ratio = (pi / beta)[at]
+
+    def mean(probability, factor):
+        return np.einsum("n,tn,tnsa->sa", probability, factor, score)
+
+    wanted = {
+        (correction, causality): mean(p_pi, to_go if causality else whole)
+        for correction, causality in CORRECTIONS[:4]
+    } | {
+        ("first_order", causality): mean(p_beta, ratio * (to_go if causality else whole))
+        for causality in (True, False)
+    }
+    done = np.tile(np.arange(HORIZON) == HORIZON - 1, (paths.shape[1], 1)).T
+    episode = np.tile(np.arange(paths.shape[1]), (HORIZON, 1))
+
+    @jax.jit
+    def weigh(log_ratio, rewards):
+        nothing = jnp.zeros_like(rewards)
+        experience = Transition(states, actions, rewards, states, done, nothing.astype(bool))
+        episodes = EpisodeBatch(experience, jnp.ones_like(done, bool), episode)
+        ahead = {
+            "reward": rewards,
+            "next_value": nothing,
+            "terminated": done,
+            "done": done,
+            "discount": GAMMA,
+        }
+        return [
+            Reinforce(correction=correction, causality=causality).importance_weighted_returns(
+                log_ratio, ahead, episodes
+            )
+            for correction, causality in CORRECTIONS
+        ]
+
+    with jax.enable_x64(True):
+        weighed = jax.device_get(weigh(np.log(ratio), reward[at]))
+    ours = {
+        row: mean(p_beta, weight * earned)
+        for row, (weight, earned) in zip(CORRECTIONS, weighed, strict=True)
+    }
+    return wanted, ours
+
+
+@pytest.mark.parametrize(
+    "correction, causality",
+    [
+        pytest.param(*row, id=f"{row[0]}, {'with' if row[1] else 'without'} causality")
+        for row in CORRECTIONS
+    ],
+)
+def test_over_all_trajectories_the_estimate_is_the_exact_gradient(
+    enumerated, correction, causality
+):
+    """That of π from the experience of β; of first order it is what its definition says."""
+    wanted, ours = enumerated
+    row = correction, causality
+    np.testing.assert_allclose(ours[row], wanted[row], rtol=1e-12, atol=1e-14)
+    other = wanted["trajectory" if correction == "first_order" else "first_order", causality]
+    assert abs(ours[row] - other).max() > 0.05 * abs(other).max()
+
+
+def test_an_action_is_as_likely_as_it_was_to_the_policy_that_took_it():
+    """In several copies, whose episodes outlive updates: by the parameters of each rollout."""
+    looks, envs = 24, 3
+    reinforce = replace(SMALL, batch_steps=6, learning_rate=0.5, rollout_length=2, capacity=16)
+    environment = JaxEnvs(Tabular(PROCESS), envs)
+
+    @jax.jit
+    def live(key):
+        before = tabular(reinforce, envs)
+
+        def look(carry, key):
+            state, stage = carry
+            policy = bind_policy(reinforce, state, environment, explore=True)
+            stage, experience, _ = rollout(environment, policy, stage, key, 2)
+            head = state.learner.networks.policy.head
+            stored = reinforce.store(state, experience)
+            lived = gather_episodes(stored.buffer, stored.start_row, stored.end_row)
+            after, metrics = reinforce.update(state, experience, key)
+            return (after, stage), (
+                head.weight.T + head.bias,
+                lived.valid,
+                lived.experience,
+                metrics["updates"],
+            )
+
+        policy = bind_policy(reinforce, before, environment, explore=True)
+        start = before, init_rollout_state(environment, policy, key)
+        return jax.lax.scan(look, start, jax.random.split(key, looks))[1]
+
+    logits, valid, experience, updates = jax.device_get(live(KEY))
+    log_p, moved = log_softmax(logits), 0.0  # [look, state, action]
+    for i in np.flatnonzero(updates):
+        # rows are in order of time, and the newest two are of this look
+        for row, env in np.argwhere(valid[i]):
+            at = experience.observation[i, row, env], experience.action[i, row, env]
+            noted = experience.memory.log_prob[i, row, env]
+            acted = i - (15 - row) // 2
+            assert noted == pytest.approx(log_p[acted][at], abs=1e-5)
+            moved = max(moved, abs(log_p[i][at] - noted))
+    assert updates.sum() > 5 and moved > 0.3
 
 
 def test_what_an_episode_cut_off_would_have_earned_is_its_value():
@@ -492,6 +642,8 @@ def test_what_an_episode_cut_off_would_have_earned_is_its_value():
     life.terminated[5], life.truncated[5] = np.array([[1, 1, 0, 0], [0, 0, 1, 1]], bool)
     ended = (np.arange(1, 9)[:, None] * life.done).max(0)
     before = tabular(reinforce, value=value)
+    logits = np.asarray(logits_of(before), float)
+    life.memory.log_prob[:] = log_softmax(logits)[life.observation, life.action]
 
     @jax.jit
     def learn(before, life):
@@ -507,7 +659,6 @@ def test_what_an_episode_cut_off_would_have_earned_is_its_value():
         after, metrics = reinforce.fit_episodes(ring, state, jnp.bool_(False))
         return first_moment(after), metrics["value_loss"]
 
-    logits = np.asarray(logits_of(before), float)
     policy = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
     total, losses = np.zeros((ACTIONS, STATES)), []
     for env in range(ENVS):
@@ -585,18 +736,27 @@ def test_an_agent_of_its_own_acts_and_learns():
     def live(key):
         state = reinforce.init(key, spec)
         observation = jnp.ones((2, 3))
-        action, memory = reinforce.act(state, observation, (), key, True)
+        action, memory = reinforce.act(
+            state, observation, reinforce.initial_memory(state, spec, key), key, True
+        )
         stretch = jax.tree.map(
             lambda x: jnp.broadcast_to(x, (8, *x.shape)),
             Transition(
-                observation, action, jnp.ones(2), observation, jnp.ones(2, bool), jnp.zeros(2, bool)
+                observation,
+                action,
+                jnp.ones(2),
+                observation,
+                jnp.ones(2, bool),
+                jnp.zeros(2, bool),
+                memory,
             ),
         )
         return state, memory, reinforce.update(state, stretch, key)
 
     before, memory, (after, metrics) = live(KEY)
     assert (
-        memory == ()
+        memory.policy == ()
+        and memory.log_prob.shape == (2,)
         and metrics["updates"] == 1
         and after.learned_episodes == 16
         and after.learner.steps == 16

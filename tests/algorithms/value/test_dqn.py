@@ -53,6 +53,7 @@ def q_network(seed=0, loss="huber"):
         filled(lambda: make_network(KEY, SPEC.observation, (5,), SPEC.action.n), seed),
         ScalarHead(loss),
         SPEC.action.n,
+        SPEC.observation,
     )
 
 

@@ -12,7 +12,9 @@ import rlax
 from filling import filled
 from oracles import global_norm
 
+from etude.algorithms.value.heads import ScalarHead
 from etude.algorithms.value.pqn import PQN, PQNState, TargetBatch
+from etude.algorithms.value.q_functions import DiscreteQ
 from etude.data.transition import Transition, random_permutation
 from etude.errors import InvalidInput
 from etude.nn.networks import make_network
@@ -37,9 +39,10 @@ no_steps = np.int32(0)
 
 def fresh(pqn, seed=0):
     """The state before the first step."""
-    q = filled(
+    network = filled(
         lambda: make_network(KEY, SPEC.observation, (5,), 4, layer_norm=pqn.layer_norm), seed, 1.0
     )
+    q = DiscreteQ(network, ScalarHead(), 4, SPEC.observation)
     return PQNState(q, pqn.optimizer(no_steps).init(q), no_steps)
 
 
@@ -82,7 +85,7 @@ class Slow:
     written out in float64."""
 
     def __init__(self, q):
-        (first, second), (norm,) = q.head.layers, q.head.norms
+        (first, second), (norm,) = q.network.head.layers, q.network.head.norms
         self.norm = norm is not None
         parts = [
             first.weight,
@@ -160,7 +163,7 @@ class Slow:
 
 
 def weights(q):
-    layer = zip(q.head.layers[:-1], q.head.norms, strict=True)
+    layer = zip(q.network.head.layers[:-1], q.network.head.norms, strict=True)
     inner = [
         x
         for one, norm in layer
@@ -168,7 +171,7 @@ def weights(q):
         if part is not None
         for x in (part.weight, part.bias)
     ]
-    return [*inner, q.head.layers[-1].weight, q.head.layers[-1].bias]
+    return [*inner, q.network.head.layers[-1].weight, q.network.head.layers[-1].bias]
 
 
 @pytest.mark.parametrize("layer_norm", [True, False])
@@ -327,7 +330,7 @@ def test_the_network_is_normed_when_it_should_be():
     for layer_norm in (True, False):
         pqn = replace(SMALL, layer_norm=layer_norm)
         state = jax.eval_shape(lambda pqn=pqn: pqn.init(KEY, SPEC))
-        assert (state.q.head.norms[0] is not None) is layer_norm
+        assert (state.q.network.head.norms[0] is not None) is layer_norm
         assert jax.tree.map(jnp.shape, state.q) == jax.tree.map(jnp.shape, fresh(pqn).q)
 
 

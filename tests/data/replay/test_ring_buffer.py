@@ -19,7 +19,7 @@ from etude.data.transition import Transition
 from etude.errors import InvalidInput
 
 init = jax.jit(ring_buffer.init, static_argnames=("capacity", "num_envs", "rollout_length"))
-insert = jax.jit(ring_buffer.insert)
+insert, truncate_newest = jax.jit(ring_buffer.insert), jax.jit(ring_buffer.truncate_newest)
 at = jax.jit(ring_buffer.gather)
 window = jax.jit(windows.window, static_argnames="n")
 n_step = jax.jit(windows.n_step_transitions, static_argnames="n")
@@ -69,14 +69,18 @@ def test_the_ring_holds_the_latest_as_a_deque_does(capacity, num_envs, rows):
         np.testing.assert_array_equal(drawn["env"], np.tile(np.arange(num_envs), (len(deque), 1)))
 
 
-def filled(seed, size, inserts, **chances):
+def filled(seed, size, inserts, cut=0.0, **chances):
     """A ring after so many inserts, the lives it was filled with, and the times of the rows that it
-    should hold."""
+    should hold. After an insert, each copy is cut off with the chance `cut`."""
     capacity, num_envs, rows = size
     lives = Lives(seed, num_envs, **chances)
     ring = init(example(lives.images), capacity, num_envs, rows)
     for _ in range(inserts):
         ring = insert(ring, lives.live(rows))
+        if cut:
+            is_cut = lives.rng.random(num_envs) < cut
+            lives.cut(is_cut)
+            ring = truncate_newest(ring, is_cut)
     places = ring.boundary.row.size if ring.boundary else 0
     return ring, lives, range(lives.oldest(ring_buffer.length(ring), places), inserts * rows)
 
@@ -91,10 +95,18 @@ def everything(ring, lives, held):
 
 
 @quick
-@given(st.integers(0, 2**31), st.sampled_from(SIZES), st.integers(1, 14), shares, shares)
-def test_every_row_held_has_its_true_successor(seed, size, inserts, terminated, truncated):
-    """Wherever value may be asked for, and in pictures as in numbers."""
-    ring, lives, held = filled(seed, size, inserts, terminated=terminated, truncated=truncated)
+@given(
+    st.integers(0, 2**31),
+    st.sampled_from(SIZES),
+    st.integers(1, 14),
+    shares,
+    shares,
+    st.sampled_from([0.0, 0.5]),
+)
+def test_every_row_held_has_its_true_successor(seed, size, inserts, terminated, truncated, cut):
+    """Wherever value may be asked for, in pictures as in numbers, and where a newest row was
+    truncated after it was inserted."""
+    ring, lives, held = filled(seed, size, inserts, cut, terminated=terminated, truncated=truncated)
     assert (
         ring_buffer.oldest(ring) == held[0] and ring_buffer.num_valid(ring) == len(held) >= size[2]
     )

@@ -7,7 +7,7 @@ policy gradient from actions sampled from the current policy, not from those in 
 
 import functools
 import math
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import jax
 import jax.numpy as jnp
@@ -15,19 +15,26 @@ import optax
 
 from etude.algorithms.assumptions import Assumptions
 from etude.algorithms.common import replay_agents
+from etude.algorithms.common.exploration import random_choice
 from etude.algorithms.common.off_policy import update_from_replay
 from etude.algorithms.protocol import Relabel, algorithm
 from etude.data.replay.hindsight import Hindsight
 from etude.data.transition import ReplayBatch, Transition
 from etude.errors import InvalidInput
 from etude.estimators import losses
+from etude.nn.action_masks import legal_actions, masked
 from etude.nn.critics import Critics, critic_values, make_critics
 from etude.nn.custom_torso import TorsoMaker
-from etude.nn.distributions import Categorical, SquashedNormal, squashed_distribution_for
+from etude.nn.distributions import (
+    MASKED_LOGIT,
+    Categorical,
+    SquashedNormal,
+    squashed_distribution_for,
+)
 from etude.nn.networks import Activation, Network, make_network
 from etude.nn.recurrent import GRU, LSTM
 from etude.optim.schedules import linear_decay
-from etude.spaces import Box, Discrete, EnvironmentSpec, GoalRewardFunction
+from etude.spaces import Box, Discrete, EnvironmentSpec, GoalRewardFunction, Space
 from etude.struct import code, nested, replace, static, struct, traced
 from etude.trees import batched_index
 from etude.types import Array, Metrics
@@ -43,7 +50,7 @@ class StochasticPolicy:
     actions: "DiscreteActions | BoxActions" = static()
 
     def __call__(self, observation: Any) -> Categorical | SquashedNormal:
-        return self.actions.distribution(self.network(observation))
+        return self.actions.distribution(self.network(observation), observation)
 
 
 @struct
@@ -140,7 +147,8 @@ class SAC:
 
     @property
     def assumes(self) -> Assumptions:
-        return replay_agents.replay_assumptions(self, Assumptions(("Discrete", "Box")))
+        assumptions = Assumptions(("Discrete", "Box"), action_masks=True)
+        return replay_agents.replay_assumptions(self, assumptions)
 
     def optimizer(self, steps: Array) -> optax.GradientTransformation:
         """Return Adam with its step size after `steps` environment steps."""
@@ -148,7 +156,7 @@ class SAC:
 
     def init(self, key: Array, spec: EnvironmentSpec) -> SACState:
         """Return random networks, optimizer states and an empty replay buffer."""
-        actions = actions_for(spec.action, self.min_log_std)
+        actions = actions_for(spec, self.min_log_std)
         spec = replace(spec, action=actions.space)
         key_policy, key_critics, key_noise = jax.random.split(key, 3)
         network = make_network(
@@ -212,7 +220,7 @@ class SAC:
         key_sample, key_random = jax.random.split(
             jax.random.wrap_key_data(state.rollout_noise_key) if self.noise_per_rollout else key
         )
-        random_action = state.policy.actions.random_action(key_random, mode.shape)
+        random_action = state.policy.actions.random_action(observation, key_random, mode.shape)
         is_warmup = state.steps < self.warmup_steps
         return jnp.where(is_warmup, random_action, pi.sample(key_sample)), memory
 
@@ -236,7 +244,7 @@ class SAC:
         metrics = {"temperature": self.temperature(state)}
         state, critic_metrics = self.update_critics(state, batch, key_critics)
         state, policy_metrics = self.update_policy(state, batch, key_policy)
-        state = self.update_temperature(state, policy_metrics["entropy"])
+        state = self.update_temperature(state, batch, policy_metrics["entropy"])
         state = self.update_targets(state)
         state = replace(state, gradient_steps_taken=state.gradient_steps_taken + 1)
         return state, {**metrics, **critic_metrics, **policy_metrics}
@@ -349,7 +357,7 @@ class SAC:
         # The metric is the mean cost, as in `reparameterized_loss`; `loss` only has its gradient.
         return loss, {"policy_loss": cost.mean(), "entropy": -log_prob.mean()}
 
-    def update_temperature(self, state: SACState, entropy: Array) -> SACState:
+    def update_temperature(self, state: SACState, batch: ReplayBatch, entropy: Array) -> SACState:
         """Take one gradient step on log α with the loss log α · (H(π) - target entropy).
 
         The temperature grows while the entropy is below its target. With respect to log α, the loss
@@ -358,11 +366,12 @@ class SAC:
 
         Usual target entropies of discrete actions are 0.98 log n (Christodoulou, 2019) and
         0.89 log n (CleanRL). Some tasks cannot reach them at any α. On CartPole each step survived
-        earns an entropy bonus, so α would grow without bound.
+        earns an entropy bonus, so α would grow without bound. n is the number of legal actions.
         """
         if not self.learn_temperature:
             return state
-        gradient = entropy - state.policy.actions.target_entropy(self)
+        observation = batch.transition.observation
+        gradient = entropy - state.policy.actions.target_entropy(self, observation)
         updates, opt_state = self.optimizer(state.steps).update(
             gradient, state.temperature_opt_state
         )
@@ -397,22 +406,30 @@ class ActionExpectation:
 
 @struct
 class DiscreteActions:
-    """Discrete actions: critics return the values of all, so expectations over π are exact."""
+    """Discrete actions: critics return the values of all, so expectations over π are exact.
+
+    An illegal action has probability zero.
+    """
 
     space: Discrete = static()
+    observation_space: Space = static()
 
     @property
     def num_outputs(self) -> int:
         """Number of outputs of the policy network."""
         return self.space.n
 
-    def distribution(self, outputs: Array) -> Categorical:
-        """Return π(·|s) from the outputs [..., num_outputs] of the policy network."""
-        return Categorical(outputs)
+    def legal_actions(self, observation: Any) -> Array | None:
+        """Return the legal actions, bool [..., action]; None where all always are."""
+        return legal_actions(self.observation_space, self.space, observation)
 
-    def random_action(self, key: Array, shape: tuple[int, ...]) -> Array:
-        """Return uniformly random actions, [*shape]."""
-        return jax.random.randint(key, shape, 0, self.space.n)
+    def distribution(self, outputs: Array, observation: Any) -> Categorical:
+        """Return π(·|s) from the outputs [..., num_outputs] of the policy network."""
+        return Categorical(masked(outputs, self.legal_actions(observation), MASKED_LOGIT))
+
+    def random_action(self, observation: Any, key: Array, shape: tuple[int, ...]) -> Array:
+        """Return uniformly random legal actions, [*shape]."""
+        return random_choice(key, shape, self.space.n, self.legal_actions(observation))
 
     def init_critics(
         self,
@@ -456,9 +473,11 @@ class DiscreteActions:
         action = pi.sample(key)
         return action, pi.log_prob(action)
 
-    def target_entropy(self, sac: SAC) -> Any:
+    def target_entropy(self, sac: SAC, observation: Any) -> Any:
         """Return the policy entropy, in nats, that the learned temperature maintains."""
-        return sac.target_entropy_fraction * math.log(self.space.n)
+        legal = self.legal_actions(observation)
+        log_n = math.log(self.space.n) if legal is None else jnp.log(legal.sum(-1)).mean()
+        return sac.target_entropy_fraction * log_n
 
 
 @struct
@@ -473,14 +492,14 @@ class BoxActions:
         """Number of outputs of the policy network."""
         return 2 * math.prod(self.space.shape)
 
-    def distribution(self, outputs: Array) -> SquashedNormal:
+    def distribution(self, outputs: Array, observation: Any) -> SquashedNormal:
         """Return π(·|s) from the outputs [..., num_outputs] of the policy network."""
         mean, log_std = jnp.split(outputs, 2, -1)
         return squashed_distribution_for(
             self.space, mean, jnp.clip(log_std, self.min_log_std, MAX_LOG_STD)
         )
 
-    def random_action(self, key: Array, shape: tuple[int, ...]) -> Array:
+    def random_action(self, observation: Any, key: Array, shape: tuple[int, ...]) -> Array:
         """Return uniform actions in [-1, 1], the policy's scale, also for unbounded elements."""
         return jax.random.uniform(key, shape, minval=-1, maxval=1)
 
@@ -515,17 +534,17 @@ class BoxActions:
         """Return a sampled action, which is not differentiated, and log π(a|s), which is."""
         return pi.sample_and_log_prob(key, reparameterized=False)
 
-    def target_entropy(self, sac: SAC) -> Any:
+    def target_entropy(self, sac: SAC, observation: Any) -> Any:
         """Return the policy entropy, in nats, that the learned temperature maintains."""
         return sac.target_entropy_per_element * math.prod(self.space.shape)
 
 
-def actions_for(space: Any, min_log_std: float) -> DiscreteActions | BoxActions:
+def actions_for(spec: EnvironmentSpec, min_log_std: float) -> DiscreteActions | BoxActions:
     """Return the part of SAC that depends on the action space."""
-    if isinstance(space, Discrete):
-        return DiscreteActions(space)
+    if isinstance(spec.action, Discrete):
+        return DiscreteActions(spec.action, spec.observation)
     # the policy outputs float32, also for a Box of float64 or integers
-    return BoxActions(replace(space, dtype="float32"), min_log_std)
+    return BoxActions(replace(cast(Box, spec.action), dtype="float32"), min_log_std)
 
 
 # Degris et al. (2012) use the actions of a behavior policy, weighted by importance ratios; this

@@ -3,18 +3,31 @@
 import jax
 import jax.numpy as jnp
 
+from etude.nn.action_masks import masked
 from etude.types import Array
 
 
-def epsilon_greedy(key: Array, q: Array, epsilon: float | Array) -> Array:
+def epsilon_greedy(
+    key: Array, q: Array, epsilon: float | Array, legal: Array | None = None
+) -> Array:
     """argmaxₐ of `q` [..., action], or with probability ε a uniformly random action, [...].
 
-    Of several best actions the first is taken.
+    Of several best actions the first is taken. With `legal`, bool [..., action], both are among
+    the legal actions.
     """
     key_mix, key_random = jax.random.split(key)
-    greedy_action = q.argmax(-1)
-    random_action = jax.random.randint(key_random, greedy_action.shape, 0, q.shape[-1])
+    greedy_action = masked(q, legal).argmax(-1)
+    random_action = random_choice(key_random, greedy_action.shape, q.shape[-1], legal)
     return mix_actions(key_mix, random_action, greedy_action, epsilon)
+
+
+def random_choice(
+    key: Array, shape: tuple[int, ...], num_choices: int, legal: Array | None = None
+) -> Array:
+    """Uniformly random choices, [*shape], or with `legal`, bool [*shape, choice], legal ones."""
+    if legal is None:
+        return jax.random.randint(key, shape, 0, num_choices)
+    return jax.random.categorical(key, masked(jnp.zeros((*shape, num_choices)), legal))
 
 
 def mix_actions(

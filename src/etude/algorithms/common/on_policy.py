@@ -156,12 +156,20 @@ def act(
     algorithm: Any, learner: LearnerState, observation: Any, memory: Any, key: Array, explore: bool
 ) -> tuple[Any, Any]:
     """Return (action, next memory): with `explore` a sample of the policy, else its mode."""
+    _, action, memory = choose_action(algorithm, learner, observation, memory, key, explore)
+    return action, memory
+
+
+def choose_action(
+    algorithm: Any, learner: LearnerState, observation: Any, memory: Any, key: Array, explore: bool
+) -> tuple[Distribution, Any, Any]:
+    """Return (π(·|s), action, next memory), the last two as `act` does."""
     carries = memory.next_carry if has_memory(algorithm) else NO_CARRIES
     pi, _, next_carries = learner.networks(
         normalize_observation(algorithm, learner, observation), carries
     )
     if not has_memory(algorithm):
-        return pi.sample(key) if explore else pi.mode(), ()
+        return pi, pi.sample(key) if explore else pi.mode(), ()
     noise_key = memory.noise_key
     if algorithm.state_noise:
         steps = memory.elapsed_steps
@@ -171,7 +179,7 @@ def act(
         )
         key = jax.random.wrap_key_data(noise_key)
     action = pi.sample(key) if explore else pi.mode()
-    return action, PolicyMemory(carries, next_carries, noise_key, memory.elapsed_steps + 1)
+    return pi, action, PolicyMemory(carries, next_carries, noise_key, memory.elapsed_steps + 1)
 
 
 def has_memory(algorithm: Any) -> bool:
@@ -181,7 +189,7 @@ def has_memory(algorithm: Any) -> bool:
 
 def observation_assumptions(algorithm: Any) -> Assumptions:
     """Of a policy with a learned value: the observation tells all, unless the policy remembers."""
-    return Assumptions(full_observation=not is_recurrent(algorithm))
+    return Assumptions(full_observation=not is_recurrent(algorithm), action_masks=True)
 
 
 def is_recurrent(algorithm: Any) -> bool:

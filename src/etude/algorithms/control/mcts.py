@@ -9,12 +9,13 @@ from etude.algorithms.assumptions import Assumptions
 from etude.algorithms.protocol import algorithm
 from etude.data.transition import Transition
 from etude.models.true_models import model_for
+from etude.nn.action_masks import action_mask
 from etude.planning.protocol import Model
 from etude.planning.tree.evaluation import Rollout
 from etude.planning.tree.mcts import search
 from etude.planning.tree.rules import PUCT, UCT
 from etude.planning.tree.tree import SearchSettings
-from etude.spaces import EnvironmentSpec
+from etude.spaces import Discrete, EnvironmentSpec, Space
 from etude.struct import nested, static, struct, traced
 from etude.types import Array
 
@@ -25,6 +26,7 @@ class MCTSState:
 
     visits: Array  # int32 [action]: those of each action at a new root, zeros
     model: Model  # that it plans on
+    observation_space: Space = static()
 
 
 @algorithm
@@ -46,15 +48,16 @@ class MCTS:
     rollout_length: int = static(1, at_least=1)
     """Environment steps of each copy between updates, which do nothing."""
     learns: ClassVar[bool] = False
-    assumes: ClassVar[Assumptions] = Assumptions(("Discrete",), known_model=True)
+    assumes: ClassVar[Assumptions] = Assumptions(("Discrete",), known_model=True, action_masks=True)
 
     def init(self, key: Array, spec: EnvironmentSpec) -> MCTSState:
         """The model to plan on.
 
-        Raises InvalidInput if the model is that of another environment.
+        Raises InvalidInput if the model is that of another environment, or does not say which
+        actions are legal where observations do.
         """
         visits = jnp.zeros(spec.action.n, jnp.int32)
-        return MCTSState(visits, model_for(self.model or spec.id, spec))
+        return MCTSState(visits, model_for(self.model or spec.id, spec), spec.observation)
 
     def act(
         self, state: MCTSState, observation: Any, memory: Any, key: Array, explore: bool
@@ -69,11 +72,12 @@ class MCTS:
         model = state.model
         settings = SearchSettings(self.simulations, self.horizon, discount=self.discount)
         evaluate = Rollout(model, settings)
+        seen_legal = action_mask(state.observation_space, Discrete(len(state.visits)), observation)
         observation, memory = jax.tree.map(lambda x: x[None, None], (observation, memory))
 
         def visits_of_tree(key, key_begin):
             root = model.begin(observation, memory, key_begin)
-            legal = model.legal(root)[0, 0]
+            legal = model.legal(root)[0, 0] if seen_legal is None else seen_legal
             result = search(model, root, legal, evaluate, self.rule, self.rule, key, settings)
             return result.visits
 

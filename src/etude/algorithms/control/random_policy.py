@@ -10,7 +10,7 @@ from etude.algorithms.assumptions import Assumptions
 from etude.algorithms.protocol import algorithm
 from etude.data.transition import Transition
 from etude.nn import distributions
-from etude.nn.policies import action_mask
+from etude.nn.action_masks import action_mask
 from etude.spaces import Box, EnvironmentSpec, Space
 from etude.struct import static, struct
 from etude.types import Array
@@ -31,7 +31,7 @@ class Random:
     rollout_length: int = static(1, at_least=1)
     """Environment steps of each copy between updates, which do nothing."""
     learns: ClassVar[bool] = False
-    assumes: ClassVar[Assumptions] = Assumptions(full_observation=False)
+    assumes: ClassVar[Assumptions] = Assumptions(full_observation=False, action_masks=True)
 
     def init(self, key: Array, spec: EnvironmentSpec) -> RandomState:
         """The spaces to draw from; the key is not used."""
@@ -50,7 +50,8 @@ class Random:
         logits = jnp.zeros((num_envs, distributions.num_parameters(state.action_space)))
         pi = distributions.distribution_for(state.action_space, logits)
         mask = action_mask(state.observation_space, state.action_space, observation)
-        return (pi if mask is None else distributions.masked(pi, mask)).sample(key), memory
+        pi = pi if mask is None else distributions.masked_distribution(pi, mask)
+        return pi.sample(key), memory
 
     def update(
         self, state: RandomState, experience: Transition, key: Array

@@ -3,8 +3,9 @@
     ∇J = E[Σₜ ∇log π(aₜ|sₜ) (Gₜ - b)]
 
 Rollouts are buffered until there are enough complete episodes. Then the policy takes
-`gradient_steps` steps on them; those after the first are off-policy and carry importance weights.
-With several environments, an episode may have begun before the policy's last update.
+`gradient_steps` steps on them. Those after the first are off-policy, and with several environments
+an episode may have begun before the policy's last update: actions carry importance weights π / β,
+where log β(a|s) was noted when the action was taken.
 """
 
 import math
@@ -46,6 +47,14 @@ class ReinforceState:
     end_row: Array  # int32 [env]: the row after the last end of an episode
     pending_episodes: Array  # int32: complete episodes to learn from
     learned_episodes: Array  # int32: complete episodes learned from
+
+
+@struct
+class EpisodeMemory:
+    """What an episode remembers, [env, ...]: the policy's memory and how likely its action was."""
+
+    policy: Any  # a PolicyMemory, () without memory
+    log_prob: Array  # log β(a|s) of the action taken, β being the policy that took it
 
 
 @struct
@@ -112,8 +121,8 @@ class Reinforce:
     gradient_steps: int = static(1, at_least=1)
     """Gradient steps of the policy per batch; those after the first are off-policy."""
     correction: Literal["trajectory", "per_decision", "first_order"] = static("per_decision")
-    """Importance weights: of whole trajectories, of the steps so far, or of the step alone; no
-    effect with gradient_steps 1."""
+    """Importance weights: of whole trajectories, of the steps so far, or of the step alone;
+    "per_decision" is "trajectory" without causality."""
     value_steps: int = static(20, at_least=1)
     """Gradient steps of the value function per batch; no effect unless baseline is "value"."""
     capacity: int = static(4_096, at_least=2)
@@ -126,7 +135,9 @@ class Reinforce:
     state_noise: ClassVar[bool] = False  # noise held over steps makes actions dependent
     normalize_observation: ClassVar[None] = None  # scales would differ between buffered rollouts
 
-    assumes: ClassVar[Assumptions] = Assumptions(episodes=True, full_observation=False)
+    assumes: ClassVar[Assumptions] = Assumptions(
+        episodes=True, full_observation=False, action_masks=True
+    )
     components: ClassVar[dict[str, Component]] = {"policy": on_policy.POLICY}
 
     def validate_fields(self) -> None:
@@ -159,7 +170,7 @@ class Reinforce:
             self.optimizer(learner.steps).init(learner.networks.policy),
             self.value_optimizer().init(learner.networks.value),
         )
-        memory = on_policy.initial_memory(self, learner, spec)
+        memory = initial_episode_memory(self, learner, spec)
         transition = replace(
             zeros_like_spec(spec), memory=jax.tree.map(lambda x: jnp.zeros_like(x[0]), memory)
         )
@@ -170,14 +181,17 @@ class Reinforce:
         return ReinforceState(replace(learner, opt_state=opt_state), buffer, row, row, zero, zero)
 
     def initial_memory(self, state: ReinforceState, spec: EnvironmentSpec, key: Array) -> Any:
-        """Return the memory of a policy at the start of an episode: zeros, or () without memory."""
-        return on_policy.initial_memory(self, state.learner, spec)
+        """Return the memory at the start of an episode: zeros."""
+        return initial_episode_memory(self, state.learner, spec)
 
     def act(
         self, state: ReinforceState, observation: Any, memory: Any, key: Array, explore: bool
     ) -> tuple[Any, Any]:
         """Return (action, next memory): with `explore` a sample of the policy, else its mode."""
-        return on_policy.act(self, state.learner, observation, memory, key, explore)
+        pi, action, policy_memory = on_policy.choose_action(
+            self, state.learner, observation, memory.policy, key, explore
+        )
+        return action, EpisodeMemory(policy_memory, pi.log_prob(action))
 
     def update(
         self, state: ReinforceState, experience: Transition, key: Array
@@ -249,7 +263,8 @@ class Reinforce:
         """
         end_row = jnp.where(is_full, buffer.inserted, state.end_row)
         episodes = gather_episodes(buffer, state.start_row, end_row)
-        experience = episodes.experience
+        memory = episodes.experience.memory
+        experience = replace(episodes.experience, memory=memory.policy)
         batch, next_value = on_policy.evaluate_rollout(self, state.learner, experience)
         batch = on_policy.to_sequence(self, experience, batch)
         has_value_baseline = self.baseline == "value"
@@ -260,13 +275,13 @@ class Reinforce:
             "done": experience.done,
             "discount": self.discount,
         }
-        log_ratio = jnp.zeros_like(batch.old_log_prob)  # of the first step, which is on-policy
+        log_ratio = batch.old_log_prob - memory.log_prob
         _, returns = self.importance_weighted_returns(log_ratio, return_inputs, episodes)
         baseline = self.estimate_baseline(state.learner.networks.policy, batch, episodes, returns)
 
         def policy_step(carry, _):
             policy, opt_state = carry
-            log_ratio = batch.distribution_of(policy).log_prob(batch.action) - batch.old_log_prob
+            log_ratio = batch.distribution_of(policy).log_prob(batch.action) - memory.log_prob
             weight, returns = self.importance_weighted_returns(log_ratio, return_inputs, episodes)
             advantage = self.normalize_advantages(episodes, returns - baseline)
 
@@ -310,20 +325,22 @@ class Reinforce:
     ) -> tuple[Array, Array]:
         """Return (importance weight, return) of each step for the policy π, [time, env].
 
-        `log_ratio` is log π(a|s) - log π_old(a|s), π_old being the policy before the update.
+        `log_ratio` is log π(a|s) - log β(a|s), β being the policy that took the action. Without
+        causality the weight holds the ratios of all steps whose rewards the return sums, so that
+        the return is the plain one.
         """
         done, clip = episodes.experience.done, self.weight_clip
+        log_ratio = jnp.where(episodes.valid, log_ratio, 0)
+        if self.correction == "per_decision" and self.causality:
+            return importance_sampling.per_decision_weight(
+                log_ratio, done, clip
+            ), importance_sampling.per_decision_returns(log_ratio, **return_inputs, clip=clip)
+        weight = (
+            importance_sampling.first_order_weight(log_ratio, clip)
+            if self.correction == "first_order"
+            else importance_sampling.trajectory_weight(log_ratio, done, clip)
+        )
         returns = discounted_returns(**return_inputs)
-        match self.correction:
-            case "trajectory":
-                weight = importance_sampling.trajectory_weight(log_ratio, done, clip)
-            case "first_order":
-                weight = importance_sampling.first_order_weight(log_ratio, clip)
-            case _:
-                weight = importance_sampling.per_decision_weight(log_ratio, done, clip)
-                returns = importance_sampling.per_decision_returns(
-                    log_ratio, **return_inputs, clip=clip
-                )
         if self.causality:
             return weight, returns
         # The return of the whole episode is that of its first valid step.
@@ -388,17 +405,26 @@ class Reinforce:
         return optax.adam(self.value_learning_rate)
 
 
+def initial_episode_memory(
+    algorithm: Reinforce, learner: LearnerState, spec: EnvironmentSpec
+) -> EpisodeMemory:
+    """Return what an episode begins with: the policy's initial memory, and no action yet."""
+    policy_memory = on_policy.initial_memory(algorithm, learner, spec)
+    return EpisodeMemory(policy_memory, jnp.zeros(spec.num_envs))
+
+
 def gather_episodes(buffer: RingBuffer, start_row: Array, end_row: Array) -> EpisodeBatch:
     """Return the whole buffer in order of time; valid are the rows from start_row up to end_row.
 
-    Rows before the first insertion and the newest row, whose successor may be unknown, are marked
-    truncated.
+    In place of rows before the first insertion stands the first row, for zeros are no observations
+    of the environment: their action mask allows nothing. These rows and the newest row, whose
+    successor may be unknown, are marked truncated.
     """
     length, num_envs = ring_buffer.length(buffer), ring_buffer.num_envs(buffer)
     # Counted over the whole run; negative before the first insertion.
     row = buffer.inserted - length + jnp.arange(length)[:, None]
     row, env = jnp.broadcast_arrays(row, jnp.arange(num_envs))
-    experience = ring_buffer.gather(buffer, Indices(row % length, env))
+    experience = ring_buffer.gather(buffer, Indices(jnp.maximum(row, 0) % length, env))
     is_cut = (row < 0) | (row == buffer.inserted - 1)
     experience = replace(experience, truncated=experience.truncated | is_cut)
     done = experience.done

@@ -11,7 +11,7 @@ from etude.types import Array
 
 @struct
 class Boltzmann:
-    """Discrete actions drawn in proportion to exp(Q / temperature)."""
+    """Legal Discrete actions drawn in proportion to exp(Q / temperature)."""
 
     initial_temperature: float = traced(1.0, above=0)
     """Initial temperature, in units of the return."""

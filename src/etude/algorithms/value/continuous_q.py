@@ -76,7 +76,7 @@ class ContinuousQ:
         actions = jax.vmap(search)(rows, jax.random.split(key, num_rows))
         return actions.reshape(*batch_shape, *self.shape)
 
-    def random_action(self, key: Array, shape: tuple[int, ...]) -> Array:
+    def random_action(self, observation: Any, key: Array, shape: tuple[int, ...]) -> Array:
         """Uniformly random actions in [-1, 1], [*shape, *shape of an action]."""
         return jax.random.uniform(key, (*shape, *self.shape), minval=-1.0)
 
@@ -118,5 +118,5 @@ def action_assumptions(dueling: bool, exploration: Any) -> Assumptions:
     """What DQN assumes: with dueling, or Boltzmann exploration, that there are actions to count."""
     if dueling or isinstance(exploration, Boltzmann):
         setting = "dueling" if dueling else "Boltzmann exploration"
-        return Assumptions(("Discrete",), because_of=setting)
-    return Assumptions(("Discrete", "bounded Box"))
+        return Assumptions(("Discrete",), because_of=setting, action_masks=True)
+    return Assumptions(("Discrete", "bounded Box"), action_masks=True)

@@ -29,6 +29,6 @@ class EpsilonGreedy:
     ) -> Array:
         """Actions [env, ...]; `decay` falls from 1 to 0 over exploration_steps."""
         greedy_action = q.greedy_action(observation, key_greedy)
-        random_action = q.random_action(key_random, greedy_action.shape[:1])
+        random_action = q.random_action(observation, key_random, greedy_action.shape[:1])
         epsilon = self.final_epsilon + decay * (self.initial_epsilon - self.final_epsilon)
         return mix_actions(key_mix, random_action, greedy_action, epsilon)

@@ -13,23 +13,24 @@ import optax
 from etude.algorithms.assumptions import Assumptions
 from etude.algorithms.common.exploration import epsilon_greedy
 from etude.algorithms.protocol import algorithm
+from etude.algorithms.value.heads import ScalarHead
+from etude.algorithms.value.q_functions import DiscreteQ, make_discrete_q
 from etude.data.transition import Transition, flatten_time, minibatches
 from etude.errors import InvalidInput
 from etude.estimators import losses, returns
 from etude.nn.custom_torso import TorsoMaker
-from etude.nn.networks import Activation, Network, make_network
+from etude.nn.networks import Activation
 from etude.optim.schedules import linear_decay, linear_schedule
 from etude.spaces import EnvironmentSpec
 from etude.struct import code, replace, static, struct, traced
-from etude.trees import batched_index
 from etude.types import Array
 
-FitState = tuple[Network, optax.OptState]  # q, opt_state
+FitState = tuple[DiscreteQ, optax.OptState]  # q, opt_state
 
 
 @struct
 class PQNState:
-    q: Network  # observation [..., *shape] -> action values [..., action]
+    q: DiscreteQ
     opt_state: optax.OptState
     steps: Array  # int32: environment steps taken, summed over all environment copies
 
@@ -84,7 +85,7 @@ class PQN:
     """Passes over each rollout per update."""
 
     default_num_envs: ClassVar[int] = 32
-    assumes: ClassVar[Assumptions] = Assumptions(("Discrete",))
+    assumes: ClassVar[Assumptions] = Assumptions(("Discrete",), action_masks=True)
 
     def optimizer(self, steps: Array) -> optax.GradientTransformation:
         """Return RAdam on the clipped gradient, with its step size after `steps` steps."""
@@ -105,12 +106,14 @@ class PQN:
                 f"(rollout_length {self.rollout_length} × num_envs {spec.num_envs}); give a "
                 "smaller batch"
             )
-        q = make_network(
+        q = make_discrete_q(
             key,
             spec.observation,
-            self.hidden,
             spec.action.n,
-            self.activation,
+            hidden=self.hidden,
+            activation=self.activation,
+            head=ScalarHead(),
+            recurrent=None,
             layer_norm=self.layer_norm,
             torso=self.torso,
         )
@@ -124,7 +127,8 @@ class PQN:
         q = state.q(observation)  # [env, action]
         if not explore:
             return q.argmax(-1), memory
-        return epsilon_greedy(key, q, self.epsilon(state.steps)), memory
+        legal = state.q.legal_actions(observation)
+        return epsilon_greedy(key, q, self.epsilon(state.steps), legal), memory
 
     def epsilon(self, steps: Array) -> Array:
         """Return the probability of a random action after `steps` environment steps."""
@@ -155,7 +159,7 @@ class PQN:
         num_updates = jnp.int32(metrics["q_loss"].size)
         return state, {**jax.tree.map(jnp.mean, metrics), "updates": num_updates}
 
-    def estimate_target(self, q: Network, experience: Transition) -> Array:
+    def estimate_target(self, q: DiscreteQ, experience: Transition) -> Array:
         """Return λ-returns that bootstrap from maxₐ Q of q before the update, [time, env]."""
         next_value = losses.max_q(q(experience.next_observation))
         return returns.lambda_returns(
@@ -174,7 +178,7 @@ class PQN:
         q, opt_state = fit_state
 
         def loss_fn(q):
-            values = batched_index(q(batch.observation), batch.action)
+            values = q.head.mean(q.outputs_for(batch.observation, batch.action))
             return losses.l2_loss(batch.target - values).mean(), values.mean()
 
         (loss, q_mean), gradient = jax.value_and_grad(loss_fn, has_aux=True)(q)

@@ -2,7 +2,7 @@
 
 import functools
 import math
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, cast
 
 import jax
 import jax.numpy as jnp
@@ -12,8 +12,9 @@ from etude.algorithms.common.exploration import epsilon_greedy
 from etude.algorithms.protocol import algorithm
 from etude.data.transition import Transition, zeros_like_spec
 from etude.estimators import losses
+from etude.nn.action_masks import beside_mask, legal_actions, masked, space_beside_mask
 from etude.optim.schedules import linear_schedule
-from etude.spaces import EnvironmentSpec
+from etude.spaces import Discrete, EnvironmentSpec, Space
 from etude.struct import replace, static, struct, traced
 from etude.types import Array, Metrics
 
@@ -23,13 +24,14 @@ class QLearningState:
     q: Array  # [state, action]
     pending: Any  # a PendingTransition for "sarsa"; () for the other kinds of TD target
     steps: Array  # int32: environment steps taken, summed over all environment copies
+    observation_space: Space = static()  # Discrete, or a Dict of that and an action mask
 
 
 @struct
 class PendingTransition:
     """SARSA's transition of each environment copy, [env], stored until its next action is taken."""
 
-    transition: Transition
+    transition: Transition  # of states by their numbers
     valid: Array  # bool: a transition is stored; false at the start and after an episode
 
 
@@ -62,26 +64,35 @@ class QLearning:
     """Environment steps of each environment copy per update; during a rollout the table that
     chooses actions is fixed."""
 
-    assumes: ClassVar[Assumptions] = Assumptions(("Discrete",), discrete_observations=True)
+    assumes: ClassVar[Assumptions] = Assumptions(
+        ("Discrete",), discrete_observations=True, action_masks=True
+    )
 
     def init(self, key: Array, spec: EnvironmentSpec) -> QLearningState:
         """Return a table full of `initial_value`; the key is not used."""
-        q = jnp.full((spec.observation.n, spec.action.n), self.initial_value, jnp.float32)
+        states = cast(Discrete, space_beside_mask(spec.observation))
+        q = jnp.full((states.n, spec.action.n), self.initial_value, jnp.float32)
         valid = jnp.zeros(spec.num_envs, bool)
         transition = jax.tree.map(
-            lambda x: jnp.zeros((spec.num_envs, *x.shape), x.dtype), zeros_like_spec(spec)
+            lambda x: jnp.zeros((spec.num_envs, *x.shape), x.dtype),
+            zeros_like_spec(replace(spec, observation=states)),
         )
         pending = PendingTransition(transition, valid) if self.td_target_kind == "sarsa" else ()
-        return QLearningState(q, pending, jnp.int32(0))
+        return QLearningState(q, pending, jnp.int32(0), spec.observation)
 
     def act(
-        self, state: QLearningState, observation: Array, memory: Any, key: Array, explore: bool
+        self, state: QLearningState, observation: Any, memory: Any, key: Array, explore: bool
     ) -> tuple[Array, Any]:
         """Return the greedy action, of ties the first; with `explore` random with probability ε."""
-        q = state.q[observation]  # [env, action]
+        q = state.q[beside_mask(state.observation_space, observation)]  # [env, action]
+        legal = self.legal_actions(state, observation)
         if not explore:
-            return q.argmax(-1), memory
-        return epsilon_greedy(key, q, self.epsilon(state.steps)), memory
+            return masked(q, legal).argmax(-1), memory
+        return epsilon_greedy(key, q, self.epsilon(state.steps), legal), memory
+
+    def legal_actions(self, state: QLearningState, observation: Any) -> Array | None:
+        """The legal actions, bool [..., action]; None where all always are."""
+        return legal_actions(state.observation_space, Discrete(state.q.shape[-1]), observation)
 
     def epsilon(self, steps: Array) -> Array:
         """Return the probability of a random action after `steps` environment steps."""
@@ -104,8 +115,15 @@ class QLearning:
         learn_step = functools.partial(
             self.learn_step, learning_rate=learning_rate, epsilon=self.epsilon(state.steps)
         )
+        next_legal = self.legal_actions(state, experience.next_observation)
+        transitions = replace(
+            experience,
+            observation=beside_mask(state.observation_space, experience.observation),
+            next_observation=beside_mask(state.observation_space, experience.next_observation),
+            memory=(),
+        )
         (q, pending), sums = jax.lax.scan(
-            learn_step, (state.q, state.pending), replace(experience, memory=())
+            learn_step, (state.q, state.pending), (transitions, next_legal)
         )
         num_updates, loss_sum, value_sum = (x.sum() for x in sums)
         metrics = {
@@ -113,12 +131,19 @@ class QLearning:
             "q_value": value_sum / jnp.maximum(num_updates, 1),
             "updates": num_updates,
         }
-        return QLearningState(q, pending, state.steps + experience.reward.size), metrics
+        steps = state.steps + experience.reward.size
+        return replace(state, q=q, pending=pending, steps=steps), metrics
 
     def learn_step(
-        self, carry: tuple[Array, Any], transition: Transition, learning_rate: Array, epsilon: Array
+        self,
+        carry: tuple[Array, Any],
+        step: tuple[Transition, Array | None],
+        learning_rate: Array,
+        epsilon: Array,
     ) -> tuple[tuple[Array, Any], Any]:
         """Learn from the transitions [env] of one time step; `carry` is (q, pending).
+
+        `step` is (transition, legal actions of the next state).
 
         SARSA updates Q(s, a) when it knows a', and before it updates Q(s', a') (Sutton & Barto,
         2018, section 6.4): the first update below is that of the pending transition. The second is
@@ -126,9 +151,9 @@ class QLearning:
         if the episode was truncated, the expected Q(s', ·) under the ε-greedy policy replaces the
         next action's value.
         """
-        q, pending = carry
+        (q, pending), (transition, next_legal) = carry, step
         if self.td_target_kind != "sarsa":
-            target = self.estimate_target(q, transition, epsilon)
+            target = self.estimate_target(q, transition, next_legal, epsilon)
             q, sums = update_table(
                 q, transition, target, jnp.ones_like(transition.done), learning_rate
             )
@@ -143,20 +168,23 @@ class QLearning:
         q, pending_sums = update_table(
             q, pending_transition, sarsa_target, pending.valid, learning_rate
         )
-        end_target = self.estimate_target(q, transition, epsilon)
+        end_target = self.estimate_target(q, transition, next_legal, epsilon)
         q, end_sums = update_table(q, transition, end_target, transition.done, learning_rate)
         pending = PendingTransition(transition, ~transition.done)
         return (q, pending), jax.tree.map(jnp.add, pending_sums, end_sums)
 
-    def estimate_target(self, q: Array, transition: Transition, epsilon: Array) -> Array:
+    def estimate_target(
+        self, q: Array, transition: Transition, next_legal: Array | None, epsilon: Array
+    ) -> Array:
         """Return the TD target without the next action, r + γ (1 - terminated) V(s'), [env].
 
-        V(s') is maxₐ Q(s', a) for Q-learning, else the expected Q(s', ·) under the ε-greedy policy.
+        V(s') is maxₐ Q(s', a) for Q-learning, else the expected Q(s', ·) under the ε-greedy policy,
+        over the legal actions [env, action].
         """
         next_q = q[transition.next_observation]  # [env, action]
-        next_value = losses.max_q(next_q)
+        next_value = losses.max_q(masked(next_q, next_legal))
         if self.td_target_kind != "q_learning":
-            next_value = (1 - epsilon) * next_value + epsilon * next_q.mean(-1)
+            next_value = (1 - epsilon) * next_value + epsilon * next_q.mean(-1, where=next_legal)
         return losses.td_target(transition.reward, next_value, transition.terminated, self.discount)
 
 

@@ -2,16 +2,18 @@
 
 import math
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import jax
 import jax.numpy as jnp
 
 from etude.algorithms.assumptions import Assumptions
+from etude.algorithms.common.exploration import random_choice
 from etude.algorithms.protocol import algorithm
 from etude.data.transition import Transition
 from etude.estimators import losses
-from etude.spaces import EnvironmentSpec
+from etude.nn.action_masks import beside_mask, legal_actions, space_beside_mask
+from etude.spaces import Discrete, EnvironmentSpec, Space
 from etude.struct import replace, static, struct, traced
 from etude.types import Array
 
@@ -21,6 +23,7 @@ class TDState:
     value: Array  # [state]
     traces: Array  # [env, state]: eligibility, the credit of each state for the next TD error
     steps: Array  # int32: environment steps taken, summed over all environment copies
+    observation_space: Space = static()  # Discrete, or a Dict of that and an action mask
     num_actions: int = static()
 
 
@@ -42,19 +45,24 @@ class TD:
     rollout_length: int = static(1, at_least=1)
     """Environment steps of each environment copy per update."""
 
-    assumes: ClassVar[Assumptions] = Assumptions(("Discrete",), discrete_observations=True)
+    assumes: ClassVar[Assumptions] = Assumptions(
+        ("Discrete",), discrete_observations=True, action_masks=True
+    )
 
     def init(self, key: Array, spec: EnvironmentSpec) -> TDState:
         """Return a table full of `initial_value` and traces of zero; the key is not used."""
-        value = jnp.full(spec.observation.n, self.initial_value, jnp.float32)
+        states = cast(Discrete, space_beside_mask(spec.observation))
+        value = jnp.full(states.n, self.initial_value, jnp.float32)
         traces = jnp.zeros((spec.num_envs, *value.shape))
-        return TDState(value, traces, jnp.int32(0), spec.action.n)
+        return TDState(value, traces, jnp.int32(0), spec.observation, spec.action.n)
 
     def act(
-        self, state: TDState, observation: Array, memory: Any, key: Array, explore: bool
+        self, state: TDState, observation: Any, memory: Any, key: Array, explore: bool
     ) -> tuple[Array, Any]:
         """Return a random action, also without `explore`: TD learns the value of this policy."""
-        return jax.random.randint(key, observation.shape, 0, state.num_actions), memory
+        legal = legal_actions(state.observation_space, Discrete(state.num_actions), observation)
+        shape = beside_mask(state.observation_space, observation).shape
+        return random_choice(key, shape, state.num_actions, legal), memory
 
     def update(
         self, state: TDState, experience: Transition, key: Array
@@ -69,8 +77,14 @@ class TD:
         # (Robbins & Monro, 1951).
         learning_rate = self.learning_rate / (1 + state.steps / self.harmonic_decay_steps)
         learn_step = partial(self.learn_step, learning_rate=learning_rate)
+        transitions = replace(
+            experience,
+            observation=beside_mask(state.observation_space, experience.observation),
+            next_observation=beside_mask(state.observation_space, experience.next_observation),
+            memory=(),
+        )
         (value, traces), metrics = jax.lax.scan(
-            learn_step, (state.value, state.traces), replace(experience, memory=())
+            learn_step, (state.value, state.traces), transitions
         )
         state = replace(
             state, value=value, traces=traces, steps=state.steps + experience.reward.size

@@ -16,11 +16,17 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from etude.environments.backends.step_layout import NEXT_OBSERVATION, OBSERVATION, Leaf, StepLayout
+from etude.environments.backends.step_layout import (
+    NEXT_OBSERVATION,
+    OBSERVATION,
+    ObservationLeaf,
+    StepLayout,
+)
 from etude.environments.wrappers.action_mask import ACTION_MASK
 from etude.errors import EnvironmentFault
 
 LOOK_EVERY = 64  # steps of all environments between two comparisons with the bounds of boxes
+GREATEST = float(np.finfo(np.float32).max)
 REAL_KINDS = "biuf"  # of dtypes: booleans, signed and unsigned integers, floats
 RESET_RETURNS = (
     "reset() has to return (observation, info) with a dict as info: write `return observation, {}`"
@@ -46,6 +52,7 @@ class Boundary:
         )
         self.only = layout.leaves[0].path == () and not layout.mask_leaves  # one array, no Dict
         self.float_words = words_of(layout, rows)
+        self.zeros = np.zeros(0 if self.float_words is None else self.float_words.size, np.float32)
         self.steps_seen, self.steps_looked_at, self.values_outside = 0, 0, 0
         self.first_outside = ""  # what was found first outside of a Box's bounds
         self.bounded = [
@@ -63,7 +70,7 @@ class Boundary:
         if not (isinstance(result, tuple | list) and len(result) == 2) or not isinstance(
             result[1], dict
         ):
-            raise EnvironmentFault(f"it returned {shown(result)}, and {RESET_RETURNS}")
+            raise EnvironmentFault(f"it returned {shown_with_type(result)}, and {RESET_RETURNS}")
         self._write(self.observation, i, result[0])
         self._check_masks(i)
 
@@ -77,13 +84,17 @@ class Boundary:
             raise EnvironmentFault(f"it returned {shown_step(result)}, and {STEP_RETURNS}")
         observation, reward, terminated, truncated, info = result
         self._write(self.next_observation, i, observation)
-        self.reward[i] = reward if type(reward) is float else read_reward(reward)
+        if type(reward) is not float:
+            reward = read_reward(reward)
+        if not -GREATEST <= reward <= GREATEST:
+            raise EnvironmentFault(f"its reward is {not_finite_text(reward)}")
+        self.reward[i] = reward
         if terminated is not False:
-            terminated = read_flag("terminated", terminated)
+            terminated = read_end_flag("terminated", terminated)
         if truncated is not False:
-            truncated = read_flag("truncated", truncated)
+            truncated = read_end_flag("truncated", truncated)
         if type(info) is not dict and not isinstance(info, dict):
-            raise EnvironmentFault(f"its info is {shown(info)}, and {STEP_RETURNS}")
+            raise EnvironmentFault(f"its info is {shown_with_type(info)}, and {STEP_RETURNS}")
         self.terminated[i], self.truncated[i] = terminated, truncated
         if terminated or truncated:
             return True
@@ -96,11 +107,10 @@ class Boundary:
     def find_not_finite(self) -> tuple[int, str] | None:
         """Return (environment, fault) of a number in the rows that is not finite; None for none."""
         words = self.float_words
-        if words is not None:
-            if words.ndim > 1:
-                words = words.ravel()
-            if math.isfinite(words.dot(words)):  # as all of them are, unless some are huge
-                return None
+        if words is not None and words.ndim > 1:
+            words = words.ravel()
+        if words is not None and words.dot(self.zeros) == 0:  # 0 × NaN and 0 × ∞ are NaN
+            return None
         return self._find_by_field()
 
     def look_at_bounds(self) -> None:
@@ -140,7 +150,7 @@ class Boundary:
                 raise EnvironmentFault(f"its {ACTION_MASK} allows nothing, and play goes on")
 
     def _find_by_field(self) -> tuple[int, str] | None:
-        names = [("reward", "reward")]
+        names = []
         for index, leaf in enumerate(self.layout.leaves):
             name = "observation" + place_of(leaf.path)
             names += [(f"{role}{index}", name) for role in (OBSERVATION, NEXT_OBSERVATION)]
@@ -150,9 +160,8 @@ class Boundary:
                 continue
             place = [int(x) for x in np.argwhere(~np.isfinite(values))[0]]
             value = values[tuple(place)]
-            number = "NaN" if math.isnan(value) else f"{value}, or beyond float32"
             where = f" at index {place[1:]}" if place[1:] else ""
-            return place[0], f"its {name} is {number}{where}"
+            return place[0], f"its {name} is {not_finite_text(value)}{where}"
         return None
 
     def _describe_outside(self, leaf: int, outside: np.ndarray) -> str:
@@ -179,7 +188,7 @@ def words_of(layout: StepLayout, rows: np.ndarray) -> np.ndarray | None:
     return floats[0] if len(rows) == 1 else floats
 
 
-def leaf_reader(leaf: Leaf) -> Callable[[Any], Any]:
+def leaf_reader(leaf: ObservationLeaf) -> Callable[[Any], Any]:
     """A function from what an environment gives for `leaf` to what is written in its field.
 
     The function raises EnvironmentFault for what the leaf's space cannot have.
@@ -190,7 +199,8 @@ def leaf_reader(leaf: Leaf) -> Callable[[Any], Any]:
 
     def refused(value: Any, why: str = "") -> EnvironmentFault:
         return EnvironmentFault(
-            f"its observation{place_of(leaf.path)} is {shown(value)}, and its space is {space}{why}"
+            f"its observation{place_of(leaf.path)} is {shown_with_type(value)}, and its space is "
+            f"{space}{why}"
         )
 
     def array_of(value: Any) -> np.ndarray:
@@ -273,13 +283,13 @@ def part_of(value: Any, path: tuple[str | int, ...], space: gymnasium.Space) -> 
             part = part[key]
         except (KeyError, IndexError, TypeError):
             raise EnvironmentFault(
-                f"its observation{place_of(path[:depth])} is {shown(part)}, which has no "
+                f"its observation{place_of(path[:depth])} is {shown_with_type(part)}, which has no "
                 f"{key!r}, and its space is {space}"
             ) from None
     return part
 
 
-def read_flag(name: str, value: Any) -> bool:
+def read_end_flag(name: str, value: Any) -> bool:
     """A flag of a step: a boolean, or 0 or 1, also in an array of one element.
 
     Raises EnvironmentFault for anything else.
@@ -292,13 +302,13 @@ def read_flag(name: str, value: Any) -> bool:
         array = np.asarray(None)
     if array.dtype.kind in REAL_KINDS and array.size == 1 and array.item() in (0, 1):
         return bool(array.item())
-    raise EnvironmentFault(f"its {name} is {shown(value)}; it has to be True or False")
+    raise EnvironmentFault(f"its {name} is {shown_with_type(value)}; it has to be True or False")
 
 
 def read_reward(value: Any) -> float:
     """A reward: one real number, also in an array of one element.
 
-    Raises EnvironmentFault for anything else; what is not finite is found later.
+    Raises EnvironmentFault for anything else.
     """
     try:
         array = np.asarray(value)
@@ -306,7 +316,12 @@ def read_reward(value: Any) -> float:
         array = np.asarray(None)
     if array.dtype.kind in REAL_KINDS and array.size == 1:
         return float(array.item())
-    raise EnvironmentFault(f"its reward is {shown(value)}; it has to be one number")
+    raise EnvironmentFault(f"its reward is {shown_with_type(value)}; it has to be one number")
+
+
+def not_finite_text(number: float) -> str:
+    """What a number is that float32 does not have, in words."""
+    return "NaN" if math.isnan(number) else f"{number}, or beyond float32"
 
 
 def place_of(path: tuple[str | int, ...]) -> str:
@@ -314,7 +329,7 @@ def place_of(path: tuple[str | int, ...]) -> str:
     return "".join(f"[{key!r}]" for key in path)
 
 
-def shown(value: Any) -> str:
+def shown_with_type(value: Any) -> str:
     """A value as an error message shows it: shortened, with its type."""
     text = " ".join(repr(value).split())
     return f"{text if len(text) <= 80 else text[:79] + '…'} ({type(value).__name__})"
@@ -325,4 +340,4 @@ def shown_step(result: Any) -> str:
     if isinstance(result, tuple | list):
         old = ", as in Gym before version 0.26" if len(result) == 4 else ""
         return f"{len(result)} values{old}"
-    return shown(result)
+    return shown_with_type(result)

@@ -11,7 +11,6 @@ This module needs NumPy alone, so that worker processes start without JAX.
 from typing import NamedTuple
 
 import numpy as np
-import safetensors.numpy
 
 SEED_BLOCK = 64  # seeds that are drawn at once
 DIGEST_BYTES = 4
@@ -30,13 +29,19 @@ class EpisodeLog(NamedTuple):
     digests: np.ndarray  # uint32 [row]: of the first observation of a logged episode, and each step
 
     def to_bytes(self) -> bytes:
-        """The log in bytes, for another process."""
-        return safetensors.numpy.save(self._asdict())
+        """The log in bytes, for another process: the three sizes of its arrays, and the arrays."""
+        sizes = np.array([len(self.seed), len(self.actions), len(self.digests)], np.int64)
+        return sizes.tobytes() + b"".join(array.tobytes() for array in self)
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "EpisodeLog":
         """The log whose bytes these are."""
-        return cls(**safetensors.numpy.load(data))
+        sizes = np.frombuffer(data, np.int64, 3)
+        arrays, start = [], sizes.nbytes
+        for array in empty_log(*sizes.tolist()):
+            arrays.append(np.frombuffer(data, array.dtype, array.size, start))
+            start += array.nbytes
+        return cls(*arrays)
 
     @property
     def num_rows(self) -> np.ndarray:
@@ -92,9 +97,9 @@ class EpisodeSeeds:
         self.block, self.seeds = -1, []
 
     def __call__(self, episode: int) -> int:
-        """The seed of an episode, below 2³²."""
+        """The seed of an episode, below 2³¹, which environments of 32 bits can take too."""
         block, index = divmod(episode, SEED_BLOCK)
         if block != self.block:
             sequence = np.random.SeedSequence([self.seed, self.copy, block])
-            self.block, self.seeds = block, sequence.generate_state(SEED_BLOCK).tolist()
+            self.block, self.seeds = block, (sequence.generate_state(SEED_BLOCK) >> 1).tolist()
         return self.seeds[index]

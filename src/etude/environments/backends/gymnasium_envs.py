@@ -14,7 +14,7 @@ from etude.environments.backends.episode_log import EpisodeLog
 from etude.environments.backends.host_callback import host_call
 from etude.environments.backends.host_goal_reward import host_goal_reward
 from etude.environments.backends.in_process import NO_LIMITS, HostLimits, InProcessEnvs
-from etude.environments.backends.step_layout import Leaf, StepLayout
+from etude.environments.backends.step_layout import ObservationLeaf, StepLayout
 from etude.environments.backends.watchdog import TIMEOUT, time_limit
 from etude.environments.backends.worker_processes import WorkerEnvs
 from etude.environments.protocol import StepResult
@@ -46,7 +46,8 @@ class GymnasiumEnvs:
         spec: EnvironmentSpec | None = None,
         limits: HostLimits = NO_LIMITS,
     ):
-        self.spec = replace(spec or spec_from_factory(make_env), num_envs=num_envs)
+        spec = spec or spec_from_factory(make_env, limits.timeout)
+        self.spec = replace(spec, num_envs=num_envs)
         self.layout = make_layout(self.spec)
         self.vector_env = (
             WorkerEnvs(make_env, num_envs, self.layout, workers, limits)
@@ -81,7 +82,8 @@ class GymnasiumEnvs:
         The third value says for each copy why its episode could not be replayed, so that a new one
         has begun; it is "" where it could. `state` is that in which the log was taken.
         """
-        rows, reasons = self.vector_env.replay(log)
+        # arrays of a checkpoint are JAX's
+        rows, reasons = self.vector_env.replay(EpisodeLog(*map(np.asarray, log)))
         return self._steps(jnp.asarray(rows)), self._unpack(jnp.asarray(rows))[0], reasons
 
     def notices(self) -> list[str]:
@@ -184,7 +186,7 @@ def make_layout(spec: EnvironmentSpec) -> StepLayout:
         space_to_gymnasium(spec.observation),
         space_to_gymnasium(spec.action),
         [
-            Leaf(path, zero.dtype.name, space_to_gymnasium(leaf))
+            ObservationLeaf(path, zero.dtype.name, space_to_gymnasium(leaf))
             for (path, leaf), zero in leaves_and_zeros
         ],
         spec.action.zeros().dtype.name,

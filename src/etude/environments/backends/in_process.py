@@ -139,15 +139,28 @@ class InProcessEnvs:
         return [f"{self.name}: {notice}"] if notice else []
 
     def close(self) -> None:
-        """Close the environments, and end the watch over their calls."""
+        """Close the environments, and end the watch over their calls.
+
+        Raises EnvironmentFault for the first that fails, after the others were closed.
+        """
+        faults = []
+
+        def close_one(i: int) -> None:
+            try:
+                self.envs[i].close()
+            except (Exception, CallTimeout) as error:
+                faults.append(self._fault(i, error, "when it was closed"))
+
         try:
-            self._call_all(lambda i: self.envs[i].close(), "when it was closed")
+            self._call_all(close_one)
         finally:
             self.watchdog.close()
+        if faults:
+            raise faults[0]
 
     def _made(self, make_env: Callable[[], gymnasium.Env]) -> gymnasium.Env:
         env = make_env()
-        check_spaces(env, self.layout)
+        check_same_spaces(env, self.layout)
         return env
 
     def _step(self, i: int, action: Any) -> None:
@@ -310,7 +323,7 @@ class Recorder:
         self.digests[i] += digest.to_bytes(DIGEST_BYTES, "little")
 
 
-def check_spaces(env: gymnasium.Env, layout: StepLayout) -> None:
+def check_same_spaces(env: gymnasium.Env, layout: StepLayout) -> None:
     """Raise EnvironmentFault where the spaces of an environment are not those of the others."""
     for role in ("observation_space", "action_space"):
         space, expected = getattr(env, role), getattr(layout, role)

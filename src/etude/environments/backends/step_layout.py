@@ -15,7 +15,7 @@ from etude.environments.wrappers.action_mask import ACTION_MASK
 OBSERVATION, NEXT_OBSERVATION = "observation", "next_observation"
 
 
-class Leaf(NamedTuple):
+class ObservationLeaf(NamedTuple):
     """One array of an observation."""
 
     path: tuple[str | int, ...]  # into the value: the keys of Dict and Tuple spaces
@@ -44,7 +44,7 @@ class StepLayout:
         self,
         observation_space: gymnasium.Space,
         action_space: gymnasium.Space,
-        leaves: Sequence[Leaf],
+        leaves: Sequence[ObservationLeaf],
         action_dtype: str,
         native_dtype: str | None,
         choices: Sequence[int] = (),

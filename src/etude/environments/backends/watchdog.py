@@ -8,12 +8,11 @@ does not end even so, in a library that never returns, ends with its process.
 
 import contextlib
 import ctypes
+import faulthandler
 import os
 import signal
 import sys
 import threading
-import time
-import traceback
 import weakref
 from collections.abc import Callable, Hashable
 from typing import Any
@@ -138,13 +137,7 @@ def look(reference: "weakref.ref[Watchdog]", closed: threading.Event) -> None:
 
 def end_process() -> None:
     """End this process with a traceback of its threads, unless a person types into it."""
-    is_interactive = hasattr(sys, "ps1") or "ipykernel" in sys.modules
-    print("a call of the environment does not return:", file=sys.stderr)
-    for thread, frame in sys._current_frames().items():
-        if thread != threading.get_ident():
-            print("".join(traceback.format_stack(frame)), file=sys.stderr)
-    if is_interactive:
-        time.sleep(60)
-        return
-    sys.stderr.flush()
-    os._exit(STUCK)
+    sys.stderr.write("\netude: a call of the environment does not return\n")
+    faulthandler.dump_traceback(all_threads=True)
+    if not (hasattr(sys, "ps1") or "ipykernel" in sys.modules):
+        os._exit(STUCK)

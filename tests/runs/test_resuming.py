@@ -1,0 +1,151 @@
+"""A run on Gymnasium goes on where it was without ever cutting an episode short, and says where it
+cannot."""
+
+from functools import partial
+
+import gymnasium
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from gymnasium.spaces import Box, Discrete
+
+import etude
+from etude.algorithms.policy_gradient.reinforce import Reinforce
+from etude.algorithms.value.dqn import DQN
+from etude.data.replay import ring_buffer
+from etude.data.transition import zeros_like_spec
+from etude.runs.interrupt import InterruptHandler
+from etude.runs.job import jobs_for, restore_job, train_job
+from etude.runs.options import RunOptions
+from etude.runs.train import resolve_settings
+from etude.spaces import Box as BoxSpec
+from etude.spaces import Discrete as DiscreteSpec
+from etude.spaces import EnvironmentSpec
+from etude.storage import metrics_csv
+
+LENGTH, COPIES, STEPS = 130, 2, 1_200
+SMALL_DQN = DQN(
+    rollout_length=5, hidden=(8,), batch_size=8, capacity=2_000, warmup_steps=100, n_step=3
+)
+
+
+class Walk(gymnasium.Env):
+    """A random walk, each of whose episodes has `LENGTH` steps."""
+
+    observation_space, action_space = Box(-np.inf, np.inf, (2,)), Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.time, self.place = 0, self.np_random.normal(size=2)
+        return self.place.astype(np.float32), {}
+
+    def step(self, action):
+        self.time += 1
+        self.place = 0.9 * self.place + action + self.np_random.normal(size=2)
+        return self.place.astype(np.float32), float(action), self.time == LENGTH, False, {}
+
+
+class Forgetful(Walk):
+    """Is not deterministic given its seed from its 10th step on."""
+
+    made = 0
+
+    def __init__(self):
+        Forgetful.made += 1
+        self.number = Forgetful.made
+
+    def step(self, action):
+        place, *rest = super().step(action)
+        return place + np.float32(self.number * (self.time >= 10)), *rest
+
+
+def settings_of(environment, **options):
+    asked = RunOptions(steps=STEPS, num_envs=COPIES, checkpoint_interval=100, **options)
+    return resolve_settings(SMALL_DQN, environment, asked)
+
+
+def trained(settings, job, until=None):
+    """What is said while the job trains to its end, or to the first checkpoint from `until` on."""
+    said = []
+    for event in train_job(settings, job, InterruptHandler(), said.append):
+        if until is not None and event.steps >= until:
+            break
+    return said
+
+
+def same(settings, job, other):
+    assert (job.directory / "metrics.csv").read_bytes() == (
+        other.directory / "metrics.csv"
+    ).read_bytes()
+    (saved, _), (expected, _) = (
+        restore_job(settings, each, settings.outline(), pytest.fail) for each in (job, other)
+    )
+    jax.tree.map(np.testing.assert_array_equal, saved, expected)
+
+
+@pytest.mark.parametrize(
+    ("frame_stack", "workers"),
+    [(1, 0), pytest.param(2, 2, marks=pytest.mark.slow)],
+    ids=["in process", "stacked frames over workers"],
+)
+def test_no_episode_is_cut_short_and_going_on_is_never_having_stopped(
+    tmp_path, frame_stack, workers
+):
+    settings = settings_of(Walk, frame_stack=frame_stack, workers=workers)
+    (whole,), (stopped,) = (jobs_for(settings, tmp_path / name) for name in ("whole", "stopped"))
+    assert trained(settings, whole) == []
+    metrics = metrics_csv.read_metrics(whole.directory / "metrics.csv")
+    assert metrics["episodes"].sum() == COPIES * (STEPS // COPIES // LENGTH)
+    assert np.nanmin(metrics["episode_length"]) == LENGTH
+    assert trained(settings, stopped, until=310) == []
+    (note,) = trained(settings, stopped)
+    _, metadata = restore_job(settings, whole, settings.outline(), pytest.fail)
+    assert metadata["iterations"] == settings.iterations
+    assert note == (
+        "playing the running episodes again: 40 steps of 2 copies, from a log of 400 bytes"
+    ), "each copy has taken 150 steps, and an episode has 130"
+    same(settings, whole, stopped)
+
+
+def cut_off(settings, tmp_path):
+    """What is said when a run is resumed that is not what it was, and its job."""
+    (job,) = jobs_for(settings, tmp_path)
+    trained(settings, job, until=210)
+    saved, _ = restore_job(settings, job, settings.outline(), pytest.fail)
+    assert not saved.train_state.algorithm_state.replay.storage.truncated.any()
+    said = trained(settings, job)
+    saved, _ = restore_job(settings, job, settings.outline(), pytest.fail)
+    truncated = np.asarray(saved.train_state.algorithm_state.replay.storage.truncated)
+    return said, np.argwhere(truncated), job
+
+
+def test_an_environment_that_is_not_deterministic_is_said_and_its_episode_truncated(tmp_path):
+    said, truncated, job = cut_off(settings_of(Forgetful), tmp_path)
+    assert said[1] == (
+        "copy 0, episode 0; 1, episode 0: the environment is not deterministic given its seed: "
+        "step 10 differs. The episode is truncated there and a new one begins, so the run goes on, "
+        "but not bit for bit"
+    )
+    assert truncated.tolist() == [[99, 0], [99, 1]], "the newest rows of the checkpoint"
+    lengths = metrics_csv.read_metrics(job.directory / "metrics.csv")["episode_length"]
+    assert np.nanmin(lengths) == np.nanmax(lengths) == LENGTH, "the episodes begun anew are whole"
+
+
+def test_reinforce_completes_the_episodes_that_are_cut_off():
+    """They count as ended, and none of their steps is learned from twice or as another's."""
+    algorithm = Reinforce(hidden=(4,), rollout_length=4, capacity=40, batch_episodes=5)
+    spec = EnvironmentSpec(BoxSpec((2,)), DiscreteSpec(2), 3)
+    state = jax.jit(partial(algorithm.init, spec=spec))(jax.random.key(0))
+    memory = jax.tree.map(lambda x: x[0], algorithm.initial_memory(state, spec, jax.random.key(0)))
+    rollout = jax.tree.map(
+        lambda x: jnp.zeros((4, 3, *x.shape), x.dtype), zeros_like_spec(spec, memory)
+    )
+    ended = etude.struct.replace(rollout, terminated=rollout.terminated.at[3, 1].set(True))
+    state = algorithm.store(state, ended)
+    cut = algorithm.truncate_episodes(state, jnp.array([True, True, False]))
+    assert cut.end_row.tolist() == [4, 4, 0] and cut.pending_episodes == 2
+    indices = ring_buffer.Indices(jnp.int32([3, 3, 3]), jnp.arange(3))
+    newest = ring_buffer.gather(cut.buffer, indices)
+    assert newest.truncated.tolist() == [True, False, False]
+    assert newest.terminated.tolist() == [False, True, False]
