@@ -310,6 +310,7 @@ def test_a_run_says_what_its_best_checkpoint_earns_and_goes_on(tmp_path, capsys)
     with pytest.raises(InvalidInput, match=f"stopped early, at {stop}, so give more"):
         etude.resume(run.directory, stop, **given)
     longer = etude.resume(run.directory, 32, **given)
+    assert "stopped early; it goes on to 32 steps" in capsys.readouterr().err
     assert longer.summary["steps"] == 32 and "stopped" not in longer.summary
     assert evaluations(run.directory)[0] == [*range(4, 33, 4)]
 

@@ -339,7 +339,7 @@ def result_table(run: Any) -> Table:
     """The table of results of a complete run."""
     summary = run.summary
     table = Table(title=run.name, title_justify="left", show_header=False)
-    rows = evaluation_rows(summary["evaluation"], summary.get("training"))
+    rows = evaluation_rows(summary["evaluation"], summary.get("training_return"))
     if best := summary.get("evaluation_best"):
         rows += best_rows(best)
     for stop in summary.get("stopped", []):

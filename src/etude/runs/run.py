@@ -320,7 +320,7 @@ class Run:
         if np.isnan(means).any():
             return {}
         episodes = [count for _, count in latest]
-        return {"training": {"iqm": iqm(means), "per_seed": means, "episodes": episodes}}
+        return {"training_return": {"iqm": iqm(means), "per_seed": means, "episodes": episodes}}
 
     def _rows_by_seed(self) -> list[dict[str, np.ndarray]]:
         """The columns of metrics.csv of each seed."""
