@@ -51,15 +51,15 @@ def draw_learning_curve(
     _draw_seeds(axes, steps, curves)
     if evaluations is not None:
         _draw_evaluations(axes, bool(loss), *evaluations)
-    if evaluation is not None and "deterministic" in evaluation:
-        subtitle += f"; evaluated by its {_policy_word(evaluation)} policy"
+    policy = "" if evaluation is None else _policy_word(evaluation)
     if loss:
         axes.set_xlabel("gradient steps")
         if evaluation is not None:
             low, high = evaluation["ci95"]
-            subtitle += f"; return {evaluation['iqm']:.1f} (IQM, 95 % {low:.1f} to {high:.1f})"
+            subtitle += f"; {policy}return {evaluation['iqm']:.1f} (95 % {low:.1f} to {high:.1f})"
     elif evaluation is not None:
         # a short name beside the others of the legend
+        subtitle += f"; {policy}evaluation" if policy else ""
         _draw_evaluation(axes, evaluation, "final evaluation" if evaluations is None else "final")
     _save(figure, axes, path, title, subtitle)
 
@@ -274,7 +274,9 @@ def on_common_steps(curves: list[tuple]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _policy_word(evaluation):
-    return "deterministic" if evaluation["deterministic"] else "stochastic"
+    """The word for the policy that was evaluated, and a space; "" where it is not known."""
+    words = {True: "deterministic ", False: "stochastic "}
+    return words.get(evaluation.get("deterministic"), "")
 
 
 def _draw_evaluations(axes, own_axis, steps, returns):

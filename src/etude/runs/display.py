@@ -343,8 +343,8 @@ def result_table(run: Any) -> Table:
     if best := summary.get("evaluation_best"):
         rows += best_rows(best)
     for stop in summary.get("stopped", []):
-        seed, _, reason = EarlyStop(**stop).text(run.settings).partition(" stopped early: ")
-        rows.append((f"{seed} stopped early", reason))
+        reason = EarlyStop(**stop).text(run.settings)
+        rows.append((f"seed {stop['seed']} stopped early", reason))
     for name, record in summary.get("initial", {}).items():
         shared = record["seeds"] == 1 < summary["seeds"]
         note = ", the same for all seeds: the interval is that of training alone" if shared else ""

@@ -260,7 +260,7 @@ class Run:
         settings = self.settings
         stops = sorted(stop for event in events for stop in event.stops)
         for stop in stops:
-            display.note(stop.text(settings))
+            display.note(f"seed {stop.seed} stopped early {stop.text(settings)}")
         display.note(
             f"evaluating on {settings.source.evaluated_on if settings.acts else 'the dataset'}"
         )
