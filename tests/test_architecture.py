@@ -27,6 +27,7 @@ ROOMS = (
     "etude.kinds",
     "etude.importing",
     "etude.struct",
+    "etude.counters",
     "etude.algorithms._index",  # a table of names, read without JAX
     "etude",
     "etude.spaces",

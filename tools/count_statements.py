@@ -2,8 +2,8 @@
 
     python tools/count_statements.py
 
-The loop and the method are one count. Heads, Q functions, exploration and schedules, which they
-call, are another.
+The loop and the method are one count. Heads, Q functions, exploration, schedules and counters,
+which they call, are another.
 """
 
 import ast
@@ -24,6 +24,7 @@ BESIDE = (
     "algorithms/value/epsilon_greedy.py",
     "algorithms/common/exploration.py",
     "optim/schedules.py",
+    "counters.py",
 )
 
 

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from etude.algorithms.protocol import Outside, Policy, acts, outside_arguments
+from etude.counters import MAX_COUNT
 from etude.data.transition import Transition
 from etude.environments.protocol import Environment
 from etude.errors import InvalidInput
@@ -125,7 +126,7 @@ def rollout(
             *jax.tree.map(
                 partial(where_done, done),
                 initial_values,
-                (next_memory, episode_return, episode_length),
+                (next_memory, episode_return, jnp.minimum(episode_length, MAX_COUNT - 1)),
             ),
         )
         return next_state, (transition, episode_sums)

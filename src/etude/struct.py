@@ -21,12 +21,15 @@ def traced(
     above: float | None = None,
     at_least: float | None = None,
     at_most: float | None = None,
+    infinite: bool = False,
 ) -> Any:
     """Declare a field that is a child of the pytree, so that `vmap` can sweep over it.
 
-    `validate` checks its bounds.
+    `validate` checks its bounds, and that it is finite unless `infinite`, or its default, says that
+    it need not be.
     """
-    return dataclasses.field(default=default, metadata={"bounds": (above, at_least, at_most)})
+    metadata = {"bounds": (above, at_least, at_most), "infinite": infinite}
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 def static(
@@ -98,7 +101,7 @@ def validate(settings: Any, path: str = "") -> None:
         element_type = get_args(hint)[0] if get_origin(hint) is tuple else hint
         for number in value if isinstance(value, tuple) else (value,):
             _check_type(name, number, element_type)
-            _check_bounds(name, field, number)
+            _check_bounds(name, field, number, element_type)
     if validate_fields := getattr(settings, "validate_fields", None):
         try:
             validate_fields()
@@ -131,9 +134,9 @@ def _check_type(name, number, hint):
         raise InvalidInput(f"{name} is {shown(number)}; it must be at most {LARGEST:,}")
 
 
-def _check_bounds(name, field, number):
+def _check_bounds(name, field, number, hint):
     above, at_least, at_most = field.metadata.get("bounds", (None, None, None))
-    requirement = " and ".join(
+    requirements = [
         text
         for bound, text in (
             (above, f"above {above}"),
@@ -141,17 +144,27 @@ def _check_bounds(name, field, number):
             (at_most, f"at most {at_most}"),
         )
         if bound is not None
-    )
-    if not requirement or isinstance(number, (bool, str)):
+    ]
+    if (hint is not float and not requirements) or isinstance(number, (bool, str)):
         return
     try:
+        is_number = not math.isnan(number)
+        is_finite = not math.isinf(number) or _may_be_infinite(field)
         in_bounds = (
-            not math.isnan(number)
-            and (above is None or number > above)
+            (above is None or number > above)
             and (at_least is None or number >= at_least)
             and (at_most is None or number <= at_most)
         )
     except TypeError:
-        in_bounds = False
-    if not in_bounds:
+        is_number = is_finite = in_bounds = False
+    if not (is_number and is_finite and in_bounds):
+        finite = [] if is_finite else ["finite"]
+        requirement = " and ".join(requirements + finite) or "a number"
         raise InvalidInput(f"{name} is {number}; it must be {requirement}")
+
+
+def _may_be_infinite(field):
+    defaults = field.default if isinstance(field.default, tuple) else (field.default,)
+    return field.metadata.get("infinite", False) or any(
+        isinstance(default, float) and math.isinf(default) for default in defaults
+    )

@@ -23,6 +23,7 @@ from etude.algorithms.protocol import (
     outside_arguments,
     put_components,
 )
+from etude.counters import MAX_COUNT, MAX_ROW_LENGTH, count_up
 from etude.environments.backends.host_callback import raise_host_errors
 from etude.environments.protocol import Environment
 from etude.errors import Diverged, InvalidInput
@@ -193,8 +194,8 @@ def progress(
     algorithm's state to start with, [seed, ...] with many seeds. Training takes all whole
     iterations that fit into `steps`. A chunk is a compiled program that runs about `chunk_seconds`;
     the results do not depend on where chunks end. A row of metrics covers `row_every` iterations
-    (default: a hundredth of all). To continue from a checkpoint, pass `resumed`, its state and its
-    number of iterations.
+    (default: a hundredth of all, at most 2¹⁶). To continue from a checkpoint, pass `resumed`, its
+    state and its number of iterations.
 
     Raises InvalidInput for hyperparameters out of bounds or a budget below one iteration,
     EnvironmentFault for an environment that fails, Diverged when a metric stops being finite.
@@ -206,7 +207,7 @@ def progress(
             "only environments written in JAX train many seeds in one program; give this one a "
             "single key"
         )
-    row_every = row_every or max(1, num_iterations // 100)
+    row_every = row_every or min(max(1, num_iterations // 100), MAX_ROW_LENGTH)
     start_time = time.perf_counter()
     train_state, iteration = resumed or (
         vmap_over_seeds(
@@ -242,9 +243,9 @@ def progress(
 
 
 def iterations_of(algorithm: Algorithm, num_envs: int, steps: int) -> int:
-    """The whole iterations in a budget of `steps`; raises InvalidInput where there is none."""
+    """The whole iterations in a budget of `steps`; raises InvalidInput for none or too many."""
     per_iteration = algorithm.steps_per_update(num_envs)
-    if steps < per_iteration:
+    if not 1 <= steps // per_iteration <= MAX_COUNT:
         factors = (
             f"rollout_length {algorithm.rollout_length} × num_envs {num_envs}"
             if algorithm.plays
@@ -253,6 +254,9 @@ def iterations_of(algorithm: Algorithm, num_envs: int, steps: int) -> int:
         raise InvalidInput(
             f"steps is {steps}, less than one iteration of {per_iteration} ({factors}); "
             "give at least that"
+            if steps < per_iteration
+            else f"steps is {steps}, more than {MAX_COUNT:,} iterations of {per_iteration} "
+            f"({factors}), which cannot be counted; give fewer"
         )
     return steps // per_iteration
 
@@ -329,7 +333,9 @@ def accumulate(metric_sums: MetricSums, episodes: Any, metrics: Metrics) -> Metr
     updates = metrics["updates"]
     sums = {name: total + metrics[name] * updates for name, total in metric_sums.metrics.items()}
     return MetricSums(
-        jax.tree.map(jnp.add, metric_sums.episodes, episodes), metric_sums.updates + updates, sums
+        jax.tree.map(jnp.add, metric_sums.episodes, episodes),
+        count_up(metric_sums.updates, updates),
+        sums,
     )
 
 

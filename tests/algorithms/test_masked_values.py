@@ -10,8 +10,10 @@ import pytest
 import scipy.special
 
 from etude.algorithms.actor_critic.sac import SAC, StochasticPolicy, actions_for
+from etude.algorithms.value.boltzmann import Boltzmann
 from etude.algorithms.value.distributional_heads import CategoricalHead, QuantileHead
 from etude.algorithms.value.dqn import DQN
+from etude.algorithms.value.epsilon_greedy import EpsilonGreedy
 from etude.algorithms.value.heads import ScalarHead
 from etude.algorithms.value.pqn import PQN
 from etude.algorithms.value.q_functions import DiscreteQ
@@ -211,6 +213,25 @@ def test_a_distribution_is_that_of_the_best_legal_action(head):
         chosen = outputs[after] if after < END else np.zeros(head.num_atoms, np.float32)
         wanted = head.target(chosen, transition.reward[i], BATCH.discount[i])
         np.testing.assert_allclose(target[i], wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "exploration",
+    [EpsilonGreedy(1.0, 1.0), EpsilonGreedy(0.0, 0.0), Boltzmann(50.0, 50.0)],
+    ids=["random", "greedy", "boltzmann"],
+)
+def test_exploration_is_among_the_legal_actions(exploration):
+    """Each of them but of the greedy one, though what is forbidden seems best."""
+    q = q_function(jnp.where(LEGAL, 0.0, 100.0))
+    state = np.arange(400) % END
+    keys = dict(zip(("key_greedy", "key_mix", "key_random"), jax.random.split(KEY, 3), strict=True))
+    act = jax.jit(lambda state: exploration.act(q, seen(state), jnp.float32(1), **keys))
+    taken = np.zeros((END, ACTIONS), bool)
+    taken[state, np.asarray(act(state))] = True
+    assert not (taken & ~LEGAL[:END]).any()
+    greedy = np.eye(ACTIONS, dtype=bool)[LEGAL[:END].argmax(-1)]
+    wanted = greedy if exploration == EpsilonGreedy(0.0, 0.0) else LEGAL[:END]
+    np.testing.assert_array_equal(taken, wanted)
 
 
 def test_a_soft_policy_never_does_what_is_forbidden_and_its_entropy_is_of_the_rest():

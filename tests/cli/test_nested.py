@@ -114,8 +114,8 @@ def test_one_of_several_kinds_or_none_is_a_choice(arguments, expected):
 
 
 def test_a_variant_is_changed_in_one_of_its_kinds():
-    _, chosen = parsed(algorithm_factory("rainbow")(), "--head.v-max 500 --no-noisy", "rainbow")
-    assert chosen == Rainbow(head=CategoricalHead(v_max=500.0), noisy=None)
+    _, chosen = parsed(algorithm_factory("rainbow")(), "--head.num-atoms 11 --no-noisy", "rainbow")
+    assert chosen == Rainbow(head=QuantileHead(11), noisy=None)
 
 
 @pytest.mark.parametrize(

@@ -169,7 +169,7 @@ def test_evaluations_in_training_are_points(tmp_path, loss):
     [
         (True, "", "; deterministic evaluation"),
         (False, "", "; stochastic evaluation"),
-        (True, "bellman loss", "; deterministic return 3.0 (95 % 2.0 to 4.0)"),
+        (True, "bellman loss", "; deterministic return 3 (95 % 2 to 4)"),
     ],
 )
 def test_the_figure_says_which_policy_was_evaluated(tmp_path, deterministic, loss, words):

@@ -56,8 +56,9 @@ def algorithm_class(name: str) -> Any:
 def registered_name(algorithm: Any) -> str:
     """Return the most specific registered name of an algorithm, else module:Class of its class.
 
-    A name fits if the algorithm has all settings of that variant, for a nested struct its kind. The
-    one with most settings wins: TD3 with one critic, no noise and no delay is ddpg.
+    A name fits if the algorithm has all settings of that variant, for a nested struct its kind or
+    one of the same module, such as another distributional head. The one with most settings wins:
+    TD3 with one critic, no noise and no delay is ddpg.
     """
     cls, best_name, most_settings = type(algorithm), qualified_name(type(algorithm)), -1
     chapter = cls.__module__.rpartition(".")[0]  # which has the variants too
@@ -74,5 +75,5 @@ def registered_name(algorithm: Any) -> str:
 
 def _fits(value: Any, setting: Any) -> bool:
     if dataclasses.is_dataclass(setting):
-        return type(value) is type(setting)
+        return type(value).__module__ == type(setting).__module__
     return value == setting

@@ -14,8 +14,8 @@ ALGORITHMS = {                  # name: (module, attribute, summary)
     "fitted-q": ("etude.algorithms.value.fitted_q", "FittedQ",
         "DQN as fitted Q iteration: hundreds of gradient steps for each target network"),
     "rainbow": ("etude.algorithms.value.rainbow", "Rainbow",
-        "DQN with double, dueling, n-step, prioritized, noisy and categorical learning (Hessel "
-        "et al., 2018)"),
+        "DQN with double, dueling, n-step, prioritized, noisy and distributional learning "
+        "(Hessel et al., 2018)"),
     "pqn": ("etude.algorithms.value.pqn", "PQN",
         "parallelized Q-learning: many environment copies, no replay and no target network"),
     "naf": ("etude.algorithms.value.naf", "NAF",

@@ -155,6 +155,14 @@ class Algorithm(Policy, Protocol):
             is_leaf=is_buffer,
         )
 
+    def first_update(self, num_envs: int) -> tuple[int, str]:
+        """(steps of the budget before which nothing is learned, the setting that says so)."""
+        return self.steps_per_update(num_envs), "one update"
+
+    def remarks(self, num_envs: int, steps: int) -> tuple[str, ...]:
+        """What to know of settings that a run of `steps` takes, but not as they were given."""
+        return ()
+
 
 # agent's state, replay buffer, indices [batch], the batch at them, key -> the batch to learn from.
 # The batch of a recurrent agent is [time, batch], with Histories as observations, and its indices
@@ -198,6 +206,8 @@ DEFAULTS = {
     "initial_memory": Policy.initial_memory,
     "steps_per_update": Algorithm.steps_per_update,
     "truncate_episodes": Algorithm.truncate_episodes,
+    "first_update": Algorithm.first_update,
+    "remarks": Algorithm.remarks,
     "needs": (),
     "plays": True,
     "learns": True,

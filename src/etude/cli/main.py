@@ -306,12 +306,13 @@ def _watch(arguments: list[str]) -> None:
 
     options = flags.parse(Watch, "etude watch", arguments)
     enable_cache()
+    from etude.reporting.statistics import three_digits
     from etude.runs.run import load
     from etude.runs.video import watch
 
     run = load(options.run, imported(options.algorithm), options.environment, options.torso)
     for i, total in enumerate(watch(run, options.episodes, options.seed, options.stochastic), 1):
-        print(f"episode {i}: return {total:.1f}", flush=True)
+        print(f"episode {i}: return {three_digits(total)}", flush=True)
 
 
 def _record(arguments: list[str]) -> None:

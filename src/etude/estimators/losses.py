@@ -3,7 +3,21 @@
 import jax
 import jax.numpy as jnp
 
+from etude.errors import InvalidInput
 from etude.types import Array
+
+
+def check_target(method: str, target: Array, output: Array) -> None:
+    """Check that what a `method` makes as targets has the shape of the outputs they are for.
+
+    Shapes that differ would be broadcast, and a loss that looks sane be taken of wrong pairs.
+    Raises InvalidInput, naming the method and both shapes.
+    """
+    if jnp.shape(target) != jnp.shape(output):
+        raise InvalidInput(
+            f"{method} gives targets of shape {jnp.shape(target)} for outputs of shape "
+            f"{jnp.shape(output)}; make the shapes equal"
+        )
 
 
 def td_target(
@@ -31,6 +45,16 @@ def weighted_nll(log_prob: Array, weight: Array | float = 1.0) -> Array:
 def l2_loss(error: Array) -> Array:
     """½ error²."""
     return error**2 / 2
+
+
+def normalize_advantage(advantage: Array) -> Array:
+    """Advantages with mean 0 and standard deviation 1 over all of them.
+
+    One alone stays as it is, for it would become 0.
+    """
+    if advantage.size == 1:
+        return advantage
+    return (advantage - advantage.mean()) / (advantage.std() + 1e-8)
 
 
 def huber_loss(error: Array, delta: float | Array = 1.0) -> Array:

@@ -9,6 +9,8 @@ from etude.spaces import ACTION_MASK, Box, Space, leaves_with_path
 from etude.struct import struct, traced
 from etude.types import Array
 
+RELATIVE_SPREAD = 1e-6  # the least std that counts, as a fraction of the mean
+SMALLEST_VARIANCE = 1e-30  # of all units that float32 squares well
 MAX_COUNT = 2**30  # cap of the count: from there on weights stay, and int32 is safe
 
 
@@ -16,7 +18,7 @@ MAX_COUNT = 2**30  # cap of the count: from there on weights stay, and int32 is 
 class Normalization:
     """Normalization by running statistics, as a setting of an algorithm."""
 
-    clip: float = traced(10.0, above=0)
+    clip: float = traced(10.0, above=0, infinite=True)
     """Largest absolute value after normalization."""
 
 
@@ -49,14 +51,23 @@ def update_statistics(statistics: RunningMeanStd, samples: Array) -> RunningMean
 
 def normalize(statistics: RunningMeanStd, x: Array, clip: float | Array) -> Array:
     """(x - mean) / std, clipped to ±`clip`; x is [..., *shape]."""
-    return jnp.clip((x - statistics.mean) * jax.lax.rsqrt(statistics.variance + 1e-8), -clip, clip)
+    return jnp.clip((x - statistics.mean) * inverse_std(statistics), -clip, clip)
+
+
+def inverse_std(statistics: RunningMeanStd) -> Array:
+    """1 / std, in whatever unit the samples are; large but finite where all are equal.
+
+    The rounding errors of a constant, which are a fraction of it, do not count as its spread.
+    """
+    smallest = (RELATIVE_SPREAD * statistics.mean) ** 2 + SMALLEST_VARIANCE
+    return jax.lax.rsqrt(statistics.variance + smallest)
 
 
 def init_observation_statistics(space: Space) -> tuple[RunningMeanStd | None, ...]:
-    """Statistics for each leaf of an observation; None for discrete leaves, images and masks."""
+    """Statistics for each leaf of an observation; None for discrete leaves and masks."""
     return tuple(
         init_statistics(leaf.shape)
-        if isinstance(leaf, Box) and leaf.dtype != "uint8" and path[-1:] != (ACTION_MASK,)
+        if isinstance(leaf, Box) and path[-1:] != (ACTION_MASK,)
         else None
         for path, leaf in leaves_with_path(space)
     )

@@ -8,7 +8,7 @@ can share it. All apply over any leading axes.
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import equinox as eqx
 import jax
@@ -34,6 +34,7 @@ from etude.struct import static, struct
 from etude.types import Array
 
 Activation = Literal["relu", "tanh", "silu", "gelu", "elu"]
+Layer = TypeVar("Layer", eqx.nn.Linear, eqx.nn.Conv2d)
 
 
 @struct
@@ -86,6 +87,8 @@ class CNN:
     layers: tuple[eqx.nn.Conv2d, ...]
     shape: tuple[int, ...] = static()
     padding: Literal["VALID", "SAME"] = static()
+    # whether features have a mean square of 1, whatever the unit of the pixels
+    normalize: bool = static(False)
 
     def __call__(self, image: Array) -> Array:
         leading = image.shape[: image.ndim - len(self.shape)]
@@ -95,7 +98,8 @@ class CNN:
             x = jax.nn.relu(
                 convolution(x, layer.weight, layer.stride[0], self.padding) + layer.bias.ravel()
             )
-        return x.reshape(*leading, -1)
+        x = x.reshape(*leading, -1)
+        return x * jax.lax.rsqrt((x**2).mean(-1, keepdims=True) + 1e-6) if self.normalize else x
 
 
 @struct
@@ -200,7 +204,7 @@ def make_torso(
     hidden = () if torso else hidden
     key_network, key_cell = jax.random.split(key) if recurrent else (key, key)
     key_encoder, key_head = jax.random.split(key_network)
-    encoder, num_features = make_observation_encoder(key_encoder, space, torso)
+    encoder, num_features = make_observation_encoder(key_encoder, space, torso, orthogonal=True)
     cell = recurrent.make(key_cell, num_features) if recurrent else None
     num_inputs = recurrent.units if recurrent else num_features
     *layers, head = make_mlp(
@@ -223,17 +227,19 @@ def make_network(
 ) -> Network:
     """A network from observations of `space` to `outputs` numbers, with `hidden` units per layer.
 
-    With `final_scale`, weights are orthogonal with gain √2, in the last layer with gain
-    `final_scale`, and biases are zero (Saxe et al., 2014; usual for policy gradients). Without it,
-    weights and biases are uniform in ±1/√inputs, as in Equinox. With `layer_norm`, the input of
-    each activation is normalized over the layer's units (Ba et al., 2016). With `torso`, the
-    network that it makes stands in for encoder and hidden layers. With `recurrent`, a recurrent
-    cell follows the encoder, and the network reads a History, where the cell's carry is at the
-    index `carry_index`.
+    With `final_scale`, weights, those of convolutions too, are orthogonal with gain √2, in the last
+    layer with gain `final_scale`, and biases are zero (Saxe et al., 2014; usual for policy
+    gradients). Without it, weights and biases are uniform in ±1/√inputs, as in Equinox. With
+    `layer_norm`, the input of each activation is normalized over the layer's units (Ba et al.,
+    2016). With `torso`, the network that it makes stands in for encoder and hidden layers. With
+    `recurrent`, a recurrent cell follows the encoder, and the network reads a History, where the
+    cell's carry is at the index `carry_index`.
     """
     hidden = () if torso else hidden
     key_encoder, key_head = jax.random.split(key)
-    encoder, num_features = make_network_encoder(key_encoder, space, torso, recurrent, carry_index)
+    encoder, num_features = make_network_encoder(
+        key_encoder, space, torso, recurrent, carry_index, orthogonal=final_scale is not None
+    )
     return Network(
         encoder,
         make_mlp(key_head, (num_features, *hidden, outputs), activation, final_scale, layer_norm),
@@ -297,43 +303,52 @@ def make_network_encoder(
     torso: TorsoMaker | None = None,
     recurrent: GRU | LSTM | None = None,
     carry_index: int = 0,
+    orthogonal: bool = False,
 ) -> tuple[Encoder | CustomTorso | RecurrentEncoder, int]:
     """(the encoder for observations of `space`, the number of its features).
 
     With `torso` it is the network that this makes. With `recurrent` it is one of Histories, whose
-    carry is at the index `carry_index`.
+    carry is at the index `carry_index`. For `orthogonal` see `make_cnn`.
     """
     if not recurrent:
-        return make_observation_encoder(key, space, torso)
+        return make_observation_encoder(key, space, torso, orthogonal)
     key_encoder, key_cell = jax.random.split(key)
-    encoder, num_features = make_observation_encoder(key_encoder, space, torso)
+    encoder, num_features = make_observation_encoder(key_encoder, space, torso, orthogonal)
     cell = recurrent.make(key_cell, num_features)
     return RecurrentEncoder(encoder, cell, carry_index), recurrent.units
 
 
 def make_observation_encoder(
-    key: Array, space: Space, torso: TorsoMaker | None = None
+    key: Array, space: Space, torso: TorsoMaker | None = None, orthogonal: bool = False
 ) -> tuple[Encoder | CustomTorso, int]:
     """(the encoder for observations of `space`, the number of its features)."""
-    encoder = make_custom_torso(torso, key, space) if torso else make_encoder(key, space)
+    encoder = (
+        make_custom_torso(torso, key, space) if torso else make_encoder(key, space, orthogonal)
+    )
     return encoder, jax.eval_shape(encoder, space.zeros()).shape[-1]
 
 
-def make_encoder(key: Array, space: Space) -> Encoder:
-    """The encoder for observations of `space`, with a CNN for each image among them."""
+def make_encoder(key: Array, space: Space, orthogonal: bool = False) -> Encoder:
+    """The encoder for observations of `space`, with a CNN for each image among them.
+
+    For `orthogonal` see `make_cnn`.
+    """
     leaves = [leaf for _, leaf in spaces.leaves_with_path(space)]
     keys = jax.random.split(key, len(leaves))
     cnns = tuple(
-        make_cnn(key, leaf.shape) if is_image(leaf) else None
+        make_cnn(key, leaf.shape, orthogonal) if is_image(leaf) else None
         for key, leaf in zip(keys, leaves, strict=True)
     )
     return Encoder(cnns, space)
 
 
-def make_cnn(key: Array, shape: tuple[int, ...]) -> CNN:
+def make_cnn(key: Array, shape: tuple[int, ...], orthogonal: bool = False) -> CNN:
     """A CNN for images of `shape`.
 
     It is that of Mnih et al. (2015) for images from 36 pixels, and two 3×3 layers for smaller ones.
+    With `orthogonal`, kernels are orthogonal with gain √2 and biases are zero, as PPO and A2C are
+    published, and features are normalized, so that pictures that use a part of their range teach as
+    fast as others; else kernels and biases are uniform in ±1/√inputs, as in Equinox.
     """
     *image_size, channels = jax.eval_shape(
         lambda x: channels_last(x, shape), jnp.zeros((1, *shape))
@@ -343,11 +358,16 @@ def make_cnn(key: Array, shape: tuple[int, ...]) -> CNN:
     )
     channel_sizes = (channels, *(filters for filters, _, _ in layer_specs))
     keys = jax.random.split(key, len(layer_specs))
-    layers = (
+    layers = tuple(
         eqx.nn.Conv2d(n, filters, min(kernel, *image_size), stride, key=key)
         for n, (filters, kernel, stride), key in zip(channel_sizes, layer_specs, keys, strict=False)
     )
-    return CNN(tuple(layers), shape, "VALID" if min(image_size) >= 36 else "SAME")
+    if orthogonal:
+        layers = tuple(
+            orthogonal_init(layer, math.sqrt(2), key)
+            for layer, key in zip(layers, keys, strict=True)
+        )
+    return CNN(layers, shape, "VALID" if min(image_size) >= 36 else "SAME", orthogonal)
 
 
 def apply_layer_norm(norm: eqx.nn.LayerNorm, x: Array) -> Array:
@@ -355,11 +375,14 @@ def apply_layer_norm(norm: eqx.nn.LayerNorm, x: Array) -> Array:
     return jax.vmap(norm)(x.reshape(-1, x.shape[-1])).reshape(x.shape)
 
 
-def orthogonal_init(layer: eqx.nn.Linear, scale: float, key: Array) -> eqx.nn.Linear:
-    """The layer with an orthogonal weight of gain `scale` and zero bias."""
-    weight = jax.nn.initializers.orthogonal(scale)(key, layer.weight.shape)
+def orthogonal_init(layer: Layer, scale: float, key: Array) -> Layer:
+    """The layer with an orthogonal weight [output, inputs] of gain `scale`, and a bias of zero."""
+    shape = layer.weight.shape
+    matrix = jax.nn.initializers.orthogonal(scale)(key, (shape[0], math.prod(shape[1:])))
     return eqx.tree_at(
-        lambda layer: (layer.weight, layer.bias), layer, (weight, jnp.zeros(weight.shape[0]))
+        lambda layer: (layer.weight, layer.bias),
+        layer,
+        (matrix.reshape(shape), jnp.zeros(layer.bias.shape)),
     )
 
 

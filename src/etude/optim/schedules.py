@@ -5,10 +5,15 @@ from jax.custom_batching import custom_vmap
 
 from etude.types import Array
 
+SMALLEST = float(jnp.finfo(jnp.float32).tiny)
+
 
 def linear_decay(steps: Array, decay: float | Array) -> Array:
-    """A factor that falls linearly from 1 to 0 over `decay` steps; 1 if `decay` is infinite."""
-    return jnp.maximum(1 - steps / decay, 0)
+    """A factor that falls linearly from 1 to 0 over `decay` steps; 1 if `decay` is infinite.
+
+    0 is the smallest float32 above it, so that what is infinite stays so: inf · 0 is no number.
+    """
+    return jnp.maximum(1 - steps / decay, SMALLEST)
 
 
 def linear_schedule(

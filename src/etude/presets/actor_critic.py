@@ -22,10 +22,11 @@ PRESETS: Presets = {
     ("off-policy-actor-critic", "Pendulum-v1"): Preset(
         OffPolicyActorCritic(learning_rate=1e-3), 1, 20_000
     ),
-    # zoo sac, with noise per rollout in place of state-dependent exploration
+    # zoo sac, with noise per rollout in place of state-dependent exploration, whose initial
+    # standard deviation is exp(-3.67) there, and with the whole rollouts in its capacity of 50,000
     ("sac", "MountainCarContinuous-v0"): Preset(
         SAC(
-            capacity=50_000,
+            capacity=49_984,
             batch_size=512,
             initial_temperature=0.1,
             learn_temperature=False,
@@ -40,7 +41,7 @@ PRESETS: Presets = {
         1,
         50_000,
     ),
-    # zoo sac
+    # zoo sac; its capacity of 1,000,000 is more than its steps
     ("sac", "LunarLanderContinuous-v3"): Preset(
         SAC(
             learning_rate=7.3e-4,
@@ -53,11 +54,12 @@ PRESETS: Presets = {
         1,
         500_000,
     ),
-    # zoo sac, with plain noise in place of state-dependent exploration
+    # zoo sac, with plain noise in place of state-dependent exploration, and with the whole rollouts
+    # in its capacity of 300,000
     ("sac", "BipedalWalker-v3"): Preset(
         SAC(
             learning_rate=7.3e-4,
-            capacity=300_000,
+            capacity=299_968,
             discount=0.98,
             target_rate=0.02,
             rollout_length=64,
@@ -105,7 +107,7 @@ PRESETS: Presets = {
         8,
         200_000,
     ),
-    # zoo a2c
+    # zoo a2c, but for orthogonal initial weights, which are off there
     ("a2c", "MountainCarContinuous-v0"): Preset(
         A2C(
             normalize_observation=Normalization(),
@@ -117,7 +119,7 @@ PRESETS: Presets = {
         4,
         100_000,
     ),
-    # zoo a2c
+    # zoo a2c, but for orthogonal initial weights, which are off there
     **{
         ("a2c", environment): Preset(
             A2C(

@@ -56,7 +56,8 @@ def draw_learning_curve(
         axes.set_xlabel("gradient steps")
         if evaluation is not None:
             low, high = evaluation["ci95"]
-            subtitle += f"; {policy}return {evaluation['iqm']:.1f} (95 % {low:.1f} to {high:.1f})"
+            iqm, low, high = map(statistics.three_digits, (evaluation["iqm"], low, high))
+            subtitle += f"; {policy}return {iqm} (95 % {low} to {high})"
     elif evaluation is not None:
         # a short name beside the others of the legend
         subtitle += f"; {policy}evaluation" if policy else ""

@@ -20,6 +20,11 @@ BAND_RESAMPLES = 1_000  # for each point of a curve
 _BATCH = 500  # resamples in memory at a time
 
 
+def three_digits(value: float) -> str:
+    """A figure as it is shown: three significant digits, one decimal from 10 on; – for NaN."""
+    return "–" if math.isnan(value) else f"{value:.1f}" if abs(value) >= 10 else f"{value:.3g}"
+
+
 def iqm(values) -> float:
     """Interquartile mean: the mean without the lowest and the highest quarter (rounded down).
 

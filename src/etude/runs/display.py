@@ -12,6 +12,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from etude.reporting.statistics import three_digits
 from etude.runs.job import ProgressEvent
 from etude.runs.settings import DatasetRecord, Settings
 from etude.runs.stopping import EarlyStop
@@ -129,15 +130,16 @@ class RunProgress:
     def status(self) -> str:
         """One line of steps per second, recent return and losses."""
         loss_names = sorted({name for name, _ in self.latest_metrics if name.endswith("loss")})
+        episode_return = three_digits(self.mean("episode_return"))
         parts = [
             f"{self.rate:,.0f} steps/s",
-            *([f"return {_number(self.mean('episode_return'))}"] if self.settings.plays else []),
+            *([f"return {episode_return}"] if self.settings.plays else []),
             *(
-                [f"evaluation {_number(self.mean('evaluation_return'))}"]
+                [f"evaluation {three_digits(self.mean('evaluation_return'))}"]
                 if self.settings.acts and self.settings.evaluate_every is not None
                 else []
             ),
-            *(f"{name.replace('_', ' ')} {_number(self.mean(name))}" for name in loss_names),
+            *(f"{name.replace('_', ' ')} {three_digits(self.mean(name))}" for name in loss_names),
         ]
         return " · ".join(parts)
 
@@ -374,7 +376,7 @@ def evaluation_rows(
     """
     if "metrics" in evaluation:
         return dataset_rows(evaluation)
-    low, high = evaluation["ci95"]
+    low, high = map(three_digits, evaluation["ci95"])
     seeds = len(evaluation["per_seed"])
     mode = "deterministic" if evaluation["deterministic"] else "stochastic"
     of_best = f", best checkpoint{best_steps(evaluation)}" if evaluation["which"] == "best" else ""
@@ -384,8 +386,11 @@ def evaluation_rows(
             f"{evaluation['episodes']} episodes{' a seed' if seeds > 1 else ''} on "
             f"{evaluation['environment']}, {mode} policy{of_best}",
         ),
-        ("return, IQM", f"{evaluation['iqm']:.1f}   95 % interval {low:.1f} to {high:.1f}"),
-        ("return, mean ± std", f"{evaluation['mean']:.1f} ± {evaluation['std']:.1f}"),
+        ("return, IQM", f"{three_digits(evaluation['iqm'])}   95 % interval {low} to {high}"),
+        (
+            "return, mean ± std",
+            f"{three_digits(evaluation['mean'])} ± {three_digits(evaluation['std'])}",
+        ),
     ]
     rows += cut_off_rows(evaluation["cut"], evaluation["episodes"] * seeds, evaluation["max_steps"])
     if success := evaluation.get("success"):
@@ -393,14 +398,14 @@ def evaluation_rows(
         interval = f"   95 % interval {low:.2f} to {high:.2f}" if seeds > 1 else ""
         rows.append(("success, IQM", f"{success['iqm']:.2f}{interval}"))
     if seeds > 1:
-        of_seeds = "  ".join(f"{value:.1f}" for value in evaluation["per_seed"])
+        of_seeds = "  ".join(map(three_digits, evaluation["per_seed"]))
         rows.append(("return of each seed", of_seeds))
     if training is not None and differs_from_training(evaluation, training):
         rows.append(
             (
                 "return in training",
-                f"{training['iqm']:.3g} in the latest {sum(training['episodes'])} episodes: the "
-                "policy that explores differs from the deterministic one by more than the interval "
+                f"{three_digits(training['iqm'])} in the latest {sum(training['episodes'])} "
+                "episodes: the policy that explores differs from the deterministic one by more than the interval "
                 "(etude evaluate RUN --stochastic plays it)",
             )
         )
@@ -427,10 +432,10 @@ def differs_from_training(evaluation: dict[str, Any], training: dict[str, Any]) 
 
 def best_rows(best: dict[str, Any]) -> list[tuple[str, str]]:
     """The rows of the best checkpoints, played on the episodes of the final evaluation."""
-    low, high = best["ci95"]
+    low, high = map(three_digits, best["ci95"])
     return [
         ("best checkpoint", f"by the evaluations during training{best_steps(best)}"),
-        ("its return, IQM", f"{best['iqm']:.1f}   95 % interval {low:.1f} to {high:.1f}"),
+        ("its return, IQM", f"{three_digits(best['iqm'])}   95 % interval {low} to {high}"),
     ]
 
 
@@ -446,15 +451,11 @@ def dataset_rows(evaluation: dict[str, Any]) -> list[tuple[str, str]]:
         ("evaluation", f"{evaluation['dataset'] or 'an object'}, {evaluation['steps']:,} steps")
     ]
     for name, metric in evaluation["metrics"].items():
-        low, high = map(_number, metric["ci95"])
+        low, high = map(three_digits, metric["ci95"])
         several = len(metric["per_seed"]) > 1
         interval = f"   95 % interval {low} to {high}" if several else ""
-        rows.append((f"{name.replace('_', ' ')}, IQM", _number(metric["iqm"]) + interval))
+        rows.append((f"{name.replace('_', ' ')}, IQM", three_digits(metric["iqm"]) + interval))
     return rows
-
-
-def _number(value: float) -> str:
-    return "–" if math.isnan(value) else f"{value:.1f}" if abs(value) >= 10 else f"{value:.3g}"
 
 
 def _duration(seconds: float) -> str:

@@ -17,6 +17,7 @@ import numpy as np
 from etude.environments.backends.episode_log import EpisodeLog, empty_log
 from etude.environments.protocol import Environment
 from etude.errors import Diverged, shown
+from etude.runs.alarms import MetricAlarms
 from etude.runs.endless_episodes import EndlessEpisodes
 from etude.runs.interrupt import Interrupted, InterruptHandler
 from etude.runs.periodic_evaluation import PeriodicEvaluation, best_directory, records_in
@@ -94,6 +95,7 @@ def train_job(
     resumed = None if train_state is None else (train_state, metadata["iterations"])
     interrupt.watch(environment)
     seconds, compile_seconds = metadata["seconds"], metadata["compile_seconds"]
+    alarms = MetricAlarms()
     reports = progress(
         settings.algorithm,
         environment,
@@ -139,6 +141,8 @@ def train_job(
                 if row is not None:
                     metrics |= row
                     write_rows(writer, job, report.steps, metrics)
+                    for text in alarms.check(metrics, report.steps):
+                        warn(text)
                 is_unfinished = report.end_of_row and row is None
                 stops = evaluations.stops
                 checkpoint_due = (

@@ -21,7 +21,7 @@ from etude.environments.backends.watchdog import TIMEOUT
 from etude.environments.protocol import Environment
 from etude.environments.sources import EnvironmentLike, environment_source
 from etude.errors import InvalidInput
-from etude.reporting.statistics import iqm
+from etude.reporting.statistics import iqm, three_digits
 from etude.rollout import bind_policy, copies_for, init_rollout_state, rollout
 from etude.runs.display import NullDisplay, StatusLine, cut_off_rows
 from etude.runs.evaluation import final_evaluation_key
@@ -268,8 +268,8 @@ def recording_table(dataset: Dataset, expert: str, environment: str, max_steps: 
         ("environment", environment),
         ("episodes", f"{dataset.num_episodes:,}"),
         ("steps", f"{dataset.num_steps:,}"),
-        ("return, mean ± std", f"{returns.mean():.1f} ± {spread:.1f}"),
-        ("return, IQM", f"{iqm(returns):.1f}"),
+        ("return, mean ± std", f"{three_digits(returns.mean())} ± {three_digits(spread)}"),
+        ("return, IQM", three_digits(iqm(returns))),
         *cut_off_rows(
             int((dataset.episode_lengths >= max_steps).sum()), dataset.num_episodes, max_steps
         ),

@@ -14,6 +14,7 @@ import jax
 
 from etude.algorithms import ALGORITHMS, algorithm_factory, registered_name
 from etude.algorithms.protocol import Outside, check_algorithm, init_state
+from etude.counters import MAX_ROW_LENGTH
 from etude.environments.backends.host_goal_reward import HostGoalReward
 from etude.environments.goals import check_goal_reward, goal_reward_for
 from etude.environments.sources import EnvironmentLike, EnvironmentSource, environment_source
@@ -217,6 +218,7 @@ def resolve_settings(
     # raises InvalidInput where the algorithm does not take the spaces
     init = partial(init_state, settings.algorithm, spec=spec, name=name)
     jax.eval_shape(init, jax.random.key(0), outside=settings.outside)
+    check_budget(settings)
     if settings.algorithm.assumes.goals:
         check_goals(settings)
     row_every = choose_row_every(settings)
@@ -233,7 +235,7 @@ def choose_row_every(settings: Settings) -> int:
     With evaluations during training, which stand at the ends of rows, a row is up to a half shorter
     where the steps between evaluations are then nearer to those that were asked for.
     """
-    row_every = max(1, settings.iterations // ROWS)
+    row_every = min(max(1, settings.iterations // ROWS), MAX_ROW_LENGTH)
     if settings.evaluate_every is None:
         return row_every
     wanted = settings.evaluate_every / settings.steps_per_iteration
@@ -260,6 +262,16 @@ def reward_threshold(source: EnvironmentSource) -> float:
             "mean return that is asked for"
         )
     return float(threshold)
+
+
+def check_budget(settings: Settings) -> None:
+    """Raise InvalidInput for a budget that ends before anything is learned."""
+    needed, reason = settings.algorithm.first_update(settings.num_envs)
+    if settings.algorithm.learns and settings.trained_steps < needed:
+        raise InvalidInput(
+            f"steps is {settings.steps:,}, and {settings.name} learns nothing before {needed:,} "
+            f"({reason}); give more steps, or a smaller {reason.split()[0]}"
+        )
 
 
 def check_goals(settings: Settings) -> None:
@@ -458,6 +470,9 @@ def run_training(run: Run, display: Display, video: bool = False) -> Run:
     compiled_before = 0.0
     try:
         with interrupt, display:
+            settings = run.settings
+            for remark in settings.algorithm.remarks(settings.num_envs, settings.trained_steps):
+                display.warn(remark)
             for event in run_jobs(run, interrupt, display.warn):
                 if event.seeds not in latest_events and not event.metrics:  # of a resumed job
                     compiled_before += event.compile_seconds

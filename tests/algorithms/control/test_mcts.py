@@ -115,7 +115,7 @@ SEEN = Composite((MultiBinary((3,)), Box((2,))), ("action_mask", "place"))
 FENCED = EnvironmentSpec(SEEN, Discrete(3), 1, "mine/Point-v0")
 
 
-@pytest.mark.slow
+@pytest.mark.system
 def test_what_the_observation_forbids_is_never_done(own):
     """Though the model allows it, and it would be best."""
     everywhere = lambda state: jnp.ones(3, bool)

@@ -199,7 +199,7 @@ def test_the_names_are_settings():
     assert registered_name(Rainbow(noisy=None)) == "dqn"
     # of a kind, any settings do
     assert registered_name(Rainbow(head=CategoricalHead(11), noisy=NoisyLayers(0.1))) == "rainbow"
-    assert registered_name(Rainbow(head=QuantileHead())) == "dqn"
+    assert registered_name(Rainbow(head=ScalarHead())) == "dqn"
     assert registered_name(DDPG(target_noise=0)) == "ddpg"
 
 

@@ -59,7 +59,7 @@ class ActorCritic:
     """Weight of the value loss, the mean squared error without ½, in the total loss."""
     entropy_coefficient: float = traced(0.0, at_least=0)
     """Weight of the entropy bonus, per nat, in the loss; larger values explore more."""
-    max_gradient_norm: float = traced(0.5, above=0)
+    max_gradient_norm: float = traced(0.5, above=0, infinite=True)
     """Largest global norm of the gradient; larger gradients are scaled down to it; inf: no clip."""
     initial_std: float = traced(1.0, above=0)
     """Initial standard deviation of Box actions; a bounded Box is scaled to [-1, 1]; no effect with
@@ -182,9 +182,13 @@ class ActorCritic:
             batch = on_policy.to_sequence(
                 self, experience, self.compute_advantages(learner, experience)
             )
-            gradient = jax.grad(
-                lambda value: losses.l2_loss(batch.value_target - batch.values_of(value)).mean()
-            )(learner.networks.value)
+
+            def value_loss(value):
+                output = batch.values_of(value)
+                losses.check_target("compute_advantages", batch.value_target, output)
+                return losses.l2_loss(batch.value_target - output).mean()
+
+            gradient = jax.grad(value_loss)(learner.networks.value)
             opt_state, value_opt_state = learner.opt_state
             updates, value_opt_state = self.value_optimizer().update(gradient, value_opt_state)
             value = optax.apply_updates(learner.networks.value, updates)
@@ -245,13 +249,15 @@ class ActorCritic:
     ) -> tuple[LearnerState, Metrics]:
         """Take one step of the policy along E[weight ∇log π(a|s) A], and of the value with it."""
         advantage, scale = batch.advantage, jnp.float32(1)
-        if self.normalize_advantage:
+        if self.normalize_advantage and advantage.size > 1:  # one alone would become 0
             scale = 1 / (advantage.std() + 1e-8)
             advantage = scale * (advantage - advantage.mean())
 
         def loss_fn(networks):
             pi, value = batch.evaluate(networks)
             log_prob = pi.log_prob(batch.action)
+            losses.check_target("compute_advantages", batch.advantage, log_prob)
+            losses.check_target("compute_advantages", batch.value_target, value)
             policy_loss = losses.weighted_nll(log_prob, weight * advantage)
             if self.control_variate:
                 q_advantage = scale * control_variate.advantage(

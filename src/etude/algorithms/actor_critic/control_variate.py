@@ -14,6 +14,7 @@ import optax
 
 from etude import spaces
 from etude.errors import InvalidInput
+from etude.estimators import losses
 from etude.nn.custom_torso import TorsoMaker
 from etude.nn.distributions import Distribution
 from etude.nn.networks import Activation, Network, make_network
@@ -67,6 +68,7 @@ class ControlVariate:
 
         def loss_fn(critic):
             q = replace(self, critic=critic).q_value(observation, action)
+            losses.check_target("compute_advantages", target, q)
             return ((target - q) ** 2).mean() / 2
 
         loss, gradient = jax.value_and_grad(loss_fn)(self.critic)

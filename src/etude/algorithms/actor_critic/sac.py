@@ -18,6 +18,7 @@ from etude.algorithms.common import replay_agents
 from etude.algorithms.common.exploration import random_choice
 from etude.algorithms.common.off_policy import update_from_replay
 from etude.algorithms.protocol import Relabel, algorithm
+from etude.counters import count_up
 from etude.data.replay.hindsight import Hindsight
 from etude.data.transition import ReplayBatch, Transition
 from etude.errors import InvalidInput
@@ -145,6 +146,8 @@ class SAC:
                 "would stay 0: start it above 0, or set learn_temperature=False"
             )
 
+    first_update, remarks = replay_agents.first_update, replay_agents.remarks
+
     @property
     def assumes(self) -> Assumptions:
         assumptions = Assumptions(("Discrete", "Box"), action_masks=True)
@@ -246,7 +249,7 @@ class SAC:
         state, policy_metrics = self.update_policy(state, batch, key_policy)
         state = self.update_temperature(state, batch, policy_metrics["entropy"])
         state = self.update_targets(state)
-        state = replace(state, gradient_steps_taken=state.gradient_steps_taken + 1)
+        state = replace(state, gradient_steps_taken=count_up(state.gradient_steps_taken, 1))
         return state, {**metrics, **critic_metrics, **policy_metrics}
 
     def temperature(self, state: SACState) -> Any:
@@ -269,6 +272,7 @@ class SAC:
             values = state.policy.actions.q_values(
                 critics, transition.observation, transition.action
             )
+            losses.check_target("estimate_target", td_target, values[0])
             loss = batch.weight * losses.l2_loss(td_target - values)
             return loss.mean(range(1, loss.ndim)).sum(), values.mean()
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from etude.algorithms.common.replay_agents import make_batch, num_indices
 from etude.algorithms.protocol import Relabel
+from etude.counters import count_up
 from etude.data.replay import ring_buffer, uniform
 from etude.data.transition import Transition
 from etude.optim.schedules import assume_unbatched
@@ -26,7 +27,7 @@ def update_from_replay(
     `relabel` have changed. There is none before `algorithm.warmup_steps` environment steps.
     """
     replay_buffer = ring_buffer.insert(state.replay, experience)
-    state = replace(state, replay=(), steps=state.steps + experience.reward.size)
+    state = replace(state, replay=(), steps=count_up(state.steps, experience.reward.size))
 
     def gradient_step(state, key):
         key_batch, key_step = jax.random.split(key)

@@ -24,6 +24,7 @@ import jax.numpy as jnp
 
 from etude.algorithms.assumptions import Assumptions
 from etude.algorithms.protocol import Component
+from etude.counters import count_back, count_up
 from etude.data.transition import Transition, flatten_time, minibatches
 from etude.errors import InvalidInput
 from etude.estimators import returns, running_statistics
@@ -179,7 +180,8 @@ def choose_action(
         )
         key = jax.random.wrap_key_data(noise_key)
     action = pi.sample(key) if explore else pi.mode()
-    return pi, action, PolicyMemory(carries, next_carries, noise_key, memory.elapsed_steps + 1)
+    elapsed_steps = count_back(memory.elapsed_steps, algorithm.noise_interval or 1) + 1
+    return pi, action, PolicyMemory(carries, next_carries, noise_key, elapsed_steps)
 
 
 def has_memory(algorithm: Any) -> bool:
@@ -223,7 +225,7 @@ def scale_reward(
         learner.return_statistics, discounted_returns.ravel()
     )
     clip = algorithm.normalize_reward.clip
-    reward = jnp.clip(experience.reward * jax.lax.rsqrt(statistics.variance + 1e-8), -clip, clip)
+    reward = jnp.clip(experience.reward * running_statistics.inverse_std(statistics), -clip, clip)
     return replace(learner, return_statistics=statistics, discounted_return=last_return), replace(
         experience, reward=reward
     )
@@ -348,7 +350,7 @@ def finish_update(algorithm: Any, learner: LearnerState, experience: Transition)
 
     An update calls it last, so that it normalizes observations as the policy did in the rollout.
     """
-    learner = replace(learner, steps=learner.steps + experience.reward.size)
+    learner = replace(learner, steps=count_up(learner.steps, experience.reward.size))
     if not algorithm.normalize_observation:
         return learner
     observations = flatten_time(experience.observation)

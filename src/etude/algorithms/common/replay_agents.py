@@ -20,6 +20,7 @@ import jax.numpy as jnp
 
 from etude.algorithms.assumptions import Assumptions
 from etude.algorithms.protocol import Relabel
+from etude.counters import count_back
 from etude.data.dataset import Dataset
 from etude.data.replay import ring_buffer, sequence
 from etude.data.replay.ring_buffer import Indices, RingBuffer, buffer_of
@@ -67,6 +68,32 @@ def check_replay(algorithm: Any) -> None:
         )
 
 
+def first_update(algorithm: Any, num_envs: int) -> tuple[int, str]:
+    """(steps before the first gradient step, the setting that says so), after the warm-up."""
+    steps = algorithm.steps_per_update(num_envs)
+    warmup_steps = algorithm.warmup_steps if algorithm.plays else 0
+    return max(steps, -(-warmup_steps // steps) * steps), f"warmup_steps {warmup_steps:,}"
+
+
+def remarks(algorithm: Any, num_envs: int, steps: int) -> tuple[str, ...]:
+    """What to know of a replay buffer that holds less than its capacity, or than a batch.
+
+    Where it never fills in `steps` environment steps, that is nothing.
+    """
+    if not algorithm.plays:
+        return ()
+    rollout = algorithm.rollout_length * num_envs
+    held = algorithm.capacity // rollout * rollout
+    holds = (
+        f"the replay buffer holds {held:,} transitions, the whole rollouts of {rollout:,} "
+        f"(rollout_length {algorithm.rollout_length} × num_envs {num_envs}) that fit into "
+        f"capacity {algorithm.capacity:,}"
+    )
+    if algorithm.batch_size > held:
+        return (f"{holds}: a batch of {algorithm.batch_size:,} is drawn with repeats",)
+    return (holds,) if held < min(algorithm.capacity, steps) else ()
+
+
 def replay_assumptions(algorithm: Any, assumptions: Assumptions) -> Assumptions:
     """`assumptions`, with goals for hindsight, and without full observation where recurrent."""
     assumptions = assumptions._replace(full_observation=algorithm.recurrent is None)
@@ -93,7 +120,7 @@ def initial_agent_memory(algorithm: Any, networks: Any, spec: EnvironmentSpec) -
 def remember(algorithm: Any, networks: Any, observation: Any, memory: Any) -> tuple[Any, Any]:
     """(what the networks read at this observation, the next memory)."""
     if algorithm.hindsight:
-        return observation, memory + 1
+        return observation, count_back(memory, 1) + 1
     return read_history(networks, observation, memory)
 
 

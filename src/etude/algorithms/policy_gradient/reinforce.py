@@ -20,12 +20,13 @@ from etude.algorithms.assumptions import Assumptions
 from etude.algorithms.common import on_policy
 from etude.algorithms.common.on_policy import LearnerState, RolloutBatch
 from etude.algorithms.protocol import Component, algorithm
+from etude.counters import count_up
 from etude.data.replay import ring_buffer
 from etude.data.replay.ring_buffer import Indices, RingBuffer
 from etude.data.transition import Transition, zeros_like_spec
 from etude.errors import InvalidInput
 from etude.estimators import baselines, importance_sampling
-from etude.estimators.losses import l2_loss, weighted_nll
+from etude.estimators.losses import check_target, l2_loss, weighted_nll
 from etude.estimators.returns import discounted_returns
 from etude.nn.custom_torso import TorsoMaker
 from etude.nn.networks import Activation
@@ -41,7 +42,7 @@ from etude.types import Array, Metrics
 class ReinforceState:
     learner: LearnerState  # opt_state: (that of the policy, that of the value)
     buffer: Any  # RingBuffer of the latest steps of every environment; () during gradient steps
-    # Rows of time are counted over the whole run. The steps to learn from are those of complete
+    # Rows of time are counted as in the buffer. The steps to learn from are those of complete
     # episodes, from start_row up to end_row.
     start_row: Array  # int32 [env]
     end_row: Array  # int32 [env]: the row after the last end of an episode
@@ -158,6 +159,23 @@ class Reinforce:
                 f"{self.capacity}; give shorter rollouts or a larger capacity"
             )
 
+    def first_update(self, num_envs: int) -> tuple[int, str]:
+        """(steps before the first gradient step, the setting that says so): those of a batch."""
+        rollout = self.rollout_length * num_envs
+        held = self.capacity // self.rollout_length * rollout  # a full buffer is learned from too
+        batch = 0 if self.batch_episodes else min(self.batch_steps, held)
+        return max(rollout, -(-batch // rollout) * rollout), f"batch_steps {self.batch_steps:,}"
+
+    def remarks(self, num_envs: int, steps: int) -> tuple[str, ...]:
+        """What to know of a buffer that holds less than its capacity."""
+        held = self.capacity // self.rollout_length * self.rollout_length
+        if held >= min(self.capacity, steps // num_envs):
+            return ()
+        return (
+            f"the buffer holds {held:,} steps of each environment, the whole rollouts of "
+            f"rollout_length {self.rollout_length} that fit into capacity {self.capacity:,}",
+        )
+
     def init(self, key: Array, spec: EnvironmentSpec) -> ReinforceState:
         """Return the initial networks, optimizer states and an empty buffer."""
         if not self.batch_episodes and self.batch_steps > (limit := self.capacity * spec.num_envs):
@@ -232,15 +250,18 @@ class Reinforce:
 
     def store(self, state: ReinforceState, experience: Transition) -> ReinforceState:
         """Insert a rollout [time, env] into the buffer and count the episodes that it completes."""
-        done = experience.done
-        next_row = state.buffer.inserted + jnp.arange(1, len(done) + 1)  # [time]
-        end_row = jnp.maximum(state.end_row, jnp.where(done, next_row[:, None], 0).max(0))
+        done, buffer = experience.done, ring_buffer.insert(state.buffer, experience)
+        # where the buffer counts its rows from a later one
+        dropped = state.buffer.inserted + len(done) - buffer.inserted
+        next_row = buffer.inserted + jnp.arange(1 - len(done), 1)  # [time]
+        end_row = jnp.where(done, next_row[:, None], 0).max(0)
         learner = on_policy.finish_update(self, state.learner, experience)
         return replace(
             state,
             learner=learner,
-            buffer=ring_buffer.insert(state.buffer, experience),
-            end_row=end_row,
+            buffer=buffer,
+            start_row=state.start_row - dropped,
+            end_row=jnp.maximum(state.end_row - dropped, end_row),
             pending_episodes=state.pending_episodes + done.sum(),
         )
 
@@ -287,6 +308,7 @@ class Reinforce:
 
             def loss_fn(policy):
                 pi = batch.distribution_of(policy)
+                check_target("estimate_baseline", advantage, batch.old_log_prob)
                 # The factor turns the loss's mean over all steps into one over the valid steps.
                 mask = episodes.valid.size / jnp.maximum(episodes.valid.sum(), 1) * episodes.valid
                 policy_loss = weighted_nll(pi.log_prob(batch.action), mask * weight * advantage)
@@ -316,7 +338,7 @@ class Reinforce:
         networks = replace(state.learner.networks, policy=policy, value=value)
         opt_state = (policy_opt_state, value_opt_state)
         learner = replace(state.learner, networks=networks, opt_state=opt_state)
-        learned_episodes = state.learned_episodes + state.pending_episodes
+        learned_episodes = count_up(state.learned_episodes, state.pending_episodes)
         state = ReinforceState(learner, (), end_row, end_row, jnp.int32(0), learned_episodes)
         return state, metrics
 
@@ -369,11 +391,15 @@ class Reinforce:
         return baselines.leave_one_out_optimal(episode_mean, episode_weight)[episodes.episode]
 
     def normalize_advantages(self, episodes: EpisodeBatch, advantage: Array) -> Array:
-        """Return the advantages with mean 0 and std 1 over the valid steps, if so configured."""
+        """Return the advantages with mean 0 and std 1 over the valid steps, if so configured.
+
+        One alone stays as it is, for it would become 0.
+        """
         if not self.normalize_advantage:
             return advantage
         mean = episodes.mean(advantage)
-        return (advantage - mean) / (jnp.sqrt(episodes.mean((advantage - mean) ** 2)) + 1e-8)
+        std = jnp.sqrt(episodes.mean((advantage - mean) ** 2))
+        return jnp.where(episodes.valid.sum() > 1, (advantage - mean) / (std + 1e-8), advantage)
 
     def fit_value(
         self,
@@ -385,11 +411,14 @@ class Reinforce:
     ) -> tuple[ValueNetwork, optax.OptState, Array]:
         """Take `value_steps` gradient steps on E[½ (Gₜ - V(sₜ))²]; return the mean loss too."""
 
+        def value_loss(value):
+            output = batch.values_of(value)
+            check_target("discounted_returns", target, output)
+            return episodes.mean(l2_loss(target - output))
+
         def step(carry, _):
             value, opt_state = carry
-            loss, gradient = jax.value_and_grad(
-                lambda value: episodes.mean(l2_loss(target - batch.values_of(value)))
-            )(value)
+            loss, gradient = jax.value_and_grad(value_loss)(value)
             updates, opt_state = self.value_optimizer().update(gradient, opt_state)
             return (optax.apply_updates(value, updates), opt_state), loss
 
@@ -421,7 +450,7 @@ def gather_episodes(buffer: RingBuffer, start_row: Array, end_row: Array) -> Epi
     successor may be unknown, are marked truncated.
     """
     length, num_envs = ring_buffer.length(buffer), ring_buffer.num_envs(buffer)
-    # Counted over the whole run; negative before the first insertion.
+    # Counted as in the buffer; negative before the first insertion.
     row = buffer.inserted - length + jnp.arange(length)[:, None]
     row, env = jnp.broadcast_arrays(row, jnp.arange(num_envs))
     experience = ring_buffer.gather(buffer, Indices(jnp.maximum(row, 0) % length, env))

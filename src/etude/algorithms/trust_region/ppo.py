@@ -19,6 +19,7 @@ from etude.algorithms.common import on_policy
 from etude.algorithms.common.on_policy import LearnerState, RolloutBatch
 from etude.algorithms.protocol import Component, algorithm
 from etude.data.transition import Transition
+from etude.estimators import losses
 from etude.estimators.running_statistics import Normalization
 from etude.nn.custom_torso import TorsoMaker
 from etude.nn.distributions import Distribution
@@ -56,7 +57,7 @@ class PPO:
     gae_lambda: float = traced(0.95, at_least=0, at_most=1)
     """λ of generalized advantage estimation (Schulman et al., 2016): 0 gives one-step TD errors, 1
     the Monte Carlo return minus the value, bootstrapped at the rollout's end."""
-    clip: float = traced(0.2, above=0)
+    clip: float = traced(0.2, above=0, infinite=True)
     """Clip range ε of the probability ratio π / π_old, which is clipped to [1 - ε, 1 + ε]; inf: no
     clip."""
     clip_decay: float = traced(math.inf, above=0)
@@ -78,7 +79,7 @@ class PPO:
     """Weight of the value loss, the mean squared error without ½, in the total loss."""
     entropy_coefficient: float = traced(0.0, at_least=0)
     """Weight of the entropy bonus, per nat, in the loss; larger values explore more."""
-    max_gradient_norm: float = traced(0.5, above=0)
+    max_gradient_norm: float = traced(0.5, above=0, infinite=True)
     """Largest global norm of the gradient; larger gradients are scaled down to it; inf: no clip."""
     initial_std: float = traced(1.0, above=0)
     """Initial standard deviation of Box actions; a bounded Box is scaled to [-1, 1]; no effect with
@@ -259,22 +260,23 @@ class PPO:
         """
         advantage, clip = minibatch.advantage, self.clip * linear_decay(steps, self.clip_decay)
         if self.normalize_advantage:
-            advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
+            advantage = losses.normalize_advantage(advantage)
         log_ratio = pi.log_prob(minibatch.action) - minibatch.old_log_prob
+        losses.check_target("compute_advantages", advantage, log_ratio)
         ratio = jnp.exp(log_ratio)
-        unclipped_surrogate = ratio * advantage
-        clipped_surrogate = jnp.clip(ratio, 1 - clip, 1 + clip) * advantage
-        loss = -jnp.minimum(unclipped_surrogate, clipped_surrogate).mean()
+        clipped_ratio = jnp.clip(ratio, 1 - clip, 1 + clip)
+        loss = -jnp.minimum(ratio * advantage, clipped_ratio * advantage).mean()
         if self.kl_penalty != "none":
             loss += kl_coefficient * minibatch.old_distribution.kl(pi).mean()
         return loss, {
             "entropy": pi.entropy().mean(),
             "kl": (ratio - 1 - log_ratio).mean(),
-            "clipped": (jnp.abs(ratio - 1) > clip).mean(),
+            "clipped": (clipped_ratio != ratio).mean(),
         }
 
     def value_loss(self, value: Array, minibatch: RolloutBatch) -> Array:
         """E[max((target - V)², (target - V_clip)²)]; V_clip is V clipped to V_old ± value_clip."""
+        losses.check_target("compute_advantages", minibatch.value_target, value)
         change = jnp.clip(value - minibatch.old_value, -self.value_clip, self.value_clip)
         clipped_value = minibatch.old_value + change
         return jnp.maximum(

@@ -18,6 +18,7 @@ from etude.algorithms.common.on_policy import LearnerState, RolloutBatch
 from etude.algorithms.protocol import Component, algorithm
 from etude.data.transition import Transition
 from etude.errors import InvalidInput
+from etude.estimators import losses
 from etude.estimators.running_statistics import Normalization
 from etude.nn.custom_torso import TorsoMaker
 from etude.nn.networks import Activation
@@ -197,8 +198,9 @@ class TRPO:
         """E[π(a|s) / π_old(a|s) A], the policy's improvement on the states of π_old."""
         advantage = batch.advantage
         if self.normalize_advantage:
-            advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
+            advantage = losses.normalize_advantage(advantage)
         log_prob = batch.distribution_of(policy).log_prob(batch.action)
+        losses.check_target("compute_advantages", advantage, log_prob)
         return (jnp.exp(log_prob - batch.old_log_prob) * advantage).mean()
 
     def divergence(self, batch: RolloutBatch, policy: PolicyNetwork) -> Array:
@@ -211,11 +213,14 @@ class TRPO:
         """Minimize E[(target - V(s))²] for `value_epochs` passes; return the mean loss too."""
         batch = replace(batch, old_distribution=())
 
+        def value_loss(value, minibatch):
+            output = minibatch.values_of(value)
+            losses.check_target("compute_advantages", minibatch.value_target, output)
+            return ((minibatch.value_target - output) ** 2).mean()
+
         def update_minibatch(carry, minibatch):
             value, opt_state = carry
-            loss, gradient = jax.value_and_grad(
-                lambda value: ((minibatch.value_target - minibatch.values_of(value)) ** 2).mean()
-            )(value)
+            loss, gradient = jax.value_and_grad(value_loss)(value, minibatch)
             updates, opt_state = self.optimizer().update(gradient, opt_state)
             return (optax.apply_updates(value, updates), opt_state), loss
 
@@ -223,10 +228,10 @@ class TRPO:
             minibatches = on_policy.shuffle_minibatches(self, key, batch)
             return jax.lax.scan(update_minibatch, carry, minibatches)
 
-        (value, opt_state), losses = jax.lax.scan(
+        (value, opt_state), value_losses = jax.lax.scan(
             update_epoch, (value, opt_state), jax.random.split(key, self.value_epochs)
         )
-        return value, opt_state, losses.mean()
+        return value, opt_state, value_losses.mean()
 
     def optimizer(self) -> optax.GradientTransformation:
         """The optimizer of the value function."""

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from etude.errors import InvalidInput
 from etude.estimators import losses
 from etude.struct import static, struct
-from etude.types import Array
+from etude.types import Array, Metrics
 
 
 @struct
@@ -16,7 +16,7 @@ class CategoricalHead:
     num_atoms: int = static(51, at_least=2)
     """Atoms of the distribution of the return."""
     v_min: float = static(-10.0)
-    """Lowest return of the support."""
+    """Lowest return of the support; -10 and 10 are those of Atari games with clipped rewards."""
     v_max: float = static(10.0)
     """Highest return of the support."""
     tag = "categorical"
@@ -50,6 +50,10 @@ class CategoricalHead:
         cross_entropy = -(target * jax.nn.log_softmax(outputs)).sum(-1)
         return cross_entropy, cross_entropy + jax.scipy.special.xlogy(target, target).sum(-1)
 
+    def target_metrics(self, target: Array) -> Metrics:
+        """The mass on the first and the last atom, where returns outside the support gather."""
+        return {"support_edge_mass": (target[..., 0] + target[..., -1]).mean()}
+
 
 @struct
 class QuantileHead:
@@ -71,3 +75,7 @@ class QuantileHead:
         """The quantile Huber loss, and the absolute error of the mean as TD error, each [...]."""
         quantile_loss = losses.quantile_huber_loss(outputs, target)
         return quantile_loss, jnp.abs((target - outputs).mean(-1))
+
+    def target_metrics(self, target: Array) -> Metrics:
+        """Nothing."""
+        return {}

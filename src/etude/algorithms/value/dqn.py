@@ -24,6 +24,7 @@ from etude.algorithms.value.distributional_heads import CategoricalHead, Quantil
 from etude.algorithms.value.epsilon_greedy import EpsilonGreedy
 from etude.algorithms.value.heads import ScalarHead
 from etude.algorithms.value.q_functions import QFunction, make_discrete_q
+from etude.counters import count_back, count_up, is_multiple
 from etude.data.replay import ring_buffer
 from etude.data.replay.hindsight import Hindsight
 from etude.data.replay.prioritized import Prioritized
@@ -31,6 +32,7 @@ from etude.data.replay.ring_buffer import RingBuffer, buffer_of
 from etude.data.replay.uniform import Uniform
 from etude.data.transition import ReplayBatch, Transition
 from etude.errors import InvalidInput
+from etude.estimators import losses
 from etude.nn.custom_torso import TorsoMaker
 from etude.nn.networks import Activation
 from etude.nn.noisy import NoisyLayers, add_noise_layers, sample_noise
@@ -71,10 +73,10 @@ class DQN:
     target_rate: float = traced(1.0, above=0, at_most=1)
     """Fraction by which a target update moves the target network toward q; 1 copies q, smaller
     values are Polyak averaging."""
-    exploration_steps: float = traced(10_000.0, above=0)
+    exploration_steps: float = traced(10_000.0, above=0, infinite=True)
     """Environment steps, summed over all environment copies, over which ε or the temperature falls
     linearly."""
-    max_gradient_norm: float = traced(10.0, above=0)
+    max_gradient_norm: float = traced(10.0, above=0, infinite=True)
     """Largest global norm of the gradient; larger gradients are scaled down to it; inf: no clip."""
     head: ScalarHead | CategoricalHead | QuantileHead = nested(ScalarHead())
     """Statistic of the return that is learned; C51 is categorical, QR-DQN quantile."""
@@ -150,6 +152,8 @@ class DQN:
     def needs(self) -> tuple[str, ...]:
         return () if self.plays else ("dataset",)
 
+    first_update, remarks = replay_agents.first_update, replay_agents.remarks
+
     def steps_per_update(self, num_envs: int) -> int:
         return self.rollout_length * num_envs if self.plays else self.gradient_steps
 
@@ -218,9 +222,13 @@ class DQN:
         if not explore:
             return q.greedy_action(observation, key_greedy), memory
         q = sample_noise(q, key_noise)
-        decay = linear_decay(state.steps, self.exploration_steps)
         action = self.exploration.act(
-            q, observation, decay, key_greedy=key_greedy, key_mix=key_mix, key_random=key_random
+            q,
+            observation,
+            linear_decay(state.steps, self.exploration_steps),
+            key_greedy=key_greedy,
+            key_mix=key_mix,
+            key_random=key_random,
         )
         return action, memory
 
@@ -242,7 +250,7 @@ class DQN:
             state = self.store(state, experience)
             buffer, is_ready = state.replay, state.steps >= self.warmup_steps
         else:
-            state = replace(state, steps=state.steps + self.gradient_steps)
+            state = replace(state, steps=count_up(state.steps, self.gradient_steps))
             buffer, is_ready = buffer_of(outside.dataset.transitions), jnp.bool_(True)
         fitted, metrics = update_if_ready(
             is_ready,
@@ -260,7 +268,10 @@ class DQN:
             state.priorities, state.replay, buffer, len(experience.reward)
         )
         return replace(
-            state, replay=buffer, priorities=priorities, steps=state.steps + experience.reward.size
+            state,
+            replay=buffer,
+            priorities=priorities,
+            steps=count_up(state.steps, experience.reward.size),
         )
 
     def replay_step(
@@ -302,17 +313,19 @@ class DQN:
             outputs = sample_noise(q, key_noise).outputs_for(
                 batch.transition.observation, batch.transition.action
             )
+            losses.check_target("estimate_target", target, outputs)
             loss, td_error = q.head.loss(outputs, target)
             return (batch.weight * loss).mean(), (td_error, q.head.mean(outputs).mean())
 
-        grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
-        (loss, (td_error, q_mean)), gradient = grad_fn(state.q)
+        (loss, (td_error, q_mean)), gradient = jax.value_and_grad(loss_fn, has_aux=True)(state.q)
         updates, opt_state = self.optimizer(state.steps).update(gradient, state.opt_state)
         q, gradient_steps_taken = (
             optax.apply_updates(state.q, updates),
-            state.gradient_steps_taken + 1,
+            count_back(state.gradient_steps_taken, self.target_interval) + 1,
         )
-        rate = jnp.where(gradient_steps_taken % self.target_interval == 0, self.target_rate, 0)
+        rate = jnp.where(
+            is_multiple(gradient_steps_taken, self.target_interval), self.target_rate, 0
+        )
         target_q = optax.incremental_update(q, state.target_q, rate)
         state = replace(
             state,
@@ -321,7 +334,11 @@ class DQN:
             opt_state=opt_state,
             gradient_steps_taken=gradient_steps_taken,
         )
-        return state, td_error, {"q_loss": loss, "q_value": q_mean}
+        return (
+            state,
+            td_error,
+            {"q_loss": loss, "q_value": q_mean} | q.head.target_metrics(target),
+        )
 
     def estimate_target(
         self, q: QFunction, target_q: QFunction, batch: ReplayBatch, key: Array

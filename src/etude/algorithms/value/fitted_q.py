@@ -5,15 +5,24 @@
 
 The two steps repeat: a long regression on fixed targets, then new targets. A regression is as many
 gradient steps of Adam as `target_interval` says; keep it equal to `gradient_steps`. The loss is
-that of the head, Huber's or half the square. The transitions are those of a dataset where it does
-not play (offline), else those that it has collected.
+half the square, whose minimum is the mean of the targets; Huber's, an option of the head, is biased
+where they are spread. The transitions are those of a dataset where it does not play (offline), else
+those that it has collected.
 """
 
 from functools import partial
 
 from etude.algorithms.value.dqn import DQN
+from etude.algorithms.value.heads import ScalarHead
 
-FittedQ = partial(DQN, double=False, rollout_length=500, gradient_steps=500, target_interval=500)
+FittedQ = partial(
+    DQN,
+    head=ScalarHead("squared"),
+    double=False,
+    rollout_length=500,
+    gradient_steps=500,
+    target_interval=500,
+)
 
 # Name on the command line: (constructor, description).
 ALGORITHMS = {

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from etude.estimators import losses
 from etude.struct import static, struct
-from etude.types import Array
+from etude.types import Array, Metrics
 
 Loss = Literal["huber", "squared"]
 LOSSES = {"huber": losses.huber_loss, "squared": losses.l2_loss}
@@ -40,6 +40,10 @@ class Head(Protocol):
         """The loss, and the error by which prioritized replay draws, [...] each."""
         ...
 
+    def target_metrics(self, target: Array) -> Metrics:
+        """What is to be known of targets [..., atom], numbers [] by their names."""
+        return {}
+
 
 @struct
 class ScalarHead:
@@ -62,3 +66,7 @@ class ScalarHead:
         """The loss and the absolute TD error, by which prioritized replay draws, each [...]."""
         td_error = (target - outputs)[..., 0]
         return LOSSES[self.loss_type](td_error), jnp.abs(td_error)
+
+    def target_metrics(self, target: Array) -> Metrics:
+        """Nothing."""
+        return {}

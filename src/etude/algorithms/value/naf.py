@@ -14,6 +14,7 @@ from etude.algorithms.common import replay_agents
 from etude.algorithms.common.exploration import add_gaussian_noise
 from etude.algorithms.common.off_policy import update_from_replay
 from etude.algorithms.protocol import Relabel, algorithm
+from etude.counters import count_up
 from etude.data.replay.hindsight import Hindsight
 from etude.data.replay.ring_buffer import RingBuffer
 from etude.data.transition import ReplayBatch, Transition
@@ -97,10 +98,10 @@ class NAF:
     1]."""
     final_noise: float = traced(0.1, at_least=0)
     """Standard deviation of the exploration noise after exploration_steps (found by trial)."""
-    exploration_steps: float = traced(10_000.0, above=0)
+    exploration_steps: float = traced(10_000.0, above=0, infinite=True)
     """Environment steps, summed over all environment copies, over which the exploration noise falls
     linearly (found by trial)."""
-    max_gradient_norm: float = traced(1.0, above=0)
+    max_gradient_norm: float = traced(1.0, above=0, infinite=True)
     """Largest global norm of the gradient; larger gradients are scaled down to it; inf: no clip."""
     hindsight: Hindsight | None = nested(None)
     """Whether goals that were achieved later take the desired goals' place in replay, where
@@ -134,6 +135,8 @@ class NAF:
 
     def validate_fields(self) -> None:
         replay_agents.check_replay(self)
+
+    first_update, remarks = replay_agents.first_update, replay_agents.remarks
 
     @property
     def assumes(self) -> Assumptions:
@@ -210,7 +213,7 @@ class NAF:
             q=q,
             target_q=target_q,
             opt_state=opt_state,
-            gradient_steps_taken=state.gradient_steps_taken + 1,
+            gradient_steps_taken=count_up(state.gradient_steps_taken, 1),
         )
         return state, metrics
 
@@ -221,6 +224,7 @@ class NAF:
 
         def loss_fn(q):
             values = q(batch.transition.observation)(batch.transition.action)
+            losses.check_target("estimate_target", target, values)
             return (batch.weight * losses.l2_loss(target - values)).mean(), values.mean()
 
         (loss, q_mean), gradient = jax.value_and_grad(loss_fn, has_aux=True)(q)

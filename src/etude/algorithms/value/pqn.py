@@ -15,6 +15,7 @@ from etude.algorithms.common.exploration import epsilon_greedy
 from etude.algorithms.protocol import algorithm
 from etude.algorithms.value.heads import ScalarHead
 from etude.algorithms.value.q_functions import DiscreteQ, make_discrete_q
+from etude.counters import count_up
 from etude.data.transition import Transition, flatten_time, minibatches
 from etude.errors import InvalidInput
 from etude.estimators import losses, returns
@@ -62,10 +63,10 @@ class PQN:
     """Initial probability ε of a random action."""
     final_epsilon: float = traced(0.05, at_least=0, at_most=1)
     """Probability ε of a random action after exploration_steps."""
-    exploration_steps: float = traced(250_000.0, above=0)
+    exploration_steps: float = traced(250_000.0, above=0, infinite=True)
     """Environment steps, summed over all environment copies, over which ε falls linearly from
     initial_epsilon to final_epsilon."""
-    max_gradient_norm: float = traced(10.0, above=0)
+    max_gradient_norm: float = traced(10.0, above=0, infinite=True)
     """Largest global norm of the gradient; larger gradients are scaled down to it; inf: no clip."""
     hidden: tuple[int, ...] = static((128, 128), at_least=1)
     """Units of each hidden layer."""
@@ -141,6 +142,7 @@ class PQN:
     ) -> tuple[PQNState, dict[str, Array]]:
         """Take `epochs` passes of gradient steps over a rollout [time, env] with fixed targets."""
         target = self.estimate_target(state.q, experience)
+        losses.check_target("estimate_target", target, experience.reward)
         # [time * env, ...]
         samples = flatten_time(TargetBatch(experience.observation, experience.action, target))
 
@@ -155,7 +157,8 @@ class PQN:
         (q, opt_state), metrics = jax.lax.scan(
             epoch, (state.q, state.opt_state), jax.random.split(key, self.epochs)
         )
-        state = replace(state, q=q, opt_state=opt_state, steps=state.steps + samples.target.size)
+        steps = count_up(state.steps, samples.target.size)
+        state = replace(state, q=q, opt_state=opt_state, steps=steps)
         num_updates = jnp.int32(metrics["q_loss"].size)
         return state, {**jax.tree.map(jnp.mean, metrics), "updates": num_updates}
 

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from etude.algorithms.assumptions import Assumptions
 from etude.algorithms.common.exploration import epsilon_greedy
 from etude.algorithms.protocol import algorithm
+from etude.counters import count_up
 from etude.data.transition import Transition, zeros_like_spec
 from etude.estimators import losses
 from etude.nn.action_masks import beside_mask, legal_actions, masked, space_beside_mask
@@ -50,7 +51,7 @@ class QLearning:
     """Initial probability ε of a random action."""
     final_epsilon: float = traced(0.05, at_least=0, at_most=1)
     """Probability ε of a random action after exploration_steps."""
-    exploration_steps: float = traced(10_000.0, above=0)
+    exploration_steps: float = traced(10_000.0, above=0, infinite=True)
     """Environment steps, summed over all environment copies, over which ε falls linearly from
     initial_epsilon to final_epsilon."""
     initial_value: float = traced(0.0)
@@ -131,7 +132,7 @@ class QLearning:
             "q_value": value_sum / jnp.maximum(num_updates, 1),
             "updates": num_updates,
         }
-        steps = state.steps + experience.reward.size
+        steps = count_up(state.steps, experience.reward.size)
         return replace(state, q=q, pending=pending, steps=steps), metrics
 
     def learn_step(
@@ -198,6 +199,7 @@ def update_table(
     sums of their losses and of their Q(s, a) before the update.
     """
     index = transition.observation, transition.action
+    losses.check_target("estimate_target", target, q[index])
     td_error = target - q[index]
     counts = jnp.zeros_like(q).at[index].add(valid)[index]
     new_q = q.at[index].add(learning_rate * valid * td_error / jnp.maximum(counts, 1))

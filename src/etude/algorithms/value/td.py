@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from etude.algorithms.assumptions import Assumptions
 from etude.algorithms.common.exploration import random_choice
 from etude.algorithms.protocol import algorithm
+from etude.counters import count_up
 from etude.data.transition import Transition
 from etude.estimators import losses
 from etude.nn.action_masks import beside_mask, legal_actions, space_beside_mask
@@ -86,9 +87,8 @@ class TD:
         (value, traces), metrics = jax.lax.scan(
             learn_step, (state.value, state.traces), transitions
         )
-        state = replace(
-            state, value=value, traces=traces, steps=state.steps + experience.reward.size
-        )
+        steps = count_up(state.steps, experience.reward.size)
+        state = replace(state, value=value, traces=traces, steps=steps)
         return state, {**jax.tree.map(jnp.mean, metrics), "updates": experience.reward.size}
 
     def learn_step(

@@ -13,6 +13,7 @@ from etude.algorithms.common import replay_agents
 from etude.algorithms.common.exploration import add_gaussian_noise
 from etude.algorithms.common.off_policy import update_from_replay
 from etude.algorithms.protocol import Relabel, algorithm
+from etude.counters import count_back, is_multiple
 from etude.data.replay.hindsight import Hindsight
 from etude.data.transition import ReplayBatch, Transition
 from etude.estimators import losses
@@ -68,7 +69,7 @@ class TD3:
     """Standard deviation of the Gaussian exploration noise; actions are scaled to [-1, 1]."""
     target_noise: float = traced(0.2, at_least=0)
     """Standard deviation of the Gaussian noise on the target policy's actions, in [-1, 1]."""
-    target_noise_clip: float = traced(0.5, at_least=0)
+    target_noise_clip: float = traced(0.5, at_least=0, infinite=True)
     """Bound to which the noise on the target policy's actions is clipped, on both sides; no effect
     with target_noise 0."""
     hindsight: Hindsight | None = nested(None)
@@ -108,6 +109,8 @@ class TD3:
 
     def validate_fields(self) -> None:
         replay_agents.check_replay(self)
+
+    first_update, remarks = replay_agents.first_update, replay_agents.remarks
 
     @property
     def assumes(self) -> Assumptions:
@@ -194,7 +197,9 @@ class TD3:
         def update_policy_and_targets(state):
             return self.update_targets(self.update_policy(state, batch))
 
-        is_policy_step = assume_unbatched(state.gradient_steps_taken) % self.policy_interval == 0
+        is_policy_step = is_multiple(
+            assume_unbatched(state.gradient_steps_taken), self.policy_interval
+        )
         if self.policy_interval == 1:
             state = update_policy_and_targets(state)
         else:
@@ -213,6 +218,7 @@ class TD3:
         def loss_fn(critics):
             # [critic, batch]
             values = critic_values(critics, transition.observation, transition.action)
+            losses.check_target("estimate_target", td_target, values[0])
             loss = batch.weight * losses.l2_loss(td_target - values)
             return loss.mean(range(1, loss.ndim)).sum(), values.mean()
 
@@ -222,7 +228,7 @@ class TD3:
             state,
             critics=optax.apply_updates(state.critics, updates),
             critic_opt_state=opt_state,
-            gradient_steps_taken=state.gradient_steps_taken + 1,
+            gradient_steps_taken=count_back(state.gradient_steps_taken, self.policy_interval) + 1,
         )
         return state, {"critic_loss": loss, "q_value": q_mean}
 

@@ -38,7 +38,7 @@ class BoundaryStore:
     slot: Array  # int32 [time, env]: the index in `images` of a truncated row's next observation
     # int32 [slots]: the row of time, counted from the first insert, of each slot; -1: none
     row: Array
-    count: Array  # int32: number of truncated rows since the first insert
+    count: Array  # int32: number of truncated rows since the first insert, modulo that of the slots
     # int32: rows of time before this one are dropped, for a slot of theirs was overwritten
     oldest: Array
 
@@ -72,13 +72,21 @@ def init_boundary(images: Any, time: int, num_envs: int, rollout_length: int) ->
 
 
 def store_boundary(
-    boundary: BoundaryStore, rollout: Transition, images: Any, inserted: Array
-) -> BoundaryStore:
+    boundary: Any, rollout: Transition, images: Any, inserted: Array, dropped: Array
+) -> Any:
     """The store after an insert: with the next images of the newest and truncated rows.
 
     `images` are those of the rollout's next observations, [rollout_length, env, ...]; `inserted` is
-    the number of rows of time before it.
+    the number of rows of time before it, counted from `dropped` rows later than in `boundary`. A
+    store of no images, (), stays so.
     """
+    if not boundary:
+        return ()
+    boundary = replace(
+        boundary,
+        row=jnp.maximum(boundary.row - dropped, -1),
+        oldest=jnp.maximum(boundary.oldest - dropped, 0),
+    )
     (time, envs), num_slots = boundary.slot.shape, boundary.row.size
     truncated = rollout.truncated & ~rollout.terminated
     slot = (boundary.count + jnp.cumsum(truncated).reshape(truncated.shape)) % num_slots
@@ -96,7 +104,7 @@ def store_boundary(
         jax.tree.map(write, boundary.images, images),
         jax.lax.dynamic_update_slice_in_dim(boundary.slot, envs + slot, inserted % time, 0),
         boundary.row.at[written_slot].set(row, mode="drop"),
-        boundary.count + truncated.sum(),
+        (boundary.count + truncated.sum()) % num_slots,
         jnp.maximum(boundary.oldest, newest_overwritten + 1),
     )
 
@@ -116,7 +124,7 @@ def keep_newest(boundary: BoundaryStore, is_cut: Array, row: Array) -> BoundaryS
         ),
         boundary.slot.at[row % time].set(jnp.where(is_cut, envs + slot, boundary.slot[row % time])),
         boundary.row.at[written_slot].set(row, mode="drop"),
-        boundary.count + is_cut.sum(),
+        (boundary.count + is_cut.sum()) % num_slots,
         jnp.maximum(boundary.oldest, newest_overwritten + 1),
     )
 

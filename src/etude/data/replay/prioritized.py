@@ -40,7 +40,7 @@ class Prioritized:
     al., 2016)."""
     beta: float = traced(0.4, at_least=0, at_most=1)
     """Initial exponent β of the importance weights; at 1 they correct the whole bias."""
-    beta_steps: float = traced(100_000.0, above=0)
+    beta_steps: float = traced(100_000.0, above=0, infinite=True)
     """Environment steps, summed over all environment copies, over which β grows linearly to 1."""
 
     def init_priorities(self, buffer: RingBuffer) -> Priorities:
@@ -58,7 +58,9 @@ class Prioritized:
     ) -> Priorities:
         """The priorities after `rows` rows of time were inserted: the new ones have the largest."""
         tree = (
-            invalidate(priorities.tree, old_buffer, buffer) if buffer.boundary else priorities.tree
+            invalidate(priorities.tree, old_buffer, buffer, rows)
+            if buffer.boundary
+            else priorities.tree
         )
         leaf = leaf_indices(buffer, old_buffer.inserted, rows)
         return replace(priorities, tree=set_priorities(tree, leaf, priorities.max_priority))
@@ -81,11 +83,13 @@ class Prioritized:
 
 
 def invalidate(
-    tree: tuple[Array, ...], old_buffer: RingBuffer, buffer: RingBuffer
+    tree: tuple[Array, ...], old_buffer: RingBuffer, buffer: RingBuffer, rows: int
 ) -> tuple[Array, ...]:
-    """The tree with priority 0 for rows that an insert dropped without overwriting them."""
+    """The tree with priority 0 for rows that an insert of `rows` dropped and did not overwrite."""
+    # not 0 where the buffer counts its rows from a later one
+    dropped = old_buffer.inserted + rows - buffer.inserted
     first = jnp.maximum(
-        ring_buffer.oldest(old_buffer), buffer.inserted - ring_buffer.length(buffer)
+        ring_buffer.oldest(old_buffer) - dropped, buffer.inserted - ring_buffer.length(buffer)
     )
     return jax.lax.fori_loop(
         first,

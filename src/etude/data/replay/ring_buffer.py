@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from etude.counters import count_back
 from etude.data.replay.next_images import (
     init_boundary,
     join_images,
@@ -27,7 +28,9 @@ class RingBuffer:
     """Transitions [time, env]; each rollout continues the one before it, or starts new episodes."""
 
     storage: Any  # a tree with leaves [time, env, ...], None for the images of next_observation
-    inserted: Array  # int32: rows of time since the first insert; the next is inserted % time
+    # int32: rows of time since the first insert, or a later one that many multiples of `time` after
+    # it, so that the number does not overflow; the next row is inserted % time
+    inserted: Array
     boundary: Any  # BoundaryStore, or () without images
 
 
@@ -67,7 +70,7 @@ def insert(buffer: RingBuffer, rollout: Any) -> RingBuffer:
     Raises InvalidInput for a buffer that is not a whole number of rollouts of this length.
     """
     storage, images = split_images(rollout, axes=2)
-    rows, start = jax.tree.leaves(rollout)[0].shape[0], buffer.inserted % length(buffer)
+    rows, inserted = len(jax.tree.leaves(rollout)[0]), count_back(buffer.inserted, length(buffer))
     if length(buffer) % rows:
         raise InvalidInput(
             f"a rollout of {rows} steps does not divide the {length(buffer)} rows of the ring; "
@@ -75,14 +78,14 @@ def insert(buffer: RingBuffer, rollout: Any) -> RingBuffer:
         )
 
     def write(old, new):
-        return jax.lax.dynamic_update_slice_in_dim(old, new.astype(old.dtype), start, 0)
+        return jax.lax.dynamic_update_slice_in_dim(
+            old, new.astype(old.dtype), jax.lax.rem(inserted, jnp.int32(length(buffer))), 0
+        )
 
-    boundary = (
-        store_boundary(buffer.boundary, rollout, images, buffer.inserted) if buffer.boundary else ()
+    boundary = store_boundary(
+        buffer.boundary, rollout, images, inserted, buffer.inserted - inserted
     )
-    return RingBuffer(
-        jax.tree.map(write, buffer.storage, storage), buffer.inserted + rows, boundary
-    )
+    return RingBuffer(jax.tree.map(write, buffer.storage, storage), inserted + rows, boundary)
 
 
 def truncate_newest(buffer: RingBuffer, is_cut: Array) -> RingBuffer:
