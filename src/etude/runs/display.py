@@ -405,8 +405,8 @@ def evaluation_rows(
             (
                 "return in training",
                 f"{three_digits(training['iqm'])} in the latest {sum(training['episodes'])} "
-                "episodes: the policy that explores differs from the deterministic one by more than the interval "
-                "(etude evaluate RUN --stochastic plays it)",
+                "episodes: the policy that explores differs from the deterministic one by more "
+                "than the interval (etude evaluate RUN --stochastic plays it)",
             )
         )
     return rows
