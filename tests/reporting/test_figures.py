@@ -155,12 +155,11 @@ def test_numbers_as_written(value, decimals, text):
     assert figures.format_thousands(value, decimals) == text
 
 
-@pytest.mark.parametrize("loss", ["", "bellman loss"], ids=["returns", "a loss beside them"])
-def test_evaluations_in_training_are_points(tmp_path, loss):
-    """On the axis of returns; one of several seeds has stopped early."""
+def test_evaluations_in_training_are_points(tmp_path):
+    """On an axis of their own beside a loss; one of several seeds has stopped early."""
     means = np.full((2, 3), 300.0)
     means[1, 2] = math.nan
-    options = dict(loss=loss, title="title", evaluations=(STEPS[[9, 19, 29]], means))
+    options = dict(loss="bellman loss", title="title", evaluations=(STEPS[[9, 19, 29]], means))
     assert has(draw(tmp_path, STEPS, RETURNS[:2], **options), EMBER)
 
 
