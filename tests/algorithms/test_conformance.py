@@ -346,7 +346,7 @@ def programs():
             both = begin(KEYS)
             made[name] = (
                 jax.device_get(both),
-                compile_chunk(algorithm, environment, both, KEYS, 100, 0),
+                compile_chunk(algorithm, environment, both, KEYS, 100),
                 begin,
             )
         return made[name]
@@ -373,7 +373,7 @@ def single(programs):
     """Of a table, training of one seed at the start and its program."""
     first = seed_of(programs("q-learning")[0], 0)
     return first, compile_chunk(
-        *SMALL["q-learning"][:2], jax.tree.map(jnp.asarray, first), KEYS[0], 100, 0
+        *SMALL["q-learning"][:2], jax.tree.map(jnp.asarray, first), KEYS[0], 100
     )
 
 
