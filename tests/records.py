@@ -8,7 +8,7 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 
 import etude
-from etude.runs.job import TrainJob, checkpoint_template, save_job
+from etude.runs.job_checkpoints import TrainJob, checkpoint_template, save_job
 from etude.runs.options import RunOptions
 from etude.runs.run import Run, create_run
 from etude.runs.settings import Settings

@@ -12,8 +12,9 @@ from records import begun, finished, rewrite_checkpoint, rewrite_config
 
 import etude
 from etude.errors import InvalidInput
-from etude.runs import job
+from etude.runs import job_checkpoints
 from etude.runs.interrupt import InterruptHandler
+from etude.runs.job import train_job
 from etude.runs.settings import read_config
 from etude.storage import metrics_csv
 from etude.storage.files import CorruptFile
@@ -233,7 +234,7 @@ def test_rows_that_were_lost_or_altered_are_told(run, change, words):
     settings, said = etude.load(run).settings, []
     (only,) = etude.load(run).jobs
     # resumed, it says so once, and goes on
-    assert next(job.train_job(settings, only, InterruptHandler(), said.append)).steps == 100
+    assert next(train_job(settings, only, InterruptHandler(), said.append)).steps == 100
     (warning,) = (text for text in said if "metrics.csv" in text)
     assert words in warning
 
@@ -257,11 +258,11 @@ def test_the_best_checkpoint_is_not_believed_either(run, change):
     settings = etude.load(run).settings
     environment = settings.outline()
     (only,) = etude.load(run).jobs
-    _, metadata = job.restore_best(settings, only, 0, environment, pytest.fail)
+    _, metadata = job_checkpoints.restore_best(settings, only, 0, environment, pytest.fail)
     assert metadata["steps"] == 100
     rewrite_checkpoint(best / "step_100", **change)
     with pytest.raises(CorruptFile, match=f"its {next(iter(change))} is"):
-        job.restore_best(settings, only, 0, environment, lambda text: None)
+        job_checkpoints.restore_best(settings, only, 0, environment, lambda text: None)
 
 
 def test_rows_beyond_the_checkpoint_may_be_there(sound, run):

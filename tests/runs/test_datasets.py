@@ -16,7 +16,8 @@ import etude
 from etude.errors import InvalidInput
 from etude.runs.display import run_headline
 from etude.runs.interrupt import InterruptHandler
-from etude.runs.job import checkpoint_template, restore_job, save_job, train_job
+from etude.runs.job import train_job
+from etude.runs.job_checkpoints import checkpoint_template, restore_job, save_job
 from etude.runs.options import RunOptions
 from etude.runs.run import create_run
 from etude.runs.train import resolve_settings

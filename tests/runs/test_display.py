@@ -8,7 +8,7 @@ import pytest
 import etude
 from etude.reporting.statistics import summarize_returns
 from etude.runs.display import RunProgress, cut_off_rows, evaluation_rows, run_headline
-from etude.runs.job import ProgressEvent
+from etude.runs.job_progress import ProgressEvent
 from etude.runs.options import RunOptions
 from etude.runs.run import latest_return
 from etude.runs.stopping import EarlyStop

@@ -18,7 +18,8 @@ from etude.data.transition import Transition
 from etude.errors import InvalidInput
 from etude.runs.display import result_table
 from etude.runs.interrupt import InterruptHandler
-from etude.runs.job import checkpoint_template, initial_components, save_job, train_job
+from etude.runs.job import initial_components, train_job
+from etude.runs.job_checkpoints import checkpoint_template, save_job
 from etude.runs.options import RunOptions
 from etude.runs.run import create_run
 from etude.runs.train import resolve_settings

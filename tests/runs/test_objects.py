@@ -22,7 +22,8 @@ from etude.environments.protocol import StepResult
 from etude.environments.wrappers.time_limit import TimeLimit
 from etude.errors import InvalidInput
 from etude.runs.interrupt import InterruptHandler
-from etude.runs.job import checkpoint_template, jobs_for, make_environment, train_job
+from etude.runs.job import make_environment, train_job
+from etude.runs.job_checkpoints import checkpoint_template, jobs_for
 from etude.runs.options import RunOptions
 from etude.runs.run import create_run
 from etude.runs.train import resolve_settings

@@ -24,7 +24,8 @@ from etude.keys import FINAL_EVALUATION, INITIAL_MEMORY, PERIODIC_EVALUATION, RE
 from etude.runs.display import evaluation_rows
 from etude.runs.evaluation import PolicyEvaluator, evaluate_policies
 from etude.runs.interrupt import Interrupted, InterruptHandler
-from etude.runs.job import TrainJob, train_job
+from etude.runs.job import train_job
+from etude.runs.job_checkpoints import TrainJob
 from etude.runs.options import RunOptions
 from etude.runs.periodic_evaluation import PeriodicEvaluation, best_directory, periodic_key
 from etude.runs.run import create_run

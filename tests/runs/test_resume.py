@@ -18,7 +18,8 @@ from etude.algorithms.trust_region.ppo import PPO
 from etude.algorithms.value.dqn import DQN
 from etude.estimators.running_statistics import Normalization
 from etude.runs.interrupt import InterruptHandler
-from etude.runs.job import TrainJob, jobs_for, train_job
+from etude.runs.job import train_job
+from etude.runs.job_checkpoints import TrainJob, jobs_for
 from etude.runs.options import RunOptions
 from etude.runs.run import create_run, load
 from etude.runs.train import resolve_settings

@@ -16,7 +16,8 @@ from etude.algorithms.value.dqn import DQN
 from etude.data.replay import ring_buffer
 from etude.data.transition import zeros_like_spec
 from etude.runs.interrupt import InterruptHandler
-from etude.runs.job import jobs_for, restore_job, train_job
+from etude.runs.job import train_job
+from etude.runs.job_checkpoints import jobs_for, restore_job
 from etude.runs.options import RunOptions
 from etude.runs.train import resolve_settings
 from etude.spaces import Box as BoxSpec

@@ -21,7 +21,8 @@ from etude.errors import InvalidInput
 from etude.runs.display import run_headline
 from etude.runs.experts import make_expert
 from etude.runs.interrupt import InterruptHandler
-from etude.runs.job import checkpoint_template, save_job, train_job
+from etude.runs.job import train_job
+from etude.runs.job_checkpoints import checkpoint_template, save_job
 from etude.runs.options import RunOptions
 from etude.runs.run import create_run
 from etude.runs.settings import from_json, to_json

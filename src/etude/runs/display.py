@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from etude.reporting.statistics import three_digits
-from etude.runs.job import ProgressEvent
+from etude.runs.job_progress import ProgressEvent
 from etude.runs.settings import DatasetRecord, Settings
 from etude.runs.stopping import EarlyStop
 

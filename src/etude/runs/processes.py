@@ -10,7 +10,9 @@ from typing import Any, NamedTuple
 
 from etude.errors import Diverged, EnvironmentFault, InvalidInput
 from etude.runs.interrupt import Interrupted, InterruptHandler
-from etude.runs.job import ProgressEvent, TrainJob, train_job
+from etude.runs.job import train_job
+from etude.runs.job_checkpoints import TrainJob
+from etude.runs.job_progress import ProgressEvent
 from etude.runs.settings import Settings
 from etude.storage.writer_lock import sole_writer
 

@@ -25,8 +25,7 @@ from etude.reporting.statistics import iqm
 from etude.runs.display import Display
 from etude.runs.evaluation import evaluate_on_dataset, evaluate_policies
 from etude.runs.interrupt import Interrupted, InterruptHandler
-from etude.runs.job import (
-    ProgressEvent,
+from etude.runs.job_checkpoints import (
     TrainJob,
     has_checkpoint,
     has_rows,
@@ -36,6 +35,7 @@ from etude.runs.job import (
     restore_best,
     restore_job,
 )
+from etude.runs.job_progress import ProgressEvent
 from etude.runs.options import AT_MOST, check_whole
 from etude.runs.outside import DatasetLike, describe, open_dataset, reopen_dataset
 from etude.runs.periodic_evaluation import state_of_seed

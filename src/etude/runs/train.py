@@ -23,7 +23,9 @@ from etude.presets import preset
 from etude.runs.display import Display, display_for
 from etude.runs.initial import start_from
 from etude.runs.interrupt import Interrupted, InterruptHandler
-from etude.runs.job import ProgressEvent, has_checkpoint, metrics_fault, restore_job, train_job
+from etude.runs.job import train_job
+from etude.runs.job_checkpoints import has_checkpoint, metrics_fault, restore_job
+from etude.runs.job_progress import ProgressEvent
 from etude.runs.options import SOLVED, RecordedOptions, RunOptions, make_options
 from etude.runs.outside import DatasetLike, describe, open_dataset, reopen_dataset, use_dataset
 from etude.runs.processes import train_jobs

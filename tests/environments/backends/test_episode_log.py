@@ -12,7 +12,7 @@ from gymnasium_spaces import ACTIONS, OBSERVATIONS, Noise
 from etude.environments.backends.episode_log import (
     EpisodeLog,
     EpisodeSeeds,
-    empty_log,
+    array_shapes,
     join_logs,
     split_log,
 )
@@ -104,8 +104,8 @@ def test_a_log_is_divided_among_processes_and_joined_again():
     assert [len(part.digests) for part in parts] == [8, 4, 8]
     for array, expected in zip(join_logs(parts), log, strict=True):
         np.testing.assert_array_equal(array, expected)
-    empty = empty_log(5, log.actions.size, log.digests.size)
-    assert [(x.shape, x.dtype) for x in empty] == [(x.shape, x.dtype) for x in log]
+    shapes = array_shapes(5, log.actions.size, log.digests.size)
+    assert shapes == [(x.size, x.dtype) for x in log]
 
 
 class Drifts(Walk):

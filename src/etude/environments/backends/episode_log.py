@@ -38,9 +38,9 @@ class EpisodeLog(NamedTuple):
         """The log whose bytes these are."""
         sizes = np.frombuffer(data, np.int64, 3)
         arrays, start = [], sizes.nbytes
-        for array in empty_log(*sizes.tolist()):
-            arrays.append(np.frombuffer(data, array.dtype, array.size, start))
-            start += array.nbytes
+        for size, dtype in array_shapes(*sizes.tolist()):
+            arrays.append(np.frombuffer(data, dtype, size, start))
+            start += arrays[-1].nbytes
         return cls(*arrays)
 
     @property
@@ -75,18 +75,11 @@ def split_log(log: EpisodeLog, slices: list[slice], action_bytes: int) -> list[E
     return parts
 
 
-def empty_log(copies: int, action_bytes: int, digests: int) -> EpisodeLog:
-    """A log of zeros with these sizes, whose shapes a checkpoint is read with."""
-    zeros = np.zeros(copies, np.int64)
-    return EpisodeLog(
-        np.zeros(copies, np.uint32),
-        zeros,
-        zeros,
-        zeros,
-        zeros,
-        np.zeros(action_bytes, np.uint8),
-        np.zeros(digests, np.uint32),
-    )
+def array_shapes(copies: int, action_bytes: int, digests: int) -> list[tuple[int, np.dtype]]:
+    """The size and the dtype of each array of a log with these sizes."""
+    sizes = [copies] * 5 + [action_bytes, digests]
+    dtypes = [np.uint32, *[np.int64] * 4, np.uint8, np.uint32]
+    return [(size, np.dtype(dtype)) for size, dtype in zip(sizes, dtypes, strict=True)]
 
 
 class EpisodeSeeds:
