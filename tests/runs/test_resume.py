@@ -316,3 +316,54 @@ class Slow(gymnasium.Env):
 
 gymnasium.register("Slow-v0", Slow)
 """
+
+
+LONG = """
+import gymnasium
+import numpy as np
+
+
+class Long(gymnasium.Env):
+    observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (2,))
+    action_space = gymnasium.spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.time, self.place = 0, self.np_random.normal(size=2)
+        return self.place.astype(np.float32), {}
+
+    def step(self, action):
+        self.time += 1
+        self.place = 0.9 * self.place + action + self.np_random.normal(size=2)
+        return self.place.astype(np.float32), float(self.place[0]), self.time == 500, False, {}
+
+
+gymnasium.register("Long-v0", Long)
+"""
+LONG_STEPS, LONG_COPIES, KILLS = 48_000, 4, 20
+
+
+@pytest.mark.system
+def test_killed_at_random_moments_equals_uninterrupted_and_cuts_no_episode(tmp_path):
+    """Episodes of 500 steps, which no checkpoint waits for; also killed before the first, and as
+    one is written."""
+    (tmp_path / "long_environment.py").write_text(LONG)
+    words = (*PPO_WORDS[:1], "long_environment:Long-v0", *PPO_WORDS[2:], *COMMON)
+    asked = ("train", *words, "--steps", LONG_STEPS, "--checkpoint-interval", 1_600)
+    named = ("--environment", "long_environment:Long-v0")
+    assert here(*asked, "--out", "whole", cwd=tmp_path).returncode == 0
+    rows = metrics_csv.read_metrics(tmp_path / "whole/metrics.csv")
+    assert rows["episodes"].sum() == LONG_COPIES * (LONG_STEPS // LONG_COPIES // 500)
+    assert np.nanmin(rows["episode_length"]) == 500
+    rng = np.random.default_rng(0)
+    for i in range(KILLS):
+        run = tmp_path / f"killed_{i}"
+        process = start(*asked, "--out", run.name, cwd=tmp_path)
+        until((run / "config.json").exists, process)
+        goal = rng.uniform(0, 0.9) * LONG_STEPS
+        until(lambda run=run, goal=goal: max(checkpoints(run), default=0) >= goal - 1_600, process)
+        time.sleep(rng.uniform(0, 0.1))
+        kill(process)
+        resumed = here("resume", run.name, *named, cwd=tmp_path)
+        assert resumed.returncode == 0, resumed.stderr
+        same(tmp_path / "whole", run)
