@@ -11,21 +11,14 @@ from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
 
+import learning_page
 import learning_results
 import report
-from learning_results import HEADINGS, Results
+from learning_page import HEADINGS
+from learning_pool import FAILED, RESULT, Train, run_jobs
+from learning_results import Results
 from learning_rows import ROWS_WITH_GOALS, Row, all_rows
-from learning_runs import (
-    FAILED,
-    RESULT,
-    Plan,
-    Train,
-    jobs_for,
-    plan_row,
-    remove_runs,
-    run_jobs,
-    train_seeds,
-)
+from learning_runs import Plan, jobs_for, plan_row, remove_runs, train_seeds
 from report import RESULTS, RUNS
 
 from etude.errors import EnvironmentFault, InvalidInput
@@ -93,7 +86,7 @@ def forget(name: str, directory: Path, runs: Path, rows: Mapping[str, Row]) -> N
     """Mark the results of a row as those of an earlier version, and remove its runs."""
     results = learning_results.read(directory)
     learning_results.mark_as_earlier(results, name)
-    learning_results.write(directory, results, rows)
+    learning_page.write(directory, results, rows)
     remove_runs(name, runs)
 
 
@@ -119,13 +112,13 @@ def measure(
             markup=False,
         )
         jobs += jobs_for(plan, missing, runs)
-    learning_results.write(directory, results, rows)
+    learning_page.write(directory, results, rows)
     succeeded = True
     with closing(run_jobs(jobs, train, cores or usable_cores())) as ended:
         for job, kind, payload in ended:
             if kind == RESULT:
                 learning_results.add_seeds(results, job.plan.row.name, payload)
-                learning_results.write(directory, results, rows)
+                learning_page.write(directory, results, rows)
                 payload = ", ".join(f"{result['mean']:.1f}" for result in payload.values())
             succeeded &= kind != FAILED
             style = "red" if kind == FAILED else None
@@ -138,7 +131,7 @@ def show(directory: Path, rows: Mapping[str, Row], selected: list[str]) -> None:
     results: Results = learning_results.read(directory)
     summaries = learning_results.summarize_all(results)
     chosen = {name: results[name] for name in selected if name in summaries}
-    table = learning_results.table_rows(chosen, rows, summaries)
+    table = learning_page.table_rows(chosen, rows, summaries)
     report.print_table(console, "Learning", HEADINGS, table)
     console.print(f"in {directory / 'learning.md'} and learning.json", soft_wrap=True)
 

@@ -1,20 +1,14 @@
-"""Training of the seeds of `learning.py`: runs side by side, a process each, pinned to a core.
+"""The runs in which `learning.py` trains and evaluates the seeds of a row.
 
 Seeds on the jax backend train in one program, so they are one run; others are a run each.
 """
 
 import json
-import multiprocessing
-import os
 import shutil
 import signal
 import subprocess
 import sys
-import threading
-import traceback
-from collections.abc import Callable, Iterator
 from datetime import datetime
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,20 +20,16 @@ from learning_rows import Row
 from workloads import PEER_PYTHON
 
 import etude
-from etude.errors import Diverged, EnvironmentFault, InvalidInput
-from etude.runs.interrupt import Interrupted, InterruptHandler
+from etude.errors import InvalidInput
 from etude.runs.options import RunOptions
-from etude.runs.processes import ENDED, WorkerSlot, ready_pipes, receive, request_stop
 from etude.runs.run import Run
 from etude.runs.settings import to_json
 from etude.runs.torsos import torso_of
-from etude.runs.train import resolve_settings
+from etude.runs.train import resolve_settings, train_new
 from etude.storage import files
 from etude.struct import replace
 
 RESUMED = "resumed.json"  # marks a resumed run, whose seconds are those of its last session
-RESULT, STOPPED, FAILED = "result", "stopped", "failed"  # what a process says at its end
-SECONDS_TO_STOP = 60
 SeedResults = dict[int, dict[str, Any]]  # by seed; see learning_results.py
 
 
@@ -64,9 +54,6 @@ class Job(NamedTuple):
     def title(self) -> str:
         seeds = " to ".join(map(str, sorted({self.seeds[0], self.seeds[-1]})))
         return f"{self.plan.row.name}, seed{'s' * (len(self.seeds) > 1)} {seeds}"
-
-
-Train = Callable[[Job], SeedResults]
 
 
 def plan_row(row: Row, steps: int | None = None) -> Plan:
@@ -108,83 +95,6 @@ def remove_runs(name: str, directory: Path) -> None:
     shutil.rmtree(directory / name, ignore_errors=True)
 
 
-def run_jobs(
-    jobs: list[Job], train: Train, cores: list[int | None]
-) -> Iterator[tuple[Job, str, Any]]:
-    """Train jobs side by side, one for each core.
-
-    Yields each job at its end with what became of it: RESULT with its `SeedResults`, STOPPED with
-    words, FAILED with words. On Ctrl-C or SIGTERM, running jobs are asked to save and stop, and
-    Interrupted is raised when they have.
-    """
-    queue, cores = list(reversed(jobs)), list(cores)
-    running: dict[Connection, tuple[Job, WorkerSlot]] = {}
-    requested: set[Any] = set()
-    try:
-        with InterruptHandler() as interrupt:
-            while queue or running:
-                if interrupt.signal:
-                    queue.clear()
-                    request_stop([slot for _, slot in running.values()], requested)
-                while queue and cores:
-                    job, core = queue.pop(), cores.pop(0)
-                    pipe, process = start_process(train, job, core)
-                    running[pipe] = job, WorkerSlot(process, core)
-                for pipe in ready_pipes(running):
-                    job, slot = running[pipe]
-                    kind, payload = receive(pipe, slot.process)
-                    if kind != ENDED:
-                        yield job, kind, payload
-                        continue
-                    del running[pipe]
-                    cores.append(slot.core)
-                    if payload and slot.process not in requested:
-                        yield job, FAILED, f"its process died with exit status {payload}"
-    finally:
-        processes = [slot for _, slot in running.values()]
-        request_stop(processes, requested)
-        for process, _ in processes:
-            process.join(timeout=SECONDS_TO_STOP)
-            process.kill()
-    if interrupt.signal:
-        raise Interrupted("stopped, all saved", interrupt.signal)
-
-
-def start_process(train: Train, job: Job, core: int | None) -> tuple[Connection, Any]:
-    """Start a process that trains a job; return the pipe of its message and the process."""
-    context = multiprocessing.get_context("spawn")
-    receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=process_main, args=(sender, train, job, core))
-    process.start()
-    sender.close()
-    return receiver, process
-
-
-def process_main(pipe: Connection, train: Train, job: Job, core: int | None) -> None:
-    """The main function of a process: train a job and send what became of it."""
-    if hasattr(os, "setsid"):
-        os.setsid()  # a Ctrl-C is the parent's, which sends SIGTERM once
-    if core is not None:
-        os.sched_setaffinity(0, {core})
-    threading.Thread(target=stop_with_parent, daemon=True).start()
-    try:
-        pipe.send((RESULT, train(job)))
-    except Interrupted as stopped:
-        pipe.send((STOPPED, str(stopped)))
-    except (InvalidInput, EnvironmentFault, Diverged) as error:
-        pipe.send((FAILED, str(error)))
-    except Exception:
-        pipe.send((FAILED, traceback.format_exc()))
-
-
-def stop_with_parent() -> None:
-    """Save and stop when the parent has ended, whatever ended it."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None  # this is a process that it started
-    parent.join()
-    os.kill(os.getpid(), signal.SIGTERM)
-
-
 def train_seeds(job: Job) -> SeedResults:
     """Train the seeds of a job, resume its run where it has begun, and evaluate them."""
     if job.plan.row.library:
@@ -196,16 +106,14 @@ def train_seeds(job: Job) -> SeedResults:
         files.write_json(directory / RESUMED, {"resumed": report.now()})
         run = etude.resume(directory, torso=torso, progress=False)
     else:
-        run = etude.train(
-            job.plan.algorithm,
-            job.plan.row.environment,
-            out=directory,
-            progress=False,
+        options = RunOptions(
             steps=job.plan.steps,
             num_envs=job.plan.settings["num_envs"],
             seed=job.seeds[0],
             seeds=len(job.seeds),
+            out=directory,
         )
+        run = train_new(job.plan.algorithm, job.plan.row.environment, options, progress=False)
     return results_of(run)
 
 
