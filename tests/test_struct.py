@@ -30,6 +30,12 @@ class Knobs:
             raise InvalidInput("weight is too large for the rate")
 
 
+@struct
+class Limits:
+    limit: float = traced(2.0, above=0, infinite=True)
+    decay: float = traced(math.inf, above=0)
+
+
 def test_traced_fields_are_children_and_static_ones_structure():
     assert jax.tree.leaves(Knobs()) == [0.5, 1.0, 3.0]
     assert jax.tree.structure(Knobs()) == jax.tree.structure(Knobs(rate=0.1))
@@ -53,7 +59,9 @@ def test_structs_do_not_change():
         Knobs(),
         Knobs(rate=1.0),
         Knobs(weight=0.0),
-        Knobs(free=-math.inf),
+        Knobs(free=-1e30),
+        Limits(limit=math.inf, decay=1.0),
+        Limits(),
         Knobs(sizes=()),
         Knobs(sizes=(1,)),
         Knobs(kind="fancy"),
@@ -71,6 +79,9 @@ def test_what_is_within_bounds_is_let_through(knobs):
         (dict(rate=0.0), r"^rate is 0.0; it must be above 0 and at most 1$"),
         (dict(rate=1.5), "rate is 1.5; it must be above 0 and at most 1"),
         (dict(rate=math.nan), "rate is nan; it must be above 0"),
+        (dict(weight=math.inf), "^weight is inf; it must be at least 0 and finite$"),
+        (dict(free=-math.inf), "^free is -inf; it must be finite$"),
+        (dict(free=math.nan), "^free is nan; it must be a number$"),
         (dict(rate=None), "rate is None; it must be above 0"),
         (dict(weight=-1e-9), "weight is -1e-09; it must be at least 0"),
         (dict(sizes=(4, 0)), "sizes is 0; it must be at least 1"),
@@ -81,6 +92,13 @@ def test_what_is_within_bounds_is_let_through(knobs):
 def test_what_is_not_is_named_with_what_is_allowed(wrong, message):
     with pytest.raises(InvalidInput, match=message):
         validate(Knobs(**wrong))
+
+
+@pytest.mark.parametrize("field", ["limit", "decay"])
+def test_what_may_be_infinite_is_a_number_all_the_same(field):
+    for value in (math.nan, -math.inf):
+        with pytest.raises(InvalidInput, match=f"^{field} is {value}; it must be above 0$"):
+            validate(Limits(**{field: value}))
 
 
 def test_a_sweep_inside_a_program_is_not_asked_for_its_values():

@@ -51,7 +51,7 @@ from etude.environments.goals import GoalReward
 from etude.environments.probes import CONTINUOUS, DISCRETE, TARGET, ObservationTimesAction
 from etude.environments.protocol import StepResult
 from etude.environments.tabular import Tabular
-from etude.errors import InvalidInput
+from etude.errors import EnvironmentFault, InvalidInput
 from etude.estimators.running_statistics import Normalization
 from etude.kinds import code_fields, kinds_of
 from etude.nn.recurrent import GRU, LSTM
@@ -66,14 +66,16 @@ from etude.spaces import (
     MultiBinary,
     MultiDiscrete,
     space_from_gymnasium,
+    space_to_gymnasium,
 )
-from etude.struct import replace, struct
+from etude.struct import replace, static, struct
 from etude.tabular.mdp import random_mdp
 from etude.training import (
     compile_chunk,
     init_rollout,
     init_train_state,
     pure_train,
+    run_compiled,
     train_iteration,
     vmap_over_seeds,
 )
@@ -344,7 +346,7 @@ def programs():
             both = begin(KEYS)
             made[name] = (
                 jax.device_get(both),
-                compile_chunk(algorithm, environment, both, KEYS, 100, 0),
+                compile_chunk(algorithm, environment, both, KEYS, 100),
                 begin,
             )
         return made[name]
@@ -371,7 +373,7 @@ def single(programs):
     """Of a table, training of one seed at the start and its program."""
     first = seed_of(programs("q-learning")[0], 0)
     return first, compile_chunk(
-        *SMALL["q-learning"][:2], jax.tree.map(jnp.asarray, first), KEYS[0], 100, 0
+        *SMALL["q-learning"][:2], jax.tree.map(jnp.asarray, first), KEYS[0], 100
     )
 
 
@@ -746,6 +748,114 @@ def test_an_action_mask_is_kept_to_or_refused_by_name():
                 check_spaces(algorithm.assumes, replace(spec, action=action), name)
     with pytest.raises(InvalidInput, match="action_mask has shape .2,., and there are 3 choices"):
         check_spaces(SMALL["ppo"][0].assumes, replace(spec, action=Discrete(3)), "ppo")
+
+
+# Episodes without an end, and environments that break their word
+
+
+@struct
+class Ending:
+    """Pays for the second action; its episodes have `length` steps, which is traced."""
+
+    length: Any
+    observation_space: Any = static(Discrete(3))
+    action_space: Any = static(Discrete(2))
+
+    def reset(self, key):
+        return jnp.int32(0), self.observe(key)
+
+    def step(self, state, action, key):
+        reward = jnp.ravel(action).sum().astype(jnp.float32)
+        ended = state + 1 >= self.length
+        return state + 1, StepResult(self.observe(key), reward, ended, jnp.bool_(False))
+
+    def observe(self, key):
+        is_table = isinstance(self.observation_space, Discrete)
+        return jax.random.randint(key, (), 0, 3) if is_table else jax.random.normal(key, (2,))
+
+
+# whole episodes are what it learns from, and what it does without their end is its own
+UNENDING = ("q-learning", "reinforce")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        name if name in UNENDING else pytest.param(name, marks=pytest.mark.system)
+        for name in LEARNERS
+        if name in SMALL
+    ],
+)
+def test_what_never_ends_and_what_ends_at_once_is_learned_from(name):
+    """Every number stays finite, and the episodes that end are counted: none, or one a step."""
+    algorithm, shaped, *_ = SMALL[name]
+    seen = Discrete(3) if shaped is PROCESS else Box((2,))
+
+    @jax.jit
+    def train(length):
+        spaces = {"observation_space": seen, "action_space": shaped.spec.action}
+        environment = JaxEnvs(Ending(length, **spaces), 2)
+        return pure_train(algorithm, environment, KEYS[0], 12)
+
+    for length, ended in ((2**30, 0), (1, 1)):
+        training, sums = jax.device_get(train(jnp.int32(length)))
+        steps = 12 * algorithm.steps_per_update(2)
+        assert sums.episodes.count.sum() == ended * steps
+        assert sums.updates.sum() > 0
+        for leaf in jax.tree.leaves((training.algorithm_state, sums.metrics)):
+            assert np.isfinite(leaf).all()
+
+
+class Breaking(gymnasium.Env):
+    """Keeps its word for two steps, and then does what `how` says."""
+
+    def __init__(self, how, observation_space, action_space):
+        self.how, self.observation_space, self.action_space = how, observation_space, action_space
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.observation_space.seed(seed)
+        self.time = 0
+        return self.observation_space.sample(), {}
+
+    def step(self, action):
+        self.time += 1
+        seen, breaks = self.observation_space.sample(), self.time == 3
+        is_table = isinstance(self.observation_space, gymnasium.spaces.Discrete)
+        if breaks and self.how == "observation":
+            seen = 9 if is_table else seen * np.inf
+        return seen, 1.0, 0.5 if breaks and self.how == "flag" else False, False, {}
+
+
+BROKEN = ("q-learning", "ppo")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow if name in BROKEN else pytest.mark.system)
+        for name in LEARNERS
+        if name in SMALL
+    ],
+)
+def test_an_environment_that_breaks_its_word_is_a_fault_whoever_plays(name):
+    """A flag of one half, and an observation that the space does not have: never a number in a
+    buffer."""
+    algorithm, shaped, *_ = SMALL[name]
+    observation = (
+        gymnasium.spaces.Discrete(3) if shaped is PROCESS else gymnasium.spaces.Box(-1, 1, (2,))
+    )
+    action = space_to_gymnasium(shaped.spec.action)
+    for how, message in (
+        ("flag", "its terminated is 0.5 .*; it has to be True or False"),
+        ("observation", "its observation is (9 .*, and its space is Discrete|-?inf)"),
+    ):
+        make_env = partial(Breaking, how, observation, action)
+        environment = GymnasiumEnvs(make_env, 2)
+        state = blank_state(algorithm, environment)
+        play = jax.jit(partial(played, algorithm, environment))
+        with pytest.raises(EnvironmentFault, match=f"copy 0 of Breaking failed .*: {message}"):
+            run_compiled(play, state, KEYS[0])
 
 
 @pytest.mark.slow

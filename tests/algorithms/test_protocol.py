@@ -1,5 +1,7 @@
 """What a class must have to be an algorithm, and what it need not."""
 
+import dataclasses
+import math
 from typing import ClassVar
 
 import equinox as eqx
@@ -7,13 +9,14 @@ import jax
 import optax
 import pytest
 
+from etude.algorithms import ALGORITHMS, algorithm_factory
 from etude.algorithms.protocol import Algorithm, algorithm, check_algorithm, init_state
 from etude.environments.backends.jax_envs import JaxEnvs
 from etude.environments.probes import Counter
 from etude.errors import InvalidInput
 from etude.rollout import bind_policy
 from etude.runs.train import train
-from etude.struct import struct, traced
+from etude.struct import replace, struct, traced
 from etude.training import progress
 
 KEY = jax.random.key(0)
@@ -161,3 +164,31 @@ def test_another_type_error_of_an_init_stays_what_it_is():
 
     with pytest.raises(TypeError, match="has no len"):
         init_state(Own(), KEY, JaxEnvs(Counter(), 1).spec)
+
+
+# What an infinite value leaves out: a clip, or a decay.
+LIMITS = {
+    "clip",
+    "clip_decay",
+    "exploration_steps",
+    "harmonic_decay_steps",
+    "learning_rate_decay",
+    "max_gradient_norm",
+    "target_noise_clip",
+    "value_clip",
+    "weight_clip",
+}
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_only_limits_may_be_infinite(name):
+    made = algorithm_factory(name)()
+    for field in dataclasses.fields(made):
+        if not isinstance(getattr(made, field.name), float):
+            continue
+        if field.name in LIMITS:
+            check_algorithm(replace(made, **{field.name: math.inf}))
+            continue
+        for value in (math.inf, -math.inf, math.nan):
+            with pytest.raises(InvalidInput, match=f"^{field.name} is {value}; it must be "):
+                check_algorithm(replace(made, **{field.name: value}))

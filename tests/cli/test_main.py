@@ -340,7 +340,7 @@ def test_record_writes_what_a_function_of_ones_own_played(tmp_path, monkeypatch)
         "environment │ CartPole-v1",
         "episodes │ 3",
         f"steps │ {steps}",
-        f"{lengths.mean():.1f} ± {lengths.std(ddof=1):.1f}",
+        f"{lengths.mean():.1f} ± {lengths.std(ddof=1):.3g}",
         "written data.npz",
     ):
         assert words in said

@@ -10,6 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
+from etude.algorithms.value.fitted_q import FittedQ
+from etude.algorithms.value.heads import ScalarHead
+from etude.errors import InvalidInput
 from etude.estimators import losses
 
 # which XLA takes for zero on a CPU, and NumPy does not
@@ -165,3 +168,30 @@ def test_quantile_regression_finds_the_quantiles():
 
     found, _ = jax.lax.scan(step, np.zeros(4, np.float32), length=2000)
     np.testing.assert_allclose(found, np.quantile(samples, [0.125, 0.375, 0.625, 0.875]), atol=1.0)
+
+
+def test_advantages_have_mean_0_and_std_1_but_for_one_alone():
+    for n in (2, 7):
+        advantage = np.random.default_rng(n).normal(3, 5, n).astype(np.float32)
+        told = np.asarray(losses.normalize_advantage(jnp.asarray(advantage)))
+        np.testing.assert_allclose(
+            told, (advantage - advantage.mean()) / advantage.std(), rtol=1e-4
+        )
+    for one in (np.float32([-3.0]), np.float32([[-3.0]])):
+        np.testing.assert_array_equal(losses.normalize_advantage(one), one)
+
+
+def test_targets_of_the_shape_of_their_outputs_pass_and_others_do_not():
+    losses.check_target("estimate", np.zeros((3, 2)), np.ones((3, 2)))
+    for target, output in (((3,), (3, 1)), ((3, 1), (3,)), ((1, 3), (3, 3))):
+        with pytest.raises(InvalidInput, match="^estimate gives targets of shape"):
+            losses.check_target("estimate", np.zeros(target), np.zeros(output))
+
+
+def test_the_squared_loss_is_least_at_the_mean_and_hubers_is_not():
+    """Of targets of which 30 % are 0, for an episode that ended there, and the others 10."""
+    targets, values = np.float32([0] * 3 + [10] * 7), np.linspace(0, 10, 1001, dtype=np.float32)
+    error = targets - values[:, None]
+    assert values[losses.l2_loss(error).mean(-1).argmin()] == pytest.approx(7)
+    assert values[losses.huber_loss(error).mean(-1).argmin()] > 9
+    assert FittedQ().head == ScalarHead("squared")

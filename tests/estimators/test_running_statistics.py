@@ -97,6 +97,22 @@ def test_a_constant_is_no_division_by_zero():
     )
 
 
+@pytest.mark.parametrize("unit", [1e-12, 1e-6, 1.0, 1e6])
+def test_the_unit_of_samples_does_not_matter(unit):
+    samples = np.random.default_rng(0).normal(2, 3, (200, 2)).astype(np.float32)
+    running = update(running_statistics.init_statistics((2,)), np.float32(unit) * samples)
+    told = running_statistics.normalize(running, np.float32(unit) * samples, 10.0)
+    expected = (samples - samples.mean(0)) / samples.std(0)
+    np.testing.assert_allclose(told, expected, atol=1e-4)
+
+
+def test_rounding_errors_of_a_constant_are_no_signal():
+    running = running_statistics.init_statistics(())
+    for n in (3, 7, 1000):
+        running = update(running, jnp.full(n, 0.1))
+    assert abs(running_statistics.normalize(running, np.float32(0.1), 10.0)) < 0.2
+
+
 def test_the_count_stops_before_an_int32_overflows():
     """From there on new samples keep their weight, so old ones are forgotten slowly."""
     running = running_statistics.RunningMeanStd(
@@ -135,10 +151,10 @@ def observations(rng, *leading):
 
 @pytest.mark.slow
 def test_only_numbers_of_a_tree_are_normalized():
-    """Choices, switches and images have their own scale."""
+    """Choices and switches have their own scale; pictures are numbers."""
     rng = np.random.default_rng(0)
     each = running_statistics.init_observation_statistics(OBSERVATION)
-    assert [one is not None for one in each] == [True, False, False, True, False]
+    assert [one is not None for one in each] == [True, False, True, True, False]
     seen = [observations(rng, 50) for _ in range(4)]
     for batch in seen:
         each = running_statistics.update_observation_statistics(each, batch)
@@ -157,10 +173,14 @@ def test_only_numbers_of_a_tree_are_normalized():
     np.testing.assert_allclose(
         told["clock"], (fresh["clock"] - clock.mean()) / clock.std(), atol=1e-3
     )
+    board = np.concatenate([batch["board"][1] for batch in seen]).astype(float)
+    np.testing.assert_allclose(
+        told["board"][1], (fresh["board"][1] - board.mean(0)) / board.std(0), atol=1e-3
+    )
     jax.tree.map(
         np.testing.assert_array_equal,
-        (told["board"], told["lights"]),
-        (fresh["board"], fresh["lights"]),
+        (told["board"][0], told["lights"]),
+        (fresh["board"][0], fresh["lights"]),
     )
     assert all(one.count == 200 for one in each if one)
 

@@ -10,7 +10,7 @@ import pytest
 from filling import call, filled
 
 from etude.nn import networks
-from etude.nn.networks import make_mlp, make_network
+from etude.nn.networks import make_mlp, make_network, make_torso
 from etude.spaces import Box, Composite, Discrete, MultiBinary, MultiDiscrete, space_to_gymnasium
 
 KEY = jax.random.key(0)
@@ -352,3 +352,38 @@ def test_dueling_values_are_the_states_plus_what_an_action_is_above_their_mean(h
         atol=1e-5,
     )
     assert jax.eval_shape(net, x[0]).shape == (8,)
+
+
+SYMBOLS = Box((7, 7, 3), "uint8", 0.0, 255.0)  # a board of few symbols: values far below the bound
+
+
+@pytest.fixture(scope="module")
+def boards():
+    """Boards [n, 7, 7, 3] of symbols 0 to 10: walls and a floor that change little."""
+    rng = np.random.default_rng(0)
+    boards = np.full((32, *SYMBOLS.shape), 1, np.uint8)
+    boards[:, 0] = boards[:, :, 0] = [2, 5, 0]
+    row, column = rng.integers(1, 7, (2, 32))
+    boards[np.arange(32), row, column] = [8, 1, 0]
+    boards[np.arange(32), column, row] = [10, 0, 3]
+    return boards
+
+
+def test_a_policy_tells_boards_of_small_numbers_apart(boards):
+    """As well as boards of large ones: its features have the scale 1 in any unit of the pixels."""
+    torso, _ = jax.jit(lambda: make_torso(KEY, SYMBOLS, (4,), 2))()
+    cnn = torso.encoder.cnns[0]
+    for layer in cnn.layers:
+        matrix = np.asarray(layer.weight).reshape(layer.out_channels, -1)
+        narrow = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
+        np.testing.assert_allclose(narrow @ narrow.T, 2 * np.eye(len(narrow)), atol=1e-5)
+        assert (layer.bias == 0).all()
+    small, large = (np.asarray(call(cnn, unit * boards)) for unit in (np.uint8(1), np.uint8(25)))
+    np.testing.assert_allclose((small**2).mean(-1), 1, rtol=0.01)
+    assert small.std(0).mean() > 0.1
+    np.testing.assert_allclose(small, large, atol=0.01)
+    assert np.isfinite(call(cnn, np.zeros_like(boards))).all()
+
+
+def test_a_network_of_q_has_features_as_they_come():
+    assert not jax.eval_shape(lambda: make_network(KEY, SYMBOLS, (4,), 2)).encoder.cnns[0].normalize

@@ -2,6 +2,7 @@
 
 import math
 import sys
+from unittest import mock
 
 import matplotlib
 import numpy as np
@@ -154,13 +155,27 @@ def test_numbers_as_written(value, decimals, text):
     assert figures.format_thousands(value, decimals) == text
 
 
-@pytest.mark.parametrize("loss", ["", "bellman loss"], ids=["returns", "a loss beside them"])
-def test_evaluations_in_training_are_points(tmp_path, loss):
-    """On the axis of returns; one of several seeds has stopped early."""
+def test_evaluations_in_training_are_points(tmp_path):
+    """On an axis of their own beside a loss; one of several seeds has stopped early."""
     means = np.full((2, 3), 300.0)
     means[1, 2] = math.nan
-    options = dict(loss=loss, title="title", evaluations=(STEPS[[9, 19, 29]], means))
+    options = dict(loss="bellman loss", title="title", evaluations=(STEPS[[9, 19, 29]], means))
     assert has(draw(tmp_path, STEPS, RETURNS[:2], **options), EMBER)
+
+
+@pytest.mark.parametrize(
+    ("deterministic", "loss", "words"),
+    [
+        (True, "", "; deterministic evaluation"),
+        (False, "", "; stochastic evaluation"),
+        (True, "bellman loss", "; deterministic return 3 (95 % 2 to 4)"),
+    ],
+)
+def test_the_figure_says_which_policy_was_evaluated(tmp_path, deterministic, loss, words):
+    evaluation = {"iqm": 3.0, "ci95": [2.0, 4.0], "deterministic": deterministic}
+    with mock.patch.object(figures, "_save") as save:
+        figures.draw_learning_curve(tmp_path, STEPS, RETURNS, evaluation, "title", "seeds", loss)
+    assert save.call_args.args[3:] == ("title", f"seeds{words}")
 
 
 def test_curves_of_seeds_come_to_the_steps_of_all():

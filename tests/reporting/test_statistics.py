@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from etude.errors import InvalidInput
 from etude.reporting import statistics
+from etude.reporting.statistics import three_digits
 from etude.storage import files
 
 VALUES = st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=30)
@@ -185,3 +186,18 @@ def test_a_run_does_not_wait_for_scipy_and_matplotlib():
         "sys.exit('scipy.stats' in sys.modules or 'matplotlib' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", program]).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (1.234e-6, "1.23e-06"),
+        (-0.95499, "-0.955"),
+        (0.0, "0"),
+        (9.876, "9.88"),
+        (123.456, "123.5"),
+        (math.nan, "–"),
+    ],
+)
+def test_figures_have_three_digits_at_least(value, shown):
+    assert three_digits(value) == shown

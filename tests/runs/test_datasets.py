@@ -131,7 +131,7 @@ def test_all_seeds_read_one_dataset_which_stays_as_it_was(tmp_path):
     rows = sum(LENGTHS)
     assert not [x.shape for x in jax.tree.leaves(state) if rows in x.shape]
     program = compile_chunk(
-        settings.algorithm, settings.outline(), state, job.key, 1, 0, settings.outside
+        settings.algorithm, settings.outline(), state.train_state, job.key, 1, settings.outside
     ).as_text()
     assert f"f32[{rows},4]" in program
     assert f"[2,{rows}" not in program and f"[{rows},2" not in program

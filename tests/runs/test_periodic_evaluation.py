@@ -2,6 +2,8 @@
 
 import dataclasses
 import itertools
+import os
+import signal
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -150,8 +152,8 @@ def saved(directory):
     }
 
 
-@pytest.mark.parametrize(("seed", "until", "patience"), [(0, 0.55, None), (FIRST_SCRIPT, 5.0, 4)])
-def test_training_ends_by_the_rules_and_keeps_the_best(tmp_path, seed, until, patience):
+def test_training_ends_by_the_rules_and_keeps_the_best(tmp_path):
+    seed, until, patience = 0, 0.55, 9
     settings = settings_of(seed=seed, until=until, patience=patience)
     event = trained(settings, tmp_path)
     steps, means = evaluations(tmp_path, seed)
@@ -242,6 +244,32 @@ def test_a_signal_in_an_evaluation_loses_nothing(tmp_path, whole):
     assert [path for path in same if there[path] != whole[path]] == []
 
 
+class Signaling(Endless):
+    """Ctrl-C comes at step 100 of an episode, which no episode of training reaches."""
+
+    time = 0
+
+    def step(self, action):
+        self.time += 1
+        if self.time == 100:
+            os.kill(os.getpid(), signal.SIGINT)
+        return super().step(action)
+
+
+@pytest.mark.system
+def test_ctrl_c_ends_an_evaluation_that_would_take_for_ever(tmp_path):
+    settings = settings_of(Signaling, max_evaluation_steps=2**30)
+    with InterruptHandler() as interrupt, pytest.raises(Interrupted, match="step 4 of 32, saved"):
+        list(train_job(settings, TrainJob((0,), tmp_path), interrupt, lambda text: None))
+    assert (tmp_path / "checkpoints/step_4").is_dir()
+    assert not metrics_csv.read_metrics(tmp_path / "metrics.csv")
+    # what goes on from there is what never stopped
+    shorter = dataclasses.replace(settings, max_evaluation_steps=9)
+    trained(shorter, tmp_path)
+    trained(shorter, tmp_path.with_name("whole"))
+    assert saved(tmp_path) == saved(tmp_path.with_name("whole"))
+
+
 def test_seeds_in_one_program_end_together_and_have_a_best_each(tmp_path):
     seeds = (FIRST_SCRIPT - 1, FIRST_SCRIPT)
     event = trained(settings_of(seeds=2, seed=seeds[0], patience=2), tmp_path)
@@ -264,7 +292,8 @@ def test_a_run_says_what_its_best_checkpoint_earns_and_goes_on(tmp_path, capsys)
     best, stop = judged_by_hand(steps, means, None, 2)
     assert summary["stopped"] == [{"seed": 0, "rule": "patience", "step": stop}]
     assert summary["steps"] == stop and summary["compile_seconds"] < summary["wall_seconds"]
-    assert "2 evaluations in a row were no better" in said and f"of step {best}" in said
+    assert "2 evaluations in a row were no better" in said
+    assert f"during training (step {best})" in said
     assert "evaluated every 4 steps and at the end, 2 episodes" in said
     assert summary["evaluation_best"]["steps"] == [best]
     assert summary["evaluation_best"]["best_means"] == pytest.approx([max(means)])
@@ -281,6 +310,7 @@ def test_a_run_says_what_its_best_checkpoint_earns_and_goes_on(tmp_path, capsys)
     with pytest.raises(InvalidInput, match=f"stopped early, at {stop}, so give more"):
         etude.resume(run.directory, stop, **given)
     longer = etude.resume(run.directory, 32, **given)
+    assert "stopped early; it goes on to 32 steps" in capsys.readouterr().err
     assert longer.summary["steps"] == 32 and "stopped" not in longer.summary
     assert evaluations(run.directory)[0] == [*range(4, 33, 4)]
 
@@ -296,7 +326,7 @@ def test_an_episode_that_never_ends_is_cut_off_and_counted(capsys):
     state = Scripted().init(jax.random.key(0), settings.outline().spec)
     evaluation = evaluate_policies(settings, {"last": [state]}, 3, False, 0, None)["last"]
     assert (evaluation["cut"], evaluation["max_steps"]) == (3, 7)
-    rows = dict(evaluation_rows(evaluation))
+    rows = dict(evaluation_rows(evaluation | {"which": "last"}))
     assert rows["cut off"] == "3 of 3 episodes were cut off at 7 steps"
     dataset = etude.record(
         Endless, expert=lambda observation: observation, episodes=1, max_evaluation_steps=5

@@ -73,5 +73,5 @@ def test_seeds_in_one_program_end_when_all_have_met_a_rule():
     assert early_stops(with_rule, (7, 8), [stopped, going_on]) == ()
     assert early_stops(with_rule, (7, 8), [stopped, stopped]) == (stop, EarlyStop(8, "until", 10))
     assert early_stops(without, (7,), [stopped]) == ()
-    text = "seed 7 stopped early: at step 10 the mean return of 5 episodes reached 3"
+    text = "at step 10: the mean return of 5 episodes reached 3"
     assert stop.text(with_rule) == text

@@ -9,7 +9,7 @@ from etude.spaces import ACTION_MASK, Box, Space, leaves_with_path
 from etude.struct import struct, traced
 from etude.types import Array
 
-RELATIVE_SPREAD = 1e-6  # the least std that counts, as a fraction of the mean
+RELATIVE_SPREAD = 3e-6  # the least std that counts, as a fraction of the mean
 SMALLEST_VARIANCE = 1e-30  # of all units that float32 squares well
 MAX_COUNT = 2**30  # cap of the count: from there on weights stay, and int32 is safe
 

@@ -99,7 +99,7 @@ class CNN:
                 convolution(x, layer.weight, layer.stride[0], self.padding) + layer.bias.ravel()
             )
         x = x.reshape(*leading, -1)
-        return x * jax.lax.rsqrt((x**2).mean(-1, keepdims=True) + 1e-6) if self.normalize else x
+        return x * jax.lax.rsqrt((x**2).mean(-1, keepdims=True) + 1e-8) if self.normalize else x
 
 
 @struct

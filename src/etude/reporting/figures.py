@@ -51,16 +51,17 @@ def draw_learning_curve(
     _draw_seeds(axes, steps, curves)
     if evaluations is not None:
         _draw_evaluations(axes, bool(loss), *evaluations)
-    if evaluation is not None and "deterministic" in evaluation:
-        subtitle += f"; evaluated by its {_policy_word(evaluation)} policy"
+    policy = "" if evaluation is None else _policy_word(evaluation)
     if loss:
         axes.set_xlabel("gradient steps")
         if evaluation is not None:
             low, high = evaluation["ci95"]
             iqm, low, high = map(statistics.three_digits, (evaluation["iqm"], low, high))
-            subtitle += f"; return {iqm} (IQM, 95 % {low} to {high})"
+            subtitle += f"; {policy}return {iqm} (95 % {low} to {high})"
     elif evaluation is not None:
-        _draw_evaluation(axes, evaluation)
+        # a short name beside the others of the legend
+        subtitle += f"; {policy}evaluation" if policy else ""
+        _draw_evaluation(axes, evaluation, "final evaluation" if evaluations is None else "final")
     _save(figure, axes, path, title, subtitle)
 
 
@@ -274,15 +275,21 @@ def on_common_steps(curves: list[tuple]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _policy_word(evaluation):
-    return "deterministic" if evaluation["deterministic"] else "stochastic"
+    """The word for the policy that was evaluated, and a space; "" where it is not known."""
+    words = {True: "deterministic ", False: "stochastic "}
+    return words.get(evaluation.get("deterministic"), "")
 
 
 def _draw_evaluations(axes, own_axis, steps, returns):
-    """Draw the interquartile mean over the seeds of the evaluations at each step that has some."""
-    center, _, _ = statistics.bootstrap_band(returns)
-    is_known = np.isfinite(center)
+    """Draw the interquartile mean over the seeds of the evaluations at each step that has some.
+
+    A seed that has ended keeps its last value.
+    """
+    is_known = np.isfinite(returns).any(0)
+    held = np.array([_interpolate(steps, curve) for curve in returns])
+    center, _, _ = statistics.bootstrap_band(held)
     style = {"color": EMBER, "linewidth": 0.9, "marker": "o", "markersize": 3.5, "zorder": 4}
-    label = "evaluations in training"
+    label = "evaluations"
     if own_axis:
         axes.plot([], [], label=label, **style)  # the legend is that of the left axis
         axes = axes.twinx()
@@ -292,7 +299,7 @@ def _draw_evaluations(axes, own_axis, steps, returns):
     axes.plot(steps[is_known], center[is_known], label=label, clip_on=False, **style)
 
 
-def _draw_evaluation(axes, evaluation):
+def _draw_evaluation(axes, evaluation, name):
     """Draw a point with its interval and its numbers to the right of the axes."""
     center, (low, high) = float(evaluation["iqm"]), map(float, evaluation["ci95"])
     if not math.isfinite(center):
@@ -317,7 +324,7 @@ def _draw_evaluation(axes, evaluation):
         linestyle="none",
         marker="o",
         markersize=5,
-        label="final evaluation, 95 % interval" if has_interval else "final evaluation",
+        label=name + (", 95 % interval" if has_interval else ""),
         **style,
     )
     rounding = 10 ** (math.floor(math.log10(max(abs(low), abs(high), 1e-9))) - 3)  # four digits
@@ -379,7 +386,7 @@ def draw_caption(axes, title, subtitle):
             fontsize=8.5,
             labelcolor=INK,
             handlelength=1.5,
-            columnspacing=1.8,
+            columnspacing=1.8 if len(handles) < 5 else 1.2,
             borderpad=0,
             borderaxespad=0,
             handletextpad=0.6,

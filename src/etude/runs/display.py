@@ -309,7 +309,7 @@ def budget_lines(settings: Settings) -> list[str]:
     if settings.evaluate_every is not None:
         steps = settings.iterations_per_evaluation * per_iteration
         asked = settings.evaluate_every
-        rounded = f" ({asked:,} were asked for; rows are whole)" if steps != asked else ""
+        rounded = f" ({asked:,} were asked for; iterations are whole)" if steps != asked else ""
         how = f", {settings.evaluate_with} episodes" if settings.acts else ""
         lines.append(f"evaluated every {steps:,} {unit}{rounded} and at the end{how}")
     return lines
@@ -341,18 +341,21 @@ def result_table(run: Any) -> Table:
     """The table of results of a complete run."""
     summary = run.summary
     table = Table(title=run.name, title_justify="left", show_header=False)
-    rows = evaluation_rows(summary["evaluation"], summary.get("training"))
+    rows = evaluation_rows(summary["evaluation"], summary.get("training_return"))
     if best := summary.get("evaluation_best"):
         rows += best_rows(best)
     for stop in summary.get("stopped", []):
-        seed, _, reason = EarlyStop(**stop).text(run.settings).partition(" stopped early: ")
-        rows.append((f"{seed} stopped early", reason))
+        reason = EarlyStop(**stop).text(run.settings)
+        rows.append((f"seed {stop['seed']} stopped early", reason))
     for name, record in summary.get("initial", {}).items():
         shared = record["seeds"] == 1 < summary["seeds"]
         note = ", the same for all seeds: the interval is that of training alone" if shared else ""
         rows.append((f"initial {name}", f"that of {record['run']}{note}"))
     rows += [
-        (f"{summary['unit']} of each seed", f"{summary['steps']:,}"),
+        (
+            f"{summary['unit']} of each seed",
+            f"{'at most ' if 'stopped' in summary else ''}{summary['steps']:,}",
+        ),
         ("steps a second, all seeds", f"{summary['train_steps_per_second']:,.0f}"),
         (
             "seconds, compiling included",
@@ -376,11 +379,12 @@ def evaluation_rows(
     low, high = map(three_digits, evaluation["ci95"])
     seeds = len(evaluation["per_seed"])
     mode = "deterministic" if evaluation["deterministic"] else "stochastic"
+    of_best = f", best checkpoint{best_steps(evaluation)}" if evaluation["which"] == "best" else ""
     rows = [
         (
             "evaluation",
             f"{evaluation['episodes']} episodes{' a seed' if seeds > 1 else ''} on "
-            f"{evaluation['environment']}, {mode} policy",
+            f"{evaluation['environment']}, {mode} policy{of_best}",
         ),
         ("return, IQM", f"{three_digits(evaluation['iqm'])}   95 % interval {low} to {high}"),
         (
@@ -400,9 +404,9 @@ def evaluation_rows(
         rows.append(
             (
                 "return in training",
-                f"{three_digits(training['iqm'])}, of the policy that explores, in its latest "
-                f"{sum(training['episodes'])} episodes: it differs from the deterministic one by "
-                "more than the interval; `etude evaluate RUN --stochastic` plays it",
+                f"{three_digits(training['iqm'])} in the latest {sum(training['episodes'])} "
+                "episodes: the policy that explores differs from the deterministic one by more "
+                "than the interval (etude evaluate RUN --stochastic plays it)",
             )
         )
     return rows
@@ -429,11 +433,16 @@ def differs_from_training(evaluation: dict[str, Any], training: dict[str, Any]) 
 def best_rows(best: dict[str, Any]) -> list[tuple[str, str]]:
     """The rows of the best checkpoints, played on the episodes of the final evaluation."""
     low, high = map(three_digits, best["ci95"])
-    steps = dict.fromkeys(f"{step:,}" for step in best["steps"])
     return [
-        ("best checkpoint", f"of step {', '.join(steps)}, by the evaluations during training"),
+        ("best checkpoint", f"by the evaluations during training{best_steps(best)}"),
         ("its return, IQM", f"{three_digits(best['iqm'])}   95 % interval {low} to {high}"),
     ]
+
+
+def best_steps(evaluation: dict[str, Any]) -> str:
+    """The steps of the checkpoints that were evaluated, in brackets."""
+    steps = ", ".join(f"{step:,}" for step in evaluation["steps"])
+    return f" (step {steps})"
 
 
 def dataset_rows(evaluation: dict[str, Any]) -> list[tuple[str, str]]:

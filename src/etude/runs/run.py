@@ -260,7 +260,7 @@ class Run:
         settings = self.settings
         stops = sorted(stop for event in events for stop in event.stops)
         for stop in stops:
-            display.note(stop.text(settings))
+            display.note(f"seed {stop.seed} stopped early {stop.text(settings)}")
         display.note(
             f"evaluating on {settings.source.evaluated_on if settings.acts else 'the dataset'}"
         )
@@ -320,7 +320,7 @@ class Run:
         if np.isnan(means).any():
             return {}
         episodes = [count for _, count in latest]
-        return {"training": {"iqm": iqm(means), "per_seed": means, "episodes": episodes}}
+        return {"training_return": {"iqm": iqm(means), "per_seed": means, "episodes": episodes}}
 
     def _rows_by_seed(self) -> list[dict[str, np.ndarray]]:
         """The columns of metrics.csv of each seed."""

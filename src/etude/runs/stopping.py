@@ -18,13 +18,13 @@ class EarlyStop(NamedTuple):
     step: int  # of the evaluation at which the rule was met
 
     def text(self, settings: Settings) -> str:
-        """The reason in words."""
+        """Where training ended, and why."""
         reason = (
             f"the mean return of {settings.evaluate_with} episodes reached {settings.until:g}"
             if self.rule == "until"
             else f"{settings.patience} evaluations in a row were no better"
         )
-        return f"seed {self.seed} stopped early: at step {self.step:,} {reason}"
+        return f"at step {self.step:,}: {reason}"
 
 
 @dataclasses.dataclass(frozen=True)

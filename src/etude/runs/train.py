@@ -356,6 +356,7 @@ def resume(
     with sole_writer(directory):
         config = read_config(directory)
         run = Run(directory, from_json(config, algorithm, environment, torso))
+        rules = run.settings.until, run.settings.patience
         run = ready_to_resume(run, steps, environment, dataset, video)
         # nothing is written before all is found to fit
         if steps is not None:
@@ -363,6 +364,11 @@ def resume(
             write_config(directory, to_json(run.settings) | began)
             (directory / "summary.json").unlink(missing_ok=True)
         display = display_for(run, progress)
+        if rules != (run.settings.until, run.settings.patience):
+            display.warn(
+                f"this run stopped early; it goes on to {run.settings.steps:,} "
+                f"{run.settings.unit}, and nothing stops it early again"
+            )
         if changes := environment_changes(config):
             display.warn(
                 f"this run began elsewhere ({'; '.join(changes)}): it goes on, but not bit "

@@ -13,10 +13,12 @@ from filling import filled
 from etude.algorithms.actor_critic.actor_critic import ActorCritic
 from etude.algorithms.common import on_policy
 from etude.algorithms.trust_region.ppo import PPO, PPOState
+from etude.data.transition import Transition
 from etude.environments.backends.jax_envs import JaxEnvs
 from etude.environments.protocol import StepResult
 from etude.environments.wrappers.time_limit import TimeLimit
 from etude.errors import InvalidInput
+from etude.estimators import running_statistics
 from etude.estimators.running_statistics import Normalization
 from etude.nn import policies
 from etude.nn.recurrent import GRU, LSTM
@@ -476,3 +478,33 @@ def test_a_mask_stays_what_it_is_when_observations_are_normalized():
     )
     for action in both_ways(learner):
         np.testing.assert_array_equal(action, [0] * ENVS)
+
+
+@pytest.mark.parametrize("unit", [1e-6, 1e3])
+def test_normalized_rewards_are_the_same_in_every_unit(unit):
+    """Both learn alike, then: nothing else of an update reads rewards."""
+    ppo = PPO(hidden=(2,), normalize_reward=Normalization())
+    rng = np.random.default_rng(0)
+    reward = rng.normal(1, 2, (5, 2)).astype(np.float32)
+    done = rng.random((5, 2)) < 0.3
+    learner = on_policy.LearnerState(
+        None, None, (), running_statistics.init_statistics(()), jnp.zeros(2), jnp.int32(0)
+    )
+    life = Transition((), (), reward, (), done, np.zeros_like(done))
+    scale_reward = jax.jit(lambda life: on_policy.scale_reward(ppo, learner, life)[1].reward)
+    other_life = replace(life, reward=np.float32(unit) * reward)
+    np.testing.assert_allclose(scale_reward(other_life), scale_reward(life), rtol=1e-4)
+
+
+def test_pictures_are_normalized_when_asked():
+    spec = EnvironmentSpec(Box((7, 7, 3), "uint8", 0.0, 255.0), Discrete(2), 1)
+    ppo = PPO(hidden=(2,), normalize_observation=Normalization())
+    statistics = running_statistics.init_observation_statistics(spec.observation)
+    pictures = np.random.default_rng(0).integers(0, 11, (64, 7, 7, 3), dtype=np.uint8)
+    statistics = running_statistics.update_observation_statistics(statistics, pictures)
+    learner = on_policy.LearnerState(None, None, statistics, None, None, None)
+    told = np.asarray(jax.jit(partial(on_policy.normalize_observation, ppo))(learner, pictures))
+    np.testing.assert_allclose(told.mean(0), 0, atol=1e-4)
+    np.testing.assert_allclose(told.std(0), 1, atol=1e-3)
+    plain = replace(ppo, normalize_observation=None)
+    assert on_policy.normalize_observation(plain, learner, pictures) is pictures

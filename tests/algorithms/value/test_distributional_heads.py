@@ -8,6 +8,7 @@ import pytest
 import scipy.special
 
 from etude.algorithms.value.distributional_heads import CategoricalHead, QuantileHead
+from etude.algorithms.value.rainbow import Rainbow
 from etude.errors import InvalidInput
 from etude.struct import validate
 
@@ -67,3 +68,17 @@ def test_distributions_are_learned_and_not_their_means_alone():
 def test_distributions_of_no_spread_are_refused(head, message):
     with pytest.raises(InvalidInput, match=message):
         validate(head)
+
+
+def test_returns_outside_the_support_are_seen_as_mass_on_its_ends():
+    head, zeros = CategoricalHead(11, -5.0, 5.0), np.zeros(8, np.float32)
+    edge_mass = jax.jit(
+        lambda reward: head.target_metrics(head.target(jnp.zeros((8, 11)), reward, zeros))
+    )
+    for reward, mass in ((-20, 1), (20, 1), (5, 1), (0, 0), (4.5, 0.5)):
+        told = edge_mass(zeros + np.float32(reward))["support_edge_mass"]
+        assert told == pytest.approx(mass)
+
+
+def test_rainbow_without_the_range_of_returns_has_quantiles():
+    assert Rainbow().head == QuantileHead()

@@ -77,6 +77,6 @@ def test_the_whole_loop_of_dqn_never_copies_its_replay():
     )
     training = jax.eval_shape(partial(init_train_state, dqn, environment), jax.random.key(0))
     assert training.algorithm_state.replay.storage.reward.shape == (capacity, 1)
-    compiled = compile_chunk(dqn, environment, training, jax.random.key(0), 10, 0)
+    compiled = compile_chunk(dqn, environment, training, jax.random.key(0), 10)
     assert not re.findall(rf"= \w+\[{capacity},[^=]* (?:copy|copy-start)\(", compiled.as_text())
     assert compiled.memory_analysis().temp_size_in_bytes < capacity

@@ -26,7 +26,6 @@ from etude.environments.wrappers.action_mask import ACTION_MASK
 from etude.errors import EnvironmentFault
 
 LOOK_EVERY = 64  # steps of all environments between two comparisons with the bounds of boxes
-GREATEST = float(np.finfo(np.float32).max)
 REAL_KINDS = "biuf"  # of dtypes: booleans, signed and unsigned integers, floats
 RESET_RETURNS = (
     "reset() has to return (observation, info) with a dict as info: write `return observation, {}`"
@@ -46,14 +45,21 @@ class Boundary:
             [rows[f"{role}{i}"] for i in range(len(layout.leaves))]
             for role in (OBSERVATION, NEXT_OBSERVATION)
         )
+        self.observation_pairs = list(zip(self.observation, self.next_observation, strict=True))
         self.readers = [leaf_reader(leaf) for leaf in layout.leaves]
         self.reward, self.terminated, self.truncated = (
             rows[name] for name in ("reward", "terminated", "truncated")
         )
-        self.only = layout.leaves[0].path == () and not layout.mask_leaves  # one array, no Dict
+        # of an observation that is one array, whose values are mostly of this type and shape
+        self.dtype, self.shape = (
+            (np.dtype(layout.leaves[0].dtype), layout.leaves[0].shape)
+            if layout.leaves[0].path == ()
+            else (None, None)
+        )
         self.float_words = words_of(layout, rows)
         self.zeros = np.zeros(0 if self.float_words is None else self.float_words.size, np.float32)
-        self.steps_seen, self.steps_looked_at, self.values_outside = 0, 0, 0
+        self.is_flat = self.float_words is not None and self.float_words.ndim == 1
+        self.batches_to_look, self.steps_looked_at, self.values_outside = 1, 0, 0
         self.first_outside = ""  # what was found first outside of a Box's bounds
         self.bounded = [
             (i, leaf.space.low, leaf.space.high)
@@ -67,27 +73,31 @@ class Boundary:
 
         Raises EnvironmentFault for what it cannot return.
         """
-        if not (isinstance(result, tuple | list) and len(result) == 2) or not isinstance(
-            result[1], dict
-        ):
+        is_pair = isinstance(result, (tuple, list)) and len(result) == 2
+        if not is_pair or not isinstance(result[1], dict):
             raise EnvironmentFault(f"it returned {shown_with_type(result)}, and {RESET_RETURNS}")
         self._write(self.observation, i, result[0])
-        self._check_masks(i)
+        self._check_masks(self.observation, i)
 
     def read_step(self, i: int, result: Any) -> bool:
         """Write what `step` of environment `i` returned, and return whether its episode is over.
 
-        The observation to act on is that of the step; where the episode is over, `read_reset`
-        writes another. Raises EnvironmentFault for what a step cannot return.
+        The observation to act on is written later: by `read_reset` where the episode is over, else
+        by `keep_observations`. Raises EnvironmentFault for what a step cannot return.
         """
-        if not (isinstance(result, tuple | list) and len(result) == 5):
-            raise EnvironmentFault(f"it returned {shown_step(result)}, and {STEP_RETURNS}")
+        if type(result) is not tuple or len(result) != 5:
+            result = read_five(result)
         observation, reward, terminated, truncated, info = result
-        self._write(self.next_observation, i, observation)
+        if (
+            type(observation) is np.ndarray
+            and observation.dtype is self.dtype
+            and observation.shape == self.shape
+        ):
+            self.next_observation[0][i] = observation
+        else:
+            self._write(self.next_observation, i, observation)
         if type(reward) is not float:
             reward = read_reward(reward)
-        if not -GREATEST <= reward <= GREATEST:
-            raise EnvironmentFault(f"its reward is {not_finite_text(reward)}")
         self.reward[i] = reward
         if terminated is not False:
             terminated = read_end_flag("terminated", terminated)
@@ -98,26 +108,38 @@ class Boundary:
         self.terminated[i], self.truncated[i] = terminated, truncated
         if terminated or truncated:
             return True
-        for field, next_field in zip(self.observation, self.next_observation, strict=True):
-            field[i] = next_field[i]
         if self.layout.mask_leaves:
-            self._check_masks(i)
+            self._check_masks(self.next_observation, i)
         return False
 
-    def find_not_finite(self) -> tuple[int, str] | None:
-        """Return (environment, fault) of a number in the rows that is not finite; None for none."""
-        words = self.float_words
-        if words is not None and words.ndim > 1:
-            words = words.ravel()
-        if words is not None and words.dot(self.zeros) == 0:  # 0 × NaN and 0 × ∞ are NaN
+    def keep_observations(self, over: list[int]) -> None:
+        """Act next on the observations of the steps, but where the episode is `over`."""
+        if not over:
+            for field, next_field in self.observation_pairs:
+                field[...] = next_field
+            return
+        going_on = [i for i in range(len(self.rows)) if i not in over]
+        for field, next_field in self.observation_pairs:
+            field[going_on] = next_field[going_on]
+
+    def read_batch(self) -> tuple[int, str] | None:
+        """Look at the rows of all environments.
+
+        Returns (environment, fault) of a number that is not finite, None for none. In one of
+        `LOOK_EVERY` calls, the values outside of the bounds of their Box are counted.
+        """
+        self.batches_to_look -= 1
+        if not self.batches_to_look:
+            self._look_at_bounds()
+        # 0 × NaN and 0 × ∞ are NaN, which counts as true
+        if self.is_flat and not self.float_words.dot(self.zeros):
+            return None
+        if self.float_words is not None and not self.float_words.ravel().dot(self.zeros):
             return None
         return self._find_by_field()
 
-    def look_at_bounds(self) -> None:
-        """Count the values outside of the bounds of their Box, in one of `LOOK_EVERY` calls."""
-        self.steps_seen += 1
-        if self.steps_seen % LOOK_EVERY != 1 or not self.bounded:
-            return
+    def _look_at_bounds(self) -> None:
+        self.batches_to_look = LOOK_EVERY
         self.steps_looked_at += len(self.rows)
         for leaf, low, high in self.bounded:
             values = self.next_observation[leaf]
@@ -137,20 +159,17 @@ class Boundary:
         )
 
     def _write(self, fields: list[np.ndarray], i: int, value: Any) -> None:
-        if self.only:
-            fields[0][i] = self.readers[0](value)
-            return
         for field, reader, leaf in zip(fields, self.readers, self.layout.leaves, strict=True):
             field[i] = reader(part_of(value, leaf.path, self.layout.observation_space))
 
-    def _check_masks(self, i: int) -> None:
+    def _check_masks(self, fields: list[np.ndarray], i: int) -> None:
         for mask in self.layout.mask_leaves:
-            parts = np.split(self.observation[mask][i], self.layout.mask_splits)
+            parts = np.split(fields[mask][i], self.layout.mask_splits)
             if not all(part.any() for part in parts):
                 raise EnvironmentFault(f"its {ACTION_MASK} allows nothing, and play goes on")
 
     def _find_by_field(self) -> tuple[int, str] | None:
-        names = []
+        names = [("reward", "reward")]
         for index, leaf in enumerate(self.layout.leaves):
             name = "observation" + place_of(leaf.path)
             names += [(f"{role}{index}", name) for role in (OBSERVATION, NEXT_OBSERVATION)]
@@ -160,8 +179,9 @@ class Boundary:
                 continue
             place = [int(x) for x in np.argwhere(~np.isfinite(values))[0]]
             value = values[tuple(place)]
+            number = "NaN" if math.isnan(value) else f"{value}, or beyond float32"
             where = f" at index {place[1:]}" if place[1:] else ""
-            return place[0], f"its {name} is {not_finite_text(value)}{where}"
+            return place[0], f"its {name} is {number}{where}"
         return None
 
     def _describe_outside(self, leaf: int, outside: np.ndarray) -> str:
@@ -308,7 +328,7 @@ def read_end_flag(name: str, value: Any) -> bool:
 def read_reward(value: Any) -> float:
     """A reward: one real number, also in an array of one element.
 
-    Raises EnvironmentFault for anything else.
+    Raises EnvironmentFault for anything else; what is not finite is found in `read_batch`.
     """
     try:
         array = np.asarray(value)
@@ -317,11 +337,6 @@ def read_reward(value: Any) -> float:
     if array.dtype.kind in REAL_KINDS and array.size == 1:
         return float(array.item())
     raise EnvironmentFault(f"its reward is {shown_with_type(value)}; it has to be one number")
-
-
-def not_finite_text(number: float) -> str:
-    """What a number is that float32 does not have, in words."""
-    return "NaN" if math.isnan(number) else f"{number}, or beyond float32"
 
 
 def place_of(path: tuple[str | int, ...]) -> str:
@@ -335,9 +350,11 @@ def shown_with_type(value: Any) -> str:
     return f"{text if len(text) <= 80 else text[:79] + '…'} ({type(value).__name__})"
 
 
-def shown_step(result: Any) -> str:
-    """What a step returned, with a hint where it is of Gym before version 0.26."""
-    if isinstance(result, tuple | list):
+def read_five(result: Any) -> tuple:
+    """The five values that a step returned; raises EnvironmentFault for anything else."""
+    if not isinstance(result, (tuple, list)):
+        raise EnvironmentFault(f"it returned {shown_with_type(result)}, and {STEP_RETURNS}")
+    if len(result) != 5:
         old = ", as in Gym before version 0.26" if len(result) == 4 else ""
-        return f"{len(result)} values{old}"
-    return shown_with_type(result)
+        raise EnvironmentFault(f"it returned {len(result)} values{old}, and {STEP_RETURNS}")
+    return tuple(result)

@@ -67,6 +67,7 @@ class InProcessEnvs:
         self.boundary = Boundary(layout, self.rows)
         self.bytes = self.rows.view(np.uint8).reshape(count, -1)
         self.recorder = Recorder(layout, self.bytes, limits.replay) if limits.replay else None
+        self.over: list[int] = []  # whose episode ended in the latest step
         self.is_noticed = False
         # of each environment's finished episodes that say so, by `is_success` of their last info
         self.successes: list[list[bool]] = [[] for _ in range(count)]
@@ -91,8 +92,9 @@ class InProcessEnvs:
         env_actions = actions.tolist() if dtype is None else actions.astype(dtype)
         if self.recorder:
             self.recorder.actions = actions.tobytes()
+        self.over.clear()
         self._call_all(lambda i: self._step(i, env_actions[i]))
-        self.boundary.look_at_bounds()
+        self.boundary.keep_observations(self.over)
         return self._finished_rows()
 
     def episode_log(self) -> EpisodeLog:
@@ -130,6 +132,9 @@ class InProcessEnvs:
                 self._begin_episode(i)
 
         self._call_all(replay_one)
+        has_stepped = log.logged > 0
+        begun = [i for i in range(count) if reasons[i] or not has_stepped[i]]
+        self.boundary.keep_observations(begun)
         return self._finished_rows(), reasons
 
     def notices(self) -> list[str]:
@@ -174,6 +179,7 @@ class InProcessEnvs:
         if is_over:
             if SUCCESS in result[4]:
                 self.successes[i].append(bool(result[4][SUCCESS]))
+            self.over.append(i)
             self._begin_episode(i)
 
     def _begin_episode(self, i: int) -> None:
@@ -218,7 +224,7 @@ class InProcessEnvs:
         return self.steps[i] - self.first_steps[i]
 
     def _finished_rows(self) -> np.ndarray:
-        if found := self.boundary.find_not_finite():
+        if found := self.boundary.read_batch():
             raise self._fault(found[0], EnvironmentFault(found[1]))
         self.rows["steps"] = [count & 0x7FFFFFFF for count in self.steps]
         return self.bytes.copy()
