@@ -68,7 +68,10 @@ def parse_arguments(names: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--steps", type=int, help="steps of each seed, as a check; stored apart from the results"
     )
-    return parser.parse_args()
+    options = parser.parse_args()
+    if options.seeds < 1:
+        parser.error(f"--seeds is {options.seeds}; give at least 1")
+    return options
 
 
 def plan_rows(rows: list[Row], steps: int | None) -> list[Plan]:

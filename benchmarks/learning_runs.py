@@ -60,7 +60,8 @@ def plan_row(row: Row, steps: int | None = None) -> Plan:
     """Return how a row is trained; `steps` is another budget. It has no goal: goals stay here."""
     preset = etude.preset(row.algorithm, row.environment)
     algorithm = replace(preset.algorithm, **dict(row.fields))
-    options = RunOptions(steps=steps or row.steps or preset.steps, num_envs=preset.num_envs)
+    steps = (row.steps or preset.steps) if steps is None else steps
+    options = RunOptions(steps=steps, num_envs=preset.num_envs)
     settings = resolve_settings(algorithm, row.environment, options)
     recorded = {
         **({"library": row.library} if row.library else {}),
