@@ -49,7 +49,7 @@ benchmark: .venv/.dev .venv/.package .venv-peers/.torch  ## Steps per second, ag
 benchmark-planning: .venv/.dev .venv/.package .venv-peers/.torch  ## Quality and speed of planners
 	@.venv/bin/python benchmarks/planning.py $(ARGS)
 
-benchmark-learning: .venv/.dev .venv/.package  ## Returns over several seeds, against published ones
+benchmark-learning: .venv/.dev .venv/.package  ## Returns over several seeds: goes on from results/, seed by seed
 	@.venv/bin/python benchmarks/learning.py $(ARGS)
 
 lock: .venv-lock/.uv  ## Compile the requirements anew; UPGRADE=1 takes the newest versions

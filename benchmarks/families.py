@@ -2,6 +2,7 @@
 
 import math
 import statistics
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -27,37 +28,34 @@ Environment steps and time until the training episodes of a hundredth of the run
 included, first reach a threshold on average, and the stability from then on: *stays there* is the
 share of the later hundredths at or above the threshold. The runs are those of the presets in
 [learning.md](learning.md). Figures are medians over the seeds that reached the threshold, with the
-least and the greatest. Seconds are those of all five seeds in one program without compiling, times
-the share of the run's gradient steps until then.
+least and the greatest. Seconds are those of a seed without compiling, times the share of the run's
+gradient steps until then; seeds that train in one program share its time equally.
 """
 
 
-def time_to_threshold(run: Any, train_seconds: float) -> dict[str, Any] | None:
-    """Return when each seed of a finished run reached its threshold; None without a threshold.
+def time_to_threshold(
+    environment: str, metrics: dict[str, np.ndarray], train_seconds: float
+) -> list[dict[str, Any] | None]:
+    """Return when each seed of a finished run reached its threshold, None for one that never did.
 
-    Lists over seeds, None for a seed that never did: steps, seconds, and stays, the share of later
-    rows at or above the threshold.
+    It is steps, seconds, and stays, the share of later rows at or above the threshold. Without a
+    threshold it is None for all. `train_seconds` are those of each seed.
     """
-    threshold = THRESHOLD.get(run.settings.environment)
-    if threshold is None:
-        return None
-    metrics = run.metrics
+    seeds = np.unique(metrics["seed"])
+    if environment not in THRESHOLD:
+        return [None] * len(seeds)
+    columns = [metrics[name] for name in ("step", "updates", "episode_return")]
     crossings = [
         first_crossing(
-            *(
-                metrics[name][metrics["seed"] == seed]
-                for name in ("step", "updates", "episode_return")
-            ),
-            threshold,
+            *(column[metrics["seed"] == seed] for column in columns), THRESHOLD[environment]
         )
-        for seed in np.unique(metrics["seed"])
+        for seed in seeds
     ]
-    return {
-        "threshold": threshold,
-        "steps": [crossing and crossing[0] for crossing in crossings],
-        "seconds": [crossing and crossing[1] * train_seconds for crossing in crossings],
-        "stays": [crossing and crossing[2] for crossing in crossings],
-    }
+    return [
+        crossing
+        and {"steps": crossing[0], "seconds": crossing[1] * train_seconds, "stays": crossing[2]}
+        for crossing in crossings
+    ]
 
 
 def first_crossing(
@@ -80,17 +78,15 @@ def first_crossing(
     )
 
 
-def families_page(rows: dict[str, Any]) -> str:
-    """The content of families.md, from the rows of learning.json."""
+def families_page(rows: Iterable[dict[str, Any]]) -> str:
+    """The content of families.md, from rows with the results of their `seeds`, a list."""
     parts = [NOTES]
+    presets = {(row["algorithm"], row["environment"]): row for row in rows if not row["setting"]}
     for environment, threshold in THRESHOLD.items():
-        matching_rows = [
-            row
-            for row in rows.values()
-            if row["environment"] == environment and row.get("reached") and not row.get("setting")
-        ]
         table = [
-            cells(row) for name in FAMILIES for row in matching_rows if row["algorithm"] == name
+            cells(name, presets[name, environment]["seeds"])
+            for name in FAMILIES
+            if (name, environment) in presets
         ]
         if table:
             parts.append(
@@ -100,28 +96,28 @@ def families_page(rows: dict[str, Any]) -> str:
     return "".join(parts)
 
 
-def cells(row: dict[str, Any]) -> list[str]:
-    result, seeds = row["reached"], len(row["reached"]["steps"])
-    reached = [i for i in range(seeds) if result["steps"][i] is not None]
+def cells(algorithm: str, seeds: list[dict[str, Any]]) -> list[str]:
+    """The cells of a preset, from the results of its seeds."""
+    reached = [seed["reached"] for seed in seeds if seed["reached"]]
     steps, seconds, stays = (
-        [float(result[name][i]) for i in reached] for name in ("steps", "seconds", "stays")
+        [float(crossing[name]) for crossing in reached] for name in ("steps", "seconds", "stays")
     )
     return [
-        FAMILIES[row["algorithm"]],
-        row["algorithm"],
-        f"{len(reached)} of {seeds}",
+        FAMILIES[algorithm],
+        algorithm,
+        f"{len(reached)} of {len(seeds)}",
         format_range(steps),
-        "–" if row["resumed"] else format_range(seconds),
+        "–" if any(seed["resumed"] for seed in seeds) else format_range(seconds),
         f"{statistics.median(stays):.0%}" if stays else "–",
     ]
 
 
 def format_range(values: list[float]) -> str:
-    """Format the median with the least and the greatest value, to three digits."""
+    """Format the median with the least and the greatest value, to three digits at most."""
     if not values:
         return "–"
     median, minimum, maximum = (
-        f"{round(x, 2 - math.floor(math.log10(x))):,.0f}"
+        f"{x:.1f}" if x < 10 else f"{round(x, 2 - math.floor(math.log10(x))):,.0f}"
         for x in (statistics.median(values), min(values), max(values))
     )
     return f"{median} ({minimum}–{maximum})"

@@ -111,14 +111,8 @@ def replay_options() -> dict:
     }
 
 
-def run(library, activations: dict, packages: tuple[str, ...]) -> None:
-    """Train the algorithm of the workload in `library` and print steps, seconds and versions."""
-    environment = make_vec_env(
-        workload["environment"],
-        workload["num_envs"],
-        seed=workload["seed"],
-        env_kwargs={"render_mode": None, "disable_env_checker": True},
-    )
+def make_model(library, environment, activations: dict):
+    """Return the agent of the workload in `library`, on vectorized environments."""
     algorithm, policy_class = getattr(library, workload["algorithm"].upper(), None), "MlpPolicy"
     options = {"a2c": a2c, "dqn": dqn, "ppo": ppo, "sac": sac, "td3": td3, "trpo": trpo}[
         workload["algorithm"]
@@ -130,7 +124,7 @@ def run(library, activations: dict, packages: tuple[str, ...]) -> None:
     if recurrent := hyperparameters.get("recurrent"):  # an LSTM
         algorithm, policy_class = library.RecurrentPPO, "MlpLstmPolicy"
         policy_options |= {"lstm_hidden_size": recurrent["units"]}
-    model = algorithm(
+    return algorithm(
         policy_class,
         environment,
         learning_rate=hyperparameters["learning_rate"],
@@ -140,6 +134,17 @@ def run(library, activations: dict, packages: tuple[str, ...]) -> None:
         device="cpu",
         **options,
     )
+
+
+def run(library, activations: dict, packages: tuple[str, ...]) -> None:
+    """Train the algorithm of the workload in `library` and print steps, seconds and versions."""
+    environment = make_vec_env(
+        workload["environment"],
+        workload["num_envs"],
+        seed=workload["seed"],
+        env_kwargs={"render_mode": None, "disable_env_checker": True},
+    )
+    model = make_model(library, environment, activations)
     clock = Clock()
     model.learn(workload["steps"], callback=clock)
     print(
