@@ -10,7 +10,7 @@ from lives import Lives, example
 from oracles import choices, experience, reals
 
 from etude.algorithms.actor_critic.sac import SAC
-from etude.algorithms.policy_gradient.reinforce import Reinforce
+from etude.algorithms.policy_gradient.reinforce import EpisodeMemory, Reinforce
 from etude.algorithms.value.dqn import DQN
 from etude.algorithms.value.naf import NAF
 from etude.algorithms.value.q_learning import QLearning
@@ -187,7 +187,8 @@ def test_episodes_of_reinforce_are_those_of_a_short_run():
         start_row=state.start_row + 10,
         end_row=state.end_row + 12,
     )
-    rollout = experience(0, 2, 2, action=choices(2))
+    memory = EpisodeMemory((), jnp.zeros((2, 2)))
+    rollout = replace(experience(0, 2, 2, action=choices(2)), memory=memory)
     early, late = (jax.jit(algorithm.store)(x, rollout) for x in (early, late))
     for name in ("start_row", "end_row"):
         np.testing.assert_array_equal(

@@ -134,7 +134,7 @@ def test_a_run_that_is_written_to_is_not_resumed_and_can_be_read(tmp_path):
 
 def test_a_run_is_locked_while_it_trains(tmp_path):
     def training(run, *_):
-        assert (run.directory / "writer.lock" / "holder.json").is_file()
+        assert (run.directory / "writer.lock").is_file()
         with pytest.raises(InvalidInput, match="is written to by"):
             etude.resume(run.directory, 400, progress=False)
         return run

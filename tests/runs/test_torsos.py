@@ -89,7 +89,7 @@ def test_a_run_that_was_cut_off_goes_on_bit_for_bit_with_its_torso(tmp_path):
 
     (state,) = etude.load(tmp_path / "cut", torso="torsos:Own").states()
     jax.tree.map(np.testing.assert_array_equal, state, run.states()[0])
-    network = state.q.encoder.network
+    network = state.q.network.encoder.network
     assert isinstance(network, Own) and network.mlp.activation is jax.nn.silu
     assert "torso   torsos:Own" in run_headline(run.settings, run.directory)
 

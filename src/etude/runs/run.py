@@ -404,7 +404,7 @@ def create_run(settings: Settings, out: str | Path | None = None) -> Run:
                 f"{directory} holds another run; give another --out, or go on with it: "
                 f"etude resume {directory}"
             )
-        if any(not path.name.startswith(LOCK) for path in directory.iterdir()):
+        if any(path.name != LOCK for path in directory.iterdir()):
             raise InvalidInput(f"{directory} exists and is not empty; give another --out")
         write_config(directory, to_json(settings))
     files.sync(directory.parent)
@@ -437,9 +437,9 @@ def remove_if_untrained(run: Run) -> Iterator[None]:
     except Exception:
         is_trained = any(has_checkpoint(job) or has_rows(job) for job in run.jobs)
         for path in [] if is_trained else run.directory.iterdir():
-            if path.is_dir() and not path.name.startswith(LOCK):
+            if path.is_dir():
                 shutil.rmtree(path)
-            elif not path.is_dir():
+            elif path.name != LOCK:
                 path.unlink()
         raise
 

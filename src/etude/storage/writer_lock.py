@@ -1,30 +1,31 @@
-"""One writer a directory: a lock that says who writes, since when, and knows when he is dead.
+"""One writer a directory: a lock that says who writes and since when, and ends with its process.
 
-    directory/writer.lock/holder.json    process, its start, host and time
+    directory/writer.lock    JSON: process, host, time
 
-The lock is a directory that gets its name with its content, by renaming, which succeeds for one of
-several that try. The lock of a process that has ended is taken over. Reading needs no lock.
+The file is locked by the operating system, which gives the lock back when its process ends, however
+that ends. Reading the directory needs no lock.
 """
 
 import contextlib
-import errno
 import os
 import platform
-import shutil
 import time
-import uuid
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 from etude.errors import InvalidInput
 from etude.storage import files
 from etude.storage.files import CorruptFile
 
-LOCK, HOLDER = "writer.lock", "holder.json"
+try:
+    import fcntl
+except ImportError:  # on Windows
+    fcntl = None  # type: ignore[assignment]
+    import msvcrt
+
+LOCK = "writer.lock"
 LIMIT = 4096  # bytes
-ATTEMPTS = 100
 
 
 @contextlib.contextmanager
@@ -35,104 +36,93 @@ def sole_writer(directory: Path) -> Iterator[None]:
     that cannot be written to.
     """
     directory = Path(directory).absolute()
-    lock, mine = directory / LOCK, directory / f"{LOCK}.{uuid.uuid4().hex}"
+    path = directory / LOCK
     try:
-        mine.mkdir()
+        descriptor = _take(directory, path)
     except OSError as error:
         raise InvalidInput(f"{directory} cannot be written to ({error.strerror})") from error
     try:
-        files.write_json(mine / HOLDER, _this_process())
-        number = mine.stat().st_ino
-        _take(directory, mine)
-        try:
-            yield
-        finally:
-            with contextlib.suppress(OSError):  # somebody may have removed it
-                if lock.stat().st_ino == number:
-                    os.rename(lock, mine)
-            for dead in directory.glob(f"{LOCK}.dead-*"):
-                shutil.rmtree(dead, ignore_errors=True)
+        yield
     finally:
-        shutil.rmtree(mine, ignore_errors=True)
+        with contextlib.suppress(OSError):  # somebody may have removed it
+            if _is_named(descriptor, path):
+                path.unlink()
+        os.close(descriptor)
 
 
-def _take(directory, mine):
-    lock = directory / LOCK
-    for _ in range(ATTEMPTS):
+def _take(directory: Path, path: Path) -> int:
+    """Return the descriptor of the locked file."""
+    while True:
+        flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
+        descriptor = os.open(path, flags, 0o644)
         try:
-            os.rename(mine, lock)
-            return
-        except OSError as error:
-            if error.errno not in (errno.EEXIST, errno.ENOTEMPTY) and not os.path.lexists(lock):
-                raise
-        holder = _read(lock)
-        if holder is None:  # it was given back in this instant, or is none
-            time.sleep(0.01)
-            continue
-        if words := _alive(holder):
-            raise InvalidInput(
-                f"{directory} is written to by {words}, since {holder['since']}; wait until it "
-                f"ends, or stop it. If it does not run any more, remove {lock}"
-            )
-        # a name that follows from the holder, and stays until the lock is given back: of several
-        # that find him dead, one can rename, and none renames the lock of a successor
-        name = f"{LOCK}.dead-{holder['process']}-{holder['started'].replace(os.sep, '-')}"
-        with contextlib.suppress(OSError):
-            os.rename(lock, directory / name)
-    raise InvalidInput(f"{lock} cannot be taken; remove it if no process writes to {directory}")
+            if not _lock(descriptor):
+                raise _refusal(directory, path, _wait_for_holder(descriptor))
+            if not _is_named(descriptor, path):  # given back, and removed, in this instant
+                os.close(descriptor)
+                continue
+            holder = _holder(descriptor)
+            if holder.get("host", platform.node()) != platform.node():
+                raise _refusal(directory, path, holder)  # this machine may not see its locks
+            mine = {
+                "process": os.getpid(),
+                "host": platform.node(),
+                "since": f"{datetime.now():%Y-%m-%d %H:%M:%S}",
+            }
+            os.truncate(descriptor, 0)
+            os.pwrite(descriptor, files.encode_json(mine), 0)
+            return descriptor
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.close(descriptor)
+            raise
 
 
-def _read(lock):
-    """Return the holder of a lock, None where there is none any more."""
+def _lock(descriptor: int) -> bool:
+    """Lock a file for this descriptor alone; False where another has it."""
     try:
-        holder = files.decode_json(files.read_bytes(lock / HOLDER, LIMIT), str(lock))
-    except CorruptFile:
-        return None
-    own = {name: type(value) for name, value in _this_process().items()}
-    is_holder = isinstance(holder, dict) and {key: type(x) for key, x in holder.items()} == own
-    return holder if is_holder else None
-
-
-def _this_process() -> dict[str, Any]:
-    return {
-        "process": os.getpid(),
-        "started": _start_of(os.getpid()),
-        "host": platform.node(),
-        "since": f"{datetime.now():%Y-%m-%d %H:%M:%S}",
-    }
-
-
-def _alive(holder):
-    """Return words for the holder of a lock if it may still run, "" if it has ended."""
-    process, host = holder["process"], holder["host"]
-    if host != platform.node():
-        return f"process {process} on {host}, another machine"
-    if process == os.getpid() and holder["started"] == _start_of(process):
-        return f"this process, {process}"
-    if not _runs(process) or holder["started"] != _start_of(process):
-        return ""
-    return f"process {process} on this machine, {host}"
-
-
-def _runs(process):
-    if os.name == "nt":
-        return True  # where a signal of 0 would end it
-    try:
-        os.kill(process, 0)
-    except (ProcessLookupError, OverflowError):
+        if fcntl is None:
+            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+        else:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
         return False
-    except PermissionError:
-        return True
     return True
 
 
-def _start_of(process):
-    """Return what tells a process from a later one of the same number, "" where it is not known."""
+def _is_named(descriptor: int, path: Path) -> bool:
+    """Whether the open file is still the one of this name."""
     try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        # after the name of the program, which may hold anything: state, parent, …, start
-        fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return ""
-    has_ended = fields[0] in "ZX"
-    return "" if has_ended else f"{boot}-{fields[19]}"
+        return os.path.samestat(os.fstat(descriptor), os.lstat(path))
+    except FileNotFoundError:
+        return False
+
+
+def _holder(descriptor: int) -> dict[str, object]:
+    """Return what the file says of who holds it; {} where it does not say."""
+    try:
+        holder = files.decode_json(os.pread(descriptor, LIMIT, 0), LOCK)
+    except (CorruptFile, OSError):
+        return {}
+    return holder if isinstance(holder, dict) else {}
+
+
+def _wait_for_holder(descriptor: int) -> dict[str, object]:
+    """Return what the holder of a lock says, which it writes in the instants after it took it."""
+    for _ in range(50):
+        if holder := _holder(descriptor):
+            return holder
+        time.sleep(0.01)
+    return {}
+
+
+def _refusal(directory: Path, path: Path, holder: dict[str, object]) -> InvalidInput:
+    process, host = holder.get("process"), holder.get("host")
+    where = "this machine, " if host == platform.node() else "another machine, "
+    who = f"process {process} on {where}{host}" if process else "another process"
+    if process == os.getpid() and host == platform.node():
+        who = f"this process, {process}"
+    return InvalidInput(
+        f"{directory} is written to by {who}, since {holder.get('since', 'this instant')}; wait "
+        f"until it ends, or stop it. If it does not run any more, remove {path}"
+    )
