@@ -45,8 +45,7 @@ def check(boundary: Boundary, results: list[tuple], count: int) -> None:
     for t in range(0, STEPS, count):
         for i in range(count):
             boundary.read_step(i, results[t + i])
-        boundary.keep_observations([])
-        boundary.read_batch()
+        boundary.read_batch([])
 
 
 def write(rows: np.ndarray, results: list[tuple], count: int) -> None:

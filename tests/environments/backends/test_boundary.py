@@ -27,7 +27,7 @@ def fault_of(space, value):
     boundary, _ = boundary_of(space)
     with pytest.raises(EnvironmentFault) as fault:
         boundary.read_reset(0, (value, {}))
-        if found := boundary.read_batch():
+        if found := boundary.read_batch([*range(len(boundary.rows))]):
             raise EnvironmentFault(found[1])
     return str(fault.value)
 
@@ -59,7 +59,7 @@ def test_what_the_space_says_is_taken(space, value, written):
     boundary, rows = boundary_of(space)
     boundary.read_reset(0, (value, {}))
     np.testing.assert_array_equal(rows["observation0"][0], written)
-    assert boundary.read_batch() is None
+    assert boundary.read_batch([*range(len(boundary.rows))]) is None
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def step_of(reward=1.0, terminated=False, truncated=False, info=None):
     boundary, rows = boundary_of(FLOATS)
     result = (np.zeros(3, np.float32), reward, terminated, truncated, {} if info is None else info)
     is_over = boundary.read_step(0, result)
-    if found := boundary.read_batch():
+    if found := boundary.read_batch([*range(len(boundary.rows))]):
         raise EnvironmentFault(found[1])
     return is_over, rows[0]
 
@@ -185,10 +185,10 @@ def test_a_number_that_is_not_finite_is_found_wherever_it_is(space, count):
         for i in range(count):
             boundary, rows = boundary_of(space, count)
             rows["steps"], rows["observation0"] = 2**31 - 1, -1e30
-            assert boundary.read_batch() is None
+            assert boundary.read_batch([*range(len(boundary.rows))]) is None
             field = rows[role]
             field[(i, *[-1] * (field.ndim - 1))] = np.nan
-            assert (boundary.read_batch() or ())[0] == i
+            assert (boundary.read_batch([*range(len(boundary.rows))]) or ())[0] == i
 
 
 def test_finite_values_beyond_the_bounds_are_counted_and_said_once():

@@ -45,7 +45,9 @@ class Boundary:
             [rows[f"{role}{i}"] for i in range(len(layout.leaves))]
             for role in (OBSERVATION, NEXT_OBSERVATION)
         )
+        self.first_next_observation = self.next_observation[0]
         self.observation_pairs = list(zip(self.observation, self.next_observation, strict=True))
+        self.has_masks = bool(layout.mask_leaves)
         self.readers = [leaf_reader(leaf) for leaf in layout.leaves]
         self.reward, self.terminated, self.truncated = (
             rows[name] for name in ("reward", "terminated", "truncated")
@@ -58,7 +60,8 @@ class Boundary:
         )
         self.float_words = words_of(layout, rows)
         self.zeros = np.zeros(0 if self.float_words is None else self.float_words.size, np.float32)
-        self.is_flat = self.float_words is not None and self.float_words.ndim == 1
+        is_flat = self.float_words is not None and self.float_words.ndim == 1
+        self.flat_dot = self.float_words.dot if is_flat else None
         self.batches_to_look, self.steps_looked_at, self.values_outside = 1, 0, 0
         self.first_outside = ""  # what was found first outside of a Box's bounds
         self.bounded = [
@@ -83,7 +86,7 @@ class Boundary:
         """Write what `step` of environment `i` returned, and return whether its episode is over.
 
         The observation to act on is written later: by `read_reset` where the episode is over, else
-        by `keep_observations`. Raises EnvironmentFault for what a step cannot return.
+        by `read_batch`. Raises EnvironmentFault for what a step cannot return.
         """
         if type(result) is not tuple or len(result) != 5:
             result = read_five(result)
@@ -93,10 +96,10 @@ class Boundary:
             and observation.dtype is self.dtype
             and observation.shape == self.shape
         ):
-            self.next_observation[0][i] = observation
+            self.first_next_observation[i] = observation
         else:
             self._write(self.next_observation, i, observation)
-        if type(reward) is not float:
+        if not isinstance(reward, float):  # as NumPy's float64 is
             reward = read_reward(reward)
         self.reward[i] = reward
         if terminated is not False:
@@ -108,31 +111,29 @@ class Boundary:
         self.terminated[i], self.truncated[i] = terminated, truncated
         if terminated or truncated:
             return True
-        if self.layout.mask_leaves:
+        if self.has_masks:
             self._check_masks(self.next_observation, i)
         return False
 
-    def keep_observations(self, over: list[int]) -> None:
-        """Act next on the observations of the steps, but where the episode is `over`."""
-        if not over:
+    def read_batch(self, over: list[int]) -> tuple[int, str] | None:
+        """Look at the rows of all environments after a step, of which some episodes are `over`.
+
+        The others act next on the observation of the step. Returns (environment, fault) of a number
+        that is not finite, None for none. In one of `LOOK_EVERY` calls, the values outside of the
+        bounds of their Box are counted.
+        """
+        if over:
+            going_on = [i for i in range(len(self.rows)) if i not in over]
+            for field, next_field in self.observation_pairs:
+                field[going_on] = next_field[going_on]
+        else:
             for field, next_field in self.observation_pairs:
                 field[...] = next_field
-            return
-        going_on = [i for i in range(len(self.rows)) if i not in over]
-        for field, next_field in self.observation_pairs:
-            field[going_on] = next_field[going_on]
-
-    def read_batch(self) -> tuple[int, str] | None:
-        """Look at the rows of all environments.
-
-        Returns (environment, fault) of a number that is not finite, None for none. In one of
-        `LOOK_EVERY` calls, the values outside of the bounds of their Box are counted.
-        """
         self.batches_to_look -= 1
         if not self.batches_to_look:
             self._look_at_bounds()
         # 0 × NaN and 0 × ∞ are NaN, which counts as true
-        if self.is_flat and not self.float_words.dot(self.zeros):
+        if self.flat_dot is not None and not self.flat_dot(self.zeros):
             return None
         if self.float_words is not None and not self.float_words.ravel().dot(self.zeros):
             return None

@@ -79,12 +79,10 @@ class InProcessEnvs:
         self.successes = [[] for _ in self.envs]
         self.episodes, self.first_steps = [-1] * count, list(self.steps)
         self._call_all(self._begin_episode)
-        for field, next_field in zip(
-            self.boundary.observation, self.boundary.next_observation, strict=True
-        ):
+        for field, next_field in self.boundary.observation_pairs:
             next_field[...] = field
         self.rows["reward"], self.rows["terminated"], self.rows["truncated"] = 0, 0, 0
-        return self._finished_rows()
+        return self._finished_rows([*range(count)])
 
     def step(self, actions: np.ndarray) -> np.ndarray:
         """Step every environment and reset those that are done; rows of bytes [count, byte]."""
@@ -94,8 +92,7 @@ class InProcessEnvs:
             self.recorder.actions = actions.tobytes()
         self.over.clear()
         self._call_all(lambda i: self._step(i, env_actions[i]))
-        self.boundary.keep_observations(self.over)
-        return self._finished_rows()
+        return self._finished_rows(self.over)
 
     def episode_log(self) -> EpisodeLog:
         """The running episodes, from which `replay` goes on."""
@@ -134,8 +131,7 @@ class InProcessEnvs:
         self._call_all(replay_one)
         has_stepped = log.logged > 0
         begun = [i for i in range(count) if reasons[i] or not has_stepped[i]]
-        self.boundary.keep_observations(begun)
-        return self._finished_rows(), reasons
+        return self._finished_rows(begun), reasons
 
     def notices(self) -> list[str]:
         """What a person should know of these environments, once."""
@@ -223,8 +219,9 @@ class InProcessEnvs:
         """The number of steps of the running episode."""
         return self.steps[i] - self.first_steps[i]
 
-    def _finished_rows(self) -> np.ndarray:
-        if found := self.boundary.read_batch():
+    def _finished_rows(self, over: list[int]) -> np.ndarray:
+        """The rows after a step in which the episodes of the environments in `over` have begun."""
+        if found := self.boundary.read_batch(over):
             raise self._fault(found[0], EnvironmentFault(found[1]))
         self.rows["steps"] = [count & 0x7FFFFFFF for count in self.steps]
         return self.bytes.copy()
