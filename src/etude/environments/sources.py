@@ -66,11 +66,13 @@ class EnvironmentSource(Protocol):
         *,
         max_episode_steps: int | None = None,
         replay_limit: int = 0,
+        episodes: int | None = None,
     ) -> Environment:
         """Make a batch of environments.
 
         Episodes are truncated after `max_episode_steps`, if not before. Where its environments are
         replayed at a resume, `replay_limit` is the number of steps of an episode that are logged.
+        Where no more than `episodes` of each environment count, one in Python rests after them.
         """
 
     def check_pictures(self, render_mode: str) -> None:
@@ -211,6 +213,7 @@ class IdSource:
         *,
         max_episode_steps: int | None = None,
         replay_limit: int = 0,
+        episodes: int | None = None,
     ) -> Environment:
         chosen_backend = self.choose_backend(backend, workers)
         check_num_envs(num_envs)
@@ -227,7 +230,7 @@ class IdSource:
                     max_episode_steps=max_episode_steps,
                 )
             case _:
-                limits = HostLimits(max_episode_steps, replay_limit, self.timeout)
+                limits = HostLimits(max_episode_steps, replay_limit, self.timeout, episodes)
                 environment = GymnasiumEnvs(self._factory(), num_envs, workers, self.spec, limits)
         return stacked(environment, self.frame_stack)
 
@@ -315,10 +318,11 @@ class FactorySource:
         *,
         max_episode_steps: int | None = None,
         replay_limit: int = 0,
+        episodes: int | None = None,
     ) -> Environment:
         self.choose_backend(backend, workers)
         check_num_envs(num_envs)
-        limits = HostLimits(max_episode_steps, replay_limit, self.timeout)
+        limits = HostLimits(max_episode_steps, replay_limit, self.timeout, episodes)
         environment = GymnasiumEnvs(self.make_env, num_envs, workers, self.probe.spec, limits)
         return stacked(environment, self.frame_stack)
 
@@ -386,6 +390,7 @@ class JaxSource:
         *,
         max_episode_steps: int | None = None,
         replay_limit: int = 0,
+        episodes: int | None = None,
     ) -> Environment:
         self.choose_backend(backend, workers)
         check_num_envs(num_envs)

@@ -43,9 +43,12 @@ class PolicyEvaluator:
         if episodes < 1:
             raise InvalidInput(f"episodes is {episodes}; it must be at least 1")
         self.episodes, self.max_steps = episodes, settings.max_evaluation_steps
-        source = settings.source
+        source, copies = settings.source, copies_for(episodes)
         self.environment = source.make(
-            copies_for(episodes), source.evaluation_backend, max_episode_steps=self.max_steps
+            copies,
+            source.evaluation_backend,
+            max_episode_steps=self.max_steps,
+            episodes=episodes // copies,
         )
 
         def play(state, key):

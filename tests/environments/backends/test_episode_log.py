@@ -201,3 +201,16 @@ def test_processes_replay_what_one_replays():
         np.testing.assert_array_equal(alone.step(actions), spread.step(actions))
     finally:
         spread.close()
+
+
+def test_an_environment_rests_after_the_episodes_that_count():
+    """It is neither stepped nor reset, and shows no step, until the next reset."""
+    envs = envs_of(partial(Walk, 3), 2, replay=0, episodes=2)
+    for _ in range(2):
+        envs.reset(0)
+        before = list(envs.steps)
+        rows = np.stack(played(envs, 9, np.random.default_rng(0))).view(envs.layout.dtype)[..., 0]
+        np.testing.assert_array_equal(rows["truncated"][:, 0], [0, 0, 1, 0, 0, 1, 0, 0, 0])
+        np.testing.assert_array_equal(rows["reward"][:, 1], [1, 1, 1, 1, 1, 1, 0, 0, 0])
+        assert [now - then for now, then in zip(envs.steps, before, strict=True)] == [6, 6]
+        assert envs.episodes == [1, 1]

@@ -115,6 +115,10 @@ class Boundary:
             self._check_masks(self.next_observation, i)
         return False
 
+    def clear_step(self, i: int) -> None:
+        """Write that environment `i` has taken no step: no reward, and no end."""
+        self.reward[i], self.terminated[i], self.truncated[i] = 0, False, False
+
     def read_batch(self, over: list[int]) -> tuple[int, str] | None:
         """Look at the rows of all environments after a step, of which some episodes are `over`.
 

@@ -27,6 +27,7 @@ class HostLimits(NamedTuple):
     max_episode_steps: int | None = None  # after which an episode is truncated
     replay: int = 0  # steps of an episode that are logged, so that a resume can replay it; 0: none
     timeout: float = TIMEOUT  # seconds that one call may take; 0: no limit
+    episodes: int | None = None  # after which an environment rests until the next `reset`
 
 
 NO_LIMITS = HostLimits()
@@ -67,6 +68,7 @@ class InProcessEnvs:
         self.boundary = Boundary(layout, self.rows)
         self.bytes = self.rows.view(np.uint8).reshape(count, -1)
         self.recorder = Recorder(layout, self.bytes, limits.replay) if limits.replay else None
+        self.is_resting = [False] * count
         self.over: list[int] = []  # whose episode ended in the latest step
         self.is_noticed = False
         # of each environment's finished episodes that say so, by `is_success` of their last info
@@ -78,6 +80,7 @@ class InProcessEnvs:
         self.seeds = [EpisodeSeeds(seed, self.first_index + i) for i in range(count)]
         self.successes = [[] for _ in self.envs]
         self.episodes, self.first_steps = [-1] * count, list(self.steps)
+        self.is_resting = [False] * count
         self._call_all(self._begin_episode)
         for field, next_field in self.boundary.observation_pairs:
             next_field[...] = field
@@ -165,6 +168,9 @@ class InProcessEnvs:
         return env
 
     def _step(self, i: int, action: Any) -> None:
+        if self.is_resting[i]:
+            self.boundary.clear_step(i)
+            return
         self.steps[i] += 1
         is_over = self.boundary.read_step(i, result := self.envs[i].step(action))
         if self.limits.max_episode_steps and self._length(i) >= self.limits.max_episode_steps:
@@ -175,8 +181,10 @@ class InProcessEnvs:
         if is_over:
             if SUCCESS in result[4]:
                 self.successes[i].append(bool(result[4][SUCCESS]))
-            self.over.append(i)
-            self._begin_episode(i)
+            self.is_resting[i] = self.episodes[i] + 1 == self.limits.episodes
+            if not self.is_resting[i]:
+                self.over.append(i)
+                self._begin_episode(i)
 
     def _begin_episode(self, i: int) -> None:
         """Reset an environment with the seed of its next episode."""
