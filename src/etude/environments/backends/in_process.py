@@ -47,7 +47,7 @@ class InProcessEnvs:
         layout: StepLayout,
         first_index: int = 0,
         limits: HostLimits = NO_LIMITS,
-        on_stuck: Callable[["InProcessEnvs"], None] | None = None,
+        on_stuck: Callable[[str], None] | None = None,
     ):
         self.name, self.first_index, self.layout = "the environment", first_index, layout
         self.limits = limits
@@ -59,7 +59,8 @@ class InProcessEnvs:
         self.watchdog = Watchdog(
             lambda: (self.current, self.steps[self.current], self.episodes[self.current]),
             limits.timeout,
-            None if on_stuck is None else lambda: on_stuck(self),
+            lambda: str(self._fault(self.current, CallTimeout())),
+            on_stuck,
         )
         self.envs: list[gymnasium.Env] = []
         self._call_all(lambda i: self.envs.append(self._made(make_env)), "when it was made")
@@ -252,10 +253,6 @@ class InProcessEnvs:
             raise self._fault(self.current, error, moment) from error
         finally:
             self.watchdog.end()
-
-    def timeout_fault(self) -> EnvironmentFault:
-        """The fault of the call that runs now, where it takes too long; from another thread."""
-        return self._fault(self.current, CallTimeout())
 
     def _fault(self, i: int, error: BaseException, moment: str = "") -> EnvironmentFault:
         match error:

@@ -8,11 +8,11 @@ does not end even so, in a library that never returns, ends with its process.
 
 import contextlib
 import ctypes
-import faulthandler
 import os
 import signal
 import sys
 import threading
+import traceback
 import weakref
 from collections.abc import Callable, Hashable
 from typing import Any
@@ -21,7 +21,7 @@ from etude.errors import EnvironmentFault
 
 TIMEOUT = 600  # seconds that one call may take by default
 GRACE = 10.0  # seconds after which a call that was interrupted counts as stuck
-STUCK = 75  # exit status of a process that ends with a stuck call
+STUCK = 1  # exit status of a process that ends with a stuck call
 _SIGNAL = getattr(signal, "SIGVTALRM", None)  # one that nothing else uses
 
 
@@ -34,18 +34,19 @@ class Watchdog:
 
     marker    tells one call from the next, for a thread that looks now and then
     limit     seconds that one call may take; 0 for no limit
-    on_stuck  what is done with a call that cannot be interrupted; by default the process ends,
-              unless a person types into it
+    describe  says what call runs now, and that it takes too long
+    on_stuck  what is done with a call that cannot be interrupted, given its description
     """
 
     def __init__(
         self,
         marker: Callable[[], Hashable],
         limit: float = TIMEOUT,
-        on_stuck: Callable[[], None] | None = None,
+        describe: Callable[[], str] = lambda: "a call does not return",
+        on_stuck: Callable[[str], None] | None = None,
     ):
-        self.marker, self.limit = marker, limit
-        self.on_stuck = on_stuck or end_process
+        self.marker, self.limit, self.describe = marker, limit, describe
+        self.on_stuck = on_stuck or self.end_process
         self.busy, self.thread = False, 0
         self.overdue: Hashable = None  # the marker of the call that is to be interrupted
         self.closed = threading.Event()
@@ -73,6 +74,15 @@ class Watchdog:
     def is_overdue(self) -> bool:
         """Whether the call that runs now is the one to be interrupted."""
         return self.busy and self.overdue is not None and self.overdue == self.marker()
+
+    def end_process(self, description: str) -> None:
+        """End this process, with the place of the call, unless a person types into it."""
+        frame = sys._current_frames().get(self.thread)
+        place = "".join(traceback.format_stack(frame)[-3:]) if frame else ""
+        sys.stderr.write(f"\n{place}etude: {description}. The last checkpoint is kept\n")
+        sys.stderr.flush()
+        if not (hasattr(sys, "ps1") or "ipykernel" in sys.modules):
+            os._exit(STUCK)
 
     def interrupt(self) -> None:
         """Raise CallTimeout in the call that runs now."""
@@ -126,18 +136,10 @@ def look(reference: "weakref.ref[Watchdog]", closed: threading.Event) -> None:
         # ticks are counted, since a clock also runs while the process is stopped
         seen, waited = marker, waited + tick if marker is not None and marker == seen else 0.0
         if waited >= watchdog.limit + GRACE:
-            watchdog.on_stuck()
+            watchdog.on_stuck(watchdog.describe())
             waited = 0.0
         elif waited >= watchdog.limit:
             watchdog.interrupt()
         del watchdog
         if closed.wait(tick):
             return
-
-
-def end_process() -> None:
-    """End this process with a traceback of its threads, unless a person types into it."""
-    sys.stderr.write("\netude: a call of the environment does not return\n")
-    faulthandler.dump_traceback(all_threads=True)
-    if not (hasattr(sys, "ps1") or "ipykernel" in sys.modules):
-        os._exit(STUCK)

@@ -156,8 +156,8 @@ def serve_worker(
     end_with_parent()
     envs = None
 
-    def report_stuck(stuck: InProcessEnvs) -> None:
-        pipe.send_bytes(FAULT + f"{stuck.timeout_fault()}".encode())
+    def report_stuck(description: str) -> None:
+        pipe.send_bytes(FAULT + description.encode())
         os._exit(STUCK)
 
     with contextlib.suppress(EOFError, OSError):
