@@ -60,3 +60,12 @@ def test_no_file_has_code_run_whatever_it_names(tmp_path, monkeypatch, name):
     for command in ("evaluate", "resume", "watch"):
         assert here(command, "run", cwd=tmp_path).returncode == 2
     assert not (tmp_path / "was_run").exists()
+
+
+def test_an_error_inside_of_a_module_is_told_as_its_own(tmp_path, monkeypatch):
+    (tmp_path / "half_written.py").write_text("import math\nmath.no_such_function()\n")
+    (tmp_path / "not_python.py").write_text("def\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    for module, error in (("half_written", "AttributeError: module 'math'"), ("not_python", "Syn")):
+        with pytest.raises(InvalidInput, match=f"'{module}' cannot be imported .{error}"):
+            import_object("torso", f"{module}:Net")

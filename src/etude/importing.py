@@ -43,10 +43,10 @@ def import_module(role: str, name: str) -> ModuleType:
     module, _ = split_name(role, name)
     try:
         return importlib.import_module(module)
-    except (ImportError, ValueError) as error:
+    except (Exception, SystemExit) as error:  # whatever a module does as it is imported
         raise InvalidInput(
-            f"{role} {name!r}: the module {module!r} cannot be imported ({error}); install it, or "
-            "mend its name"
+            f"{role} {name!r}: the module {module!r} cannot be imported ({type(error).__name__}: "
+            f"{error}); install it, or mend it or its name"
         ) from error
 
 
@@ -56,7 +56,8 @@ def import_object(role: str, name: str) -> Any:
     Raises InvalidInput, which calls it by its role, where there is none.
     """
     module, attribute = split_name(role, name)
+    imported = import_module(role, name)
     try:
-        return getattr(import_module(role, name), attribute)
+        return getattr(imported, attribute)
     except AttributeError:
         raise InvalidInput(f"{role} {name!r}: {module} has no {attribute}") from None

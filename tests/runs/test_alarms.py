@@ -16,7 +16,7 @@ def test_an_explosion_that_stays_finite_is_warned_of_once():
 
 
 def test_returns_may_be_of_any_size():
-    metrics = {"episode_return": [-1e12], "episode_length": [1e11]}
+    metrics = {"episode_return": [-1e12], "episode_length": [1e11], "evaluation_return": [-2e10]}
     assert MetricAlarms().check(metrics, 1) == []
 
 

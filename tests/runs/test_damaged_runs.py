@@ -1,9 +1,11 @@
 """What lies in a run directory is not believed: it loads as it was written, or is refused, or what
 is passed over is said."""
 
+import dataclasses
 import math
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -11,15 +13,21 @@ import pytest
 from records import begun, finished, rewrite_checkpoint, rewrite_config
 
 import etude
-from etude.errors import InvalidInput
+from etude.errors import Diverged, InvalidInput
 from etude.runs import job_checkpoints
 from etude.runs.interrupt import InterruptHandler
-from etude.runs.job import train_job
+from etude.runs.job import open_job, train_job
+from etude.runs.periodic_evaluation import PeriodicEvaluation
 from etude.runs.settings import read_config
+from etude.runs.stopping import EvaluationRecord
+from etude.runs.train import larger_budget
 from etude.storage import metrics_csv
 from etude.storage.files import CorruptFile
 
 NEVER_READ = {"learning_curve.png"}
+
+
+RECORD = dataclasses.asdict(EvaluationRecord(best_step=100, best_mean=1.0))
 
 
 @pytest.fixture(scope="module")
@@ -253,8 +261,9 @@ def test_the_row_that_a_signal_cut_off_is_not_yet_counted(run):
 
 @pytest.mark.parametrize("change", [{"iterations": 10**9}, {"steps": 50}], ids=str)
 def test_the_best_checkpoint_is_not_believed_either(run, change):
-    best = run / "checkpoints" / "best"
-    shutil.copytree(run / "checkpoints" / "step_100", best / "step_100")
+    best, newest = run / "checkpoints" / "best", run / "checkpoints" / "step_100"
+    rewrite_checkpoint(newest, evaluations=[RECORD])
+    shutil.copytree(newest, best / "step_100")
     settings = etude.load(run).settings
     environment = settings.outline()
     (only,) = etude.load(run).jobs
@@ -263,6 +272,72 @@ def test_the_best_checkpoint_is_not_believed_either(run, change):
     rewrite_checkpoint(best / "step_100", **change)
     with pytest.raises(CorruptFile, match=f"its {next(iter(change))} is"):
         job_checkpoints.restore_best(settings, only, 0, environment, lambda text: None)
+
+
+def test_a_best_checkpoint_that_another_evaluation_chose_is_refused(run):
+    """As where an older checkpoint was gone on from, and what followed was another run."""
+    best, newest = run / "checkpoints" / "best", run / "checkpoints" / "step_100"
+    rewrite_checkpoint(newest, evaluations=[RECORD])
+    shutil.copytree(newest, best / "step_100")
+    rewrite_checkpoint(newest, evaluations=[RECORD | {"best_step": 50}])
+    settings = etude.load(run).settings
+    (only,) = etude.load(run).jobs
+    with pytest.raises(CorruptFile, match="of step 100, and the best evaluation of seed 0 was at"):
+        job_checkpoints.restore_best(settings, only, 0, settings.outline(), pytest.fail)
+
+
+def test_a_checkpoint_that_is_being_replaced_is_one(run):
+    checkpoints = run / "checkpoints"
+    for path in checkpoints.iterdir():
+        if path.name == "step_100":
+            path.rename(checkpoints / ".replaced_step_100")
+        else:
+            shutil.rmtree(path)
+    loaded = etude.load(run)
+    (only,) = loaded.jobs
+    assert job_checkpoints.has_checkpoint(only) and len(loaded.states()) == 1
+
+
+def test_a_run_whose_rows_are_lost_at_its_end_has_no_curve_and_is_complete(run):
+    (run / "metrics.csv").unlink()
+    loaded = etude.load(run)
+    assert loaded.draw_learning_curve(None) is None and loaded._training_returns() == {}
+    (run / "metrics.csv").write_text("step,seed,episodes,episode_return\n")
+    assert loaded.draw_learning_curve(None) is None
+
+
+def test_a_row_that_ended_at_a_checkpoint_is_not_counted_on(run):
+    """With a larger budget, which does not end where rows do."""
+    newest = run / "checkpoints" / "step_100"
+    rewrite_checkpoint(newest, ended_row=True)
+    settings = etude.load(run).settings
+    (only,) = etude.load(run).jobs
+    environment, train_state, _ = open_job(settings, only, lambda text: None)
+    environment.close()
+    assert train_state is not None
+    sums = jax.tree.leaves(train_state.metric_sums)
+    assert all((np.asarray(leaf) == 0).all() for leaf in sums)
+
+
+def test_a_mean_return_that_is_no_number_is_never_the_best():
+    evaluations = PeriodicEvaluation.__new__(PeriodicEvaluation)
+    evaluations.seeds, evaluations.records = (3,), [EvaluationRecord()]
+    evaluations.settings = SimpleNamespace(until=None, patience=None)
+    with pytest.raises(Diverged, match="the mean return of an evaluation of seed 3 is nan"):
+        evaluations.record(10, [math.nan])
+
+
+def test_a_run_that_stopped_early_goes_on_also_before_it_was_evaluated(tmp_path):
+    """A kill came between its training and its evaluation."""
+    options = {"evaluate_every": 50, "patience": 1, "steps": 1000}
+    run = begun(tmp_path / "stopped", iterations=(100,), **options)
+    newest = run.directory / "checkpoints" / "step_100"
+    rewrite_checkpoint(newest, evaluations=[RECORD | {"rule": "patience", "rule_step": 100}])
+    with pytest.raises(InvalidInput, match="stopped early, at 100, so give more than that"):
+        larger_budget(run, 100)
+    assert larger_budget(run, 500).patience is None
+    rewrite_checkpoint(newest, evaluations=[RECORD])
+    assert larger_budget(run, 2000).patience == 1
 
 
 def test_rows_beyond_the_checkpoint_may_be_there(sound, run):

@@ -2,6 +2,7 @@
 nothing."""
 
 import os
+import shutil
 import threading
 from pathlib import Path
 from unittest import mock
@@ -180,6 +181,11 @@ def spoil_rows(directory):
     (directory / "metrics.csv").write_text("step,seed,loss\n1,x,3\n")
 
 
+def spoil_rows_before_a_checkpoint(directory):
+    shutil.rmtree(directory / "checkpoints")
+    spoil_rows(directory)
+
+
 def link_checkpoints(directory):
     (directory / "checkpoints").rename(directory.with_name("elsewhere"))
     (directory / "checkpoints").symlink_to(directory.with_name("elsewhere"))
@@ -207,6 +213,7 @@ def other_sizes(directory):
     ("spoil", "options", "message"),
     [
         (spoil_rows, {}, "metrics.csv, line 2, is no row"),
+        (spoil_rows_before_a_checkpoint, {}, "metrics.csv, line 2, is no row"),
         (spoil_weights, {}, "numbers that are not finite"),
         (spoil_iterations, {}, "its iterations is 1000000000"),
         (link_checkpoints, {}, "checkpoints is a link to .*elsewhere, and nothing is written"),
@@ -225,7 +232,15 @@ def other_sizes(directory):
         ),
     ],
     ids=[
-        *("rows", "weights", "metadata", "checkpoints linked", "video linked", "other copies"),
+        *(
+            "rows",
+            "rows alone",
+            "weights",
+            "metadata",
+            "checkpoints linked",
+            "video linked",
+            "other copies",
+        ),
         *("too many steps", "fewer steps", "complete", "dataset", "algorithm", "values"),
     ],
 )

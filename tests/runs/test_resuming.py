@@ -13,6 +13,8 @@ from gymnasium.spaces import Box, Discrete
 import etude
 from etude.algorithms.policy_gradient.reinforce import Reinforce
 from etude.algorithms.value.dqn import DQN
+from etude.algorithms.value.q_learning import SARSA
+from etude.algorithms.value.td import TD
 from etude.data.replay import ring_buffer
 from etude.data.transition import zeros_like_spec
 from etude.runs.interrupt import InterruptHandler
@@ -150,3 +152,22 @@ def test_reinforce_completes_the_episodes_that_are_cut_off():
     newest = ring_buffer.gather(cut.buffer, indices)
     assert newest.truncated.tolist() == [True, False, False]
     assert newest.terminated.tolist() == [False, True, False]
+
+
+def test_what_is_kept_of_an_episode_is_dropped_where_it_is_cut_off():
+    """Traces, a transition that waits for its next action, a running discounted return."""
+    table = EnvironmentSpec(DiscreteSpec(3), DiscreteSpec(2), 2)
+    box = EnvironmentSpec(BoxSpec((2,)), DiscreteSpec(2), 2)
+    is_cut = jnp.array([True, False])
+
+    def cut(algorithm, spec):
+        state = jax.eval_shape(partial(algorithm.init, spec=spec), jax.random.key(0))
+        ones = jax.tree.map(lambda x: jnp.ones(x.shape, x.dtype), state)
+        return algorithm.truncate_episodes(ones, is_cut)
+
+    assert cut(TD(), table).traces.sum(1).tolist() == [0, 3]
+    assert cut(SARSA(), table).pending.valid.tolist() == [False, True]
+    for algorithm in (etude.PPO(), etude.TRPO(), etude.A2C()):
+        state = cut(algorithm, box)
+        learner = getattr(state, "learner", state)
+        assert learner.discounted_return.tolist() == [0, 1]

@@ -277,7 +277,9 @@ def _evaluate(arguments: list[str]) -> None:
     if options.video:
         from etude.runs.video import record_video
 
-        for path in record_video(run, run.directory / "video", explore=options.stochastic):
+        for path in record_video(
+            run, run.directory / "video", explore=options.stochastic, which=options.which
+        ):
             shown_path = run.shown_directory / path.relative_to(run.directory)
             console.print(f"video   {shown_path}", soft_wrap=True)
 

@@ -4,7 +4,8 @@ A source makes batches of its environment on a backend, for training, evaluation
 read the spaces of Gymnasium environments it makes one more, once in its life.
 """
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from functools import cached_property, partial
 from typing import Any, Literal, NamedTuple, NoReturn, Protocol
 
@@ -246,14 +247,13 @@ class IdSource:
     def spec(self) -> EnvironmentSpec:
         """The spec of one Gymnasium environment, which is made and reset to read it."""
         make_env = self._factory()
-        with explained_creation(self.name, self.options), time_limit(self.timeout, self.name):
-            env = make_env()
-            try:
+        with explained_creation(self.name, self.options):
+            with time_limit(self.timeout, f"making {self.name}"):
+                env = make_env()
+            with closing_in_time(env, self.timeout, self.name):
                 spec = spec_from_env(env, make_env)
-                check_reset(env, spec)
+                check_reset(env, spec, self.timeout)
                 return spec
-            finally:
-                env.close()
 
     def _envpool_id(self) -> str:
         # Gymnasium's, since EnvPool keeps retired ids, for which no policy can be evaluated
@@ -344,19 +344,20 @@ class FactorySource:
                 env = self.make_env()
         except InvalidInput:
             raise
+        except EnvironmentFault as fault:  # it takes too long
+            raise InvalidInput(str(fault)) from fault
         except (Exception, SystemExit) as error:
             raise InvalidInput(
                 f"{self.name}() raises {type(error).__name__}: {error}; it is to make a "
                 "gymnasium.Env, without arguments"
             ) from error
         try:
-            spec = spec_from_env(env, self.make_env)
-            check_reset(env, spec)
-            return Probe(spec, env.render_mode)
+            with closing_in_time(env, self.timeout, self.name):
+                spec = spec_from_env(env, self.make_env)
+                check_reset(env, spec, self.timeout)
+                return Probe(spec, env.render_mode)
         except EnvironmentFault as fault:  # of its first reset
             raise InvalidInput(str(fault)) from fault
-        finally:
-            env.close()
 
 
 class JaxSource:
@@ -402,6 +403,16 @@ class JaxSource:
 
     def make_rendered(self, render_mode: str, max_episode_steps: int | None = None) -> NoReturn:
         self.check_pictures(render_mode)
+
+
+@contextlib.contextmanager
+def closing_in_time(env: gymnasium.Env, timeout: float, name: str) -> Iterator[None]:
+    """Close an environment after the block, within its time limit."""
+    try:
+        yield
+    finally:
+        with time_limit(timeout, f"closing {name}"):
+            env.close()
 
 
 def limited(environment: JaxEnvironment, max_episode_steps: int | None) -> JaxEnvironment:

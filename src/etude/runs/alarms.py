@@ -3,7 +3,8 @@
 import math
 
 EXPLODED = 1e10  # no loss or value of a run that learns is so large, whatever the unit of rewards
-MEASURED = ("episode_return", "episode_length")  # of the environment, which may be of any size
+# of the environment, which may be of any size
+MEASURED = ("episode_return", "episode_length", "evaluation_return", "evaluation_length")
 EDGE_MASS = "support_edge_mass"
 
 
@@ -27,9 +28,9 @@ class MetricAlarms:
 def _warning(name: str, value: float, steps: int) -> str:
     if name == EDGE_MASS and value > 0.5:
         return (
-            f"{name} is {value:.3g} at step {steps:,}: most of the targets lies on the ends of the "
-            "head's support, so returns are outside of it; give --head.v-min and --head.v-max that "
-            "bound them, or --head quantile"
+            f"{name} is {value:.3g} at step {steps:,}: most of the probability of targets lies on "
+            "the ends of the head's support, so returns are outside of it; give --head.v-min and "
+            "--head.v-max that bound them, or --head quantile"
         )
     if name not in MEASURED and value > EXPLODED:
         return (

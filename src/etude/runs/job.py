@@ -9,6 +9,7 @@ from itertools import chain
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from etude.environments.backends.episode_log import EpisodeLog
@@ -19,6 +20,7 @@ from etude.runs.job_checkpoints import TrainJob, restore_job
 from etude.runs.job_progress import JobProgress, ProgressEvent
 from etude.runs.resuming import replay_note, restart_notes, resume_rollout
 from etude.runs.settings import Settings
+from etude.struct import replace
 from etude.training import TrainState, progress
 
 
@@ -30,6 +32,7 @@ def train_job(
     Raises Interrupted, after a checkpoint, on a signal to stop.
     """
     job.directory.mkdir(parents=True, exist_ok=True)
+    initial = initial_components(settings, job)
     environment, train_state, metadata = open_job(settings, job, warn)
     interrupt.watch(environment)
     reports = progress(
@@ -38,7 +41,7 @@ def train_job(
         job.key,
         settings.steps,
         outside=settings.outside,
-        initial=initial_components(settings, job),
+        initial=initial,
         resumed=None if train_state is None else (train_state, metadata["iterations"]),
         row_every=settings.row_every,
     )
@@ -69,8 +72,9 @@ def train_job(
             f"{error}; {is_saved if saved_steps else 'there is no checkpoint'}"
         ) from None
     except KeyboardInterrupt:
+        kept = f"the last checkpoint is that of step {saved_steps:,}"
         raise Interrupted(
-            f"stopped in the middle of a step; the last checkpoint is that of step {saved_steps:,}"
+            f"stopped in the middle of a step; {kept if saved_steps else 'nothing is saved yet'}"
         ) from None
 
 
@@ -79,6 +83,9 @@ def open_job(
 ) -> tuple[Environment, TrainState | None, dict[str, Any]]:
     """Return the environment, the state to resume (None before a checkpoint) and its metadata."""
     saved, metadata = restore_job(settings, job, settings.outline(), warn)
+    if saved is not None and metadata.get("ended_row"):  # so a larger budget begins a row here
+        sums = jax.tree.map(jnp.zeros_like, saved.train_state.metric_sums)
+        saved = saved._replace(train_state=replace(saved.train_state, metric_sums=sums))
     iterations = metadata["iterations"]
     environment = make_environment(settings, job, iterations)
     if saved is None:

@@ -119,7 +119,16 @@ def restore_best(
 ) -> tuple[SavedState, dict[str, Any]]:
     """The best checkpoint of a seed of the job, and its metadata."""
     directory = best_directory(job.directory, job.seeds, seed)
-    return restore_from(directory, settings, TrainJob((seed,), directory), environment, warn)
+    of_seed = TrainJob((seed,), directory)
+    saved, metadata = restore_from(directory, settings, of_seed, environment, warn)
+    records = records_in(newest_metadata(settings, job), job.seeds)
+    best_step = records[job.seeds.index(seed)].best_step
+    if metadata["steps"] != best_step:
+        raise CorruptFile(
+            f"{directory} holds the checkpoint of step {metadata['steps']:,}, and the best "
+            f"evaluation of seed {seed} was at step {best_step}; take the last checkpoint"
+        )
+    return saved, metadata
 
 
 def restore_from(
@@ -221,7 +230,7 @@ def metrics_fault(job: TrainJob, metadata: dict[str, Any]) -> str:
 
 def has_checkpoint(job: TrainJob) -> bool:
     """Whether a job has saved a checkpoint."""
-    return any((job.directory / "checkpoints").glob("step_*"))
+    return checkpoints.has_any(job.directory / "checkpoints")
 
 
 def has_rows(job: TrainJob) -> bool:

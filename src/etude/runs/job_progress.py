@@ -50,11 +50,11 @@ class JobProgress:
         self.seconds, self.compile_seconds = metadata["seconds"], metadata["compile_seconds"]
         self.alarms, self.endless = MetricAlarms(), EndlessEpisodes(settings, metadata["steps"])
         self.is_unfinished = False  # a row ended, and a signal came in its evaluation
-        self.evaluations = PeriodicEvaluation(settings, job.seeds, metadata)
         self.writer = MetricsWriter(job.metrics_path)
         if fault := metrics_fault(job, metadata):
             warn(f"{fault}; what is lost is missing from the curve")
         self.writer.truncate_after(last_row_step(metadata))
+        self.evaluations = PeriodicEvaluation(settings, job.seeds, metadata)
 
     @property
     def stops(self) -> tuple[EarlyStop, ...]:
@@ -120,6 +120,7 @@ class JobProgress:
             "metrics": measure_rows(self.job.metrics_path, report.steps),
             **self.evaluations.metadata(),
             **({"unfinished_row": True} if self.is_unfinished else {}),
+            **({"ended_row": True} if report.end_of_row and not self.is_unfinished else {}),
         }
         save_job(self.job, self.environment, report.train_state, metadata)
         self.metadata = metadata

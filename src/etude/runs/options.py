@@ -100,8 +100,9 @@ class TrainingOptions:
     evaluate_with: int = 10
     """episodes of each seed in an evaluation during training"""
     until: float | Literal["solved"] | None = None
-    """end the training of a seed at the first evaluation with this mean return; solved is the
-    reward threshold that Gymnasium has for the environment"""
+    """end the training of a seed at the first evaluation with this mean return (of seeds in one
+    program, when each has had one); solved is the reward threshold of the environment in Gymnasium
+    """
     patience: int | None = None
     """end the training of a seed after this many evaluations in a row without a better one"""
 

@@ -13,6 +13,7 @@ from typing import Any
 import jax
 
 from etude.environments.protocol import Environment
+from etude.errors import Diverged
 from etude.keys import PERIODIC_EVALUATION
 from etude.runs.evaluation import DatasetEvaluator, PolicyEvaluator
 from etude.runs.interrupt import InterruptHandler
@@ -102,6 +103,9 @@ class PeriodicEvaluation:
     def record(self, steps: int, means: list[float]) -> None:
         """Take the mean return of each seed into its record."""
         until, patience = self.settings.until, self.settings.patience
+        for seed, mean in zip(self.seeds, means, strict=True):
+            if not math.isfinite(mean):
+                raise Diverged(f"the mean return of an evaluation of seed {seed} is {mean}")
         self.records = [
             record.add(steps, mean, until, patience)
             for record, mean in zip(self.records, means, strict=True)

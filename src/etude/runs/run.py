@@ -107,8 +107,10 @@ class Run:
         return self._unchecked_metrics()
 
     def _unchecked_metrics(self):
-        tables = [metrics_csv.read_metrics(job.metrics_path) for job in self.jobs]
-        return {name: np.concatenate([table[name] for table in tables]) for name in tables[0]}
+        paths = [job.metrics_path for job in self.jobs if has_rows(job)]
+        tables = [table for path in paths if (table := metrics_csv.read_metrics(path))]
+        names = tables[0] if tables else ()
+        return {name: np.concatenate([table[name] for table in tables]) for name in names}
 
     def states(
         self, warn: Callable[[str], None] = lambda text: None, *, which: Which = "last"
@@ -143,6 +145,14 @@ class Run:
             raise InvalidInput(
                 f"{self.directory} has no best checkpoint, since it was not evaluated during "
                 "training (evaluate_every); take the last"
+            )
+        if not self.settings.acts:
+            raise InvalidInput(
+                f"{self.settings.name} has no return to be best by; take the last checkpoint"
+            )
+        if not has_checkpoint(job) or not newest_metadata(self.settings, job).get("evaluations"):
+            raise InvalidInput(
+                f"{self.shown_directory} was not evaluated yet; go on with: {self.resume_command}"
             )
         for seed in job.seeds:
             saved, metadata = restore_best(self.settings, job, seed, self.settings.outline(), warn)
@@ -259,8 +269,11 @@ class Run:
         """
         settings = self.settings
         stops = sorted(stop for event in events for stop in event.stops)
+        ends = {stop: event.steps for event in events for stop in event.stops}
         for stop in stops:
-            display.note(f"seed {stop.seed} stopped early {stop.text(settings)}")
+            rule = f"met the rule to stop {stop.text(settings)}"
+            on = f"; the seeds of its program trained on to step {ends[stop]:,}, until all had"
+            display.note(f"seed {stop.seed} {rule}{on if ends[stop] > stop.step else ''}")
         display.note(
             f"evaluating on {settings.source.evaluated_on if settings.acts else 'the dataset'}"
         )
@@ -301,39 +314,50 @@ class Run:
         settings = self.settings
         if not settings.acts or settings.evaluate_every is None:
             return {"evaluation": self.evaluate(warn=display.warn, interrupt=interrupt)}
+        groups: list[Which] = ["last", "best"]
+        try:
+            self.states(which="best")
+        except CorruptFile as error:
+            display.warn(f"the best checkpoint is not evaluated: {error}")
+            groups = ["last"]
         evaluations = self._evaluate_policies(
-            ["last", "best"],
+            groups,
             display.warn,
             interrupt,
             episodes=settings.evaluation_episodes,
             explore=False,
             seed=settings.seed,
         )
-        return {"evaluation": evaluations["last"], "evaluation_best": evaluations["best"]}
+        names = {"last": "evaluation", "best": "evaluation_best"}
+        return {names[which]: evaluations[which] for which in groups}
 
     def _training_returns(self) -> dict[str, Any]:
         """The mean return of each seed's latest training episodes, where every seed ended some."""
         if not self.settings.plays:
             return {}
-        latest = [latest_return(rows) for rows in self._rows_by_seed()]
+        latest = [latest_return(rows) for rows in self._rows_by_seed() if rows]
         means = [mean for mean, _ in latest]
-        if np.isnan(means).any():
+        if len(means) < self.settings.seeds or np.isnan(means).any():
             return {}
         episodes = [count for _, count in latest]
         return {"training_return": {"iqm": iqm(means), "per_seed": means, "episodes": episodes}}
 
     def _rows_by_seed(self) -> list[dict[str, np.ndarray]]:
-        """The columns of metrics.csv of each seed."""
+        """The columns of metrics.csv of each seed, of which some may have no row left."""
         # rows that were lost were told of when the run was resumed
         metrics = self._unchecked_metrics()
+        seeds = range(self.settings.seed, self.settings.seed + self.settings.seeds)
         return [
             {name: column[metrics["seed"] == seed] for name, column in metrics.items()}
-            for seed in np.unique(metrics["seed"])
+            for seed in seeds
         ]
 
-    def draw_learning_curve(self, evaluation: dict[str, Any] | None) -> Path:
-        """Draw learning_curve.png."""
-        settings, rows_by_seed = self.settings, self._rows_by_seed()
+    def draw_learning_curve(self, evaluation: dict[str, Any] | None) -> Path | None:
+        """Draw learning_curve.png; None where metrics.csv has no row."""
+        settings = self.settings
+        rows_by_seed = [rows for rows in self._rows_by_seed() if rows and len(rows["step"])]
+        if not rows_by_seed:  # they were lost, which was told
+            return None
         plotted = "episode_return" if settings.plays else loss_name(rows_by_seed[0])
         steps, curves = figures.on_common_steps(
             [(rows["step"], rows[plotted]) for rows in rows_by_seed]
@@ -363,7 +387,10 @@ class Run:
         tables = [
             files.read_bytes(job.metrics_path, metrics_csv.SIZE_LIMIT).splitlines(keepends=True)
             for job in self.jobs
+            if has_rows(job)
         ]
+        if not tables:
+            return
         merged = b"".join([tables[0][0], *(row for table in tables for row in table[1:])])
         files.write_bytes(self.directory / "metrics.csv", merged)
 

@@ -18,7 +18,7 @@ class EarlyStop(NamedTuple):
     step: int  # of the evaluation at which the rule was met
 
     def text(self, settings: Settings) -> str:
-        """Where training ended, and why."""
+        """Where the rule was met, and why."""
         reason = (
             f"the mean return of {settings.evaluate_with} episodes reached {settings.until:g}"
             if self.rule == "until"

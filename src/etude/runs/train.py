@@ -24,10 +24,11 @@ from etude.runs.display import Display, display_for
 from etude.runs.initial import start_from
 from etude.runs.interrupt import Interrupted, InterruptHandler
 from etude.runs.job import train_job
-from etude.runs.job_checkpoints import has_checkpoint, metrics_fault, restore_job
+from etude.runs.job_checkpoints import has_checkpoint, metrics_fault, newest_metadata, restore_job
 from etude.runs.job_progress import ProgressEvent
 from etude.runs.options import SOLVED, RecordedOptions, RunOptions, make_options
 from etude.runs.outside import DatasetLike, describe, open_dataset, reopen_dataset, use_dataset
+from etude.runs.periodic_evaluation import records_in
 from etude.runs.processes import train_jobs
 from etude.runs.run import Run, create_run, load_beside, remove_if_untrained
 from etude.runs.settings import (
@@ -39,9 +40,11 @@ from etude.runs.settings import (
     to_json,
     write_config,
 )
+from etude.runs.stopping import early_stops
 from etude.runs.torsos import TorsoLike, torso_of, with_torso
 from etude.runs.video import record_video
 from etude.storage import files
+from etude.storage.metrics_csv import read_metrics
 from etude.storage.writer_lock import sole_writer
 from etude.struct import replace
 
@@ -363,8 +366,9 @@ def resume(
         # nothing is written before all is found to fit
         if steps is not None:
             began = {key: config[key] for key in ("versions", "machine")}
-            write_config(directory, to_json(run.settings) | began)
+            # the summary first, for it says that the budget in config.json is trained
             (directory / "summary.json").unlink(missing_ok=True)
+            write_config(directory, to_json(run.settings) | began)
         display = display_for(run, progress)
         if rules != (run.settings.until, run.settings.patience):
             display.warn(
@@ -409,7 +413,9 @@ def ready_to_resume(
         run = run.with_settings(restart_from(run.settings, environment))
     for job in run.jobs:
         _, metadata = restore_job(run.settings, job, run.settings.outline(), lambda text: None)
-        metrics_fault(job, metadata)  # raises InvalidInput for what are no rows
+        metrics_fault(job, metadata)
+        if job.metrics_path.exists():  # raises CorruptFile for what are no rows
+            read_metrics(job.metrics_path)
     return run
 
 
@@ -447,11 +453,11 @@ def larger_budget(run: Run, steps: int) -> Settings:
     settings = replace(old_settings, steps=steps)
     settings.validate_fields()
     is_complete = (run.directory / "summary.json").exists()
-    if is_complete and len(run.summary.get("stopped", ())) == old_settings.seeds:
-        if settings.trained_steps <= run.summary["steps"]:
+    if (stopped_at := step_of_early_stop(run)) is not None:
+        if settings.trained_steps <= stopped_at:
             raise InvalidInput(
-                f"steps is {steps}; {run.shown_directory} stopped early, at "
-                f"{run.summary['steps']:,}, so give more than that"
+                f"steps is {steps}; {run.shown_directory} stopped early, at {stopped_at:,}, so "
+                "give more than that"
             )
         # what ended it has come about
         return replace(settings, until=None, patience=None)
@@ -465,11 +471,27 @@ def larger_budget(run: Run, steps: int) -> Settings:
     return settings
 
 
+def step_of_early_stop(run: Run) -> int | None:
+    """The step at which the last of the run's jobs stopped early; None where one of them did not.
+
+    Their checkpoints say so, also before the run has been evaluated.
+    """
+    steps = []
+    for job in run.jobs:
+        metadata = newest_metadata(run.settings, job)
+        if not metadata or not early_stops(
+            run.settings, job.seeds, records_in(metadata, job.seeds)
+        ):
+            return None
+        steps.append(metadata["steps"])
+    return max(steps)
+
+
 def run_training(run: Run, display: Display, video: bool = False) -> Run:
     """Train to the end of the budget, evaluate, and report."""
     start_time, interrupt = time.perf_counter(), InterruptHandler()
     latest_events: dict[tuple[int, ...], ProgressEvent] = {}
-    compiled_before = 0.0
+    compiled_before, is_complete = 0.0, False
     try:
         with interrupt, display:
             settings = run.settings
@@ -482,10 +504,14 @@ def run_training(run: Run, display: Display, video: bool = False) -> Run:
                 display.show(event)
             events = list(latest_events.values())
             run.finish(events, display, interrupt, start_time, compiled_before)
+            is_complete = True
             if video:
                 display.note("recording a video")
                 record_video(run, run.directory / "video")
     except (Interrupted, KeyboardInterrupt) as stopped:
+        if is_complete:
+            reason = "stopped in the video; the run is complete"
+            raise Interrupted(reason, interrupt.signal) from None
         is_trained = len(latest_events) == len(run.jobs) and all(
             event.stops or event.steps >= run.settings.trained_steps
             for event in latest_events.values()

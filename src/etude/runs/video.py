@@ -29,14 +29,15 @@ def render_episodes(
     seed: int,
     explore: bool = False,
     pictures: bool = False,
+    which: str = "last",
 ) -> Iterator[tuple[Any, float, bool]]:
-    """Yield (frame, reward, done) of each step of the first seed's policy.
+    """Yield (frame, reward, done) of each step of the policy in the first seed's checkpoint.
 
     `environment` comes from `make_rendered` of the run's source. The frame is None without
     `pictures`, and where the environment draws none.
     """
     env = environment.vector_env.envs[0]
-    policy = bind_policy(run.settings.algorithm, run.states()[0], environment, explore)
+    policy = bind_policy(run.settings.algorithm, run.states(which=which)[0], environment, explore)
 
     @jax.jit
     def step(rollout_state, key):
@@ -56,7 +57,12 @@ def render_episodes(
 
 
 def record_video(
-    run: Any, directory: Path, episodes: int = 1, seed: int = 0, explore: bool = False
+    run: Any,
+    directory: Path,
+    episodes: int = 1,
+    seed: int = 0,
+    explore: bool = False,
+    which: str = "last",
 ) -> list[Path]:
     """Record each episode to directory/episode_<n>.mp4 and return the paths.
 
@@ -74,7 +80,9 @@ def record_video(
     with closing(run.settings.source.make_rendered("rgb_array", limit)) as environment:
         frames_per_second = environment.vector_env.envs[0].metadata.get("render_fps", 30)
         try:
-            for frame, _, done in render_episodes(run, environment, episodes, seed, explore, True):
+            for frame, _, done in render_episodes(
+                run, environment, episodes, seed, explore, pictures=True, which=which
+            ):
                 if frame is None:
                     raise InvalidInput(f"{run.settings.environment} draws no pictures")
                 if writer is None:

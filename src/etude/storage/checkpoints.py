@@ -161,6 +161,11 @@ def load_newest(
     )
 
 
+def has_any(directory: Path) -> bool:
+    """Whether a directory holds a checkpoint, intact or not, also while one is replaced."""
+    return bool(_candidates(Path(directory)))
+
+
 def load_newest_metadata(directory: Path) -> dict | None:
     """Return the metadata of the newest checkpoint of which they are intact, None without one."""
     for path in _candidates(Path(directory)):

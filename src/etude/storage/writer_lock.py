@@ -69,8 +69,9 @@ def _take(directory: Path, path: Path) -> int:
                 "host": platform.node(),
                 "since": f"{datetime.now():%Y-%m-%d %H:%M:%S}",
             }
-            os.truncate(descriptor, 0)
-            os.pwrite(descriptor, files.encode_json(mine), 0)
+            os.ftruncate(descriptor, 0)
+            os.lseek(descriptor, 0, os.SEEK_SET)
+            os.write(descriptor, files.encode_json(mine))
             return descriptor
         except BaseException:
             with contextlib.suppress(OSError):
@@ -101,7 +102,8 @@ def _is_named(descriptor: int, path: Path) -> bool:
 def _holder(descriptor: int) -> dict[str, object]:
     """Return what the file says of who holds it; {} where it does not say."""
     try:
-        holder = files.decode_json(os.pread(descriptor, LIMIT, 0), LOCK)
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        holder = files.decode_json(os.read(descriptor, LIMIT), LOCK)
     except (CorruptFile, OSError):
         return {}
     return holder if isinstance(holder, dict) else {}

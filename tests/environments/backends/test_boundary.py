@@ -116,6 +116,27 @@ def step_of(reward=1.0, terminated=False, truncated=False, info=None):
     return is_over, rows[0]
 
 
+@pytest.mark.parametrize(
+    ("space", "value", "written", "wrong"),
+    [
+        (MultiDiscrete([3, 3], dtype=np.int32, start=[1, 1]), [1, 3], [0, 2], [1, 9]),
+        (Discrete(5, start=1), np.array(3), 2, np.array(9)),
+        (MultiBinary(2), np.int8([0, 1]), [0, 1], np.int8([7, 1])),
+        (PICTURE, np.uint8([1, 2, 3]), [1, 2, 3], np.int64([1, 2, 300])),
+    ],
+    ids=str,
+)
+def test_a_step_is_read_as_a_reset_is(space, value, written, wrong):
+    boundary, rows = boundary_of(space)
+    dtype = getattr(space, "dtype", None)
+    boundary.read_step(0, (np.asarray(value, dtype), 0.0, False, False, {}))
+    np.testing.assert_array_equal(rows["next_observation0"][0], written)
+    boundary.read_step(0, (np.asarray(value, rows["observation0"].dtype), 0.0, False, False, {}))
+    np.testing.assert_array_equal(rows["next_observation0"][0], written)
+    with pytest.raises(EnvironmentFault, match="its observation is"):
+        boundary.read_step(0, (wrong, 0.0, False, False, {}))
+
+
 @pytest.mark.parametrize("which", ["terminated", "truncated"])
 def test_flags_are_booleans_or_zeros_and_ones(which):
     for yes in (True, np.True_, 1, 1.0, np.int8(1), np.array([True]), np.array([[1.0]])):
@@ -244,3 +265,46 @@ def test_bounds_of_actions_that_are_no_scale_are_refused():
     for space in (Box(-np.inf, np.inf, (2,)), Box(-1e6, 1e6, (2,)), Box(0, np.inf, (2,))):
         assert isinstance(space_from_gymnasium(space, "action"), BoxSpec)
     assert isinstance(space_from_gymnasium(Box(-widest, widest, (2,))), BoxSpec)
+
+
+def test_actions_of_float64_are_within_their_bounds_and_shapes_of_one_number_are_shapes():
+    """float32(0.1) is more than 0.1; MultiBinary(3) is MultiBinary((3,))."""
+
+    class Strict(gymnasium.Env):
+        observation_space, action_space = MultiBinary((3,)), Box(-0.1, 0.1, (1,), np.float64)
+
+        def reset(self, *, seed=None, options=None):
+            return np.zeros(3, np.int8), {}
+
+        def step(self, action):
+            assert self.action_space.contains(action)
+            return np.zeros(3, np.int8), 0.0, False, False, {}
+
+    envs = GymnasiumEnvs(Strict, 1).vector_env
+    envs.reset(0)
+    envs.step(np.float32([[0.1]]))
+
+
+def test_a_space_of_nothing_is_refused():
+    for space in (Dict({}), Tuple(())):
+        with pytest.raises(InvalidInput, match="which holds nothing"):
+            space_from_gymnasium(space)
+
+
+def test_copies_that_were_made_are_closed_where_a_later_one_cannot_be():
+    closed = []
+
+    class Third(gymnasium.Env):
+        observation_space, action_space, made = Box(-1, 1, (1,)), Discrete(2), 0
+
+        def __init__(self):
+            Third.made += 1
+            if Third.made == 4:
+                raise OSError("no licence for a fourth")
+
+        def close(self):
+            closed.append(self)
+
+    with pytest.raises(EnvironmentFault, match="copy 2 of the environment failed when it was made"):
+        GymnasiumEnvs(Third, 3)
+    assert len(closed) == 3

@@ -108,6 +108,30 @@ def test_a_log_is_divided_among_processes_and_joined_again():
     assert shapes == [(x.size, x.dtype) for x in log]
 
 
+def test_a_copy_at_the_start_of_its_episode_has_no_step_to_show():
+    """Nor bounds of a step to break, nor a number of one that failed."""
+
+    class FromOne(Walk):
+        observation_space = Box(1, np.inf, (2,))
+
+        def reset(self, **options):
+            super().reset(**options)
+            return np.ones(2, np.float32), {}
+
+        def step(self, action):
+            self.time += 1
+            return np.ones(2, np.float32), 1.0, self.time == 2, False, {}
+
+    envs = envs_of(FromOne, 2)
+    envs.reset(0)
+    played(envs, 2, np.random.default_rng(0))
+    again = envs_of(FromOne, 2)
+    rows, reasons = again.replay(envs.episode_log())
+    assert reasons == ["", ""] and again.boundary.notice() == ""
+    row = rows.view(again.layout.dtype)[:, 0]
+    assert (row["next_observation0"] == 1).all() and not row["terminated"].any()
+
+
 class Drifts(Walk):
     """Not deterministic given its seed from step 4 on, nor after `resets` resets."""
 
@@ -157,7 +181,7 @@ def test_an_environment_that_fails_in_its_replay_begins_anew():
     played(envs, 5, np.random.default_rng(0))
     Breaks.broken = True
     (reason,) = envs_of(Breaks, 1).replay(envs.episode_log())[1]
-    assert reason == "step 3 of its replay fails: the simulator is gone"
+    assert reason == "step 3 of its replay fails: OSError('the simulator is gone')"
 
 
 def test_a_longer_episode_than_is_logged_begins_anew_and_takes_no_memory():
@@ -170,7 +194,8 @@ def test_a_longer_episode_than_is_logged_begins_anew_and_takes_no_memory():
     assert (log.logged == 0).all() and log.actions.size == log.digests.size == 0
     again = envs_of(Walk, 2, replay=5)
     _, reasons = again.replay(log)
-    assert reasons == ["its 10 steps are more than the 5 that are replayed"] * 2
+    assert reasons == ["its 10 steps are more than those that are logged (replay_limit)"] * 2
+    assert envs_of(Walk, 2, replay=100).replay(log)[1] == reasons
     assert again.episodes == [1, 1] and (again.episode_log().digests.size == 2)
 
 

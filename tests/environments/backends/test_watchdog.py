@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 
 import gymnasium
 import jax
@@ -73,7 +74,6 @@ def play(where, how):
         ("step", "sleep", "at its step 2"),
         ("step", "loop", "at its step 2"),
         ("reset", "sleep", "at its step 2"),
-        ("close", "sleep", "when it was closed"),
     ],
 )
 def test_a_call_that_takes_too_long_is_a_fault(where, how, when):
@@ -85,6 +85,36 @@ def test_a_call_that_takes_too_long_is_a_fault(where, how, when):
     ):
         play(where, how)
     assert time.monotonic() - began < 20
+
+
+def test_a_close_that_takes_too_long_is_warned_of():
+    """It is too late to be an error, and hides none."""
+    with pytest.warns(RuntimeWarning, match="copy 1 of Waits failed when it was closed: it did no"):
+        play("close", "sleep")
+
+
+def test_what_follows_a_call_that_was_ended_has_its_own_time():
+    """Also where it is told from it by nothing else, and what is done in the call's own end."""
+
+    class Cleans(Waits):
+        def step(self, action):
+            try:
+                return super().step(action)
+            finally:
+                if self.time == 2:
+                    time.sleep(LIMIT * 0.8)
+
+        def close(self):
+            time.sleep(LIMIT * 0.8)
+
+    envs = GymnasiumEnvs(Cleans, 1, limits=HostLimits(timeout=LIMIT))
+    envs.vector_env.reset(0)
+    envs.vector_env.step(np.zeros(1, np.int32))
+    with pytest.raises(EnvironmentFault, match="at its step 2: it did not return"):
+        envs.vector_env.step(np.zeros(1, np.int32))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        envs.close()
 
 
 def test_it_ends_inside_of_a_compiled_loop():

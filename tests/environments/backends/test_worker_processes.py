@@ -140,6 +140,17 @@ def test_a_fault_in_a_process_tells_copy_and_step_and_where_it_was_raised():
 
 
 @pytest.mark.slow
+def test_after_a_fault_of_one_process_the_others_are_not_a_response_behind(workers):
+    spread = workers(partial(Faulty, "nan reward", 2), Faulty(), 4, 2)
+    spread.reset(0)
+    spread.step(np.zeros(4, np.int32))
+    with pytest.raises(EnvironmentFault, match="copy 0 of Faulty failed at its step 2: its rew"):
+        spread.step(np.zeros(4, np.int32))
+    rows = spread.reset(0).view(spread.layout.dtype)
+    assert (rows["reward"] == 0).all() and len(rows) == 4
+
+
+@pytest.mark.slow
 def test_a_copy_that_cannot_be_made_in_a_process_is_a_fault(workers):
     spread = workers(Unmakeable, Counter(), 2, 1)
     for _ in range(2):  # and it goes on answering so

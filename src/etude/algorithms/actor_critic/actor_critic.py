@@ -154,6 +154,10 @@ class ActorCritic:
         """Return (action, next memory): with `explore` a sample of the policy, else its mode."""
         return on_policy.act(self, state.learner, observation, memory, key, explore)
 
+    def truncate_episodes(self, state: ActorCriticState, is_cut: Array) -> ActorCriticState:
+        """Begin the discounted returns anew of the episodes that were cut off."""
+        return replace(state, learner=on_policy.truncate_episodes(state.learner, is_cut))
+
     def update(
         self, state: ActorCriticState, experience: Transition, key: Array
     ) -> tuple[ActorCriticState, Metrics]:

@@ -335,7 +335,7 @@ class SAC:
         )
         cost = self.temperature(state) * action.log_prob - action.min_q
         loss = (batch.weight * action.expectation(cost)).mean()
-        entropy = -action.expectation(action.log_prob).mean()
+        entropy = mean_of_rows(-action.expectation(action.log_prob), batch.weight)
         return loss, {"policy_loss": loss, "entropy": entropy}
 
     def score_function_loss(
@@ -359,7 +359,8 @@ class SAC:
         cost_minus_baseline = cost - cost[::-1]
         loss = (batch.weight * log_prob * cost_minus_baseline).mean()
         # The metric is the mean cost, as in `reparameterized_loss`; `loss` only has its gradient.
-        return loss, {"policy_loss": cost.mean(), "entropy": -log_prob.mean()}
+        entropy = mean_of_rows(-log_prob.mean(0), batch.weight)
+        return loss, {"policy_loss": cost.mean(), "entropy": entropy}
 
     def update_temperature(self, state: SACState, batch: ReplayBatch, entropy: Array) -> SACState:
         """Take one gradient step on log α with the loss log α · (H(π) - target entropy).
@@ -375,7 +376,8 @@ class SAC:
         if not self.learn_temperature:
             return state
         observation = batch.transition.observation
-        gradient = entropy - state.policy.actions.target_entropy(self, observation)
+        target = state.policy.actions.target_entropy(self, observation)
+        gradient = entropy - mean_of_rows(target, batch.weight)
         updates, opt_state = self.optimizer(state.steps).update(
             gradient, state.temperature_opt_state
         )
@@ -478,10 +480,21 @@ class DiscreteActions:
         return action, pi.log_prob(action)
 
     def target_entropy(self, sac: SAC, observation: Any) -> Any:
-        """Return the policy entropy, in nats, that the learned temperature maintains."""
+        """Return the policy entropy, in nats, that the learned temperature maintains, [...]."""
         legal = self.legal_actions(observation)
-        log_n = math.log(self.space.n) if legal is None else jnp.log(legal.sum(-1)).mean()
+        log_n = math.log(self.space.n) if legal is None else jnp.log(legal.sum(-1))
         return sac.target_entropy_fraction * log_n
+
+
+def mean_of_rows(values: Any, weight: Array) -> Array:
+    """The mean of values [...] over the rows with a weight; a number stands for all rows.
+
+    Rows of a sequence that are not in the buffer have the weight 0.
+    """
+    if jnp.ndim(weight) == 0 or jnp.ndim(values) == 0:
+        return jnp.mean(values)
+    has_weight = jnp.broadcast_to(weight > 0, values.shape)
+    return jnp.where(has_weight, values, 0).sum() / jnp.maximum(has_weight.sum(), 1)
 
 
 @struct

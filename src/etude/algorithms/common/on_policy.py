@@ -231,6 +231,12 @@ def scale_reward(
     )
 
 
+def truncate_episodes(learner: LearnerState, is_cut: Array) -> LearnerState:
+    """The learner after the running episodes of the environments in `is_cut` [env] were cut off."""
+    discounted_return = jnp.where(is_cut, 0, learner.discounted_return)
+    return replace(learner, discounted_return=discounted_return)
+
+
 def evaluate_rollout(
     algorithm: Any, learner: LearnerState, experience: Transition
 ) -> tuple[RolloutBatch, Array]:

@@ -2,10 +2,11 @@
 
     ∇J = E[Σₜ ∇log π(aₜ|sₜ) (Gₜ - b)]
 
-Rollouts are buffered until there are enough complete episodes. Then the policy takes
-`gradient_steps` steps on them. Those after the first are off-policy, and with several environments
-an episode may have begun before the policy's last update: actions carry importance weights π / β,
-where log β(a|s) was noted when the action was taken.
+The factor γᵗ of a discounted objective is left out, as usual. Rollouts are buffered until there are
+enough complete episodes. Then the policy takes `gradient_steps` steps on them. Those after the
+first are off-policy, and with several environments an episode may have begun before the policy's
+last update: actions carry importance weights π / β, where log β(a|s) was noted when the action was
+taken.
 """
 
 import math

@@ -160,6 +160,10 @@ class PPO:
         """Return (action, next memory): with `explore` a sample of the policy, else its mode."""
         return on_policy.act(self, state.learner, observation, memory, key, explore)
 
+    def truncate_episodes(self, state: PPOState, is_cut: Array) -> PPOState:
+        """Begin the discounted returns anew of the episodes that were cut off."""
+        return replace(state, learner=on_policy.truncate_episodes(state.learner, is_cut))
+
     def update(
         self, state: PPOState, experience: Transition, key: Array
     ) -> tuple[PPOState, Metrics]:

@@ -124,6 +124,10 @@ class TRPO:
         """Return (action, next memory): with `explore` a sample of the policy, else its mode."""
         return on_policy.act(self, state, observation, memory, key, explore)
 
+    def truncate_episodes(self, state: LearnerState, is_cut: Array) -> LearnerState:
+        """Begin the discounted returns anew of the episodes that were cut off."""
+        return on_policy.truncate_episodes(state, is_cut)
+
     def update(
         self, state: LearnerState, experience: Transition, key: Array
     ) -> tuple[LearnerState, Metrics]:

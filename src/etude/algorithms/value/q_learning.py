@@ -135,6 +135,13 @@ class QLearning:
         steps = count_up(state.steps, experience.reward.size)
         return replace(state, q=q, pending=pending, steps=steps), metrics
 
+    def truncate_episodes(self, state: QLearningState, is_cut: Array) -> QLearningState:
+        """Drop the transitions that wait for a next action, which episodes cut off do not have."""
+        if not state.pending:
+            return state
+        pending = replace(state.pending, valid=state.pending.valid & ~is_cut)
+        return replace(state, pending=pending)
+
     def learn_step(
         self,
         carry: tuple[Array, Any],

@@ -91,6 +91,10 @@ class TD:
         state = replace(state, value=value, traces=traces, steps=steps)
         return state, {**jax.tree.map(jnp.mean, metrics), "updates": experience.reward.size}
 
+    def truncate_episodes(self, state: TDState, is_cut: Array) -> TDState:
+        """Forget the traces of the episodes that were cut off."""
+        return replace(state, traces=jnp.where(is_cut[:, None], 0, state.traces))
+
     def learn_step(
         self, carry: tuple[Array, Array], transition: Transition, learning_rate: Array
     ) -> tuple[tuple[Array, Array], dict]:

@@ -25,7 +25,7 @@ from etude.environments.backends.step_layout import (
 from etude.environments.wrappers.action_mask import ACTION_MASK
 from etude.errors import EnvironmentFault
 
-LOOK_EVERY = 64  # steps of all environments between two comparisons with the bounds of boxes
+LOOK_EVERY = 64  # bounds of boxes are looked at in one step of all environments of this many
 REAL_KINDS = "biuf"  # of dtypes: booleans, signed and unsigned integers, floats
 RESET_RETURNS = (
     "reset() has to return (observation, info) with a dict as info: write `return observation, {}`"
@@ -52,20 +52,19 @@ class Boundary:
         self.reward, self.terminated, self.truncated = (
             rows[name] for name in ("reward", "terminated", "truncated")
         )
-        # of an observation that is one array, whose values are mostly of this type and shape
-        self.dtype, self.shape = (
-            (np.dtype(layout.leaves[0].dtype), layout.leaves[0].shape)
-            if layout.leaves[0].path == ()
-            else (None, None)
-        )
+        # of an observation that is one Box: a value of this type and shape is taken as it is
+        only = layout.leaves[0]
+        is_box = only.path == () and isinstance(only.space, gymnasium.spaces.Box)
+        self.dtype, self.shape = (np.dtype(only.dtype), only.shape) if is_box else (None, None)
         self.float_words = words_of(layout, rows)
+        # 0 · x is NaN for NaN and ±∞ alone, so one product with zeros looks at all numbers
         self.zeros = np.zeros(0 if self.float_words is None else self.float_words.size, np.float32)
         is_flat = self.float_words is not None and self.float_words.ndim == 1
         self.flat_dot = self.float_words.dot if is_flat else None
         self.batches_to_look, self.steps_looked_at, self.values_outside = 1, 0, 0
         self.first_outside = ""  # what was found first outside of a Box's bounds
         self.bounded = [
-            (i, leaf.space.low, leaf.space.high)
+            (i, leaf.space.low.astype(leaf.dtype), leaf.space.high.astype(leaf.dtype))
             for i, leaf in enumerate(layout.leaves)
             if isinstance(leaf.space, gymnasium.spaces.Box)
             and not (np.isneginf(leaf.space.low) & np.isposinf(leaf.space.high)).all()
@@ -115,6 +114,13 @@ class Boundary:
             self._check_masks(self.next_observation, i)
         return False
 
+    def begin_rows(self, begun: list[int]) -> None:
+        """Write that the environments in `begun` are at the start of an episode."""
+        for i in begun:
+            self.clear_step(i)
+            for field, next_field in self.observation_pairs:
+                next_field[i] = field[i]
+
     def clear_step(self, i: int) -> None:
         """Write that environment `i` has taken no step: no reward, and no end."""
         self.reward[i], self.terminated[i], self.truncated[i] = 0, False, False
@@ -127,7 +133,7 @@ class Boundary:
         bounds of their Box are counted.
         """
         if over:
-            going_on = [i for i in range(len(self.rows)) if i not in over]
+            going_on = sorted({*range(len(self.rows))}.difference(over))
             for field, next_field in self.observation_pairs:
                 field[going_on] = next_field[going_on]
         else:
@@ -136,7 +142,6 @@ class Boundary:
         self.batches_to_look -= 1
         if not self.batches_to_look:
             self._look_at_bounds()
-        # 0 × NaN and 0 × ∞ are NaN, which counts as true
         if self.flat_dot is not None and not self.flat_dot(self.zeros):
             return None
         if self.float_words is not None and not self.float_words.ravel().dot(self.zeros):
@@ -169,7 +174,7 @@ class Boundary:
 
     def _check_masks(self, fields: list[np.ndarray], i: int) -> None:
         for mask in self.layout.mask_leaves:
-            parts = np.split(fields[mask][i], self.layout.mask_splits)
+            parts = np.split(fields[mask][i].ravel(), self.layout.mask_splits)
             if not all(part.any() for part in parts):
                 raise EnvironmentFault(f"its {ACTION_MASK} allows nothing, and play goes on")
 
@@ -200,8 +205,9 @@ class Boundary:
 def words_of(layout: StepLayout, rows: np.ndarray) -> np.ndarray | None:
     """A view of `rows` with all their floats as float32; None where some have another type.
 
-    It is one-dimensional where that takes no copy: of rows that hold hardly anything else, in which
-    flags and counts look like tiny numbers.
+    It is one-dimensional where that takes no copy: of one row, or of rows that are viewed as a
+    whole, where all leaves are float32. Flags and counts are then read as floats too, so that a NaN
+    among them only starts the exact search.
     """
     kinds = {leaf.dtype for leaf in layout.leaves if np.dtype(leaf.dtype).kind == "f"}
     if kinds - {"float32"}:

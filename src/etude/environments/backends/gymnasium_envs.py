@@ -48,7 +48,7 @@ class GymnasiumEnvs:
     ):
         spec = spec or spec_from_factory(make_env, limits.timeout)
         self.spec = replace(spec, num_envs=num_envs)
-        self.layout = make_layout(self.spec)
+        self.layout, self.limits = make_layout(self.spec), limits
         self.vector_env = (
             WorkerEnvs(make_env, num_envs, self.layout, workers, limits)
             if workers
@@ -58,7 +58,7 @@ class GymnasiumEnvs:
         self.cancelled = threading.Event()
 
     def reset(self, key: Array) -> tuple[Array, Any]:
-        rows = host_call(self._reset, self.rows_shape, jax.random.bits(key))
+        rows = host_call(self._reset, self.rows_shape, jax.random.bits(key, dtype=jnp.uint32))
         return self._steps(rows), self._unpack(rows)[0]
 
     def step(self, state: Array, action: Any, key: Array) -> tuple[Array, Any, StepResult]:
@@ -68,9 +68,9 @@ class GymnasiumEnvs:
         return self._steps(rows), *self._unpack(rows)
 
     @property
-    def replayer(self) -> "GymnasiumEnvs":
-        """The simulators themselves: their episodes are deterministic given seeds and actions."""
-        return self
+    def replayer(self) -> "GymnasiumEnvs | None":
+        """Itself, where episodes are logged: they are deterministic given seeds and actions."""
+        return self if self.limits.replay else None
 
     def episode_log(self) -> EpisodeLog:
         """What the running episodes are replayed from."""
@@ -163,12 +163,12 @@ def spec_from_env(env: gymnasium.Env, make_env: Callable[[], gymnasium.Env]) -> 
     )
 
 
-def check_reset(env: gymnasium.Env, spec: EnvironmentSpec) -> None:
+def check_reset(env: gymnasium.Env, spec: EnvironmentSpec, timeout: float) -> None:
     """Reset an environment, and compare what it returns with its spaces.
 
-    Raises EnvironmentFault for a reset that fails.
+    Raises EnvironmentFault for a reset that fails, or takes longer than `timeout` seconds.
     """
-    envs = InProcessEnvs(lambda: env, 1, make_layout(spec))
+    envs = InProcessEnvs(lambda: env, 1, make_layout(spec), limits=HostLimits(timeout=timeout))
     try:
         envs.reset(0)
     finally:

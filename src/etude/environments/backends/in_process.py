@@ -5,6 +5,7 @@ environment; `StepLayout` says where each field lies. This module needs NumPy an
 so that worker processes start without JAX.
 """
 
+import warnings
 import zlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -52,6 +53,7 @@ class InProcessEnvs:
         self.name, self.first_index, self.layout = "the environment", first_index, layout
         self.limits = limits
         self.current = 0  # the environment that is called
+        self.moment = ""  # of its life in which it is called, "" in a step or a reset
         self.steps = [0] * count  # taken by each environment
         self.first_steps = [0] * count  # those before the running episode
         self.episodes = [0] * count  # the number of the running one
@@ -59,11 +61,15 @@ class InProcessEnvs:
         self.watchdog = Watchdog(
             lambda: (self.current, self.steps[self.current], self.episodes[self.current]),
             limits.timeout,
-            lambda: str(self._fault(self.current, CallTimeout())),
+            lambda: str(self._fault(self.current, CallTimeout(), self.moment)),
             on_stuck,
         )
         self.envs: list[gymnasium.Env] = []
-        self._call_all(lambda i: self.envs.append(self._made(make_env)), "when it was made")
+        try:
+            self._call_all(lambda i: self.envs.append(self._made(make_env)), "when it was made")
+        except BaseException:
+            self.close()
+            raise
         self.name = getattr(self.envs[0].spec, "id", type(self.envs[0].unwrapped).__name__)
         self.rows = np.zeros(count, layout.dtype)
         self.boundary = Boundary(layout, self.rows)
@@ -90,8 +96,7 @@ class InProcessEnvs:
 
     def step(self, actions: np.ndarray) -> np.ndarray:
         """Step every environment and reset those that are done; rows of bytes [count, byte]."""
-        dtype = self.layout.native_dtype
-        env_actions = actions.tolist() if dtype is None else actions.astype(dtype)
+        env_actions = self.layout.native_actions(actions)
         if self.recorder:
             self.recorder.actions = actions.tobytes()
         self.over.clear()
@@ -133,8 +138,8 @@ class InProcessEnvs:
                 self._begin_episode(i)
 
         self._call_all(replay_one)
-        has_stepped = log.logged > 0
-        begun = [i for i in range(count) if reasons[i] or not has_stepped[i]]
+        begun = [i for i in range(count) if reasons[i] or not log.logged[i]]
+        self.boundary.begin_rows(begun)
         return self._finished_rows(begun), reasons
 
     def notices(self) -> list[str]:
@@ -146,22 +151,21 @@ class InProcessEnvs:
     def close(self) -> None:
         """Close the environments, and end the watch over their calls.
 
-        Raises EnvironmentFault for the first that fails, after the others were closed.
+        Warns of those that fail, which is too late to be an error.
         """
-        faults = []
 
         def close_one(i: int) -> None:
             try:
-                self.envs[i].close()
-            except (Exception, CallTimeout) as error:
-                faults.append(self._fault(i, error, "when it was closed"))
+                if i < len(self.envs):
+                    self.envs[i].close()
+            except (Exception, SystemExit, CallTimeout) as error:
+                fault = self._fault(i, error, "when it was closed")
+                warnings.warn(str(fault), RuntimeWarning, stacklevel=2)
 
         try:
-            self._call_all(close_one)
+            self._call_all(close_one, "when it was closed")
         finally:
             self.watchdog.close()
-        if faults:
-            raise faults[0]
 
     def _made(self, make_env: Callable[[], gymnasium.Env]) -> gymnasium.Env:
         env = make_env()
@@ -197,12 +201,11 @@ class InProcessEnvs:
 
     def _replay_episode(self, i: int, actions: np.ndarray, digests: np.ndarray, length: int) -> str:
         """Play an episode again; returns why it could not, "" where the digests are the same."""
-        if not len(digests):
-            limit = self.limits.replay
-            return f"its {length:,} steps are more than the {limit:,} that are replayed"
+        if not len(digests) or length > self.limits.replay:
+            return f"its {length:,} steps are more than those that are logged (replay_limit)"
         assert self.recorder is not None
-        dtype, native = self.layout.action_dtype, self.layout.native_dtype
-        played = actions.view(dtype).reshape(len(digests) - 1, *self.layout.action_shape)
+        played = actions.view(self.layout.action_dtype).reshape(-1, *self.layout.action_shape)
+        native_actions = self.layout.native_actions(played)
         self.episodes[i] -= 1
         for time in range(len(digests)):
             try:
@@ -210,15 +213,13 @@ class InProcessEnvs:
                     self._begin_episode(i)
                 else:
                     self.steps[i] += 1
-                    action = played[time - 1]
-                    self.recorder.actions = action.tobytes()
-                    native_action = action.tolist() if native is None else action.astype(native)
-                    self.boundary.read_step(i, self.envs[i].step(native_action))
+                    self.recorder.actions = played[time - 1].tobytes()
+                    self.boundary.read_step(i, self.envs[i].step(native_actions[time - 1]))
                     if self._length(i) == self.limits.max_episode_steps:
                         self.rows["truncated"][i] |= not self.rows["terminated"][i]
                     self.recorder.add_step(i, 0)
-            except Exception as error:  # as it did not when it was played first
-                return f"step {time} of its replay fails: {error}"
+            except (Exception, SystemExit, CallTimeout) as error:  # as it did not at first
+                return f"step {time} of its replay fails: {error!r}"
             if self.recorder.last_digest(i) != digests[time]:
                 what = "the first observation of the episode" if time == 0 else f"step {time}"
                 return f"the environment is not deterministic given its seed: {what} differs"
@@ -240,19 +241,21 @@ class InProcessEnvs:
 
         Raises EnvironmentFault for what goes wrong in it, with copy, step and seed.
         """
-        self.watchdog.begin()
+        self.moment = moment
         try:
-            for i in range(len(self.steps)):
-                self.current = i
-                call(i)
+            self.watchdog.begin()
+            try:
+                for i in range(len(self.steps)):
+                    self.current = i
+                    call(i)
+            finally:
+                self.watchdog.end()
         except (KeyboardInterrupt, InvalidInput):
             raise
         except EnvironmentFault as fault:
             raise self._fault(self.current, fault, moment) from None
         except BaseException as error:  # also where it calls sys.exit
             raise self._fault(self.current, error, moment) from error
-        finally:
-            self.watchdog.end()
 
     def _fault(self, i: int, error: BaseException, moment: str = "") -> EnvironmentFault:
         match error:
@@ -303,7 +306,7 @@ class Recorder:
         """Log a step, whose result is in the row and whose action is at `place` of `actions`."""
         if not self.digests[i]:  # the episode is longer than what is logged
             return
-        if len(self.taken[i]) >= self.limit * self.size:
+        if len(self.digests[i]) > self.limit * DIGEST_BYTES:
             self.taken[i].clear()
             self.digests[i].clear()
             return
@@ -335,8 +338,25 @@ def check_same_spaces(env: gymnasium.Env, layout: StepLayout) -> None:
     """Raise EnvironmentFault where the spaces of an environment are not those of the others."""
     for role in ("observation_space", "action_space"):
         space, expected = getattr(env, role), getattr(layout, role)
-        if space != expected:
+        if not is_same_space(space, expected):
             raise EnvironmentFault(
                 f"its {role} is {space}, and that of the others is {expected}; every copy needs "
                 "the same"
             )
+
+
+def is_same_space(space: gymnasium.Space, other: gymnasium.Space) -> bool:
+    """Whether two spaces are equal; MultiBinary(3) is MultiBinary((3,))."""
+    gym_spaces = gymnasium.spaces
+    match space, other:
+        case gym_spaces.MultiBinary(), gym_spaces.MultiBinary():
+            return space.shape == other.shape
+        case gym_spaces.Dict(), gym_spaces.Dict():
+            return space.keys() == other.keys() and all(
+                is_same_space(space[key], other[key]) for key in space
+            )
+        case gym_spaces.Tuple(), gym_spaces.Tuple():
+            return len(space) == len(other) and all(
+                is_same_space(*parts) for parts in zip(space, other, strict=True)
+            )
+    return space == other

@@ -5,7 +5,7 @@ This module needs NumPy and Gymnasium alone, so that worker processes start with
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import gymnasium
 import numpy as np
@@ -19,7 +19,7 @@ class ObservationLeaf(NamedTuple):
     """One array of an observation."""
 
     path: tuple[str | int, ...]  # into the value: the keys of Dict and Tuple spaces
-    dtype: str  # in which it crosses
+    dtype: str  # in the bytes that the compiled loop gets
     space: gymnasium.Space  # of this array alone
 
     @property
@@ -35,7 +35,7 @@ class StepLayout:
 
     observation_space, action_space  of each environment
     leaves        of the observation, in the order of `jax.tree.leaves`
-    action_dtype  in which an action crosses
+    action_dtype  in the bytes that the compiled loop gives
     native_dtype  in which an environment takes its action, None for a Python integer
     choices       the number of actions of each component of Discrete and MultiDiscrete actions
     """
@@ -54,7 +54,7 @@ class StepLayout:
         # where the mask of one component of an action ends and the next begins
         self.mask_splits = np.cumsum(choices)[:-1]
         self.mask_leaves = [
-            i for i, leaf in enumerate(self.leaves) if leaf.path[-1:] == (ACTION_MASK,) and choices
+            i for i, leaf in enumerate(self.leaves) if leaf.path == (ACTION_MASK,) and choices
         ]
         self.action_dtype, self.action_shape = np.dtype(action_dtype), action_space.shape or ()
         self.native_dtype = native_dtype
@@ -82,6 +82,18 @@ class StepLayout:
     def action_bytes(self) -> int:
         """The size of an action."""
         return self.action_dtype.itemsize * math.prod(self.action_shape)
+
+    def native_actions(self, actions: np.ndarray) -> Any:
+        """Actions [..., *action_shape] as an environment takes them: integers, or its own dtype.
+
+        Bounds of float64 are kept to, which float32 numbers may exceed by their rounding.
+        """
+        if self.native_dtype is None:
+            return actions.tolist()
+        native = actions.astype(self.native_dtype)
+        if self.native_dtype == "float64" and isinstance(self.action_space, gymnasium.spaces.Box):
+            return native.clip(self.action_space.low, self.action_space.high)
+        return native
 
     def spans(self, *prefixes: str) -> list[slice]:
         """The bytes of a row that hold the fields whose names begin with one of `prefixes`."""

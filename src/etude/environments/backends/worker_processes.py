@@ -5,8 +5,9 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection, wait
 
 import gymnasium
@@ -17,6 +18,7 @@ from etude.environments.backends.in_process import NO_LIMITS, HostLimits, InProc
 from etude.environments.backends.watchdog import GRACE, STUCK
 from etude.errors import EnvironmentFault
 
+CLOSE_SECONDS = 5.0  # that a process has to close its environments
 RESET, STEP, LOG, REPLAY, CLOSE = b"r", b"s", b"l", b"p", b"c"  # first byte of a request
 # first byte of a response; a notice precedes another response
 RESULTS, FAULT, NOTICE = b"o", b"e", b"n"
@@ -43,6 +45,8 @@ class WorkerEnvs:
             for indices in np.array_split(range(count), min(workers, count))
         ]
         self.pipes, self.processes = [], []
+        self.is_waiting = False  # for the responses to a request
+        self.is_noticed = False
         self.pending_notices: list[str] = []
         for env_slice in self.slices:
             pipe, worker_pipe = context.Pipe()
@@ -51,7 +55,8 @@ class WorkerEnvs:
                 args=(worker_pipe, make_env, env_slice, layout, limits),
                 daemon=True,
             )
-            process.start()
+            with ignored_ctrl_c():
+                process.start()
             worker_pipe.close()
             self.pipes.append(pipe)
             self.processes.append(process)
@@ -72,7 +77,7 @@ class WorkerEnvs:
         """Bring each environment to where its episode was; see `InProcessEnvs.replay`."""
         logs = split_log(log, self.slices, self.layout.action_bytes)
         # a replay takes many calls, each within its time limit
-        responses = self._request([REPLAY + part.to_bytes() for part in logs], seconds=None)
+        responses = self._request([REPLAY + part.to_bytes() for part in logs], has_deadline=False)
         sizes = [(env_slice.stop - env_slice.start) for env_slice in self.slices]
         ends = [size * self.layout.dtype.itemsize for size in sizes]
         rows = [response[:end] for response, end in zip(responses, ends, strict=True)]
@@ -85,39 +90,59 @@ class WorkerEnvs:
     def notices(self) -> list[str]:
         """What a person should know of these environments, once."""
         notices, self.pending_notices = self.pending_notices, []
-        return notices
+        if self.is_noticed or not notices:
+            return []
+        self.is_noticed = True
+        return notices[:1]  # that of one process tells enough
 
     def close(self) -> None:
-        for pipe, process in zip(self.pipes, self.processes, strict=True):
+        for pipe in self.pipes:
             with contextlib.suppress(OSError):  # the process has ended already
                 pipe.send_bytes(CLOSE)
-            process.join(timeout=5)
+        for pipe, process in zip(self.pipes, self.processes, strict=True):
+            deadline = time.monotonic() + CLOSE_SECONDS
+            with contextlib.suppress(EOFError, OSError):
+                while time.monotonic() < deadline:
+                    if pipe.poll(0.1):  # a response that nobody has read
+                        pipe.recv_bytes()
+            process.join(timeout=1)
             process.kill()
+            pipe.close()
 
     def _rows(self, responses: list[bytes]) -> np.ndarray:
         rows = np.frombuffer(b"".join(responses), np.uint8)
         return rows.reshape(-1, self.layout.dtype.itemsize)
 
-    def _request(self, requests: list[bytes], seconds: float | None = 0) -> list[bytes]:
+    def _request(self, requests: list[bytes], has_deadline: bool = True) -> list[bytes]:
         """Send a request to each process, and return what they respond.
 
-        By default a process may take the time limit of a call for each of its copies.
+        With a deadline, a process may take the time limit of a call for each of its copies.
         """
+        if self.is_waiting:
+            raise EnvironmentFault("a request to the processes was interrupted; make them anew")
+        self.is_waiting = True
         for i, request in enumerate(requests):
             try:
                 self.pipes[i].send_bytes(request)
             except OSError:
                 raise self._exit_fault(i) from None
-        return [self._receive(i, seconds) for i in range(len(requests))]
+        responses, faults = [], []
+        for i in range(len(requests)):  # all of them, since the next request begins anew
+            try:
+                responses.append(self._receive(i, has_deadline))
+            except EnvironmentFault as fault:
+                faults.append(fault)
+        self.is_waiting = False
+        if faults:
+            raise faults[0]
+        return responses
 
-    def _receive(self, i: int, seconds: float | None) -> bytes:
-        env_slice = self.slices[i]
-        if seconds is not None and self.limits.timeout:
+    def _receive(self, i: int, has_deadline: bool) -> bytes:
+        env_slice, seconds = self.slices[i], None
+        if has_deadline and self.limits.timeout:
+            # the worker's own watchdog is sooner, and names the copy: a step and a reset of each
             copies = env_slice.stop - env_slice.start
-            # a worker's own watch is sooner, and knows the copy: two calls of each, step and reset
             seconds = 2 * copies * self.limits.timeout + 2 * GRACE
-        else:
-            seconds = None
         while True:
             try:
                 if not self.pipes[i].poll(seconds):
@@ -142,6 +167,19 @@ class WorkerEnvs:
             f"the process of copies {env_slice.start} to {env_slice.stop - 1} died "
             f"with exit status {self.processes[i].exitcode}"
         )
+
+
+@contextlib.contextmanager
+def ignored_ctrl_c() -> Iterator[None]:
+    """Ignore Ctrl-C in the block; a process that starts in it does so from its first moment."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
 
 
 def serve_worker(
@@ -177,9 +215,8 @@ def serve_worker(
                 pipe.send_bytes(RESULTS + response)
             except Exception as error:
                 cause = error.__cause__ or error
-                pipe.send_bytes(
-                    FAULT + f"{error}\n{''.join(traceback.format_exception(cause))}".encode()
-                )
+                text = f"{error}\n{''.join(traceback.format_exception(cause))}"
+                pipe.send_bytes(FAULT + text.encode(errors="backslashreplace"))
     if envs:
         envs.close()
 
@@ -194,6 +231,7 @@ def answer(envs: InProcessEnvs, verb: bytes, argument: bytes) -> bytes:
         return envs.reset(int.from_bytes(argument, "little")).tobytes()
     if verb == LOG:
         return envs.episode_log().to_bytes()
+    assert verb == REPLAY
     rows, reasons = envs.replay(EpisodeLog.from_bytes(argument))
     return rows.tobytes() + "\0".join(reasons).encode()
 

@@ -28,7 +28,7 @@ class ZeroEnvs:
         return state, self._observation()
 
     def step(self, state: Any, action: Any, key: Array) -> tuple[Any, Any, StepResult]:
-        observation, zeros = self._observation(), jnp.zeros(self.spec.num_envs)
+        observation, zeros = self._observation(), jnp.zeros(self.spec.num_envs, jnp.float32)
         return state, observation, StepResult(observation, zeros, zeros > 0, zeros > 0)
 
     def notices(self) -> list[str]:

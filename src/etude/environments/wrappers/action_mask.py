@@ -34,7 +34,7 @@ class ActionMaskWrapper(gymnasium.Wrapper):
         return self._with_mask(observation, info), reward, terminated, truncated, info
 
     def _with_mask(self, observation: Any, info: dict) -> dict[str, Any]:
-        mask = np.asarray(info.get(ACTION_MASK, ()), np.int8).ravel()
+        mask = np.asarray(info.get(ACTION_MASK, ())).ravel()
         if mask.size != self.mask_size:
             actual = f"one of size {mask.size}" if ACTION_MASK in info else "none"
             raise EnvironmentFault(
