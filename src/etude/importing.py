@@ -44,9 +44,10 @@ def import_module(role: str, name: str) -> ModuleType:
     try:
         return importlib.import_module(module)
     except (Exception, SystemExit) as error:  # whatever a module does as it is imported
+        is_missing = isinstance(error, ImportError)
         raise InvalidInput(
             f"{role} {name!r}: the module {module!r} cannot be imported ({type(error).__name__}: "
-            f"{error}); install it, or mend it or its name"
+            f"{error}); {'install it, or mend its name' if is_missing else 'mend it'}"
         ) from error
 
 

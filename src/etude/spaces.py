@@ -160,8 +160,6 @@ def space_from_gymnasium(space: gymnasium.Space, role: str = "observation") -> S
             return MultiDiscrete(sizes, starts, space.shape, space.dtype.name)
         case gym_spaces.MultiBinary():
             return MultiBinary(space.shape)
-        case gym_spaces.Dict() | gym_spaces.Tuple() if not len(space):
-            raise InvalidInput(f"the {role} space is {space}, which holds nothing")
         case gym_spaces.Dict() if role != "action":
             names = tuple(sorted(space.spaces))  # the order in which JAX flattens a dict
             return Composite(

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import scipy.special
 
-from etude.algorithms.actor_critic.sac import SAC, StochasticPolicy, actions_for
+from etude.algorithms.actor_critic.sac import SAC, StochasticPolicy, actions_for, mean_of_rows
 from etude.algorithms.value.boltzmann import Boltzmann
 from etude.algorithms.value.distributional_heads import CategoricalHead, QuantileHead
 from etude.algorithms.value.dqn import DQN
@@ -240,5 +240,15 @@ def test_a_soft_policy_never_does_what_is_forbidden_and_its_entropy_is_of_the_re
     probability = np.asarray(jax.nn.softmax(policy(observation).logits))
     assert (probability[~LEGAL[:END]] == 0).all() and (probability[LEGAL[:END]] > 0).all()
     sac = SAC(target_entropy_fraction=0.7)
-    wanted = 0.7 * np.mean([np.log(LEGAL[s].sum()) for s in range(END)])
-    assert policy.actions.target_entropy(sac, observation) == pytest.approx(wanted)
+    wanted = [0.7 * np.log(LEGAL[s].sum()) for s in range(END)]
+    np.testing.assert_allclose(
+        policy.actions.target_entropy(sac, observation), wanted, rtol=1e-6, atol=1e-7
+    )
+
+
+def test_rows_that_are_not_in_the_buffer_do_not_move_the_temperature():
+    """As in sequences of a young buffer, whose weight is 0 there."""
+    values, weight = jnp.float32([[1, 2], [3, 100]]), jnp.float32([[1, 0.5], [0.2, 0]])
+    assert mean_of_rows(values, weight) == 2
+    assert mean_of_rows(values, jnp.float32(1)) == values.mean()
+    assert mean_of_rows(-1.5, weight) == -1.5

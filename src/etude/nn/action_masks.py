@@ -79,11 +79,6 @@ def masked(values: Array, legal: Array | None, of_illegal: float = -math.inf) ->
     return values if legal is None else jnp.where(legal, values, of_illegal)
 
 
-def mean_of_legal(values: Array, legal: Array | None) -> Array:
-    """The mean of `values` [..., n] over the legal actions, [...]."""
-    return values.mean(-1, where=legal)
-
-
 def space_beside_mask(observation_space: Space) -> Space:
     """What observations hold beside their mask, where that is one part; else all that they hold."""
     if mask_space(observation_space) is None or len(observation_space.parts) != 2:

@@ -285,10 +285,13 @@ def test_actions_of_float64_are_within_their_bounds_and_shapes_of_one_number_are
     envs.step(np.float32([[0.1]]))
 
 
-def test_a_space_of_nothing_is_refused():
-    for space in (Dict({}), Tuple(())):
-        with pytest.raises(InvalidInput, match="which holds nothing"):
-            space_from_gymnasium(space)
+@pytest.mark.parametrize("space", [Dict({}), Tuple(())], ids=str)
+def test_an_observation_of_nothing_is_refused(space):
+    class Blind(gymnasium.Env):
+        observation_space, action_space = space, Discrete(2)
+
+    with pytest.raises(InvalidInput, match="which holds nothing; observe at least one number"):
+        GymnasiumEnvs(Blind, 1)
 
 
 def test_copies_that_were_made_are_closed_where_a_later_one_cannot_be():

@@ -18,6 +18,7 @@ from etude.environments.backends.step_layout import ObservationLeaf, StepLayout
 from etude.environments.backends.watchdog import TIMEOUT, time_limit
 from etude.environments.backends.worker_processes import WorkerEnvs
 from etude.environments.protocol import StepResult
+from etude.errors import InvalidInput
 from etude.spaces import (
     EnvironmentSpec,
     space_from_gymnasium,
@@ -154,8 +155,14 @@ def spec_from_env(env: gymnasium.Env, make_env: Callable[[], gymnasium.Env]) -> 
 
     Raises InvalidInput for spaces that etude lacks.
     """
+    observation_space = space_from_gymnasium(env.observation_space)
+    if not spaces.leaves_with_path(observation_space):
+        raise InvalidInput(
+            f"the observation space is {env.observation_space}, which holds nothing; observe at "
+            "least one number"
+        )
     return EnvironmentSpec(
-        space_from_gymnasium(env.observation_space),
+        observation_space,
         space_from_gymnasium(env.action_space, "action"),
         1,
         env.spec.id if env.spec else "",
