@@ -6,6 +6,7 @@ import math
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
+from unittest import mock
 
 import jax
 import numpy as np
@@ -325,6 +326,24 @@ def test_a_mean_return_that_is_no_number_is_never_the_best():
     evaluations.settings = SimpleNamespace(until=None, patience=None)
     with pytest.raises(Diverged, match="the mean return of an evaluation of seed 3 is nan"):
         evaluations.record(10, [math.nan])
+
+
+@pytest.mark.parametrize(
+    ("iterations", "kept"),
+    [((50,), "the checkpoint of step 50 is kept"), ((), "there is no checkpoint")],
+)
+def test_a_run_that_diverges_says_what_is_kept(tmp_path, iterations, kept):
+    run = begun(tmp_path / "run", iterations=iterations)
+    (job,) = run.jobs
+
+    def diverging(*arguments, **options):
+        raise Diverged("q_loss stopped being finite")
+        yield
+
+    with mock.patch("etude.runs.job.progress", diverging):
+        events = train_job(run.settings, job, InterruptHandler(), lambda text: None)
+        with pytest.raises(Diverged, match=f"q_loss stopped being finite; {kept}"):
+            list(events)
 
 
 def test_a_run_that_stopped_early_goes_on_also_before_it_was_evaluated(tmp_path):

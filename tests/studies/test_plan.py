@@ -104,7 +104,7 @@ def test_the_history_is_that_of_the_costs(planner):
         assert (kept.controls == 0).all() and (kept.costs == kept.costs[0]).all()
 
 
-@pytest.mark.system
+@pytest.mark.slow
 def test_a_plan_of_icem_is_that_of_icem_itself():
     """With the same key and start: its population shrinks, and the mean is a candidate at last."""
     path = find_path(SHORT, PlanSettings(ICEM(elites=2), 4, 20), KEY)

@@ -1,5 +1,7 @@
 """What environments may return, and that everything else is refused by name."""
 
+import sys
+
 import gymnasium
 import numpy as np
 import pytest
@@ -7,6 +9,7 @@ from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Tu
 
 from etude.environments.backends.boundary import LOOK_EVERY, Boundary
 from etude.environments.backends.gymnasium_envs import GymnasiumEnvs, make_layout
+from etude.environments.sources import environment_source
 from etude.errors import EnvironmentFault, InvalidInput
 from etude.spaces import Box as BoxSpec
 from etude.spaces import EnvironmentSpec, space_from_gymnasium
@@ -311,3 +314,43 @@ def test_copies_that_were_made_are_closed_where_a_later_one_cannot_be():
     with pytest.raises(EnvironmentFault, match="copy 2 of the environment failed when it was made"):
         GymnasiumEnvs(Third, 3)
     assert len(closed) == 3
+
+
+@pytest.mark.parametrize("where", ["reset", "step", "make"])
+def test_an_environment_that_exits_is_a_fault_and_ends_no_process(where):
+    class Exits(gymnasium.Env):
+        observation_space, action_space, made = Box(-1, 1, (1,)), Discrete(2), 0
+
+        def __init__(self):
+            Exits.made += 1
+            self.exit("make" if Exits.made > 1 else "")
+
+        def exit(self, moment):
+            if moment == where:
+                sys.exit(0)
+
+        def reset(self, *, seed=None, options=None):
+            self.exit("reset")
+            return np.zeros(1, np.float32), {}
+
+        def step(self, action):
+            self.exit("step")
+            return np.zeros(1, np.float32), 0.0, False, False, {}
+
+    with pytest.raises(EnvironmentFault, match=r"copy 0 of .* failed .*: it called sys.exit\(0\)"):
+        envs = GymnasiumEnvs(Exits, 1).vector_env
+        envs.reset(0)
+        envs.step(np.zeros(1, np.int32))
+
+
+def test_a_constructor_and_a_module_that_exit_are_refused(tmp_path, monkeypatch):
+    class Exits(gymnasium.Env):
+        def __init__(self):
+            sys.exit(0)
+
+    with pytest.raises(InvalidInput, match="Exits.. raises SystemExit: 0"):
+        _ = environment_source(Exits).outline(1, "gymnasium")
+    (tmp_path / "exits_at_once.py").write_text("raise SystemExit(0)\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(InvalidInput, match="'exits_at_once' cannot be imported .SystemExit: 0"):
+        _ = environment_source("exits_at_once:Any-v0").outline(1, "gymnasium")

@@ -76,7 +76,7 @@ def test_weights_at_their_limits():
     np.testing.assert_allclose(softmax_weights(np.float32([2]), 0.1), [1])
 
 
-@pytest.mark.system
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PROBLEMS)
 def test_several_plans_have_weight_on_every_problem(name, monkeypatch):
     """At the default temperature, the median over iterations of 1 / Σ w² of 100 plans."""
