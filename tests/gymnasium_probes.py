@@ -27,6 +27,26 @@ class Counter(gymnasium.Env):
         return np.array([self.count], np.float32)
 
 
+class RandomWalk(gymnasium.Env):
+    """A walk in two dimensions, which its seed and its actions determine; terminates after `length`
+    steps, reward 1 for the second action and 2 for the third."""
+
+    observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (2,), np.float32)
+
+    def __init__(self, length: int = 10**9, num_actions: int = 3):
+        self.length, self.action_space = length, gymnasium.spaces.Discrete(num_actions)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.time, self.place = 0, self.np_random.normal(size=2)
+        return self.place.astype(np.float32), {}
+
+    def step(self, action):
+        self.time += 1
+        self.place = 0.9 * self.place + action + self.np_random.normal(size=2)
+        return self.place.astype(np.float32), float(action), self.time >= self.length, False, {}
+
+
 class TimeLimited(gymnasium.Env):
     """Reward 1 a step for ever, under a constant observation; only a time limit ends it."""
 

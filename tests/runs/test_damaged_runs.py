@@ -16,6 +16,7 @@ from records import begun, finished, rewrite_checkpoint, rewrite_config
 import etude
 from etude.errors import Diverged, InvalidInput
 from etude.runs import job_checkpoints
+from etude.runs.display import NullDisplay
 from etude.runs.interrupt import InterruptHandler
 from etude.runs.job import open_job, train_job
 from etude.runs.periodic_evaluation import PeriodicEvaluation
@@ -285,6 +286,22 @@ def test_a_best_checkpoint_that_another_evaluation_chose_is_refused(run):
     (only,) = etude.load(run).jobs
     with pytest.raises(CorruptFile, match="of step 100, and the best evaluation of seed 0 was at"):
         job_checkpoints.restore_best(settings, only, 0, settings.outline(), pytest.fail)
+
+
+def test_a_run_with_a_damaged_best_checkpoint_is_complete_without_it(tmp_path):
+    run = begun(tmp_path / "run", iterations=(50, 100), evaluate_every=50)
+    newest = run.directory / "checkpoints" / "step_100"
+    rewrite_checkpoint(newest, evaluations=[RECORD])
+    best = run.directory / "checkpoints" / "best" / "step_100"
+    shutil.copytree(newest, best)
+    assert {*run._final_evaluations(NullDisplay(), InterruptHandler())} == {
+        "evaluation",
+        "evaluation_best",
+    }
+    (best / "arrays.safetensors").write_bytes(b"damaged")
+    with mock.patch.object(NullDisplay, "warn") as warn:
+        assert {*run._final_evaluations(NullDisplay(), InterruptHandler())} == {"evaluation"}
+    assert "the best checkpoint is not evaluated" in str(warn.call_args_list)
 
 
 def test_a_checkpoint_that_is_being_replaced_is_one(run):

@@ -325,7 +325,7 @@ def test_a_run_without_evaluations_has_no_best(tmp_path):
 def test_an_episode_that_never_ends_is_cut_off_and_counted(capsys):
     settings = settings_of(Endless, max_evaluation_steps=7)
     state = Scripted().init(jax.random.key(0), settings.outline().spec)
-    evaluation = evaluate_policies(settings, {"last": [state]}, 3, False, 0, None)["last"]
+    ((_, evaluation),) = evaluate_policies(settings, {"last": [state]}, 3, False, 0, None)
     assert (evaluation["cut"], evaluation["max_steps"]) == (3, 7)
     rows = dict(evaluation_rows(evaluation | {"which": "last"}))
     assert rows["cut off"] == "3 of 3 episodes were cut off at 7 steps"

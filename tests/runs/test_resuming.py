@@ -3,12 +3,11 @@ cannot."""
 
 from functools import partial
 
-import gymnasium
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from gymnasium.spaces import Box, Discrete
+from gymnasium_probes import RandomWalk
 
 import etude
 from etude.algorithms.policy_gradient.reinforce import Reinforce
@@ -33,20 +32,11 @@ SMALL_DQN = DQN(
 )
 
 
-class Walk(gymnasium.Env):
-    """A random walk, each of whose episodes has `LENGTH` steps."""
+class Walk(RandomWalk):
+    """Each of its episodes has `LENGTH` steps."""
 
-    observation_space, action_space = Box(-np.inf, np.inf, (2,)), Discrete(2)
-
-    def reset(self, *, seed=None, options=None):
-        super().reset(seed=seed)
-        self.time, self.place = 0, self.np_random.normal(size=2)
-        return self.place.astype(np.float32), {}
-
-    def step(self, action):
-        self.time += 1
-        self.place = 0.9 * self.place + action + self.np_random.normal(size=2)
-        return self.place.astype(np.float32), float(action), self.time == LENGTH, False, {}
+    def __init__(self):
+        super().__init__(LENGTH, num_actions=2)
 
 
 class Forgetful(Walk):
@@ -55,6 +45,7 @@ class Forgetful(Walk):
     made = 0
 
     def __init__(self):
+        super().__init__()
         Forgetful.made += 1
         self.number = Forgetful.made
 

@@ -13,7 +13,7 @@ import gymnasium
 
 from etude.environments.backends.envpool_envs import EnvPoolEnvs, envpool_spec
 from etude.environments.backends.gymnasium_envs import GymnasiumEnvs, check_reset, spec_from_env
-from etude.environments.backends.in_process import HostLimits
+from etude.environments.backends.in_process import NO_LIMITS, HostLimits
 from etude.environments.backends.jax_envs import JaxEnvs, check_jax_environment
 from etude.environments.backends.watchdog import TIMEOUT, time_limit
 from etude.environments.backends.zero_envs import ZeroEnvs
@@ -64,16 +64,12 @@ class EnvironmentSource(Protocol):
         backend: str,
         seed: int = 0,
         workers: int = 0,
-        *,
-        max_episode_steps: int | None = None,
-        replay_limit: int = 0,
-        episodes: int | None = None,
+        limits: HostLimits = NO_LIMITS,
     ) -> Environment:
-        """Make a batch of environments.
+        """Make a batch of environments within `limits`; their timeout is that of the source.
 
-        Episodes are truncated after `max_episode_steps`, if not before. Where its environments are
-        replayed at a resume, `replay_limit` is the number of steps of an episode that are logged.
-        Where no more than `episodes` of each environment count, one in Python rests after them.
+        Episodes of every kind of environment are truncated; the other limits are of those in
+        Python.
         """
 
     def check_pictures(self, render_mode: str) -> None:
@@ -211,16 +207,13 @@ class IdSource:
         backend: str,
         seed: int = 0,
         workers: int = 0,
-        *,
-        max_episode_steps: int | None = None,
-        replay_limit: int = 0,
-        episodes: int | None = None,
+        limits: HostLimits = NO_LIMITS,
     ) -> Environment:
         chosen_backend = self.choose_backend(backend, workers)
         check_num_envs(num_envs)
         match chosen_backend:
             case "jax":
-                port = limited(JAX_ENVIRONMENTS[self.name](), max_episode_steps)
+                port = limited(JAX_ENVIRONMENTS[self.name](), limits)
                 environment: Environment = JaxEnvs(port, num_envs, self.name)
             case "envpool":
                 environment = EnvPoolEnvs(
@@ -228,10 +221,10 @@ class IdSource:
                     num_envs,
                     seed,
                     goal_reward=self.spec.goal_reward,
-                    max_episode_steps=max_episode_steps,
+                    max_episode_steps=limits.max_episode_steps,
                 )
             case _:
-                limits = HostLimits(max_episode_steps, replay_limit, self.timeout, episodes)
+                limits = limits._replace(timeout=self.timeout)
                 environment = GymnasiumEnvs(self._factory(), num_envs, workers, self.spec, limits)
         return stacked(environment, self.frame_stack)
 
@@ -315,14 +308,11 @@ class FactorySource:
         backend: str,
         seed: int = 0,
         workers: int = 0,
-        *,
-        max_episode_steps: int | None = None,
-        replay_limit: int = 0,
-        episodes: int | None = None,
+        limits: HostLimits = NO_LIMITS,
     ) -> Environment:
         self.choose_backend(backend, workers)
         check_num_envs(num_envs)
-        limits = HostLimits(max_episode_steps, replay_limit, self.timeout, episodes)
+        limits = limits._replace(timeout=self.timeout)
         environment = GymnasiumEnvs(self.make_env, num_envs, workers, self.probe.spec, limits)
         return stacked(environment, self.frame_stack)
 
@@ -335,7 +325,7 @@ class FactorySource:
 
     def make_rendered(self, render_mode: str, max_episode_steps: int | None = None) -> Environment:
         self.check_pictures(render_mode)
-        return self.make(1, self.evaluation_backend, max_episode_steps=max_episode_steps)
+        return self.make(1, self.evaluation_backend, limits=HostLimits(max_episode_steps))
 
     @cached_property
     def probe(self) -> Probe:
@@ -388,14 +378,11 @@ class JaxSource:
         backend: str,
         seed: int = 0,
         workers: int = 0,
-        *,
-        max_episode_steps: int | None = None,
-        replay_limit: int = 0,
-        episodes: int | None = None,
+        limits: HostLimits = NO_LIMITS,
     ) -> Environment:
         self.choose_backend(backend, workers)
         check_num_envs(num_envs)
-        environment = limited(self.environment, max_episode_steps)
+        environment = limited(self.environment, limits)
         return stacked(JaxEnvs(environment, num_envs), self.frame_stack)
 
     def check_pictures(self, render_mode: str) -> NoReturn:
@@ -415,9 +402,10 @@ def closing_in_time(env: gymnasium.Env, timeout: float, name: str) -> Iterator[N
             env.close()
 
 
-def limited(environment: JaxEnvironment, max_episode_steps: int | None) -> JaxEnvironment:
-    """Return the environment with episodes of at most `max_episode_steps`, if that is a number."""
-    return environment if max_episode_steps is None else TimeLimit(environment, max_episode_steps)
+def limited(environment: JaxEnvironment, limits: HostLimits) -> JaxEnvironment:
+    """Return the environment with episodes of the length that `limits` allow, if they do."""
+    steps = limits.max_episode_steps
+    return environment if steps is None else TimeLimit(environment, steps)
 
 
 def stacked(environment: Environment, frame_stack: int) -> Environment:

@@ -1,7 +1,7 @@
 """Evaluation of the agents of a run: over whole episodes, or on a dataset if they do not act."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
 from typing import Any, NamedTuple, TypeVar
 
@@ -10,6 +10,7 @@ import numpy as np
 
 from etude.algorithms.protocol import Outside
 from etude.data.dataset import Dataset
+from etude.environments.backends.in_process import HostLimits
 from etude.environments.protocol import Environment
 from etude.errors import InvalidInput
 from etude.keys import FINAL_EVALUATION
@@ -47,8 +48,7 @@ class PolicyEvaluator:
         self.environment = source.make(
             copies,
             source.evaluation_backend,
-            max_episode_steps=self.max_steps,
-            episodes=episodes // copies,
+            limits=HostLimits(self.max_steps, episodes=episodes // copies),
         )
 
         def play(state, key):
@@ -112,25 +112,20 @@ def evaluate_policies(
     explore: bool,
     seed: int,
     interrupt: InterruptHandler | None,
-) -> dict[Group, dict[str, Any]]:
-    """What `Run.evaluate` returns, of whole episodes of the policies in each group of states.
+) -> Iterator[tuple[Group, dict[str, Any]]]:
+    """Yield what `Run.evaluate` returns, of whole episodes of the policies in each group of states.
 
     A group has a name, and a state of each seed. All groups play the same episodes, by one program.
     """
     with closing(PolicyEvaluator(settings, episodes, explore)) as evaluator:
         if interrupt is not None:
             interrupt.watch(evaluator.environment, patience=0)
-        return {
-            name: summarize_evaluation(
-                settings,
-                explore,
-                [
-                    evaluator.evaluate(state, final_evaluation_key(seed, i))
-                    for i, state in enumerate(states)
-                ],
-            )
-            for name, states in states_by_name.items()
-        }
+        for name, states in states_by_name.items():
+            played = [
+                evaluator.evaluate(state, final_evaluation_key(seed, i))
+                for i, state in enumerate(states)
+            ]
+            yield name, summarize_evaluation(settings, explore, played)
 
 
 def summarize_evaluation(

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from etude.environments.backends.episode_log import EpisodeLog
+from etude.environments.backends.in_process import HostLimits
 from etude.environments.protocol import Environment
 from etude.errors import Diverged
 from etude.runs.interrupt import Interrupted, InterruptHandler
@@ -49,20 +50,20 @@ def train_job(
     try:
         with (
             closing(environment),
-            closing(JobProgress(settings, job, environment, metadata, warn)) as taken,
+            closing(JobProgress(settings, job, environment, metadata, warn)) as job_progress,
         ):
             if train_state is not None:
-                yield taken.resume(train_state)
-            if taken.stops:
+                yield job_progress.resume(train_state)
+            if job_progress.stops:
                 return
-            for report in chain(taken.unfinished_rows(train_state), reports):
-                event = taken.take(report, interrupt)
-                saved_steps = taken.metadata["steps"]
+            for report in chain(job_progress.unfinished_rows(train_state), reports):
+                event = job_progress.take(report, interrupt)
+                saved_steps = job_progress.metadata["steps"]
                 yield event
-                if taken.stops:
+                if job_progress.stops:
                     return
                 is_complete = report.iterations == settings.iterations
-                if taken.is_unfinished or (interrupt.signal and not is_complete):
+                if job_progress.is_unfinished or (interrupt.signal and not is_complete):
                     raise Interrupted(
                         f"stopped at step {report.steps:,} of {settings.steps:,}, saved"
                     )
@@ -125,7 +126,7 @@ def make_environment(settings: Settings, job: TrainJob, iterations: int = 0) -> 
         settings.backend,
         seed,
         settings.workers,
-        replay_limit=settings.replay_limit,
+        HostLimits(replay=settings.replay_limit),
     )
 
 

@@ -17,6 +17,7 @@ from rich.table import Table
 from etude.algorithms.protocol import Expert
 from etude.data.dataset import Dataset, episode_returns, make_dataset, to_recorded_arrays
 from etude.data.transition import Transition
+from etude.environments.backends.in_process import HostLimits
 from etude.environments.backends.watchdog import TIMEOUT
 from etude.environments.protocol import Environment
 from etude.environments.sources import EnvironmentLike, environment_source
@@ -104,7 +105,7 @@ def record(
     )
     key = jax.random.key(seed)
     environments = source.make(
-        copies_for(episodes), source.evaluation_backend, max_episode_steps=max_evaluation_steps
+        copies_for(episodes), source.evaluation_backend, limits=HostLimits(max_evaluation_steps)
     )
     with closing(environments):
         spec = environments.spec

@@ -205,7 +205,7 @@ class Run:
             evaluations = self._evaluate_policies(
                 [which], warn, interrupt, episodes=episodes, explore=explore, seed=first_seed
             )
-            return evaluations[which]
+            return dict(evaluations)[which]
         if episodes is not None or explore:
             raise InvalidInput(
                 f"{settings.name} has nothing to act with, so it is evaluated on a dataset, not "
@@ -224,8 +224,8 @@ class Run:
         episodes: int,
         explore: bool,
         seed: int,
-    ) -> dict[Which, dict[str, Any]]:
-        """What `evaluate` returns of the last checkpoints and of the best, on the same episodes."""
+    ) -> Iterator[tuple[Which, dict[str, Any]]]:
+        """Yield what `evaluate` returns of each group of checkpoints, on the same episodes."""
         metadata: dict[Which, list[dict[str, Any]]] = {which: [] for which in groups}
 
         def states_of(which: Which) -> Iterator[Any]:
@@ -235,12 +235,12 @@ class Run:
 
         states = {which: states_of(which) for which in groups}
         evaluations = evaluate_policies(self.settings, states, episodes, explore, seed, interrupt)
-        for which, evaluation in evaluations.items():
+        for which, evaluation in evaluations:
             evaluation |= {"which": which, "steps": [x["steps"] for x in metadata[which]]}
             if which == "best":
                 means = [x["evaluations"][0]["best_mean"] for x in metadata[which]]
                 evaluation["best_means"] = means
-        return evaluations
+            yield which, evaluation
 
     def _evaluation_dataset(self, dataset: DatasetLike | None) -> tuple[Dataset, str]:
         """The dataset to evaluate on, and its path: the one that is given, else the run's own."""
@@ -314,22 +314,23 @@ class Run:
         settings = self.settings
         if not settings.acts or settings.evaluate_every is None:
             return {"evaluation": self.evaluate(warn=display.warn, interrupt=interrupt)}
-        groups: list[Which] = ["last", "best"]
-        try:
-            self.states(which="best")
-        except CorruptFile as error:
-            display.warn(f"the best checkpoint is not evaluated: {error}")
-            groups = ["last"]
+        names, evaluated = {"last": "evaluation", "best": "evaluation_best"}, {}
         evaluations = self._evaluate_policies(
-            groups,
+            ["last", "best"],
             display.warn,
             interrupt,
             episodes=settings.evaluation_episodes,
             explore=False,
             seed=settings.seed,
         )
-        names = {"last": "evaluation", "best": "evaluation_best"}
-        return {names[which]: evaluations[which] for which in groups}
+        try:
+            for which, evaluation in evaluations:
+                evaluated[names[which]] = evaluation
+        except CorruptFile as error:
+            if not evaluated:
+                raise
+            display.warn(f"the best checkpoint is not evaluated: {error}")
+        return evaluated
 
     def _training_returns(self) -> dict[str, Any]:
         """The mean return of each seed's latest training episodes, where every seed ended some."""

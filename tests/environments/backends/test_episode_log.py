@@ -6,7 +6,8 @@ from functools import partial
 import gymnasium
 import numpy as np
 import pytest
-from gymnasium.spaces import Box, Discrete
+from gymnasium.spaces import Box
+from gymnasium_probes import RandomWalk
 from gymnasium_spaces import ACTIONS, OBSERVATIONS, Noise
 
 from etude.environments.backends.episode_log import (
@@ -32,30 +33,11 @@ def played(envs, steps, rng, choices=3):
     return [envs.step(rng.integers(choices, size=count).astype(np.int32)) for _ in range(steps)]
 
 
-class Walk(gymnasium.Env):
-    """A random walk of `length` steps, which its seed and its actions determine."""
-
-    observation_space, action_space = Box(-np.inf, np.inf, (2,)), Discrete(3)
-
-    def __init__(self, length=10**9):
-        self.length = length
-
-    def reset(self, *, seed=None, options=None):
-        super().reset(seed=seed)
-        self.time, self.place = 0, self.np_random.normal(size=2)
-        return self.place.astype(np.float32), {}
-
-    def step(self, action):
-        self.time += 1
-        self.place = self.place + action + self.np_random.normal(size=2)
-        return self.place.astype(np.float32), 1.0, False, self.time >= self.length, {}
-
-
 @pytest.mark.parametrize(
     ("make_env", "choices"),
     [
-        (Walk, 3),
-        (partial(Walk, 7), 3),
+        (RandomWalk, 3),
+        (partial(RandomWalk, 7), 3),
         (partial(Noise, OBSERVATIONS["nested"], ACTIONS["discrete"]), 3),
         (partial(gymnasium.make, "CartPole-v1", disable_env_checker=True), 2),
     ],
@@ -95,7 +77,7 @@ def test_every_episode_has_a_seed_of_its_own():
 
 
 def test_a_log_is_divided_among_processes_and_joined_again():
-    envs = envs_of(partial(Walk, 7), 5)
+    envs = envs_of(partial(RandomWalk, 7), 5)
     envs.reset(0)
     played(envs, 10, np.random.default_rng(0))
     log = envs.episode_log()
@@ -111,7 +93,7 @@ def test_a_log_is_divided_among_processes_and_joined_again():
 def test_a_copy_at_the_start_of_its_episode_has_no_step_to_show():
     """Nor bounds of a step to break, nor a number of one that failed."""
 
-    class FromOne(Walk):
+    class FromOne(RandomWalk):
         observation_space = Box(1, np.inf, (2,))
 
         def reset(self, **options):
@@ -132,7 +114,7 @@ def test_a_copy_at_the_start_of_its_episode_has_no_step_to_show():
     assert (row["next_observation0"] == 1).all() and not row["terminated"].any()
 
 
-class Drifts(Walk):
+class Drifts(RandomWalk):
     """Not deterministic given its seed from step 4 on, nor after `resets` resets."""
 
     lives = itertools.count()
@@ -161,14 +143,14 @@ def test_an_environment_that_is_not_deterministic_is_found_out(at, where):
     for reason in reasons:
         assert reason.startswith("the environment is not deterministic given its seed: " + where)
     assert again.episodes == [1, 1] and again.steps == [6, 6] and again.first_steps == [6, 6]
-    fresh = Walk().reset(seed=EpisodeSeeds(0, 1)(1))[0]
+    fresh = RandomWalk().reset(seed=EpisodeSeeds(0, 1)(1))[0]
     observation = rows.view(again.layout.dtype)["observation0"][1, 0]
     np.testing.assert_array_equal(observation, fresh + (again.envs[1].life if at == 0 else 0))
     assert again.replay(again.episode_log())[1] == ["", ""] or at == 0
 
 
 def test_an_environment_that_fails_in_its_replay_begins_anew():
-    class Breaks(Walk):
+    class Breaks(RandomWalk):
         broken = False
 
         def step(self, action):
@@ -185,22 +167,22 @@ def test_an_environment_that_fails_in_its_replay_begins_anew():
 
 
 def test_a_longer_episode_than_is_logged_begins_anew_and_takes_no_memory():
-    envs = envs_of(Walk, 2, replay=5)
+    envs = envs_of(RandomWalk, 2, replay=5)
     envs.reset(0)
     played(envs, 5, np.random.default_rng(0))
     assert (envs.episode_log().logged == 5).all()
     played(envs, 5, np.random.default_rng(0))
     log = envs.episode_log()
     assert (log.logged == 0).all() and log.actions.size == log.digests.size == 0
-    again = envs_of(Walk, 2, replay=5)
+    again = envs_of(RandomWalk, 2, replay=5)
     _, reasons = again.replay(log)
     assert reasons == ["its 10 steps are more than those that are logged (replay_limit)"] * 2
-    assert envs_of(Walk, 2, replay=100).replay(log)[1] == reasons
+    assert envs_of(RandomWalk, 2, replay=100).replay(log)[1] == reasons
     assert again.episodes == [1, 1] and (again.episode_log().digests.size == 2)
 
 
 def test_episodes_are_cut_off_at_a_number_of_steps():
-    envs = envs_of(Walk, 2, max_episode_steps=4)
+    envs = envs_of(RandomWalk, 2, max_episode_steps=4)
     envs.reset(0)
     rows = np.stack(played(envs, 8, np.random.default_rng(0))).view(envs.layout.dtype)[..., 0]
     np.testing.assert_array_equal(rows["truncated"][:, 0], [0, 0, 0, 1] * 2)
@@ -209,7 +191,10 @@ def test_episodes_are_cut_off_at_a_number_of_steps():
 
 @pytest.mark.slow
 def test_processes_replay_what_one_replays():
-    alone, spread = envs_of(partial(Walk, 7), 3), envs_of(partial(Walk, 7), 3, workers=2)
+    alone, spread = (
+        envs_of(partial(RandomWalk, 7), 3),
+        envs_of(partial(RandomWalk, 7), 3, workers=2),
+    )
     try:
         for envs in (alone, spread):
             envs.reset(3)
@@ -230,12 +215,12 @@ def test_processes_replay_what_one_replays():
 
 def test_an_environment_rests_after_the_episodes_that_count():
     """It is neither stepped nor reset, and shows no step, until the next reset."""
-    envs = envs_of(partial(Walk, 3), 2, replay=0, episodes=2)
+    envs = envs_of(partial(RandomWalk, 3), 2, replay=0, episodes=2)
     for _ in range(2):
         envs.reset(0)
         before = list(envs.steps)
         rows = np.stack(played(envs, 9, np.random.default_rng(0))).view(envs.layout.dtype)[..., 0]
-        np.testing.assert_array_equal(rows["truncated"][:, 0], [0, 0, 1, 0, 0, 1, 0, 0, 0])
-        np.testing.assert_array_equal(rows["reward"][:, 1], [1, 1, 1, 1, 1, 1, 0, 0, 0])
+        np.testing.assert_array_equal(rows["terminated"][:, 0], [0, 0, 1, 0, 0, 1, 0, 0, 0])
+        assert (rows["reward"][6:] == 0).all() and (rows["reward"][:6] > 0).any()
         assert [now - then for now, then in zip(envs.steps, before, strict=True)] == [6, 6]
         assert envs.episodes == [1, 1]

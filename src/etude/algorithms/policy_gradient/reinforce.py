@@ -110,8 +110,8 @@ class Reinforce:
     causality: bool = static(True)
     """Whether an action is weighted by the reward to go; else by the whole episode's return."""
     baseline: Literal["none", "average", "optimal", "value"] = static("value")
-    """Baseline b: none, mean return of the other episodes, their minimum-variance baseline, or the
-    learned V(s)."""
+    """Baseline b: none, the mean return over the steps of the other episodes, that mean with each
+    step's squared score as weight (of least variance for single steps), or the learned V(s)."""
     normalize_advantage: bool = static(False)
     """Whether advantages are normalized to mean 0 and std 1 over the batch."""
     batch_steps: int = static(1_000, at_least=1)
@@ -376,7 +376,8 @@ class Reinforce:
     ) -> Array:
         """Return the baseline b of each step, [time, env].
 
-        "average" and "optimal" weight the returns of the other episodes by 1 or ‖∇log π(a|s)‖².
+        "average" and "optimal" weight the returns at the steps of the other episodes by 1 or
+        ‖∇log π(a|s)‖². The latter has the least variance for one step alone, with weights of 1.
         """
         match self.baseline:
             case "none":

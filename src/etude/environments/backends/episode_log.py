@@ -44,7 +44,7 @@ class EpisodeLog(NamedTuple):
         return cls(*arrays)
 
     @property
-    def num_rows(self) -> np.ndarray:
+    def num_digests(self) -> np.ndarray:
         """The number of digests of each copy, int64 [copy]."""
         return np.where(self.logged == self.length, self.logged + 1, 0)
 
@@ -56,7 +56,7 @@ def join_logs(logs: list[EpisodeLog]) -> EpisodeLog:
 
 def split_log(log: EpisodeLog, slices: list[slice], action_bytes: int) -> list[EpisodeLog]:
     """The logs of the copies in each of `slices`, which follow one another."""
-    rows, sizes = log.num_rows, log.logged * action_bytes
+    rows, sizes = log.num_digests, log.logged * action_bytes
     parts = []
     for copies in slices:
         begin = int(sizes[: copies.start].sum()), int(rows[: copies.start].sum())

@@ -126,11 +126,11 @@ class InProcessEnvs:
         count, size = len(self.envs), self.layout.action_bytes
         self.seeds = [EpisodeSeeds(int(log.seed[i]), self.first_index + i) for i in range(count)]
         self.episodes, reasons = log.episode.tolist(), [""] * count
-        action_ends, row_ends = np.cumsum(log.logged) * size, np.cumsum(log.num_rows)
+        action_ends, digest_ends = np.cumsum(log.logged) * size, np.cumsum(log.num_digests)
 
         def replay_one(i: int) -> None:
             actions = log.actions[action_ends[i] - log.logged[i] * size : action_ends[i]]
-            digests = log.digests[row_ends[i] - log.num_rows[i] : row_ends[i]]
+            digests = log.digests[digest_ends[i] - log.num_digests[i] : digest_ends[i]]
             self.steps[i] = int(log.steps[i] - log.length[i])
             reasons[i] = self._replay_episode(i, actions, digests, int(log.length[i]))
             if reasons[i]:
@@ -289,30 +289,30 @@ class Recorder:
     def __init__(self, layout: StepLayout, rows: np.ndarray, limit: int):
         self.limit, self.size = limit, layout.action_bytes
         self.actions = b""  # of all environments, in their order
-        self.taken = [bytearray() for _ in rows]  # actions of each environment's episode
+        self.episode_actions = [bytearray() for _ in rows]  # of each environment
         self.digests = [bytearray() for _ in rows]
-        self.first, self.later = (
+        self.first_spans, self.step_spans = (
             [[memoryview(row[span]) for span in layout.spans(*names)] for row in rows]
             for names in ((OBSERVATION,), (NEXT_OBSERVATION, "reward", "terminated", "truncated"))
         )
 
     def begin(self, i: int) -> None:
         """Begin the log of an episode, whose first observation is in the row."""
-        self.taken[i].clear()
+        self.episode_actions[i].clear()
         self.digests[i].clear()
-        self._add_digest(i, self.first[i])
+        self._add_digest(i, self.first_spans[i])
 
-    def add_step(self, i: int, place: int | None = None) -> None:
-        """Log a step, whose result is in the row and whose action is at `place` of `actions`."""
+    def add_step(self, i: int, index: int | None = None) -> None:
+        """Log a step, whose result is in the row and whose action is `actions` number `index`."""
         if not self.digests[i]:  # the episode is longer than what is logged
             return
         if len(self.digests[i]) > self.limit * DIGEST_BYTES:
-            self.taken[i].clear()
+            self.episode_actions[i].clear()
             self.digests[i].clear()
             return
-        start = (i if place is None else place) * self.size
-        self.taken[i] += self.actions[start : start + self.size]
-        self._add_digest(i, self.later[i])
+        start = (i if index is None else index) * self.size
+        self.episode_actions[i] += self.actions[start : start + self.size]
+        self._add_digest(i, self.step_spans[i])
 
     def last_digest(self, i: int) -> int:
         """The digest of the newest step, or of the first observation."""
@@ -323,7 +323,7 @@ class Recorder:
         steps = [len(digests) // DIGEST_BYTES - 1 for digests in self.digests]
         return (
             np.array([max(count, 0) for count in steps], np.int64),
-            np.frombuffer(b"".join(self.taken), np.uint8),
+            np.frombuffer(b"".join(self.episode_actions), np.uint8),
             np.frombuffer(b"".join(self.digests), np.dtype("<u4")),
         )
 
