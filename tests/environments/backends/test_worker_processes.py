@@ -3,6 +3,7 @@ said to be."""
 
 import os
 import signal
+import threading
 from functools import partial
 
 import jax
@@ -95,14 +96,19 @@ def test_processes_start_without_jax_and_never_more_than_copies(workers):
 
 
 @pytest.mark.slow
-def test_a_process_that_is_killed_is_a_fault(workers):
-    """Whenever that is seen: in the answer, or already when it is asked."""
+@pytest.mark.parametrize("moment", ["before it is asked", "while it is asked"])
+def test_a_process_that_is_killed_is_a_fault(workers, moment):
     spread = workers(Counter, Counter(), 4, 2)
     spread.reset(0)
     os.kill(spread.processes[0].pid, signal.SIGINT)  # Ctrl-C is the trainer's to answer
     rows = spread.step(np.zeros(4, np.int32)).view(spread.layout.dtype)
     assert (rows["next_observation0"] == 1).all()
-    os.kill(spread.processes[1].pid, signal.SIGKILL)
+    if moment == "before it is asked":
+        spread.processes[1].kill()
+        spread.processes[1].join()
+    else:
+        os.kill(spread.processes[1].pid, signal.SIGSTOP)  # it reads nothing until it is killed
+        threading.Timer(0.2, spread.processes[1].kill).start()
     for _ in range(2):
         with pytest.raises(
             EnvironmentFault, match="the process of copies 2 to 3 died with exit status -9"

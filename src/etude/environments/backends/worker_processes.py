@@ -122,10 +122,8 @@ class WorkerEnvs:
             raise EnvironmentFault("a request to the processes was interrupted; make them anew")
         self.is_waiting = True
         for i, request in enumerate(requests):
-            try:
+            with contextlib.suppress(OSError):  # it has ended, which its response tells
                 self.pipes[i].send_bytes(request)
-            except OSError:
-                raise self._exit_fault(i) from None
         responses, faults = [], []
         for i in range(len(requests)):  # all of them, since the next request begins anew
             try:
