@@ -1,0 +1,104 @@
+"""A host call gives NumPy's arrays to a function and takes its arrays back, from a compiled loop."""
+
+import signal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from etude.environments.backends.host_callback import host_call, raise_host_errors
+
+DTYPES = ["bool", "int8", "uint8", "int32", "uint32", "float32", "bfloat16"]
+SHAPES = [(), (3,), (2, 0), (2, 3, 4)]
+
+
+def shape_of(array):
+    return jax.ShapeDtypeStruct(array.shape, array.dtype)
+
+
+def count_calls(function, calls=1000):
+    """Run a loop of `calls` host calls whose results depend on one another."""
+    return jax.jit(
+        lambda x: jax.lax.fori_loop(0, calls, lambda i, x: host_call(function, shape_of(x), x), x)
+    )(jnp.int32(0))
+
+
+def test_arrays_of_every_type_come_and_go_as_they_are():
+    rng, seen = np.random.default_rng(0), []
+    arrays = [jnp.asarray(rng.integers(0, 2, shape), dtype) for dtype in DTYPES for shape in SHAPES]
+
+    def function(tree, last):
+        seen.append((tree, last))
+        return {"arrays": list(reversed(tree["arrays"])), "sum": np.float64(7)}
+
+    result = {
+        "arrays": [shape_of(x) for x in reversed(arrays)],
+        "sum": jax.ShapeDtypeStruct((), np.float32),
+    }
+    got = jax.jit(lambda tree, last: host_call(function, result, tree, last))(
+        {"arrays": arrays}, jnp.int32(3)
+    )
+    assert seen[0][1] == 3 and got["sum"] == 7 and got["sum"].dtype == np.float32
+    for x, there, back in zip(arrays, seen[0][0]["arrays"], got["arrays"][::-1], strict=True):
+        assert type(there) is np.ndarray and there.dtype == x.dtype == back.dtype
+        assert np.array_equal(there, x) and np.array_equal(back, x)
+
+
+def test_what_a_function_keeps_of_its_arguments_stays_as_it_was():
+    kept = []
+
+    def function(x):
+        kept.append(x)
+        x = x.copy()
+        return x + 1
+
+    assert count_calls(function, 100) == 100
+    assert [int(x) for x in kept] == list(range(100))
+
+
+@pytest.mark.parametrize(
+    "error", [ValueError("no"), KeyboardInterrupt(), SystemExit(3)], ids=lambda e: type(e).__name__
+)
+def test_an_exception_ends_the_loop_and_is_raised_as_it_is(error):
+    calls = []
+
+    def function(x):
+        calls.append(x)
+        if len(calls) == 5:
+            raise error
+        return x
+
+    with pytest.raises(type(error)) as raised, raise_host_errors():
+        count_calls(function)
+    assert raised.value is error and len(calls) == 5
+
+
+def test_another_shape_than_was_declared_is_an_error_and_not_spread():
+    with pytest.raises(ValueError, match=r"returned shape \(1,\), not \(\)"), raise_host_errors():
+        count_calls(lambda x: np.zeros(1, np.int32))
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="there are no such timers")
+def test_what_a_signal_raises_is_never_lost():
+    """Wherever it comes: in the function, where a call of it begins, or where it ends."""
+
+    class Alarm(Exception):
+        pass
+
+    def ring(number, frame):
+        raise Alarm
+
+    handler = signal.signal(signal.SIGALRM, ring)
+    try:
+        for seconds in np.linspace(2e-3, 4e-3, 30):
+            with pytest.raises(Alarm), raise_host_errors():
+                signal.setitimer(signal.ITIMER_REAL, seconds)
+                count_calls(lambda x: x + 1, 100_000)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, handler)
+
+
+def test_outside_of_a_program_it_is_a_call():
+    assert host_call(lambda x: x + 1, jax.ShapeDtypeStruct((), np.int32), jnp.int32(1)) == 2
