@@ -6,22 +6,12 @@ from types import SimpleNamespace
 
 import imageio.v2 as imageio
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from etude.errors import InvalidInput
-from etude.planning.planners import (
-    CEM,
-    DDP,
-    ICEM,
-    ILQR,
-    Collocation,
-    GradientShooting,
-    MultipleShooting,
-)
+from etude.planning.planners import CEM, DDP, ILQR, Collocation, GradientShooting, MultipleShooting
 from etude.planning.problems import DoubleIntegrator
-from etude.planning.sampling.icem import icem
 from etude.planning.trajectory.ilqr import simulate_controls
 from etude.reporting import plan_figures
 from etude.struct import replace
@@ -102,32 +92,6 @@ def test_the_history_is_that_of_the_costs(planner):
     kept = find_path(at_goal, PlanSettings(CEM(elites=2, std=1.0), 2, 4), KEY)
     if isinstance(planner, CEM):
         assert (kept.controls == 0).all() and (kept.costs == kept.costs[0]).all()
-
-
-@pytest.mark.slow
-def test_a_plan_of_icem_is_that_of_icem_itself():
-    """With the same key and start: its population shrinks, and the mean is a candidate at last."""
-    path = find_path(SHORT, PlanSettings(ICEM(elites=2), 4, 20), KEY)
-    key_start, key_search = jax.random.split(KEY)
-    start, high = SHORT.initial_state(key_start), np.float32(SHORT.high)
-    score = lambda plans: (
-        -jax.vmap(lambda x: simulate_controls(SHORT, start, high * x)[1].sum())(plans)
-    )
-    search = jax.jit(
-        lambda key: icem(
-            score,
-            key,
-            jnp.zeros((SHORT.horizon, 1)),
-            0.5,
-            samples=20,
-            elites=2,
-            iterations=4,
-            kept_plans=jnp.zeros((1, SHORT.horizon, 1)),
-        )
-    )
-    state, history = search(key_search)
-    np.testing.assert_allclose(path.controls, high * state.best, rtol=1e-5)
-    np.testing.assert_allclose(path.costs[1:], -history.values, rtol=1e-5)
 
 
 def test_a_film_shows_plans_on_the_way():
