@@ -846,14 +846,15 @@ def test_an_environment_that_breaks_its_word_is_a_fault_whoever_plays(name):
         gymnasium.spaces.Discrete(3) if shaped is PROCESS else gymnasium.spaces.Box(-1, 1, (2,))
     )
     action = space_to_gymnasium(shaped.spec.action)
+    environment = GymnasiumEnvs(partial(Breaking, "flag", observation, action), 2)
+    state = blank_state(algorithm, environment)
+    play = jax.jit(partial(played, algorithm, environment))
     for how, message in (
         ("flag", "its terminated is 0.5 .*; it has to be True or False"),
         ("observation", "its observation is (9 .*, and its space is Discrete|-?inf)"),
     ):
-        make_env = partial(Breaking, how, observation, action)
-        environment = GymnasiumEnvs(make_env, 2)
-        state = blank_state(algorithm, environment)
-        play = jax.jit(partial(played, algorithm, environment))
+        for copy in environment.vector_env.envs:
+            copy.unwrapped.how = how
         with pytest.raises(EnvironmentFault, match=f"copy 0 of Breaking failed .*: {message}"):
             run_compiled(play, state, KEYS[0])
 
