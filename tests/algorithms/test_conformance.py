@@ -287,6 +287,8 @@ AKIN = {
     "rainbow with memory": "rainbow",
     "sac with memory": "rainbow with memory",
     "ddpg with hindsight": "dqn with hindsight",
+    # neither learns, and the other remembers its plan; what a search finds has tests of its own
+    "mcts": "mpc",
 }
 
 
