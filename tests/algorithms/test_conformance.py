@@ -777,13 +777,13 @@ class Ending:
 
 
 # whole episodes are what it learns from, and what it does without their end is its own
-UNENDING = ("q-learning", "reinforce")
+UNENDING = ("reinforce",)
 
 
 @pytest.mark.parametrize(
     "name",
     [
-        name if name in UNENDING else pytest.param(name, marks=pytest.mark.system)
+        pytest.param(name, marks=pytest.mark.slow if name in UNENDING else pytest.mark.system)
         for name in LEARNERS
         if name in SMALL
     ],

@@ -121,17 +121,19 @@ def test_the_examples_of_the_readme_reach_their_goal(problem, planner, tmp_path)
         assert plan(problem, planner, seed=seed, video=False, out=out)[1]["solved"]
 
 
+@pytest.fixture(scope="module")
+def exact():
+    return find_path(SHORT, PlanSettings(ILQR(), 50), KEY)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "planner", [DDP(), MultipleShooting(), GradientShooting(), Collocation()], ids=type
 )
-def test_all_who_use_derivatives_agree(planner):
+def test_all_who_use_derivatives_agree(exact, planner):
     """Collocation's controls change within a step, so that its path costs a little less, or more
     where it is held."""
-    exact, found = (
-        find_path(SHORT, PlanSettings(method, iterations), KEY)
-        for method, iterations in ((ILQR(), 50), (planner, 500))
-    )
+    found = find_path(SHORT, PlanSettings(planner, 500), KEY)
     assert found.states.shape == (7, 2) and found.controls.shape == (6, 1)
     assert found.costs[-1] == pytest.approx(
         float(exact.costs[-1]), rel=0.15 if isinstance(planner, Collocation) else 1e-3
