@@ -1,6 +1,8 @@
 """The Counter and TimeLimited probes as Gymnasium environments in plain NumPy, to test what hosts
 such environments."""
 
+import time
+
 import gymnasium
 import numpy as np
 
@@ -45,6 +47,43 @@ class RandomWalk(gymnasium.Env):
         self.time += 1
         self.place = 0.9 * self.place + action + self.np_random.normal(size=2)
         return self.place.astype(np.float32), float(action), self.time >= self.length, False, {}
+
+
+class Waits(gymnasium.Env):
+    """Waits in one of its calls, from its second step on, in one of several ways."""
+
+    observation_space = gymnasium.spaces.Box(-1, 1, (1,))
+    action_space = gymnasium.spaces.Discrete(2)
+
+    def __init__(self, where="step", how="sleep"):
+        self.where, self.how, self.time = where, how, 0
+        self.wait("make")
+
+    def wait(self, where):
+        if where != self.where:
+            return
+        if self.how == "sleep":
+            time.sleep(60)
+        end = time.monotonic() + 60
+        while time.monotonic() < end:
+            try:
+                sum(range(100))
+            except Exception:  # as an environment may, around all it does
+                continue
+
+    def reset(self, *, seed=None, options=None):
+        if self.time:
+            self.wait("reset")
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action):
+        self.time += 1
+        if self.time > 1:
+            self.wait("step")
+        return np.zeros(1, np.float32), 0.0, self.time == 2, False, {}
+
+    def close(self):
+        self.wait("close")
 
 
 class TimeLimited(gymnasium.Env):

@@ -88,7 +88,7 @@ def test_no_bit_of_config_json_can_flip(run, share):
 
 
 @pytest.mark.parametrize(
-    ("flips", "cuts"), [(30, 10), pytest.param(300, 100, marks=pytest.mark.system)]
+    ("flips", "cuts"), [(18, 9), pytest.param(300, 100, marks=pytest.mark.system)]
 )
 def test_no_damage_to_any_file_makes_another_run(sound, run, flips, cuts):
     rng, paths = np.random.default_rng(flips), sorted(x for x in run.rglob("*") if x.is_file())

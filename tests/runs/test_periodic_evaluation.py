@@ -200,11 +200,9 @@ def whole(tmp_path_factory):
 
 
 def test_a_job_killed_anywhere_is_resumed_to_the_same_end(tmp_path, whole):
-    """After a row without a checkpoint; and between a checkpoint and the copy that is the best."""
+    """Between a checkpoint and the copy that is the best, and after a row without a checkpoint."""
     settings, directory, event = whole
     assert event.stops and event.steps == 24
-    trained(settings, tmp_path / "row", lambda event: event.steps >= 20)
-    assert not (tmp_path / "row/checkpoints/step_20").exists()
     save_best, calls = PeriodicEvaluation.save_best, itertools.count(1)
 
     def killed_at_the_second(*arguments):
@@ -212,12 +210,14 @@ def test_a_job_killed_anywhere_is_resumed_to_the_same_end(tmp_path, whole):
             raise Killed
         save_best(*arguments)
 
-    killed = mock.patch.object(PeriodicEvaluation, "save_best", killed_at_the_second)
-    with killed, suppress(Killed):
-        trained(settings, tmp_path / "best")
-    for path in tmp_path.iterdir():
-        assert trained(settings, path).stops == event.stops
-        assert saved(path) == saved(directory), path.name
+    with mock.patch.object(PeriodicEvaluation, "save_best", killed_at_the_second):
+        with suppress(Killed):
+            trained(settings, tmp_path)
+        assert next(calls) == 3
+    trained(settings, tmp_path, lambda event: event.steps >= 20)
+    assert not (tmp_path / "checkpoints/step_20").exists()
+    assert trained(settings, tmp_path).stops == event.stops
+    assert saved(tmp_path) == saved(directory)
 
 
 def test_a_signal_in_an_evaluation_loses_nothing(tmp_path, whole):

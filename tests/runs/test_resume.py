@@ -95,8 +95,9 @@ def trained(settings, part, stop=lambda update: False):
         pytest.param(
             SMALL_DQN, "jax", 1, 2, 4_000, id="many seeds in one program", marks=pytest.mark.system
         ),
+        # that an environment in Python goes on is seen in the tests of resuming too
         pytest.param(
-            SMALL_DQN, "gymnasium", 1, 1, 1_200, id="dqn on gymnasium", marks=pytest.mark.slow
+            SMALL_DQN, "gymnasium", 1, 1, 1_200, id="dqn on gymnasium", marks=pytest.mark.system
         ),
         pytest.param(
             SMALL_PPO, "gymnasium", 4, 1, 9_600, id="ppo on gymnasium", marks=pytest.mark.system

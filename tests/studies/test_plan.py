@@ -6,22 +6,12 @@ from types import SimpleNamespace
 
 import imageio.v2 as imageio
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from etude.errors import InvalidInput
-from etude.planning.planners import (
-    CEM,
-    DDP,
-    ICEM,
-    ILQR,
-    Collocation,
-    GradientShooting,
-    MultipleShooting,
-)
+from etude.planning.planners import CEM, DDP, ILQR, Collocation, GradientShooting, MultipleShooting
 from etude.planning.problems import DoubleIntegrator
-from etude.planning.sampling.icem import icem
 from etude.planning.trajectory.ilqr import simulate_controls
 from etude.reporting import plan_figures
 from etude.struct import replace
@@ -104,32 +94,6 @@ def test_the_history_is_that_of_the_costs(planner):
         assert (kept.controls == 0).all() and (kept.costs == kept.costs[0]).all()
 
 
-@pytest.mark.slow
-def test_a_plan_of_icem_is_that_of_icem_itself():
-    """With the same key and start: its population shrinks, and the mean is a candidate at last."""
-    path = find_path(SHORT, PlanSettings(ICEM(elites=2), 4, 20), KEY)
-    key_start, key_search = jax.random.split(KEY)
-    start, high = SHORT.initial_state(key_start), np.float32(SHORT.high)
-    score = lambda plans: (
-        -jax.vmap(lambda x: simulate_controls(SHORT, start, high * x)[1].sum())(plans)
-    )
-    search = jax.jit(
-        lambda key: icem(
-            score,
-            key,
-            jnp.zeros((SHORT.horizon, 1)),
-            0.5,
-            samples=20,
-            elites=2,
-            iterations=4,
-            kept_plans=jnp.zeros((1, SHORT.horizon, 1)),
-        )
-    )
-    state, history = search(key_search)
-    np.testing.assert_allclose(path.controls, high * state.best, rtol=1e-5)
-    np.testing.assert_allclose(path.costs[1:], -history.values, rtol=1e-5)
-
-
 def test_a_film_shows_plans_on_the_way():
     """Of the iterations that lowered the cost: the guess, the first, one in the middle."""
     costs = np.array([9.0, 9, 5, 5, 4, 3, 3])
@@ -157,17 +121,19 @@ def test_the_examples_of_the_readme_reach_their_goal(problem, planner, tmp_path)
         assert plan(problem, planner, seed=seed, video=False, out=out)[1]["solved"]
 
 
+@pytest.fixture(scope="module")
+def exact():
+    return find_path(SHORT, PlanSettings(ILQR(), 50), KEY)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "planner", [DDP(), MultipleShooting(), GradientShooting(), Collocation()], ids=type
 )
-def test_all_who_use_derivatives_agree(planner):
+def test_all_who_use_derivatives_agree(exact, planner):
     """Collocation's controls change within a step, so that its path costs a little less, or more
     where it is held."""
-    exact, found = (
-        find_path(SHORT, PlanSettings(method, iterations), KEY)
-        for method, iterations in ((ILQR(), 50), (planner, 500))
-    )
+    found = find_path(SHORT, PlanSettings(planner, 500), KEY)
     assert found.states.shape == (7, 2) and found.controls.shape == (6, 1)
     assert found.costs[-1] == pytest.approx(
         float(exact.costs[-1]), rel=0.15 if isinstance(planner, Collocation) else 1e-3

@@ -50,7 +50,9 @@ def test_it_balances_the_pole():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("rule", [UCT(5.0), PUCT(2.0)], ids=["uct", "puct"])
+@pytest.mark.parametrize(
+    "rule", [pytest.param(UCT(5.0), marks=pytest.mark.system), PUCT(2.0)], ids=["uct", "puct"]
+)
 def test_the_visits_of_several_trees_add_up(rule):
     algorithm = MCTS("CartPole-v1", rule, simulations=9, horizon=5, trees=3, discount=0.9)
     observation = CARTPOLE.reset(KEY)[1]

@@ -7,11 +7,11 @@ import threading
 import time
 import warnings
 
-import gymnasium
+import gymnasium_probes
 import jax
 import numpy as np
 import pytest
-from gymnasium.spaces import Box, Discrete
+from gymnasium_probes import Waits
 
 from etude.environments.backends import watchdog
 from etude.environments.backends.gymnasium_envs import GymnasiumEnvs, spec_from_factory
@@ -21,42 +21,6 @@ from etude.errors import EnvironmentFault
 from etude.training import run_compiled
 
 LIMIT = 0.3
-
-
-class Waits(gymnasium.Env):
-    """Waits in one of its calls, from its second step on, in one of several ways."""
-
-    observation_space, action_space = Box(-1, 1, (1,)), Discrete(2)
-
-    def __init__(self, where="step", how="sleep"):
-        self.where, self.how, self.time = where, how, 0
-        self.wait("make")
-
-    def wait(self, where):
-        if where != self.where:
-            return
-        if self.how == "sleep":
-            time.sleep(60)
-        end = time.monotonic() + 60
-        while time.monotonic() < end:
-            try:
-                sum(range(100))
-            except Exception:  # as an environment may, around all it does
-                continue
-
-    def reset(self, *, seed=None, options=None):
-        if self.time:
-            self.wait("reset")
-        return np.zeros(1, np.float32), {}
-
-    def step(self, action):
-        self.time += 1
-        if self.time > 1:
-            self.wait("step")
-        return np.zeros(1, np.float32), 0.0, self.time == 2, False, {}
-
-    def close(self):
-        self.wait("close")
 
 
 def play(where, how):
@@ -211,7 +175,7 @@ def test_a_worker_that_never_returns_is_a_fault():
 PARENT = """
 import sys, time
 from etude.environments.backends.gymnasium_envs import GymnasiumEnvs, spec_from_factory
-from test_watchdog import Waits
+from gymnasium_probes import Waits
 if __name__ == "__main__":
     envs = GymnasiumEnvs(Waits, 1, workers=1).vector_env
     envs.reset(0)
@@ -224,7 +188,7 @@ if __name__ == "__main__":
 @pytest.mark.slow
 def test_workers_end_with_their_trainer_whatever_they_do(tmp_path):
     (tmp_path / "parent.py").write_text(PARENT)
-    paths = [os.path.dirname(__file__), os.environ.get("PYTHONPATH", "")]
+    paths = [os.path.dirname(gymnasium_probes.__file__), os.environ.get("PYTHONPATH", "")]
     parent = subprocess.Popen(
         [sys.executable, str(tmp_path / "parent.py")],
         stdout=subprocess.PIPE,

@@ -7,8 +7,7 @@ import pytest
 from numpy_planners import mppi_weights
 
 from etude.planning.sampling.icem import colored_noise
-from etude.planning.sampling.mppi import MPPI, mppi, softmax_weights
-from etude.studies.plan import PROBLEMS, PlanSettings, find_path
+from etude.planning.sampling.mppi import mppi, softmax_weights
 
 noise_of = jax.jit(colored_noise, static_argnums=1)
 KEY = jax.random.key(0)
@@ -74,20 +73,3 @@ def test_weights_at_their_limits():
     for alike in (-jnp.inf, 3.0):
         np.testing.assert_allclose(softmax_weights(jnp.full(4, alike), 1.0), np.full(4, 0.25))
     np.testing.assert_allclose(softmax_weights(np.float32([2]), 0.1), [1])
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", PROBLEMS)
-def test_several_plans_have_weight_on_every_problem(name, monkeypatch):
-    """At the default temperature, the median over iterations of 1 / Σ w² of 100 plans."""
-    counts = []
-
-    def watched_weights(values, temperature):
-        weights = softmax_weights(values, temperature)
-        jax.debug.callback(lambda x: counts.append(float(x)), 1 / (weights**2).sum())
-        return weights
-
-    monkeypatch.setattr("etude.planning.sampling.mppi.softmax_weights", watched_weights)
-    find_path(PROBLEMS[name], PlanSettings(MPPI(), 20, 100), jax.random.key(0))
-    jax.effects_barrier()
-    assert len(counts) == 20 and np.median(counts) > 3
