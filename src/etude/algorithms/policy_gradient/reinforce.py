@@ -94,7 +94,8 @@ class Reinforce:
     entropy_coefficient: float = traced(0.0, at_least=0)
     """Weight of the entropy bonus, per nat, in the loss; larger values explore more."""
     weight_clip: float = traced(math.inf, above=0)
-    """Upper limit of importance weights; inf: no clip."""
+    """Upper limit of each importance weight, and with "per_decision" of each ratio in the product
+    that weights a return: values near 1 shrink the returns of long episodes; inf: no clip."""
     initial_std: float = traced(1.0, above=0)
     """Initial standard deviation of Box actions; a bounded Box is scaled to [-1, 1]; no effect with
     other action spaces."""

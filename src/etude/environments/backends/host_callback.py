@@ -76,7 +76,7 @@ def _shapes(*arguments, function, shapes):
 
 @_call.def_impl
 def _call_eagerly(*arguments, function, shapes):
-    return [jnp.asarray(x) for x in function(*map(np.asarray, arguments))]
+    return [jnp.array(x) for x in function(*map(np.asarray, arguments))]
 
 
 def _lower_on_cpu(context, *arguments, function, shapes):

@@ -72,6 +72,7 @@ class InProcessEnvs:
             raise
         self.name = getattr(self.envs[0].spec, "id", type(self.envs[0].unwrapped).__name__)
         self.rows = np.zeros(count, layout.dtype)
+        self.steps_field = self.rows["steps"]
         self.boundary = Boundary(layout, self.rows)
         self.bytes = self.rows.view(np.uint8).reshape(count, -1)
         self.recorder = Recorder(layout, self.bytes, limits.replay) if limits.replay else None
@@ -82,7 +83,7 @@ class InProcessEnvs:
         self.successes: list[list[bool]] = [[] for _ in range(count)]
 
     def reset(self, seed: int) -> np.ndarray:
-        """Reset every environment; [count, byte]."""
+        """Reset every environment; rows of bytes [count, byte] as `step` returns them."""
         count = len(self.envs)
         self.seeds = [EpisodeSeeds(seed, self.first_index + i) for i in range(count)]
         self.successes = [[] for _ in self.envs]
@@ -92,16 +93,20 @@ class InProcessEnvs:
         for field, next_field in self.boundary.observation_pairs:
             next_field[...] = field
         self.rows["reward"], self.rows["terminated"], self.rows["truncated"] = 0, 0, 0
-        return self._finished_rows([*range(count)])
+        return self._counted_rows([*range(count)])
 
     def step(self, actions: np.ndarray) -> np.ndarray:
-        """Step every environment and reset those that are done; rows of bytes [count, byte]."""
+        """Step every environment and reset those that are done.
+
+        Returns the rows of bytes [count, byte], which the next call overwrites.
+        """
         env_actions = self.layout.native_actions(actions)
         if self.recorder:
             self.recorder.actions = actions.tobytes()
         self.over.clear()
-        self._call_all(lambda i: self._step(i, env_actions[i]))
-        return self._finished_rows(self.over)
+        self._call(self._step_all, env_actions)
+        self.steps_field += 1
+        return self._checked_rows(self.over)
 
     def episode_log(self) -> EpisodeLog:
         """The running episodes, from which `replay` goes on."""
@@ -140,7 +145,7 @@ class InProcessEnvs:
         self._call_all(replay_one)
         begun = [i for i in range(count) if reasons[i] or not log.logged[i]]
         self.boundary.begin_rows(begun)
-        return self._finished_rows(begun), reasons
+        return self._counted_rows(begun), reasons
 
     def notices(self) -> list[str]:
         """What a person should know of these environments, once."""
@@ -172,24 +177,32 @@ class InProcessEnvs:
         check_same_spaces(env, self.layout)
         return env
 
-    def _step(self, i: int, action: Any) -> None:
-        if self.is_resting[i]:
-            self.boundary.clear_step(i)
-            return
-        self.steps[i] += 1
-        is_over = self.boundary.read_step(i, result := self.envs[i].step(action))
-        if self.limits.max_episode_steps and self._length(i) >= self.limits.max_episode_steps:
-            is_over = True
-            self.rows["truncated"][i] |= not self.rows["terminated"][i]
-        if self.recorder:
-            self.recorder.add_step(i)
-        if is_over:
-            if SUCCESS in result[4]:
-                self.successes[i].append(bool(result[4][SUCCESS]))
-            self.is_resting[i] = self.episodes[i] + 1 == self.limits.episodes
-            if not self.is_resting[i]:
-                self.over.append(i)
-                self._begin_episode(i)
+    def _step_all(self, actions: Any) -> None:
+        # this runs for each step of training, with cold caches: what it looks up, it looks up once
+        envs, steps, is_resting, recorder = self.envs, self.steps, self.is_resting, self.recorder
+        read_step, max_steps = self.boundary.read_step, self.limits.max_episode_steps
+        for i, action in enumerate(actions):
+            self.current = i
+            if is_resting[i]:
+                self.boundary.clear_step(i)
+                continue
+            steps[i] += 1
+            is_over = read_step(i, result := envs[i].step(action))
+            if max_steps and self._length(i) >= max_steps:
+                is_over = True
+                self.rows["truncated"][i] |= not self.rows["terminated"][i]
+            if recorder:
+                recorder.add_step(i)
+            if is_over:
+                self._end_episode(i, result[4])
+
+    def _end_episode(self, i: int, info: dict[str, Any]) -> None:
+        if SUCCESS in info:
+            self.successes[i].append(bool(info[SUCCESS]))
+        self.is_resting[i] = self.episodes[i] + 1 == self.limits.episodes
+        if not self.is_resting[i]:
+            self.over.append(i)
+            self._begin_episode(i)
 
     def _begin_episode(self, i: int) -> None:
         """Reset an environment with the seed of its next episode."""
@@ -229,15 +242,29 @@ class InProcessEnvs:
         """The number of steps of the running episode."""
         return self.steps[i] - self.first_steps[i]
 
-    def _finished_rows(self, over: list[int]) -> np.ndarray:
+    def _counted_rows(self, over: list[int]) -> np.ndarray:
+        """As `_checked_rows`, where environments may have taken any number of steps."""
+        self.steps_field[...] = np.array(self.steps, np.int64).astype(np.int32)  # beyond 2³¹ modulo
+        return self._checked_rows(over).copy()
+
+    def _checked_rows(self, over: list[int]) -> np.ndarray:
         """The rows after a step in which the episodes of the environments in `over` have begun."""
         if found := self.boundary.read_batch(over):
             raise self._fault(found[0], EnvironmentFault(found[1]))
-        self.rows["steps"] = [count & 0x7FFFFFFF for count in self.steps]
-        return self.bytes.copy()
+        return self.bytes
 
     def _call_all(self, call: Callable[[int], Any], moment: str = "") -> None:
-        """Call a function of each environment's number, under the time limit.
+        """Call a function of each environment's number, as `_call` does."""
+
+        def call_each() -> None:
+            for i in range(len(self.steps)):
+                self.current = i
+                call(i)
+
+        self._call(call_each, moment=moment)
+
+    def _call(self, call: Callable[..., Any], *arguments: Any, moment: str = "") -> None:
+        """Call a function of the environments, under the time limit.
 
         Raises EnvironmentFault for what goes wrong in it, with copy, step and seed.
         """
@@ -245,9 +272,7 @@ class InProcessEnvs:
         try:
             self.watchdog.begin()
             try:
-                for i in range(len(self.steps)):
-                    self.current = i
-                    call(i)
+                call(*arguments)
             finally:
                 self.watchdog.end()
         except (KeyboardInterrupt, InvalidInput):
