@@ -30,7 +30,9 @@ def envs_of(make_env, copies, replay=1000, workers=0, **limits):
 def played(envs, steps, rng, choices=3):
     """The rows of steps with random actions."""
     count = len(envs.envs)
-    return [envs.step(rng.integers(choices, size=count).astype(np.int32)).copy() for _ in range(steps)]
+    return [
+        envs.step(rng.integers(choices, size=count).astype(np.int32)).copy() for _ in range(steps)
+    ]
 
 
 @pytest.mark.parametrize(
