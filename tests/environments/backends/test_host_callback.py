@@ -1,4 +1,4 @@
-"""A host call gives NumPy's arrays to a function and takes its arrays back, from a compiled loop."""
+"""A host call gives NumPy arrays to a function, and takes arrays back, from a compiled loop."""
 
 import signal
 import time

@@ -23,13 +23,16 @@ ffi.cdef(
     typedef struct { size_t struct_size; int type; void* next; Metadata* metadata; } Extension;
 
     typedef struct {
-        size_t struct_size; void* extension; int dtype; uintptr_t data; int64_t rank; int64_t* sizes;
+        size_t struct_size; void* extension; int dtype; uintptr_t data;
+        int64_t rank; int64_t* sizes;
     } Buffer;
     typedef struct {
         size_t struct_size; void* extension; int64_t count; void* types; Buffer** buffers;
     } Buffers;
 
-    typedef struct { size_t struct_size; void* extension; const char* message; int code; } ErrorText;
+    typedef struct {
+        size_t struct_size; void* extension; const char* message; int code;
+    } ErrorText;
     typedef struct {
         size_t struct_size; void* extension; Version version; void* internal;
         void* (*create_error)(ErrorText*);

@@ -2,9 +2,9 @@
 
 `jax.experimental.io_callback` copies its arguments to a device, which takes 50 µs. `host_call`
 passes NumPy arrays to the function and takes NumPy arrays back. The compiler sees a side effect, so
-it neither merges calls nor moves them out of a loop. It may drop a call whose results are unused, so
-make the results part of the state that the loop carries. A host call has no derivative, and `vmap`
-over it raises InvalidInput.
+it neither merges calls nor moves them out of a loop. It may drop a call whose results are unused,
+so make the results part of the state that the loop carries. A host call has no derivative, and
+`vmap` over it raises InvalidInput.
 """
 
 import contextlib
