@@ -15,6 +15,7 @@ def main() -> None:
 
     workload = json.loads(sys.argv[1])
     algorithm = make_algorithm(workload["algorithm"], workload["hyperparameters"])
+    # JAX is imported, and has not started: the place for what has to be set before it does
     environment = etude.make(
         workload["environment"], workload["num_envs"], workload["backend"], seed=workload["seed"]
     )
