@@ -45,7 +45,7 @@ class Workload(NamedTuple):
 
 
 SB3, CONTRIB, REJAX, SBX = "Stable-Baselines3", "sb3-contrib", "rejax", "SBX"
-PRODUCTS_ALONE = "products alone"
+PRODUCTS_ALONE, TWO_WORKERS = "products alone", "gymnasium, 2 workers"
 PEER = {
     SB3: Side(SB3, PEER_PYTHON, "peers/sb3.py", {}, THREADS),
     CONTRIB: Side(CONTRIB, PEER_PYTHON, "peers/sb3_contributed.py", {}, THREADS),
@@ -56,12 +56,19 @@ PEER = {
 
 def etude_on(*backends: str) -> list[Side]:
     """The sides of etude on the backends."""
-    return [
-        Side(
-            backend, ETUDE_PYTHON, "run_etude.py", {"backend": backend}, {"": {}}, backend == "jax"
-        )
-        for backend in backends
-    ]
+    return [etude_side(backend, backend) for backend in backends]
+
+
+def etude_side(label: str, backend: str, **settings: Any) -> Side:
+    """A side of etude on a backend, with settings of its own."""
+    return Side(
+        label,
+        ETUDE_PYTHON,
+        "run_etude.py",
+        {"backend": backend} | settings,
+        {"": {}},
+        backend == "jax",
+    )
 
 
 def limit_sides(sides: list[Side]) -> list[Side]:
@@ -208,7 +215,7 @@ WORKLOADS = {
         20_000,
         150_000,
         [PEER[SB3], *etude_on("gymnasium", "envpool", "jax")],
-        [Target("gymnasium", SB3, 3.5), Target("envpool", SB3, 8), Target("jax", SB3, 12)],
+        [Target("gymnasium", SB3, 9), Target("envpool", SB3, 8), Target("jax", SB3, 17)],
     ),
     "ppo-cartpole": Workload(
         "PPO on CartPole-v1: 8 copies × 128 steps, 4 epochs of batches of 256",
@@ -217,7 +224,7 @@ WORKLOADS = {
         3_000 * 1024,
         [PEER[SB3], PEER[REJAX], *etude_on("gymnasium", "envpool", "jax")],
         [
-            Target("gymnasium", SB3, 2.5),
+            Target("gymnasium", SB3, 4.8),
             Target("envpool", SB3, 6),
             Target("jax", SB3, 14),
             Target("jax", REJAX, 1.2),
@@ -228,8 +235,16 @@ WORKLOADS = {
         PPO | {"environment": "LunarLander-v3"},
         100 * 1024,
         100 * 1024,
-        [PEER[SB3], *etude_on("gymnasium", "envpool")],
-        [Target("gymnasium", SB3, 2), Target("envpool", SB3, 4)],
+        [
+            PEER[SB3],
+            *etude_on("gymnasium", "envpool"),
+            etude_side(TWO_WORKERS, "gymnasium", workers=2),
+        ],
+        [
+            Target("gymnasium", SB3, 2),
+            Target("envpool", SB3, 4),
+            Target(TWO_WORKERS, "gymnasium", 1.3),
+        ],
     ),
     "ppo-recurrent": Workload(
         "PPO with an LSTM of 64 on CartPole-v1: the same settings, trained through sequences of "
