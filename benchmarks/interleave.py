@@ -69,16 +69,16 @@ def measure(side: Side, result: dict[str, Any], settings: dict[str, Any], unit: 
         )
     except MeasurementError as failure:
         result["error"] = str(failure)
-        console.print(f"{side.label:18} failed: {failure}", style="red", markup=False)
+        console.print(f"{side.label:42} failed: {failure}", style="red", markup=False)
         return
     if "absent" in output:
         result["absent"] = output["absent"]
-        console.print(f"{side.label:18} not installed", markup=False)
+        console.print(f"{side.label:42} not installed", markup=False)
         return
     result["versions"] = output.pop("versions")
     rate = output["steps"] / output["seconds"]
     result["measurements"].append(output | {"rate": rate, "seed": settings["seed"]})
-    console.print(f"{side.label:18} {rate:10,.0f} {unit}/s  {variant}")
+    console.print(f"{side.label:42} {rate:10,.0f} {unit}/s  {variant}")
 
 
 def run_process(command: list[Any], environ: dict[str, str]) -> str:

@@ -15,8 +15,9 @@ import report
 import tables
 from interleave import ENVIRON, interleave
 from report import RESULTS, RUNS
-from workloads import ETUDE_PYTHON, HELP, STARTS, WORKLOADS, Side, Workload
+from workloads import ETUDE_PYTHON, HELP, STARTS, WORKLOADS, Side, Workload, limit_sides
 
+BUDGET = 2.0  # seconds in which an environment, or products, are repeated alone
 console = report.console()
 
 
@@ -24,6 +25,9 @@ def main() -> None:
     options = parse_arguments()
     rounds, directory = (1, RUNS / "quick") if options.quick else (max(1, options.rounds), RESULTS)
     sections, load, succeeded = report.read_results(directory, "speed"), report.average_load(), True
+    if options.page:
+        report.write_results(directory, "speed", sections, tables.speed_page(sections))
+        return
     if not options.quick:
         report.warn_of_load(load, console)
     for name in options.only or [*WORKLOADS, "start-up"]:
@@ -60,13 +64,17 @@ def parse_arguments() -> argparse.Namespace:
         "--rounds", type=int, default=3, help="measurements of each side (default 3)"
     )
     parser.add_argument("--quick", action="store_true", help="a few steps as a check, stored apart")
+    parser.add_argument(
+        "--page", action="store_true", help="write the page of stored results, measure nothing"
+    )
     return parser.parse_args()
 
 
 def measure_workload(workload: Workload, rounds: int, quick: bool) -> dict[str, Any]:
-    """Measure all sides of a workload.
+    """Measure all sides of a workload, and what the limits of etude are made of.
 
-    A trial takes a third of the steps. The clock starts after warm-up and a tenth of the steps.
+    A trial takes a third of the steps. The clock starts after warm-up and a tenth of the steps. The
+    environment and the products alone are repeated for a time, not for a number of steps.
     """
 
     def settings(side, trial):
@@ -76,12 +84,15 @@ def measure_workload(workload: Workload, rounds: int, quick: bool) -> dict[str, 
         return (
             workload.settings
             | side.settings
-            | {"matmuls": workload.matmuls, "steps": steps, "skip": warmup + (steps - warmup) // 10}
+            | {"steps": steps, "skip": warmup + (steps - warmup) // 10}
+            | {"budget": 0.2 if quick else BUDGET}
         )
 
     return {
         "settings": workload.settings,
-        "sides": interleave(workload.sides, rounds, settings, "steps"),
+        "sides": interleave(
+            [*workload.sides, *limit_sides(workload.sides)], rounds, settings, "steps"
+        ),
     }
 
 

@@ -15,8 +15,13 @@ def main() -> None:
 
     workload = json.loads(sys.argv[1])
     algorithm = make_algorithm(workload["algorithm"], workload["hyperparameters"])
+    # JAX is imported, and has not started: the place for what has to be set before it does
     environment = etude.make(
-        workload["environment"], workload["num_envs"], workload["backend"], seed=workload["seed"]
+        workload["environment"],
+        workload["num_envs"],
+        workload["backend"],
+        seed=workload["seed"],
+        workers=workload.get("workers", 0),
     )
     start, compile_seconds = None, 0.0
     for report in etude.progress(

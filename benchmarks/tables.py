@@ -4,14 +4,16 @@ import statistics
 from typing import Any
 
 import report
-from workloads import WORKLOADS, Target
+from workloads import PRODUCTS_ALONE, WORKLOADS, Target, environment_alone
 
 START_UP_HEADINGS = ["from the command line", "seconds (min–max)", "bar", "met"]
 MET = {True: "yes", False: "no", None: "–"}
 NOTES = """# Speed
 
 Environment steps per second with learning, without compiling and warm-up: the median of the rounds.
-The README of the folder above describes the method; speed.json has every figure.
+A limit is the speed of a program that only steps the environment and computes the products of the
+networks, 1 / (1 / environment alone + 1 / products alone), and the share is how much of it etude
+reaches. The README of the folder above describes the method; speed.json has every figure.
 """
 
 
@@ -28,7 +30,8 @@ def speed_section(name: str, section: dict[str, Any]) -> str:
     if "settings" in section:
         hyperparameters = section["settings"]["hyperparameters"]
         lines = [
-            "* settings: " + ", ".join(f"{key} {value}" for key, value in hyperparameters.items())
+            *alone_lines(section["sides"]),
+            "* settings: " + ", ".join(f"{key} {value}" for key, value in hyperparameters.items()),
         ]
     return markdown_section(*table(name, section), section, "steps", lines)
 
@@ -73,6 +76,16 @@ def side_lines(sides: dict[str, Any], unit: str) -> list[str]:
     return [f"* {', '.join(labels)}{text}" for text, labels in lines.items()]
 
 
+def alone_lines(sides: dict[str, Any]) -> list[str]:
+    """Tell the speeds that the limits are computed from, if they have been measured."""
+    rates = [
+        f"{label} {format_range(column(sides[label]['measurements'], 'rate'), ',.0f')}"
+        for label in (PRODUCTS_ALONE, *map(environment_alone, sides))
+        if label in sides
+    ]
+    return [f"* steps/s: {'; '.join(rates)}"] if rates else []
+
+
 def table(name: str, section: dict[str, Any]) -> tuple[str, list[str], list[list[str]]]:
     """Return (title, headings, rows) of a section."""
     has_verdict = not section["quick"]
@@ -89,6 +102,7 @@ def table(name: str, section: dict[str, Any]) -> tuple[str, list[str], list[list
         has_verdict,
         "etude on",
         "steps",
+        with_limits=True,
     )
 
 
@@ -99,14 +113,22 @@ def comparison_table(
     has_verdict: bool,
     etude_heading: str,
     unit: str,
+    with_limits: bool = False,
 ) -> tuple[str, list[str], list[list[str]]]:
     """Return (title, headings, rows) of a comparison of sides."""
     rate = f"{unit}/s (min–max)"
-    headings = [etude_heading, rate, "compile s", "beside", rate, "ratio", "bar", "met"]
-    return title, headings, [speed_row(target, sides, has_verdict) for target in targets]
+    limit = ["limit", "share"] if with_limits else []
+    headings = [etude_heading, rate, "compile s", *limit, "beside", rate, "ratio", "bar", "met"]
+    return (
+        title,
+        headings,
+        [speed_row(target, sides, has_verdict, with_limits) for target in targets],
+    )
 
 
-def speed_row(target: Target, sides: dict[str, Any], has_verdict: bool) -> list[str]:
+def speed_row(
+    target: Target, sides: dict[str, Any], has_verdict: bool, with_limits: bool
+) -> list[str]:
     etude, peer = (
         sides.get(label, {}).get("measurements", []) for label in (target.etude, target.peer)
     )
@@ -115,6 +137,7 @@ def speed_row(target: Target, sides: dict[str, Any], has_verdict: bool) -> list[
         target.etude,
         format_range(column(etude, "rate"), ",.0f"),
         format_median(column(etude, "compile_seconds")),
+        *(limit_cells(target.etude, sides) if with_limits else []),
         target.peer,
         format_range(column(peer, "rate"), ",.0f"),
     ]
@@ -132,6 +155,18 @@ def speed_row(target: Target, sides: dict[str, Any], has_verdict: bool) -> list[
         target_text,
         MET[None if target.min_ratio is None or not has_verdict else ratio >= target.min_ratio],
     ]
+
+
+def limit_cells(label: str, sides: dict[str, Any]) -> list[str]:
+    """The limit of a side of etude, and the share of it that etude reaches."""
+    etude, *alone = (
+        column(sides.get(name, {}).get("measurements", []), "rate")
+        for name in (label, environment_alone(label), PRODUCTS_ALONE)
+    )
+    if not (etude and all(alone)):
+        return ["–", "–"]
+    limit = 1 / sum(1 / statistics.median(rates) for rates in alone)
+    return [f"{limit:,.0f}", f"{statistics.median(etude) / limit:.2f}"]
 
 
 def start_row(label: str, start: dict[str, Any], has_verdict: bool) -> list[str]:

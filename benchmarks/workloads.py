@@ -42,33 +42,54 @@ class Workload(NamedTuple):
     compiled_steps: int  # environment steps of a measurement of `compiled` sides
     sides: list[Side]
     targets: list[Target]
-    matmuls: float = 0  # large matrix products in an update, [batch, width] by [width, width]
 
 
-SB3, CONTRIB, REJAX, SBX, LIMIT = (
-    "Stable-Baselines3",
-    "sb3-contrib",
-    "rejax",
-    "SBX",
-    "its products alone",
-)
+SB3, CONTRIB, REJAX, SBX = "Stable-Baselines3", "sb3-contrib", "rejax", "SBX"
+PRODUCTS_ALONE, TWO_WORKERS = "products alone", "gymnasium, 2 workers"
 PEER = {
     SB3: Side(SB3, PEER_PYTHON, "peers/sb3.py", {}, THREADS),
     CONTRIB: Side(CONTRIB, PEER_PYTHON, "peers/sb3_contributed.py", {}, THREADS),
     REJAX: Side(REJAX, PEER_PYTHON, "peers/rejax_ppo.py", {}, FLAGS, compiled=True),
     SBX: Side(SBX, PEER_PYTHON, "peers/sbx_agents.py", {}, FLAGS),
-    LIMIT: Side(LIMIT, ETUDE_PYTHON, "matmul_limit.py", {}, {"": {}}, compiled=True),
 }
 
 
 def etude_on(*backends: str) -> list[Side]:
     """The sides of etude on the backends."""
+    return [etude_side(backend, backend) for backend in backends]
+
+
+def etude_side(label: str, backend: str, **settings: Any) -> Side:
+    """A side of etude on a backend, with settings of its own."""
+    return Side(
+        label,
+        ETUDE_PYTHON,
+        "run_etude.py",
+        {"backend": backend} | settings,
+        {"": {}},
+        backend == "jax",
+    )
+
+
+def limit_sides(sides: list[Side]) -> list[Side]:
+    """What the limits of the sides of etude are made of: each environment, and the products.
+
+    A limit is 1 / (1 / environment alone + 1 / products alone) environment steps per second.
+    """
+    script, no_variants = "environment_alone.py", {"": {}}
     return [
-        Side(
-            backend, ETUDE_PYTHON, "run_etude.py", {"backend": backend}, {"": {}}, backend == "jax"
-        )
-        for backend in backends
+        *(
+            Side(environment_alone(side.label), ETUDE_PYTHON, script, side.settings, no_variants)
+            for side in sides
+            if side.script == "run_etude.py"
+        ),
+        Side(PRODUCTS_ALONE, ETUDE_PYTHON, "products_alone.py", {}, no_variants),
     ]
+
+
+def environment_alone(label: str) -> str:
+    """The label of the environment alone of a side of etude."""
+    return f"environment alone ({label})"
 
 
 DQN = {
@@ -194,7 +215,7 @@ WORKLOADS = {
         20_000,
         150_000,
         [PEER[SB3], *etude_on("gymnasium", "envpool", "jax")],
-        [Target("gymnasium", SB3, 3.5), Target("envpool", SB3, 8), Target("jax", SB3, 12)],
+        [Target("gymnasium", SB3, 9), Target("envpool", SB3, 8), Target("jax", SB3, 17)],
     ),
     "ppo-cartpole": Workload(
         "PPO on CartPole-v1: 8 copies × 128 steps, 4 epochs of batches of 256",
@@ -203,7 +224,7 @@ WORKLOADS = {
         3_000 * 1024,
         [PEER[SB3], PEER[REJAX], *etude_on("gymnasium", "envpool", "jax")],
         [
-            Target("gymnasium", SB3, 2.5),
+            Target("gymnasium", SB3, 4.8),
             Target("envpool", SB3, 6),
             Target("jax", SB3, 14),
             Target("jax", REJAX, 1.2),
@@ -214,8 +235,16 @@ WORKLOADS = {
         PPO | {"environment": "LunarLander-v3"},
         100 * 1024,
         100 * 1024,
-        [PEER[SB3], *etude_on("gymnasium", "envpool")],
-        [Target("gymnasium", SB3, 2), Target("envpool", SB3, 4)],
+        [
+            PEER[SB3],
+            *etude_on("gymnasium", "envpool"),
+            etude_side(TWO_WORKERS, "gymnasium", workers=2),
+        ],
+        [
+            Target("gymnasium", SB3, 2),
+            Target("envpool", SB3, 4),
+            Target(TWO_WORKERS, "gymnasium", 1.3),
+        ],
     ),
     "ppo-recurrent": Workload(
         "PPO with an LSTM of 64 on CartPole-v1: the same settings, trained through sequences of "
@@ -247,31 +276,16 @@ WORKLOADS = {
         SAC,
         4_000,
         6_000,
-        [PEER[SB3], PEER[SBX], PEER[LIMIT], *etude_on("gymnasium", "jax")],
-        [
-            Target("gymnasium", SB3, 2.2),
-            Target("gymnasium", SBX, 1.35),
-            Target("jax", SB3, 2.5),
-            Target("jax", LIMIT),
-        ],
-        # two critics: target 1, forward and backward 3, at the action of the policy 2;
-        # policy: target 1, forward and backward 3
-        matmuls=2 * (1 + 3 + 2) + 1 + 3,
+        [PEER[SB3], PEER[SBX], *etude_on("gymnasium", "jax")],
+        [Target("gymnasium", SB3, 2.2), Target("gymnasium", SBX, 1.35), Target("jax", SB3, 2.5)],
     ),
     "td3-pendulum": Workload(
         "TD3 on Pendulum-v1: the same settings, the policy moving every second step",
         TD3,
         4_000,
         6_000,
-        [PEER[SB3], PEER[SBX], PEER[LIMIT], *etude_on("gymnasium", "jax")],
-        [
-            Target("gymnasium", SB3, 2.2),
-            Target("gymnasium", SBX, 1.35),
-            Target("jax", SB3, 2.5),
-            Target("jax", LIMIT),
-        ],
-        # as for SAC, but only every second step updates the policy, with one critic
-        matmuls=2 * (1 + 3) + 1 + (3 + 2) / 2,
+        [PEER[SB3], PEER[SBX], *etude_on("gymnasium", "jax")],
+        [Target("gymnasium", SB3, 2.2), Target("gymnasium", SBX, 1.35), Target("jax", SB3, 2.5)],
     ),
 }
 STARTS = {  # seconds at most with an empty (cold) or a full (warm) cache of compiled programs
