@@ -58,8 +58,7 @@ def here(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
 
 @contextlib.contextmanager
 def programs_kept():
-    """Here too, a program that was compiled before, also by a process, is not compiled again; one
-    that calls a simulator is."""
+    """Here too, a program that was compiled before, also by a process, is not compiled again."""
     options = {
         "jax_compilation_cache_dir": CACHE.name,
         "jax_persistent_cache_min_compile_time_secs": 0,

@@ -73,7 +73,8 @@ def init_train_state(
 ) -> TrainState:
     """The state of training before the first iteration; `initial` has components of another run."""
     keys = split_run_key(key)
-    # two programs, since JAX's cache does not keep a program with a callback, as a reset may have
+    # two programs: the first is the same in every process, and JAX's cache keeps it, while host
+    # calls, which a reset may have, are numbered as they come
     algorithm_state = jax.jit(partial(init_state, algorithm, spec=environment.spec))(
         keys.init, outside=outside
     )

@@ -274,6 +274,7 @@ def test_a_larger_budget_keeps_where_the_run_began_and_says_that_it_was_elsewher
     began = {
         "versions": read_config(directory)["versions"] | {"jax": "0.0.1"},
         "machine": read_config(directory)["machine"] | {"cores": 77},
+        "threads": 77,
     }
     rewrite_config(directory, began)
     with (
@@ -284,7 +285,7 @@ def test_a_larger_budget_keeps_where_the_run_began_and_says_that_it_was_elsewher
             etude.resume(directory, steps, progress=False)
             ((said,), _) = warn.call_args
             assert "this run began elsewhere" in said
-            assert "jax 0.0.1 is now" in said and "cores 77 is now" in said
+            assert "jax 0.0.1 is now" in said and "threads 77 is now" in said
             config = read_config(directory)
             assert config["steps"] == steps and config | began == config
     assert warn.call_count == 2

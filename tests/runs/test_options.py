@@ -15,6 +15,7 @@ from etude.cli import flags
 from etude.cli.main import Train
 from etude.errors import InvalidInput
 from etude.runs.options import AT_LEAST, AT_MOST, RecordedOptions, RunOptions
+from etude.runs.threads import threads_in_use
 from etude.runs.train import defaults_for, preset_note
 
 NAMES = [field.name for field in dataclasses.fields(RunOptions)]
@@ -49,6 +50,7 @@ def test_every_option_is_a_flag_a_keyword_and_a_key(tmp_path):
         evaluate_with=3,
         until=475.0,
         patience=4,
+        threads=threads_in_use(),
         frame_stack=2,
         action_masks=False,
         options={"sutton_barto_reward": True},

@@ -278,8 +278,9 @@ def run_headline(settings: Settings, directory: Path) -> list[str]:
     seeds = f"{settings.seeds} seeds" if settings.seeds > 1 else f"seed {settings.seed}"
     environments = f"{settings.num_envs} copies" if settings.num_envs > 1 else "1 copy"
     origin = f"{settings.backend} backend · {environments}" if settings.plays else "does not play"
+    threads = "1 thread" if settings.threads == 1 else f"{settings.threads} threads"
     return [
-        f"{settings.title} · {origin} · {seeds} · "
+        f"{settings.title} · {origin} · {threads} · {seeds} · "
         f"{settings.steps:,} {settings.unit}{' each' if settings.seeds > 1 else ''}",
         f"run     {directory}",
         *budget_lines(settings),

@@ -26,6 +26,7 @@ AT_LEAST = {
     "evaluate_with": 1,
     "patience": 1,
     "checkpoint_interval": 1,
+    "threads": 1,
 }
 AT_MOST = {  # beyond these is a mistake, or a file that is not to be believed
     "steps": 10**15,
@@ -42,6 +43,7 @@ AT_MOST = {  # beyond these is a mistake, or a file that is not to be believed
     "patience": 10**9,
     "environment_timeout": 10**9,
     "replay_limit": 10**9,
+    "threads": 2**12,
 }
 MAX_EVALUATION_STEPS = 30_000
 SOLVED = "solved"
@@ -105,6 +107,9 @@ class TrainingOptions:
     """
     patience: int | None = None
     """end the training of a seed after this many evaluations in a row without a better one"""
+    threads: int | None = None
+    """threads that XLA computes with on a CPU; by default one where the networks are small, and one
+    for each core where they are large, or as many as the variable PJRT_NPROC says"""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,7 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from etude.errors import Diverged, EnvironmentFault, InvalidInput
 from etude.runs.interrupt import Interrupted, InterruptHandler
@@ -14,6 +14,7 @@ from etude.runs.job import train_job
 from etude.runs.job_checkpoints import TrainJob
 from etude.runs.job_progress import ProgressEvent
 from etude.runs.settings import Settings
+from etude.runs.threads import start_with
 from etude.storage.writer_lock import sole_writer
 
 ERRORS: dict[str, type[Exception]] = {
@@ -130,6 +131,7 @@ def process_main(pipe: Connection, settings: Settings, job: TrainJob, core: int 
     """The main function of a worker process: train the job and send its events."""
     if core is not None:
         os.sched_setaffinity(0, {core})
+    start_with(cast(int, settings.threads))
     # the parent handles Ctrl-C and sends SIGTERM
     with InterruptHandler(ignore_ctrl_c=True) as interrupt:
         try:

@@ -40,7 +40,15 @@ from etude.runs.options import AT_MOST, check_whole
 from etude.runs.outside import DatasetLike, describe, open_dataset, reopen_dataset
 from etude.runs.periodic_evaluation import state_of_seed
 from etude.runs.processes import usable_cores
-from etude.runs.settings import CONFIG, Settings, from_json, read_config, to_json, write_config
+from etude.runs.settings import (
+    CONFIG,
+    Settings,
+    from_json,
+    read_config,
+    start_as_before,
+    to_json,
+    write_config,
+)
 from etude.runs.torsos import TorsoLike, names_torso
 from etude.storage import files, metrics_csv
 from etude.storage.files import CorruptFile
@@ -498,6 +506,7 @@ def load(
             written, and for another algorithm, environment or torso than the run's.
     """
     config = read_config(Path(path))
+    start_as_before(config)  # what it computes now is then what it computed in training
     return Run(Path(path), from_json(config, algorithm, environment, torso))
 
 

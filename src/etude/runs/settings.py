@@ -4,7 +4,6 @@ import dataclasses
 import difflib
 import importlib.metadata
 import math
-import os
 import platform
 import sys
 from pathlib import Path
@@ -30,6 +29,7 @@ from etude.errors import InvalidInput
 from etude.importing import is_importable, split_name
 from etude.kinds import code_fields, kinds_of, qualified_name, tag_of
 from etude.runs.options import AT_LEAST, AT_MOST, RecordedOptions, check_whole
+from etude.runs.threads import num_cores, start_with, threads_in_use
 from etude.runs.torsos import TorsoLike, find_torso, restore_torso, torso_of
 from etude.spaces import EnvironmentSpec
 from etude.storage import files
@@ -37,7 +37,7 @@ from etude.storage.files import CorruptFile
 from etude.struct import LARGEST
 from etude.training import iterations_of
 
-CONFIG, FORMAT = "config.json", 3
+CONFIG, FORMAT = "config.json", 4
 # fields of Settings that config.json holds in another form, or not at all
 NOT_PLAIN = ("name", "algorithm", "source", "dataset", "outside", "initial", "initial_components")
 PACKAGES = ("jax", "jaxlib", "equinox", "optax", "gymnasium", "numpy", "envpool", "box2d")
@@ -75,6 +75,7 @@ class Settings(RecordedOptions):
     backend: str  # jax, envpool or gymnasium; none where the algorithm does not play
     num_envs: int
     until: float | None = None  # the mean return itself, also where "solved" was asked for
+    threads: int | None = None  # that training computes with; None until they are chosen
     row_every: int = 1  # iterations per row of metrics
     checkpoint_every: int = 1  # iterations between checkpoints: a multiple of row_every
     # of observation and action, by which an environment given as an object is known again
@@ -223,6 +224,19 @@ def read_config(directory: Path) -> dict[str, Any]:
             "`etude train` wrote"
         )
     return files.read_sealed(directory / CONFIG, FORMAT)
+
+
+def start_as_before(config: dict[str, Any]) -> None:
+    """Let JAX start with the threads of the run with this config.json, where it has not started.
+
+    Raises CorruptFile where the run has none.
+    """
+    threads = config.get("threads")
+    if not isinstance(threads, int) or not AT_LEAST["threads"] <= threads <= AT_MOST["threads"]:
+        raise CorruptFile(
+            f"config.json gives threads as {threads!r:.80}, which is no number of them"
+        )
+    start_with(threads)
 
 
 def write_config(directory: Path, config: dict[str, Any]) -> None:
@@ -429,10 +443,9 @@ def package_versions() -> dict[str, str]:
 
 
 def machine_info() -> dict[str, Any]:
-    """The machine of a run; results on a CPU differ between one visible core and two."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    """The machine of a run."""
     return {
-        "cores": cores,
+        "cores": num_cores(),
         "device": jax.devices()[0].device_kind,
         "platform": platform.platform(),
         "processor": platform.machine(),
@@ -440,13 +453,15 @@ def machine_info() -> dict[str, Any]:
 
 
 def environment_changes(config: dict[str, Any]) -> list[str]:
-    """List the changes of versions, cores and device since a run began, which may change bits."""
+    """List the changes of versions, threads and device since a run began, which may change bits."""
+    now = {"versions": package_versions(), "machine": machine_info(), "threads": threads_in_use()}
     recorded, current = (
         {
-            **source.get("versions", {}),
-            **{name: source.get("machine", {}).get(name) for name in ("cores", "device")},
+            **source["versions"],
+            "threads": source["threads"],
+            "device": source["machine"].get("device"),
         }
-        for source in (config, {"versions": package_versions(), "machine": machine_info()})
+        for source in (config, now)
     )
     return [
         f"{name} {recorded.get(name)} is now {current.get(name)}"

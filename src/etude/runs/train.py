@@ -37,10 +37,12 @@ from etude.runs.settings import (
     from_json,
     read_config,
     spaces_text,
+    start_as_before,
     to_json,
     write_config,
 )
 from etude.runs.stopping import early_stops
+from etude.runs.threads import choose_threads, num_cores, start_with
 from etude.runs.torsos import TorsoLike, torso_of, with_torso
 from etude.runs.video import record_video
 from etude.storage import files
@@ -207,6 +209,10 @@ def resolve_settings(
     )
     settings.validate_fields()
     spec = settings.outline().spec
+    threads = choose_threads(
+        options.threads, algorithm, spec, settings.seeds, settings.in_one_program
+    )
+    settings = replace(settings, threads=start_with(threads))
     if settings.algorithm.assumes.goals and settings.frame_stack > 1:
         raise InvalidInput(
             f"frame_stack is {settings.frame_stack}, and {name} reaches goals, of which a stack is "
@@ -360,6 +366,7 @@ def resume(
     read_config(directory)  # a lock is for runs alone
     with sole_writer(directory):
         config = read_config(directory)
+        start_as_before(config)
         run = Run(directory, from_json(config, algorithm, environment, torso))
         rules = run.settings.until, run.settings.patience
         run = ready_to_resume(run, steps, environment, dataset, video)
@@ -379,6 +386,11 @@ def resume(
             display.warn(
                 f"this run began elsewhere ({'; '.join(changes)}): it goes on, but not bit "
                 "for bit as it would have there"
+            )
+        elif (cores := config["machine"].get("cores")) != num_cores():
+            display.note(
+                f"this run began with {cores} cores, and here are {num_cores()}: it goes on bit "
+                f"for bit, since XLA computes with as many threads ({run.settings.threads})"
             )
         return run_training(run, display, video)
 

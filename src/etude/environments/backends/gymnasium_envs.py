@@ -183,10 +183,10 @@ def check_reset(env: gymnasium.Env, spec: EnvironmentSpec, timeout: float) -> No
 
 
 def make_layout(spec: EnvironmentSpec) -> StepLayout:
-    """Return the byte layout of the steps of environments with this spec."""
+    """Return the byte layout of the steps of environments with this spec, without starting JAX."""
     leaves_and_zeros = zip(
         spaces.leaves_with_path(spec.observation),
-        jax.tree.leaves(spec.observation.zeros()),
+        jax.tree.leaves(jax.eval_shape(spec.observation.zeros)),
         strict=True,
     )
     return StepLayout(
@@ -196,7 +196,7 @@ def make_layout(spec: EnvironmentSpec) -> StepLayout:
             ObservationLeaf(path, zero.dtype.name, space_to_gymnasium(leaf))
             for (path, leaf), zero in leaves_and_zeros
         ],
-        spec.action.zeros().dtype.name,
+        jax.eval_shape(spec.action.zeros).dtype.name,
         spaces.gymnasium_dtype(spec.action),
         choice_counts(spec.action),
     )
