@@ -454,7 +454,11 @@ def machine_info() -> dict[str, Any]:
 
 def environment_changes(config: dict[str, Any]) -> list[str]:
     """List the changes of versions, threads and device since a run began, which may change bits."""
-    now = {"versions": package_versions(), "machine": machine_info(), "threads": threads_in_use()}
+    now: dict[str, Any] = {
+        "versions": package_versions(),
+        "machine": machine_info(),
+        "threads": threads_in_use(),
+    }
     recorded, current = (
         {
             **source["versions"],

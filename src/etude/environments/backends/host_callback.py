@@ -18,7 +18,6 @@ import numpy as np
 from jax.extend.core import Primitive
 from jax.interpreters import batching, mlir
 
-from etude.environments.backends.ffi_handler import Handler
 from etude.errors import InvalidInput
 
 _raised: list[BaseException] = []  # by host functions since the last `raise_host_errors` began
@@ -33,8 +32,8 @@ def host_call(function: Callable[..., Any], result: Any, *arguments: Any) -> Any
     """
     leaves, structure = jax.tree.flatten(arguments)
     shapes, result_structure = jax.tree.flatten(result)
-    takes_arrays = structure == jax.tree.structure(tuple(leaves))
-    returns_array = result_structure == jax.tree.structure(0)
+    is_leaf, children = jax.tree_util.treedef_is_leaf, jax.tree_util.treedef_children
+    takes_arrays, returns_array = all(map(is_leaf, children(structure))), is_leaf(result_structure)
 
     def flat_function(*leaves):
         outputs = function(*(leaves if takes_arrays else jax.tree.unflatten(structure, leaves)))
@@ -80,6 +79,8 @@ def _call_eagerly(*arguments, function, shapes):
 
 
 def _lower_on_cpu(context, *arguments, function, shapes):
+    from etude.environments.backends.ffi_handler import Handler
+
     name = f"etude_host_call_{next(_handler_numbers)}"
     handler = Handler(function, context.avals_in, context.avals_out, _raised.append)
     context.module_context.add_keepalive(handler)
