@@ -28,7 +28,6 @@ def main() -> None:
 
     workload = json.loads(sys.argv[1])
     algorithm = make_algorithm(workload["algorithm"], workload["hyperparameters"])
-    # what run_etude.py sets before JAX starts has to be set here too
     counts = products_per_step(algorithm, workload)
     budget = workload["budget"] / len(counts)
     rows = [
@@ -52,6 +51,7 @@ def products_per_step(algorithm: Any, workload: dict[str, Any]) -> dict[Any, flo
     import jax
     import jax.numpy as jnp
     from products import with_counts
+    from run_etude import start_jax
 
     from etude.environments.registry import JAX_ENVIRONMENTS
     from etude.environments.sources import environment_source
@@ -61,6 +61,7 @@ def products_per_step(algorithm: Any, workload: dict[str, Any]) -> dict[Any, flo
     environment = environment_source(name).outline(
         num_envs, "jax" if name in JAX_ENVIRONMENTS else "gymnasium"
     )
+    start_jax(algorithm, environment.spec)
     key = jax.random.key(workload["seed"])
     init = partial(init_train_state, algorithm, environment)
     products, train_counting = with_counts(

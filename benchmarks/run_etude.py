@@ -15,7 +15,6 @@ def main() -> None:
 
     workload = json.loads(sys.argv[1])
     algorithm = make_algorithm(workload["algorithm"], workload["hyperparameters"])
-    # JAX is imported, and has not started: the place for what has to be set before it does
     environment = etude.make(
         workload["environment"],
         workload["num_envs"],
@@ -23,6 +22,7 @@ def main() -> None:
         seed=workload["seed"],
         workers=workload.get("workers", 0),
     )
+    start_jax(algorithm, environment.spec)
     start, compile_seconds = None, 0.0
     for report in etude.progress(
         algorithm, environment, jax.random.key(workload["seed"]), workload["steps"]
@@ -42,6 +42,14 @@ def main() -> None:
             }
         )
     )
+
+
+def start_jax(algorithm: Any, spec: Any) -> None:
+    """Let JAX start with the threads that `etude train` takes for this algorithm."""
+    from etude.runs.threads import choose_threads, is_started, start_with
+
+    assert not is_started()
+    start_with(choose_threads(None, algorithm, spec, 1, True))
 
 
 def make_algorithm(name: str, hyperparameters: dict[str, Any]) -> Any:
