@@ -12,6 +12,7 @@ def main() -> None:
     import jax
 
     from etude.runs.settings import package_versions
+    from etude.runs.threads import is_started
 
     workload = json.loads(sys.argv[1])
     algorithm = make_algorithm(workload["algorithm"], workload["hyperparameters"])
@@ -22,6 +23,7 @@ def main() -> None:
         seed=workload["seed"],
         workers=workload.get("workers", 0),
     )
+    assert not is_started()
     start_jax(algorithm, environment.spec)
     start, compile_seconds = None, 0.0
     for report in etude.progress(
@@ -46,9 +48,8 @@ def main() -> None:
 
 def start_jax(algorithm: Any, spec: Any) -> None:
     """Let JAX start with the threads that `etude train` takes for this algorithm."""
-    from etude.runs.threads import choose_threads, is_started, start_with
+    from etude.runs.threads import choose_threads, start_with
 
-    assert not is_started()
     start_with(choose_threads(None, algorithm, spec, 1, True))
 
 
