@@ -198,18 +198,17 @@ def test_notices_of_processes_are_said_once(workers):
 
 LEFT_OPEN = """
 import multiprocessing
-from gymnasium_probes import Counter
-from etude.environments.backends.gymnasium_envs import GymnasiumEnvs
 
 def play():
     global envs
+    from gymnasium_probes import Counter
+    from etude.environments.backends.gymnasium_envs import GymnasiumEnvs
     envs = GymnasiumEnvs(Counter, 1, workers=1).vector_env
     envs.reset(0)
 
 if __name__ == "__main__":
     process = multiprocessing.get_context("spawn").Process(target=play)
     process.start()
-    play()
     process.join()
     print(process.exitcode)
 """
@@ -217,7 +216,7 @@ if __name__ == "__main__":
 
 @pytest.mark.slow
 def test_workers_that_nobody_closed_end_with_the_program(tmp_path):
-    """Though they ignore the signal by which Python ends its daemons; also in its processes."""
+    """Though they ignore the signal by which Python ends its daemons."""
     (tmp_path / "left_open.py").write_text(LEFT_OPEN)
     done = subprocess.run(
         [sys.executable, str(tmp_path / "left_open.py")],
