@@ -64,10 +64,21 @@ def test_the_end_of_one_end_is_an_error_at_the_other_and_of_both(ends):
     assert not isinstance(raised.value, TimeoutError)
 
 
-def test_a_single_byte_wakes_where_the_system_has_poll(monkeypatch):
+def test_a_time_limit_holds_for_the_wait_that_has_it(ends):
+    one, other = ends
+    with pytest.raises(TimeoutError):
+        other.receive(1e-9)  # which is not no limit
+    threading.Timer(0.2, one.send, [b"late"]).start()
+    with pytest.raises(TimeoutError):
+        other.receive(0.01)
+    assert other.receive() == b"late"
+
+
+def test_a_single_byte_wakes_where_a_pipe_is_a_pair_of_sockets(monkeypatch):
     connection, other = multiprocessing.Pipe()
     assert type(channel_of(connection)) is ByteChannel
-    monkeypatch.delattr("select.poll")
-    assert type(channel_of(connection)) is MessageChannel
+    with monkeypatch.context() as patch:
+        patch.setattr("os.name", "nt")
+        assert type(channel_of(connection)) is MessageChannel
     connection.close()
     other.close()

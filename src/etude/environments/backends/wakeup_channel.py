@@ -4,7 +4,8 @@ This module needs the standard library alone, so that worker processes start wit
 """
 
 import os
-import select
+import socket
+import struct
 from multiprocessing.connection import Connection
 
 WAKE_UP = b""  # what `receive` returns for a wake-up; no message is empty
@@ -43,16 +44,18 @@ class MessageChannel:
 
 
 class ByteChannel(MessageChannel):
-    """A MessageChannel on which a wake-up is a single byte, which costs a third of a message."""
+    """A MessageChannel on which a wake-up is a single byte, which costs a third of a message.
+
+    Its pipe has to be a pair of sockets, as that of POSIX systems. A socket keeps the time limit of
+    its reads, so that a wait is one call of the operating system.
+    """
 
     BYTE, BEFORE_MESSAGE = b"w", b"m"
 
     def __init__(self, connection: Connection):
         super().__init__(connection)
         self.descriptor = connection.fileno()
-        poll = select.poll()
-        poll.register(self.descriptor, select.POLLIN)
-        self.poll = poll.poll
+        self.seconds: float | None = None  # the time limit of a read
 
     def wake(self) -> None:
         os.write(self.descriptor, self.BYTE)
@@ -62,27 +65,31 @@ class ByteChannel(MessageChannel):
         self.connection.send_bytes(message)
 
     def receive(self, seconds: float | None = None) -> bytes:
-        # without a time limit, to read is to wait
-        if seconds is not None and not self.poll(1000 * seconds):
-            raise TimeoutError
-        byte = os.read(self.descriptor, 1)
-        if byte == self.BYTE:
-            return WAKE_UP
-        if byte == self.BEFORE_MESSAGE:
-            return self.connection.recv_bytes()
+        if seconds != self.seconds:
+            self._set_time_limit(seconds)
+        try:
+            byte = os.read(self.descriptor, 1)
+            if byte == self.BYTE:
+                return WAKE_UP
+            if byte == self.BEFORE_MESSAGE:
+                return self.connection.recv_bytes()
+        except BlockingIOError:
+            raise TimeoutError from None
         raise EOFError
 
     def close(self) -> None:
         super().close()
         self.descriptor = -1  # the number may soon be that of another file
-        self.poll = no_wait
 
-
-def no_wait(milliseconds: float | None = None) -> list[tuple[int, int]]:
-    """The `poll` of a channel that is closed: to read fails at once."""
-    return [(-1, select.POLLNVAL)]
+    def _set_time_limit(self, seconds: float | None) -> None:
+        # a `timeval` in C, of which 0 is no limit
+        microseconds = 0 if seconds is None else max(1, round(1e6 * seconds))
+        limit = struct.pack("ll", *divmod(microseconds, 10**6))
+        with socket.socket(fileno=os.dup(self.descriptor)) as same_socket:
+            same_socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
+        self.seconds = seconds
 
 
 def channel_of(connection: Connection) -> MessageChannel:
     """The fastest channel over a duplex pipe that this operating system has."""
-    return ByteChannel(connection) if hasattr(select, "poll") else MessageChannel(connection)
+    return ByteChannel(connection) if os.name == "posix" else MessageChannel(connection)
