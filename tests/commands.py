@@ -76,7 +76,7 @@ def programs_kept():
     use(before)
 
 
-def start(*arguments: str, cwd: Path) -> subprocess.Popen:
+def start(*arguments: str, cwd: Path, **options) -> subprocess.Popen:
     """The running process of `etude *arguments`."""
     return subprocess.Popen(
         command(arguments),
@@ -85,6 +85,7 @@ def start(*arguments: str, cwd: Path) -> subprocess.Popen:
         stderr=subprocess.STDOUT,
         text=True,
         env=environment(well=False),
+        **options,
     )
 
 

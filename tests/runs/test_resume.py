@@ -264,6 +264,27 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path, words, backend, seeds
     same(tmp_path / "whole", tmp_path / "killed")
 
 
+@pytest.mark.slow
+def test_a_signal_to_all_processes_is_answered_by_the_trainer_which_saves(tmp_path):
+    """As a scheduler ends a job: the workers still tell what the checkpoint needs."""
+    words = (*DQN_WORDS, *COMMON, "--num-envs", 2, "--backend", "gymnasium")
+    asked = ("train", *words, "--steps", 4_000)
+    assert here(*asked, "--out", "whole", cwd=tmp_path).returncode == 0
+    process = start(
+        *asked, "--workers", 2, "--out", "stopped", cwd=tmp_path, start_new_session=True
+    )
+    until(lambda: checkpoints(tmp_path / "stopped"), process)
+    before = max(checkpoints(tmp_path / "stopped"))
+    os.killpg(process.pid, signal.SIGTERM)
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 143, said
+    assert "etude resume stopped" in said
+    assert before <= max(checkpoints(tmp_path / "stopped")) < 4_000 * 0.95
+    resumed = here("resume", "stopped", cwd=tmp_path)
+    assert resumed.returncode == 0, resumed.stderr
+    same(tmp_path / "whole", tmp_path / "stopped")
+
+
 @pytest.mark.system
 def test_seeds_over_processes_resume_exactly(tmp_path):
     """And each is the seed alone."""

@@ -1,8 +1,11 @@
 """Copies shared out over processes are the copies of one process, and a process that is gone is
 said to be."""
 
+import contextlib
 import os
 import signal
+import subprocess
+import sys
 import threading
 from functools import partial
 
@@ -10,17 +13,27 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from gymnasium.spaces import Box
 from gymnasium_probes import Counter
 from gymnasium_spaces import ACTIONS, OBSERVATIONS, Echo, Faulty, Modules, Noise, Unmakeable
 
 from etude.environments.backends.gymnasium_envs import GymnasiumEnvs, make_layout
-from etude.environments.backends.in_process import InProcessEnvs
+from etude.environments.backends.in_process import NO_LIMITS, HostLimits, InProcessEnvs
+from etude.environments.backends.watchdog import GRACE
 from etude.environments.backends.worker_processes import WorkerEnvs
 from etude.errors import EnvironmentFault
 from etude.spaces import EnvironmentSpec, space_from_gymnasium
 from etude.training import run_compiled
 
 KEY = jax.random.key(0)
+
+
+class Beyond(Counter):
+    """Begins with an observation outside of its bounds."""
+
+    def __init__(self):
+        super().__init__()
+        self.observation_space = Box(1, self.length, (1,), np.float32)
 
 
 def spec_of(environment, count):
@@ -36,8 +49,9 @@ def workers():
     """A function that makes workers and closes them when the test is over."""
     made = []
 
-    def start(make, environment, count, processes):
-        made.append(WorkerEnvs(make, count, make_layout(spec_of(environment, count)), processes))
+    def start(make, environment, count, processes, limits=NO_LIMITS):
+        layout = make_layout(spec_of(environment, count))
+        made.append(WorkerEnvs(make, count, layout, processes, limits))
         return made[-1]
 
     yield start
@@ -57,13 +71,17 @@ def test_many_processes_tell_what_one_tells_bit_for_bit(workers):
     )
     assert [(share.start, share.stop) for share in spread.slices] == [(0, 3), (3, 5)]
     rng = np.random.default_rng(0)
+    told, expected = [], []
     for seed in (7, 2**32 - 1, 7):
-        np.testing.assert_array_equal(spread.reset(seed), alone.reset(seed))
+        told.append(spread.reset(seed))
+        expected.append(alone.reset(seed))
         for _ in range(20):
             actions = rng.integers(2, size=(count, 2, 2)).astype(np.int32)
-            rows = spread.step(actions)
-            assert rows.shape == (count, alone.layout.dtype.itemsize)
-            np.testing.assert_array_equal(rows, alone.step(actions))
+            told.append(spread.step(actions))
+            expected.append(alone.step(actions))
+    assert told[-1].shape == (count, alone.layout.dtype.itemsize)
+    # also what was told first, which later steps leave as it is
+    np.testing.assert_array_equal(told, expected)
 
 
 @pytest.mark.slow
@@ -100,7 +118,8 @@ def test_processes_start_without_jax_and_never_more_than_copies(workers):
 def test_a_process_that_is_killed_is_a_fault(workers, moment):
     spread = workers(Counter, Counter(), 4, 2)
     spread.reset(0)
-    os.kill(spread.processes[0].pid, signal.SIGINT)  # Ctrl-C is the trainer's to answer
+    for number in (signal.SIGINT, signal.SIGTERM):  # which are the trainer's to answer
+        os.kill(spread.processes[0].pid, number)
     rows = spread.step(np.zeros(4, np.int32)).view(spread.layout.dtype)
     assert (rows["next_observation0"] == 1).all()
     if moment == "before it is asked":
@@ -114,6 +133,99 @@ def test_a_process_that_is_killed_is_a_fault(workers, moment):
             EnvironmentFault, match="the process of copies 2 to 3 died with exit status -9"
         ):
             spread.step(np.zeros(4, np.int32))
+
+
+class Interrupted(BaseException):
+    """Raised by a signal, as KeyboardInterrupt is."""
+
+
+@contextlib.contextmanager
+def stopped(process):
+    """A block in which a process does nothing, whatever it is asked."""
+    os.kill(process.pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ProcessLookupError):  # it has been killed
+            os.kill(process.pid, signal.SIGCONT)
+
+
+@pytest.mark.slow
+def test_what_was_asked_before_an_interrupt_is_never_taken_for_a_later_answer(workers):
+    def interrupt(number, frame):
+        raise Interrupted
+
+    spread = workers(Counter, Counter(), 2, 2)
+    spread.reset(0)
+    handler = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        with stopped(spread.processes[0]), pytest.raises(Interrupted):
+            signal.setitimer(signal.ITIMER_REAL, 0.2)
+            spread.step(np.zeros(2, np.int32))
+    finally:
+        signal.signal(signal.SIGALRM, handler)
+    assert spread.notices() == []
+    for ask in (lambda: spread.step(np.zeros(2, np.int32)), lambda: spread.reset(0)):
+        with pytest.raises(EnvironmentFault, match="was interrupted; make them anew"):
+            ask()
+
+
+@pytest.mark.slow
+def test_a_process_that_does_not_answer_in_time_is_a_fault(workers):
+    """Where not even the watchdog of its own runs."""
+    spread = workers(Counter, Counter(), 2, 1, HostLimits(timeout=2))
+    assert spread.deadlines == [2 * 2 * 2 + 2 * GRACE]
+    spread.reset(0)
+    spread.deadlines = [0.2]
+    process = spread.processes[0]
+    late = pytest.raises(EnvironmentFault, match="copies 0 to 1 has not answered for 0.2 sec")
+    with stopped(process), late:
+        spread.step(np.zeros(2, np.int32))
+    process.join()
+    assert spread.notices() == []
+    with pytest.raises(EnvironmentFault, match="copies 0 to 1 died with exit status -9"):
+        spread.step(np.zeros(2, np.int32))
+
+
+@pytest.mark.slow
+def test_notices_of_processes_are_said_once(workers):
+    spread = workers(Beyond, Beyond(), 2, 2)
+    spread.reset(0)
+    (notice,) = spread.notices()
+    assert notice.startswith("Beyond: an observation at index [0] is 0, and its space is Box(1.0")
+    assert spread.notices() == []
+
+
+LEFT_OPEN = """
+import multiprocessing
+
+def play():
+    global envs
+    from gymnasium_probes import Counter
+    from etude.environments.backends.gymnasium_envs import GymnasiumEnvs
+    envs = GymnasiumEnvs(Counter, 1, workers=1).vector_env
+    envs.reset(0)
+
+if __name__ == "__main__":
+    process = multiprocessing.get_context("spawn").Process(target=play)
+    process.start()
+    process.join()
+    print(process.exitcode)
+"""
+
+
+@pytest.mark.slow
+def test_workers_that_nobody_closed_end_with_the_program(tmp_path):
+    """Though they ignore the signal by which Python ends its daemons."""
+    (tmp_path / "left_open.py").write_text(LEFT_OPEN)
+    done = subprocess.run(
+        [sys.executable, str(tmp_path / "left_open.py")],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "0\n", "")
 
 
 @pytest.mark.slow

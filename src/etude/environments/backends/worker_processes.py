@@ -1,33 +1,46 @@
 """Vectorized Gymnasium environments in worker processes, for environments that are slow to step."""
 
 import contextlib
+import ctypes
 import multiprocessing
 import os
 import signal
 import threading
 import time
 import traceback
+import weakref
 from collections.abc import Callable, Iterator
+from multiprocessing import resource_tracker, util
 from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
+from typing import Any
 
 import gymnasium
 import numpy as np
 
 from etude.environments.backends.episode_log import EpisodeLog, join_logs, split_log
 from etude.environments.backends.in_process import NO_LIMITS, HostLimits, InProcessEnvs, StepLayout
+from etude.environments.backends.wakeup_channel import WAKE_UP, channel_of
 from etude.environments.backends.watchdog import GRACE, STUCK
 from etude.errors import EnvironmentFault
 
 CLOSE_SECONDS = 5.0  # that a process has to close its environments
-RESET, STEP, LOG, REPLAY, CLOSE = b"r", b"s", b"l", b"p", b"c"  # first byte of a request
-# first byte of a response; a notice precedes another response
-RESULTS, FAULT, NOTICE = b"o", b"e", b"n"
+# first byte of a request; a wake-up alone asks for a step
+RESET, LOG, REPLAY, NOTICES, CLOSE = b"r", b"l", b"p", b"n", b"c"
+RESULTS, FAULT = b"o", b"e"  # first byte of a response; a wake-up alone says that the rows are done
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)  # which the trainer answers
+ROWS_ALIGNMENT = 64  # bytes, a line of a processor's cache
 
 
 class WorkerEnvs:
     """`InProcessEnvs` divided over `workers` processes that step at the same time.
 
-    Only bytes cross: a request is a verb with its argument; a response, rows or an error.
+    Actions and rows lie in memory that the processes share, and each process reads and writes the
+    part of its own copies. A step is a wake-up to each process and one back. The other requests are
+    messages: a verb with its argument. So are the other responses: bytes, or an error.
+
+    A process writes rows only between a request and its response, and they are copied when all have
+    responded. So nothing that was returned changes later.
     """
 
     def __init__(
@@ -44,33 +57,53 @@ class WorkerEnvs:
             slice(int(indices[0]), int(indices[-1]) + 1)
             for indices in np.array_split(range(count), min(workers, count))
         ]
-        self.pipes, self.processes = [], []
+        # a file without a name, which ends with the last process that has it
+        memory = context.RawArray(ctypes.c_ubyte, shared_size(layout, count))
+        self.actions, self.rows = shared_arrays(memory, layout, count)
+        self.channels, self.processes = [], []
+        # seconds that each process may take to respond: the worker's own watchdog is sooner, and
+        # names the copy; a step and a reset of each
+        self.deadlines = [
+            2 * (env_slice.stop - env_slice.start) * limits.timeout + 2 * GRACE
+            if limits.timeout
+            else None
+            for env_slice in self.slices
+        ]
         self.is_waiting = False  # for the responses to a request
         self.is_noticed = False
-        self.pending_notices: list[str] = []
+        util.Finalize(None, kill_workers, exitpriority=0)  # as this process ends
         for env_slice in self.slices:
             pipe, worker_pipe = context.Pipe()
             process = context.Process(
                 target=serve_worker,
-                args=(worker_pipe, make_env, env_slice, layout, limits),
+                args=(worker_pipe, memory, count, make_env, env_slice, layout, limits),
                 daemon=True,
             )
-            with ignored_ctrl_c():
+            with blocked_stop_signals():
                 process.start()
             worker_pipe.close()
-            self.pipes.append(pipe)
+            _started.add(process)
+            self.channels.append(channel_of(pipe))
             self.processes.append(process)
 
     def reset(self, seed: int) -> np.ndarray:
-        return self._rows(self._request([RESET + seed.to_bytes(8, "little")] * len(self.pipes)))
+        self._request([RESET + seed.to_bytes(8, "little")] * len(self.channels))
+        return self.rows.copy()
 
     def step(self, actions: np.ndarray) -> np.ndarray:
-        requests = [STEP + actions[env_slice].tobytes() for env_slice in self.slices]
-        return self._rows(self._request(requests))
+        self._begin_request()
+        self.actions[...] = actions
+        for channel in self.channels:
+            try:
+                channel.wake()
+            except OSError:  # it has ended, which its response tells
+                continue
+        self._responses()
+        return self.rows.copy()
 
     def episode_log(self) -> EpisodeLog:
         """The running episodes of all environments."""
-        responses = self._request([LOG] * len(self.pipes))
+        responses = self._request([LOG] * len(self.channels))
         return join_logs([EpisodeLog.from_bytes(response) for response in responses])
 
     def replay(self, log: EpisodeLog) -> tuple[np.ndarray, list[str]]:
@@ -78,126 +111,146 @@ class WorkerEnvs:
         logs = split_log(log, self.slices, self.layout.action_bytes)
         # a replay takes many calls, each within its time limit
         responses = self._request([REPLAY + part.to_bytes() for part in logs], has_deadline=False)
-        sizes = [(env_slice.stop - env_slice.start) for env_slice in self.slices]
-        ends = [size * self.layout.dtype.itemsize for size in sizes]
-        rows = [response[:end] for response, end in zip(responses, ends, strict=True)]
-        reasons = [
-            response[end:].decode().split("\0")
-            for response, end in zip(responses, ends, strict=True)
-        ]
-        return self._rows(rows), [reason for part in reasons for reason in part]
+        reasons = [reason for part in responses for reason in part.decode().split("\0")]
+        return self.rows.copy(), reasons
 
     def notices(self) -> list[str]:
         """What a person should know of these environments, once."""
-        notices, self.pending_notices = self.pending_notices, []
-        if self.is_noticed or not notices:
+        if self.is_noticed or self.is_waiting:
             return []
-        self.is_noticed = True
+        try:
+            notices = [part.decode() for part in self._request([NOTICES] * len(self.channels))]
+        except EnvironmentFault:  # which the next step tells
+            return []
+        notices = [notice for notice in notices if notice]
+        self.is_noticed = bool(notices)
         return notices[:1]  # that of one process tells enough
 
     def close(self) -> None:
-        for pipe in self.pipes:
+        for channel in self.channels:
             with contextlib.suppress(OSError):  # the process has ended already
-                pipe.send_bytes(CLOSE)
-        for pipe, process in zip(self.pipes, self.processes, strict=True):
+                channel.send(CLOSE)
+        for channel, process in zip(self.channels, self.processes, strict=True):
             deadline = time.monotonic() + CLOSE_SECONDS
             with contextlib.suppress(EOFError, OSError):
-                while time.monotonic() < deadline:
-                    if pipe.poll(0.1):  # a response that nobody has read
-                        pipe.recv_bytes()
+                while (seconds := deadline - time.monotonic()) > 0:
+                    channel.receive(seconds)  # a response that nobody has read
             process.join(timeout=1)
             process.kill()
-            pipe.close()
+            channel.close()
 
-    def _rows(self, responses: list[bytes]) -> np.ndarray:
-        rows = np.frombuffer(b"".join(responses), np.uint8)
-        return rows.reshape(-1, self.layout.dtype.itemsize)
+    def _request(self, messages: list[bytes], has_deadline: bool = True) -> list[bytes]:
+        """Send a message to each process, and return what they respond."""
+        self._begin_request()
+        for channel, message in zip(self.channels, messages, strict=True):
+            with contextlib.suppress(OSError):  # it has ended, which its response tells
+                channel.send(message)
+        return self._responses(has_deadline)
 
-    def _request(self, requests: list[bytes], has_deadline: bool = True) -> list[bytes]:
-        """Send a request to each process, and return what they respond.
-
-        With a deadline, a process may take the time limit of a call for each of its copies.
-        """
+    def _begin_request(self) -> None:
         if self.is_waiting:
             raise EnvironmentFault("a request to the processes was interrupted; make them anew")
         self.is_waiting = True
-        for i, request in enumerate(requests):
-            with contextlib.suppress(OSError):  # it has ended, which its response tells
-                self.pipes[i].send_bytes(request)
-        responses, faults = [], []
-        for i in range(len(requests)):  # all of them, since the next request begins anew
+
+    def _responses(self, has_deadline: bool = True) -> list[bytes]:
+        """The responses of all processes to a request; the next request begins anew.
+
+        Those that were woken last respond last most often. They are awaited first, so that this
+        process wakes once.
+        """
+        responses: list[bytes] = []
+        faults: list[EnvironmentFault] = []
+        for i in reversed(range(len(self.channels))):
             try:
-                responses.append(self._receive(i, has_deadline))
-            except EnvironmentFault as fault:
-                faults.append(fault)
+                response = self.channels[i].receive(self.deadlines[i] if has_deadline else None)
+                if response[:1] == FAULT:
+                    faults.append(EnvironmentFault(response[1:].decode()))
+                responses.append(response[1:])
+            except (EOFError, OSError) as error:
+                faults.append(self._process_fault(i, error))
         self.is_waiting = False
         if faults:
-            raise faults[0]
-        return responses
+            raise faults[-1]
+        return responses[::-1]
 
-    def _receive(self, i: int, has_deadline: bool) -> bytes:
-        env_slice, seconds = self.slices[i], None
-        if has_deadline and self.limits.timeout:
-            # the worker's own watchdog is sooner, and names the copy: a step and a reset of each
-            copies = env_slice.stop - env_slice.start
-            seconds = 2 * copies * self.limits.timeout + 2 * GRACE
-        while True:
-            try:
-                if not self.pipes[i].poll(seconds):
-                    self.processes[i].kill()
-                    raise EnvironmentFault(
-                        f"the process of copies {env_slice.start} to {env_slice.stop - 1} has not "
-                        f"answered for {seconds:g} seconds; allow more with environment_timeout"
-                    )
-                response = self.pipes[i].recv_bytes()
-            except (EOFError, OSError):
-                raise self._exit_fault(i) from None
-            if response[:1] == FAULT:
-                raise EnvironmentFault(response[1:].decode())
-            if response[:1] == RESULTS:
-                return response[1:]
-            self.pending_notices.append(response[1:].decode())
+    def _process_fault(self, i: int, error: Exception) -> EnvironmentFault:
+        """The fault of a process that does not respond in time, or has ended."""
+        env_slice, process = self.slices[i], self.processes[i]
+        what = f"the process of copies {env_slice.start} to {env_slice.stop - 1}"
+        if isinstance(error, TimeoutError):
+            process.kill()
+            return EnvironmentFault(
+                f"{what} has not answered for {self.deadlines[i]:g} seconds; allow more with "
+                "environment_timeout"
+            )
+        process.join(timeout=1)
+        return EnvironmentFault(f"{what} died with exit status {process.exitcode}")
 
-    def _exit_fault(self, i: int) -> EnvironmentFault:
-        self.processes[i].join(timeout=1)
-        env_slice = self.slices[i]
-        return EnvironmentFault(
-            f"the process of copies {env_slice.start} to {env_slice.stop - 1} died "
-            f"with exit status {self.processes[i].exitcode}"
-        )
+
+_started: weakref.WeakSet[SpawnProcess] = weakref.WeakSet()
+
+
+def kill_workers() -> None:
+    """Kill the workers that nobody has closed.
+
+    At its end, Python would send SIGTERM to them, which they ignore, and wait for their end.
+    """
+    for process in multiprocessing.active_children():
+        if process in _started:
+            process.kill()
 
 
 @contextlib.contextmanager
-def ignored_ctrl_c() -> Iterator[None]:
-    """Ignore Ctrl-C in the block; a process that starts in it does so from its first moment."""
-    if threading.current_thread() is not threading.main_thread():
+def blocked_stop_signals() -> Iterator[None]:
+    """Block Ctrl-C and SIGTERM in the block, where the operating system can.
+
+    They reach this process at the end of the block. A process that starts in it has them blocked
+    from its first moment.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    resource_tracker.ensure_running()  # to start it within the block would unblock them
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+def leave_stop_signals_to_trainer() -> None:
+    """Do nothing on Ctrl-C and on SIGTERM, which a terminal or a scheduler sends to all processes.
+
+    A program that an environment starts gets the default of SIGTERM again, so that the environment
+    can end it.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda number, frame: None)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
 
 
 def serve_worker(
     pipe: Connection,
+    memory: Any,
+    count: int,
     make_env: Callable[[], gymnasium.Env],
     env_slice: slice,
     layout: StepLayout,
     limits: HostLimits,
 ) -> None:
     """Serve requests in a worker process until the request to close or the end of the pipe."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the training process handles Ctrl-C
+    leave_stop_signals_to_trainer()
     end_with_parent()
-    envs = None
+    channel, envs = channel_of(pipe), None
+    actions, rows = (array[env_slice] for array in shared_arrays(memory, layout, count))
 
     def report_stuck(description: str) -> None:
-        pipe.send_bytes(FAULT + description.encode())
+        channel.send(FAULT + description.encode())
         os._exit(STUCK)
 
     with contextlib.suppress(EOFError, OSError):
-        while (request := pipe.recv_bytes())[:1] != CLOSE:
+        while (request := channel.receive()) != CLOSE:
             try:
                 envs = envs or InProcessEnvs(
                     make_env,
@@ -207,31 +260,51 @@ def serve_worker(
                     limits,
                     report_stuck,
                 )
-                response = answer(envs, request[:1], request[1:])
-                for notice in envs.notices():
-                    pipe.send_bytes(NOTICE + notice.encode())
-                pipe.send_bytes(RESULTS + response)
+                if request == WAKE_UP:
+                    rows[...] = envs.step(actions)
+                    channel.wake()
+                else:
+                    channel.send(RESULTS + answer(envs, request[:1], request[1:], rows))
             except Exception as error:
                 cause = error.__cause__ or error
                 text = f"{error}\n{''.join(traceback.format_exception(cause))}"
-                pipe.send_bytes(FAULT + text.encode(errors="backslashreplace"))
+                channel.send(FAULT + text.encode(errors="backslashreplace"))
     if envs:
         envs.close()
 
 
-def answer(envs: InProcessEnvs, verb: bytes, argument: bytes) -> bytes:
-    """The response to a request."""
-    layout = envs.layout
-    if verb == STEP:
-        actions = np.frombuffer(argument, layout.action_dtype).reshape(-1, *layout.action_shape)
-        return envs.step(actions).tobytes()
+def answer(envs: InProcessEnvs, verb: bytes, argument: bytes, rows: np.ndarray) -> bytes:
+    """The response to a request; rows of steps that it asks for are written to `rows`."""
     if verb == RESET:
-        return envs.reset(int.from_bytes(argument, "little")).tobytes()
+        rows[...] = envs.reset(int.from_bytes(argument, "little"))
+        return b""
     if verb == LOG:
         return envs.episode_log().to_bytes()
+    if verb == NOTICES:
+        return "".join(envs.notices()).encode()
     assert verb == REPLAY
-    rows, reasons = envs.replay(EpisodeLog.from_bytes(argument))
-    return rows.tobytes() + "\0".join(reasons).encode()
+    rows[...], reasons = envs.replay(EpisodeLog.from_bytes(argument))
+    return "\0".join(reasons).encode()
+
+
+def shared_size(layout: StepLayout, count: int) -> int:
+    """The size in bytes of the memory for `shared_arrays`."""
+    return rows_start(layout, count) + count * layout.dtype.itemsize
+
+
+def shared_arrays(memory: Any, layout: StepLayout, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """The actions [copy, *action_shape] and the rows [copy, byte] in shared memory."""
+    start = rows_start(layout, count)
+    actions, rows = memoryview(memory)[: count * layout.action_bytes], memoryview(memory)[start:]
+    return (
+        np.frombuffer(actions, layout.action_dtype).reshape(count, *layout.action_shape),
+        np.frombuffer(rows, np.uint8).reshape(count, layout.dtype.itemsize),
+    )
+
+
+def rows_start(layout: StepLayout, count: int) -> int:
+    """The byte of the shared memory at which the rows begin, after the actions."""
+    return -(-count * layout.action_bytes // ROWS_ALIGNMENT) * ROWS_ALIGNMENT
 
 
 def end_with_parent() -> None:
