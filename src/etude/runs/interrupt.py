@@ -19,14 +19,16 @@ class Interrupted(Exception):
 class InterruptHandler:
     """A context in which the first SIGINT or SIGTERM only sets `signal`.
 
-    A second signal acts as it does without the context. The main thread may wait inside a compiled
-    chunk, where Python runs no signal handler, so a thread listens for signals. A chunk that has
-    not returned `patience` seconds later is cancelled through the environment (`watch`).
+    A second signal acts as it does without the context, except in a process that another one waits
+    for: Ctrl-C is then left to that one, and of SIGTERM the process may get two, as one of a whole
+    group and as the request of the other. The main thread may wait inside a compiled chunk, where
+    Python runs no signal handler, so a thread listens for signals. A chunk that has not returned
+    `patience` seconds later is cancelled through the environment (`watch`).
     """
 
-    def __init__(self, ignore_ctrl_c: bool = False):
+    def __init__(self, has_waiting_parent: bool = False):
         self.signal: int | None = None
-        self.ignore_ctrl_c = ignore_ctrl_c
+        self.has_waiting_parent = has_waiting_parent
         self.environment: Environment | None = None
         self.patience = 5.0
         self._previous_handlers: dict[int, Any] = {}
@@ -39,7 +41,7 @@ class InterruptHandler:
         os.set_blocking(writer, False)
         self._previous_wakeup = signal.set_wakeup_fd(writer)
         for number in (signal.SIGINT, signal.SIGTERM):
-            ignored = number == signal.SIGINT and self.ignore_ctrl_c
+            ignored = number == signal.SIGINT and self.has_waiting_parent
             self._previous_handlers[number] = signal.signal(
                 number, signal.SIG_IGN if ignored else self._handle
             )
@@ -64,7 +66,8 @@ class InterruptHandler:
 
     def _handle(self, number, frame):
         self.signal = number
-        self._restore()
+        if not self.has_waiting_parent:
+            self._restore()
 
     def _listen(self):
         while numbers := os.read(self._reader, 16):

@@ -133,7 +133,7 @@ def process_main(pipe: Connection, settings: Settings, job: TrainJob, core: int 
         os.sched_setaffinity(0, {core})
     start_with(cast(int, settings.threads))
     # the parent handles Ctrl-C and sends SIGTERM
-    with InterruptHandler(ignore_ctrl_c=True) as interrupt:
+    with InterruptHandler(has_waiting_parent=True) as interrupt:
         try:
             job.directory.mkdir(exist_ok=True)
             # the process of a trainer that was killed may be about to end only
