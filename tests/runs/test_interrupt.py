@@ -1,4 +1,4 @@
-"""The first signal asks to stop; the second acts as ever, but in a process that another waits for."""
+"""The first signal asks to stop; the second acts as ever, where no other process waits for this."""
 
 import os
 import signal
