@@ -17,7 +17,7 @@ from etude.nn.networks import encode_leaf, is_image
 from etude.spaces import EnvironmentSpec, leaves_with_path
 
 VARIABLES = "PJRT_NPROC", "NPROC"  # that XLA reads where it starts; the first comes first
-LARGE_PRODUCT = 2_000_000  # multiplications in a matrix product that threads share with a gain
+LARGE_PRODUCT = 8_000_000  # multiplications in a matrix product that threads share with a gain
 
 _chosen: str | None = None  # the value that `start_with` gave the first of the variables
 
