@@ -11,7 +11,8 @@ from report import HERE
 from workloads import Side
 
 TIMEOUT = 1_800  # seconds for one measurement
-TUNING = ("JAX_", "XLA_", "PJRT_", "NPROC", "OMP_", "MKL_", "TORCH_")  # prefixes of variables that are not passed on
+# prefixes of variables that are not passed on
+TUNING = ("JAX_", "XLA_", "PJRT_", "NPROC", "OMP_", "MKL_", "TORCH_")
 ENVIRON = {name: value for name, value in os.environ.items() if not name.startswith(TUNING)}
 console = report.console()
 

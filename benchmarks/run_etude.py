@@ -11,11 +11,13 @@ import etude
 def main() -> None:
     import jax
 
+    from etude.environments.sources import environment_source
     from etude.runs.settings import package_versions
-    from etude.runs.threads import is_started
 
     workload = json.loads(sys.argv[1])
     algorithm = make_algorithm(workload["algorithm"], workload["hyperparameters"])
+    source = environment_source(workload["environment"])
+    start_jax(algorithm, source.outline(workload["num_envs"], workload["backend"]).spec)
     environment = etude.make(
         workload["environment"],
         workload["num_envs"],
@@ -23,8 +25,6 @@ def main() -> None:
         seed=workload["seed"],
         workers=workload.get("workers", 0),
     )
-    assert not is_started()
-    start_jax(algorithm, environment.spec)
     start, compile_seconds = None, 0.0
     for report in etude.progress(
         algorithm, environment, jax.random.key(workload["seed"]), workload["steps"]
@@ -47,7 +47,10 @@ def main() -> None:
 
 
 def start_jax(algorithm: Any, spec: Any) -> None:
-    """Let JAX start with the threads that `etude train` takes for this algorithm."""
+    """Let JAX start with the threads that `etude train` takes for this algorithm.
+
+    Making EnvPool's environments starts it, so their spec has to come from elsewhere.
+    """
     from etude.runs.threads import choose_threads, start_with
 
     start_with(choose_threads(None, algorithm, spec, 1, True))
