@@ -98,7 +98,7 @@ def environment(well: bool) -> dict[str, str]:
 
 
 def command(arguments) -> list[str]:
-    return [*measuring.python(), "-m", "etude.cli.main", *map(str, arguments)]
+    return [*measuring.python(), "-m", "etude", *map(str, arguments)]
 
 
 def until(condition, process: subprocess.Popen, seconds: float = 120) -> None:

@@ -52,6 +52,7 @@ ROOMS = (
     "etude.runs",
     "etude.studies",
     "etude.cli",
+    "etude.__main__",
 )
 FIRST_WITH_FILES = ROOMS.index("etude.storage")  # nothing above it prints or opens a file
 

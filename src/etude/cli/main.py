@@ -456,6 +456,3 @@ def parse_initial(words: list[str]) -> dict[str, str]:
         runs[component] = directory
     return runs
 
-
-if __name__ == "__main__":
-    main()
