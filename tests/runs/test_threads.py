@@ -31,7 +31,7 @@ def before_jax(monkeypatch):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(threads, "is_started", lambda: False)
     monkeypatch.setattr(threads, "num_cores", lambda: 2)
-    monkeypatch.setattr(threads, "_chosen", None)
+    monkeypatch.setattr(threads, "_running", None)
     return monkeypatch
 
 
@@ -88,16 +88,23 @@ def test_an_option_comes_before_the_variable_of_the_user_and_that_before_the_siz
     assert (choose(SMALL), choose(LARGE)) == (3, 3)
     before_jax.setenv("PJRT_NPROC", "4")
     assert choose(SMALL) == 4 and choose(SMALL, asked=5) == 5
-    for text in ("", "many", "0", "-1"):
+    for text in ("", "many", "1.5", "３"):
         before_jax.setenv("PJRT_NPROC", text)
         assert choose(SMALL) == 3
+    for text, read in (("+5", 5), (" 7 ", 7), ("0", 1), ("-2", 1)):  # as XLA reads it
+        before_jax.setenv("PJRT_NPROC", text)
+        assert choose(SMALL) == read
 
 
-def test_what_was_chosen_before_is_not_taken_for_the_users(before_jax):
-    """As where the first training was refused before JAX started."""
-    before_jax.setenv("PJRT_NPROC", "")
-    assert threads.start_with(choose(SMALL)) == 1
-    assert os.environ["PJRT_NPROC"] == "1" and choose(LARGE) == 2
+def test_jax_starts_with_the_threads_and_the_variable_is_as_it_was(before_jax):
+    """So no process that starts from this one takes the choice for the user's."""
+    seen = []
+    before_jax.setattr("jax.devices", lambda: seen.append(os.environ["PJRT_NPROC"]))
+    for before in (None, "9"):
+        if before:
+            before_jax.setenv("PJRT_NPROC", before)
+        threads.start_with(1)
+        assert seen.pop() == "1" and os.environ.get("PJRT_NPROC") == before
 
 
 def test_where_jax_runs_its_threads_are_taken_and_others_refused():
@@ -105,6 +112,9 @@ def test_where_jax_runs_its_threads_are_taken_and_others_refused():
     now = threads.threads_in_use()
     assert choose(SMALL) == choose(LARGE) == threads.start_with(now + 1) == now
     assert choose(SMALL, asked=now) == now
+    # the processes of seeds start anew, each on a core
+    assert choose(LARGE, seeds=2, in_one_program=False) == (threads.threads_of_user() or 1)
+    assert choose(LARGE, asked=now + 1, seeds=2, in_one_program=False) == now + 1
     with pytest.raises(
         InvalidInput, match=f"threads is {now + 1}, and JAX already runs with {now}"
     ):

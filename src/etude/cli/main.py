@@ -455,4 +455,3 @@ def parse_initial(words: list[str]) -> dict[str, str]:
             )
         runs[component] = directory
     return runs
-

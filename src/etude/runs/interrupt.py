@@ -20,10 +20,13 @@ class InterruptHandler:
     """A context in which the first SIGINT or SIGTERM only sets `signal`.
 
     A second signal acts as it does without the context, except in a process that another one waits
-    for: Ctrl-C is then left to that one, and of SIGTERM the process may get two, as one of a whole
-    group and as the request of the other. The main thread may wait inside a compiled chunk, where
-    Python runs no signal handler, so a thread listens for signals. A chunk that has not returned
-    `patience` seconds later is cancelled through the environment (`watch`).
+    for: Ctrl-C is then ignored, since the other answers it, and SIGTERM may come twice, once for
+    the whole group and once from the other, and means the same. A signal that is ignored before the
+    context, as under nohup, is ignored in it.
+
+    The main thread may wait inside a compiled chunk, where Python runs no signal handler, so a
+    thread listens for signals. A chunk that has not returned `patience` seconds later is cancelled
+    through the environment (`watch`).
     """
 
     def __init__(self, has_waiting_parent: bool = False):
@@ -32,6 +35,7 @@ class InterruptHandler:
         self.environment: Environment | None = None
         self.patience = 5.0
         self._previous_handlers: dict[int, Any] = {}
+        self._writer: int | None = None
 
     def __enter__(self) -> "InterruptHandler":
         if threading.current_thread() is not threading.main_thread():
@@ -41,6 +45,8 @@ class InterruptHandler:
         os.set_blocking(writer, False)
         self._previous_wakeup = signal.set_wakeup_fd(writer)
         for number in (signal.SIGINT, signal.SIGTERM):
+            if signal.getsignal(number) is signal.SIG_IGN:  # as nohup does
+                continue
             ignored = number == signal.SIGINT and self.has_waiting_parent
             self._previous_handlers[number] = signal.signal(
                 number, signal.SIG_IGN if ignored else self._handle
@@ -49,7 +55,7 @@ class InterruptHandler:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._previous_handlers:
+        if self._writer is not None:
             self._restore()
             signal.set_wakeup_fd(self._previous_wakeup)
             os.close(self._writer)  # ends the listening thread
@@ -62,7 +68,8 @@ class InterruptHandler:
 
     def _restore(self):
         for number, handler in self._previous_handlers.items():
-            signal.signal(number, handler)
+            if handler is not None:  # None: it was not Python's
+                signal.signal(number, handler)
 
     def _handle(self, number, frame):
         self.signal = number

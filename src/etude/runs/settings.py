@@ -40,6 +40,7 @@ from etude.training import iterations_of
 CONFIG, FORMAT = "config.json", 4
 # fields of Settings that config.json holds in another form, or not at all
 NOT_PLAIN = ("name", "algorithm", "source", "dataset", "outside", "initial", "initial_components")
+IN_ONE_PROGRAM = ("jax", "none")  # backends of which all seeds train in one program
 PACKAGES = ("jax", "jaxlib", "equinox", "optax", "gymnasium", "numpy", "envpool", "box2d")
 
 
@@ -129,7 +130,7 @@ class Settings(RecordedOptions):
     @property
     def in_one_program(self) -> bool:
         """Whether all seeds train in one program."""
-        return self.backend in ("jax", "none")
+        return self.backend in IN_ONE_PROGRAM
 
     @property
     def torso(self) -> str:
@@ -227,7 +228,7 @@ def read_config(directory: Path) -> dict[str, Any]:
 
 
 def start_as_before(config: dict[str, Any]) -> None:
-    """Let JAX start with the threads of the run with this config.json, where it has not started.
+    """Start JAX with the threads of the run with this config.json, where it has not started.
 
     Raises CorruptFile where the run has none.
     """
@@ -454,10 +455,12 @@ def machine_info() -> dict[str, Any]:
 
 def environment_changes(config: dict[str, Any]) -> list[str]:
     """List the changes of versions, threads and device since a run began, which may change bits."""
+    in_processes = config["seeds"] > 1 and config["backend"] not in IN_ONE_PROGRAM
     now: dict[str, Any] = {
         "versions": package_versions(),
         "machine": machine_info(),
-        "threads": threads_in_use(),
+        # the processes of seeds start with the threads of the run
+        "threads": config["threads"] if in_processes else threads_in_use(),
     }
     recorded, current = (
         {

@@ -1,13 +1,14 @@
-"""The number of threads that XLA computes with on a CPU, which is decided before JAX starts.
+"""The number of threads that XLA computes with on a CPU, which is decided as JAX starts.
 
 Threads share a matrix product that is large; at a small one they cost more than they gain, for they
-hand it over to each other. The number decides the last bits of results, and the number of cores
-does not: with as many threads a run is the same on another number of cores.
+hand it over to each other. Results depend, in their last bits, on this number, and not on the
+number of cores.
 """
 
 import itertools
 import math
 import os
+import re
 from typing import Any
 
 import jax
@@ -16,10 +17,10 @@ from etude.errors import InvalidInput
 from etude.nn.networks import encode_leaf, is_image
 from etude.spaces import EnvironmentSpec, leaves_with_path
 
-VARIABLES = "PJRT_NPROC", "NPROC"  # that XLA reads where it starts; the first comes first
-LARGE_PRODUCT = 8_000_000  # multiplications in a matrix product that threads share with a gain
+VARIABLES = "PJRT_NPROC", "NPROC"  # that XLA reads as it starts; the first takes precedence
+LARGE_PRODUCT = 8_000_000  # multiplications in a matrix product from which on sharing it pays
 
-_chosen: str | None = None  # the value that `start_with` gave the first of the variables
+_running: int | None = None  # the threads that JAX runs with, once they are known
 
 
 def choose_threads(
@@ -31,31 +32,33 @@ def choose_threads(
         asked: the option, None for none.
         algorithm: what is trained, on environments with `spec`.
         seeds: the number of agents that are trained.
-        in_one_program: whether all seeds train in one program; otherwise each has a core.
+        in_one_program: whether all seeds train in one program; otherwise, if there are several,
+            each trains in a process that is pinned to one core.
 
     Raises:
-        InvalidInput: where another number is asked for than JAX already runs with.
+        InvalidInput: where another number is asked for than JAX already runs with in this process,
+            which trains.
     """
-    if is_started():
+    trains_here = seeds == 1 or in_one_program
+    if trains_here and is_started():
         if asked not in (None, threads_in_use()):
             raise InvalidInput(
                 f"threads is {asked}, and JAX already runs with {threads_in_use()} for good; leave "
                 "it out, or train in a new process"
             )
         return threads_in_use()
-    if chosen := asked or _threads_of_user():
+    if chosen := asked or threads_of_user():
         return chosen
-    is_alone = seeds == 1 or in_one_program
     is_large = largest_product(algorithm, spec, seeds) >= LARGE_PRODUCT
-    return num_cores() if is_alone and is_large else 1
+    return num_cores() if trains_here and is_large else 1
 
 
 def largest_product(algorithm: Any, spec: EnvironmentSpec, seeds: int = 1) -> float:
     """The multiplications of the largest product of an update: rows · inputs · outputs of a layer.
 
-    Of all seeds in one program. It is infinite where the layers are not known: those of images, of
-    a network of one's own, and of an algorithm of one's own without `hidden`; an algorithm of
-    etude's without has no layers.
+    Those of all seeds in one program count together. It is infinite where the layers are not known:
+    those of images, of a network of one's own, and of an algorithm of one's own without the field
+    `hidden`. The algorithms of etude without that field have no layers: 0.
     """
     if not hasattr(algorithm, "hidden"):
         return 0 if type(algorithm).__module__.startswith("etude.") else math.inf
@@ -74,13 +77,22 @@ def largest_product(algorithm: Any, spec: EnvironmentSpec, seeds: int = 1) -> fl
 
 
 def start_with(threads: int) -> int:
-    """Let JAX start with this number of threads; return the number that it runs with.
+    """Start JAX with this number of threads; return the number that it runs with.
 
-    They differ where JAX has started already.
+    They differ where JAX has started before.
     """
-    global _chosen
+    global _running
     if not is_started():
-        os.environ[VARIABLES[0]] = _chosen = str(threads)
+        before = os.environ.get(VARIABLES[0])
+        os.environ[VARIABLES[0]] = str(threads)
+        try:
+            jax.devices()
+            _running = threads
+        finally:  # a process that starts from here decides for itself
+            if before is None:
+                del os.environ[VARIABLES[0]]
+            else:
+                os.environ[VARIABLES[0]] = before
     return threads_in_use()
 
 
@@ -90,8 +102,23 @@ def is_started() -> bool:
 
 
 def threads_in_use() -> int:
-    """The number of threads that JAX runs with, or will start with, as far as it is known."""
-    return _variable() or num_cores()
+    """The number of threads that JAX runs with, or will start with by itself.
+
+    Where it has been started by others, that is what the environment said when etude first asked.
+    """
+    global _running
+    threads = _running or threads_of_user() or num_cores()
+    if is_started():
+        _running = threads
+    return threads
+
+
+def threads_of_user() -> int | None:
+    """The number in the first variable that holds one, read as XLA does; None where none does."""
+    for name in VARIABLES:
+        if re.fullmatch(r"[+-]?[0-9]+", text := os.environ.get(name, "").strip()):
+            return max(1, int(text))
+    return None
 
 
 def num_cores() -> int:
@@ -99,15 +126,3 @@ def num_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-def _threads_of_user() -> int | None:
-    is_ours = _chosen is not None and os.environ.get(VARIABLES[0]) == _chosen
-    return None if is_ours else _variable()
-
-
-def _variable() -> int | None:
-    for name in VARIABLES:
-        if (text := os.environ.get(name, "").strip()).isdecimal() and int(text):
-            return int(text)
-    return None

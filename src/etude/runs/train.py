@@ -212,7 +212,8 @@ def resolve_settings(
     threads = choose_threads(
         options.threads, algorithm, spec, settings.seeds, settings.in_one_program
     )
-    settings = replace(settings, threads=start_with(threads))
+    settings = replace(settings, threads=threads)
+    start_with(threads)
     if settings.algorithm.assumes.goals and settings.frame_stack > 1:
         raise InvalidInput(
             f"frame_stack is {settings.frame_stack}, and {name} reaches goals, of which a stack is "

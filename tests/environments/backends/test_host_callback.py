@@ -1,12 +1,16 @@
 """A host call gives NumPy arrays to a function, and takes arrays back, from a compiled loop."""
 
+import gc
 import signal
 import time
+import weakref
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax._src import pjit
+from jax._src.interpreters import pxla
 
 from etude.environments.backends.host_callback import host_call, raise_host_errors
 
@@ -111,6 +115,53 @@ def test_what_a_signal_raises_is_never_lost():
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, handler)
+
+
+class Mute(Exception):
+    def __repr__(self):
+        raise ValueError("this exception cannot be shown")
+
+
+def test_an_exception_that_cannot_be_shown_is_raised_too():
+    def function(x):
+        raise Mute
+
+    with pytest.raises(Mute), raise_host_errors():
+        count_calls(function)
+
+
+def test_a_program_outlives_what_jax_remembers_of_its_making():
+    """A program that was called twice is called past all of JAX's caches in Python."""
+
+    class Counter:
+        def add(self, x):
+            return x + 1
+
+    counter = Counter()
+    program = jax.jit(lambda x: host_call(counter.add, shape_of(x), x))
+    assert program(program(jnp.int32(1))) == 3
+    for cache in (pjit._pjit_lower, pxla._cached_lowering_to_hlo):
+        cache.cache_clear()
+    gc.collect()
+    assert program(jnp.int32(5)) == 6
+
+
+def test_a_program_keeps_no_environment_once_it_is_forgotten():
+    class Counter:
+        def add(self, x):
+            return x + 1
+
+    counter = Counter()
+    alive = weakref.ref(counter)
+    loop = compiled_loop(counter.add)
+    assert loop(3) == 3
+    del counter
+    gc.collect()
+    assert loop(4) == 4  # the program keeps it
+    del loop
+    jax.clear_caches()
+    gc.collect()
+    assert alive() is None
 
 
 def test_outside_of_a_program_it_is_a_call():

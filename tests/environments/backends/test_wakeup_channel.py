@@ -1,6 +1,8 @@
 """Wake-ups and messages arrive in their order, in time, and never after the end."""
 
 import multiprocessing
+import os
+import socket
 import threading
 import time
 
@@ -82,3 +84,17 @@ def test_a_single_byte_wakes_where_a_pipe_is_a_pair_of_sockets(monkeypatch):
         assert type(channel_of(connection)) is MessageChannel
     connection.close()
     other.close()
+
+
+def test_a_time_limit_leaves_the_socket_waiting_whatever_the_default_of_sockets(monkeypatch):
+    """A default time limit of new sockets makes them non-blocking, and here it is the same one."""
+    pipe, other = multiprocessing.Pipe()
+    channel = ByteChannel(pipe)
+    socket.setdefaulttimeout(5)
+    try:
+        threading.Timer(0.2, lambda: os.write(other.fileno(), ByteChannel.BYTE)).start()
+        assert channel.receive(10) == WAKE_UP
+    finally:
+        socket.setdefaulttimeout(None)
+        channel.close()
+        other.close()

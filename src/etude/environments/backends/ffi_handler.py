@@ -4,6 +4,7 @@ XLA calls a handler with a call frame, a C struct that points to the buffers of 
 results. The structs below are those of `xla/ffi/api/c_api.h`, which jaxlib ships.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,9 +12,10 @@ import cffi
 import jax
 import numpy as np
 
-VERSION = 0, 3  # of the interface whose structs these are, major and minor
+VERSION = 0, 3  # of XLA's interface that these structs belong to: major, minor
+METADATA = 1  # the type of the extension in which XLA asks what a handler is
 INTERNAL = 13  # the code of an error inside a program
-MAX_VIEWS = 64  # of a buffer, which lies at few addresses
+MAX_VIEWS = 64  # of a buffer: XLA reuses few addresses for it, and beyond these all are forgotten
 
 ffi = cffi.FFI()
 ffi.cdef(
@@ -49,22 +51,28 @@ class Views(dict[int, np.ndarray]):
     """Views of memory as arrays of one shape and dtype, by address."""
 
     def __init__(self, shape: tuple[int, ...], dtype: np.dtype):
-        self.array = np.empty(shape, dtype)  # as the views are
+        self.shape, self.dtype = shape, dtype
+        self.num_bytes = math.prod(shape) * dtype.itemsize
 
     def __missing__(self, address: int) -> np.ndarray:
-        if len(self) == MAX_VIEWS:
+        if len(self) >= MAX_VIEWS:
             self.clear()
-        memory = ffi.buffer(ffi.cast("char*", address), self.array.nbytes)
-        view = np.frombuffer(memory, self.array.dtype).reshape(self.array.shape)
+        memory = ffi.buffer(ffi.cast("char*", address), self.num_bytes)
+        view = np.frombuffer(memory, self.dtype).reshape(self.shape)
         self[address] = view
         return view
+
+
+_handlers: list["Handler"] = []
 
 
 class Handler:
     """A handler that calls `function` with copies of its arguments, and copies what it returns.
 
+    It lives for ever, since nothing tells when the last program that calls it has gone.
+
     function   returns one array of the right dtype and shape for each result
-    on_error   is told of an exception in `function`, with which the program ends
+    on_error   is told of an exception in `function`, after which XLA ends the program
     """
 
     def __init__(
@@ -80,11 +88,11 @@ class Handler:
         )
         self.on_error, self.interface = on_error, ffi.NULL
 
-        # cffi keeps the state of a thread that Python has not started between two calls; making one
-        # for each call, as JAX's own callbacks do, takes 10 µs and more
+        # For a thread that Python did not start, cffi keeps the thread state from call to call.
+        # Making one for each call, as JAX's own callbacks do, takes 10 µs and more.
         @ffi.callback("void*(CallFrame*)", onerror=self._error)
         def handle(frame):
-            if frame.extension:  # XLA asks what this is
+            if frame.extension and frame.extension.type == METADATA:
                 return self._describe(frame)
             buffers = frame.arguments.buffers
             inputs = [views[buffers[i].data].copy() for i, views in enumerate(argument_views)]
@@ -93,7 +101,8 @@ class Handler:
                 result_views[i][buffers[i].data][...] = output
             return ffi.NULL
 
-        self.handle = handle  # it has to live as long as the program
+        self.handle = handle
+        _handlers.append(self)
 
     @property
     def capsule(self) -> Any:
@@ -107,9 +116,9 @@ class Handler:
         return ffi.NULL
 
     def _error(self, kind: type, error: BaseException, traceback: Any) -> Any:
-        """The error of XLA for an exception, also one that a signal raises where a call begins."""
+        """The error of XLA for an exception, which a signal may raise where `handle` begins."""
         self.on_error(error)
-        message = ffi.new("char[]", repr(error).encode(errors="backslashreplace"))
+        message = ffi.new("char[]", kind.__name__.encode(errors="backslashreplace"))
         text = ffi.new("ErrorText*", {"message": message, "code": INTERNAL})
         text.struct_size = ffi.offsetof("ErrorText", "code") + ffi.sizeof("int")
         return self.interface.create_error(text)

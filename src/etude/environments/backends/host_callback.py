@@ -8,7 +8,9 @@ so make the results part of the state that the loop carries. A host call has no 
 """
 
 import contextlib
+import inspect
 import itertools
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -34,14 +36,28 @@ def host_call(function: Callable[..., Any], result: Any, *arguments: Any) -> Any
     shapes, result_structure = jax.tree.flatten(result)
     is_leaf, children = jax.tree_util.treedef_is_leaf, jax.tree_util.treedef_children
     takes_arrays, returns_array = all(map(is_leaf, children(structure))), is_leaf(result_structure)
+    # a handler lives for ever, and must not keep the environments of its method
+    method = weakref.WeakMethod(function) if inspect.ismethod(function) else lambda: function
 
     def flat_function(*leaves):
-        outputs = function(*(leaves if takes_arrays else jax.tree.unflatten(structure, leaves)))
+        call = method()
+        if call is None:
+            raise ReferenceError("the environment that this program calls is gone; keep it")
+        outputs = call(*(leaves if takes_arrays else jax.tree.unflatten(structure, leaves)))
         outputs = [outputs] if returns_array else jax.tree.leaves(outputs)
         return [as_declared(x, shape) for x, shape in zip(outputs, shapes, strict=True)]
 
-    results = _call.bind(*leaves, function=flat_function, shapes=tuple(shapes))
+    results = _call.bind(
+        *leaves, function=flat_function, shapes=tuple(shapes), owner=Owner(function)
+    )
     return jax.tree.unflatten(result_structure, results)
+
+
+class Owner:
+    """Keeps what a host function belongs to, for as long as JAX keeps the program."""
+
+    def __init__(self, function: Callable[..., Any]):
+        self.function = function
 
 
 def as_declared(value: Any, declared: jax.ShapeDtypeStruct) -> np.ndarray:
@@ -62,6 +78,8 @@ def raise_host_errors() -> Iterator[None]:
         if _raised:
             raise _raised[0] from _raised[0].__cause__
         raise
+    if _raised:  # as where a second signal came while the program was told of the first
+        raise _raised[0] from _raised[0].__cause__
 
 
 _call = Primitive("host_call")
@@ -69,26 +87,28 @@ _call.multiple_results = True
 
 
 @_call.def_abstract_eval
-def _shapes(*arguments, function, shapes):
+def _shapes(*arguments, function, shapes, owner):
     return [jax.core.ShapedArray(shape.shape, shape.dtype) for shape in shapes]
 
 
 @_call.def_impl
-def _call_eagerly(*arguments, function, shapes):
+def _call_eagerly(*arguments, function, shapes, owner):
     return [jnp.array(x) for x in function(*map(np.asarray, arguments))]
 
 
-def _lower_on_cpu(context, *arguments, function, shapes):
+def _lower_on_cpu(context, *arguments, function, shapes, owner):
     from etude.environments.backends.ffi_handler import Handler
 
     name = f"etude_host_call_{next(_handler_numbers)}"
     handler = Handler(function, context.avals_in, context.avals_out, _raised.append)
-    context.module_context.add_keepalive(handler)
+    context.module_context.add_keepalive(owner)
     jax.ffi.register_ffi_target(name, handler.capsule, platform="cpu")
     return jax.ffi.ffi_lowering(name, has_side_effect=True)(context, *arguments)
 
 
-def _lower(context, *arguments, function, shapes):
+def _lower(context, *arguments, function, shapes, owner):
+    context.module_context.add_keepalive(owner)
+
     def recorded_function(*leaves):
         try:
             return tuple(function(*leaves))
@@ -109,7 +129,7 @@ def _lower(context, *arguments, function, shapes):
     return results
 
 
-def _refuse_vmap(arguments, axes, *, function, shapes):
+def _refuse_vmap(arguments, axes, *, function, shapes, owner):
     raise InvalidInput(
         "vmap reached a call of Python, such as the step of a Gymnasium environment, which takes "
         "one call at a time; train one seed after another, with `seeds` of etude.train, which "

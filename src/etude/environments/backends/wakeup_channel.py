@@ -30,7 +30,7 @@ class MessageChannel:
         self.connection.send_bytes(message)
 
     def receive(self, seconds: float | None = None) -> bytes:
-        """Wait for the next wake-up or message, which takes no time of a processor.
+        """Wait for the next wake-up or message without using the processor; None: for ever.
 
         Returns WAKE_UP or the message. Raises TimeoutError where nothing comes for `seconds`, and
         EOFError or another OSError where the other end, or this one, is closed.
@@ -50,7 +50,7 @@ class ByteChannel(MessageChannel):
     its reads, so that a wait is one call of the operating system.
     """
 
-    BYTE, BEFORE_MESSAGE = b"w", b"m"
+    BYTE, MESSAGE_FOLLOWS = b"w", b"m"
 
     def __init__(self, connection: Connection):
         super().__init__(connection)
@@ -61,7 +61,7 @@ class ByteChannel(MessageChannel):
         os.write(self.descriptor, self.BYTE)
 
     def send(self, message: bytes) -> None:
-        os.write(self.descriptor, self.BEFORE_MESSAGE)
+        os.write(self.descriptor, self.MESSAGE_FOLLOWS)
         self.connection.send_bytes(message)
 
     def receive(self, seconds: float | None = None) -> bytes:
@@ -71,21 +71,23 @@ class ByteChannel(MessageChannel):
             byte = os.read(self.descriptor, 1)
             if byte == self.BYTE:
                 return WAKE_UP
-            if byte == self.BEFORE_MESSAGE:
+            if byte == self.MESSAGE_FOLLOWS:
                 return self.connection.recv_bytes()
         except BlockingIOError:
             raise TimeoutError from None
         raise EOFError
 
     def close(self) -> None:
-        super().close()
         self.descriptor = -1  # the number may soon be that of another file
+        super().close()
 
     def _set_time_limit(self, seconds: float | None) -> None:
         # a `timeval` in C, of which 0 is no limit
         microseconds = 0 if seconds is None else max(1, round(1e6 * seconds))
         limit = struct.pack("ll", *divmod(microseconds, 10**6))
+        # a second descriptor of the socket, since an object of Python closes its own
         with socket.socket(fileno=os.dup(self.descriptor)) as same_socket:
+            same_socket.setblocking(True)  # whatever `socket.setdefaulttimeout` says
             same_socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
         self.seconds = seconds
 

@@ -57,12 +57,12 @@ class WorkerEnvs:
             slice(int(indices[0]), int(indices[-1]) + 1)
             for indices in np.array_split(range(count), min(workers, count))
         ]
-        # a file without a name, which ends with the last process that has it
+        # anonymous, and freed when the last of the processes ends
         memory = context.RawArray(ctypes.c_ubyte, shared_size(layout, count))
         self.actions, self.rows = shared_arrays(memory, layout, count)
         self.channels, self.processes = [], []
-        # seconds that each process may take to respond: the worker's own watchdog is sooner, and
-        # names the copy; a step and a reset of each
+        # seconds that each process may take to respond: twice the limit for each copy, for a step
+        # and a reset, and so much more that the worker's own watchdog, which names it, comes first
         self.deadlines = [
             2 * (env_slice.stop - env_slice.start) * limits.timeout + 2 * GRACE
             if limits.timeout
@@ -130,12 +130,12 @@ class WorkerEnvs:
         for channel in self.channels:
             with contextlib.suppress(OSError):  # the process has ended already
                 channel.send(CLOSE)
+        deadline = time.monotonic() + CLOSE_SECONDS  # of all: they close side by side
         for channel, process in zip(self.channels, self.processes, strict=True):
-            deadline = time.monotonic() + CLOSE_SECONDS
             with contextlib.suppress(EOFError, OSError):
                 while (seconds := deadline - time.monotonic()) > 0:
                     channel.receive(seconds)  # a response that nobody has read
-            process.join(timeout=1)
+            process.join(timeout=max(0.1, deadline - time.monotonic()))
             process.kill()
             channel.close()
 
