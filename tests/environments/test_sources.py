@@ -1,6 +1,7 @@
 """From an id, a function or an object written in JAX to copies of an environment, or to one clear
 message why not."""
 
+import math
 import sys
 from functools import partial
 from types import ModuleType
@@ -313,3 +314,9 @@ def test_which_functions_cross_processes(monkeypatch, with_file):
     assert not is_picklable(partial(Noise, observation_space=lambda: 3))
     assert environment_source("CartPole-v1").is_picklable
     assert not environment_source(probes.Counter()).is_picklable
+
+
+@pytest.mark.parametrize("seconds", [-1, math.nan, math.inf, 1e20])
+def test_a_time_limit_that_is_none_is_refused(seconds):
+    with pytest.raises(InvalidInput, match="environment_timeout is "):
+        environment_source("CartPole-v1", environment_timeout=seconds)

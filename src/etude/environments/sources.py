@@ -15,7 +15,7 @@ from etude.environments.backends.envpool_envs import EnvPoolEnvs, envpool_spec
 from etude.environments.backends.gymnasium_envs import GymnasiumEnvs, check_reset, spec_from_env
 from etude.environments.backends.in_process import NO_LIMITS, HostLimits
 from etude.environments.backends.jax_envs import JaxEnvs, check_jax_environment
-from etude.environments.backends.watchdog import TIMEOUT, time_limit
+from etude.environments.backends.watchdog import MAX_TIMEOUT, TIMEOUT, time_limit
 from etude.environments.backends.zero_envs import ZeroEnvs
 from etude.environments.factories import CheckedFactory, is_picklable, name_of_function
 from etude.environments.protocol import Environment, JaxEnvironment
@@ -131,6 +131,11 @@ def environment_source(
     Raises InvalidInput for what is neither an id, nor a function, nor written in JAX, and for
     options that it cannot have.
     """
+    if not 0 <= environment_timeout <= MAX_TIMEOUT:  # not a NaN either
+        raise InvalidInput(
+            f"environment_timeout is {environment_timeout}; it must be a number of seconds up to "
+            f"{MAX_TIMEOUT:,}, or 0 for no limit"
+        )
     if isinstance(environment, str):
         return IdSource(environment, options or {}, frame_stack, action_masks, environment_timeout)
     if options:

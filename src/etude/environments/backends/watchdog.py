@@ -21,6 +21,7 @@ from typing import Any
 from etude.errors import EnvironmentFault
 
 TIMEOUT = 600  # seconds that one call may take by default
+MAX_TIMEOUT = 10**9  # seconds; more is a mistake
 GRACE = 10.0  # seconds after which a call that was interrupted counts as stuck
 STUCK = 1  # exit status of a process that ends with a stuck call
 _SIGNAL = getattr(signal, "SIGVTALRM", None)  # one that hardly anything else uses
