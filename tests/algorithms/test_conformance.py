@@ -496,7 +496,7 @@ def test_spaces_of_every_kind_are_played_on(name, observation, action):
     environment = GymnasiumEnvs(partial(Noise, OBSERVATIONS[observation], ACTIONS[action]), 2)
     algorithm = SMALL[name][0]
     state = blank_state(algorithm, environment)
-    _, experience = jax.jit(partial(played, algorithm, environment))(state, KEYS[0])
+    _, experience = run_compiled(jax.jit(partial(played, algorithm, environment)), state, KEYS[0])
     for simulator in environment.vector_env.envs:
         assert len(simulator.given) == 3 and all(
             simulator.action_space.contains(given) for given in simulator.given

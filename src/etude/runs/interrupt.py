@@ -21,8 +21,7 @@ class InterruptHandler:
 
     A second signal acts as it does without the context, except in a process that another one waits
     for: Ctrl-C is then ignored, since the other answers it, and SIGTERM may come twice, once for
-    the whole group and once from the other, and means the same. A signal that is ignored before the
-    context, as under nohup, is ignored in it.
+    the whole group and once from the other, and means the same.
 
     The main thread may wait inside a compiled chunk, where Python runs no signal handler, so a
     thread listens for signals. A chunk that has not returned `patience` seconds later is cancelled
@@ -45,8 +44,6 @@ class InterruptHandler:
         os.set_blocking(writer, False)
         self._previous_wakeup = signal.set_wakeup_fd(writer)
         for number in (signal.SIGINT, signal.SIGTERM):
-            if signal.getsignal(number) is signal.SIG_IGN:  # as nohup does
-                continue
             ignored = number == signal.SIGINT and self.has_waiting_parent
             self._previous_handlers[number] = signal.signal(
                 number, signal.SIG_IGN if ignored else self._handle
