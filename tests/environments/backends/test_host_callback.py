@@ -1,7 +1,10 @@
 """A host call gives NumPy arrays to a function, and takes arrays back, from a compiled loop."""
 
 import gc
+import os
 import signal
+import subprocess
+import sys
 import time
 import weakref
 
@@ -162,6 +165,42 @@ def test_a_program_keeps_no_environment_once_it_is_forgotten():
     jax.clear_caches()
     gc.collect()
     assert alive() is None
+
+
+def work(x):
+    """So much that JAX would run it asynchronously."""
+    product = jax.lax.fori_loop(0, 30, lambda i, m: m @ m * 0.1, jnp.full((64, 64), x * 1.0))
+    return x + (0 * product.sum()).astype(x.dtype)
+
+
+@pytest.mark.parametrize(
+    ("variables", "threads"),
+    [({}, 1), ({"JAX_CPU_ENABLE_ASYNC_DISPATCH": "true"}, 2)],
+    ids=["synchronous", "asynchronous"],
+)
+def test_a_function_may_use_jax_itself(variables, threads):
+    """In a process of its own, with one thread of XLA, and where the user has JAX asynchronous."""
+    program = """
+import etude, jax, jax.numpy as jnp, numpy as np
+from etude.environments.backends.host_callback import host_call
+from test_host_callback import work
+
+inner = jax.jit(work)
+shape = jax.ShapeDtypeStruct((), np.int32)
+outer = jax.jit(lambda x: work(host_call(lambda x: np.asarray(inner(x + 1)), shape, x)))
+x = jnp.int32(0)
+for _ in range(50):
+    x = outer(x)
+assert x == 50
+"""
+    kept = {name: value for name, value in os.environ.items() if "ASYNC" not in name}
+    path = os.pathsep.join([os.path.dirname(__file__), *sys.path])
+    subprocess.run(
+        [sys.executable, "-c", program],
+        env=kept | variables | {"PJRT_NPROC": str(threads), "PYTHONPATH": path},
+        check=True,
+        timeout=120,
+    )
 
 
 def test_outside_of_a_program_it_is_a_call():
