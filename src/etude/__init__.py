@@ -30,16 +30,6 @@ if _XLA_FLAG.split("=")[0] not in os.environ.get("XLA_FLAGS", ""):
             stacklevel=2,
         )
 
-# Asynchronous programs run on a thread of XLA's pool. One that calls Python, which calls JAX in
-# turn, waits for that pool, and hangs where it has one thread. So programs are synchronous here.
-if "jax" not in sys.modules:
-    os.environ.setdefault("JAX_CPU_ENABLE_ASYNC_DISPATCH", "false")
-elif (
-    "JAX_CPU_ENABLE_ASYNC_DISPATCH" not in os.environ
-    and not sys.modules["jax"]._src.xla_bridge.backends_are_initialized()
-):
-    sys.modules["jax"].config.update("jax_cpu_enable_async_dispatch", False)
-
 __version__ = "0.1.0"
 
 _MODULE_OF = {

@@ -22,6 +22,11 @@ from jax.interpreters import batching, mlir
 
 from etude.errors import InvalidInput
 
+# Asynchronous programs run on a thread of XLA's pool. One that calls Python, which calls JAX in
+# turn, waits for that pool, and hangs where it has one thread. So programs are synchronous.
+if not jax._src.xla_bridge.backends_are_initialized():
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
+
 _raised: list[BaseException] = []  # by host functions since the last `raise_host_errors` began
 _handler_numbers = itertools.count()
 
