@@ -110,7 +110,8 @@ def test_jax_starts_with_the_threads_and_the_variable_is_as_it_was(before_jax):
 def test_where_jax_runs_its_threads_are_taken_and_others_refused():
     jax.devices()
     now = threads.threads_in_use()
-    assert choose(SMALL) == choose(LARGE) == threads.start_with(now + 1) == now
+    threads.start_with(now + 1)
+    assert choose(SMALL) == choose(LARGE) == threads.threads_in_use() == now
     assert choose(SMALL, asked=now) == now
     # the processes of seeds start anew, each on a core
     assert choose(LARGE, seeds=2, in_one_program=False) == (threads.threads_of_user() or 1)

@@ -76,24 +76,21 @@ def largest_product(algorithm: Any, spec: EnvironmentSpec, seeds: int = 1) -> fl
     return seeds * rows * max(layers, default=0)
 
 
-def start_with(threads: int) -> int:
-    """Start JAX with this number of threads; return the number that it runs with.
-
-    They differ where JAX has started before.
-    """
+def start_with(threads: int) -> None:
+    """Start JAX with this number of threads, unless it has started before."""
     global _running
-    if not is_started():
-        before = os.environ.get(VARIABLES[0])
-        os.environ[VARIABLES[0]] = str(threads)
-        try:
-            jax.devices()
-            _running = threads
-        finally:  # a process that starts from here decides for itself
-            if before is None:
-                del os.environ[VARIABLES[0]]
-            else:
-                os.environ[VARIABLES[0]] = before
-    return threads_in_use()
+    if is_started():
+        return
+    before = os.environ.get(VARIABLES[0])
+    os.environ[VARIABLES[0]] = str(threads)
+    try:
+        jax.devices()
+        _running = threads
+    finally:  # a process that starts from here decides for itself
+        if before is None:
+            del os.environ[VARIABLES[0]]
+        else:
+            os.environ[VARIABLES[0]] = before
 
 
 def is_started() -> bool:

@@ -244,7 +244,7 @@ class InProcessEnvs:
 
     def _counted_rows(self, over: list[int]) -> np.ndarray:
         """As `_checked_rows`, where environments may have taken any number of steps."""
-        self.steps_field[...] = np.array(self.steps, np.int64).astype(np.int32)  # beyond 2³¹ modulo
+        self.steps_field[...] = np.array(self.steps, np.int64).astype(np.int32)  # wraps at 2³¹
         return self._checked_rows(over).copy()
 
     def _checked_rows(self, over: list[int]) -> np.ndarray:
