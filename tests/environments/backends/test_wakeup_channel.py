@@ -1,25 +1,25 @@
 """Wake-ups and messages arrive in their order, in time, and never after the end."""
 
 import multiprocessing
-import os
-import socket
 import threading
 import time
 
 import pytest
 
 from etude.environments.backends.wakeup_channel import (
+    MAX_WAIT,
     WAKE_UP,
     ByteChannel,
     MessageChannel,
-    channel_of,
+    make_channel,
+    make_pipes,
 )
 
 
 @pytest.fixture(params=[MessageChannel, ByteChannel])
 def ends(request):
     """Both ends of a channel."""
-    made = tuple(request.param(connection) for connection in multiprocessing.Pipe())
+    made = tuple(request.param(pipes) for pipes in make_pipes(multiprocessing.get_context()))
     yield made
     for end in made:
         end.close()
@@ -76,25 +76,19 @@ def test_a_time_limit_holds_for_the_wait_that_has_it(ends):
     assert other.receive() == b"late"
 
 
-def test_a_single_byte_wakes_where_a_pipe_is_a_pair_of_sockets(monkeypatch):
-    connection, other = multiprocessing.Pipe()
-    assert type(channel_of(connection)) is ByteChannel
+@pytest.mark.parametrize(
+    ("system", "kind"), [("posix", ByteChannel), ("nt", MessageChannel)], ids=["posix", "windows"]
+)
+def test_a_single_byte_wakes_where_pipes_are_files(monkeypatch, system, kind):
+    ends = make_pipes(multiprocessing.get_context())
     with monkeypatch.context() as patch:
-        patch.setattr("os.name", "nt")
-        assert type(channel_of(connection)) is MessageChannel
-    connection.close()
-    other.close()
+        patch.setattr("os.name", system)
+        assert type(make_channel(ends[0])) is kind
+    for pipes in ends:
+        pipes.close()
 
 
-def test_a_time_limit_leaves_the_socket_waiting_whatever_the_default_of_sockets(monkeypatch):
-    """A default time limit of new sockets makes them non-blocking, and here it is the same one."""
-    pipe, other = multiprocessing.Pipe()
-    channel = ByteChannel(pipe)
-    socket.setdefaulttimeout(5)
-    try:
-        threading.Timer(0.2, lambda: os.write(other.fileno(), ByteChannel.BYTE)).start()
-        assert channel.receive(10) == WAKE_UP
-    finally:
-        socket.setdefaulttimeout(None)
-        channel.close()
-        other.close()
+def test_the_longest_time_limit_is_one_that_the_operating_system_can_wait(ends):
+    one, other = ends
+    threading.Timer(0.05, one.wake).start()
+    assert other.receive(MAX_WAIT) == WAKE_UP

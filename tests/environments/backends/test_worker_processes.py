@@ -19,7 +19,7 @@ from gymnasium_spaces import ACTIONS, OBSERVATIONS, Echo, Faulty, Modules, Noise
 
 from etude.environments.backends.gymnasium_envs import GymnasiumEnvs, make_layout
 from etude.environments.backends.in_process import NO_LIMITS, HostLimits, InProcessEnvs
-from etude.environments.backends.watchdog import GRACE
+from etude.environments.backends.watchdog import GRACE, MAX_TIMEOUT
 from etude.environments.backends.worker_processes import WorkerEnvs
 from etude.errors import EnvironmentFault
 from etude.spaces import EnvironmentSpec, space_from_gymnasium
@@ -107,7 +107,8 @@ def test_a_loop_over_processes_is_the_loop_over_one():
 
 
 def test_processes_start_without_jax_and_never_more_than_copies(workers):
-    spread = workers(Modules, Modules(), 1, 4)
+    # with the longest time limit, which is longer than the operating system can wait
+    spread = workers(Modules, Modules(), 1, 4, HostLimits(timeout=MAX_TIMEOUT))
     assert len(spread.processes) == 1
     rows = spread.reset(0).view(spread.layout.dtype)
     assert rows["observation0"] == 0

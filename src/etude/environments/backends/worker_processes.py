@@ -11,7 +11,7 @@ import traceback
 import weakref
 from collections.abc import Callable, Iterator
 from multiprocessing import resource_tracker, util
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import wait
 from multiprocessing.context import SpawnProcess
 from typing import Any
 
@@ -20,7 +20,13 @@ import numpy as np
 
 from etude.environments.backends.episode_log import EpisodeLog, join_logs, split_log
 from etude.environments.backends.in_process import NO_LIMITS, HostLimits, InProcessEnvs, StepLayout
-from etude.environments.backends.wakeup_channel import WAKE_UP, channel_of
+from etude.environments.backends.wakeup_channel import (
+    MAX_WAIT,
+    WAKE_UP,
+    PipeEnds,
+    make_channel,
+    make_pipes,
+)
 from etude.environments.backends.watchdog import GRACE, STUCK
 from etude.errors import EnvironmentFault
 
@@ -64,7 +70,7 @@ class WorkerEnvs:
         # seconds that each process may take to respond: twice the limit for each copy, for a step
         # and a reset, and so much more that the worker's own watchdog, which names it, comes first
         self.deadlines = [
-            2 * (env_slice.stop - env_slice.start) * limits.timeout + 2 * GRACE
+            min(2 * (env_slice.stop - env_slice.start) * limits.timeout + 2 * GRACE, MAX_WAIT)
             if limits.timeout
             else None
             for env_slice in self.slices
@@ -73,17 +79,17 @@ class WorkerEnvs:
         self.is_noticed = False
         util.Finalize(None, kill_workers, exitpriority=0)  # as this process ends
         for env_slice in self.slices:
-            pipe, worker_pipe = context.Pipe()
+            pipes, worker_pipes = make_pipes(context)
             process = context.Process(
                 target=serve_worker,
-                args=(worker_pipe, memory, count, make_env, env_slice, layout, limits),
+                args=(worker_pipes, memory, count, make_env, env_slice, layout, limits),
                 daemon=True,
             )
             with blocked_stop_signals():
                 process.start()
-            worker_pipe.close()
+            worker_pipes.close()
             _started.add(process)
-            self.channels.append(channel_of(pipe))
+            self.channels.append(make_channel(pipes))
             self.processes.append(process)
 
     def reset(self, seed: int) -> np.ndarray:
@@ -231,7 +237,7 @@ def leave_stop_signals_to_trainer() -> None:
 
 
 def serve_worker(
-    pipe: Connection,
+    pipes: PipeEnds,
     memory: Any,
     count: int,
     make_env: Callable[[], gymnasium.Env],
@@ -239,10 +245,10 @@ def serve_worker(
     layout: StepLayout,
     limits: HostLimits,
 ) -> None:
-    """Serve requests in a worker process until the request to close or the end of the pipe."""
+    """Serve requests in a worker process until the request to close or the end of the pipes."""
     leave_stop_signals_to_trainer()
     end_with_parent()
-    channel, envs = channel_of(pipe), None
+    channel, envs = make_channel(pipes), None
     actions, rows = (array[env_slice] for array in shared_arrays(memory, layout, count))
 
     def report_stuck(description: str) -> None:
