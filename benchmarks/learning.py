@@ -21,9 +21,9 @@ from learning_rows import ROWS_WITH_GOALS, Row, all_rows
 from learning_runs import Plan, jobs_for, plan_row, remove_runs, train_seeds
 from report import RESULTS, RUNS
 
+from etude.cores import usable_cores
 from etude.errors import EnvironmentFault, InvalidInput
 from etude.runs.interrupt import Interrupted
-from etude.runs.processes import usable_cores
 from etude.storage.writer_lock import sole_writer
 
 console = report.console()

@@ -344,27 +344,16 @@ gymnasium.register("Slow-v0", Slow)
 """
 
 
-LONG = """
+TESTS = Path(__file__).parents[1]
+LONG = f"""
+import sys
+
 import gymnasium
-import numpy as np
 
+sys.path.append({str(TESTS)!r})
+from gymnasium_probes import RandomWalk
 
-class Long(gymnasium.Env):
-    observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (2,))
-    action_space = gymnasium.spaces.Discrete(2)
-
-    def reset(self, *, seed=None, options=None):
-        super().reset(seed=seed)
-        self.time, self.place = 0, self.np_random.normal(size=2)
-        return self.place.astype(np.float32), {}
-
-    def step(self, action):
-        self.time += 1
-        self.place = 0.9 * self.place + action + self.np_random.normal(size=2)
-        return self.place.astype(np.float32), float(self.place[0]), self.time == 500, False, {}
-
-
-gymnasium.register("Long-v0", Long)
+gymnasium.register("Long-v0", RandomWalk, kwargs=dict(length=500, num_actions=2))
 """
 LONG_STEPS, LONG_COPIES, KILLS = 48_000, 4, 20
 

@@ -12,6 +12,7 @@ import jax
 import pytest
 
 import etude
+from etude.cores import num_cores
 from etude.errors import InvalidInput
 from etude.runs import threads
 from etude.spaces import Box, Composite, Discrete, EnvironmentSpec
@@ -137,7 +138,7 @@ RUN = """
 
 
 @pytest.mark.system
-@pytest.mark.skipif(threads.num_cores() < 2, reason="there is one core")
+@pytest.mark.skipif(num_cores() < 2, reason="there is one core")
 def test_one_thread_computes_the_same_bits_on_one_core_and_on_two(tmp_path):
     """A run that begins on one core goes on on two as the whole run on two, and says so."""
     cores, said = sorted(os.sched_getaffinity(0)), ""

@@ -119,7 +119,7 @@ def evaluate_policies(
     """
     with closing(PolicyEvaluator(settings, episodes, explore)) as evaluator:
         if interrupt is not None:
-            interrupt.watch(evaluator.environment, patience=0)
+            interrupt.watch(evaluator.environment, cancel_after=0)
         for name, states in states_by_name.items():
             played = [
                 evaluator.evaluate(state, final_evaluation_key(seed, i))

@@ -24,15 +24,15 @@ class InterruptHandler:
     the whole group and once from the other, and means the same.
 
     The main thread may wait inside a compiled chunk, where Python runs no signal handler, so a
-    thread listens for signals. A chunk that has not returned `patience` seconds later is cancelled
-    through the environment (`watch`).
+    thread listens for signals. A chunk that has not returned `cancel_after` seconds later is
+    cancelled through the environment (`watch`).
     """
 
     def __init__(self, has_waiting_parent: bool = False):
         self.signal: int | None = None
         self.has_waiting_parent = has_waiting_parent
         self.environment: Environment | None = None
-        self.patience = 5.0
+        self.cancel_after = 5.0
         self._previous_handlers: dict[int, Any] = {}
         self._writer: int | None = None
 
@@ -57,9 +57,9 @@ class InterruptHandler:
             signal.set_wakeup_fd(self._previous_wakeup)
             os.close(self._writer)  # ends the listening thread
 
-    def watch(self, environment: Environment, patience: float = 5.0) -> None:
-        """Set the environment that is cancelled `patience` seconds after a signal."""
-        self.environment, self.patience = environment, patience
+    def watch(self, environment: Environment, cancel_after: float = 5.0) -> None:
+        """Set the environment that is cancelled `cancel_after` seconds after a signal."""
+        self.environment, self.cancel_after = environment, cancel_after
         if self.signal is not None:
             self._cancel()
 
@@ -80,7 +80,7 @@ class InterruptHandler:
             ]
             if stop_signals:
                 self.signal = self.signal or stop_signals[0]
-                threading.Timer(self.patience, self._cancel).start()
+                threading.Timer(self.cancel_after, self._cancel).start()
         os.close(self._reader)
 
     def _cancel(self):

@@ -85,7 +85,7 @@ class PeriodicEvaluation:
             return None
         try:
             if self.evaluator.environment is not None:
-                interrupt.watch(self.evaluator.environment, patience=0)
+                interrupt.watch(self.evaluator.environment, cancel_after=0)
             cells = [
                 self.evaluator.cells(self.state_of(report, i), periodic_key(seed))
                 for i, seed in enumerate(self.seeds)

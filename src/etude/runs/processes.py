@@ -8,6 +8,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from typing import Any, NamedTuple, cast
 
+from etude.cores import usable_cores
 from etude.errors import Diverged, EnvironmentFault, InvalidInput
 from etude.runs.interrupt import Interrupted, InterruptHandler
 from etude.runs.job import train_job
@@ -82,13 +83,6 @@ def train_jobs(
         raise failure
     if interrupt.signal:
         raise Interrupted("stopped before every seed was trained, all saved")
-
-
-def usable_cores() -> list[int | None]:
-    """The cores to pin processes to, or a None for each where the system does not pin."""
-    if hasattr(os, "sched_getaffinity"):
-        return [*sorted(os.sched_getaffinity(0))]
-    return [None] * (os.cpu_count() or 1)
 
 
 def start_process(

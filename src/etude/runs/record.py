@@ -229,7 +229,7 @@ def gather_chunks(
     """The transitions of all chunks, [time, env, ...]; raises Interrupted on a signal to stop."""
     start_time, done, steps, gathered = perf_counter(), 0, 0, []
     with InterruptHandler() as interrupt, StatusLine(progress) as status:
-        interrupt.watch(environment, patience=0)
+        interrupt.watch(environment, cancel_after=0)
         try:
             for chunk in chunks:
                 if interrupt.signal:

@@ -17,6 +17,7 @@ from typing import Any, Literal, Self, get_args
 import jax
 import numpy as np
 
+from etude.cores import num_cores
 from etude.data.dataset import Dataset
 from etude.environments.sources import EnvironmentLike
 from etude.errors import InvalidInput
@@ -39,7 +40,6 @@ from etude.runs.job_progress import ProgressEvent
 from etude.runs.options import AT_MOST, check_whole
 from etude.runs.outside import DatasetLike, describe, open_dataset, reopen_dataset
 from etude.runs.periodic_evaluation import state_of_seed
-from etude.runs.processes import usable_cores
 from etude.runs.settings import (
     CONFIG,
     Settings,
@@ -290,7 +290,7 @@ class Run:
             sum(getattr(event, name) for event in events) for name in ("seconds", "compile_seconds")
         )
         total_steps = sum(event.steps * len(event.seeds) for event in events)
-        at_once = min(len(self.jobs), len(usable_cores())) if self.is_parallel else 1
+        at_once = min(len(self.jobs), num_cores()) if self.is_parallel else 1
         if len(self.jobs) > 1:
             self._merge_metrics()
         self.draw_learning_curve(evaluations["evaluation"])

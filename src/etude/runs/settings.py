@@ -15,6 +15,7 @@ import jax
 import etude
 from etude.algorithms import ALGORITHMS, algorithm_class
 from etude.algorithms.protocol import NOTHING, Outside, acts, check_algorithm
+from etude.cores import num_cores
 from etude.data.dataset import dataset_shapes
 from etude.environments.backends.zero_envs import ZeroEnvs
 from etude.environments.factories import is_picklable
@@ -29,7 +30,7 @@ from etude.errors import InvalidInput
 from etude.importing import is_importable, split_name
 from etude.kinds import code_fields, kinds_of, qualified_name, tag_of
 from etude.runs.options import AT_LEAST, AT_MOST, RecordedOptions, check_whole
-from etude.runs.threads import num_cores, start_with, threads_in_use
+from etude.runs.threads import start_with, threads_in_use
 from etude.runs.torsos import TorsoLike, find_torso, restore_torso, torso_of
 from etude.spaces import EnvironmentSpec
 from etude.storage import files

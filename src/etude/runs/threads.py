@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 
+from etude.cores import num_cores
 from etude.errors import InvalidInput
 from etude.nn.networks import encode_leaf, is_image
 from etude.spaces import EnvironmentSpec, leaves_with_path
@@ -116,10 +117,3 @@ def threads_of_user() -> int | None:
         if re.fullmatch(r"[+-]?[0-9]+", text := os.environ.get(name, "").strip()):
             return max(1, int(text))
     return None
-
-
-def num_cores() -> int:
-    """The number of cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

@@ -14,6 +14,7 @@ import jax
 
 from etude.algorithms import ALGORITHMS, algorithm_factory, registered_name
 from etude.algorithms.protocol import Outside, check_algorithm, init_state
+from etude.cores import num_cores
 from etude.counters import MAX_ROW_LENGTH
 from etude.environments.backends.host_goal_reward import HostGoalReward
 from etude.environments.goals import check_goal_reward, goal_reward_for
@@ -42,7 +43,7 @@ from etude.runs.settings import (
     write_config,
 )
 from etude.runs.stopping import early_stops
-from etude.runs.threads import choose_threads, num_cores, start_with
+from etude.runs.threads import choose_threads, start_with
 from etude.runs.torsos import TorsoLike, torso_of, with_torso
 from etude.runs.video import record_video
 from etude.storage import files

@@ -180,7 +180,7 @@ def test_numbers_of_64_bits_are_refused():
 
 
 def test_light_environments_leave_cores_to_the_learner(monkeypatch):
-    monkeypatch.setattr("os.cpu_count", lambda: 8)
+    monkeypatch.setattr(envpool_envs, "num_cores", lambda: 8)
     assert (threads_for("CartPole-v1"), threads_for("LunarLander-v3")) == (4, 8)
-    monkeypatch.setattr("os.cpu_count", lambda: 1)
+    monkeypatch.setattr(envpool_envs, "num_cores", lambda: 1)
     assert (threads_for("CartPole-v1"), threads_for("LunarLander-v3")) == (1, 1)

@@ -125,15 +125,15 @@ class Boundary:
         """Write that environment `i` has taken no step: no reward, and no end."""
         self.reward[i], self.terminated[i], self.truncated[i] = 0, False, False
 
-    def read_batch(self, over: list[int]) -> tuple[int, str] | None:
-        """Look at the rows of all environments after a step, of which some episodes are `over`.
+    def read_batch(self, begun: list[int]) -> tuple[int, str] | None:
+        """Look at the rows of all environments after a step.
 
-        The others act next on the observation of the step. Returns (environment, fault) of a number
-        that is not finite, None for none. In one of `LOOK_EVERY` calls, the values outside of the
-        bounds of their Box are counted.
+        Those in `begun` are at the start of an episode. The others act next on the observation of
+        the step. Returns (environment, fault) of a number that is not finite, None for none. In one
+        of `LOOK_EVERY` calls, the values outside of the bounds of their Box are counted.
         """
-        if over:
-            going_on = sorted({*range(len(self.rows))}.difference(over))
+        if begun:
+            going_on = sorted({*range(len(self.rows))}.difference(begun))
             for field, next_field in self.observation_pairs:
                 field[going_on] = next_field[going_on]
         else:

@@ -1,7 +1,6 @@
 """EnvPool environments, stepped in C++ from inside the compiled loop (Weng et al., 2022)."""
 
 import importlib.util
-import os
 from typing import Any
 
 import jax
@@ -9,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from etude import spaces
+from etude.cores import num_cores
 from etude.environments.backends.host_callback import host_call
 from etude.environments.protocol import StepResult
 from etude.errors import InvalidInput
@@ -144,7 +144,7 @@ def envpool_spec(
 
 
 def threads_for(name: str) -> int:
-    """The number of threads for a pool: one per core, or half of that where steps are cheap.
+    """The number of threads for a pool: one for each usable core, half of that for cheap steps.
 
     Threads beyond that take cores from the learner.
     """
@@ -152,7 +152,7 @@ def threads_for(name: str) -> int:
 
     family = registry.specs[name][0]  # the module of the environment
     is_cheap = family in ("envpool.classic_control", "envpool.toy_text")
-    cores = os.cpu_count() or 1
+    cores = num_cores()
     return max(1, cores // 2) if is_cheap else cores
 
 

@@ -102,9 +102,8 @@ def _call_eagerly(*arguments, function, shapes, owner):
 
 
 def _lower_on_cpu(context, *arguments, function, shapes, owner):
-    if jax.config.read(
-        "jax_cpu_enable_async_dispatch"
-    ):  # JAX's own callbacks are synchronous even so
+    if jax.config.read("jax_cpu_enable_async_dispatch"):
+        # XLA runs programs with JAX's own callbacks synchronously even so
         return _lower(context, *arguments, function=function, shapes=shapes, owner=owner)
     from etude.environments.backends.ffi_handler import Handler
 

@@ -52,16 +52,20 @@ class InProcessEnvs:
     ):
         self.name, self.first_index, self.layout = "the environment", first_index, layout
         self.limits = limits
-        self.current = 0  # the environment that is called
-        self.moment = ""  # of its life in which it is called, "" in a step or a reset
+        self.called_index = 0  # the environment that is called
+        self.call_phase = ""  # "when it was made" or "when it was closed"; "" in steps and resets
         self.steps = [0] * count  # taken by each environment
         self.first_steps = [0] * count  # those before the running episode
         self.episodes = [0] * count  # the number of the running one
         self.seeds = [EpisodeSeeds(0, first_index + i) for i in range(count)]
         self.watchdog = Watchdog(
-            lambda: (self.current, self.steps[self.current], self.episodes[self.current]),
+            lambda: (
+                self.called_index,
+                self.steps[self.called_index],
+                self.episodes[self.called_index],
+            ),
             limits.timeout,
-            lambda: str(self._fault(self.current, CallTimeout(), self.moment)),
+            lambda: str(self._fault(self.called_index, CallTimeout(), self.call_phase)),
             on_stuck,
         )
         self.envs: list[gymnasium.Env] = []
@@ -77,8 +81,8 @@ class InProcessEnvs:
         self.bytes = self.rows.view(np.uint8).reshape(count, -1)
         self.recorder = Recorder(layout, self.bytes, limits.replay) if limits.replay else None
         self.is_resting = [False] * count
-        self.over: list[int] = []  # whose episode ended in the latest step
-        self.is_noticed = False
+        self.ended: list[int] = []  # whose episode ended in the latest step
+        self.notice_given = False
         # of each environment's finished episodes that say so, by `is_success` of their last info
         self.successes: list[list[bool]] = [[] for _ in range(count)]
 
@@ -103,10 +107,10 @@ class InProcessEnvs:
         env_actions = self.layout.native_actions(actions)
         if self.recorder:
             self.recorder.actions = actions.tobytes()
-        self.over.clear()
+        self.ended.clear()
         self._call(self._step_all, env_actions)
         self.steps_field += 1
-        return self._checked_rows(self.over)
+        return self._checked_rows(self.ended)
 
     def episode_log(self) -> EpisodeLog:
         """The running episodes, from which `replay` goes on."""
@@ -149,8 +153,8 @@ class InProcessEnvs:
 
     def notices(self) -> list[str]:
         """What a person should know of these environments, once."""
-        notice = "" if self.is_noticed else self.boundary.notice()
-        self.is_noticed |= bool(notice)
+        notice = "" if self.notice_given else self.boundary.notice()
+        self.notice_given |= bool(notice)
         return [f"{self.name}: {notice}"] if notice else []
 
     def close(self) -> None:
@@ -182,7 +186,7 @@ class InProcessEnvs:
         envs, steps, is_resting, recorder = self.envs, self.steps, self.is_resting, self.recorder
         read_step, max_steps = self.boundary.read_step, self.limits.max_episode_steps
         for i, action in enumerate(actions):
-            self.current = i
+            self.called_index = i
             if is_resting[i]:
                 self.boundary.clear_step(i)
                 continue
@@ -201,7 +205,7 @@ class InProcessEnvs:
             self.successes[i].append(bool(info[SUCCESS]))
         self.is_resting[i] = self.episodes[i] + 1 == self.limits.episodes
         if not self.is_resting[i]:
-            self.over.append(i)
+            self.ended.append(i)
             self._begin_episode(i)
 
     def _begin_episode(self, i: int) -> None:
@@ -242,33 +246,33 @@ class InProcessEnvs:
         """The number of steps of the running episode."""
         return self.steps[i] - self.first_steps[i]
 
-    def _counted_rows(self, over: list[int]) -> np.ndarray:
+    def _counted_rows(self, begun: list[int]) -> np.ndarray:
         """As `_checked_rows`, where environments may have taken any number of steps."""
         self.steps_field[...] = np.array(self.steps, np.int64).astype(np.int32)  # wraps at 2³¹
-        return self._checked_rows(over).copy()
+        return self._checked_rows(begun).copy()
 
-    def _checked_rows(self, over: list[int]) -> np.ndarray:
-        """The rows after a step in which the episodes of the environments in `over` have begun."""
-        if found := self.boundary.read_batch(over):
+    def _checked_rows(self, begun: list[int]) -> np.ndarray:
+        """The rows after a step in which the episodes of the environments in `begun` have begun."""
+        if found := self.boundary.read_batch(begun):
             raise self._fault(found[0], EnvironmentFault(found[1]))
         return self.bytes
 
-    def _call_all(self, call: Callable[[int], Any], moment: str = "") -> None:
+    def _call_all(self, call: Callable[[int], Any], phase: str = "") -> None:
         """Call a function of each environment's number, as `_call` does."""
 
         def call_each() -> None:
             for i in range(len(self.steps)):
-                self.current = i
+                self.called_index = i
                 call(i)
 
-        self._call(call_each, moment=moment)
+        self._call(call_each, phase=phase)
 
-    def _call(self, call: Callable[..., Any], *arguments: Any, moment: str = "") -> None:
+    def _call(self, call: Callable[..., Any], *arguments: Any, phase: str = "") -> None:
         """Call a function of the environments, under the time limit.
 
         Raises EnvironmentFault for what goes wrong in it, with copy, step and seed.
         """
-        self.moment = moment
+        self.call_phase = phase
         try:
             self.watchdog.begin()
             try:
@@ -278,11 +282,11 @@ class InProcessEnvs:
         except (KeyboardInterrupt, InvalidInput):
             raise
         except EnvironmentFault as fault:
-            raise self._fault(self.current, fault, moment) from None
+            raise self._fault(self.called_index, fault, phase) from None
         except BaseException as error:  # also where it calls sys.exit
-            raise self._fault(self.current, error, moment) from error
+            raise self._fault(self.called_index, error, phase) from error
 
-    def _fault(self, i: int, error: BaseException, moment: str = "") -> EnvironmentFault:
+    def _fault(self, i: int, error: BaseException, phase: str = "") -> EnvironmentFault:
         match error:
             case EnvironmentFault():
                 reason = str(error)
@@ -300,9 +304,9 @@ class InProcessEnvs:
                 )
             case _:
                 reason = f"it raised {type(error).__name__}: {error}"
-        when = moment or (f"at its step {self.steps[i]}" if self.steps[i] else "at its first reset")
+        when = phase or (f"at its step {self.steps[i]}" if self.steps[i] else "at its first reset")
         seed = self.seeds[i](max(self.episodes[i], 0))
-        where = "" if moment else f" (step {self._length(i)} of its episode with seed {seed})"
+        where = "" if phase else f" (step {self._length(i)} of its episode with seed {seed})"
         return EnvironmentFault(
             f"copy {self.first_index + i} of {self.name} failed {when}: {reason}{where}"
         )

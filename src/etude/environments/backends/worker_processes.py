@@ -75,8 +75,9 @@ class WorkerEnvs:
             else None
             for env_slice in self.slices
         ]
+        self.are_started = False  # the processes, which have told so
         self.is_waiting = False  # for the responses to a request
-        self.is_noticed = False
+        self.notice_given = False
         util.Finalize(None, kill_workers, exitpriority=0)  # as this process ends
         for env_slice in self.slices:
             pipes, worker_pipes = make_pipes(context)
@@ -88,7 +89,7 @@ class WorkerEnvs:
             with blocked_stop_signals():
                 process.start()
             worker_pipes.close()
-            _started.add(process)
+            _workers_of_this_process.add(process)
             self.channels.append(make_channel(pipes))
             self.processes.append(process)
 
@@ -122,14 +123,14 @@ class WorkerEnvs:
 
     def notices(self) -> list[str]:
         """What a person should know of these environments, once."""
-        if self.is_noticed or self.is_waiting:
+        if self.notice_given or self.is_waiting:
             return []
         try:
             notices = [part.decode() for part in self._request([NOTICES] * len(self.channels))]
         except EnvironmentFault:  # which the next step tells
             return []
         notices = [notice for notice in notices if notice]
-        self.is_noticed = bool(notices)
+        self.notice_given = bool(notices)
         return notices[:1]  # that of one process tells enough
 
     def close(self) -> None:
@@ -157,6 +158,15 @@ class WorkerEnvs:
         if self.is_waiting:
             raise EnvironmentFault("a request to the processes was interrupted; make them anew")
         self.is_waiting = True
+        if not self.are_started:
+            self._await_start()
+
+    def _await_start(self) -> None:
+        """Wait until each process has started, which takes time of no environment."""
+        for channel in self.channels:
+            with contextlib.suppress(EOFError, OSError):  # it has ended, which its response tells
+                channel.receive()
+        self.are_started = True
 
     def _responses(self, has_deadline: bool = True) -> list[bytes]:
         """The responses of all processes to a request; the next request begins anew.
@@ -193,7 +203,7 @@ class WorkerEnvs:
         return EnvironmentFault(f"{what} died with exit status {process.exitcode}")
 
 
-_started: weakref.WeakSet[SpawnProcess] = weakref.WeakSet()
+_workers_of_this_process: weakref.WeakSet[SpawnProcess] = weakref.WeakSet()
 
 
 def kill_workers() -> None:
@@ -202,7 +212,7 @@ def kill_workers() -> None:
     At its end, Python would send SIGTERM to them, which they ignore, and wait for their end.
     """
     for process in multiprocessing.active_children():
-        if process in _started:
+        if process in _workers_of_this_process:
             process.kill()
 
 
@@ -256,6 +266,7 @@ def serve_worker(
         os._exit(STUCK)
 
     with contextlib.suppress(EOFError, OSError):
+        channel.wake()  # it has started
         while (request := channel.receive()) != CLOSE:
             try:
                 envs = envs or InProcessEnvs(
