@@ -28,6 +28,7 @@ ROOMS = (
     "etude.importing",
     "etude.struct",
     "etude.counters",
+    "etude.cores",
     "etude.algorithms._index",  # a table of names, read without JAX
     "etude",
     "etude.spaces",

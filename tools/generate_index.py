@@ -37,6 +37,7 @@ ORDER = (
     "actor_critic.actor_critic",
     "trust_region.trpo",
     "trust_region.ppo",
+    "imitation.bc",
     "control.mpc",
     "control.mcts",
     "control.random_policy",

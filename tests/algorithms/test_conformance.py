@@ -28,8 +28,9 @@ from etude.algorithms.control.heuristic import Heuristic
 from etude.algorithms.control.mcts import MCTS
 from etude.algorithms.control.mpc import MPC
 from etude.algorithms.control.random_policy import Random
+from etude.algorithms.imitation.bc import BC
 from etude.algorithms.policy_gradient.reinforce import OffPolicyGradient, Reinforce
-from etude.algorithms.protocol import NOTHING, init_state
+from etude.algorithms.protocol import NOTHING, Outside, init_state, outside_arguments
 from etude.algorithms.trust_region.ppo import PPO, DualGradient
 from etude.algorithms.trust_region.trpo import TRPO, NaturalGradient
 from etude.algorithms.value.boltzmann import Boltzmann
@@ -43,6 +44,7 @@ from etude.algorithms.value.q_learning import SARSA, QLearning
 from etude.algorithms.value.rainbow import Rainbow
 from etude.algorithms.value.td import TD
 from etude.algorithms.value.td3 import DDPG, TD3
+from etude.data.dataset import Dataset, dataset_shapes
 from etude.data.replay.hindsight import Hindsight
 from etude.environments.backends.gymnasium_envs import GymnasiumEnvs
 from etude.environments.backends.jax_envs import JaxEnvs
@@ -57,7 +59,7 @@ from etude.kinds import code_fields, kinds_of
 from etude.nn.recurrent import GRU, LSTM
 from etude.planning.planners import CEM, CMAES, AnyPlanner
 from etude.planning.tree.rules import PUCT
-from etude.rollout import bind_policy, rollout
+from etude.rollout import bind_policy, init_rollout_state, rollout
 from etude.spaces import (
     Box,
     Composite,
@@ -211,6 +213,19 @@ SMALL = {
         EVERY,
         "networks",
     ),
+    "bc": (
+        BC(
+            hidden=(4,),
+            batch_size=4,
+            gradient_steps=2,
+            recurrent=GRU(4),
+            sequence_length=2,
+            validation_share=0.5,
+        ),
+        CHOICES,
+        EVERY,
+        "policy",
+    ),
     "mpc": (
         MPC("Pendulum-v1", CEM(elites=2), horizon=3, samples=4, iterations=2),
         JaxEnvs(PORTS["Pendulum-v1"](), 2),
@@ -275,6 +290,7 @@ VARIANTS_OF_CHOICES = {
 }
 every_algorithm = pytest.mark.parametrize("name", SMALL)
 LEARNERS = [name for name, (*_, learned) in ROWS.items() if learned]
+PLAYERS = [name for name in LEARNERS if name in SMALL and SMALL[name][0].plays]
 # these are of one class with rainbow
 TWO_SEEDS = [name for name in ROWS if name not in ("dqn", "fitted-q")]
 # the same loops around another loss as one that is run: off-policy, on-policy, over a table
@@ -342,18 +358,39 @@ def programs():
     def together(name):
         if name not in made:
             algorithm, environment, _, _ = ROWS[name]
-            begin = jax.jit(
-                vmap_over_seeds(partial(init_train_state, algorithm, environment), KEYS)
-            )
+            outside = outside_of(algorithm, environment)
+            begin = partial(init_train_state, algorithm, environment, outside=outside)
+            begin = jax.jit(vmap_over_seeds(begin, KEYS))
             both = begin(KEYS)
-            made[name] = (
-                jax.device_get(both),
-                compile_chunk(algorithm, environment, both, KEYS, 100),
-                begin,
-            )
+            program = compile_chunk(algorithm, environment, both, KEYS, 100, outside)
+            made[name] = jax.device_get(both), lambda *given: program(*given, outside), begin
         return made[name]
 
     return together
+
+
+def outside_of(algorithm, environment):
+    """What reaches it from outside: four episodes of four steps, of random play where that can be
+    traced, else of zeros."""
+    if "dataset" not in algorithm.needs:
+        return NOTHING
+    spec, random = environment.spec, Random()
+
+    def play(key):
+        policy = bind_policy(random, random.init(key, spec), environment, explore=True)
+        stage = init_rollout(random, environment, random.init(key, spec), key)
+        played = replace(rollout(environment, policy, stage, key, 8)[1], memory=())
+        return jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1).reshape(-1, *x.shape[2:]), played)
+
+    if environment.functional:
+        steps = jax.jit(play)(KEYS[0])
+    else:
+        shapes = dataset_shapes(spec, 16, 4).transitions
+        steps = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
+    never, ends = np.zeros(16, bool), np.arange(16) % 4 == 3
+    steps = replace(steps, terminated=never, truncated=ends)
+    dataset = Dataset(steps, np.full(4, 4, np.int32), replace(spec, num_envs=1))
+    return Outside(jax.tree.map(jnp.asarray, dataset))
 
 
 def seed_of(trainings, i):
@@ -363,7 +400,7 @@ def seed_of(trainings, i):
 def run(program, training, key, begin, end):
     """Through host memory, as through a checkpoint; what is given is not given away."""
     training = jax.tree.map(jnp.asarray, training)
-    return jax.device_get(program(training, key, begin, end, NOTHING))
+    return jax.device_get(program(training, key, begin, end))
 
 
 def assert_close(one, other):
@@ -374,9 +411,10 @@ def assert_close(one, other):
 def single(programs):
     """Of a table, training of one seed at the start and its program."""
     first = seed_of(programs("q-learning")[0], 0)
-    return first, compile_chunk(
+    program = compile_chunk(
         *SMALL["q-learning"][:2], jax.tree.map(jnp.asarray, first), KEYS[0], 100
     )
+    return first, lambda *given: program(*given, NOTHING)
 
 
 @pytest.mark.system  # uncompiled, each operation is a program
@@ -415,9 +453,9 @@ def test_seeds_differ(name, programs):
             for i in range(2)
         )
         assert (first != second).any() if tables else (first != second).all()
-    assert (
-        after.metric_sums.episodes.total_return[0] != after.metric_sums.episodes.total_return[1]
-    ).all()
+    sums = after.metric_sums
+    told = sums.episodes.total_return if ROWS[name][0].plays else sums.metrics["nll"]
+    assert (told[0] != told[1]).all()
 
 
 @in_tiers(TWO_SEEDS)
@@ -457,12 +495,17 @@ def played(algorithm, environment, state, key):
 
 
 def improved(algorithm, environment, state, key):
-    """The state after an update from one rollout."""
-    return algorithm.update(state, played(algorithm, environment, state, key)[1], key)[0]
+    """The state after an update from one rollout, or from what it has instead."""
+    experience = played(algorithm, environment, state, key)[1] if algorithm.plays else ()
+    outside = outside_arguments(algorithm, outside_of(algorithm, environment))
+    return algorithm.update(state, experience, key, *outside)[0]
 
 
 def shape_of_state(algorithm, environment):
-    return jax.eval_shape(partial(algorithm.init, spec=environment.spec), KEYS[0])
+    outside = outside_of(algorithm, environment)
+    return jax.eval_shape(
+        partial(init_state, algorithm, spec=environment.spec, outside=outside), KEYS[0]
+    )
 
 
 def blank_state(algorithm, environment):
@@ -558,9 +601,10 @@ def assert_update_keeps_shapes(algorithm, environment):
 def test_a_policy_hands_on_a_memory_of_the_shape_that_it_began_with(name):
     """Traced, not run."""
     algorithm, environment, *_ = ROWS[name]
+    outside = outside_of(algorithm, environment)
 
     def memories(key):
-        state = algorithm.init(key, environment.spec)
+        state = init_state(algorithm, key, environment.spec, outside)
         policy = bind_policy(algorithm, state, environment, explore=True)
         begun = policy.initial_memory(key)
         return begun, policy.act(environment.reset(key)[1], begun, key)[1]
@@ -701,11 +745,12 @@ def test_nothing_forbidden_is_done_or_valued(name, kind):
     algorithm, *_, learned = (ROWS | VARIANTS_OF_CHOICES)[name]
     environment = MASKED[kind]
     check_spaces(algorithm.assumes, environment.spec, name)
+    outside = outside_of(algorithm, environment)
 
     @jax.jit
     def live(key):
         key_state, key_roll, *keys = jax.random.split(key, 32)
-        state = init_state(algorithm, key_state, environment.spec)
+        state = init_state(algorithm, key_state, environment.spec, outside)
 
         def is_legal(observation, action):
             return environment.environment.is_legal(observation["action_mask"], action)
@@ -713,13 +758,16 @@ def test_nothing_forbidden_is_done_or_valued(name, kind):
         def iterate(carry, key):
             state, stage = carry
             policy = bind_policy(algorithm, state, environment, explore=True)
-            length = algorithm.rollout_length
+            length = algorithm.rollout_length if algorithm.plays else 4
             stage, experience, _ = rollout(environment, policy, stage, key, length)
-            state, metrics = algorithm.update(state, experience, key)
             legal = is_legal(experience.observation, experience.action)
+            learned_from = experience if algorithm.plays else ()
+            needed = outside_arguments(algorithm, outside)
+            state, metrics = algorithm.update(state, learned_from, key, *needed)
             return (state, stage), (legal.all(), metrics["updates"])
 
-        stage = init_rollout(algorithm, environment, state, key_roll)
+        policy = bind_policy(algorithm, state, environment, explore=True)
+        stage = init_rollout_state(environment, policy, key_roll)
         (state, _), told = jax.lax.scan(iterate, (state, stage), jnp.stack(keys))
         policy = bind_policy(algorithm, state, environment)
         everywhere = environment.environment.observe(jnp.arange(STATES))
@@ -784,8 +832,7 @@ UNENDING = ("reinforce",)
     "name",
     [
         pytest.param(name, marks=pytest.mark.slow if name in UNENDING else pytest.mark.system)
-        for name in LEARNERS
-        if name in SMALL
+        for name in PLAYERS
     ],
 )
 def test_what_never_ends_and_what_ends_at_once_is_learned_from(name):
@@ -836,8 +883,7 @@ BROKEN = ("q-learning", "ppo")
     "name",
     [
         pytest.param(name, marks=pytest.mark.slow if name in BROKEN else pytest.mark.system)
-        for name in LEARNERS
-        if name in SMALL
+        for name in PLAYERS
     ],
 )
 def test_an_environment_that_breaks_its_word_is_a_fault_whoever_plays(name):

@@ -46,6 +46,8 @@ ALGORITHMS = {                  # name: (module, attribute, summary)
         "PPO without clipping; dual gradient ascent adjusts the weight of the KL penalty"),
     "ppo": ("etude.algorithms.trust_region.ppo", "PPO",
         "proximal policy optimization: every kind of action"),
+    "bc": ("etude.algorithms.imitation.bc", "BC",
+        "behavior cloning: every kind of action, from a dataset"),
     "mpc": ("etude.algorithms.control.mpc", "MPC",
         "model-predictive control with the environment's true model: a bounded Box"),
     "mcts": ("etude.algorithms.control.mcts", "MCTS",

@@ -131,12 +131,41 @@ def make_actor_critic(
     Raises InvalidInput for state-dependent noise of actions that are not a Box.
     """
     key_policy, key_value = jax.random.split(key)
-    build = lambda key, outputs, scale: make_torso(
-        key, spec.observation, hidden, outputs, activation, scale, recurrent, torso
+    policy = make_policy(
+        key_policy,
+        spec,
+        hidden,
+        activation,
+        initial_std=initial_std,
+        recurrent=recurrent,
+        state_noise=state_noise,
+        torso=torso,
     )
+    value_torso, value_head = make_torso(
+        key_value, spec.observation, hidden, 1, activation, 1.0, recurrent, torso
+    )
+    return ActorCriticNetworks(policy, ValueNetwork(None if shared else value_torso, value_head))
+
+
+def make_policy(
+    key: Array,
+    spec: EnvironmentSpec,
+    hidden: tuple[int, ...],
+    activation: Activation = "tanh",
+    *,
+    initial_std: float | Array = 1.0,
+    recurrent: GRU | LSTM | None = None,
+    state_noise: bool = False,
+    torso: TorsoMaker | None = None,
+) -> PolicyNetwork:
+    """The policy network of `make_actor_critic`, by itself.
+
+    Raises InvalidInput for state-dependent noise of actions that are not a Box.
+    """
     num_parameters = distributions.num_parameters(spec.action)
-    policy_torso, policy_head = build(key_policy, num_parameters, 0.01)
-    value_torso, value_head = build(key_value, 1, 1.0)
+    policy_torso, head = make_torso(
+        key, spec.observation, hidden, num_parameters, activation, 0.01, recurrent, torso
+    )
     is_box = isinstance(spec.action, spaces.Box)
     if state_noise and not is_box:
         raise InvalidInput(
@@ -144,10 +173,9 @@ def make_actor_critic(
             "leave it off"
         )
     log_std_shape = (
-        (policy_head.weight.shape[1], num_parameters)
+        (head.weight.shape[1], num_parameters)
         if state_noise
         else (num_parameters if is_box else 0,)
     )
     log_std = jnp.full(log_std_shape, jnp.log(initial_std))
-    policy = PolicyNetwork(policy_torso, policy_head, log_std, spec.action, spec.observation)
-    return ActorCriticNetworks(policy, ValueNetwork(None if shared else value_torso, value_head))
+    return PolicyNetwork(policy_torso, head, log_std, spec.action, spec.observation)

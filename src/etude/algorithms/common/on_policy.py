@@ -57,8 +57,9 @@ class LearnerState:
 
 def get_policy(state: Any) -> Any:
     """The policy network of an algorithm's state, and the statistics that normalize its input."""
-    learner = state if isinstance(state, LearnerState) else state.learner
-    return learner.networks.policy, learner.observation_statistics
+    learner = getattr(state, "learner", state)
+    networks = getattr(learner, "networks", learner)  # a policy may be the only one
+    return networks.policy, learner.observation_statistics
 
 
 def put_policy(state: Any, policy: Any) -> Any:

@@ -1,0 +1,353 @@
+"""Cloning is the policy gradient with weights of one, on steps of the episodes that count."""
+
+import math
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import scipy.stats
+
+from etude.algorithms.imitation.bc import BC, Demonstrations
+from etude.algorithms.protocol import NOTHING, Outside, init_state, put_components
+from etude.algorithms.trust_region.ppo import PPO
+from etude.data.dataset import make_dataset
+from etude.errors import InvalidInput
+from etude.estimators.losses import weighted_nll
+from etude.estimators.running_statistics import Normalization
+from etude.nn.recurrent import GRU, LSTM
+from etude.spaces import Box, Composite, Discrete, EnvironmentSpec, MultiBinary, MultiDiscrete
+from etude.struct import replace, validate
+
+KEY = jax.random.key(0)
+ARM = Box((2,), low=-1.0, high=1.0)
+
+
+def recorded(observations, actions, spec=None, episodes=1):
+    """A dataset of as many equally long episodes, whose last steps are truncated. Observations have
+    a row for each step; the last one is given twice."""
+    steps = len(actions) // episodes
+    spec = spec or EnvironmentSpec(Box(observations.shape[1:]), Discrete(2), 1)
+    split = np.split(observations, episodes)
+    ends = [np.arange(steps) == steps - 1] * episodes
+    return make_dataset(
+        spec,
+        observations=[np.concatenate([rows, rows[-1:]]) for rows in split],
+        actions=np.split(actions, episodes),
+        rewards=[np.zeros(steps)] * episodes,
+        terminations=[np.zeros(steps, bool)] * episodes,
+        truncations=ends,
+    )
+
+
+@partial(jax.jit, static_argnames="updates")
+def cloned(bc, dataset, key=KEY, updates=10):
+    """(the state, and the metrics [update]) after training on a dataset."""
+    outside = Outside(dataset)
+    state = init_state(bc, key, dataset.spec, outside)
+    update = lambda state, key: bc.update(state, (), key, outside)
+    return jax.lax.scan(update, state, jax.random.split(key, updates))
+
+
+@jax.jit
+def begun(algorithm, dataset):
+    """The state before training."""
+    outside = Outside(dataset) if algorithm.needs else NOTHING
+    return init_state(algorithm, KEY, replace(dataset.spec, num_envs=8), outside)
+
+
+def normal(shape, seed=0):
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+# The loss
+
+
+@pytest.mark.parametrize(
+    ("space", "actions", "expected"),
+    [
+        (
+            Discrete(3),
+            np.array([0, 2, 1, 1]),
+            lambda out, a: -scipy.special.log_softmax(out, -1)[np.arange(4), a].mean(),
+        ),
+        (
+            ARM,
+            np.clip(normal((4, 2), 1), -1, 1),
+            lambda out, a: -scipy.stats.norm.logpdf(a, out, 0.5).sum(-1).mean(),
+        ),
+        (
+            MultiDiscrete((2, 3), (0, 0), (2,)),
+            np.array([[0, 2], [1, 0], [1, 1], [0, 0]]),
+            lambda out, a: (
+                -(
+                    scipy.special.log_softmax(out[:, :2], -1)[np.arange(4), a[:, 0]]
+                    + scipy.special.log_softmax(out[:, 2:], -1)[np.arange(4), a[:, 1]]
+                ).mean()
+            ),
+        ),
+        (
+            MultiBinary((2,)),
+            np.array([[0, 1], [1, 1], [0, 0], [1, 0]], np.int8),
+            lambda out, a: np.log1p(np.exp(-(2.0 * a - 1) * out)).sum(-1).mean(),
+        ),
+    ],
+    ids=["discrete", "box", "multidiscrete", "multibinary"],
+)
+def test_the_loss_is_the_negative_log_likelihood_of_the_experts_actions(space, actions, expected):
+    """By scipy, and with the gradient of the policy gradient whose weights are one."""
+    spec = EnvironmentSpec(Box((3,)), space, 1)
+    bc = BC(hidden=(5,), initial_std=0.5)
+    dataset = recorded(normal((4, 3)), actions, spec)
+    policy = begun(bc, dataset).policy
+    policy = jax.tree.map(lambda x: x + 0.3 * jax.random.normal(KEY, x.shape), policy)
+    policy = replace(policy, log_std=jnp.full_like(policy.log_std, math.log(0.5)))
+    steps = dataset.transitions
+    batch = Demonstrations(steps.observation, steps.action)
+    (loss, (metrics, _)), gradient = jax.jit(jax.value_and_grad(bc.loss, has_aux=True))(
+        policy, batch
+    )
+    features, _ = policy.torso(steps.observation)
+    outputs = np.asarray(features @ policy.head.weight.T + policy.head.bias, np.float64)
+    assert loss == pytest.approx(expected(outputs, np.asarray(steps.action)), rel=1e-5)
+    assert metrics["nll"] == loss
+
+    def policy_gradient_loss(policy):
+        return weighted_nll(policy(steps.observation).log_prob(steps.action), jnp.ones(4))
+
+    jax.tree.map(
+        partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-7),
+        gradient,
+        jax.jit(jax.grad(policy_gradient_loss))(policy),
+    )
+
+
+def test_a_gradient_step_is_one_of_adam_with_decayed_weights():
+    spec = EnvironmentSpec(Box((3,)), ARM, 1)
+    dataset = recorded(normal((4, 3)), np.clip(normal((4, 2), 1), -1, 1), spec)
+    bc = BC(hidden=(5,), learning_rate=0.1, weight_decay=0.2, learning_rate_decay=10.0)
+    state = begun(bc, dataset)
+    batch = Demonstrations(dataset.transitions.observation, dataset.transitions.action)
+    state = replace(state, steps=jnp.int32(5))  # where half of the learning rate is left
+    after, _, _ = jax.jit(bc.gradient_step)(state, batch)
+    gradient = jax.jit(jax.grad(bc.loss, has_aux=True))(state.policy, batch)[0]
+
+    def stepped(weight, slope):
+        first = slope / (jnp.abs(slope) + 1e-8)  # Adam's first step
+        return weight - 0.05 * (first + 0.2 * weight)
+
+    expected = jax.tree.map(stepped, state.policy, gradient)
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4), after.policy, expected)
+    assert after.steps == 6
+
+
+@pytest.mark.parametrize("space", [ARM, Discrete(3)], ids=["box", "discrete"])
+def test_a_function_of_the_observation_is_learned(space):
+    seen = normal((400, 2))
+    actions = (
+        np.tanh(seen[:, ::-1] / 2) if space is ARM else (seen @ [[1, -1, 0], [0, 1, -1]]).argmax(-1)
+    )
+    dataset = recorded(seen, actions, EnvironmentSpec(Box((2,)), space, 1), 4)
+    bc = BC(hidden=(32,), batch_size=64, learning_rate=1e-2, learning_rate_decay=1_000.0)
+    state, metrics = cloned(bc, dataset)
+    assert metrics["action_error"][-1] < (0.03 if space is ARM else 0.02)
+    action, _ = bc.act(state, dataset.transitions.observation, (), KEY, explore=False)
+    expected = dataset.transitions.action
+    error = np.abs(action - expected).mean() if space is ARM else (action != expected).mean()
+    assert error < (0.03 if space is ARM else 0.02)
+
+
+def test_the_standard_deviation_has_a_floor_that_is_reached_and_not_passed():
+    """An action that is fitted exactly has a likelihood without bound."""
+    dataset = recorded(
+        np.ones((64, 1), np.float32), np.ones((64, 2)), EnvironmentSpec(Box((1,)), ARM, 1)
+    )
+    bc = BC(hidden=(4,), batch_size=16, learning_rate=1e-2, min_std=0.05)
+    state, metrics = cloned(bc, dataset, updates=20)
+    lowest = 2 * math.log(0.05 * math.sqrt(2 * math.pi))
+    assert metrics["nll"].min() >= lowest - 1e-4
+    assert metrics["nll"][-1] == pytest.approx(lowest, abs=0.05)
+    np.testing.assert_allclose(jnp.exp(state.policy.log_std), 0.05, rtol=1e-5)
+    batch = Demonstrations(jnp.zeros((8, 1)), jnp.ones((8, 2)))
+    slope = jax.jit(jax.grad(bc.loss, has_aux=True))(state.policy, batch)[0]
+    assert optax.tree.norm(slope) < 10
+
+
+# What it sees
+
+
+def test_observations_have_mean_zero_and_deviation_one_over_the_dataset():
+    seen = 5 + 3 * normal((500, 2))
+    bc = BC(hidden=(4,))
+    dataset = recorded(seen, np.zeros(500, np.int64))
+    state = begun(bc, dataset)
+    given = np.asarray(bc.normalized(state, dataset.transitions.observation))
+    np.testing.assert_allclose(given.mean(0), 0, atol=1e-5)
+    np.testing.assert_allclose(given.std(0), 1, rtol=1e-5)
+    plain = replace(bc, normalize_observation=None)
+    assert plain.normalized(state, seen) is seen
+
+
+def test_a_number_that_was_constant_in_the_dataset_may_change_later():
+    """Divided by its standard deviation it would be half a million; it is clipped."""
+    seen = np.stack([normal(50), np.full(50, 2.0, np.float32)], -1)
+    dataset = recorded(seen, np.zeros(50, np.int64))
+    bc = BC(hidden=(4,))
+    state = begun(bc, dataset)
+    given = bc.normalized(state, jnp.float32([0, 2.5]))
+    assert jnp.isfinite(given).all() and jnp.abs(given).max() <= 10
+
+
+def test_images_and_choices_are_not_normalized():
+    image = Box((8, 8, 3), "uint8", 0.0, 255.0)
+    spec = EnvironmentSpec(Composite((image, Discrete(4)), ("camera", "gear")), Discrete(2), 1)
+    rng = np.random.default_rng(0)
+    seen = {"camera": rng.integers(0, 256, (5, 8, 8, 3), np.uint8), "gear": rng.integers(0, 4, 5)}
+    dataset = make_dataset(
+        spec,
+        observations=[seen],
+        actions=[np.zeros(4, np.int64)],
+        rewards=[np.zeros(4)],
+        terminations=[[0, 0, 0, 1]],
+        truncations=[np.zeros(4, bool)],
+    )
+    bc = BC(hidden=(4,))
+    state = begun(bc, dataset)
+    assert state.observation_statistics == (None, None)
+    given = bc.normalized(state, dataset.transitions.observation)
+    jax.tree.map(np.testing.assert_array_equal, given, dataset.transitions.observation)
+
+
+# Episodes that are held out
+
+
+def test_what_is_held_out_is_never_learned_and_a_network_that_memorizes_knows_nothing_of_it():
+    """Actions by chance: those that were seen are learned by heart, the others are at chance."""
+    rng = np.random.default_rng(0)
+    seen, actions = normal((80, 8)), rng.integers(0, 2, 80)
+    dataset = recorded(seen, actions, episodes=8)
+    bc = BC(
+        hidden=(64,),
+        batch_size=40,
+        learning_rate=1e-2,
+        validation_share=0.5,
+        normalize_observation=None,
+    )
+    state, metrics = cloned(bc, dataset)
+    assert metrics["action_error"][-1] < 0.01
+    assert abs(metrics["validation_action_error"][-5:].mean() - 0.5) < 0.2
+    assert metrics["validation_nll"][-1] > 10 * metrics["nll"][-1]
+    held_out = np.repeat(np.asarray(state.is_held_out), 10)
+    assert held_out.sum() == 40
+    other = replace(
+        dataset,
+        transitions=replace(
+            dataset.transitions,
+            action=jnp.where(held_out, 1 - dataset.transitions.action, dataset.transitions.action),
+        ),
+    )
+    again, others = cloned(bc, other)
+    jax.tree.map(np.testing.assert_array_equal, again.policy, state.policy)
+    assert (others["validation_nll"] != metrics["validation_nll"]).all()
+
+
+def test_a_single_episode_cannot_be_held_out():
+    dataset = recorded(normal((4, 2)), np.zeros(4, np.int64))
+    with pytest.raises(InvalidInput, match=r"validation_share is 0.2 .* a single episode"):
+        begun(BC(validation_share=0.2), dataset)
+
+
+# Memory
+
+
+@pytest.mark.parametrize(
+    "cell", [GRU(5), pytest.param(LSTM(5), marks=pytest.mark.system)], ids=["gru", "lstm"]
+)
+def test_a_memory_is_that_of_the_whole_episode_wherever_a_sequence_begins(cell):
+    """Read to its end with weights that stand still, it is that of the policy as it plays."""
+    bc = BC(
+        hidden=(6,),
+        recurrent=cell,
+        batch_size=12,
+        sequence_length=4,
+        learning_rate=1e-30,
+        gradient_steps=1,
+    )
+    dataset = recorded(normal((400, 2)), np.zeros(400, np.int64), episodes=2)
+    outside = Outside(dataset)
+    state = init_state(bc, KEY, dataset.spec, outside)
+    update = jax.jit(lambda state, key: bc.update(state, (), key, outside)[0])
+    for i in range(77):  # more than an episode of 200 steps, from a random step on
+        state = update(state, jax.random.fold_in(KEY, i))
+    seen = bc.normalized(state, dataset.transitions.observation).reshape(2, 200, 2)
+    unroll = jax.jit(lambda torso, seen: torso(seen, (), jnp.zeros((200, 2), bool))[1])
+    carries = unroll(state.policy.torso, jnp.swapaxes(seen, 0, 1))
+    row = np.asarray(state.sequences.readers.row)
+    assert (row % 200 > 4).any()
+    for reader, at in enumerate(row):
+        if at % 200 == 0:
+            continue  # where it begins anew, what it remembers is dropped
+        for told, expected in zip(state.sequences.carry, carries, strict=True):
+            np.testing.assert_allclose(
+                told[reader], expected[at % 200 - 1, at // 200], rtol=1e-4, atol=1e-5
+            )
+
+
+@pytest.mark.slow
+def test_a_memory_knows_what_was_seen_at_the_first_step_alone():
+    """The action is the cue of the first of six steps, in sequences of four."""
+    rng = np.random.default_rng(0)
+    cue = rng.integers(0, 2, 40)
+    seen = np.zeros((40, 6, 2), np.float32)
+    seen[:, 0, 0], seen[:, :, 1] = 2 * cue - 1, np.arange(6)
+    dataset = recorded(seen.reshape(-1, 2), np.repeat(cue, 6), episodes=40)
+    shared = dict(hidden=(16,), batch_size=96, learning_rate=1e-2)
+    bc = BC(recurrent=GRU(16), sequence_length=12, **shared)
+    _, metrics = cloned(bc, dataset)
+    assert metrics["action_error"][-1] < 0.01
+    _, blind = cloned(BC(**shared), dataset)
+    # of six steps, five are guessed
+    assert blind["action_error"][-1] == pytest.approx(5 / 12, abs=0.1)
+
+
+def test_a_policy_that_plays_remembers_through_its_episode():
+    bc = BC(hidden=(6,), recurrent=GRU(5))
+    dataset = recorded(normal((20, 2)), np.zeros(20, np.int64))
+    spec = replace(dataset.spec, num_envs=3)
+    state = begun(bc, dataset)
+    memory = bc.initial_memory(state, spec, KEY)
+    _, after = bc.act(state, jnp.ones((3, 2)), memory, KEY, explore=True)
+    assert jax.tree.map(jnp.shape, memory) == jax.tree.map(jnp.shape, after)
+    assert (memory[0] == 0).all() and (after[0] != 0).any()
+    feed_forward = BC(hidden=(6,))
+    assert feed_forward.initial_memory(begun(feed_forward, dataset), spec, KEY) == ()
+
+
+# Its place among the others
+
+
+def test_reinforcement_begins_with_a_cloned_policy():
+    dataset = recorded(3 + normal((100, 2)), np.zeros(100, np.int64))
+    bc, ppo = (
+        make(hidden=(8,), activation="tanh", normalize_observation=Normalization())
+        for make in (BC, PPO)
+    )
+    state, _ = cloned(bc, dataset, updates=1)
+    part = bc.components["policy"].get(state)
+    reinforced = put_components(ppo, begun(ppo, dataset), {"policy": part})
+    seen = 3 + normal((8, 2), 1)
+    for key in jax.random.split(KEY, 3):
+        np.testing.assert_array_equal(
+            ppo.act(reinforced, seen, (), key, explore=True)[0],
+            bc.act(state, seen, (), key, explore=True)[0],
+        )
+    back = bc.components["policy"].put(begun(bc, dataset), ppo.components["policy"].get(reinforced))
+    jax.tree.map(np.testing.assert_array_equal, back.policy, state.policy)
+
+
+def test_sequences_that_do_not_fill_a_batch_are_refused():
+    with pytest.raises(InvalidInput, match="batch_size 10 is no whole number of sequences"):
+        validate(BC(recurrent=GRU(), batch_size=10, sequence_length=4))
+    validate(BC(batch_size=10, sequence_length=4))
