@@ -255,7 +255,8 @@ def test_a_dataset_that_has_moved_or_is_at_hand_is_taken(begun, path):
 @pytest.mark.parametrize(
     ("algorithm", "options", "message"),
     [
-        ("ppo", {}, r"data.npz, and ppo reads none; .* one that does: dqn, online-q, fitted-q"),
+        ("ppo", {}, r"data.npz, and ppo reads none; .* one that does: dqn, .*, bc"),
+        ("bc", {"dataset": None}, "bc needs a dataset here; give one with --dataset FILE"),
         (etude.FittedQ(plays=False), {"dataset": None}, "needs a dataset here; .* --dataset FILE"),
         (FITTED_Q, {"workers": 2}, "workers is 2, and dqn does not play here"),
         (FITTED_Q, {"backend": "jax"}, "backend is 'jax', and dqn does not play here"),

@@ -33,12 +33,17 @@ def use_dataset(algorithm: Any, name: str, dataset: DatasetLike | None) -> Any:
     if "dataset" not in algorithm.needs and can_learn_offline(algorithm):
         algorithm = replace(algorithm, plays=False)
     if "dataset" not in algorithm.needs:
-        readers = [other for other in ALGORITHMS if can_learn_offline(algorithm_factory(other)())]
+        readers = [other for other in ALGORITHMS if reads_datasets(algorithm_factory(other)())]
         raise InvalidInput(
             f"dataset is {describe(dataset)}, and {name} reads none; leave it out, or take one "
             f"that does: {', '.join(readers)}"
         )
     return algorithm
+
+
+def reads_datasets(algorithm: Any) -> bool:
+    """Whether the algorithm learns from a dataset, always or where it does not play."""
+    return "dataset" in algorithm.needs or can_learn_offline(algorithm)
 
 
 def can_learn_offline(algorithm: Any) -> bool:
