@@ -38,6 +38,7 @@ ORDER = (
     "trust_region.trpo",
     "trust_region.ppo",
     "imitation.bc",
+    "imitation.dagger",
     "control.mpc",
     "control.mcts",
     "control.random_policy",

@@ -47,7 +47,7 @@ def bind_policy(
         lambda observation, memory, key: policy.act(
             state, observation, memory, key, explore, *needed
         ),
-        lambda key: policy.initial_memory(state, environment.spec, key),
+        lambda key: policy.initial_memory(state, environment.spec, key, *needed),
     )
 
 

@@ -80,13 +80,17 @@ def init_train_state(
     )
     algorithm_state = put_components(algorithm, algorithm_state, initial)
     start = jax.jit(partial(init_rollout, algorithm, environment))
-    rollout_state = run_compiled(start, algorithm_state, keys.reset)
+    rollout_state = run_compiled(start, algorithm_state, keys.reset, outside)
     metric_sums = zero_metrics(algorithm, environment, algorithm_state, rollout_state, outside)
     return TrainState(algorithm_state, rollout_state, metric_sums)
 
 
 def init_rollout(
-    algorithm: Algorithm, environment: Environment, algorithm_state: Any, key: Array
+    algorithm: Algorithm,
+    environment: Environment,
+    algorithm_state: Any,
+    key: Array,
+    outside: Outside = NOTHING,
 ) -> Any:
     """The state after a reset of every environment, with the behavior policy's initial memory.
 
@@ -94,7 +98,7 @@ def init_rollout(
     """
     if not algorithm.plays:
         return ()
-    policy = bind_policy(algorithm, algorithm_state, environment, explore=True)
+    policy = bind_policy(algorithm, algorithm_state, environment, explore=True, outside=outside)
     return init_rollout_state(environment, policy, key)
 
 

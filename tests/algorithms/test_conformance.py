@@ -29,8 +29,9 @@ from etude.algorithms.control.mcts import MCTS
 from etude.algorithms.control.mpc import MPC
 from etude.algorithms.control.random_policy import Random
 from etude.algorithms.imitation.bc import BC
+from etude.algorithms.imitation.dagger import DAgger
 from etude.algorithms.policy_gradient.reinforce import OffPolicyGradient, Reinforce
-from etude.algorithms.protocol import NOTHING, Outside, init_state, outside_arguments
+from etude.algorithms.protocol import NOTHING, Expert, Outside, init_state, outside_arguments
 from etude.algorithms.trust_region.ppo import PPO, DualGradient
 from etude.algorithms.trust_region.trpo import TRPO, NaturalGradient
 from etude.algorithms.value.boltzmann import Boltzmann
@@ -226,6 +227,20 @@ SMALL = {
         EVERY,
         "policy",
     ),
+    "dagger": (
+        DAgger(
+            hidden=(4,),
+            batch_size=4,
+            gradient_steps=2,
+            rollout_length=3,
+            capacity=12,
+            recurrent=LSTM(4),
+            sequence_length=2,
+        ),
+        CHOICES,
+        EVERY,
+        "policy",
+    ),
     "mpc": (
         MPC("Pendulum-v1", CEM(elites=2), horizon=3, samples=4, iterations=2),
         JaxEnvs(PORTS["Pendulum-v1"](), 2),
@@ -370,11 +385,13 @@ def programs():
 
 
 def outside_of(algorithm, environment):
-    """What reaches it from outside: four episodes of four steps, of random play where that can be
-    traced, else of zeros."""
+    """What reaches it from outside: an expert that acts at random, or four episodes of four steps,
+    of random play where that can be traced, else of zeros."""
+    spec, random = environment.spec, Random()
+    if "expert" in algorithm.needs:
+        return Outside(expert=Expert(random.init(KEYS[0], spec), random))
     if "dataset" not in algorithm.needs:
         return NOTHING
-    spec, random = environment.spec, Random()
 
     def play(key):
         policy = bind_policy(random, random.init(key, spec), environment, explore=True)
@@ -391,6 +408,12 @@ def outside_of(algorithm, environment):
     steps = replace(steps, terminated=never, truncated=ends)
     dataset = Dataset(steps, np.full(4, 4, np.int32), replace(spec, num_envs=1))
     return Outside(jax.tree.map(jnp.asarray, dataset))
+
+
+def behavior(algorithm, state, environment):
+    """The policy that collects experience, which has what is outside where it plays in training."""
+    outside = outside_of(algorithm, environment) if algorithm.plays else None
+    return bind_policy(algorithm, state, environment, explore=True, outside=outside)
 
 
 def seed_of(trainings, i):
@@ -487,8 +510,8 @@ def played(algorithm, environment, state, key):
     """(stage, experience) of one rollout."""
     return rollout(
         environment,
-        bind_policy(algorithm, state, environment, explore=True),
-        init_rollout(algorithm, environment, state, key),
+        behavior(algorithm, state, environment),
+        init_rollout(algorithm, environment, state, key, outside_of(algorithm, environment)),
         key,
         3,
     )[:2]
@@ -605,7 +628,7 @@ def test_a_policy_hands_on_a_memory_of_the_shape_that_it_began_with(name):
 
     def memories(key):
         state = init_state(algorithm, key, environment.spec, outside)
-        policy = bind_policy(algorithm, state, environment, explore=True)
+        policy = behavior(algorithm, state, environment)
         begun = policy.initial_memory(key)
         return begun, policy.act(environment.reset(key)[1], begun, key)[1]
 
@@ -757,7 +780,7 @@ def test_nothing_forbidden_is_done_or_valued(name, kind):
 
         def iterate(carry, key):
             state, stage = carry
-            policy = bind_policy(algorithm, state, environment, explore=True)
+            policy = behavior(algorithm, state, environment)
             length = algorithm.rollout_length if algorithm.plays else 4
             stage, experience, _ = rollout(environment, policy, stage, key, length)
             legal = is_legal(experience.observation, experience.action)
@@ -766,7 +789,7 @@ def test_nothing_forbidden_is_done_or_valued(name, kind):
             state, metrics = algorithm.update(state, learned_from, key, *needed)
             return (state, stage), (legal.all(), metrics["updates"])
 
-        policy = bind_policy(algorithm, state, environment, explore=True)
+        policy = behavior(algorithm, state, environment)
         stage = init_rollout_state(environment, policy, key_roll)
         (state, _), told = jax.lax.scan(iterate, (state, stage), jnp.stack(keys))
         policy = bind_policy(algorithm, state, environment)
@@ -844,7 +867,8 @@ def test_what_never_ends_and_what_ends_at_once_is_learned_from(name):
     def train(length):
         spaces = {"observation_space": seen, "action_space": shaped.spec.action}
         environment = JaxEnvs(Ending(length, **spaces), 2)
-        return pure_train(algorithm, environment, KEYS[0], 12)
+        outside = outside_of(algorithm, environment)
+        return pure_train(algorithm, environment, KEYS[0], 12, outside)
 
     for length, ended in ((2**30, 0), (1, 1)):
         training, sums = jax.device_get(train(jnp.int32(length)))

@@ -196,3 +196,15 @@ def test_one_observation_without_a_tree():
         running_statistics.init_observation_statistics(Discrete(3)), choice
     )
     assert running_statistics.normalize_leaves(none, choice, 10.0) is choice
+
+
+def test_samples_that_do_not_count_are_as_if_they_were_not_there():
+    samples = np.random.default_rng(0).normal(3, 2, (50, 2)).astype(np.float32)
+    is_counted = np.arange(50) % 3 > 0
+    seen = np.where(is_counted[:, None], samples, 1e3)
+    begun = running_statistics.update_statistics(
+        running_statistics.init_statistics((2,)), jnp.asarray(samples[:7])
+    )
+    some = running_statistics.update_statistics(begun, jnp.asarray(seen), jnp.asarray(is_counted))
+    alone = running_statistics.update_statistics(begun, jnp.asarray(samples[is_counted]))
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5), some, alone)

@@ -123,7 +123,7 @@ def test_a_change_by_hand_is_said_to_be_one(run):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format": 2}, "has format 2, and this etude reads 4"),
+        ({"format": 2}, "has format 2, and this etude reads 5"),
         ({"sedes": 1}, "unknown key 'sedes': did you mean seeds?"),
         ({"seeds": ...}, "no key 'seeds'"),
         ({"versions": 3}, "gives versions as 3, which is no object"),

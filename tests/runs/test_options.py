@@ -14,9 +14,10 @@ import etude
 from etude.cli import flags
 from etude.cli.main import Train
 from etude.errors import InvalidInput
+from etude.runs.defaults import defaults_for
 from etude.runs.options import AT_LEAST, AT_MOST, RecordedOptions, RunOptions
 from etude.runs.threads import threads_in_use
-from etude.runs.train import defaults_for, preset_note
+from etude.runs.train import preset_note
 
 NAMES = [field.name for field in dataclasses.fields(RunOptions)]
 
@@ -59,6 +60,7 @@ def test_every_option_is_a_flag_a_keyword_and_a_key(tmp_path):
         backend="gymnasium",
         num_envs=2,
         dataset=None,
+        expert=None,
         initial={},
         torso=None,
         out=tmp_path / "run",

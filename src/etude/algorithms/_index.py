@@ -48,6 +48,8 @@ ALGORITHMS = {                  # name: (module, attribute, summary)
         "proximal policy optimization: every kind of action"),
     "bc": ("etude.algorithms.imitation.bc", "BC",
         "behavior cloning: every kind of action, from a dataset"),
+    "dagger": ("etude.algorithms.imitation.dagger", "DAgger",
+        "dataset aggregation: an expert labels what the learner gets into"),
     "mpc": ("etude.algorithms.control.mpc", "MPC",
         "model-predictive control with the environment's true model: a bounded Box"),
     "mcts": ("etude.algorithms.control.mcts", "MCTS",

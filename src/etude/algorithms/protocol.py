@@ -29,7 +29,8 @@ class Policy(Protocol):
         """The memory with which an episode begins in each environment, [env, ...].
 
         It is a recurrent state of zeros, a goal that is drawn, a plan to start from, or () without
-        memory. A rollout computes it at every step, for the environments whose episode is over.
+        memory. A rollout computes it at every step, for the environments whose episode is over. In
+        training, a policy that `needs` something from outside gets it as in `act`.
         """
         return ()
 
@@ -202,8 +203,13 @@ class OffPolicy(Algorithm, Protocol):
         ...
 
 
+def no_memory(self: Any, state: Any, spec: EnvironmentSpec, key: Array, *outside: Outside) -> Any:
+    """(): the algorithm remembers nothing."""
+    return ()
+
+
 DEFAULTS = {
-    "initial_memory": Policy.initial_memory,
+    "initial_memory": no_memory,
     "steps_per_update": Algorithm.steps_per_update,
     "truncate_episodes": Algorithm.truncate_episodes,
     "first_update": Algorithm.first_update,

@@ -58,6 +58,9 @@ class Train(RunOptions):
         default_factory=list, kw_only=True
     )
     """a run to start from, as COMPONENT=RUN: policy=RUN takes its policy over"""
+    expert: str | None = dataclasses.field(default=None, kw_only=True)
+    """who says what to do, for an algorithm that learns from an expert: an algorithm that learns
+    nothing (random, heuristic, mpc, mcts), the directory of a run, or module:function"""
     torso: str | None = dataclasses.field(default=None, kw_only=True)
     """module:function that makes a network of one's own, in place of the hidden layers"""
     until: str | None = dataclasses.field(  # type: ignore[assignment]
@@ -150,7 +153,8 @@ def _train(arguments: list[str]) -> None:
             "environments` lists them"
         )
     enable_cache()
-    from etude.runs.train import defaults_for, train_new
+    from etude.runs.defaults import defaults_for
+    from etude.runs.train import train_new
 
     has_dataset = flags.is_typed(arguments, "dataset")
     if environment and ":" not in name:
@@ -189,6 +193,9 @@ def _resume(arguments: list[str]) -> None:
         """a larger budget of environment steps of each seed, to train further"""
         dataset: Path | None = None
         """the dataset of the run, if its file is no longer where it was"""
+        expert: str | None = None
+        """the expert of the run, if it is module:function, or a run that is no longer where it
+        was"""
         environment: str | None = None
         """the environment of the run if its name is module:Name, since a file never makes etude
         import a module"""
@@ -210,6 +217,7 @@ def _resume(arguments: list[str]) -> None:
         environment=options.environment,
         torso=options.torso,
         dataset=options.dataset,
+        expert=options.expert,
         video=options.video,
     )
 

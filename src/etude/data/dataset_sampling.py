@@ -21,9 +21,19 @@ class EpisodeReaders:
 
 
 def hold_out(key: Array, num_episodes: int, share: float) -> Array:
-    """A random `share` of the episodes, bool [episode]: at least one, and not all of them."""
+    """A random `share` of the episodes, bool [episode].
+
+    Of a share above 0 it is at least one episode, and not all of them.
+    """
     count = min(max(round(share * num_episodes), 1), num_episodes - 1) if share else 0
     return jax.random.permutation(key, num_episodes) < count
+
+
+def steps_of(dataset: Dataset, is_among: Array) -> Array:
+    """Whether each step is one of the episodes in `is_among`, bool [step]."""
+    ends = dataset.episode_lengths.cumsum()
+    episode = jnp.searchsorted(ends, jnp.arange(dataset.num_steps), side="right")
+    return is_among[episode]
 
 
 def random_steps(key: Array, dataset: Dataset, is_among: Array, count: int) -> Array:

@@ -36,12 +36,17 @@ def init_statistics(shape: tuple[int, ...]) -> RunningMeanStd:
     return RunningMeanStd(jnp.zeros(shape), jnp.ones(shape), jnp.int32(0))
 
 
-def update_statistics(statistics: RunningMeanStd, samples: Array) -> RunningMeanStd:
-    """The statistics with `samples` [n, *shape] added."""
-    n = samples.shape[0]
+def update_statistics(
+    statistics: RunningMeanStd, samples: Array, is_counted: Array | None = None
+) -> RunningMeanStd:
+    """The statistics with `samples` [n, *shape] added; with `is_counted`, bool [n], only those."""
+    n: int | Array = samples.shape[0]
+    some: dict[str, Any] = {}
+    if is_counted is not None:
+        n, some = is_counted.sum(), {"where": is_counted.reshape(-1, *[1] * (samples.ndim - 1))}
     count = jnp.minimum(statistics.count, MAX_COUNT) + n
     weight = n / count  # of the new samples
-    mean, variance = samples.mean(0), samples.var(0)
+    mean, variance = samples.mean(0, **some), samples.var(0, **some)
     shift = mean - statistics.mean
     merged = (
         (1 - weight) * statistics.variance + weight * variance + weight * (1 - weight) * shift**2
@@ -74,11 +79,11 @@ def init_observation_statistics(space: Space) -> tuple[RunningMeanStd | None, ..
 
 
 def update_observation_statistics(
-    statistics: tuple[RunningMeanStd | None, ...], observation: Any
+    statistics: tuple[RunningMeanStd | None, ...], observation: Any, is_counted: Array | None = None
 ) -> tuple[RunningMeanStd | None, ...]:
-    """The statistics with observations [n, ...] added."""
+    """The statistics with observations [n, ...] added, as `update_statistics` adds samples."""
     return tuple(
-        leaf_statistics and update_statistics(leaf_statistics, x)
+        leaf_statistics and update_statistics(leaf_statistics, x, is_counted)
         for leaf_statistics, x in zip(statistics, jax.tree.leaves(observation), strict=True)
     )
 

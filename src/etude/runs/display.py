@@ -285,6 +285,7 @@ def run_headline(settings: Settings, directory: Path) -> list[str]:
         f"run     {directory}",
         *budget_lines(settings),
         *([dataset_line(settings.dataset)] if settings.dataset else []),
+        *([f"expert  {settings.expert.name}"] if settings.expert else []),
         *([f"torso   {settings.torso}"] if settings.torso else []),
         *(f"initial {name} of {record.run}" for name, record in settings.initial.items()),
         *(

@@ -24,12 +24,14 @@ from etude.environments.backends.host_callback import host_call
 from etude.environments.factories import name_of_function
 from etude.environments.sources import EnvironmentLike
 from etude.errors import ExpertFault, InvalidInput
-from etude.importing import import_object
+from etude.importing import import_object, is_importable
 from etude.kinds import qualified_name
 from etude.nn.action_masks import action_mask
+from etude.runs.defaults import defaults_for
+from etude.runs.display import NullDisplay
 from etude.runs.run import Run, load_beside
+from etude.runs.settings import ExpertRecord, plain_fields
 from etude.runs.torsos import TorsoLike, find_torso
-from etude.runs.train import defaults_for
 from etude.spaces import (
     ACTION_MASK,
     Box,
@@ -41,6 +43,8 @@ from etude.spaces import (
     to_environment_observation,
     value_bounds,
 )
+from etude.storage.files import CorruptFile
+from etude.trees import content_hash
 from etude.types import Array
 
 ExpertLike = str | Path | Run | Algorithm | Callable[[Any], Any]
@@ -89,6 +93,110 @@ def make_expert(
     check_algorithm(found)
     check_learns_nothing(found, name)
     return Expert(jax.jit(partial(init_state, found, spec=spec, name=name))(key), found)
+
+
+def check_expert(algorithm: Any, name: str, expert: ExpertLike | None) -> None:
+    """Raise InvalidInput for an expert that the algorithm called `name` takes none of, and without
+    one that it needs."""
+    needs_expert = "expert" in algorithm.needs
+    if needs_expert and expert is None:
+        raise InvalidInput(
+            f"{name} needs an expert; give one with --expert (in Python expert=...): "
+            f"{expert_forms()}"
+        )
+    if expert is not None and not needs_expert:
+        raise InvalidInput(
+            f"expert is {expert_name(expert)}, and {name} takes none; leave it out, or record its "
+            "episodes with `etude record`, for an algorithm that reads a dataset"
+        )
+
+
+def open_expert(
+    expert: ExpertLike, environment: EnvironmentLike, spec: EnvironmentSpec, seed: int
+) -> tuple[Expert, ExpertRecord]:
+    """The expert of a run, and its record for config.json; raises as `make_expert`."""
+    key, (kind, name) = jax.random.key(seed), identify(expert)
+    made = make_expert(expert, environment, spec, key, NullDisplay().warn)
+    memory = jax.eval_shape(lambda: made.policy.initial_memory(made.state, spec, key))
+    for leaf in jax.tree.leaves(memory):
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            raise InvalidInput(
+                f"the memory of the expert {name} holds a typed key of jax.random, which no "
+                "checkpoint can; keep jax.random.key_data of it"
+            )
+    hyperparameters = () if isinstance(made.policy, FunctionPolicy) else plain_fields(made.policy)
+    return made, ExpertRecord(
+        name=name,
+        kind=kind,
+        sha256=content_hash((made.state, np.frombuffer(repr(hyperparameters).encode(), np.uint8))),
+        memory=tuple(f"{x.dtype}{list(x.shape)}" for x in jax.tree.leaves(memory)),
+    )
+
+
+def reopen_expert(
+    record: ExpertRecord,
+    expert: ExpertLike | None,
+    environment: EnvironmentLike,
+    spec: EnvironmentSpec,
+    seed: int,
+) -> Expert:
+    """The expert of a run that is resumed: the one that is given, else the one that it began with.
+
+    A function and an object have to be given again, for a file never makes etude import a module.
+    Raises InvalidInput where there is none any more, or another one, and CorruptFile for a record
+    that `open_expert` does not make.
+    """
+    if record.kind not in ("algorithm", "run", "function", "object") or (
+        record.kind == "algorithm" and record.name not in ALGORITHMS
+    ):
+        raise CorruptFile(
+            f"config.json gives the expert {record.name!r:.80} as {record.kind!r:.80}"
+        )
+    if expert is None and record.kind in ("function", "object"):
+        way = (
+            f"add --expert {record.name} (in Python expert=..., the function)"
+            if record.kind == "function"
+            else "go on in Python, with etude.resume(path, expert=...)"
+        )
+        raise InvalidInput(
+            f"the expert of this run is {record.name}, which no file can name; {way}"
+        )
+    if expert is None and record.kind == "run" and not Path(record.name).is_dir():
+        raise InvalidInput(
+            f"the expert of this run is {record.name}, which is not there; say with --expert "
+            "where it is now"
+        )
+    made, found = open_expert(record.name if expert is None else expert, environment, spec, seed)
+    is_same = (found.kind, found.sha256, found.memory) == (
+        record.kind,
+        record.sha256,
+        record.memory,
+    )
+    if not is_same or (found.kind != "run" and found.name != record.name):
+        raise InvalidInput(
+            f"the expert of this run is {record.name} ({record.kind}, hash {record.sha256[:12]}), "
+            f"and {found.name} ({found.kind}, {found.sha256[:12]}) is another; give the one that "
+            "it began with"
+        )
+    return made
+
+
+def identify(expert: ExpertLike) -> tuple[str, str]:
+    """(kind, name) of an expert in config.json; see `ExpertRecord`."""
+    match expert:
+        case Run():
+            return "run", str(expert.directory)
+        case Path():
+            return "run", str(expert.absolute())
+        case str():
+            if expert in ALGORITHMS:
+                return "algorithm", expert
+            is_run = Path(expert).exists()
+            return ("run", str(Path(expert).absolute())) if is_run else ("function", expert)
+    is_named = callable(expert) and hasattr(expert, "__qualname__")
+    if is_named and is_importable(name := qualified_name(expert)):
+        return "function", name
+    return "object", expert_name(expert)
 
 
 def find_expert(

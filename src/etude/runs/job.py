@@ -103,6 +103,7 @@ def open_job(
             saved.episode_log,
             job.key,
             iterations,
+            settings.outside,
         )
     except BaseException:
         environment.close()

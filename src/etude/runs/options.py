@@ -162,6 +162,9 @@ class RunOptions(RecordedOptions):
     dataset: Path | None = None
     """recorded episodes to learn from, an .npz file (see `etude record`); the algorithm then does
     not play"""
+    expert: Any = None
+    """who says what to do, for an algorithm that learns from an expert; see
+    `etude.runs.experts.make_expert`"""
     initial: dict[str, Any] = dataclasses.field(default_factory=dict)
     """runs to start from, by the component that is taken over from each: policy=RUN"""
     torso: Any = None

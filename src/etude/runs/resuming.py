@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from etude.algorithms.protocol import Algorithm
+from etude.algorithms.protocol import NOTHING, Algorithm, Outside
 from etude.environments.backends.episode_log import EpisodeLog
 from etude.environments.protocol import Environment, Replayer
 from etude.rollout import RolloutState, bind_policy
@@ -23,6 +23,7 @@ def resume_rollout(
     log: EpisodeLog | tuple[()],
     key: Array,
     iterations: int,
+    outside: Outside = NOTHING,
 ) -> tuple[TrainState, list[str]]:
     """Start the environments of a run after a number of iterations.
 
@@ -36,11 +37,11 @@ def resume_rollout(
     state = train_state.algorithm_state
     if environment.replayer is None or not isinstance(log, EpisodeLog):
         start = jax.jit(partial(init_rollout, algorithm, environment))
-        rollout_state = run_compiled(start, state, key_restart)
+        rollout_state = run_compiled(start, state, key_restart, outside)
         reasons = ["its simulator cannot be brought back"] * environment.spec.num_envs
     else:
         rollout_state, reasons = replay_rollout(
-            algorithm, environment, environment.replayer, train_state, log, key_restart
+            algorithm, environment, environment.replayer, train_state, log, key_restart, outside
         )
     is_cut = np.array([bool(reason) for reason in reasons])
     if is_cut.any():
@@ -55,11 +56,14 @@ def replay_rollout(
     train_state: TrainState,
     log: EpisodeLog,
     key: Array,
+    outside: Outside = NOTHING,
 ) -> tuple[RolloutState, list[str]]:
     """The rollout state after a replay of the episodes in `log`, and why some have begun anew."""
     saved = train_state.rollout_state
     environment_state, observation, reasons = replayer.replay(saved.environment_state, log)
-    policy = bind_policy(algorithm, train_state.algorithm_state, environment, explore=True)
+    policy = bind_policy(
+        algorithm, train_state.algorithm_state, environment, explore=True, outside=outside
+    )
     is_new = jnp.array([bool(reason) for reason in reasons])
     initial_values = (
         policy.initial_memory(key),

@@ -1,22 +1,26 @@
 """The settings of a run, and their form in config.json."""
 
+import contextlib
 import dataclasses
 import difflib
 import importlib.metadata
 import math
 import platform
+import re
 import sys
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
 import jax
+import jax.numpy as jnp
 
 import etude
 from etude.algorithms import ALGORITHMS, algorithm_class
-from etude.algorithms.protocol import NOTHING, Outside, acts, check_algorithm
+from etude.algorithms.protocol import NOTHING, Expert, Outside, acts, check_algorithm
 from etude.cores import num_cores
 from etude.data.dataset import dataset_shapes
+from etude.data.transition import zeros_like_spec
 from etude.environments.backends.zero_envs import ZeroEnvs
 from etude.environments.factories import is_picklable
 from etude.environments.protocol import Environment
@@ -38,9 +42,18 @@ from etude.storage.files import CorruptFile
 from etude.struct import LARGEST
 from etude.training import iterations_of
 
-CONFIG, FORMAT = "config.json", 4
+CONFIG, FORMAT = "config.json", 5
 # fields of Settings that config.json holds in another form, or not at all
-NOT_PLAIN = ("name", "algorithm", "source", "dataset", "outside", "initial", "initial_components")
+NOT_PLAIN = (
+    "name",
+    "algorithm",
+    "source",
+    "dataset",
+    "expert",
+    "outside",
+    "initial",
+    "initial_components",
+)
 IN_ONE_PROGRAM = ("jax", "none")  # backends of which all seeds train in one program
 PACKAGES = ("jax", "jaxlib", "equinox", "optax", "gymnasium", "numpy", "envpool", "box2d")
 
@@ -54,6 +67,34 @@ class DatasetRecord:
     steps: int
     episodes: int
     environment: str  # the id of the environment in which it was recorded, "" where unknown
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ExpertRecord:
+    """What config.json holds of an expert: how it is called, and what it is known by."""
+
+    name: str  # of an algorithm or a function, or the directory of a run
+    kind: str  # algorithm, run, function, or object, which Python alone can give again
+    sha256: str  # of its state
+    memory: tuple[str, ...]  # of its policy in all environments: the arrays as "float32[8, 4]"
+
+
+@dataclasses.dataclass(frozen=True)
+class ExpertOutline:
+    """A policy that stands for an expert where none is queried, with the shapes of its memory."""
+
+    memory: tuple[tuple[str, tuple[int, ...]], ...]  # (dtype, shape) of each array
+    spec: EnvironmentSpec
+    needs: tuple[str, ...] = ()
+
+    def initial_memory(self, state: Any, spec: EnvironmentSpec, key: Any) -> Any:
+        return tuple(jnp.zeros(shape, dtype) for dtype, shape in self.memory)
+
+    def act(
+        self, state: Any, observation: Any, memory: Any, key: Any, explore: bool
+    ) -> tuple[Any, Any]:
+        action = zeros_like_spec(self.spec).action
+        return jnp.zeros((self.spec.num_envs, *action.shape), action.dtype), memory
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -83,6 +124,7 @@ class Settings(RecordedOptions):
     # of observation and action, by which an environment given as an object is known again
     spaces: dict[str, str] = dataclasses.field(default_factory=dict)
     dataset: DatasetRecord | None = None
+    expert: ExpertRecord | None = None
     outside: Outside = NOTHING  # of a run that is loaded, the shapes alone
     initial: dict[str, InitialRecord] = dataclasses.field(default_factory=dict)
     # components [seed, ...] to start with; {} in a run that is loaded
@@ -142,8 +184,9 @@ class Settings(RecordedOptions):
     @property
     def is_picklable(self) -> bool:
         """Whether another process can have all that the run is made of, to train a seed there."""
-        maker = torso_of(self.algorithm)
-        return self.source.is_picklable and (maker is None or is_picklable(maker))
+        expert: Any = self.outside.expert
+        own = [torso_of(self.algorithm), expert and expert.policy]
+        return self.source.is_picklable and all(is_picklable(x) for x in own if x is not None)
 
     @property
     def held_in_python(self) -> list[str]:
@@ -152,6 +195,7 @@ class Settings(RecordedOptions):
             "environment": self.environment_kind != "id",
             "torso": bool(self.torso) and not is_importable(self.torso),
             "dataset": self.dataset is not None and not self.dataset.path,
+            "expert": self.expert is not None and self.expert.kind == "object",
         }
         return [name for name, held in is_held.items() if held]
 
@@ -169,6 +213,8 @@ class Settings(RecordedOptions):
     def resume_command(self, directory: Path) -> str:
         """What resumes the run in `directory`: a shell's command, or Python's for an object."""
         names = {"algorithm": self.name, "environment": self.environment, "torso": self.torso}
+        if self.expert and self.expert.kind == "function":
+            names["expert"] = self.expert.name
         named = [word for word, name in names.items() if ":" in name]
         if held := self.held_in_python:
             words = [*(word for word in named if word not in held), *held]
@@ -207,8 +253,9 @@ def to_json(settings: Settings) -> dict[str, Any]:
         "algorithm": settings.name,
         **run_settings,
         "dataset": None if settings.dataset is None else dataclasses.asdict(settings.dataset),
+        "expert": None if settings.expert is None else dataclasses.asdict(settings.expert),
         "initial": {name: dataclasses.asdict(record) for name, record in settings.initial.items()},
-        "hyperparameters": _plain_fields(settings.algorithm),
+        "hyperparameters": plain_fields(settings.algorithm),
         "versions": package_versions(),
         "machine": machine_info(),
     }
@@ -278,6 +325,8 @@ def from_json(
             check_whole(name, fields[name], AT_LEAST[name], AT_MOST[name])
         record = config["dataset"]
         dataset = None if record is None else _typed_struct(DatasetRecord, record, "dataset.")
+        record = config["expert"]
+        expert = None if record is None else _typed_struct(ExpertRecord, record, "expert.")
         initial = {
             name: _typed_struct(InitialRecord, record, f"initial.{name}.")
             for name, record in config["initial"].items()
@@ -291,6 +340,7 @@ def from_json(
         algorithm=hyperparameters,
         source=restore_source(fields, environment),
         dataset=dataset,
+        expert=expert,
         initial=initial,
         **fields,
     )
@@ -300,17 +350,46 @@ def from_json(
             check_whole(f"dataset.{name}", getattr(dataset, name), 1, LARGEST)
     if algorithm is not None and not isinstance(algorithm, type):
         check_same_values(settings, algorithm)
-    if dataset is None:
-        return settings
-    shapes = dataset_shapes(settings.outline().spec, dataset.steps, dataset.episodes)
-    return dataclasses.replace(settings, outside=Outside(dataset=shapes))
+    return dataclasses.replace(settings, outside=outline_of_outside(settings))
+
+
+def outline_of_outside(settings: Settings) -> Outside:
+    """The shapes of what reaches a run from outside, which say those of its checkpoints.
+
+    Raises CorruptFile for a record of an expert's memory that is no list of arrays.
+    """
+    dataset, expert = settings.dataset, settings.expert
+    if dataset is None and expert is None:
+        return NOTHING
+    spec = settings.outline().spec
+    outside = NOTHING
+    if dataset is not None:
+        shapes = dataset_shapes(spec, dataset.steps, dataset.episodes)
+        outside = dataclasses.replace(outside, dataset=shapes)
+    if expert is not None:
+        policy: Any = ExpertOutline(tuple(map(_array_type, expert.memory)), spec)
+        outside = dataclasses.replace(outside, expert=Expert((), policy))
+    return outside
+
+
+def _array_type(text: str) -> tuple[str, tuple[int, ...]]:
+    """(dtype, shape) of an array that is written as "float32[8, 4]"."""
+    found = re.fullmatch(r"([a-z]{3,8}\d{0,2})\[(\d{1,9}(?:, \d{1,9})*)?\]", text)
+    if found:
+        with contextlib.suppress(TypeError, ValueError):
+            shape = map(int, found[2].split(", ") if found[2] else ())
+            return jnp.dtype(found[1]).name, tuple(shape)
+    raise CorruptFile(
+        f"config.json gives an array of expert.memory as {text!r:.80}, and not as float32[8, 4]"
+    )
 
 
 def check_keys(config: dict[str, Any]) -> None:
     """Raise CorruptFile, with the nearest name, for a key of config.json that etude does not write,
     and for one that is missing."""
     known = [field.name for field in dataclasses.fields(Settings) if field.name not in NOT_PLAIN]
-    known += ["format", "algorithm", "dataset", "initial", "hyperparameters", "versions", "machine"]
+    known += ["format", "algorithm", "dataset", "expert", "initial"]
+    known += ["hyperparameters", "versions", "machine"]
     for key in config:
         if key not in known:
             nearest = difflib.get_close_matches(key, known, n=1)
@@ -318,8 +397,9 @@ def check_keys(config: dict[str, Any]) -> None:
             raise CorruptFile(f"config.json has the unknown key {key!r:.80}{hint}")
     if missing := [key for key in known if key not in config]:
         raise CorruptFile(f"config.json has no key {missing[0]!r}")
-    for key in ("dataset", "hyperparameters", "initial", "versions", "machine"):
-        if not isinstance(config[key], dict) and not (key == "dataset" and config[key] is None):
+    for key in ("dataset", "expert", "hyperparameters", "initial", "versions", "machine"):
+        may_be_none = key in ("dataset", "expert") and config[key] is None
+        if not isinstance(config[key], dict) and not may_be_none:
             raise CorruptFile(f"config.json gives {key} as {config[key]!r:.80}, which is no object")
 
 
@@ -330,11 +410,11 @@ def check_same_values(settings: Settings, algorithm: Any) -> None:
     may be as it was before they were given.
     """
     given, own = algorithm, settings.algorithm
-    if settings.dataset is not None and "plays" in _plain_fields(own):
+    if settings.dataset is not None and "plays" in plain_fields(own):
         given = dataclasses.replace(given, plays=own.plays)
     for name in settings.initial:
         given = given.components[name].prepare(given, settings.num_envs)
-    theirs, ours = (_flat(_plain_fields(x)) for x in (given, own))
+    theirs, ours = (_flat(plain_fields(x)) for x in (given, own))
     has_torso = torso_of(given) is not None  # else it may be given by itself
     differing = [
         f"{name} is {ours.get(name)} in the run and {theirs.get(name)} here"
@@ -478,7 +558,7 @@ def environment_changes(config: dict[str, Any]) -> list[str]:
     ]
 
 
-def _plain_fields(struct: Any) -> dict[str, Any]:
+def plain_fields(struct: Any) -> dict[str, Any]:
     """The fields of a struct of hyperparameters in strict JSON; of code, its name."""
     names = [field.name for field in dataclasses.fields(struct)]
     code = code_fields(type(struct))
@@ -496,7 +576,7 @@ def _plain(value):
     A nested struct is an object with its tag as "kind".
     """
     if dataclasses.is_dataclass(value):
-        return {"kind": tag_of(type(value)), **_plain_fields(value)}
+        return {"kind": tag_of(type(value)), **plain_fields(value)}
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
     if isinstance(value, (bool, int, str)) or value is None:

@@ -21,7 +21,9 @@ from etude.environments.goals import check_goal_reward, goal_reward_for
 from etude.environments.sources import EnvironmentLike, EnvironmentSource, environment_source
 from etude.errors import InvalidInput
 from etude.presets import preset
+from etude.runs.defaults import defaults_for
 from etude.runs.display import Display, display_for
+from etude.runs.experts import ExpertLike, check_expert, expert_name, open_expert, reopen_expert
 from etude.runs.initial import start_from
 from etude.runs.interrupt import Interrupted, InterruptHandler
 from etude.runs.job import train_job
@@ -136,22 +138,6 @@ def check_video(settings: Settings) -> None:
     settings.source.check_pictures("rgb_array")
 
 
-def defaults_for(
-    name: str, environment: EnvironmentLike, has_dataset: bool = False
-) -> tuple[Any, dict[str, Any]]:
-    """The algorithm called `name` and the options that differ from the defaults of any run.
-
-    They are those of its preset for the environment, where there is one. With a dataset there are
-    none, for a preset's copies and budget are those of play. Raises InvalidInput for an unknown
-    name.
-    """
-    known = preset(name, environment) if isinstance(environment, str) else None
-    if known is None:
-        return algorithm_factory(name)(), {}
-    options = {"num_envs": known.num_envs, "steps": known.steps}
-    return known.algorithm, {} if has_dataset else options
-
-
 def preset_note(algorithm: Any, environment: EnvironmentLike) -> str:
     """What a user who gives an algorithm with its defaults should know of its preset; else ""."""
     name = registered_name(algorithm)
@@ -180,6 +166,7 @@ def resolve_settings(
     name = name or registered_name(algorithm)
     algorithm = with_torso(algorithm, name, options.torso)
     algorithm = use_dataset(algorithm, name, options.dataset)
+    check_expert(algorithm, name, options.expert)
     source = environment_source(
         environment,
         options.options,
@@ -223,6 +210,11 @@ def resolve_settings(
     if options.dataset is not None:
         dataset, record = open_dataset(options.dataset, spec)
         settings = replace(settings, dataset=record, outside=Outside(dataset=dataset))
+    if options.expert is not None:
+        expert, of_expert = open_expert(options.expert, environment, spec, settings.seed)
+        settings = replace(
+            settings, expert=of_expert, outside=replace(settings.outside, expert=expert)
+        )
     settings = replace(settings, spaces=spaces_text(spec))
     if options.initial:
         runs = load_all(options.initial, environment, torso_of(algorithm))
@@ -345,6 +337,7 @@ def resume(
     environment: EnvironmentLike | None = None,
     torso: TorsoLike | None = None,
     dataset: DatasetLike | None = None,
+    expert: ExpertLike | None = None,
     video: bool = False,
     progress: bool = True,
 ) -> Run:
@@ -354,6 +347,8 @@ def resume(
         path, algorithm, environment, torso: see `load`.
         steps: a larger budget of steps of each seed.
         dataset: the dataset of the run, if its file is no longer where it was.
+        expert: the expert of the run, if it is a function or an object of yours, or a run that is
+            no longer where it was.
         video: record a video of an episode at the end.
         progress: show the progress.
 
@@ -371,7 +366,7 @@ def resume(
         start_as_before(config)
         run = Run(directory, from_json(config, algorithm, environment, torso))
         rules = run.settings.until, run.settings.patience
-        run = ready_to_resume(run, steps, environment, dataset, video)
+        run = ready_to_resume(run, steps, environment, dataset, expert, video)
         # nothing is written before all is found to fit
         if steps is not None:
             began = {key: config[key] for key in ("versions", "machine")}
@@ -402,6 +397,7 @@ def ready_to_resume(
     steps: int | None,
     environment: EnvironmentLike | None,
     dataset: DatasetLike | None,
+    expert: ExpertLike | None,
     video: bool,
 ) -> Run:
     """The run with all that it needs to go on; see `resume`.
@@ -423,6 +419,17 @@ def ready_to_resume(
         run = run.with_settings(replace(run.settings, outside=Outside(dataset=opened)))
     elif dataset is not None:
         raise InvalidInput(f"dataset is {describe(dataset)}, and this run reads none; leave it out")
+    if of_expert := run.settings.expert:
+        there = run.settings.environment if environment is None else environment
+        made = reopen_expert(
+            of_expert, expert, there, run.settings.outline().spec, run.settings.seed
+        )
+        outside = replace(run.settings.outside, expert=made)
+        run = run.with_settings(replace(run.settings, outside=outside))
+    elif expert is not None:
+        raise InvalidInput(
+            f"expert is {expert_name(expert)}, and this run needs none; leave it out"
+        )
     if run.settings.initial and not all(has_checkpoint(job) for job in run.jobs):
         run = run.with_settings(restart_from(run.settings, environment))
     for job in run.jobs:

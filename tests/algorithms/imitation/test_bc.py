@@ -10,7 +10,9 @@ import optax
 import pytest
 import scipy.stats
 
-from etude.algorithms.imitation.bc import BC, Demonstrations
+from etude.algorithms.imitation import cloning
+from etude.algorithms.imitation.bc import BC
+from etude.algorithms.imitation.cloning import Demonstrations
 from etude.algorithms.protocol import NOTHING, Outside, init_state, put_components
 from etude.algorithms.trust_region.ppo import PPO
 from etude.data.dataset import make_dataset
@@ -101,13 +103,13 @@ def test_the_loss_is_the_negative_log_likelihood_of_the_experts_actions(space, a
     spec = EnvironmentSpec(Box((3,)), space, 1)
     bc = BC(hidden=(5,), initial_std=0.5)
     dataset = recorded(normal((4, 3)), actions, spec)
-    policy = begun(bc, dataset).policy
+    policy = begun(bc, dataset).learner.policy
     policy = jax.tree.map(lambda x: x + 0.3 * jax.random.normal(KEY, x.shape), policy)
     policy = replace(policy, log_std=jnp.full_like(policy.log_std, math.log(0.5)))
     steps = dataset.transitions
     batch = Demonstrations(steps.observation, steps.action)
-    (loss, (metrics, _)), gradient = jax.jit(jax.value_and_grad(bc.loss, has_aux=True))(
-        policy, batch
+    (loss, (metrics, _)), gradient = jax.jit(jax.value_and_grad(cloning.loss, has_aux=True))(
+        policy, batch, 0.0
     )
     features, _ = policy.torso(steps.observation)
     outputs = np.asarray(features @ policy.head.weight.T + policy.head.bias, np.float64)
@@ -127,18 +129,25 @@ def test_the_loss_is_the_negative_log_likelihood_of_the_experts_actions(space, a
 def test_a_gradient_step_is_one_of_adam_with_decayed_weights():
     spec = EnvironmentSpec(Box((3,)), ARM, 1)
     dataset = recorded(normal((4, 3)), np.clip(normal((4, 2), 1), -1, 1), spec)
-    bc = BC(hidden=(5,), learning_rate=0.1, weight_decay=0.2, learning_rate_decay=10.0)
+    bc = BC(
+        hidden=(5,),
+        learning_rate=0.1,
+        weight_decay=0.2,
+        learning_rate_decay=10.0,
+        normalize_observation=None,
+    )
     state = begun(bc, dataset)
     batch = Demonstrations(dataset.transitions.observation, dataset.transitions.action)
-    state = replace(state, steps=jnp.int32(5))  # where half of the learning rate is left
-    after, _, _ = jax.jit(bc.gradient_step)(state, batch)
-    gradient = jax.jit(jax.grad(bc.loss, has_aux=True))(state.policy, batch)[0]
+    learner = replace(state.learner, steps=jnp.int32(5))  # where half of the learning rate is left
+    after, _, _ = jax.jit(partial(cloning.gradient_step, bc))(learner, batch)
+    gradient = jax.jit(jax.grad(cloning.loss, has_aux=True))(state.learner.policy, batch, 0.0)[0]
 
     def stepped(weight, slope):
         first = slope / (jnp.abs(slope) + 1e-8)  # Adam's first step
-        return weight - 0.05 * (first + 0.2 * weight)
+        decay = 0.2 * weight if weight.ndim > 1 else 0  # neither of biases nor of deviations
+        return weight - 0.05 * (first + decay)
 
-    expected = jax.tree.map(stepped, state.policy, gradient)
+    expected = jax.tree.map(stepped, state.learner.policy, gradient)
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4), after.policy, expected)
     assert after.steps == 6
 
@@ -169,9 +178,9 @@ def test_the_standard_deviation_has_a_floor_that_is_reached_and_not_passed():
     lowest = 2 * math.log(0.05 * math.sqrt(2 * math.pi))
     assert metrics["nll"].min() >= lowest - 1e-4
     assert metrics["nll"][-1] == pytest.approx(lowest, abs=0.05)
-    np.testing.assert_allclose(jnp.exp(state.policy.log_std), 0.05, rtol=1e-5)
+    np.testing.assert_allclose(jnp.exp(state.learner.policy.log_std), 0.05, rtol=1e-5)
     batch = Demonstrations(jnp.zeros((8, 1)), jnp.ones((8, 2)))
-    slope = jax.jit(jax.grad(bc.loss, has_aux=True))(state.policy, batch)[0]
+    slope = jax.jit(jax.grad(cloning.loss, has_aux=True))(state.learner.policy, batch, 0.0)[0]
     assert optax.tree.norm(slope) < 10
 
 
@@ -183,11 +192,11 @@ def test_observations_have_mean_zero_and_deviation_one_over_the_dataset():
     bc = BC(hidden=(4,))
     dataset = recorded(seen, np.zeros(500, np.int64))
     state = begun(bc, dataset)
-    given = np.asarray(bc.normalized(state, dataset.transitions.observation))
+    given = np.asarray(cloning.normalized(bc, state.learner, dataset.transitions.observation))
     np.testing.assert_allclose(given.mean(0), 0, atol=1e-5)
     np.testing.assert_allclose(given.std(0), 1, rtol=1e-5)
     plain = replace(bc, normalize_observation=None)
-    assert plain.normalized(state, seen) is seen
+    assert cloning.normalized(plain, state.learner, seen) is seen
 
 
 def test_a_number_that_was_constant_in_the_dataset_may_change_later():
@@ -196,7 +205,7 @@ def test_a_number_that_was_constant_in_the_dataset_may_change_later():
     dataset = recorded(seen, np.zeros(50, np.int64))
     bc = BC(hidden=(4,))
     state = begun(bc, dataset)
-    given = bc.normalized(state, jnp.float32([0, 2.5]))
+    given = cloning.normalized(bc, state.learner, jnp.float32([0, 2.5]))
     assert jnp.isfinite(given).all() and jnp.abs(given).max() <= 10
 
 
@@ -215,8 +224,8 @@ def test_images_and_choices_are_not_normalized():
     )
     bc = BC(hidden=(4,))
     state = begun(bc, dataset)
-    assert state.observation_statistics == (None, None)
-    given = bc.normalized(state, dataset.transitions.observation)
+    assert state.learner.observation_statistics == (None, None)
+    given = cloning.normalized(bc, state.learner, dataset.transitions.observation)
     jax.tree.map(np.testing.assert_array_equal, given, dataset.transitions.observation)
 
 
@@ -228,13 +237,7 @@ def test_what_is_held_out_is_never_learned_and_a_network_that_memorizes_knows_no
     rng = np.random.default_rng(0)
     seen, actions = normal((80, 8)), rng.integers(0, 2, 80)
     dataset = recorded(seen, actions, episodes=8)
-    bc = BC(
-        hidden=(64,),
-        batch_size=40,
-        learning_rate=1e-2,
-        validation_share=0.5,
-        normalize_observation=None,
-    )
+    bc = BC(hidden=(64,), batch_size=40, learning_rate=1e-2, validation_share=0.5)
     state, metrics = cloned(bc, dataset)
     assert metrics["action_error"][-1] < 0.01
     assert abs(metrics["validation_action_error"][-5:].mean() - 0.5) < 0.2
@@ -248,8 +251,15 @@ def test_what_is_held_out_is_never_learned_and_a_network_that_memorizes_knows_no
             action=jnp.where(held_out, 1 - dataset.transitions.action, dataset.transitions.action),
         ),
     )
+    other = replace(
+        other,
+        transitions=replace(
+            other.transitions,
+            observation=jnp.where(held_out[:, None], 7.0, other.transitions.observation),
+        ),
+    )
     again, others = cloned(bc, other)
-    jax.tree.map(np.testing.assert_array_equal, again.policy, state.policy)
+    jax.tree.map(np.testing.assert_array_equal, again.learner, state.learner)
     assert (others["validation_nll"] != metrics["validation_nll"]).all()
 
 
@@ -281,9 +291,9 @@ def test_a_memory_is_that_of_the_whole_episode_wherever_a_sequence_begins(cell):
     update = jax.jit(lambda state, key: bc.update(state, (), key, outside)[0])
     for i in range(77):  # more than an episode of 200 steps, from a random step on
         state = update(state, jax.random.fold_in(KEY, i))
-    seen = bc.normalized(state, dataset.transitions.observation).reshape(2, 200, 2)
+    seen = cloning.normalized(bc, state.learner, dataset.transitions.observation).reshape(2, 200, 2)
     unroll = jax.jit(lambda torso, seen: torso(seen, (), jnp.zeros((200, 2), bool))[1])
-    carries = unroll(state.policy.torso, jnp.swapaxes(seen, 0, 1))
+    carries = unroll(state.learner.policy.torso, jnp.swapaxes(seen, 0, 1))
     row = np.asarray(state.sequences.readers.row)
     assert (row % 200 > 4).any()
     for reader, at in enumerate(row):
@@ -344,7 +354,7 @@ def test_reinforcement_begins_with_a_cloned_policy():
             bc.act(state, seen, (), key, explore=True)[0],
         )
     back = bc.components["policy"].put(begun(bc, dataset), ppo.components["policy"].get(reinforced))
-    jax.tree.map(np.testing.assert_array_equal, back.policy, state.policy)
+    jax.tree.map(np.testing.assert_array_equal, back.learner.policy, state.learner.policy)
 
 
 def test_sequences_that_do_not_fill_a_batch_are_refused():

@@ -1,0 +1,23 @@
+"""The settings with which an algorithm begins where a person gives its name alone."""
+
+from typing import Any
+
+from etude.algorithms import algorithm_factory
+from etude.environments.sources import EnvironmentLike
+from etude.presets import preset
+
+
+def defaults_for(
+    name: str, environment: EnvironmentLike, has_dataset: bool = False
+) -> tuple[Any, dict[str, Any]]:
+    """The algorithm called `name` and the options that differ from the defaults of any run.
+
+    They are those of its preset for the environment, where there is one. With a dataset there are
+    none, for a preset's copies and budget are those of play. Raises InvalidInput for an unknown
+    name.
+    """
+    known = preset(name, environment) if isinstance(environment, str) else None
+    if known is None:
+        return algorithm_factory(name)(), {}
+    options = {"num_envs": known.num_envs, "steps": known.steps}
+    return known.algorithm, {} if has_dataset else options

@@ -1,0 +1,259 @@
+"""Whoever acts, the expert labels; all labels are kept, and the learner is cloned from them."""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from etude.algorithms.imitation import cloning
+from etude.algorithms.imitation.dagger import DAgger
+from etude.algorithms.protocol import Expert, Outside, init_state
+from etude.data.replay import ring_buffer
+from etude.environments.backends.jax_envs import JaxEnvs
+from etude.environments.protocol import StepResult
+from etude.errors import InvalidInput
+from etude.nn.recurrent import GRU, LSTM
+from etude.rollout import bind_policy, rollout
+from etude.spaces import Box, Discrete
+from etude.struct import replace, validate
+from etude.training import init_rollout, init_train_state, pure_train
+
+KEY = jax.random.key(0)
+NUM_ENVS, ROUND = 4, 50
+
+
+class Walk:
+    """The observation is noise; episodes have seven steps."""
+
+    observation_space, action_space = Box((2,)), Discrete(3)
+
+    def reset(self, key):
+        return jnp.int32(0), jax.random.normal(key, (2,))
+
+    def step(self, state, action, key):
+        seen = jax.random.normal(key, (2,))
+        ended = state == 6
+        return state + 1, StepResult(seen, jnp.float32(action), ended, jnp.bool_(False))
+
+
+class Signs(NamedTuple):
+    """An expert: 1 or 2, by the sign of the first number."""
+
+    needs: tuple = ()
+
+    def initial_memory(self, state, spec, key):
+        return ()
+
+    def act(self, state, observation, memory, key, explore):
+        assert not explore
+        return 1 + (observation[:, 0] > 0), memory
+
+
+class Counts(NamedTuple):
+    """An expert that counts the steps of an episode modulo three, by what it remembers alone."""
+
+    needs: tuple = ()
+
+    def initial_memory(self, state, spec, key):
+        return {"steps": jnp.zeros(spec.num_envs, jnp.int32), "noise": jnp.zeros(spec.num_envs)}
+
+    def act(self, state, observation, memory, key, explore):
+        return memory["steps"] % 3, {**memory, "steps": memory["steps"] + 1}
+
+
+ENVIRONMENT = JaxEnvs(Walk(), NUM_ENVS)
+SMALL = DAgger(
+    hidden=(8,), batch_size=16, gradient_steps=3, rollout_length=ROUND, capacity=4 * 4 * ROUND
+)
+
+
+def asking(policy):
+    return Outside(expert=Expert((), policy))
+
+
+@partial(jax.jit, static_argnames=("policy", "iterations"))
+def rounds(dagger, policy, iterations):
+    """(the state of training and its metrics after each round, the experience of each round)."""
+    outside = asking(policy)
+    training = init_train_state(dagger, ENVIRONMENT, KEY, outside)
+
+    def step(training, index):
+        state, stage = training.algorithm_state, training.rollout_state
+        behavior = bind_policy(dagger, state, ENVIRONMENT, explore=True, outside=outside)
+        key = jax.random.fold_in(KEY, index)
+        stage, experience, _ = rollout(ENVIRONMENT, behavior, stage, key, dagger.rollout_length)
+        state, metrics = dagger.update(state, experience, key, outside)
+        training = replace(training, algorithm_state=state, rollout_state=stage)
+        return training, (metrics, experience)
+
+    training, (metrics, experience) = jax.lax.scan(step, training, jnp.arange(iterations))
+    return training, metrics, experience
+
+
+def test_the_expert_acts_in_a_share_of_the_steps_that_falls_from_round_to_round():
+    """Its labels are 1 and 2; the learner, whose weights stand still, says something else half of
+    the time."""
+    _, metrics, experience = rounds(replace(SMALL, beta=0.6, learning_rate=1e-30), Signs(), 4)
+    np.testing.assert_allclose(metrics["beta"], [1, 0.6, 0.36, 0.216], rtol=1e-5)
+    is_label = np.asarray(experience.action == experience.memory.label)
+    assert is_label[0].all()
+    _, _, alone = rounds(replace(SMALL, beta=0.0, learning_rate=1e-30), Signs(), 4)
+    assert (alone.action[0] == alone.memory.label[0]).all()
+    agrees = (alone.action == alone.memory.label)[1:].mean()  # where the learner acts alone
+    for index, share in ((1, 0.6), (2, 0.36), (3, 0.216)):
+        expected = share + (1 - share) * agrees
+        spread = np.sqrt(expected * (1 - expected) / 200)
+        assert abs(is_label[index].mean() - expected) < 4 * spread
+
+
+def test_every_visited_state_has_the_experts_label_whoever_acted():
+    training, _, experience = rounds(replace(SMALL, beta=0.0), Signs(), 3)
+    label = 1 + (experience.observation[..., 0] > 0)
+    np.testing.assert_array_equal(experience.memory.label, label)
+    assert (experience.action[1:] != label[1:]).any()  # the learner acts
+    # and all of them are kept, in their order
+    buffer = training.algorithm_state.buffer
+    assert ring_buffer.num_valid(buffer) == 3 * ROUND
+    kept = jax.tree.map(lambda x: x[: 3 * ROUND], buffer.storage)
+    np.testing.assert_array_equal(kept.action, label.reshape(-1, NUM_ENVS))
+    seen = experience.observation.reshape(-1, NUM_ENVS, 2)
+    np.testing.assert_array_equal(kept.observation, seen)
+
+
+def test_an_expert_with_a_memory_walks_along_the_learners_path():
+    """It counts the steps of the episode, whoever acts; and its label is what is executed first."""
+    _, _, experience = rounds(replace(SMALL, beta=0.0), Counts(), 2)
+    done = np.asarray(experience.done).reshape(-1, NUM_ENVS)
+    label, steps = np.asarray(experience.memory.label).reshape(-1, NUM_ENVS), np.zeros(NUM_ENVS)
+    for now, ended in zip(label, done, strict=True):
+        np.testing.assert_array_equal(now, steps % 3)
+        steps = np.where(ended, 0, steps + 1)
+    assert done.sum() == NUM_ENVS * (2 * ROUND // 7)
+
+
+def test_a_round_is_cloning_on_all_labels_so_far():
+    dagger = replace(SMALL, gradient_steps=1)
+    training, _, _ = rounds(dagger, Signs(), 2)
+    state = training.algorithm_state
+
+    @jax.jit
+    def again(state):
+        behavior = bind_policy(dagger, state, ENVIRONMENT, explore=True, outside=asking(Signs()))
+        stage = init_rollout(dagger, ENVIRONMENT, state, KEY, asking(Signs()))
+        _, experience, _ = rollout(ENVIRONMENT, behavior, stage, KEY, ROUND)
+        after, metrics = dagger.update(state, experience, KEY, asking(Signs()))
+        seen = experience.observation.reshape(-1, 2)
+        learner = cloning.add_observations(dagger, state.learner, seen)
+        batch = dagger.sample(after.buffer, (), jax.random.split(KEY, 1)[0])
+        by_hand, expected, _ = cloning.gradient_step(dagger, learner, batch)
+        return after.learner, metrics["nll"], by_hand, expected["nll"]
+
+    learner, nll, by_hand, expected = again(state)
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), learner, by_hand)
+    assert nll == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_batches_are_drawn_from_all_that_is_kept_and_from_nothing_else():
+    """Of three rounds in room for two."""
+    dagger = replace(SMALL, capacity=2 * 4 * ROUND, batch_size=4_000, gradient_steps=1)
+    training, _, experience = rounds(dagger, Signs(), 3)
+    batch = jax.jit(dagger.sample)(training.algorithm_state.buffer, (), KEY)
+    drawn = {tuple(row) for row in np.asarray(batch.observation)}
+    first, *others = np.asarray(experience.observation).reshape(3, -1, 2)
+    assert drawn == {tuple(row) for rows in others for row in rows}
+    assert not drawn & {tuple(row) for row in first}
+    np.testing.assert_array_equal(batch.action, 1 + (batch.observation[:, 0] > 0))
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [pytest.param(GRU(6), marks=pytest.mark.slow), pytest.param(LSTM(6), marks=pytest.mark.system)],
+    ids=["gru", "lstm"],
+)
+def test_a_sequence_begins_with_what_is_remembered_of_its_episode(cell):
+    """By the weights of now, in a ring that has come around; and each row is as likely as any."""
+    dagger = replace(
+        SMALL, recurrent=cell, sequence_length=4, batch_size=16_000, capacity=2 * 4 * ROUND
+    )
+    training, _, _ = rounds(dagger, Signs(), 3)
+    state = training.algorithm_state
+    before = jax.jit(dagger.carries_before)(state.learner, state.buffer)
+    in_order = lambda x: jnp.roll(x, -ROUND, 0)  # from the oldest row on
+    kept = jax.tree.map(in_order, state.buffer.storage)
+    is_first = jnp.concatenate([jnp.ones_like(kept.done[:1]), kept.done[:-1]])
+    seen = cloning.normalized(dagger, state.learner, kept.observation)
+    carries = jax.jit(lambda torso, seen: torso(seen, (), is_first)[1])(
+        state.learner.policy.torso, seen
+    )
+    for told, after in zip(before, carries, strict=True):
+        expected = jnp.where(is_first[..., None], 0, jnp.concatenate([after[:1], after[:-1]]))
+        np.testing.assert_allclose(in_order(told), expected, rtol=1e-4, atol=1e-5)
+    batch = jax.jit(dagger.sample)(state.buffer, before, KEY)
+    place = {row: at for at, row in np.ndenumerate(_rows(kept.observation))}
+    drawn = _rows(batch.observation)
+    rows = np.array([[place[seen][0] for seen in of_time] for of_time in drawn])
+    env = np.array([place[seen][1] for seen in drawn[0]])
+    np.testing.assert_array_equal(rows, (rows[0] + np.arange(4)[:, None]) % (2 * ROUND))
+    np.testing.assert_array_equal(batch.is_first[1:], np.asarray(is_first)[rows[1:], env])
+    for told, expected in zip(batch.carry, before, strict=True):
+        np.testing.assert_array_equal(told, np.asarray(in_order(expected))[rows[0], env])
+    counts = np.bincount(rows.ravel(), minlength=2 * ROUND)
+    np.testing.assert_allclose(counts / rows.size, 1 / (2 * ROUND), rtol=0.3)
+
+
+def _rows(observations):
+    """Observations [time, n, 2] as an array of tuples [time, n]."""
+    rows = np.empty(observations.shape[:2], object)
+    for at in np.ndindex(*rows.shape):
+        rows[at] = tuple(np.asarray(observations)[at].tolist())
+    return rows
+
+
+def test_an_agent_that_is_evaluated_asks_no_expert():
+    training, _, _ = rounds(replace(SMALL, recurrent=GRU(4), sequence_length=4), Signs(), 1)
+    state, spec = training.algorithm_state, ENVIRONMENT.spec
+    for explore in (False, True):
+        policy = bind_policy(replace(SMALL, recurrent=GRU(4)), state, ENVIRONMENT, explore=explore)
+        memory = policy.initial_memory(KEY)
+        action, after = policy.act(jnp.ones((NUM_ENVS, 2)), memory, KEY)
+        assert action.shape == (NUM_ENVS,) and memory.label == () and memory.expert == ()
+        assert jax.tree.map(jnp.shape, memory) == jax.tree.map(jnp.shape, after)
+    assert spec.num_envs == NUM_ENVS
+
+
+def test_an_episode_that_is_cut_off_ends_where_it_is():
+    training, _, _ = rounds(SMALL, Signs(), 1)
+    state = training.algorithm_state
+    is_cut = jnp.array([True, False, True, False])
+    before, after = (
+        state.buffer.storage.done,
+        SMALL.truncate_episodes(state, is_cut).buffer.storage.done,
+    )
+    np.testing.assert_array_equal(after[ROUND - 1], before[ROUND - 1] | is_cut)
+    np.testing.assert_array_equal(np.delete(after, ROUND - 1, 0), np.delete(before, ROUND - 1, 0))
+
+
+@pytest.mark.slow
+def test_it_learns_what_the_expert_does():
+    training, sums = pure_train(
+        replace(SMALL, gradient_steps=100, learning_rate=1e-2), ENVIRONMENT, KEY, 4, asking(Signs())
+    )
+    assert sums.metrics["action_error"][-1] / sums.updates[-1] < 0.05
+    seen = jax.random.normal(KEY, (500, 2))
+    action, _ = cloning.act_as_cloned(SMALL, training.algorithm_state.learner, seen, (), KEY, False)
+    assert (action == 1 + (seen[:, 0] > 0)).mean() > 0.95
+
+
+def test_settings_that_do_not_fit_are_refused_and_labels_that_are_dropped_are_told():
+    with pytest.raises(InvalidInput, match="sequence_length 16 is longer than a round, rollout_"):
+        validate(DAgger(recurrent=GRU(), rollout_length=8))
+    with pytest.raises(InvalidInput, match="batch_size 20 is no whole number of sequences"):
+        validate(DAgger(recurrent=GRU(), batch_size=20))
+    assert DAgger(capacity=8_500).remarks(2, 8_000) == ()
+    (remark,) = DAgger(capacity=8_500).remarks(2, 10_000)
+    assert "of 10,000 labelled states the latest 8,000 are kept" in remark
+    with pytest.raises(InvalidInput, match="capacity 100 cannot hold one rollout of 200"):
+        init_state(replace(SMALL, capacity=100), KEY, ENVIRONMENT.spec, asking(Signs()))
