@@ -15,6 +15,7 @@ import gymnasium
 from etude.environments.backends import envpool_envs
 from etude.environments.classic import PARTIALLY_OBSERVED_PORTS, PORTS
 from etude.environments.tasks.point_room import POINT_ROOMS
+from etude.environments.tasks.t_maze import limited_t_maze
 from etude.environments.tasks.tightrope import limited_tightrope
 from etude.environments.wrappers.action_mask import make_with_action_mask
 from etude.errors import EnvironmentFault, InvalidInput
@@ -26,12 +27,14 @@ JAX_ENVIRONMENTS = {
     **PARTIALLY_OBSERVED_PORTS,
     **POINT_ROOMS,
     "etude/Tightrope-v0": limited_tightrope,
+    "etude/TMaze-v0": limited_t_maze,
 }
 # modules that register ids of etude with Gymnasium
 OWN_ENVIRONMENTS = (
     "etude.environments.wrappers.hide_velocity",
     "etude.environments.tasks.point_room_env",
     "etude.environments.tasks.tightrope_env",
+    "etude.environments.tasks.t_maze_env",
 )
 # part of an entry point -> the extra of etude that installs it
 EXTRAS = {"gymnasium_robotics": "robotics", "box2d": "box2d", "mujoco": "mujoco", "ale_py": "atari"}

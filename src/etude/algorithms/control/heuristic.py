@@ -143,6 +143,13 @@ def tightrope(observation: Array) -> Array:
     return 2 - observation
 
 
+def t_maze(observation: Array, memory: Array) -> tuple[Array, Array]:
+    """TMaze's action, int32 [env], and the cue, float32 [env], which is 0 until it is seen."""
+    cue_seen, at_junction = observation[..., 0], observation[..., 1]
+    cue = jnp.where(cue_seen != 0, cue_seen, memory)
+    return 1 + jnp.where(at_junction > 0, cue, 0).astype(jnp.int32), cue
+
+
 # Environment's id: its controller. A second heuristic is one function and one row.
 HEURISTICS = {
     "LunarLander-v3": Controller(memoryless(lunar_lander), Box((8,)), Discrete(4)),
@@ -150,6 +157,9 @@ HEURISTICS = {
         memoryless(lunar_lander_continuous), Box((8,)), Box((2,), low=-1.0, high=1.0)
     ),
     "etude/Tightrope-v0": Controller(memoryless(tightrope), Discrete(3), Discrete(3)),
+    "etude/TMaze-v0": Controller(
+        t_maze, Box((2,)), Discrete(3), initial_memory=lambda num_envs, key: jnp.zeros(num_envs)
+    ),
 }
 
 # Name on the command line: (constructor, description).
