@@ -21,6 +21,7 @@ from etude.tabular.mdp import make_mdp
 
 AHEAD, LEFT, ROPE, RIGHT = 1, 0, 1, 2
 marginals = jax.jit(state_marginals, static_argnames="horizon")
+cost_of = jax.jit(cloning_cost, static_argnums=1)
 return_of = jax.jit(expected_return, static_argnames="horizon")
 
 
@@ -62,9 +63,9 @@ def test_the_probability_of_an_error_is_that_of_all_paths():
 @pytest.mark.parametrize("error_rate", [0.001, 0.01, 0.3, 1.0])
 def test_the_cost_is_that_of_the_exact_process(tightrope, error_rate):
     """By dynamic programming on the process of the environment itself."""
-    for horizon in (1, 10, 100, 1000):
+    for horizon in (10, 1000):
         cloned = -return_of(tightrope, walker(error_rate, False), horizon=horizon)
-        np.testing.assert_allclose(cloning_cost(error_rate, horizon), cloned, rtol=2e-4)
+        np.testing.assert_allclose(cost_of(error_rate, horizon), cloned, rtol=2e-4)
         recovering = -return_of(tightrope, walker(error_rate, True), horizon=horizon)
         np.testing.assert_allclose(dagger_cost(error_rate, horizon), recovering, rtol=2e-4)
 
@@ -73,15 +74,13 @@ def test_figures_of_the_tightrope():
     """By fractions: T - (1 - ε) (1 - (1 - ε)ᵀ) / ε, which is the sum of a geometric series."""
     for horizon, cost in ((10, 0.534), (100, 37.24), (1000, 901.0)):
         closed_form = horizon - 0.99 * (1 - 0.99**horizon) / 0.01
-        computed = cloning_cost(0.01, horizon)
+        computed = cost_of(0.01, horizon)
         np.testing.assert_allclose(computed, cost, rtol=1e-3)
         np.testing.assert_allclose(computed, closed_form, rtol=1e-5)
-    costs = np.log(
-        [[f(0.001, horizon) for f in (cloning_cost, dagger_cost)] for horizon in (10, 100)]
-    )
+    costs = np.log([[f(0.001, horizon) for f in (cost_of, dagger_cost)] for horizon in (10, 100)])
     np.testing.assert_allclose(np.diff(costs, axis=0)[0] / np.log(10), [1.95, 1], atol=2e-3)
     np.testing.assert_allclose(
-        cloning_cost(jnp.array([[0.0, 0.5, 1.0]]), 2), [[0, 0.5 + 0.75, 2]], rtol=1e-6
+        cost_of(jnp.array([[0.0, 0.5, 1.0]]), 2), [[0, 0.5 + 0.75, 2]], rtol=1e-6
     )
 
 
@@ -102,12 +101,12 @@ def test_the_bounds_hold_in_random_processes(error_rate):
     horizon, time = 20, np.arange(20)
     bound = np.asarray(distribution_shift_bound(error_rate, time))
     assert (bound <= 2 * error_rate * time + 1e-6).all()
-    for seed in range(25):
+    for seed in range(10):
         process, expert, learner = expert_and_learner(seed, error_rate)
         of_expert, of_learner = (marginals(process, p, horizon=horizon) for p in (expert, learner))
         assert (np.abs(of_learner - of_expert).sum(-1) <= bound + 1e-5).all()
         cost, least = (-return_of(process, p, horizon=horizon) for p in (learner, expert))
-        assert abs(cost - least) <= cloning_cost(error_rate, horizon) + 1e-4
+        assert abs(cost - least) <= cost_of(error_rate, horizon) + 1e-4
         # of the errors themselves, by a policy that always errs off the expert's states
         differs = 1 - (learner * expert).sum(-1)
         assert (of_learner @ differs).sum() <= cloning_cost_bound(error_rate, horizon)
@@ -126,6 +125,6 @@ def test_the_bounds_are_reached_on_the_tightrope(tightrope, error_rate):
     )
     # a walker off the rope always errs, so its errors are its cost
     errors = (np.asarray(walked) @ [1, error_rate, 1]).sum()
-    np.testing.assert_allclose(errors, cloning_cost(error_rate, 50), rtol=1e-4)
+    np.testing.assert_allclose(errors, cost_of(error_rate, 50), rtol=1e-4)
     assert errors <= cloning_cost_bound(error_rate, 50)
     assert errors <= error_rate * 50 * 51 / 2

@@ -14,6 +14,7 @@ import gymnasium
 
 from etude.environments.backends import envpool_envs
 from etude.environments.classic import PARTIALLY_OBSERVED_PORTS, PORTS
+from etude.environments.tasks.fork import Fork
 from etude.environments.tasks.point_room import POINT_ROOMS
 from etude.environments.tasks.t_maze import limited_t_maze
 from etude.environments.tasks.tightrope import limited_tightrope
@@ -28,6 +29,7 @@ JAX_ENVIRONMENTS = {
     **POINT_ROOMS,
     "etude/Tightrope-v0": limited_tightrope,
     "etude/TMaze-v0": limited_t_maze,
+    "etude/Fork-v0": Fork,
 }
 # modules that register ids of etude with Gymnasium
 OWN_ENVIRONMENTS = (
@@ -35,6 +37,7 @@ OWN_ENVIRONMENTS = (
     "etude.environments.tasks.point_room_env",
     "etude.environments.tasks.tightrope_env",
     "etude.environments.tasks.t_maze_env",
+    "etude.environments.tasks.fork_env",
 )
 # part of an entry point -> the extra of etude that installs it
 EXTRAS = {"gymnasium_robotics": "robotics", "box2d": "box2d", "mujoco": "mujoco", "ale_py": "atari"}

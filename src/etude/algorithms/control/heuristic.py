@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple
 
+import jax
 import jax.numpy as jnp
 
 from etude.algorithms.protocol import algorithm
@@ -150,6 +151,20 @@ def t_maze(observation: Array, memory: Array) -> tuple[Array, Array]:
     return 1 + jnp.where(at_junction > 0, cue, 0).astype(jnp.int32), cue
 
 
+def fork(observation: Array, side: Array) -> tuple[Array, Array]:
+    """Fork's action, float32 [env, 1], and the side that the episode is passed on, [env].
+
+    The point goes to y = 0.8 or y = -0.8, where it passes the disc, as fast as it can.
+    """
+    to_go = 0.8 * side - observation[..., 1]
+    return jnp.clip(to_go / 0.125, -1, 1)[..., None], side
+
+
+def draw_sides(num_envs: int, key: Array) -> Array:
+    """Left, 1, or right, -1, for each episode by a fair coin, float32 [env]."""
+    return jax.random.rademacher(key, (num_envs,), float)
+
+
 # Environment's id: its controller. A second heuristic is one function and one row.
 HEURISTICS = {
     "LunarLander-v3": Controller(memoryless(lunar_lander), Box((8,)), Discrete(4)),
@@ -160,6 +175,7 @@ HEURISTICS = {
     "etude/TMaze-v0": Controller(
         t_maze, Box((2,)), Discrete(3), initial_memory=lambda num_envs, key: jnp.zeros(num_envs)
     ),
+    "etude/Fork-v0": Controller(fork, Box((2,)), Box((1,), low=-1.0, high=1.0), draw_sides),
 }
 
 # Name on the command line: (constructor, description).
