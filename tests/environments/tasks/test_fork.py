@@ -10,7 +10,7 @@ from gymnasium.utils.env_checker import check_env
 from twins import play_both
 
 import etude
-from etude.algorithms.control.heuristic import Heuristic
+from etude.algorithms.control.heuristic import HEURISTICS, Heuristic
 from etude.environments.registry import env_factory
 from etude.environments.tasks import fork_env
 from etude.environments.tasks.fork import Fork
@@ -83,6 +83,15 @@ def test_the_heuristic_passes_on_both_sides_by_a_coin_for_each_episode():
     assert abs(sides.mean()) < 4 / np.sqrt(sides.size)
     # one episode's side says nothing of the next one's
     assert (np.abs(np.corrcoef(sides) - np.eye(3)) < 4 / np.sqrt(400)).all()
+
+
+def test_the_heuristic_goes_around_the_disc_on_the_side_where_it_is():
+    """Whatever was drawn; near the middle, where the two ways part, it is what was drawn."""
+    observation = np.float32([[-0.5, 0.6], [-0.5, -0.6], [-1, 0.02], [-1, 0.02], [0, 0.8]])
+    drawn = np.float32([-1, 1, -1, 1, 1])
+    action, side = HEURISTICS[NAME].act(observation, drawn)
+    np.testing.assert_array_equal(side, [1, -1, -1, 1, 1])
+    np.testing.assert_allclose(action, [[1], [-1], [-1], [1], [0]], atol=1e-6)
 
 
 def test_the_heuristic_can_be_recorded_in_gymnasium():

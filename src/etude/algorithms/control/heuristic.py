@@ -151,13 +151,16 @@ def t_maze(observation: Array, memory: Array) -> tuple[Array, Array]:
     return 1 + jnp.where(at_junction > 0, cue, 0).astype(jnp.int32), cue
 
 
-def fork(observation: Array, side: Array) -> tuple[Array, Array]:
-    """Fork's action, float32 [env, 1], and the side that the episode is passed on, [env].
+def fork(observation: Array, memory: Array) -> tuple[Array, Array]:
+    """Fork's action, float32 [env, 1], and the side to pass the disc on, float32 [env].
 
-    The point goes to y = 0.8 or y = -0.8, where it passes the disc, as fast as it can.
+    The point goes to y = 0.8 or y = -0.8, where it passes, as fast as it can. The side is the one
+    that was drawn until the point is on one, as it is after a step: whoever brought it there, the
+    way around the disc is on that side.
     """
-    to_go = 0.8 * side - observation[..., 1]
-    return jnp.clip(to_go / 0.125, -1, 1)[..., None], side
+    y = observation[..., 1]
+    side = jnp.where(jnp.abs(y) > 0.1, jnp.sign(y), memory)
+    return jnp.clip((0.8 * side - y) / 0.125, -1, 1)[..., None], side
 
 
 def draw_sides(num_envs: int, key: Array) -> Array:

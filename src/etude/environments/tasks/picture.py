@@ -15,7 +15,8 @@ class Picture:
 
     Args:
         x, y: (low, high) of each coordinate, at the centers of the outermost pixels.
-        width: columns of the picture; its rows follow from the shape of the rectangle.
+        width: columns of the picture; its rows follow from the shape of the rectangle, an even
+            number of them, as films want it.
         color: of the background.
     """
 
@@ -23,8 +24,8 @@ class Picture:
         self, x: tuple[float, float], y: tuple[float, float], width: int = 320, color: Color = FLOOR
     ):
         self.low, self.scale = (x[0], y[0]), (width - 1) / (x[1] - x[0])  # pixels per unit
-        height = round((y[1] - y[0]) * self.scale) + 1
-        self.pixels = np.empty((height, width, 3))
+        rows = round((y[1] - y[0]) * self.scale) + 1
+        self.pixels = np.empty((rows + rows % 2, width, 3))
         self.pixels[:] = color
 
     def place(self, position: tuple[float, float] | np.ndarray) -> tuple[float, float]:
@@ -40,7 +41,7 @@ class Picture:
     ) -> None:
         """Paint a rectangle, whole pixels, between two opposite corners."""
         rows, columns = (
-            slice(round(min(ends)), round(max(ends)) + 1)
+            slice(max(0, round(min(ends))), max(0, round(max(ends)) + 1))
             for ends in zip(self.place(first), self.place(second), strict=True)
         )
         self.pixels[rows, columns] = color
