@@ -14,17 +14,30 @@ import gymnasium
 
 from etude.environments.backends import envpool_envs
 from etude.environments.classic import PARTIALLY_OBSERVED_PORTS, PORTS
+from etude.environments.tasks.fork import Fork
 from etude.environments.tasks.point_room import POINT_ROOMS
+from etude.environments.tasks.t_maze import limited_t_maze
+from etude.environments.tasks.tightrope import limited_tightrope
 from etude.environments.wrappers.action_mask import make_with_action_mask
 from etude.errors import EnvironmentFault, InvalidInput
 from etude.importing import import_module, split_name
 
 Backend = Literal["auto", "jax", "envpool", "gymnasium"]
-JAX_ENVIRONMENTS = {**PORTS, **PARTIALLY_OBSERVED_PORTS, **POINT_ROOMS}
+JAX_ENVIRONMENTS = {
+    **PORTS,
+    **PARTIALLY_OBSERVED_PORTS,
+    **POINT_ROOMS,
+    "etude/Tightrope-v0": limited_tightrope,
+    "etude/TMaze-v0": limited_t_maze,
+    "etude/Fork-v0": Fork,
+}
 # modules that register ids of etude with Gymnasium
 OWN_ENVIRONMENTS = (
     "etude.environments.wrappers.hide_velocity",
     "etude.environments.tasks.point_room_env",
+    "etude.environments.tasks.tightrope_env",
+    "etude.environments.tasks.t_maze_env",
+    "etude.environments.tasks.fork_env",
 )
 # part of an entry point -> the extra of etude that installs it
 EXTRAS = {"gymnasium_robotics": "robotics", "box2d": "box2d", "mujoco": "mujoco", "ale_py": "atari"}

@@ -14,8 +14,9 @@ import etude
 from etude.environments.goals import GoalReward, check_goal_reward, goal_reward_for
 from etude.environments.sources import environment_source
 from etude.environments.tasks import point_room_env
+from etude.environments.tasks.picture import FLOOR, POINT, WALL
 from etude.environments.tasks.point_room import POINT_ROOMS, PointRoom
-from etude.environments.tasks.point_room_env import PIXELS, PointRoomEnv, move_point
+from etude.environments.tasks.point_room_env import PointRoomEnv, empty_room, move_point
 
 KEY = jax.random.key(0)
 every_room = pytest.mark.parametrize("name", POINT_ROOMS)
@@ -153,8 +154,7 @@ def test_the_reward_in_jax_is_that_of_gymnasium(name, backend):
 
 def color_at(picture, *position):
     """The color at a position of the room."""
-    column, row = np.round(point_room_env.pixel(np.array(position))).astype(int)
-    return picture[PIXELS - 1 - row, column]
+    return picture[*np.round(empty_room().place(position)).astype(int)]
 
 
 def test_a_picture_shows_the_point_the_goal_and_the_walls():
@@ -163,11 +163,11 @@ def test_a_picture_shows_the_point_the_goal_and_the_walls():
     env.goal = np.float32([0.7, 0.6])
     env.position = np.float32([-0.98, -0.3])
     before = env.render()
-    assert before.shape == (PIXELS, PIXELS, 3) and before.dtype == np.uint8
-    np.testing.assert_array_equal(color_at(before, -0.98, -0.3), point_room_env.POINT)
+    assert before.shape == (320, 320, 3) and before.dtype == np.uint8
+    np.testing.assert_array_equal(color_at(before, -0.98, -0.3), POINT)
     np.testing.assert_array_equal(color_at(before, 0.7, 0.6), point_room_env.DESIRED)
-    np.testing.assert_array_equal(color_at(before, 0.0, 1.05), point_room_env.WALL)
-    np.testing.assert_array_equal(color_at(before, -0.25, -0.75), point_room_env.FLOOR)
+    np.testing.assert_array_equal(color_at(before, 0.0, 1.05), WALL)
+    np.testing.assert_array_equal(color_at(before, -0.25, -0.75), FLOOR)
     env.position = np.float32(
         [0.7, 0.56]
     )  # the disc of the goal has another color once it is reached

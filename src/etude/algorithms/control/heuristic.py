@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple
 
+import jax
 import jax.numpy as jnp
 
 from etude.algorithms.protocol import algorithm
@@ -16,9 +17,17 @@ from etude.types import Array
 class Controller(NamedTuple):
     """A heuristic, and the spaces that it is written for."""
 
-    action: Callable[[Array], Array]  # observation [..., *shape] -> action in the policy's units
-    observation_shape: tuple[int, ...]
+    # observation [env, ...], memory -> action in the policy's units, next memory
+    act: Callable[[Array, Any], tuple[Array, Any]]
+    observation_space: Space  # of a Box its shape alone
     action_space: Space
+    # number of environments, key -> what an episode begins with in each of them
+    initial_memory: Callable[[int, Array], Any] = lambda num_envs, key: ()
+
+
+def memoryless(action: Callable[[Array], Array]) -> Callable[[Array, Any], tuple[Array, Any]]:
+    """The `act` of a controller whose action follows from the observation."""
+    return lambda observation, memory: (action(observation), memory)
 
 
 @struct
@@ -48,30 +57,44 @@ class Heuristic:
                 "Take one of these, or random, which acts in every environment"
             )
         controller = HEURISTICS[spec.id]
-        is_box_of_shape = (
-            isinstance(spec.observation, Box)
-            and spec.observation.shape == controller.observation_shape
-        )
-        if not is_box_of_shape or spec.action != controller.action_space:
+        if not (
+            has_form(spec.observation, controller.observation_space)
+            and spec.action == controller.action_space
+        ):
             raise InvalidInput(
-                f"the heuristic for {spec.id!r} reads a Box of shape "
-                f"{controller.observation_shape} and acts in {controller.action_space}; "
+                f"the heuristic for {spec.id!r} reads {controller.observation_space} and acts in "
+                f"{controller.action_space}; "
                 f"this environment's are {spec.observation} and {spec.action}. Leave out what "
                 "changes them, such as --frame-stack, --action-masks or --options"
             )
         return HeuristicState(controller)
 
+    def initial_memory(self, state: HeuristicState, spec: EnvironmentSpec, key: Array) -> Any:
+        """What the controller's episodes begin with, [env, ...]; () without a memory."""
+        return state.controller.initial_memory(spec.num_envs, key)
+
     def act(
         self, state: HeuristicState, observation: Array, memory: Any, key: Array, explore: bool
     ) -> tuple[Array, Any]:
-        """The controller's action of each copy, [env, *action], exploring or not."""
-        return state.controller.action(observation), memory
+        """The controller's action of each copy, [env, *action], and its next memory.
+
+        They are the same exploring or not: what a controller leaves to chance, it draws when an
+        episode begins.
+        """
+        return state.controller.act(observation, memory)
 
     def update(
         self, state: HeuristicState, experience: Transition, key: Array
     ) -> tuple[HeuristicState, dict[str, Any]]:
         """The unchanged state: Heuristic does not learn."""
         return state, {"updates": 0}
+
+
+def has_form(space: Space, expected: Space) -> bool:
+    """Whether a space is the expected one; of a Box only the shape has to be the same."""
+    if isinstance(expected, Box):
+        return isinstance(space, Box) and space.shape == expected.shape
+    return space == expected
 
 
 def lunar_lander(observation: Array) -> Array:
@@ -116,15 +139,49 @@ def turn_and_lift(observation: Array) -> tuple[Array, Array]:
     return jnp.where(on_ground, 0, turn), jnp.where(on_ground, -0.5 * y_velocity, lift)
 
 
+def tightrope(observation: Array) -> Array:
+    """Tightrope's action, int32 [...], from places [...]: ahead on the rope, and back to it."""
+    return 2 - observation
+
+
+def t_maze(observation: Array, memory: Array) -> tuple[Array, Array]:
+    """TMaze's action, int32 [env], and the cue, float32 [env], which is 0 until it is seen."""
+    cue_seen, at_junction = observation[..., 0], observation[..., 1]
+    cue = jnp.where(cue_seen != 0, cue_seen, memory)
+    return 1 + jnp.where(at_junction > 0, cue, 0).astype(jnp.int32), cue
+
+
+def fork(observation: Array, memory: Array) -> tuple[Array, Array]:
+    """Fork's action, float32 [env, 1], and the side to pass the disc on, float32 [env].
+
+    The point goes to y = 0.8 or y = -0.8, where it passes, as fast as it can. The side is the one
+    that was drawn until the point is on one, as it is after a step: whoever brought it there, the
+    way around the disc is on that side.
+    """
+    y = observation[..., 1]
+    side = jnp.where(jnp.abs(y) > 0.1, jnp.sign(y), memory)
+    return jnp.clip((0.8 * side - y) / 0.125, -1, 1)[..., None], side
+
+
+def draw_sides(num_envs: int, key: Array) -> Array:
+    """Left, 1, or right, -1, for each episode by a fair coin, float32 [env]."""
+    return jax.random.rademacher(key, (num_envs,), float)
+
+
 # Environment's id: its controller. A second heuristic is one function and one row.
 HEURISTICS = {
-    "LunarLander-v3": Controller(lunar_lander, (8,), Discrete(4)),
+    "LunarLander-v3": Controller(memoryless(lunar_lander), Box((8,)), Discrete(4)),
     "LunarLanderContinuous-v3": Controller(
-        lunar_lander_continuous, (8,), Box((2,), low=-1.0, high=1.0)
+        memoryless(lunar_lander_continuous), Box((8,)), Box((2,), low=-1.0, high=1.0)
     ),
+    "etude/Tightrope-v0": Controller(memoryless(tightrope), Discrete(3), Discrete(3)),
+    "etude/TMaze-v0": Controller(
+        t_maze, Box((2,)), Discrete(3), initial_memory=lambda num_envs, key: jnp.zeros(num_envs)
+    ),
+    "etude/Fork-v0": Controller(fork, Box((2,)), Box((1,), low=-1.0, high=1.0), draw_sides),
 }
 
 # Name on the command line: (constructor, description).
 ALGORITHMS = {
-    "heuristic": (Heuristic, "a controller written by hand: LunarLander and LunarLanderContinuous")
+    "heuristic": (Heuristic, "a controller written by hand: LunarLander and tasks of etude")
 }

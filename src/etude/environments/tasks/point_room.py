@@ -5,6 +5,7 @@ et al., 2021; GCSLDemo.ipynb in github.com/dibyaghosh/gcsl), with the reward of 
 Reinforcement Learning" (Plappert et al., 2018), of which the notebook has none.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -100,7 +101,7 @@ def limited_point_room(**parameters: Any) -> TimeLimit:
 
 
 # Gymnasium id -> function of the parameters that returns the environment with its time limit
-POINT_ROOMS = {
+POINT_ROOMS: dict[str, Callable[..., TimeLimit]] = {
     "etude/PointRoom-v0": limited_point_room,
     "etude/PointRoomContinuous-v0": partial(limited_point_room, continuous=True),
 }

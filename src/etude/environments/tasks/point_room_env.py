@@ -11,16 +11,26 @@ from typing import Any
 import gymnasium
 import numpy as np
 
+from etude.environments.tasks.picture import (
+    FLOOR,
+    GRID,
+    POINT,
+    START,
+    SUCCESS,
+    TRAIL,
+    WALL,
+    WHITE,
+    Picture,
+)
+
 STEP_SIZE = 0.05  # of an action, on each axis
 NOISE = 0.01  # standard deviation of the noise of a step
 TOLERANCE = 0.05  # distance at which a goal is reached
 MAX_STEPS = 50
 DIRECTIONS = ((0.0, 1.0), (1.0, 0.0), (0.0, -1.0), (-1.0, 0.0), (0.0, 0.0))  # of the actions
 
-PIXELS, MARGIN = 320, 0.1  # of a picture: its sides, and the walls around the room
-FLOOR, GRID, WALL = (247, 245, 240), (232, 229, 221), (52, 60, 72)
-START, TRAIL, POINT = (176, 184, 196), (120, 165, 215), (33, 102, 172)
-REACHED, DESIRED = (71, 160, 97), (236, 134, 44)
+MARGIN = 0.1  # of a picture: the walls around the room
+DESIRED = (236, 134, 44)  # the color of a goal that is not reached
 
 
 class PointRoomEnv(gymnasium.Env):
@@ -68,15 +78,15 @@ class PointRoomEnv(gymnasium.Env):
             return None
         picture = empty_room()
         reached = self.compute_reward(self.position, self.goal, {}) == 0
-        color = REACHED if reached else DESIRED
-        paint_disc(picture, self.goal, TOLERANCE, color, 0.25)
-        paint_disc(picture, self.goal, 0.02, color)
-        paint_disc(picture, self.trail[0], 0.03, START)
+        color = SUCCESS if reached else DESIRED
+        picture.disc(self.goal, TOLERANCE, color, 0.25)
+        picture.disc(self.goal, 0.02, color)
+        picture.disc(self.trail[0], 0.03, START)
         for i, position in enumerate(self.trail):
-            paint_disc(picture, position, 0.012, TRAIL, 0.3 + 0.7 * i / len(self.trail))
-        paint_disc(picture, self.position, 0.045, (255, 255, 255))
-        paint_disc(picture, self.position, 0.035, POINT)
-        return picture.round().astype(np.uint8)
+            picture.disc(position, 0.012, TRAIL, 0.3 + 0.7 * i / len(self.trail))
+        picture.disc(self.position, 0.045, WHITE)
+        picture.disc(self.position, 0.035, POINT)
+        return picture.to_uint8()
 
     def _observe(self) -> dict[str, np.ndarray]:
         return {
@@ -95,42 +105,15 @@ def move_point(position: np.ndarray, direction: np.ndarray, noise: np.float32) -
     return np.clip(position + displacement + noise, -1, 1)
 
 
-def empty_room() -> np.ndarray:
-    """A picture of the floor and the walls, float [row, column, 3]."""
-    picture = np.empty((PIXELS, PIXELS, 3))
-    picture[:] = WALL
-    first, last = pixel(-1), pixel(1)
-    inside = slice(round(first), round(last) + 1)
-    picture[inside, inside] = FLOOR
-    for line in (-0.5, 0, 0.5):
-        at = round(pixel(line))
-        picture[at, inside] = picture[inside, at] = GRID
+def empty_room() -> Picture:
+    """A picture of the floor and the walls."""
+    sides = (-1 - MARGIN, 1 + MARGIN)
+    picture = Picture(sides, sides, color=WALL)
+    picture.rectangle((-1, -1), (1, 1), FLOOR)
+    for at in (-0.5, 0, 0.5):
+        picture.rectangle((at, -1), (at, 1), GRID)
+        picture.rectangle((-1, at), (1, at), GRID)
     return picture
-
-
-def pixel(coordinate: Any) -> Any:
-    """The place of a coordinate of the room in a picture, from the left or from below."""
-    return (coordinate + 1 + MARGIN) / (2 + 2 * MARGIN) * (PIXELS - 1)
-
-
-def paint_disc(
-    picture: np.ndarray,
-    center: np.ndarray,
-    radius: float,
-    color: tuple[int, int, int],
-    opacity: float = 1,
-) -> None:
-    """Paint a disc with soft edges into a picture; center and radius are those of the room."""
-    x, y = pixel(np.asarray(center, float))
-    y = PIXELS - 1 - y  # rows count from above
-    size = pixel(radius) - pixel(0)
-    rows, columns = (
-        np.arange(max(0, int(at - size) - 1), min(PIXELS, int(at + size) + 3)) for at in (y, x)
-    )
-    distance = np.hypot(rows[:, None] - y, columns[None] - x)
-    coverage = opacity * np.clip(size - distance + 0.5, 0, 1)[..., None]
-    window = picture[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-    window += coverage * (np.array(color) - window)
 
 
 for env_id, options in (("PointRoom-v0", {}), ("PointRoomContinuous-v0", {"continuous": True})):
