@@ -25,7 +25,7 @@ from etude.spaces import Box, Composite, EnvironmentSpec, Space
 from etude.storage import files
 from etude.storage.datasets.hdf5 import Group, open_hdf5
 from etude.storage.datasets.minari_spaces import decode_space
-from etude.storage.datasets.recorded_episodes import FIELDS, RecordedEpisodes, checked_id
+from etude.storage.datasets.recorded_episodes import FIELDS, RecordedEpisodes, checked_id, named
 from etude.storage.files import CorruptFile
 
 DATA, METADATA, MAIN = "data", "metadata.json", "main_data.hdf5"
@@ -54,7 +54,7 @@ def read_minari(path: Path) -> RecordedEpisodes:
             not take, and where h5py is not installed.
     """
     folder = data_folder(path)
-    try:
+    with named(path):
         metadata = _metadata(folder)
         spec = EnvironmentSpec(
             decode_space(metadata.get("observation_space"), "observation"),
@@ -79,8 +79,6 @@ def read_minari(path: Path) -> RecordedEpisodes:
             _check_pending(pending)
             with open_hdf5(pending) as file:
                 episodes.append(reader.read(file, len(episodes)))
-    except InvalidInput as error:
-        raise type(error)(f"{path}: {error}") from error
     return RecordedEpisodes(
         "Minari",
         spec.id,
