@@ -22,10 +22,11 @@ from etude.spaces import EnvironmentSpec, leaves_with_path, recorded_dtype
 from etude.storage import files
 from etude.storage.datasets import npz
 from etude.storage.datasets.d4rl import is_d4rl, read_d4rl
-from etude.storage.datasets.hdf5 import open_hdf5
+from etude.storage.datasets.hdf5 import import_h5py, open_hdf5
 from etude.storage.datasets.imitation import KEYS as IMITATION_KEYS
 from etude.storage.datasets.imitation import read_imitation
 from etude.storage.datasets.minari import MAIN, is_minari, read_minari
+from etude.storage.datasets.minari_spaces import encode_space
 from etude.storage.datasets.minari_writer import check_new_directory, write_minari
 from etude.storage.datasets.recorded_episodes import (
     FIELDS,
@@ -158,14 +159,21 @@ def recorded_of(dataset: Dataset, seeds: Sequence[int | None] | None = None) -> 
     return RecordedEpisodes("etude", spec.id, spec, recorded, known)
 
 
-def check_new_path(path: Path) -> None:
-    """Raise InvalidInput for a path to which no dataset can be written."""
+def check_new_path(path: Path, spec: EnvironmentSpec | None = None) -> None:
+    """Raise InvalidInput for a path to which no dataset, of the spaces of `spec`, can be written.
+
+    It is asked before the work of which the dataset is made.
+    """
     if path.suffix and path.suffix != ".npz" and not path.suffix[1:].isdigit():
         raise InvalidInput(
             f"{path} is neither an .npz file nor a directory in Minari's layout; give "
             f"{path.with_suffix('.npz')} or {path.with_suffix('')}"
         )
     check_new_directory(path)
+    if path.suffix != ".npz":
+        import_h5py()
+        if spec is not None:
+            encode_space(spec.observation)
 
 
 def _read_hdf5(path, spec):
