@@ -116,8 +116,8 @@ GZIP = {"compression": "gzip"}
 @pytest.mark.parametrize(
     "make, expected",
     [
-        (external_link, "'x' is a link to another place (ExternalLink)"),
-        (soft_link, "'x' is a link to another place (SoftLink)"),
+        (external_link, "'x' is a link to another place (external link)"),
+        (soft_link, "'x' is a link to another place (soft link)"),
         (external_storage, "the values of 'x' are in other files"),
         (virtual, "the values of 'x' are in other files"),
         (references, "'x' has the dtype object; only arrays of numbers"),
@@ -159,6 +159,14 @@ def test_groups_are_reached_through_no_link(path, link):
             file.group("a")
         with pytest.raises(CorruptFile, match="'b' is an array and should be a group"):
             file.group("b")
+
+
+@pytest.mark.parametrize("name", ["a/x", "/a/x", "a/../b/x", ".", ""])
+def test_a_path_is_no_name_for_it_would_follow_links(path, name):
+    with h5py.File(path, "w") as file:
+        file["b/x"] = [1.0]
+        file["a"] = h5py.SoftLink("/b")
+    assert "is no name in a group; rename it" in refusal(path, name)
 
 
 @pytest.mark.parametrize("value", [[1, 2], np.zeros(2, "f4,f4"), h5py.Empty("f4")])

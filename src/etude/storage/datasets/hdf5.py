@@ -127,7 +127,7 @@ class Group:
                 "read, and no references or Python objects"
             )
         self._budget.spend(_size(dataset.shape, dtype.itemsize), path)
-        self._check_is_there(dataset, path)
+        self._check_is_there(dataset, dtype.itemsize, path)
         return dataset[()]
 
     def rows_of_bytes(self, name: str) -> Iterator[bytes]:
@@ -151,13 +151,17 @@ class Group:
 
     def _child(self, name):
         h5py, path = import_h5py(), self._path_of(name)
-        link = self._group.get(name, getlink=True) if name in self._group else None
-        if link is None:
+        if not name or "/" in name or name == ".":  # a path would be followed through any link
+            raise CorruptFile(f"{name[:NAME_LIMIT]!r} is no name in a group; rename it")
+        links = self._group.id.links
+        if not links.exists(name.encode()):
             raise CorruptFile(f"it has no {path!r}; write it again, or add that")
-        if not isinstance(link, h5py.HardLink):
+        kind = links.get_info(name.encode()).type
+        if kind != h5py.h5l.TYPE_HARD:
+            kinds = {h5py.h5l.TYPE_SOFT: "soft link", h5py.h5l.TYPE_EXTERNAL: "external link"}
             raise CorruptFile(
-                f"{path!r} is a link to another place ({type(link).__name__}), and links are not "
-                "followed; put what it names in its place"
+                f"{path!r} is a link to another place ({kinds.get(kind, 'of a user')}), and links "
+                "are not followed; put what it names in its place"
             )
         return self._group[name]
 
@@ -181,9 +185,9 @@ class Group:
                 )
         return dataset
 
-    def _check_is_there(self, dataset, path):
+    def _check_is_there(self, dataset, itemsize, path):
         """Check that the file holds what an array declares, before it is read."""
-        size = _size(dataset.shape, dataset.dtype.itemsize)
+        size = _size(dataset.shape, itemsize)
         if not size:
             return
         if dataset.chunks is None:
@@ -192,7 +196,7 @@ class Group:
             chunks = zip(dataset.shape, dataset.chunks, strict=True)
             expected = math.prod(-(-length // chunk) for length, chunk in chunks)
             is_whole = dataset.id.get_num_chunks() == expected
-            if _size(dataset.chunks, dataset.dtype.itemsize) > _CHUNK_LIMIT:
+            if _size(dataset.chunks, itemsize) > _CHUNK_LIMIT:
                 raise CorruptFile(
                     f"{path!r} lies in chunks of more than {_CHUNK_LIMIT:,} bytes; write it in "
                     "smaller ones"
