@@ -107,7 +107,7 @@ def chunks_missing(file, folder):
 
 
 def huge_chunks(file, folder):
-    file.create_dataset("x", data=np.zeros(10), chunks=(10**7,), maxshape=(None,), **GZIP)
+    file.create_dataset("x", (10,), "f8", chunks=(10**7,), maxshape=(None,))
 
 
 GZIP = {"compression": "gzip"}
@@ -209,7 +209,7 @@ def test_damage_is_refused_or_changes_nothing(path):
         file.create_dataset("x", data=values, fletcher32=True, **GZIP)
     data = path.read_bytes()
     refused = 0
-    for index in range(0, len(data), 11):
+    for index in range(0, len(data), 37):
         path.write_bytes(data[:index] + bytes([data[index] ^ 0xFF]) + data[index + 1 :])
         try:
             with open_hdf5(path) as file:
@@ -218,7 +218,7 @@ def test_damage_is_refused_or_changes_nothing(path):
             refused += 1
         path.write_bytes(data[:index])
         assert refusal(path)
-    assert refused > 10
+    assert refused > 3
 
 
 def test_links_to_files_and_folders_are_refused(path):

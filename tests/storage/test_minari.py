@@ -4,10 +4,12 @@ import contextlib
 import io
 import itertools
 import json
+import os
 import shutil
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import gymnasium
@@ -474,6 +476,35 @@ def test_a_crash_at_any_step_of_a_merge_is_repaired(tmp_path, monkeypatch, stop)
         "main_data.hdf5",
         "metadata.json",
     }
+
+
+def test_a_full_disk_loses_no_episode_and_adds_none_twice(tmp_path, monkeypatch):
+    """What was appended stays pending where the main file cannot be written, or half of it."""
+    path = tmp_path / "a-v0"
+    writer, replace_file = MinariWriter(path, SPEC), os.replace
+
+    def full(source, target, only=""):
+        if str(target).endswith(only):
+            raise OSError(28, "No space left on device")
+        replace_file(source, target)
+
+    for number, name in enumerate(("main_data.hdf5", "metadata.json", "main_data.hdf5")):
+        with monkeypatch.context() as patch:
+            patch.setattr(minari_writer.os, "replace", partial(full, only=name))
+            writer.append(**episode(number), seed=number)
+            assert read_minari(path).seeds == tuple(range(number + 1))
+            if number == 2:
+                with pytest.raises(OSError, match="No space left"):
+                    writer._merge()
+    with monkeypatch.context() as patch:
+        patch.setattr(minari_writer.os, "replace", partial(full, only=".hdf5"))
+        with pytest.raises(OSError, match="No space left"):
+            writer.append(**episode(3), seed=3)
+    writer.append(**episode(3), seed=3)
+    writer.close()
+    assert read_minari(path).seeds == (0, 1, 2, 3)
+    assert minari.MinariDataset(path / "data").total_steps == 12
+    assert len(list((path / "data").iterdir())) == 3
 
 
 def test_a_damaged_pending_episode_is_refused(path, monkeypatch):

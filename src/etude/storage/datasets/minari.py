@@ -55,12 +55,7 @@ def read_minari(path: Path) -> RecordedEpisodes:
     """
     folder = data_folder(path)
     with named(path):
-        metadata = _metadata(folder)
-        spec = EnvironmentSpec(
-            decode_space(metadata.get("observation_space"), "observation"),
-            decode_space(metadata.get("action_space"), "action"),
-            id=_environment_id(metadata),
-        )
+        metadata, spec = read_metadata(folder)
         sums = check_sums(folder)
         is_jpeg = metadata.get("jpeg_encoding", True) is not False
         reader = _EpisodeReader(spec, is_jpeg)
@@ -89,6 +84,33 @@ def read_minari(path: Path) -> RecordedEpisodes:
     )
 
 
+def read_metadata(folder: Path) -> tuple[dict[str, Any], EnvironmentSpec]:
+    """The metadata of a dataset, and the spaces and the id of the environment that they give.
+
+    Raises InvalidInput for metadata that are damaged, or name another format or spaces that etude
+    does not take.
+    """
+    metadata = files.read_json(folder / METADATA)
+    if not isinstance(metadata, dict):
+        raise CorruptFile(f"{METADATA} holds no JSON object; restore it from a copy")
+    if metadata.get("data_format", "hdf5") != "hdf5":
+        raise InvalidInput(
+            f"its data_format is {str(metadata['data_format'])!r:.80}, and only hdf5 is read; "
+            "convert it with Minari, to data_format='hdf5'"
+        )
+    total = metadata.get("total_episodes")
+    if type(total) is not int or not 0 <= total < 2**31:
+        raise CorruptFile(
+            f"{METADATA} gives {str(total)!r:.80} as total_episodes, which should be a whole "
+            "number; write it again"
+        )
+    return metadata, EnvironmentSpec(
+        decode_space(metadata.get("observation_space"), "observation"),
+        decode_space(metadata.get("action_space"), "action"),
+        id=_environment_id(metadata),
+    )
+
+
 def pending_files(folder: Path, number: int) -> list[Path]:
     """The files of the pending episodes from `number` on, in order, up to the first missing."""
     found = {}
@@ -103,8 +125,8 @@ def pending_files(folder: Path, number: int) -> list[Path]:
     return paths
 
 
-def check_sums(folder: Path) -> dict[str, list[str]]:
-    """The SHA-256 in etude.json by file, after they were compared; {} where there is no such file.
+def check_sums(folder: Path) -> dict[str, str]:
+    """The SHA-256 of each file, which is one of those in etude.json; {} where there is none.
 
     Two are right while etude writes: that of the file before and of the one after. Raises
     CorruptFile where a file has neither.
@@ -115,14 +137,15 @@ def check_sums(folder: Path) -> dict[str, list[str]]:
     sums = files.read_sealed(path, SUMS_FORMAT).get("files")
     if not isinstance(sums, dict) or sums.keys() != {MAIN, METADATA}:
         raise CorruptFile(f"{SUMS} does not name {MAIN} and {METADATA}; remove it")
+    found = {name: file_sum(folder / name) for name in sums}
     for name, allowed in sums.items():
-        if file_sum(folder / name) not in allowed:
+        if found[name] not in allowed:
             raise CorruptFile(
                 f"{name} was changed since etude wrote it, or is damaged: its content does not fit "
                 f"the SHA-256 in {SUMS}; restore it from a copy, or remove {SUMS} if the change is "
                 "yours"
             )
-    return sums
+    return found
 
 
 def file_sum(path: Path) -> str:
@@ -198,24 +221,6 @@ def _decode_pictures(group: Group, name: str, space: Box) -> np.ndarray:
                 raise
             raise CorruptFile(f"row {row} of {name!r} is no whole JPEG ({error})") from error
     return np.stack(pictures) if pictures else np.zeros((0, *space.shape), np.uint8)
-
-
-def _metadata(folder: Path) -> dict[str, Any]:
-    metadata = files.read_json(folder / METADATA)
-    if not isinstance(metadata, dict):
-        raise CorruptFile(f"{METADATA} holds no JSON object; restore it from a copy")
-    if metadata.get("data_format", "hdf5") != "hdf5":
-        raise InvalidInput(
-            f"its data_format is {str(metadata['data_format'])!r:.80}, and only hdf5 is read; "
-            "convert it with Minari, to data_format='hdf5'"
-        )
-    total = metadata.get("total_episodes")
-    if type(total) is not int or not 0 <= total < 2**31:
-        raise CorruptFile(
-            f"{METADATA} gives {str(total)!r:.80} as total_episodes, which should be a whole "
-            "number; write it again"
-        )
-    return metadata
 
 
 def _environment_id(metadata: dict[str, Any]) -> str:

@@ -117,7 +117,8 @@ class MinariWriter:
         self._pending_bytes += final.stat().st_size
         main_bytes = (self.folder / MAIN).stat().st_size
         if main_bytes < SMALL_FILE or self._pending_bytes >= main_bytes:
-            self._merge()
+            with contextlib.suppress(OSError):  # the episode is safe; `close` tries again, and says
+                self._merge()
 
     def close(self) -> None:
         """Put all episodes into the main file, and let other processes write."""
@@ -138,7 +139,7 @@ class MinariWriter:
                 f"{self.path} is no dataset that etude wrote, and only such a one is gone on with; "
                 "choose another name"
             )
-        found = minari.read_minari(self.path).spec
+        _, found = minari.read_metadata(self.folder)
         for role in ("observation", "action"):
             there, given = getattr(found, role), getattr(self.spec, role)
             if not same_space(there, given):
@@ -170,22 +171,23 @@ class MinariWriter:
     def _merge(self):
         """Replace the main file by one with the pending episodes too, then the metadata."""
         main, temporary = self.folder / MAIN, self.folder / f"{_TEMPORARY}_{MAIN}"
+        old = minari.check_sums(self.folder)
         shutil.copyfile(main, temporary)
         h5py = import_h5py()
         with h5py.File(temporary, "r+") as target:
             for path in self._pending:
                 with h5py.File(path, "r") as source:
                     for name in source:
-                        source.copy(name, target)
+                        if name not in target:  # not from a merge that failed in its last part
+                            source.copy(name, target)
             count = len(target)
         files.sync(temporary)
-        old = minari.check_sums(self.folder)
         size = temporary.stat().st_size
         metadata = files.read_json(self.folder / METADATA) | _counts(count, self.num_steps, size)
         new_metadata = self.folder / f"{_TEMPORARY}_{METADATA}"
         files.write_json(new_metadata, metadata)
         new = {MAIN: minari.file_sum(temporary), METADATA: minari.file_sum(new_metadata)}
-        sums = {name: [new[name], *old[name][:1]] for name in new}
+        sums = {name: [new[name], old[name]] for name in new}
         files.write_sealed(self.folder / SUMS, {"format": SUMS_FORMAT, "files": sums})
         os.replace(temporary, main)
         os.replace(new_metadata, self.folder / METADATA)
