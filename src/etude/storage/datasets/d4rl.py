@@ -47,6 +47,8 @@ def read_d4rl(path: Path) -> RecordedEpisodes:
                     f"observations has {num_steps:,} rows and {name} {len(array):,}; each has one "
                     "for each step"
                 )
+        if not num_steps:
+            raise InvalidInput("it has no steps; record at least one episode")
         terminated = arrays["terminals"] != 0
         truncated = _truncated(arrays, terminated)
         notes: list[str] = []

@@ -99,23 +99,22 @@ class Group:
         """The names of the attributes of the group."""
         return list(self._group.attrs)
 
-    def attribute(self, name: str) -> int | float | str | None:
-        """A number or a text that the group has as an attribute, None where there is none.
+    def attribute(self, name: str) -> int | float | None:
+        """A number that the group has as an attribute, None where there is none.
 
-        Raises CorruptFile for an attribute of another kind.
+        Raises CorruptFile for an attribute of another kind: in a damaged file, reading a text of
+        any length may never end.
         """
         attributes = self._group.attrs
         if name not in attributes:
             return None
         attribute = attributes.get_id(name)
-        is_text = import_h5py().check_string_dtype(attribute.dtype) is not None
-        if attribute.shape != () or not (is_text or attribute.dtype.kind in "biuf"):
+        if attribute.shape != () or attribute.dtype.kind not in "biuf":
             raise CorruptFile(
-                f"the attribute {name!r} of {self._path or 'the file'!r} is no number and no text; "
-                "write it again"
+                f"the attribute {name!r} of {self._path or 'the file'!r} is no number; write it "
+                "again"
             )
-        value = attributes[name]
-        return str(value) if is_text else value.item()
+        return attributes[name].item()
 
     def array(self, name: str) -> np.ndarray:
         """The array of that name; raises CorruptFile for what is not one of numbers."""

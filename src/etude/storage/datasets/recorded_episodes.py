@@ -84,6 +84,8 @@ def derived_spec(episodes: RecordedEpisodes) -> EnvironmentSpec:
     """
     if episodes.spec is not None:
         return episodes.spec
+    if not episodes.num_episodes:
+        raise InvalidInput("the dataset has no episodes; record at least one")
     if LENGTHS in episodes.fields:
         values = [episodes.fields[field] for field in FIELDS[:2]]
     else:

@@ -1,25 +1,22 @@
 """Datasets in robomimic's layout, HDF5, read without robomimic.
 
-    data                      a group; its attribute env_args says of the environment, in JSON
     data/demo_N/obs/KEY       [step, ...]: what was observed before each step, for each key
     data/demo_N/next_obs/KEY  [step, ...]: and after it
     data/demo_N/actions, rewards, dones       [step, ...]
 
-The name of the environment is all that is read of env_args. A done before the last step says that
-the task was solved then, and ends no episode.
+The attribute env_args, which says of the environment, is not read. A done before the last step
+says that the task was solved then, and ends no episode.
 """
 
-import json
 import re
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from etude.errors import InvalidInput
 from etude.spaces import Composite, EnvironmentSpec
 from etude.storage.datasets.hdf5 import Group, open_hdf5
-from etude.storage.datasets.recorded_episodes import FIELDS, RecordedEpisodes, checked_id, named
+from etude.storage.datasets.recorded_episodes import FIELDS, RecordedEpisodes, named
 from etude.storage.files import CorruptFile
 
 DATA = "data"
@@ -48,10 +45,9 @@ def read_robomimic(path: Path, spec: EnvironmentSpec | None) -> RecordedEpisodes
         names = _names(data)
         notes = ["it does not tell a failure from a time limit: a done at the end is a termination"]
         episodes = [_episode(data.group(name), name, spec, notes) for name in names]
-        environment_id = _environment_name(data)
     return RecordedEpisodes(
         "robomimic",
-        environment_id,
+        "",
         None,
         {field: [episode[field] for episode in episodes] for field in FIELDS},
         (None,) * len(episodes),
@@ -67,6 +63,8 @@ def _names(data: Group) -> list[str]:
             if (number := int(match[1])) in numbers:
                 raise InvalidInput(f"{numbers[number]} and {name} have one number; rename one")
             numbers[number] = name
+    if not numbers:
+        raise InvalidInput(f"its group {DATA!r} has no demonstration, as demo_0; record one")
     return [numbers[number] for number in sorted(numbers)]
 
 
@@ -134,11 +132,3 @@ def _joined(before: Group, after: Group, key: str, name: str) -> np.ndarray:
             "after it; cut the demonstration in two there"
         )
     return np.concatenate([first, then[-1:]])
-
-
-def _environment_name(data: Group) -> str:
-    text: Any = data.attribute("env_args")
-    try:
-        return checked_id(None if text is None else json.loads(text).get("env_name"))
-    except (AttributeError, TypeError, RecursionError, json.JSONDecodeError) as error:
-        raise CorruptFile(f"its env_args are {text!r:.80}, no JSON of them") from error
