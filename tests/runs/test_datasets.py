@@ -138,6 +138,15 @@ def test_all_seeds_read_one_dataset_which_stays_as_it_was(tmp_path):
     assert f"[2,{rows}" not in program and f"[{rows},2" not in program
 
 
+def test_a_directory_in_minaris_layout_is_as_good_as_a_file(tmp_path, path):
+    """It has the hash of the same episodes in another format, and its place is kept."""
+    etude.write_dataset(tmp_path / "data-v0", etude.read_dataset(path, SPEC))
+    record = settings_of(tmp_path / "data-v0").dataset
+    assert record.path == str(tmp_path / "data-v0")
+    assert record.sha256 == settings_of(path).dataset.sha256
+    assert (record.steps, record.episodes, record.environment) == (10, 2, "CartPole-v1")
+
+
 @pytest.mark.parametrize("form", ["path", "object"])
 @pytest.mark.parametrize("name", ["fitted-q", "dqn", "rainbow"])
 def test_config_json_says_from_what_it_learns(tmp_path, path, name, form):
@@ -256,8 +265,8 @@ def test_a_dataset_that_has_moved_or_is_at_hand_is_taken(begun, path):
     ("algorithm", "options", "message"),
     [
         ("ppo", {}, r"data.npz, and ppo reads none; .* one that does: dqn, .*, bc"),
-        ("bc", {"dataset": None}, "bc needs a dataset here; give one with --dataset FILE"),
-        (etude.FittedQ(plays=False), {"dataset": None}, "needs a dataset here; .* --dataset FILE"),
+        ("bc", {"dataset": None}, "bc needs a dataset here; give one with --dataset PATH"),
+        (etude.FittedQ(plays=False), {"dataset": None}, "needs a dataset here; .* --dataset PATH"),
         (FITTED_Q, {"workers": 2}, "workers is 2, and dqn does not play here"),
         (FITTED_Q, {"backend": "jax"}, "backend is 'jax', and dqn does not play here"),
         (FITTED_Q, {"num_envs": 3}, "num_envs is 3, and dqn does not play here"),

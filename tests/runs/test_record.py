@@ -3,6 +3,7 @@
 import contextlib
 import os
 import signal
+import sys
 import time
 from functools import partial
 from typing import Any
@@ -34,6 +35,7 @@ from etude.runs.record import record
 from etude.runs.run import create_run
 from etude.runs.train import resolve_settings
 from etude.spaces import Discrete
+from etude.storage.datasets.formats import read_dataset, read_recorded
 from etude.storage.datasets.npz import read_npz
 from etude.trees import content_hash
 
@@ -169,6 +171,42 @@ def test_an_environment_in_jax_is_recorded_with_a_function():
     np.testing.assert_array_equal(steps.action, np.asarray(steps.observation) % 3)
     np.testing.assert_array_equal(np.asarray(steps.next_observation)[steps.done], [3] * 4)
     np.testing.assert_array_equal(episode_returns(dataset), [1] * 4)
+
+
+@pytest.mark.parametrize("name", ["noise.npz", "noise-v0"])
+def test_the_seeds_of_the_episodes_are_kept(tmp_path, name):
+    """An environment that is reset with them, and takes the actions, gives all that was kept."""
+    path = tmp_path / name
+    options = {"max_episode_steps": 30}
+    dataset = quietly("CartPole-v1", "random", episodes=20, out=path, options=options, seed=5)
+    read = read_recorded(path, dataset.spec).by_episode()
+    assert len(set(read.seeds)) == 20
+    env = gymnasium.make("CartPole-v1", **options)
+    for i, seed in enumerate(read.seeds):
+        observations = [env.reset(seed=seed)[0]]
+        for step, action in enumerate(read.fields["actions"][i]):
+            observation, reward, terminated, truncated, _ = env.step(action)
+            observations.append(observation)
+            flags = (read.fields[f"{name}s"][i][step] for name in ("termination", "truncation"))
+            assert (terminated, truncated) == tuple(flags)
+            assert reward == read.fields["rewards"][i][step]
+        np.testing.assert_array_equal(read.fields["observations"][i], observations)
+    assert bits(read_dataset(path, dataset.spec)) == bits(dataset)
+
+
+def test_an_environment_in_jax_has_no_seeds_to_keep(tmp_path):
+    quietly(Walk(), lambda position: position % 3, episodes=2, out=tmp_path / "walk")
+    assert read_recorded(tmp_path / "walk").seeds == (None, None)
+
+
+def test_what_cannot_be_written_is_refused_before_anything_is_played(tmp_path, monkeypatch):
+    monkeypatch.setattr(recording, "make_expert", lambda *_: pytest.fail("it got so far"))
+    space = gymnasium.spaces.Dict({"a/b": gymnasium.spaces.Box(-1, 1)})
+    with pytest.raises(InvalidInput, match="the key 'a/b', which Minari's layout cannot hold"):
+        quietly(lambda: Noise(space), "random", episodes=2, out=tmp_path / "a")
+    monkeypatch.setitem(sys.modules, "h5py", None)
+    with pytest.raises(InvalidInput, match=r"etude\[data\]"):
+        quietly(noise, "random", episodes=2, out=tmp_path / "a")
 
 
 def test_the_seed_makes_the_file(tmp_path):
@@ -308,13 +346,12 @@ class Unplayed(Endless):
         (dict(episodes=2.0), "episodes is 2.0; it must be a whole number of at least 1"),
         (dict(seed=-1), "seed is -1; it must be a whole number of at least 0"),
         (dict(frame_stack=0), "frame_stack is 0; it must be a whole number of at least 1"),
-        (dict(out="data.csv"), "out is data.csv; a dataset is an .npz file: data.npz"),
-        (dict(out="data"), "out is data; a dataset is an .npz file: data.npz"),
+        (dict(out="data.csv"), "data.csv is neither an .npz .* give data.npz or data$"),
         (dict(out="there.npz"), "there.npz exists already; choose another name, or move it away"),
         (dict(out="link.npz"), "link.npz exists already; choose another name, or move it away"),
         (
             dict(out="no/where/data.npz"),
-            "out is no/where/data.npz, and there is no directory no/where; make it first",
+            "there is no directory no/where for data.npz; make it first",
         ),
         (dict(expert="randm"), r"no expert is called '?randm'?; did you mean random\? give an"),
         (dict(expert="dqn"), "expert is dqn, which has to learn before it can act; train it, and"),

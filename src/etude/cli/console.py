@@ -1,9 +1,12 @@
-"""Shared by the commands: error messages and the cache of compiled programs."""
+"""Shared by the commands: error messages, options, and the cache of compiled programs."""
 
+import json
 import os
 import sys
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
+
+from etude.errors import InvalidInput
 
 
 def fail(message: str) -> NoReturn:
@@ -26,3 +29,17 @@ def enable_cache() -> None:
             str(Path(platformdirs.user_cache_dir("etude")) / "compiled"),
         )
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+
+
+def parse_options(options: list[str]) -> dict[str, Any]:
+    """Parse NAME=VALUE pairs to keyword arguments; a value that is no JSON is a string."""
+    values = {}
+    for option in options:
+        name, separator, value = option.partition("=")
+        if not separator or not name.isidentifier():
+            raise InvalidInput(f"--options {option!r} is not NAME=VALUE")
+        try:
+            values[name] = json.loads(value)
+        except json.JSONDecodeError:
+            values[name] = value
+    return values

@@ -2,12 +2,11 @@
 
 etude train ALGORITHM ENVIRONMENT [--steps N] [--seeds N] [every hyperparameter]
 etude resume RUN [--steps N]      etude evaluate RUN [--episodes N]      etude watch RUN
-etude record ENVIRONMENT --expert EXPERT --episodes N --out FILE.npz
+etude record ENVIRONMENT --expert EXPERT --episodes N --out PATH      etude dataset PATH
 etude environments [FILTER]       etude algorithms      etude plan PROBLEM      etude figure NAME
 """
 
 import dataclasses
-import json
 import os
 import signal
 import sys
@@ -18,7 +17,8 @@ import tyro
 
 from etude import errors
 from etude.cli import flags
-from etude.cli.console import enable_cache, fail
+from etude.cli.console import enable_cache, fail, parse_options
+from etude.cli.datasets import _dataset
 from etude.cli.figures import _figure, _plan
 from etude.runs.options import EnvironmentOptions, RunOptions
 
@@ -31,6 +31,7 @@ Deep reinforcement learning: train agents, evaluate them and watch them.
   evaluate RUN                  evaluate a run's agents on the Gymnasium environment
   watch RUN                     show a run's agent in a window
   record ENVIRONMENT            record episodes of an expert, for agents to learn from
+  dataset PATH                  say what a dataset holds; check, replay or convert it
   environments [FILTER]         list environments, with their backends and presets
   algorithms                    list algorithms
   plan PROBLEM                  plan on a control problem or a game, and draw the result
@@ -87,6 +88,7 @@ def main(arguments: list[str] | None = None) -> None:
         "evaluate": _evaluate,
         "watch": _watch,
         "record": _record,
+        "dataset": _dataset,
         "environments": _environments,
         "algorithms": _algorithms,
         "plan": _plan,
@@ -330,7 +332,7 @@ def _record(arguments: list[str]) -> None:
 
     @dataclasses.dataclass(frozen=True)
     class Record(EnvironmentOptions):
-        """Record whole episodes of an expert in a file, which `etude train --dataset` reads."""
+        """Record whole episodes of an expert as a dataset, which `etude train --dataset` reads."""
 
         environment: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="ENVIRONMENT")]
         """a Gymnasium id, or module:Name to import the module that registers it"""
@@ -340,7 +342,7 @@ def _record(arguments: list[str]) -> None:
         episodes: int
         """number of episodes"""
         out: Path
-        """the file to write, an .npz"""
+        """what to write: an .npz, or with any other name a directory in Minari's layout"""
         seed: int = 0
         """seed of the episodes and of the expert"""
         torso: str | None = None
@@ -430,20 +432,6 @@ def find_names(arguments: list[str]) -> tuple[str | None, str | None]:
         return None, None
     environment = arguments[start + 1] if start + 1 in words else None
     return arguments[start], environment
-
-
-def parse_options(options: list[str]) -> dict[str, Any]:
-    """Parse NAME=VALUE pairs to keyword arguments; a value that is no JSON is a string."""
-    values = {}
-    for option in options:
-        name, separator, value = option.partition("=")
-        if not separator or not name.isidentifier():
-            raise errors.InvalidInput(f"--options {option!r} is not NAME=VALUE")
-        try:
-            values[name] = json.loads(value)
-        except json.JSONDecodeError:
-            values[name] = value
-    return values
 
 
 def parse_until(text: str | None) -> Any:

@@ -13,6 +13,7 @@ import jax
 import numpy as np
 
 from etude.data.recorded_arrays import (
+    RecordedArray,
     check_lengths,
     convert_action,
     convert_choices,
@@ -213,14 +214,19 @@ def _convert(spec, arrays, lengths, truncate_unfinished):
         convert_action(action, example.action.dtype),
         convert_observation(reward, example.reward.dtype),
         *(leaf[rows + 1] for leaf in stacked),
-        *_end_flags(terminations, truncations, truncate_unfinished),
+        *end_flags(terminations, truncations, truncate_unfinished),
     ]
     transitions = jax.tree.unflatten(jax.tree.structure(example), leaves)
     return jax.device_put(Dataset(transitions, lengths, spec))
 
 
-def _end_flags(terminations, truncations, truncate_unfinished):
-    """Return terminated and truncated [step]: at the last step of an episode, and only there."""
+def end_flags(
+    terminations: RecordedArray, truncations: RecordedArray, truncate_unfinished: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """(terminated, truncated) [step]: at the last step of an episode, and only there.
+
+    Raises InvalidInput, naming the first, for a flag before it, and for none there.
+    """
     terminated, truncated = (
         convert_choices(array, np.dtype(bool)) for array in (terminations, truncations)
     )

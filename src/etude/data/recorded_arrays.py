@@ -22,26 +22,43 @@ from etude.spaces import (
 )
 
 
+class ArrayFault(NamedTuple):
+    """Values of an array that a requirement refuses."""
+
+    name: str  # of the array
+    requirement: str
+    message: str  # of the first of them
+    num_values: int  # how many it refuses
+
+
 class RecordedArray(NamedTuple):
-    """One array of all episodes, laid end to end."""
+    """One array of episodes, laid end to end: of all of them, or of some that follow another."""
 
     name: str  # as in "observations['position']"
     space: Space
     values: np.ndarray  # [row, *shape of the space]
     counts: np.ndarray  # [episode], the number of rows of each: one more than steps in observations
+    first_episode: int = 0  # the number of the first of them
+    faults: list[ArrayFault] | None = None  # where it is a list, faults are added, not raised
 
     def refuse_where(self, is_bad: np.ndarray, requirement: str) -> None:
-        """Raise InvalidInput for the first of `is_bad` [row, ...] that is true, if there is one."""
+        """Raise InvalidInput for the first of `is_bad` [row, ...] that is true, if there is one.
+
+        With a list of `faults` it is added to them.
+        """
         if not is_bad.any():
             return
         row, *element = map(int, np.unravel_index(is_bad.argmax(), is_bad.shape))
         ends = self.counts.cumsum()
         episode = int(np.searchsorted(ends, row, side="right"))
         step = row - int(ends[episode] - self.counts[episode])
-        raise InvalidInput(
-            f"episode {episode}, step {step}: {self.name}{element or ''} is "
+        message = (
+            f"episode {self.first_episode + episode}, step {step}: {self.name}{element or ''} is "
             f"{self.values[(row, *element)]}; {requirement}"
         )
+        if self.faults is None:
+            raise InvalidInput(message)
+        self.faults.append(ArrayFault(self.name, requirement, message, int(is_bad.sum())))
 
 
 def recorded_spaces(spec: EnvironmentSpec) -> dict[str, Space]:
@@ -79,7 +96,7 @@ def join_episodes(
             f"give as many of each; {hint}"
         )
     actions = [
-        _as_array(actions, f"actions of episode {episode}")
+        as_array(actions, f"actions of episode {episode}")
         for episode, actions in enumerate(recorded["actions"])
     ]
     for episode, array in enumerate(actions):
@@ -114,7 +131,7 @@ def check_lengths(episode_lengths: Any) -> np.ndarray:
 
     Raises InvalidInput for what is no list of whole numbers, for no episodes and for empty ones.
     """
-    lengths = _as_array(episode_lengths, "episode_lengths")
+    lengths = as_array(episode_lengths, "episode_lengths")
     if not lengths.size:
         raise InvalidInput("the dataset has no episodes; record at least one")
     if lengths.ndim != 1 or lengths.dtype.kind not in "iu":
@@ -143,9 +160,9 @@ def flatten_fields(
     arrays = []
     for field, space in recorded_spaces(spec).items():
         counts = lengths + 1 if field == "observations" else lengths
-        for name, leaf_space, value in _flatten(space, recorded[field], field, owner):
-            array = RecordedArray(name, leaf_space, _as_array(value, name + owner), counts)
-            _check_form(array, int(lengths.sum(dtype=np.int64)), owner)
+        for name, leaf_space, value in flatten_value(space, recorded[field], field, owner):
+            array = RecordedArray(name, leaf_space, as_array(value, name + owner), counts)
+            check_form(array, int(lengths.sum(dtype=np.int64)), owner)
             arrays.append(array)
     return arrays
 
@@ -201,8 +218,11 @@ def _cast(array, dtype):
     return cast
 
 
-def _flatten(space, value, name, owner):
-    """Return (name, space, value) of each array in the order of `leaves_with_path`."""
+def flatten_value(space: Space, value: Any, name: str, owner: str) -> list[tuple[str, Space, Any]]:
+    """(name, space, value) of each array of a value, in the order of `leaves_with_path`.
+
+    Raises InvalidInput for a value that is not built as its space.
+    """
     if not isinstance(space, Composite):
         return [(name, space, value)]
     keys = list(range(len(space.parts)) if space.names is None else space.names)
@@ -219,13 +239,16 @@ def _flatten(space, value, name, owner):
     return [
         leaf
         for key, part in zip(keys, space.parts, strict=True)
-        for leaf in _flatten(part, value[key], f"{name}[{key!r}]", owner)
+        for leaf in flatten_value(part, value[key], f"{name}[{key!r}]", owner)
     ]
 
 
-def _check_form(array, num_steps, owner):
-    """Check the kind of numbers and the shape of an array of so many steps in all."""
-    name, space, values, counts = array
+def check_form(array: RecordedArray, num_steps: int, owner: str) -> None:
+    """Check the kind of numbers and the shape of an array of so many steps in all.
+
+    Raises InvalidInput, which calls it the array of `owner`.
+    """
+    name, space, values, counts = array[:4]
     num_rows, shape = int(counts.sum(dtype=np.int64)), getattr(space, "shape", ())
     is_real = isinstance(space, Box) and np.issubdtype(space.dtype, np.floating)
     if values.dtype.kind not in ("biuf" if is_real else "biu"):
@@ -250,7 +273,8 @@ def _check_form(array, num_steps, owner):
         )
 
 
-def _as_array(value, name):
+def as_array(value: Any, name: str) -> np.ndarray:
+    """A value as an array; raises InvalidInput, calling it `name`, for rows of several shapes."""
     try:
         return np.asarray(value)
     except ValueError as error:

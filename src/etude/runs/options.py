@@ -160,8 +160,8 @@ class RunOptions(RecordedOptions):
     num_envs: int | None = None
     """environments that each seed steps at once; by default the algorithm's own number"""
     dataset: Path | None = None
-    """recorded episodes to learn from, an .npz file (see `etude record`); the algorithm then does
-    not play"""
+    """recorded episodes to learn from (see `etude record` and `etude dataset`); the algorithm then
+    does not play"""
     expert: Any = None
     """who says what to do, for an algorithm that learns from an expert; see
     `etude.runs.experts.make_expert`"""

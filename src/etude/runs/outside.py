@@ -10,7 +10,7 @@ from etude.data.dataset import Dataset, check_dataset
 from etude.errors import InvalidInput
 from etude.runs.settings import DatasetRecord
 from etude.spaces import EnvironmentSpec
-from etude.storage.datasets.npz import read_npz
+from etude.storage.datasets.formats import FORMATS, read_dataset
 from etude.struct import replace
 from etude.trees import content_hash
 
@@ -25,7 +25,7 @@ def use_dataset(algorithm: Any, name: str, dataset: DatasetLike | None) -> Any:
     if dataset is None:
         if "dataset" in algorithm.needs:
             raise InvalidInput(
-                f"{name} needs a dataset here; give one with --dataset FILE.npz (in Python "
+                f"{name} needs a dataset here; give one with --dataset PATH (in Python "
                 "dataset=...), which `etude record` writes"
                 + (", or let it play with --plays" if can_learn_offline(algorithm) else "")
             )
@@ -59,9 +59,9 @@ def open_dataset(dataset: DatasetLike, spec: EnvironmentSpec) -> tuple[Dataset, 
     if isinstance(dataset, Dataset):
         path, opened = "", dataset
     elif not isinstance(dataset, str | Path):
-        raise InvalidInput(f"dataset is {dataset!r}; give an .npz file, or an etude.Dataset")
+        raise InvalidInput(f"dataset is {dataset!r}; give {FORMATS}, or an etude.Dataset")
     else:
-        path, opened = os.path.abspath(dataset), read_npz(Path(dataset), spec)
+        path, opened = os.path.abspath(dataset), read_dataset(dataset, spec)
     check_dataset(opened, spec)
     return opened, DatasetRecord(
         path=path,

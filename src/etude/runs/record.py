@@ -1,6 +1,5 @@
 """Recording: an expert plays whole episodes, which become a dataset to learn from."""
 
-import os
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -17,11 +16,11 @@ from rich.table import Table
 from etude.algorithms.protocol import Expert
 from etude.data.dataset import Dataset, episode_returns, make_dataset, to_recorded_arrays
 from etude.data.transition import Transition
+from etude.environments.backends.episode_log import EpisodeSeeds
 from etude.environments.backends.in_process import HostLimits
 from etude.environments.backends.watchdog import TIMEOUT
 from etude.environments.protocol import Environment
 from etude.environments.sources import EnvironmentLike, environment_source
-from etude.errors import InvalidInput
 from etude.reporting.statistics import iqm, three_digits
 from etude.rollout import bind_policy, copies_for, init_rollout_state, rollout
 from etude.runs.display import NullDisplay, StatusLine, cut_off_rows
@@ -31,7 +30,8 @@ from etude.runs.interrupt import Interrupted, InterruptHandler
 from etude.runs.options import AT_MOST, MAX_EVALUATION_STEPS, RunOptions, check_whole
 from etude.runs.torsos import TorsoLike
 from etude.spaces import EnvironmentSpec
-from etude.storage.datasets.npz import read_npz, write_npz
+from etude.storage.datasets.formats import check_new_path, read_dataset, write_recorded
+from etude.storage.datasets.recorded_episodes import RecordedEpisodes
 from etude.struct import replace
 from etude.training import run_compiled
 from etude.trees import content_hash
@@ -70,7 +70,9 @@ def record(
             module:function; see `etude.runs.experts.make_expert`.
         episodes: number of episodes. They are played in up to ten copies, with as many episodes
             each, for otherwise short episodes would be recorded more often than long ones.
-        out: the file to write, an .npz (see `etude.storage.datasets.npz`); by default none.
+        out: what to write, by default nothing: an .npz (see `etude.storage.datasets.npz`), or with
+            any other name a directory in Minari's layout (see `etude.storage.datasets.minari`).
+            Both keep the seeds of the episodes.
         seed: seed of the episodes and of the expert.
         stochastic: act as in training, in place of the deterministic policy.
         torso: that of the run that is the expert, if it has one; see `etude.load`.
@@ -79,7 +81,7 @@ def record(
         progress: show the progress, and a table of the result.
 
     Returns:
-        The dataset, one episode after another. With `out` it is read from the file.
+        The dataset, one episode after another. With `out` it is read from there.
 
     Raises:
         InvalidInput: for arguments that do not fit, before anything is played.
@@ -97,7 +99,7 @@ def record(
     ).validate_fields()
     check_whole("episodes", episodes, 1, AT_MOST["evaluation_episodes"])
     if out is not None:
-        check_out(Path(out))
+        check_new_path(Path(out))
     # before an environment can change the working directory
     path = None if out is None else Path(out).absolute()
     source = environment_source(
@@ -109,16 +111,23 @@ def record(
     )
     with closing(environments):
         spec = environments.spec
+        if path is not None:
+            check_new_path(path, spec)
         player = make_expert(expert, environment, spec, key, NullDisplay().warn, torso)
         # as Run.evaluate has for its first seed
         key_episodes = final_evaluation_key(seed, 0)
         chunks = play(environments, player, key_episodes, episodes, stochastic)
         transitions = gather_chunks(environments, chunks, episodes, progress)
     played = lay_end_to_end(transitions, episodes // spec.num_envs, spec)
-    dataset = make_dataset(spec, **to_recorded_arrays(played))  # with actions within their bounds
+    recorded = to_recorded_arrays(played)
+    dataset = make_dataset(spec, **recorded)  # with actions within their bounds
     if path is not None:
-        write_npz(path, dataset)
-        dataset = read_npz(path, spec)
+        seeds = reset_seeds(key_episodes, spec.num_envs, episodes)
+        if source.evaluation_backend != "gymnasium":
+            seeds = (None,) * len(seeds)  # an environment in JAX begins with keys
+        made = RecordedEpisodes("etude", spec.id, spec, recorded, seeds)
+        write_recorded(path, spec, made, options)
+        dataset = read_dataset(path, spec)
     if progress:
         console = Console(highlight=False)
         table = recording_table(dataset, expert_name(expert), source.name, max_evaluation_steps)
@@ -128,14 +137,12 @@ def record(
     return dataset
 
 
-def check_out(path: Path) -> None:
-    """Raise InvalidInput for a path to which `write_npz` could not write in the end."""
-    if path.suffix != ".npz":
-        raise InvalidInput(f"out is {path}; a dataset is an .npz file: {path.with_suffix('.npz')}")
-    if os.path.lexists(path):
-        raise InvalidInput(f"{path} exists already; choose another name, or move it away")
-    if not path.parent.is_dir():
-        raise InvalidInput(f"out is {path}, and there is no directory {path.parent}; make it first")
+def reset_seeds(key: Array, num_envs: int, episodes: int) -> tuple[int | None, ...]:
+    """The seeds with which `play` begins the episodes on Gymnasium, those of each copy in turn."""
+    key_reset, _ = jax.random.split(key)
+    seed = int(jax.random.bits(key_reset))  # as the environments draw it
+    copies = [EpisodeSeeds(seed, copy) for copy in range(num_envs)]
+    return tuple(seeds(number) for seeds in copies for number in range(episodes // num_envs))
 
 
 class Chunk(NamedTuple):

@@ -9,6 +9,7 @@
     truncations       [step] of each episode: bool, or 0 and 1
     episode_lengths   [episode]: the number of steps of each episode
     environment_id    optional: the id of the environment, a string
+    seeds             optional: [episode], that of the reset with which an episode began, or -1
 
 All episodes lie end to end, so for lengths of 3 and 2 steps there are 7 observations and 5 actions.
 Values are in the environment's own units, and the rules for them are those of `make_dataset`. Of
@@ -27,6 +28,7 @@ observations of a Dict or Tuple, each array has a key of its own: `observations/
 which are pickled, are refused.
 """
 
+import contextlib
 import difflib
 import io
 import itertools
@@ -38,19 +40,25 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from etude.data.dataset import Dataset, make_dataset, to_recorded_arrays
+from etude.data.dataset import Dataset, to_recorded_arrays
 from etude.data.recorded_arrays import recorded_spaces
 from etude.errors import InvalidInput
 from etude.spaces import EnvironmentSpec, leaves_with_path
 from etude.storage import files
+from etude.storage.datasets.recorded_episodes import (
+    FIELDS,
+    ID_LIMIT,
+    LENGTHS,
+    RecordedEpisodes,
+    dataset_of,
+    named,
+)
 from etude.storage.files import CorruptFile
-from etude.struct import replace
 
-LENGTHS, ENVIRONMENT_ID = "episode_lengths", "environment_id"
+ENVIRONMENT_ID, SEEDS = "environment_id", "seeds"
 # The arrays of a file may take so many bytes in memory, or so many times its own size. DEFLATE
 # reaches a ratio of 1,032, on zeros alone.
 SMALL, LARGEST_RATIO = 2**28, 200
-_ID_LIMIT = 1000  # characters
 _SUFFIX = ".npy"
 _READ_HEADER = {
     (1, 0): np.lib.format.read_array_header_1_0,
@@ -70,18 +78,30 @@ def write_npz(path: Path, dataset: Dataset) -> None:
         InvalidInput: for a path that exists, and for a dataset that `to_recorded_arrays` refuses.
         OSError: when the disk refuses.
     """
-    path = Path(path)
-    if os.path.lexists(path):
-        raise InvalidInput(f"{path} exists already; choose another name, or move it away")
+    check_new_file(path)
     recorded = to_recorded_arrays(dataset)
+    unknown = (None,) * dataset.num_episodes
+    episodes = RecordedEpisodes("NumPy", dataset.spec.id, dataset.spec, recorded, unknown)
+    write_recorded_npz(path, dataset.spec, episodes)
+
+
+def write_recorded_npz(path: Path, spec: EnvironmentSpec, episodes: RecordedEpisodes) -> None:
+    """Write checked episodes laid end to end as `write_npz` does, with the seeds that are known.
+
+    Raises as `write_npz` does.
+    """
+    path = Path(path)
+    check_new_file(path)
     arrays = {
         key: array
-        for field, keys in _keys(dataset.spec).items()
-        for key, array in zip(keys, jax.tree.leaves(recorded[field]), strict=True)
+        for field, keys in _keys(spec).items()
+        for key, array in zip(keys, jax.tree.leaves(episodes.fields[field]), strict=True)
     }
-    arrays[LENGTHS] = recorded[LENGTHS]
-    if dataset.spec.id:
-        arrays[ENVIRONMENT_ID] = np.array(dataset.spec.id)
+    arrays[LENGTHS] = episodes.fields[LENGTHS]
+    if episodes.environment_id:
+        arrays[ENVIRONMENT_ID] = np.array(episodes.environment_id)
+    if any(seed is not None for seed in episodes.seeds):
+        arrays[SEEDS] = np.array([-1 if seed is None else seed for seed in episodes.seeds])
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         for key, array in arrays.items():
@@ -106,26 +126,72 @@ def read_npz(path: Path, spec: EnvironmentSpec, *, truncate_unfinished: bool = F
         InvalidInput: naming the file, for one that cannot be read, that has other keys, or whose
             arrays `make_dataset` refuses.
     """
+    with named(path):
+        return dataset_of(read_recorded_npz(path, spec), spec, truncate_unfinished)
+
+
+def read_recorded_npz(path: Path, spec: EnvironmentSpec | None) -> RecordedEpisodes:
+    """The episodes of a file, laid end to end; their structure is that of the spaces of `spec`.
+
+    Without a spec they are read where observations are one array. Raises InvalidInput as `read_npz`
+    does, but for what their values are.
+    """
     path = Path(path)
-    size = files.plain_size(path)
-    try:
-        keys = _keys(spec)
-        arrays = _read_arrays(path, size, keys)
+    with named(path):
+        keys = {field: [field] for field in FIELDS} if spec is None else _keys(spec)
+        required = [*itertools.chain(*keys.values()), LENGTHS]
+        arrays = read_arrays(path, required, optional=(ENVIRONMENT_ID, SEEDS))
         recorded = {
-            field: jax.tree.unflatten(
-                jax.tree.structure(jax.eval_shape(space.zeros)),
+            field: arrays[field]
+            if spec is None
+            else jax.tree.unflatten(
+                jax.tree.structure(jax.eval_shape(recorded_spaces(spec)[field].zeros)),
                 [arrays[key] for key in keys[field]],
             )
-            for field, space in recorded_spaces(spec).items()
+            for field in FIELDS
         }
-        return make_dataset(
-            replace(spec, id=_environment_id(arrays)),
-            **recorded,
-            episode_lengths=arrays[LENGTHS],
-            truncate_unfinished=truncate_unfinished,
-        )
-    except InvalidInput as error:
-        raise type(error)(f"{path}: {error}") from error
+        environment_id, lengths = _environment_id(arrays), arrays[LENGTHS]
+        seeds = _seeds(arrays, lengths)
+    return RecordedEpisodes("NumPy", environment_id, None, recorded | {LENGTHS: lengths}, seeds)
+
+
+def environment_id_of(path: Path) -> str:
+    """The id of the environment in a file, "" where it has none; nothing else is read."""
+    with named(path), _opened(path) as archive:
+        names = [member.filename.removesuffix(_SUFFIX) for member in archive.infolist()]
+        required = sorted({name for name in names if name != ENVIRONMENT_ID})
+        members = _members(archive, required, (ENVIRONMENT_ID,), ())
+        found = {k: v for k, v in members.items() if k == ENVIRONMENT_ID}
+        _check_sizes(archive, found, SMALL)
+        return _environment_id(_load(archive, found))
+
+
+def member_keys(path: Path) -> set[str]:
+    """The keys of a file of NumPy; raises CorruptFile for what is none."""
+    with named(path), _opened(path) as archive:
+        return {member.filename.removesuffix(_SUFFIX) for member in archive.infolist()}
+
+
+def check_new_file(path: Path) -> None:
+    """Raise InvalidInput for a path to which no new file can be written."""
+    path = Path(path)
+    if os.path.lexists(path):
+        raise InvalidInput(f"{path} exists already; choose another name, or move it away")
+
+
+def read_arrays(
+    path: Path, required: list[str], optional: tuple[str, ...], ignored: tuple[str, ...] = ()
+) -> dict[str, np.ndarray]:
+    """The array of each key in a file, of numbers but for the environment's id.
+
+    `ignored` keys may be there and are not read. Raises InvalidInput for a file that cannot be read
+    or has other keys.
+    """
+    size = files.plain_size(path)
+    with _opened(path) as archive:
+        members = _members(archive, required, optional, ignored)
+        _check_sizes(archive, members, max(SMALL, LARGEST_RATIO * size))
+        return _load(archive, members)
 
 
 def _keys(spec):
@@ -144,17 +210,12 @@ def _keys(spec):
     return keys
 
 
-def _read_arrays(path, size, keys):
-    """Return the array of each key in the file, of numbers but for the environment's id."""
+@contextlib.contextmanager
+def _opened(path):
+    """The archive, with its errors in words."""
     try:
         with open(path, "rb") as file, zipfile.ZipFile(file) as archive:
-            members = _members(archive, [*itertools.chain(*keys.values()), LENGTHS])
-            _check_sizes(archive, members, max(SMALL, LARGEST_RATIO * size))
-            arrays = {}
-            for key, member in members.items():
-                with archive.open(member) as data:
-                    arrays[key] = np.lib.format.read_array(data, allow_pickle=False)
-            return arrays
+            yield archive
     except (InvalidInput, MemoryError):
         raise
     except OSError as error:
@@ -164,8 +225,16 @@ def _read_arrays(path, size, keys):
         raise CorruptFile(f"it is no whole .npz file ({reason}); write or copy it again") from error
 
 
-def _members(archive, required):
-    """Return the member of each key after a check of the keys."""
+def _load(archive, members):
+    arrays = {}
+    for key, member in members.items():
+        with archive.open(member) as data:
+            arrays[key] = np.lib.format.read_array(data, allow_pickle=False)
+    return arrays
+
+
+def _members(archive, required, optional, ignored):
+    """Return the member of each key that is read, after a check of all keys."""
     members = {}
     for member in archive.infolist():
         key = member.filename.removesuffix(_SUFFIX)
@@ -174,18 +243,18 @@ def _members(archive, required):
         members[key] = member
     missing = [key for key in required if key not in members]
     for key in members:
-        if key not in (*required, ENVIRONMENT_ID):
+        if key not in (*required, *optional, *ignored):
             nearest = difflib.get_close_matches(key, missing, 1, cutoff=0.5)
             raise InvalidInput(
                 f"it has the unknown key {key[:80]!r}"
                 + (f": did you mean {nearest[0]!r}?" if nearest else "; leave it out.")
-                + f" The keys are {', '.join(required)} and, if known, {ENVIRONMENT_ID}"
+                + f" The keys are {', '.join(required)} and, if known, {', '.join(optional)}"
             )
     if missing:
         raise InvalidInput(
             f"it has no key {missing[0]!r}; for these spaces the keys are {', '.join(required)}"
         )
-    return members
+    return {key: member for key, member in members.items() if key not in ignored}
 
 
 def _check_sizes(archive, members, limit):
@@ -218,9 +287,20 @@ def _check_sizes(archive, members, limit):
 def _environment_id(arrays):
     environment_id = arrays.get(ENVIRONMENT_ID, np.array(""))
     text = str(environment_id.item()) if environment_id.size == 1 else "\n"
-    if len(text) > _ID_LIMIT or not text.isprintable():
+    if len(text) > ID_LIMIT or not text.isprintable():
         raise InvalidInput(
             f"{ENVIRONMENT_ID!r} is not one line of text; give the environment's id, as "
             "'Pendulum-v1'"
         )
     return text
+
+
+def _seeds(arrays, lengths):
+    """Return the seed of each episode, None where it is not known."""
+    seeds = arrays.get(SEEDS, np.full(np.size(lengths), -1))
+    if seeds.shape != np.shape(lengths) or seeds.dtype.kind not in "iu":
+        raise InvalidInput(
+            f"{SEEDS!r} has the dtype {seeds.dtype} and the shape {seeds.shape}; give a whole "
+            "number for each episode, and -1 for one without a seed"
+        )
+    return tuple(None if seed < 0 else seed for seed in np.ravel(seeds).tolist())

@@ -1,0 +1,220 @@
+"""The door to datasets in files: their format is told by what is there.
+
+    a directory with data/metadata.json and data/main_data.hdf5, or that folder   Minari
+    a zip of arrays                    NumPy's .npz, of etude's keys or those of imitation
+    HDF5 with data/demo_0, …           robomimic
+    HDF5 with observations, actions    D4RL
+
+Each format is described at the head of its own module.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from etude.data.dataset import Dataset, to_recorded_arrays
+from etude.data.recorded_arrays import recorded_spaces
+from etude.errors import InvalidInput
+from etude.spaces import EnvironmentSpec, leaves_with_path, recorded_dtype
+from etude.storage import files
+from etude.storage.datasets import npz
+from etude.storage.datasets.d4rl import is_d4rl, read_d4rl
+from etude.storage.datasets.hdf5 import import_h5py, open_hdf5
+from etude.storage.datasets.imitation import KEYS as IMITATION_KEYS
+from etude.storage.datasets.imitation import read_imitation
+from etude.storage.datasets.minari import MAIN, is_minari, read_minari
+from etude.storage.datasets.minari_spaces import encode_space
+from etude.storage.datasets.minari_writer import check_new_directory, write_minari
+from etude.storage.datasets.recorded_episodes import (
+    FIELDS,
+    LENGTHS,
+    RecordedEpisodes,
+    dataset_of,
+    named,
+)
+from etude.storage.datasets.robomimic import is_robomimic, read_robomimic
+
+FORMATS = (
+    "an .npz of NumPy or of imitation, the directory of a Minari dataset, or an HDF5 file of "
+    "robomimic or D4RL"
+)
+_ZIP, _HDF5 = b"PK", b"\x89HDF\r\n\x1a\n"
+
+
+def read_dataset(
+    path: str | Path, spec: EnvironmentSpec | None = None, *, truncate_unfinished: bool = False
+) -> Dataset:
+    """Read a dataset in any format that etude reads; see the head of this module.
+
+    Its `spec.id` is the environment's id in the file, "" where there is none. Nothing that a file
+    names is made, imported or run, and sizes are checked before memory is taken for them.
+
+    Args:
+        path: the file or the directory.
+        spec: the spaces of the environment that it was recorded in (`etude.make(...).spec`). Not
+            needed for Minari, whose files give them. Of other files, without it, real numbers
+            are unbounded, and actions that are whole numbers are refused.
+        truncate_unfinished: as in `make_dataset`.
+
+    Returns:
+        The dataset, one episode after another.
+
+    Raises:
+        InvalidInput: naming the path, for what is no dataset, is damaged or hostile, has other
+            spaces than `spec`, or whose episodes `make_dataset` refuses.
+    """
+    path = Path(path)
+    with named(path):
+        return dataset_of(read_recorded(path, spec), spec, truncate_unfinished)
+
+
+def read_recorded(path: str | Path, spec: EnvironmentSpec | None = None) -> RecordedEpisodes:
+    """The episodes at a path as they were recorded, whose values are not checked.
+
+    Arguments and errors are those of `read_dataset`.
+    """
+    path = Path(path)
+    with named(path):
+        if path.is_dir():
+            if is_minari(path):
+                return read_minari(path)
+            old = next((folder for folder in (path, path / "data") if (folder / MAIN).exists()), "")
+            raise InvalidInput(
+                "it has no metadata.json, so a Minari older than 0.5 wrote it; convert it with that"
+                if old
+                else f"it is a directory without data/metadata.json; a dataset is {FORMATS}"
+            )
+        with files.open_plain(path) as file:
+            start = file.read(len(_HDF5))
+        if start.startswith(_HDF5):
+            return _read_hdf5(path, spec)
+        if not start.startswith(_ZIP) and path.suffix != ".npz":
+            raise InvalidInput(f"it is in no format that etude reads; a dataset is {FORMATS}")
+        if npz.member_keys(path) >= set(IMITATION_KEYS[:2]):
+            return read_imitation(path)
+        return npz.read_recorded_npz(path, spec)
+
+
+def environment_of(path: str | Path) -> str:
+    """The id of the environment that an .npz names, "" for all else; no arrays are read."""
+    path = Path(path)
+    if path.is_dir():
+        return ""
+    with files.open_plain(path) as file:
+        is_zip = file.read(len(_ZIP)) == _ZIP
+    return npz.environment_id_of(path) if is_zip else ""
+
+
+def write_dataset(
+    path: str | Path, dataset: Dataset, *, seeds: Sequence[int | None] | None = None
+) -> None:
+    """Write a dataset: to an .npz, or in Minari's layout to a directory with any other name.
+
+    It appears as a whole or not at all.
+
+    Args:
+        path: a new file with the suffix .npz, or a new directory.
+        dataset: what to write, in the environment's own units.
+        seeds: [episode], of the reset with which each began, None where that is not known.
+
+    Raises:
+        InvalidInput: for a path that exists, and for a dataset that the format does not hold.
+        OSError: when the disk refuses.
+    """
+    check_new_path(Path(path))
+    write_recorded(path, dataset.spec, recorded_of(dataset, seeds))
+
+
+def write_recorded(
+    path: str | Path,
+    spec: EnvironmentSpec,
+    episodes: RecordedEpisodes,
+    options: Mapping[str, Any] | None = None,
+) -> None:
+    """Write checked episodes, bit for bit in the dtypes of the spaces of `spec`.
+
+    `options` are the keyword arguments of `gymnasium.make` with which the environment was made;
+    Minari's layout keeps them. Raises as `write_dataset` does.
+    """
+    path = Path(path)
+    check_new_path(path)
+    episodes = episodes.by_episode()
+    if path.suffix == ".npz":
+        npz.write_recorded_npz(path, spec, _end_to_end(spec, episodes))
+    else:
+        write_minari(path, spec, episodes, options)
+
+
+def recorded_of(dataset: Dataset, seeds: Sequence[int | None] | None = None) -> RecordedEpisodes:
+    """The episodes of a dataset in the environment's own units, with the seeds that are known."""
+    known = (None,) * dataset.num_episodes if seeds is None else tuple(seeds)
+    if len(known) != dataset.num_episodes:
+        raise InvalidInput(
+            f"there are {len(known)} seeds and {dataset.num_episodes} episodes; give one for each"
+        )
+    spec, recorded = dataset.spec, to_recorded_arrays(dataset)
+    return RecordedEpisodes("etude", spec.id, spec, recorded, known)
+
+
+def check_new_path(path: Path, spec: EnvironmentSpec | None = None) -> None:
+    """Raise InvalidInput for a path to which no dataset, of the spaces of `spec`, can be written.
+
+    It is asked before the work of which the dataset is made.
+    """
+    if path.suffix and path.suffix != ".npz" and not path.suffix[1:].isdigit():
+        raise InvalidInput(
+            f"{path} is neither an .npz file nor a directory in Minari's layout; give "
+            f"{path.with_suffix('.npz')} or {path.with_suffix('')}"
+        )
+    check_new_directory(path)
+    if path.suffix != ".npz":
+        import_h5py()
+        if spec is not None:
+            encode_space(spec.observation)
+
+
+def _read_hdf5(path, spec):
+    with open_hdf5(path) as file:
+        kind = (
+            "robomimic"
+            if is_robomimic(file)
+            else "D4RL"
+            if is_d4rl(file)
+            else "main"
+            if "episode_0" in file
+            else ""
+        )
+        names = ", ".join(repr(name[:40]) for name in file.names()[:8])
+    if kind == "robomimic":
+        return read_robomimic(path, spec)
+    if kind == "D4RL":
+        return read_d4rl(path)
+    raise InvalidInput(
+        "it is the main file of a Minari dataset; give the directory of the dataset"
+        if kind
+        else f"it holds {names or 'nothing'}, and neither robomimic's data/demo_0 nor D4RL's "
+        "observations and actions; convert it to one of these, or to an .npz"
+    )
+
+
+def _end_to_end(spec, episodes):
+    """The episodes laid end to end, in the dtypes of the spaces."""
+    fields: dict[str, Any] = {}
+    for field, space in recorded_spaces(spec).items():
+        leaves = leaves_with_path(space)
+        parts = [jax.tree.leaves(value) for value in episodes.fields[field]]
+        arrays = [
+            np.concatenate([part[i] for part in parts]).astype(
+                {"rewards": np.float64, "terminations": bool, "truncations": bool}.get(
+                    field, recorded_dtype(leaf)
+                )
+            )
+            for i, (_, leaf) in enumerate(leaves)
+        ]
+        structure = jax.tree.structure(episodes.fields[field][0])
+        fields[field] = jax.tree.unflatten(structure, arrays)
+    lengths = np.array([len(rewards) for rewards in episodes.fields[FIELDS[2]]], np.int32)
+    return episodes._replace(fields=fields | {LENGTHS: lengths})

@@ -1,0 +1,254 @@
+"""Datasets in Minari's layout, HDF5 with metadata in JSON, read without Minari.
+
+    data/metadata.json        the spaces, the id of the environment, numbers of episodes and steps
+    data/main_data.hdf5       a group episode_N for each episode: observations [step + 1, ...],
+                              actions, rewards, terminations and truncations [step, ...]; parts of a
+                              Dict are groups, of a Tuple groups with the names _index_0, _index_1
+    data/etude.json           where etude wrote it: the SHA-256 of these two files
+    data/pending/             where etude still writes, or was killed: the newest episodes
+
+What the metadata say of an environment is not made: only its id is read.
+"""
+
+import hashlib
+import io
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from etude.data.recorded_arrays import recorded_spaces
+from etude.errors import InvalidInput
+from etude.spaces import Box, Composite, EnvironmentSpec, Space
+from etude.storage import files
+from etude.storage.datasets.hdf5 import Group, open_hdf5
+from etude.storage.datasets.minari_spaces import decode_space
+from etude.storage.datasets.recorded_episodes import FIELDS, RecordedEpisodes, checked_id, named
+from etude.storage.files import CorruptFile
+
+DATA, METADATA, MAIN = "data", "metadata.json", "main_data.hdf5"
+SUMS, PENDING = "etude.json", "pending"
+SUMS_FORMAT = 1
+PENDING_NAME = re.compile(r"episode_(\d{1,9})\.([0-9a-f]{64})\.hdf5")
+_JPEG_SIDE = 32  # pixels; what is smaller, Minari does not compress as a picture
+
+
+def is_minari(path: Path) -> bool:
+    """Whether a directory has Minari's layout, or is the folder `data` of one that has."""
+    return (data_folder(path) / METADATA).is_file()
+
+
+def data_folder(path: Path) -> Path:
+    """The folder with the metadata of a dataset."""
+    path = Path(path)
+    return path if (path / METADATA).is_file() else path / DATA
+
+
+def read_minari(path: Path) -> RecordedEpisodes:
+    """The episodes of a dataset in Minari's layout.
+
+    Raises:
+        InvalidInput: naming the path, for what is none, is damaged, or has spaces that etude does
+            not take, and where h5py is not installed.
+    """
+    folder = data_folder(path)
+    with named(path):
+        metadata, spec = read_metadata(folder)
+        sums = check_sums(folder)
+        is_jpeg = metadata.get("jpeg_encoding", True) is not False
+        reader = _EpisodeReader(spec, is_jpeg)
+        total = metadata["total_episodes"]
+        with open_hdf5(folder / MAIN) as file:
+            episodes = [reader.read(file, number) for number in range(total)]
+            # etude counts an episode once the file with it has its name
+            while sums and f"episode_{len(episodes)}" in file:
+                episodes.append(reader.read(file, len(episodes)))
+            if f"episode_{len(episodes)}" in file:
+                reader.notes.append(
+                    f"the file has episodes that its metadata do not count: only the first {total} "
+                    "are read"
+                )
+        for pending in pending_files(folder, len(episodes)) if sums else ():
+            _check_pending(pending)
+            with open_hdf5(pending) as file:
+                episodes.append(reader.read(file, len(episodes)))
+    return RecordedEpisodes(
+        "Minari",
+        spec.id,
+        spec,
+        {field: [episode[field] for episode in episodes] for field in FIELDS},
+        tuple(episode["seed"] for episode in episodes),
+        tuple(dict.fromkeys(reader.notes)),
+    )
+
+
+def read_metadata(folder: Path) -> tuple[dict[str, Any], EnvironmentSpec]:
+    """The metadata of a dataset, and the spaces and the id of the environment that they give.
+
+    Raises InvalidInput for metadata that are damaged, or name another format or spaces that etude
+    does not take.
+    """
+    metadata = files.read_json(folder / METADATA)
+    if not isinstance(metadata, dict):
+        raise CorruptFile(f"{METADATA} holds no JSON object; restore it from a copy")
+    if metadata.get("data_format", "hdf5") != "hdf5":
+        raise InvalidInput(
+            f"its data_format is {str(metadata['data_format'])!r:.80}, and only hdf5 is read; "
+            "convert it with Minari, to data_format='hdf5'"
+        )
+    total = metadata.get("total_episodes")
+    if type(total) is not int or not 0 <= total < 2**31:
+        raise CorruptFile(
+            f"{METADATA} gives {str(total)!r:.80} as total_episodes, which should be a whole "
+            "number; write it again"
+        )
+    return metadata, EnvironmentSpec(
+        decode_space(metadata.get("observation_space"), "observation"),
+        decode_space(metadata.get("action_space"), "action"),
+        id=_environment_id(metadata),
+    )
+
+
+def pending_files(folder: Path, number: int) -> list[Path]:
+    """The files of the pending episodes from `number` on, in order, up to the first missing."""
+    found = {}
+    if (folder / PENDING).is_dir():
+        for path in (folder / PENDING).iterdir():
+            if match := PENDING_NAME.fullmatch(path.name):
+                found[int(match[1])] = path
+    paths = []
+    while number in found:
+        paths.append(found[number])
+        number += 1
+    return paths
+
+
+def check_sums(folder: Path) -> dict[str, str]:
+    """The SHA-256 of each file, which is one of those in etude.json; {} where there is none.
+
+    Two are right while etude writes: that of the file before and of the one after. Raises
+    CorruptFile where a file has neither.
+    """
+    path = folder / SUMS
+    if not path.exists():
+        return {}
+    sums = files.read_sealed(path, SUMS_FORMAT).get("files")
+    if not isinstance(sums, dict) or sums.keys() != {MAIN, METADATA}:
+        raise CorruptFile(f"{SUMS} does not name {MAIN} and {METADATA}; remove it")
+    found = {name: file_sum(folder / name) for name in sums}
+    for name, allowed in sums.items():
+        if found[name] not in allowed:
+            raise CorruptFile(
+                f"{name} was changed since etude wrote it, or is damaged: its content does not fit "
+                f"the SHA-256 in {SUMS}; restore it from a copy, or remove {SUMS} if the change is "
+                "yours"
+            )
+    return found
+
+
+def file_sum(path: Path) -> str:
+    """The SHA-256 of a plain file, in hex."""
+    with files.open_plain(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class _EpisodeReader:
+    """Reads episodes with the spaces of `spec`, and notes what is worth telling."""
+
+    def __init__(self, spec: EnvironmentSpec, is_jpeg: bool):
+        self.spaces, self.is_jpeg = recorded_spaces(spec), is_jpeg
+        self.notes: list[str] = []
+
+    def read(self, file: Group, number: int) -> dict[str, Any]:
+        """The fields of an episode, and its seed."""
+        group = file.group(f"episode_{number}")
+        if group.attribute("id") not in (number, None):
+            raise InvalidInput(
+                f"episode_{number} has the id {group.attribute('id')}; number the episodes from 0, "
+                "each once, and in order"
+            )
+        if any(name.startswith("options") for name in group.attribute_names()):
+            self.notes.append("options were given to its resets")
+        seed = group.attribute("seed")
+        episode = {field: self._value(group, field, space) for field, space in self.spaces.items()}
+        steps = group.attribute("total_steps")
+        if steps not in (len(episode["rewards"]), None):
+            raise CorruptFile(
+                f"episode_{number} has {len(episode['rewards'])} rewards, and its total_steps are "
+                f"{steps}; write it again"
+            )
+        return episode | {"seed": seed if isinstance(seed, int) and seed >= 0 else None}
+
+    def _value(self, group, name, space):
+        if isinstance(space, Composite):
+            parts = group.group(name)
+            names = (
+                [f"_index_{i}" for i in range(len(space.parts))]
+                if space.names is None
+                else space.names
+            )
+            values = zip(names, space.parts, strict=True)
+            return space.assemble([self._value(parts, *value) for value in values])
+        if self.is_jpeg and _is_picture(space):
+            self.notes.append(
+                "its pictures were compressed with loss (JPEG), so they are not those that the "
+                "environment gave"
+            )
+            return _decode_pictures(group, name, space)
+        return group.array(name)
+
+
+def _decode_pictures(group: Group, name: str, space: Box) -> np.ndarray:
+    """The pictures of rows of JPEG, [row, *shape of the space]; others are refused undecoded."""
+    from PIL import Image
+
+    pictures, (height, width) = [], space.shape[:2]
+    mode = "L" if space.shape[2:] == () else "RGB"
+    for row, data in enumerate(group.rows_of_bytes(name)):
+        try:
+            with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
+                if (*image.size, image.mode) != (width, height, mode):
+                    raise CorruptFile(
+                        f"row {row} of {name!r} is a picture of {image.width} by {image.height}, "
+                        f"{image.mode}, and its space is {space}"
+                    )
+                group.spend(height * width * len(mode), name)
+                pictures.append(np.asarray(image))
+        except (OSError, SyntaxError, ValueError) as error:
+            if isinstance(error, InvalidInput):
+                raise
+            raise CorruptFile(f"row {row} of {name!r} is no whole JPEG ({error})") from error
+    return np.stack(pictures) if pictures else np.zeros((0, *space.shape), np.uint8)
+
+
+def _environment_id(metadata: dict[str, Any]) -> str:
+    """The id in the metadata; what else they say of the environment is not read."""
+    text = metadata.get("env_spec")
+    if text is None:
+        return checked_id(metadata.get("environment_id"))
+    try:
+        return checked_id(json.loads(text).get("id"))
+    except (AttributeError, TypeError, RecursionError, json.JSONDecodeError) as error:
+        raise CorruptFile(
+            f"the env_spec in {METADATA} is {text!r:.80}, not the JSON of one; write it again"
+        ) from error
+
+
+def _check_pending(path: Path) -> None:
+    if file_sum(path) != path.name.split(".")[1]:
+        raise CorruptFile(
+            f"{PENDING}/{path.name} is damaged: its content does not fit the SHA-256 in its name; "
+            "remove it and the pending episodes after it"
+        )
+
+
+def _is_picture(space: Space) -> bool:
+    """Whether Minari may keep the values of a space as JPEG pictures."""
+    return (
+        isinstance(space, Box)
+        and len(space.shape) in (2, 3)
+        and min(space.shape[:2]) >= _JPEG_SIDE
+        and (space.dtype, space.low, space.high) == ("uint8", 0, 255)
+    )
