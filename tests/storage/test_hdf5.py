@@ -221,6 +221,22 @@ def test_damage_is_refused_or_changes_nothing(path):
     assert refused > 3
 
 
+def test_a_heap_that_would_be_walked_for_ever_is_refused(path):
+    rows = [np.arange(n, dtype="u1") for n in (3, 5)]
+    with h5py.File(path, "w") as file:
+        dataset = file.create_dataset("x", (2,), h5py.vlen_dtype(np.uint8))
+        for i, row in enumerate(rows):
+            dataset[i] = row
+    with open_hdf5(path) as file:
+        assert list(file.rows_of_bytes("x")) == [row.tobytes() for row in rows]
+    data = bytearray(path.read_bytes())
+    first = data.index(b"GCOL") + 16
+    data[first : first + 16] = bytes(16)  # free, and of no size
+    path.write_bytes(data)
+    with pytest.raises(CorruptFile, match="a heap in it is damaged"), open_hdf5(path) as file:
+        list(file.rows_of_bytes("x"))
+
+
 def test_links_to_files_and_folders_are_refused(path):
     with h5py.File(path, "w") as file:
         file["x"] = [1.0]

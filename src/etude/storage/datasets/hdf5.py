@@ -7,6 +7,7 @@ declare more than the file holds are refused. `h5py` is needed, which is an extr
 
 import contextlib
 import math
+import mmap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from etude.storage.files import CorruptFile
 
 NAME_LIMIT = 1000  # characters of a name or a text
 _CHUNK_LIMIT = 2**26  # bytes
+_HEAP = b"GCOL\1"  # the beginning of a heap: signature and version
 # their numbers in HDF5: deflate (gzip), shuffle, fletcher32; and LZF, which h5py has with it
 _FILTERS = {1: "gzip", 2: "shuffle", 3: "fletcher32", 32000: "lzf"}
 
@@ -47,7 +49,7 @@ def open_hdf5(path: Path) -> Iterator["Group"]:
     size = files.plain_size(path)
     try:
         with h5py.File(path, "r", locking=False) as file:
-            yield Group(file, "", _Budget(max(SMALL, LARGEST_RATIO * size), size))
+            yield Group(file, "", _Budget(Path(path), max(SMALL, LARGEST_RATIO * size), size))
     except (InvalidInput, MemoryError):
         raise
     except Exception as error:  # h5py raises many kinds for a damaged file
@@ -56,10 +58,10 @@ def open_hdf5(path: Path) -> Iterator["Group"]:
 
 
 class _Budget:
-    """How many bytes may still be read from a file."""
+    """A file, and how many bytes may still be read from it."""
 
-    def __init__(self, limit: int, file_size: int):
-        self.limit, self.left, self.file_size = limit, limit, file_size
+    def __init__(self, path: Path, limit: int, file_size: int):
+        self.path, self.limit, self.left, self.file_size = path, limit, limit, file_size
 
     def spend(self, amount: int, name: str) -> None:
         self.left -= amount
@@ -138,6 +140,7 @@ class Group:
         if import_h5py().check_vlen_dtype(dataset.dtype) != np.uint8 or dataset.ndim != 1:
             raise CorruptFile(f"{path!r} has rows of another kind than bytes; write it again")
         self._budget.spend(_size(dataset.shape, 16), path)
+        _check_heaps(self._budget.path)
         for row in range(len(dataset)):
             yield dataset[row].tobytes()
 
@@ -209,3 +212,23 @@ class Group:
 
 def _size(shape, itemsize):
     return math.prod(map(int, shape)) * itemsize
+
+
+def _check_heaps(path):
+    """Check that the heaps, which hold rows of several lengths, can be walked to their ends.
+
+    HDF5 walks them from object to object, and would not move on from a free one without a size.
+    """
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        begin = data.find(_HEAP)
+        while begin >= 0:
+            place = begin + 16
+            end = begin + int.from_bytes(data[begin + 8 : place], "little")
+            while place + 16 <= min(end, len(data)):
+                index = int.from_bytes(data[place : place + 2], "little")
+                size = int.from_bytes(data[place + 8 : place + 16], "little")
+                step = 16 + -(-size // 8) * 8 if index else size
+                if not step:
+                    raise CorruptFile("a heap in it is damaged; write or copy it again")
+                place += step
+            begin = data.find(_HEAP, begin + 1)
