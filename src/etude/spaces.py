@@ -262,6 +262,14 @@ def from_environment_action(space: Space, action: np.ndarray) -> np.ndarray:
     return action
 
 
+def executed_action(space: Space, action: Any) -> Any:
+    """What the environment executes of an action, [..., *shape], both in the policy's units.
+
+    Elements of a Box are clipped to its bounds, and rounded where it has integers.
+    """
+    return from_environment_action(space, to_environment_action(space, action))
+
+
 def to_environment_observation(space: Space, observation: Any) -> Any:
     """The environment's observation for one as policies see it, [..., *shape], on the host.
 

@@ -382,3 +382,72 @@ def test_what_does_not_fit_is_refused_before_anything_is_played(tmp_path, asked,
         quietly(**keywords)
     assert sorted(tmp_path.rglob("*")) == before
     assert (tmp_path / "there.npz").read_bytes() == b"mine"
+
+
+# Noise
+
+
+class Listens(gymnasium.Env):
+    """Observes the number of the step and the action that it got."""
+
+    def __init__(self, action_space):
+        self.action_space = action_space
+        size = int(np.prod(action_space.shape))
+        self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (1 + size,))
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.time = 0
+        return self.observe(np.zeros(self.action_space.shape)), {}
+
+    def observe(self, action):
+        return np.float32([self.time, *np.ravel(action)])
+
+    def step(self, action):
+        self.time += 1
+        return self.observe(action), 0.0, self.time == 200, False, {}
+
+
+@pytest.mark.parametrize(
+    ("space", "said"),
+    [
+        (gymnasium.spaces.Box(-2, 6, (2,)), lambda time: np.float32([2, 4])),
+        (gymnasium.spaces.Discrete(5, start=3), lambda time: 3 + int(time) % 5),
+        pytest.param(
+            gymnasium.spaces.MultiDiscrete([3, 4]),
+            lambda time: np.array([1, 2]),
+            marks=pytest.mark.system,
+        ),
+        pytest.param(
+            gymnasium.spaces.MultiBinary(2), lambda time: np.int8([0, 1]), marks=pytest.mark.system
+        ),
+    ],
+    ids=["box", "discrete", "multidiscrete", "multibinary"],
+)
+def test_noise_is_executed_and_what_the_expert_says_is_recorded(tmp_path, space, said):
+    out = tmp_path / "noisy.npz"
+    expert = lambda observation: said(observation[0])
+    arguments = dict(episodes=10, out=out, progress=False, noise=0.2)
+    dataset = record(lambda: Listens(space), expert, **arguments)
+    arrays = dict(np.load(out))
+    seen, actions = arrays["observations"].reshape(10, 201, -1), arrays["actions"]
+    expected = np.array([said(time) for time in range(200)])
+    np.testing.assert_array_equal(actions.reshape(10, 200, *space.shape)[3], expected)
+    got = seen[:, 1:, 1:].reshape(10, 200, *space.shape)
+    if isinstance(space, gymnasium.spaces.Box):
+        # a deviation of .2 where [-2, 6] is [-1, 1]
+        np.testing.assert_allclose((got - expected).std((0, 1)), 0.8, rtol=0.08)
+        assert got.min() >= -2 and got.max() <= 6
+    else:
+        sizes = {"Discrete": 5, "MultiDiscrete": np.array([3, 4]), "MultiBinary": 2}
+        share = 0.2 * (1 - 1 / sizes[type(space).__name__])
+        np.testing.assert_allclose((got != expected).mean((0, 1)), share, rtol=0.25)
+    assert read_recorded(out, dataset.spec).seeds == (None,) * 10
+    again = record(lambda: Listens(space), expert, **arguments | {"out": tmp_path / "again.npz"})
+    assert content_hash(again) == content_hash(dataset)
+
+
+@pytest.mark.parametrize("noise", [-0.1, 1.5, float("nan"), "much", True])
+def test_noise_out_of_bounds_is_refused(noise):
+    with pytest.raises(InvalidInput, match=f"noise is {noise!r}; it must be a number from 0 to 1"):
+        record("CartPole-v1", "random", episodes=1, noise=noise)

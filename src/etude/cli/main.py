@@ -349,6 +349,9 @@ def _record(arguments: list[str]) -> None:
         """the torso of the expert's run, as module:function, if it has one of one's own"""
         stochastic: bool = False
         """act as in training, in place of the deterministic policy"""
+        noise: float = 0.0
+        """how much the executed actions differ from the expert's, which are recorded: standard
+        deviation of real ones in [-1, 1], probability of a random choice"""
         options: tyro.conf.UseAppendAction[list[str]] = dataclasses.field(  # type: ignore[assignment]
             default_factory=list, kw_only=True
         )

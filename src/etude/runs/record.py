@@ -21,12 +21,14 @@ from etude.environments.backends.in_process import HostLimits
 from etude.environments.backends.watchdog import TIMEOUT
 from etude.environments.protocol import Environment
 from etude.environments.sources import EnvironmentLike, environment_source
+from etude.errors import InvalidInput
 from etude.reporting.statistics import iqm, three_digits
 from etude.rollout import bind_policy, copies_for, init_rollout_state, rollout
 from etude.runs.display import NullDisplay, StatusLine, cut_off_rows
 from etude.runs.evaluation import final_evaluation_key
 from etude.runs.experts import ExpertLike, expert_name, make_expert
 from etude.runs.interrupt import Interrupted, InterruptHandler
+from etude.runs.noisy_expert import NoisyMemory, with_noise
 from etude.runs.options import AT_MOST, MAX_EVALUATION_STEPS, RunOptions, check_whole
 from etude.runs.torsos import TorsoLike
 from etude.spaces import EnvironmentSpec
@@ -50,6 +52,7 @@ def record(
     out: str | Path | None = None,
     seed: int = 0,
     stochastic: bool = False,
+    noise: float = 0.0,
     torso: TorsoLike | None = None,
     options: dict[str, Any] | None = None,
     frame_stack: int = 1,
@@ -75,6 +78,10 @@ def record(
             Both keep the seeds of the episodes.
         seed: seed of the episodes and of the expert.
         stochastic: act as in training, in place of the deterministic policy.
+        noise: how much the actions that are executed differ from those of the expert, which are
+            recorded: the standard deviation of normal noise for real actions, where bounded ones
+            are in [-1, 1], and for choices the probability of a random one. So the states after
+            mistakes are shown, with the way back. Such episodes cannot be replayed.
         torso: that of the run that is the expert, if it has one; see `etude.load`.
         options, frame_stack, action_masks, environment_timeout, max_evaluation_steps: as in
             `etude.train`. An episode that is cut off is truncated.
@@ -98,6 +105,8 @@ def record(
         max_evaluation_steps=max_evaluation_steps,
     ).validate_fields()
     check_whole("episodes", episodes, 1, AT_MOST["evaluation_episodes"])
+    if isinstance(noise, bool) or not isinstance(noise, int | float) or not 0 <= noise <= 1:
+        raise InvalidInput(f"noise is {noise!r}; it must be a number from 0 to 1")
     if out is not None:
         check_new_path(Path(out))
     # before an environment can change the working directory
@@ -114,6 +123,7 @@ def record(
         if path is not None:
             check_new_path(path, spec)
         player = make_expert(expert, environment, spec, key, NullDisplay().warn, torso)
+        player = with_noise(player, spec, noise)
         # as Run.evaluate has for its first seed
         key_episodes = final_evaluation_key(seed, 0)
         chunks = play(environments, player, key_episodes, episodes, stochastic)
@@ -123,8 +133,9 @@ def record(
     dataset = make_dataset(spec, **recorded)  # with actions within their bounds
     if path is not None:
         seeds = reset_seeds(key_episodes, spec.num_envs, episodes)
-        if source.evaluation_backend != "gymnasium":
-            seeds = (None,) * len(seeds)  # an environment in JAX begins with keys
+        if source.evaluation_backend != "gymnasium" or noise:
+            # an environment in JAX begins with keys; and other actions are recorded than executed
+            seeds = (None,) * len(seeds)
         made = RecordedEpisodes("etude", spec.id, spec, recorded, seeds)
         write_recorded(path, spec, made, options)
         dataset = read_dataset(path, spec)
@@ -193,6 +204,8 @@ def chunk_player(environment: Environment, share: int, explore: bool):
     def step(player, rollout_state, key):
         policy = bind_policy(player.policy, player.state, environment, explore)
         rollout_state, transition, _ = rollout(environment, policy, rollout_state, key, length=1)
+        if isinstance(transition.memory, NoisyMemory):
+            transition = replace(transition, action=transition.memory.label)
         return rollout_state, replace(transition, memory=())
 
     @jax.jit

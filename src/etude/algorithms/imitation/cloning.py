@@ -27,14 +27,7 @@ from etude.nn.networks import is_image
 from etude.nn.policies import PolicyNetwork, make_policy
 from etude.nn.recurrent import Carry, initial_carry
 from etude.optim.schedules import linear_decay
-from etude.spaces import (
-    Box,
-    EnvironmentSpec,
-    Space,
-    from_environment_action,
-    leaves_with_path,
-    to_environment_action,
-)
+from etude.spaces import Box, EnvironmentSpec, Space, executed_action, leaves_with_path
 from etude.struct import replace, struct
 from etude.types import Array, Metrics
 
@@ -185,8 +178,7 @@ def action_error(space: Space, action: Any, expert_action: Any) -> Array:
     which bounded actions are in [-1, 1]; else the share of the choices that differ.
     """
     if isinstance(space, Box):
-        executed = from_environment_action(space, to_environment_action(space, action))
-        return jnp.abs(executed - expert_action).mean()
+        return jnp.abs(executed_action(space, action) - expert_action).mean()
     return (action != expert_action).mean()
 
 

@@ -28,7 +28,7 @@ from etude.estimators.running_statistics import Normalization
 from etude.nn.custom_torso import TorsoMaker
 from etude.nn.networks import Activation
 from etude.nn.recurrent import GRU, LSTM, Carry, unroll_cell
-from etude.spaces import EnvironmentSpec, from_environment_action, to_environment_action
+from etude.spaces import EnvironmentSpec, executed_action
 from etude.struct import code, nested, replace, static, struct, traced
 from etude.types import Array, Metrics
 
@@ -191,8 +191,7 @@ class DAgger:
         label, expert_memory = expert.policy.act(
             expert.state, observation, expert_memory, key_expert, explore=False
         )
-        space = state.learner.policy.action_space  # what lies beyond its bounds is not executed
-        label = from_environment_action(space, to_environment_action(space, label))
+        label = executed_action(state.learner.policy.action_space, label)
         label = label.astype(memory.label.dtype)
         is_expert = jax.random.bernoulli(key_mix, self.expert_probability(state), label.shape[:1])
         is_expert = is_expert.reshape(-1, *[1] * (label.ndim - 1))
