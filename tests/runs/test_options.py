@@ -95,7 +95,7 @@ def test_every_option_is_a_flag_a_keyword_and_a_key(tmp_path):
         ({"options": [1]}, r"options is \[1\]; it must be a dict"),
         ({"initial": "policy=run"}, "initial is 'policy=run'; it must be a dict"),
         ({"initial": {"policy": 5}}, "initial policy is 5; give a Run, or the directory of one"),
-        ({"dataset": 5}, "dataset is 5; give an .npz file, or an etude.Dataset"),
+        ({"dataset": 5}, "dataset is 5; give an .npz of NumPy .*, or an etude.Dataset"),
         ({"until": "solve"}, "until is 'solve'; it must be a mean return, or solved for the"),
         ({"until": True}, "until is True; it must be a mean return"),
         ({"until": math.inf}, "until is inf; it must be a mean return"),
