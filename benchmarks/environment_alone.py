@@ -1,13 +1,15 @@
 """Step only the environment of a workload given as JSON; prints as run_etude.py does.
 
 Actions are random ones, drawn before the clock starts; copies are reset when their episode is over.
-Gymnasium is a plain loop in Python, in `workers` processes side by side where there are any.
+Gymnasium is a plain loop in Python, in `workers` processes side by side where there are any. As for
+a policy, which acts on the observations of all copies, each of their steps waits for the slowest.
 """
 
 import json
 import multiprocessing
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 BLOCK = 200  # steps of every copy between two looks at the clock, with actions drawn for each
@@ -27,33 +29,47 @@ def step_gymnasium(workload: dict[str, Any]) -> tuple[int, float]:
     """Return the environment steps and the seconds that they take."""
     workers = workload.get("workers", 0)
     if not workers:
-        return step_copies(workload, workload["num_envs"], workload["seed"])
-    context = multiprocessing.get_context("spawn")
-    start, results = context.Barrier(workers), context.SimpleQueue()
-    share = workload["num_envs"] // workers
-    processes = [
-        context.Process(
-            target=put_steps, args=(results, workload, share, workload["seed"] + i * share, start)
-        )
-        for i in range(workers)
-    ]
-    for process in processes:
-        process.start()
-    steps, seconds = zip(*(results.get() for _ in processes), strict=True)
-    for process in processes:
-        process.join()
-    return sum(steps), max(seconds)
+        step_row = row_stepper(workload, workload["num_envs"], workload["seed"])
+        return count_steps(workload, step_row)
+    from etude.environments.backends.wakeup_channel import make_channel, make_pipes
+
+    context, share = multiprocessing.get_context("spawn"), workload["num_envs"] // workers
+    channels = []
+    for i in range(workers):
+        pipes, worker_pipes = make_pipes(context)
+        seed = workload["seed"] + i * share
+        target, arguments = serve_steps, (worker_pipes, workload, share, seed)
+        context.Process(target=target, args=arguments, daemon=True).start()
+        worker_pipes.close()
+        channels.append(make_channel(pipes))
+        channels[-1].receive()  # its copies are made
+
+    def step_side_by_side(row):
+        for channel in channels:
+            channel.wake()
+        for channel in reversed(channels):
+            channel.receive()
+
+    return count_steps(workload, step_side_by_side)
 
 
-def put_steps(results: Any, *arguments: Any) -> None:
-    """Put what `step_copies` returns into a queue."""
-    results.put(step_copies(*arguments))
+def serve_steps(pipes: Any, *arguments: Any) -> None:
+    """Step copies once for each wake-up, until the pipes are closed."""
+    from etude.environments.backends.wakeup_channel import make_channel
+
+    step_row, channel, row = row_stepper(*arguments), make_channel(pipes), 0
+    while True:
+        channel.wake()
+        try:
+            channel.receive()
+        except EOFError:
+            return
+        step_row(row)
+        row += 1
 
 
-def step_copies(
-    workload: dict[str, Any], num_envs: int, seed: int, start: Any = None
-) -> tuple[int, float]:
-    """Step copies one after the other; all processes begin when each has come to `start`."""
+def row_stepper(workload: dict[str, Any], num_envs: int, seed: int) -> Callable[[int], None]:
+    """A function that steps all of these copies once, one after the other."""
     import gymnasium
 
     copies = [
@@ -63,16 +79,23 @@ def step_copies(
         copy.reset(seed=seed + i)
         copy.action_space.seed(seed + i)
     actions = [[copy.action_space.sample() for copy in copies] for _ in range(BLOCK)]
-    if start:
-        start.wait()
+
+    def step_row(row):
+        for copy, action in zip(copies, actions[row % BLOCK], strict=True):
+            _, _, terminated, truncated, _ = copy.step(action)
+            if terminated or truncated:
+                copy.reset()
+
+    return step_row
+
+
+def count_steps(workload: dict[str, Any], step_row: Callable[[int], Any]) -> tuple[int, float]:
+    """Step all copies until the budget of seconds is over."""
     steps, seconds, clock = 0, 0.0, time.perf_counter()
     while seconds < workload["budget"]:
-        for row in actions:
-            for copy, action in zip(copies, row, strict=True):
-                _, _, terminated, truncated, _ = copy.step(action)
-                if terminated or truncated:
-                    copy.reset()
-        steps, seconds = steps + BLOCK * num_envs, time.perf_counter() - clock
+        for row in range(BLOCK):
+            step_row(row)
+        steps, seconds = steps + BLOCK * workload["num_envs"], time.perf_counter() - clock
     return steps, seconds
 
 

@@ -314,6 +314,7 @@ AKIN = {
     "naf": "rainbow",
     "td3": "sac",
     "trpo": "ppo",
+    "dagger": "bc",
     # a sequence is compared with single steps by a test of its own
     "rainbow with memory": "rainbow",
     "sac with memory": "rainbow with memory",

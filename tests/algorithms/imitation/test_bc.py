@@ -305,7 +305,7 @@ def test_a_memory_is_that_of_the_whole_episode_wherever_a_sequence_begins(cell):
             )
 
 
-@pytest.mark.slow
+@pytest.mark.system
 def test_a_memory_knows_what_was_seen_at_the_first_step_alone():
     """The action is the cue of the first of six steps, in sequences of four."""
     rng = np.random.default_rng(0)
@@ -328,7 +328,8 @@ def test_a_policy_that_plays_remembers_through_its_episode():
     spec = replace(dataset.spec, num_envs=3)
     state = begun(bc, dataset)
     memory = bc.initial_memory(state, spec, KEY)
-    _, after = bc.act(state, jnp.ones((3, 2)), memory, KEY, explore=True)
+    act = jax.jit(lambda memory: bc.act(state, jnp.ones((3, 2)), memory, KEY, explore=True))
+    _, after = act(memory)
     assert jax.tree.map(jnp.shape, memory) == jax.tree.map(jnp.shape, after)
     assert (memory[0] == 0).all() and (after[0] != 0).any()
     feed_forward = BC(hidden=(6,))

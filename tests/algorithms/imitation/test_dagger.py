@@ -218,7 +218,7 @@ def test_an_agent_that_is_evaluated_asks_no_expert():
     for explore in (False, True):
         policy = bind_policy(replace(SMALL, recurrent=GRU(4)), state, ENVIRONMENT, explore=explore)
         memory = policy.initial_memory(KEY)
-        action, after = policy.act(jnp.ones((NUM_ENVS, 2)), memory, KEY)
+        action, after = jax.jit(policy.act)(jnp.ones((NUM_ENVS, 2)), memory, KEY)
         assert action.shape == (NUM_ENVS,) and memory.label == () and memory.expert == ()
         assert jax.tree.map(jnp.shape, memory) == jax.tree.map(jnp.shape, after)
     assert spec.num_envs == NUM_ENVS
@@ -236,7 +236,7 @@ def test_an_episode_that_is_cut_off_ends_where_it_is():
     np.testing.assert_array_equal(np.delete(after, ROUND - 1, 0), np.delete(before, ROUND - 1, 0))
 
 
-@pytest.mark.slow
+@pytest.mark.system
 def test_it_learns_what_the_expert_does():
     training, sums = pure_train(
         replace(SMALL, gradient_steps=100, learning_rate=1e-2), ENVIRONMENT, KEY, 4, asking(Signs())
