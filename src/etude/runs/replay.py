@@ -46,7 +46,7 @@ def replay_episodes(
     if all(seed is None for seed in seeds):
         raise InvalidInput(
             "no episode has the seed of its reset, so none can be played again; `etude record` "
-            "keeps the seeds of Gymnasium environments"
+            "keeps the seeds of Gymnasium environments that are played without noise"
         )
     episodes = steps = cut_off = 0
     with closing(make_env()) as env:
