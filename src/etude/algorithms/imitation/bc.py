@@ -86,8 +86,8 @@ class BC:
     learn from; images are not."""
     validation_share: float = static(0.0, at_least=0, at_most=0.9)
     """Share of the episodes that are held out. The metrics validation_nll and
-    validation_action_error are measured on a batch of them in each update; they say little of the
-    return."""
+    validation_action_error are measured on a batch of them in each update, where the carries of a
+    recurrent cell are those of the update before; they say little of the return."""
     batch_size: int = static(256, at_least=1)
     """Steps of the dataset in a gradient step."""
     gradient_steps: int = static(100, at_least=1)
