@@ -17,7 +17,8 @@ def main() -> None:
     workload = json.loads(sys.argv[1])
     algorithm = make_algorithm(workload["algorithm"], workload["hyperparameters"])
     source = environment_source(workload["environment"])
-    start_jax(algorithm, source.outline(workload["num_envs"], workload["backend"]).spec)
+    spec = source.outline(workload["num_envs"], workload["backend"]).spec
+    start_jax(algorithm, spec, workload["backend"])
     environment = etude.make(
         workload["environment"],
         workload["num_envs"],
@@ -46,14 +47,14 @@ def main() -> None:
     )
 
 
-def start_jax(algorithm: Any, spec: Any) -> None:
+def start_jax(algorithm: Any, spec: Any, backend: str) -> None:
     """Let JAX start with the threads that `etude train` takes for this algorithm.
 
     Making EnvPool's environments starts it, so their spec has to come from elsewhere.
     """
     from etude.runs.threads import choose_threads, start_with
 
-    start_with(choose_threads(None, algorithm, spec, 1, True))
+    start_with(choose_threads(None, algorithm, spec, backend, 1, True))
 
 
 def make_algorithm(name: str, hyperparameters: dict[str, Any]) -> Any:

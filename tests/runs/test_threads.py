@@ -16,6 +16,7 @@ from etude.cores import num_cores
 from etude.errors import InvalidInput
 from etude.runs import threads
 from etude.spaces import Box, Composite, Discrete, EnvironmentSpec
+from etude.struct import replace
 
 
 def spec_of(observation, num_envs=1):
@@ -70,8 +71,9 @@ def test_an_algorithm_of_ones_own_may_have_products_of_any_size():
     assert threads.largest_product(Own(), spec_of(VECTOR)) == math.inf
 
 
-def choose(algorithm, asked=None, seeds=1, in_one_program=True):
-    return threads.choose_threads(asked, algorithm, spec_of(VECTOR), seeds, in_one_program)
+def choose(algorithm, asked=None, seeds=1, in_one_program=True, name="", backend="gymnasium"):
+    spec = replace(spec_of(VECTOR), id=name)
+    return threads.choose_threads(asked, algorithm, spec, backend, seeds, in_one_program)
 
 
 SMALL = etude.DQN(hidden=(64, 64), batch_size=64)
@@ -82,6 +84,15 @@ def test_one_thread_where_products_are_small_and_one_a_core_where_they_are_large
     assert (choose(SMALL), choose(LARGE)) == (1, 2)
     assert choose(SMALL, seeds=64) == 2  # whose products are one
     assert choose(LARGE, seeds=2, in_one_program=False) == 1  # each seed has a core
+
+
+def test_as_many_threads_as_cores_beside_a_pool_that_steps_costly_environments(before_jax):
+    pytest.importorskip("envpool")
+    assert choose(SMALL, name="LunarLander-v3", backend="envpool") == 2
+    assert choose(SMALL, name="CartPole-v1", backend="envpool") == 1
+    assert choose(SMALL, name="LunarLander-v3") == 1
+    seeds = dict(seeds=2, in_one_program=False)  # of which each has a core
+    assert choose(SMALL, name="LunarLander-v3", backend="envpool", **seeds) == 1
 
 
 def test_an_option_comes_before_the_variable_of_the_user_and_that_before_the_sizes(before_jax):

@@ -108,8 +108,9 @@ class TrainingOptions:
     patience: int | None = None
     """end the training of a seed after this many evaluations in a row without a better one"""
     threads: int | None = None
-    """threads that XLA computes with on a CPU; by default one where the networks are small, and one
-    for each core where they are large, or as many as the variable PJRT_NPROC says"""
+    """threads that XLA computes with on a CPU; by default as many as the variable PJRT_NPROC says,
+    else one where the networks are small, and one for each core where they are large or EnvPool
+    steps costly environments"""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

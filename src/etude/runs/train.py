@@ -198,7 +198,7 @@ def resolve_settings(
     settings.validate_fields()
     spec = settings.outline().spec
     threads = choose_threads(
-        options.threads, algorithm, spec, settings.seeds, settings.in_one_program
+        options.threads, algorithm, spec, settings.backend, settings.seeds, settings.in_one_program
     )
     settings = replace(settings, threads=threads)
     start_with(threads)

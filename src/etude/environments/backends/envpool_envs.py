@@ -148,12 +148,16 @@ def threads_for(name: str) -> int:
 
     Threads beyond that take cores from the learner.
     """
+    cores = num_cores()
+    return max(1, cores // 2) if is_cheap(name) else cores
+
+
+def is_cheap(name: str) -> bool:
+    """Whether a step of an environment takes EnvPool about a microsecond, and not many."""
     from envpool.registration import registry
 
     family = registry.specs[name][0]  # the module of the environment
-    is_cheap = family in ("envpool.classic_control", "envpool.toy_text")
-    cores = num_cores()
-    return max(1, cores // 2) if is_cheap else cores
+    return family in ("envpool.classic_control", "envpool.toy_text")
 
 
 def supports(name: str) -> bool:
