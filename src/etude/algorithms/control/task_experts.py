@@ -13,7 +13,7 @@ from etude.types import Array
 BESIDE, TURNS = 0.15, (0.35, 0.5, 0.5)
 # of the way around the block: distance of the centers, and the angles from which on a side is
 # chosen and the pusher is behind the block
-AROUND, SIDE_ANGLE, BEHIND_ANGLE = push_env.CONTACT + 0.07, 0.4, 0.3
+AROUND, SIDE_ANGLE, BEHIND_ANGLE = push_env.CONTACT + 0.07, 0.6, 0.3
 
 
 def avoiding(observation: Array, memory: Array) -> tuple[Array, Array]:
@@ -68,8 +68,9 @@ def push(observation: Array, memory: Array) -> tuple[Array, Array]:
     direction = jnp.arctan2(to_target[..., 1], to_target[..., 0])
     angle = jnp.arctan2(to_pusher[..., 1], to_pusher[..., 0]) - direction
     angle = jnp.arctan2(jnp.sin(angle), jnp.cos(angle))  # 0 before the block, ±π behind it
-    side = jnp.where(jnp.abs(angle) > SIDE_ANGLE, jnp.sign(angle), memory)
     is_behind = jnp.abs(angle) > jnp.pi - BEHIND_ANGLE
+    is_on_side = (jnp.abs(angle) > SIDE_ANGLE) & ~is_behind
+    side = jnp.where(is_on_side, jnp.sign(angle), memory)
     around = direction + jnp.where(is_behind, jnp.pi, angle + side * push_env.STEP_SIZE / AROUND)
     distance = jnp.where(is_behind, push_env.CONTACT - push_env.STEP_SIZE, AROUND)[..., None]
     goal = block + distance * jnp.stack([jnp.cos(around), jnp.sin(around)], -1)

@@ -113,10 +113,10 @@ class LanesEnv(gymnasium.Env):
         for first, second in itertools.pairwise(self.trail[-9:]):
             picture.line(first, second, 0.15, TRAIL)
         forward = np.array([np.cos(self.heading), np.sin(self.heading)])
-        back, front = self.position - 0.9 * forward, self.position + 0.6 * forward
+        back, front = self.position - 1.2 * forward, self.position + 0.3 * forward
         picture.line(back, front, 1.0, POINT if self._info()["is_success"] else FAILURE)
         for offset in (-CAMERA_OFFSET, 0, CAMERA_OFFSET):
-            picture.disc(self.position + 0.6 * forward + offset * self._left(), 0.13, WALL)
+            picture.disc(self.position + offset * self._left(), 0.13, WALL)
         self._draw_view(picture)
         return picture.to_uint8()
 

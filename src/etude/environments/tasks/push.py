@@ -1,7 +1,7 @@
 """Pushing a disc with a disc, in JAX: the expert goes around the block on either side.
 
 A small planar push, after the pushing tasks of Florence et al., "Implicit Behavioral Cloning"
-(2021): the mean of the two ways pushes the block away from its target.
+(2021): the mean of the two ways goes around on neither, and gets nowhere.
 """
 
 import jax

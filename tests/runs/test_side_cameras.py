@@ -1,0 +1,180 @@
+"""Recording with side cameras: three episodes of each drive, and what they are good for."""
+
+from functools import partial
+
+import gymnasium
+import numpy as np
+import pytest
+
+import etude
+from etude.environments.tasks.lanes import Lanes
+from etude.errors import InvalidInput
+from etude.runs.inspection import describe_replay
+from etude.runs.record import record
+from etude.storage.datasets.formats import read_recorded
+
+quietly = partial(record, progress=False)
+
+
+class Rail(gymnasium.Env):
+    """A point walks along a line by actions of -4 to 4 for a few steps, more for an odd seed."""
+
+    observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (2,))
+    action_space = gymnasium.spaces.Box(-4, 4, (1,))
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.steps, self.place = 0, float(self.np_random.integers(100))
+        self.length = 3 + seed % 2
+        return self.observe(), {}
+
+    def step(self, action):
+        self.steps += 1
+        self.place += float(action[0])
+        return self.observe(), self.place, self.steps == self.length, False, {}
+
+    def observe(self, offset=0):
+        return np.float32([self.place + offset, self.steps])
+
+    def side_views(self):
+        by = 1.5 + self.steps
+        return {"left": (self.observe(-9), [by]), "right": (self.observe(9), [-by])}
+
+
+def walk(observation):
+    return np.float32([2.0 + observation[1] / 4])
+
+
+gymnasium.register("EtudeTestRail-v0", f"{__name__}:Rail")
+NAME = f"{__name__}:EtudeTestRail-v0"
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory):
+    """Four drives in an .npz, with the dataset that the recording returns."""
+    path = tmp_path_factory.mktemp("rail") / "rail.npz"
+    return path, quietly(Rail, walk, episodes=4, out=path, side_cameras=True)
+
+
+def test_each_drive_is_three_episodes(recorded):
+    path, dataset = recorded
+    episodes = read_recorded(path, dataset.spec).by_episode()
+    assert dataset.num_episodes == episodes.num_episodes == 12
+    assert episodes.is_side_view == (False, True, True) * 4
+    assert [seed is None for seed in episodes.seeds] == [False, True, True] * 4
+    fields = episodes.fields
+    assert len({len(rewards) for rewards in fields["rewards"]}) == 2
+    for drive in range(0, 12, 3):
+        center = fields["observations"][drive]
+        time = center[:-1, 1:]
+        np.testing.assert_array_equal(fields["actions"][drive], 2 + time / 4)
+        for episode, sign in ((drive + 1, -1), (drive + 2, 1)):
+            np.testing.assert_array_equal(
+                fields["observations"][episode], center + np.float32([sign * 9, 0])
+            )
+            corrected = np.clip(2 + time / 4 - sign * (1.5 + time), -4, 4)
+            np.testing.assert_allclose(fields["actions"][episode], corrected, atol=1e-6)
+            for name in ("rewards", "terminations", "truncations"):
+                np.testing.assert_array_equal(fields[name][episode], fields[name][drive])
+    # the center's are those of a recording without side cameras
+    alone = quietly(Rail, walk, episodes=4)
+    np.testing.assert_array_equal(
+        np.concatenate([fields["observations"][i][:-1] for i in range(0, 12, 3)]),
+        alone.transitions.observation,
+    )
+
+
+def test_the_center_replays_and_the_sides_are_named(recorded, tmp_path):
+    path, dataset = recorded
+    inspect = partial(etude.inspect_dataset, environment=NAME, replay=True)
+    copy = tmp_path / "rail-v0"
+    for at in (path, copy):
+        found = inspect(at, to=copy if at == path else None)
+        assert found.replay.difference == "" and found.replay.episodes == 4
+        assert found.replay.without_seed == 0 and found.replay.side_views == 8
+        assert "8 are what side cameras saw, which nobody played" in describe_replay(found.replay)
+        assert any("8 of its episodes are what side cameras saw" in note for note in found.notes)
+        assert read_recorded(at, dataset.spec).is_side_view == (False, True, True) * 4
+
+
+def test_without_seeds_a_replay_is_refused_by_name(tmp_path):
+    path = tmp_path / "noisy.npz"
+    quietly(Rail, walk, episodes=1, out=path, side_cameras=True, noise=0.1)
+    with pytest.raises(InvalidInput, match="no episode has the seed.* 2 are what side cameras saw"):
+        etude.inspect_dataset(path, environment=NAME, replay=True)
+
+
+def test_flags_that_do_not_fit_are_refused(recorded, tmp_path):
+    path, dataset = recorded
+    for flags in (np.zeros(3), np.full(12, 2)):
+        arrays = dict(np.load(path)) | {"side_views": flags}
+        np.savez(tmp_path / "odd.npz", **arrays)
+        with pytest.raises(InvalidInput, match="'side_views' has the dtype.* give 0 or 1 for each"):
+            read_recorded(tmp_path / "odd.npz", dataset.spec)
+
+
+def test_a_recording_with_noise_corrects_what_the_expert_says():
+    dataset = quietly(Rail, walk, episodes=1, side_cameras=True, noise=0.3)
+    actions = 4 * np.asarray(dataset.transitions.action)[:, 0].reshape(3, -1)
+    time = np.arange(actions.shape[1])
+    np.testing.assert_allclose(actions[0], 2 + time / 4, atol=1e-5)
+    np.testing.assert_allclose(actions[1], np.clip(3.5 + 1.25 * time, -4, 4), atol=1e-5)
+
+
+def test_a_stack_of_frames_is_that_of_each_camera():
+    expert = lambda frames: walk(frames[-1])
+    dataset = quietly(Rail, expert, episodes=1, side_cameras=True, frame_stack=2)
+    steps = dataset.transitions
+    seen = np.asarray(steps.observation).reshape(3, -1, 2, 2)
+    np.testing.assert_array_equal(seen[1], seen[0] - np.float32([9, 0]))
+    np.testing.assert_array_equal(seen[0, 1:, 0], seen[0, :-1, 1])
+    time = seen[0, :, -1, 1]
+    corrected = 4 * np.asarray(steps.action).reshape(3, -1)[2]
+    np.testing.assert_allclose(corrected, 2 + time / 4 - (1.5 + time), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "environment, message",
+    [
+        ("Pendulum-v1", "Pendulum-v1 has no side cameras, .*leave --side-cameras out"),
+        (Lanes(), "Lanes is written in JAX, and side cameras are a method of a Gymnasium"),
+        ("Pendulm-v1", "no environment is called 'Pendulm-v1'; did you mean Pendulum-v1"),
+    ],
+    ids=["without", "jax", "unknown"],
+)
+def test_an_environment_without_side_cameras_is_refused_and_nothing_is_written(
+    tmp_path, environment, message
+):
+    with pytest.raises(InvalidInput, match=message):
+        quietly(environment, "random", episodes=1, out=tmp_path / "a.npz", side_cameras=True)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.system
+def test_a_clone_of_three_cameras_keeps_the_lane_longer(tmp_path):
+    """Of 600 steps each: one drive with its side views, and three drives of the center alone.
+
+    The meters driven of 200, for five recordings.
+    """
+    meters = {"center": [], "three": []}
+    for seed in range(5):
+        for kind, settings in (
+            ("center", {"episodes": 3}),
+            ("three", {"episodes": 1, "side_cameras": True}),
+        ):
+            dataset = quietly("etude/Lanes-v0", "heuristic", seed=seed, **settings)
+            assert dataset.num_steps == 600
+            run = etude.train(
+                etude.BC(hidden=(64, 64), batch_size=64),
+                "etude/Lanes-v0",
+                dataset=dataset,
+                steps=1000,
+                evaluation_episodes=100,
+                out=tmp_path / f"{kind}-{seed}",
+                progress=False,
+            )
+            meters[kind].append(np.mean(run.summary["evaluation"]["returns"]))
+    print({kind: np.round(values, 1).tolist() for kind, values in meters.items()})
+    difference = np.subtract(meters["three"], meters["center"])
+    assert (difference > 0).all() and np.mean(meters["three"]) > 185
+    assert difference.mean() > 2 * difference.std(ddof=1) / np.sqrt(5)
