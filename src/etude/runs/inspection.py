@@ -15,7 +15,7 @@ from etude.environments.registry import env_factory
 from etude.environments.sources import environment_source
 from etude.errors import InvalidInput
 from etude.reporting.statistics import iqm, three_digits
-from etude.runs.replay import NOBODY, Replay, replay_episodes
+from etude.runs.replay import Replay, replay_episodes
 from etude.spaces import Box, EnvironmentSpec, leaves_with_path, same_space, space_to_gymnasium
 from etude.storage.datasets.formats import (
     check_new_path,
@@ -151,8 +151,6 @@ def describe_replay(replayed: Replay) -> str:
         said += f"; {replayed.cut_off:,} were cut off where the environment goes on"
     if replayed.without_seed:
         said += f"; {replayed.without_seed:,} have no seed and were not replayed"
-    if replayed.side_views:
-        said += f"; {replayed.side_views:,} are what side cameras saw, {NOBODY}"
     return said
 
 
@@ -178,7 +176,10 @@ def _read(path, spec) -> tuple[RecordedEpisodes, EnvironmentSpec, tuple[str, ...
             raise InvalidInput(f"{error}, with --environment") from error
         notes = ("its spaces are told from its arrays; --environment gives those to check against",)
     if side_views := sum(recorded.is_side_view):
-        notes += (f"{side_views:,} of its episodes are what side cameras saw of the others",)
+        notes += (
+            f"{side_views:,} of its episodes are what side cameras saw of the others; nobody "
+            "played them, so they cannot be replayed",
+        )
     return recorded, spec, recorded.notes + notes
 
 

@@ -12,16 +12,13 @@ from etude.errors import EnvironmentFault, InvalidInput
 from etude.spaces import EnvironmentSpec, gymnasium_dtype
 from etude.storage.datasets.recorded_episodes import RecordedEpisodes
 
-NOBODY = "which nobody played, so they cannot be played again"
-
 
 class Replay(NamedTuple):
     """What became of a replay."""
 
     episodes: int  # that were played again, up to the first difference
     steps: int  # that were the same
-    without_seed: int  # episodes that could not be played again
-    side_views: int  # episodes that side cameras saw, which nobody played
+    without_seed: int  # episodes that could not be played again, side views aside
     cut_off: int  # truncated episodes that the environment itself would not have ended
     difference: str  # the first: its episode, step, field and both values; "" where all is the same
 
@@ -51,7 +48,10 @@ def replay_episodes(
         raise InvalidInput(
             "no episode has the seed of its reset, so none can be played again; `etude record` "
             "keeps the seeds of Gymnasium environments that are played without noise"
-            + (f"; {side_views:,} are what side cameras saw, {NOBODY}" if side_views else "")
+            + (
+                f"; {side_views:,} are what side cameras saw, which nobody played"
+                * (side_views > 0)
+            )
         )
     episodes = steps = cut_off = 0
     with closing(make_env()) as env:
@@ -69,9 +69,9 @@ def replay_episodes(
             steps, cut_off = steps + length, cut_off + goes_on
             if difference:
                 place = f"episode {number}, step {length}: {difference}"
-                return Replay(episodes, steps, without_seed, side_views, cut_off, place)
+                return Replay(episodes, steps, without_seed, cut_off, place)
             episodes += 1
-    return Replay(episodes, steps, without_seed, side_views, cut_off, "")
+    return Replay(episodes, steps, without_seed, cut_off, "")
 
 
 def _replay_episode(env, spec, values, seed) -> tuple[int, str, bool]:

@@ -6,7 +6,7 @@ from typing import Any, ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from etude.algorithms.control.task_experts import avoiding, draw_route, lanes, push
+from etude.algorithms.control.task_experts import avoiding, draw_route, lanes, push_block
 from etude.algorithms.protocol import algorithm
 from etude.data.transition import Transition
 from etude.errors import InvalidInput
@@ -181,7 +181,7 @@ HEURISTICS = {
     ),
     "etude/Fork-v0": Controller(fork, Box((2,)), Box((1,), low=-1.0, high=1.0), draw_sides),
     "etude/Avoiding-v0": Controller(avoiding, Box((2,)), Box((2,), low=-1.0, high=1.0), draw_route),
-    "etude/Push-v0": Controller(push, Box((4,)), Box((2,), low=-1.0, high=1.0), draw_sides),
+    "etude/Push-v0": Controller(push_block, Box((4,)), Box((2,), low=-1.0, high=1.0), draw_sides),
     "etude/Lanes-v0": Controller(memoryless(lanes), Box((9, 20)), Box((1,), low=-1.0, high=1.0)),
 }
 

@@ -56,7 +56,7 @@ def draw_route(num_envs: int, key: Array) -> Array:
     )
 
 
-def push(observation: Array, memory: Array) -> tuple[Array, Array]:
+def push_block(observation: Array, memory: Array) -> tuple[Array, Array]:
     """Push's action, float32 [env, 2], and the side to go around the block on, float32 [env].
 
     The pusher goes around the block at a distance, until it is behind it as seen from the target,
