@@ -100,11 +100,13 @@ def test_the_center_replays_and_the_sides_are_named(recorded, tmp_path):
         assert read_recorded(at, dataset.spec).is_side_view == (False, True, True) * 4
 
 
-def test_without_seeds_a_replay_is_refused_by_name(tmp_path):
-    path = tmp_path / "noisy.npz"
-    quietly(Rail, walk, episodes=1, out=path, side_cameras=True, noise=0.1)
-    with pytest.raises(InvalidInput, match="no episode has the seed.* 2 are what side cameras saw"):
-        etude.inspect_dataset(path, environment=NAME, replay=True)
+def test_where_no_episode_has_a_seed_a_replay_is_refused_by_name(recorded, tmp_path):
+    path, _ = recorded
+    arrays = dict(np.load(path))
+    del arrays["seeds"]
+    np.savez(tmp_path / "unseeded.npz", **arrays)
+    with pytest.raises(InvalidInput, match="no episode has the seed.* 8 are what side cameras saw"):
+        etude.inspect_dataset(tmp_path / "unseeded.npz", environment=NAME, replay=True)
 
 
 def test_flags_that_do_not_fit_are_refused(recorded, tmp_path):
@@ -116,7 +118,8 @@ def test_flags_that_do_not_fit_are_refused(recorded, tmp_path):
             read_recorded(tmp_path / "odd.npz", dataset.spec)
 
 
-def test_a_recording_with_noise_corrects_what_the_expert_says():
+@pytest.mark.system
+def test_with_noise_what_the_expert_says_is_corrected():
     dataset = quietly(Rail, walk, episodes=1, side_cameras=True, noise=0.3)
     actions = 4 * np.asarray(dataset.transitions.action)[:, 0].reshape(3, -1)
     time = np.arange(actions.shape[1])
@@ -124,6 +127,7 @@ def test_a_recording_with_noise_corrects_what_the_expert_says():
     np.testing.assert_allclose(actions[1], np.clip(3.5 + 1.25 * time, -4, 4), atol=1e-5)
 
 
+@pytest.mark.system
 def test_a_stack_of_frames_is_that_of_each_camera():
     expert = lambda frames: walk(frames[-1])
     dataset = quietly(Rail, expert, episodes=1, side_cameras=True, frame_stack=2)

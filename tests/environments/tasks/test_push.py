@@ -107,6 +107,7 @@ def test_the_heuristic_succeeds_on_both_sides(play):
     np.testing.assert_array_equal(np.sign(height), side)
 
 
+@pytest.mark.system
 def test_the_mean_of_both_ways_does_not_get_there(play):
     def mean(observation, memory):
         ways = [HEURISTICS[NAME].act(observation, side * jnp.ones_like(memory)) for side in (-1, 1)]

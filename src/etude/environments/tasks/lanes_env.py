@@ -105,7 +105,7 @@ class LanesEnv(gymnasium.Env):
             return None
         x, y = self.position
         picture = Picture((x - 8, x + 16), (y - 7, y + 9), 360, GRASS)
-        at = np.arange(x - 10, x + 18, 0.5)
+        at = np.arange(x - 10, x + 19)
         middle = np.stack([at, road(self.phases, at)[0]], 1)
         for thickness, color in ((2 * HALF_WIDTH + 0.4, WHITE), (2 * HALF_WIDTH, ROAD)):
             for first, second in itertools.pairwise(middle):
