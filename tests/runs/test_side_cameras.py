@@ -44,8 +44,12 @@ class Rail(gymnasium.Env):
         return {"left": (self.observe(-9), [by]), "right": (self.observe(9), [-by])}
 
 
+def action_at(place, time):
+    return 2 + time / 4 + place / 1000
+
+
 def walk(observation):
-    return np.float32([2.0 + observation[1] / 4])
+    return np.float32([action_at(*observation)])
 
 
 gymnasium.register("EtudeTestRail-v0", f"{__name__}:Rail")
@@ -69,13 +73,12 @@ def test_each_drive_is_three_episodes(recorded):
     assert len({len(rewards) for rewards in fields["rewards"]}) == 2
     for drive in range(0, 12, 3):
         center = fields["observations"][drive]
-        time = center[:-1, 1:]
-        np.testing.assert_array_equal(fields["actions"][drive], 2 + time / 4)
+        time, expected = center[:-1, 1:], action_at(center[:-1, :1], center[:-1, 1:])
+        np.testing.assert_allclose(fields["actions"][drive], expected, atol=1e-6)
         for episode, sign in ((drive + 1, -1), (drive + 2, 1)):
-            np.testing.assert_array_equal(
-                fields["observations"][episode], center + np.float32([sign * 9, 0])
-            )
-            corrected = np.clip(2 + time / 4 - sign * (1.5 + time), -4, 4)
+            beside = center + np.float32([sign * 9, 0])
+            np.testing.assert_allclose(fields["observations"][episode], beside, atol=1e-5)
+            corrected = np.clip(expected - sign * (1.5 + time), -4, 4)
             np.testing.assert_allclose(fields["actions"][episode], corrected, atol=1e-6)
             for name in ("rewards", "terminations", "truncations"):
                 np.testing.assert_array_equal(fields[name][episode], fields[name][drive])
@@ -121,10 +124,12 @@ def test_flags_that_do_not_fit_are_refused(recorded, tmp_path):
 @pytest.mark.system
 def test_with_noise_what_the_expert_says_is_corrected():
     dataset = quietly(Rail, walk, episodes=1, side_cameras=True, noise=0.3)
-    actions = 4 * np.asarray(dataset.transitions.action)[:, 0].reshape(3, -1)
-    time = np.arange(actions.shape[1])
-    np.testing.assert_allclose(actions[0], 2 + time / 4, atol=1e-5)
-    np.testing.assert_allclose(actions[1], np.clip(3.5 + 1.25 * time, -4, 4), atol=1e-5)
+    place, time = np.asarray(dataset.transitions.observation).reshape(3, -1, 2)[0].T
+    actions = 4 * np.asarray(dataset.transitions.action).reshape(3, -1)
+    said = action_at(place, time)
+    np.testing.assert_allclose(actions[0], said, atol=1e-5)
+    np.testing.assert_allclose(actions[1], np.clip(said + 1.5 + time, -4, 4), atol=1e-5)
+    assert (np.abs(np.diff(place) - said[:-1]) > 1e-3).all()  # which was not executed
 
 
 @pytest.mark.system
@@ -133,11 +138,12 @@ def test_a_stack_of_frames_is_that_of_each_camera():
     dataset = quietly(Rail, expert, episodes=1, side_cameras=True, frame_stack=2)
     steps = dataset.transitions
     seen = np.asarray(steps.observation).reshape(3, -1, 2, 2)
-    np.testing.assert_array_equal(seen[1], seen[0] - np.float32([9, 0]))
+    np.testing.assert_allclose(seen[1], seen[0] - np.float32([9, 0]), atol=1e-5)
     np.testing.assert_array_equal(seen[0, 1:, 0], seen[0, :-1, 1])
-    time = seen[0, :, -1, 1]
+    place, time = seen[0, :, -1].T
     corrected = 4 * np.asarray(steps.action).reshape(3, -1)[2]
-    np.testing.assert_allclose(corrected, 2 + time / 4 - (1.5 + time), atol=1e-5)
+    expected = action_at(place, time) - (1.5 + time)
+    np.testing.assert_allclose(corrected, expected, atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -60,9 +60,9 @@ def test_both_kinds_move_alike_and_as_the_task_says(seed, ends):
 
 def test_a_step_that_cuts_through_a_disc_touches_it():
     env, step = AvoidingEnv(), jax.jit(Avoiding().step)
-    for x, is_touched in ((0.425, True), (0.38, False)):
+    for x, is_touched in ((0.4064, True), (0.39, False)):
         env.reset(seed=0)
-        start = np.float32([x, 0.045])  # both ends are outside of a circle around (0.5, 0)
+        start = np.float32([x, 0.0436])  # both ends are outside of a circle around (0.5, 0)
         end = start + np.float32([0.05, 0.05])
         env.trail = [start]
         _, _, ends, *_ = env.step(np.ones(2))
