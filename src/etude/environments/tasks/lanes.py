@@ -53,8 +53,8 @@ class Lanes:
     not observed. With probability 0.01 a step, a gust displaces the car to a side, by up to 1 m.
 
     Reward is the progress, 1 m a step in the lane. An episode begins in the middle of the lane,
-    along it; it ends where the car's middle leaves the lane, with reward 0, and is cut off after
-    200 steps.
+    along it. It ends, with reward 0, where the car leaves the lane: the lane's middle is more than
+    1.5 m straight to its left or right. It is cut off after 200 steps.
     """
 
     gust_probability: float = GUST_PROBABILITY
