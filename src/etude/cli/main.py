@@ -352,6 +352,9 @@ def _record(arguments: list[str]) -> None:
         noise: float = 0.0
         """how much the executed actions differ from the expert's, which are recorded: standard
         deviation of real ones in [-1, 1], probability of a random choice"""
+        side_cameras: bool = False
+        """record three episodes for each one played: what the middle, the left and the right
+        camera see, with the action corrected for the sides"""
         options: tyro.conf.UseAppendAction[list[str]] = dataclasses.field(  # type: ignore[assignment]
             default_factory=list, kw_only=True
         )

@@ -14,8 +14,11 @@ import gymnasium
 
 from etude.environments.backends import envpool_envs
 from etude.environments.classic import PARTIALLY_OBSERVED_PORTS, PORTS
+from etude.environments.tasks.avoiding import limited_avoiding
 from etude.environments.tasks.fork import Fork
+from etude.environments.tasks.lanes import limited_lanes
 from etude.environments.tasks.point_room import POINT_ROOMS
+from etude.environments.tasks.push import limited_push
 from etude.environments.tasks.t_maze import limited_t_maze
 from etude.environments.tasks.tightrope import limited_tightrope
 from etude.environments.wrappers.action_mask import make_with_action_mask
@@ -30,6 +33,9 @@ JAX_ENVIRONMENTS = {
     "etude/Tightrope-v0": limited_tightrope,
     "etude/TMaze-v0": limited_t_maze,
     "etude/Fork-v0": Fork,
+    "etude/Avoiding-v0": limited_avoiding,
+    "etude/Push-v0": limited_push,
+    "etude/Lanes-v0": limited_lanes,
 }
 # modules that register ids of etude with Gymnasium
 OWN_ENVIRONMENTS = (
@@ -38,6 +44,9 @@ OWN_ENVIRONMENTS = (
     "etude.environments.tasks.tightrope_env",
     "etude.environments.tasks.t_maze_env",
     "etude.environments.tasks.fork_env",
+    "etude.environments.tasks.avoiding_env",
+    "etude.environments.tasks.push_env",
+    "etude.environments.tasks.lanes_env",
 )
 # part of an entry point -> the extra of etude that installs it
 EXTRAS = {"gymnasium_robotics": "robotics", "box2d": "box2d", "mujoco": "mujoco", "ale_py": "atari"}

@@ -175,6 +175,11 @@ def _read(path, spec) -> tuple[RecordedEpisodes, EnvironmentSpec, tuple[str, ...
         except InvalidInput as error:
             raise InvalidInput(f"{error}, with --environment") from error
         notes = ("its spaces are told from its arrays; --environment gives those to check against",)
+    if side_views := sum(recorded.is_side_view):
+        notes += (
+            f"{side_views:,} of its episodes are what side cameras saw of the others; nobody "
+            "played them, so they cannot be replayed",
+        )
     return recorded, spec, recorded.notes + notes
 
 

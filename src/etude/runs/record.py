@@ -30,6 +30,7 @@ from etude.runs.experts import ExpertLike, expert_name, make_expert
 from etude.runs.interrupt import Interrupted, InterruptHandler
 from etude.runs.noisy_expert import NoisyMemory, with_noise
 from etude.runs.options import AT_MOST, MAX_EVALUATION_STEPS, RunOptions, check_whole
+from etude.runs.side_cameras import center_spec, side_camera_source, split_cameras, with_center_view
 from etude.runs.torsos import TorsoLike
 from etude.spaces import EnvironmentSpec
 from etude.storage.datasets.formats import check_new_path, read_dataset, write_recorded
@@ -53,6 +54,7 @@ def record(
     seed: int = 0,
     stochastic: bool = False,
     noise: float = 0.0,
+    side_cameras: bool = False,
     torso: TorsoLike | None = None,
     options: dict[str, Any] | None = None,
     frame_stack: int = 1,
@@ -82,6 +84,9 @@ def record(
             recorded: the standard deviation of normal noise for real actions, where bounded ones
             are in [-1, 1], and for choices the probability of a random one. So the states after
             mistakes are shown, with the way back. Such episodes cannot be replayed.
+        side_cameras: record three episodes for each one played: what the environment's own camera
+            sees, then what the ones to its left and right see, with the expert's action corrected
+            towards the middle; see `etude.environments.wrappers.side_views`.
         torso: that of the run that is the expert, if it has one; see `etude.load`.
         options, frame_stack, action_masks, environment_timeout, max_evaluation_steps: as in
             `etude.train`. An episode that is cut off is truncated.
@@ -111,32 +116,37 @@ def record(
         check_new_path(Path(out))
     # before an environment can change the working directory
     path = None if out is None else Path(out).absolute()
-    source = environment_source(
-        environment, options, frame_stack, action_masks, environment_timeout
-    )
+    make_source = side_camera_source if side_cameras else environment_source
+    source = make_source(environment, options, frame_stack, action_masks, environment_timeout)
     key = jax.random.key(seed)
     environments = source.make(
         copies_for(episodes), source.evaluation_backend, limits=HostLimits(max_evaluation_steps)
     )
     with closing(environments):
-        spec = environments.spec
+        spec = center_spec(environments.spec) if side_cameras else environments.spec
         if path is not None:
             check_new_path(path, spec)
         player = make_expert(expert, environment, spec, key, NullDisplay().warn, torso)
         player = with_noise(player, spec, noise)
+        if side_cameras:
+            player = with_center_view(player, spec)
         # as Run.evaluate has for its first seed
         key_episodes = final_evaluation_key(seed, 0)
         chunks = play(environments, player, key_episodes, episodes, stochastic)
         transitions = gather_chunks(environments, chunks, episodes, progress)
     played = lay_end_to_end(transitions, episodes // spec.num_envs, spec)
-    recorded = to_recorded_arrays(played)
+    recorded = split_cameras(played, spec) if side_cameras else to_recorded_arrays(played)
     dataset = make_dataset(spec, **recorded)  # with actions within their bounds
     if path is not None:
         seeds = reset_seeds(key_episodes, spec.num_envs, episodes)
         if source.evaluation_backend != "gymnasium" or noise:
             # an environment in JAX begins with keys; and other actions are recorded than executed
             seeds = (None,) * len(seeds)
-        made = RecordedEpisodes("etude", spec.id, spec, recorded, seeds)
+        is_side_view: tuple[bool, ...] = ()
+        if side_cameras:  # of which nobody drove those of the sides
+            seeds = tuple(known for seed in seeds for known in (seed, None, None))
+            is_side_view = (False, True, True) * episodes
+        made = RecordedEpisodes("etude", spec.id, spec, recorded, seeds, (), is_side_view)
         write_recorded(path, spec, made, options)
         dataset = read_dataset(path, spec)
     if progress:

@@ -18,7 +18,7 @@ class Replay(NamedTuple):
 
     episodes: int  # that were played again, up to the first difference
     steps: int  # that were the same
-    without_seed: int  # episodes that could not be played again
+    without_seed: int  # episodes that could not be played again, side views aside
     cut_off: int  # truncated episodes that the environment itself would not have ended
     difference: str  # the first: its episode, step, field and both values; "" where all is the same
 
@@ -42,11 +42,16 @@ def replay_episodes(
         EnvironmentFault: where the environment fails.
     """
     recorded = recorded.by_episode()
-    seeds = recorded.seeds
+    seeds, side_views = recorded.seeds, sum(recorded.is_side_view)
+    without_seed = seeds.count(None) - side_views
     if all(seed is None for seed in seeds):
         raise InvalidInput(
             "no episode has the seed of its reset, so none can be played again; `etude record` "
             "keeps the seeds of Gymnasium environments that are played without noise"
+            + (
+                f"; {side_views:,} are what side cameras saw, which nobody played"
+                * (side_views > 0)
+            )
         )
     episodes = steps = cut_off = 0
     with closing(make_env()) as env:
@@ -64,9 +69,9 @@ def replay_episodes(
             steps, cut_off = steps + length, cut_off + goes_on
             if difference:
                 place = f"episode {number}, step {length}: {difference}"
-                return Replay(episodes, steps, seeds.count(None), cut_off, place)
+                return Replay(episodes, steps, without_seed, cut_off, place)
             episodes += 1
-    return Replay(episodes, steps, seeds.count(None), cut_off, "")
+    return Replay(episodes, steps, without_seed, cut_off, "")
 
 
 def _replay_episode(env, spec, values, seed) -> tuple[int, str, bool]:

@@ -6,6 +6,7 @@ from typing import Any, ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from etude.algorithms.control.task_experts import avoiding, draw_route, lanes, push_block
 from etude.algorithms.protocol import algorithm
 from etude.data.transition import Transition
 from etude.errors import InvalidInput
@@ -179,6 +180,9 @@ HEURISTICS = {
         t_maze, Box((2,)), Discrete(3), initial_memory=lambda num_envs, key: jnp.zeros(num_envs)
     ),
     "etude/Fork-v0": Controller(fork, Box((2,)), Box((1,), low=-1.0, high=1.0), draw_sides),
+    "etude/Avoiding-v0": Controller(avoiding, Box((2,)), Box((2,), low=-1.0, high=1.0), draw_route),
+    "etude/Push-v0": Controller(push_block, Box((4,)), Box((2,), low=-1.0, high=1.0), draw_sides),
+    "etude/Lanes-v0": Controller(memoryless(lanes), Box((9, 20)), Box((1,), low=-1.0, high=1.0)),
 }
 
 # Name on the command line: (constructor, description).

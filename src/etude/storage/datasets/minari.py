@@ -4,6 +4,8 @@
     data/main_data.hdf5       a group episode_N for each episode: observations [step + 1, ...],
                               actions, rewards, terminations and truncations [step, ...]; parts of a
                               Dict are groups, of a Tuple groups with the names _index_0, _index_1
+                              attributes of a group: id, total_steps, seed; side_view where the
+                              episode is what a side camera saw of another one
     data/etude.json           where etude wrote it: the SHA-256 of these two files
     data/pending/             where etude still writes, or was killed: the newest episodes
 
@@ -31,6 +33,7 @@ from etude.storage.files import CorruptFile
 DATA, METADATA, MAIN = "data", "metadata.json", "main_data.hdf5"
 SUMS, PENDING = "etude.json", "pending"
 SUMS_FORMAT = 1
+SIDE_VIEW = "side_view"  # the attribute of an episode
 PENDING_NAME = re.compile(r"episode_(\d{1,9})\.([0-9a-f]{64})\.hdf5")
 _JPEG_SIDE = 32  # pixels; what is smaller, Minari does not compress as a picture
 
@@ -81,6 +84,7 @@ def read_minari(path: Path) -> RecordedEpisodes:
         {field: [episode[field] for episode in episodes] for field in FIELDS},
         tuple(episode["seed"] for episode in episodes),
         tuple(dict.fromkeys(reader.notes)),
+        tuple(episode["side_view"] for episode in episodes),
     )
 
 
@@ -162,7 +166,7 @@ class _EpisodeReader:
         self.notes: list[str] = []
 
     def read(self, file: Group, number: int) -> dict[str, Any]:
-        """The fields of an episode, and its seed."""
+        """The fields of an episode, its seed, and whether it is a side view."""
         group = file.group(f"episode_{number}")
         if group.attribute("id") not in (number, None):
             raise InvalidInput(
@@ -179,7 +183,10 @@ class _EpisodeReader:
                 f"episode_{number} has {len(episode['rewards'])} rewards, and its total_steps are "
                 f"{steps}; write it again"
             )
-        return episode | {"seed": seed if isinstance(seed, int) and seed >= 0 else None}
+        return episode | {
+            "seed": seed if isinstance(seed, int) and seed >= 0 else None,
+            "side_view": bool(group.attribute(SIDE_VIEW)),
+        }
 
     def _value(self, group, name, space):
         if isinstance(space, Composite):

@@ -26,7 +26,15 @@ from etude.spaces import Composite, EnvironmentSpec, recorded_dtype, same_space
 from etude.storage import files
 from etude.storage.datasets import minari
 from etude.storage.datasets.hdf5 import import_h5py
-from etude.storage.datasets.minari import DATA, MAIN, METADATA, PENDING, SUMS, SUMS_FORMAT
+from etude.storage.datasets.minari import (
+    DATA,
+    MAIN,
+    METADATA,
+    PENDING,
+    SIDE_VIEW,
+    SUMS,
+    SUMS_FORMAT,
+)
 from etude.storage.datasets.minari_spaces import encode_space
 from etude.storage.datasets.recorded_episodes import FIELDS, RecordedEpisodes
 from etude.storage.writer_lock import sole_writer
@@ -218,8 +226,9 @@ def write_minari(
     path = Path(path).absolute()
     import_h5py()
     check_new_directory(path)
+    is_side_view = episodes.is_side_view or (False,) * len(episodes.seeds)
     rows = (
-        ({field: episodes.fields[field][i] for field in FIELDS}, seed)
+        ({field: episodes.fields[field][i] for field in FIELDS}, seed, is_side_view[i])
         for i, seed in enumerate(episodes.seeds)
     )
     _write_whole(path, replace(spec, num_envs=1, id=episodes.environment_id), rows, options or {})
@@ -234,7 +243,12 @@ def check_new_directory(path: Path) -> None:
 
 
 def write_episode(
-    file: Any, spec: EnvironmentSpec, number: int, episode: Mapping[str, Any], seed: int | None
+    file: Any,
+    spec: EnvironmentSpec,
+    number: int,
+    episode: Mapping[str, Any],
+    seed: int | None,
+    is_side_view: bool = False,
 ) -> int:
     """Write an episode as a group of an open HDF5 file; the number of its steps.
 
@@ -248,6 +262,8 @@ def write_episode(
     group.attrs["id"], group.attrs["total_steps"] = number, steps
     if seed is not None:
         group.attrs["seed"] = seed
+    if is_side_view:
+        group.attrs[SIDE_VIEW] = True
     return steps
 
 
@@ -265,7 +281,7 @@ def _write_value(group, name, space, value, dtype):
 
 
 def _write_whole(path, spec, rows, options):
-    """Write a new dataset of (episode, seed)."""
+    """Write a new dataset of (episode, seed, whether it is a side view)."""
     encode_space(spec.observation)  # before a directory is made
     # not that of another process, in the same place
     temporary = path.with_name(f".{path.name}.{os.getpid()}{_TEMPORARY}")
@@ -274,8 +290,8 @@ def _write_whole(path, spec, rows, options):
         folder.mkdir(parents=True)
         count = steps = 0
         with import_h5py().File(folder / MAIN, "w") as file:
-            for episode, seed in rows:
-                steps += write_episode(file, spec, count, episode, seed)
+            for episode, seed, is_side_view in rows:
+                steps += write_episode(file, spec, count, episode, seed, is_side_view)
                 count += 1
         files.sync(folder / MAIN)
         size = (folder / MAIN).stat().st_size

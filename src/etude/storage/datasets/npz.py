@@ -10,6 +10,7 @@
     episode_lengths   [episode]: the number of steps of each episode
     environment_id    optional: the id of the environment, a string
     seeds             optional: [episode], that of the reset with which an episode began, or -1
+    side_views        optional: [episode], 1 for what a side camera saw of another episode, else 0
 
 All episodes lie end to end, so for lengths of 3 and 2 steps there are 7 observations and 5 actions.
 Values are in the environment's own units, and the rules for them are those of `make_dataset`. Of
@@ -55,7 +56,7 @@ from etude.storage.datasets.recorded_episodes import (
 )
 from etude.storage.files import CorruptFile
 
-ENVIRONMENT_ID, SEEDS = "environment_id", "seeds"
+ENVIRONMENT_ID, SEEDS, SIDE_VIEWS = "environment_id", "seeds", "side_views"
 # The arrays of a file may take so many bytes in memory, or so many times its own size. DEFLATE
 # reaches a ratio of 1,032, on zeros alone.
 SMALL, LARGEST_RATIO = 2**28, 200
@@ -102,6 +103,8 @@ def write_recorded_npz(path: Path, spec: EnvironmentSpec, episodes: RecordedEpis
         arrays[ENVIRONMENT_ID] = np.array(episodes.environment_id)
     if any(seed is not None for seed in episodes.seeds):
         arrays[SEEDS] = np.array([-1 if seed is None else seed for seed in episodes.seeds])
+    if any(episodes.is_side_view):
+        arrays[SIDE_VIEWS] = np.array(episodes.is_side_view)
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         for key, array in arrays.items():
@@ -140,7 +143,7 @@ def read_recorded_npz(path: Path, spec: EnvironmentSpec | None) -> RecordedEpiso
     with named(path):
         keys = {field: [field] for field in FIELDS} if spec is None else _keys(spec)
         required = [*itertools.chain(*keys.values()), LENGTHS]
-        arrays = read_arrays(path, required, optional=(ENVIRONMENT_ID, SEEDS))
+        arrays = read_arrays(path, required, optional=(ENVIRONMENT_ID, SEEDS, SIDE_VIEWS))
         recorded = {
             field: arrays[field]
             if spec is None
@@ -151,8 +154,9 @@ def read_recorded_npz(path: Path, spec: EnvironmentSpec | None) -> RecordedEpiso
             for field in FIELDS
         }
         environment_id, lengths = _environment_id(arrays), arrays[LENGTHS]
-        seeds = _seeds(arrays, lengths)
-    return RecordedEpisodes("NumPy", environment_id, None, recorded | {LENGTHS: lengths}, seeds)
+        seeds, is_side_view = _seeds(arrays, lengths), _side_views(arrays, lengths)
+    recorded[LENGTHS] = lengths
+    return RecordedEpisodes("NumPy", environment_id, None, recorded, seeds, (), is_side_view)
 
 
 def environment_id_of(path: Path) -> str:
@@ -304,3 +308,16 @@ def _seeds(arrays, lengths):
             "number for each episode, and -1 for one without a seed"
         )
     return tuple(None if seed < 0 else seed for seed in np.ravel(seeds).tolist())
+
+
+def _side_views(arrays, lengths):
+    """Return whether each episode is what a side camera saw; () where the file does not say."""
+    if SIDE_VIEWS not in arrays:
+        return ()
+    flags = arrays[SIDE_VIEWS]
+    if flags.shape != np.shape(lengths) or not np.isin(flags, (0, 1)).all():
+        raise InvalidInput(
+            f"{SIDE_VIEWS!r} has the dtype {flags.dtype} and the shape {flags.shape}; give 0 or 1 "
+            "for each episode"
+        )
+    return tuple(flags.astype(bool).tolist())

@@ -30,6 +30,8 @@ class RecordedEpisodes(NamedTuple):
     fields: dict[str, Any]
     seeds: tuple[int | None, ...]  # [episode]: of the reset; None where it was not recorded
     notes: tuple[str, ...] = ()  # what a reader should know, each a sentence without its full stop
+    # [episode]: whether it is what a side camera saw of another episode; () where none is
+    is_side_view: tuple[bool, ...] = ()
 
     @property
     def num_episodes(self) -> int:
