@@ -39,6 +39,7 @@ ORDER = (
     "trust_region.ppo",
     "imitation.bc",
     "imitation.dagger",
+    "imitation.gail",
     "control.mpc",
     "control.mcts",
     "control.random_policy",
