@@ -30,6 +30,7 @@ from etude.algorithms.control.mpc import MPC
 from etude.algorithms.control.random_policy import Random
 from etude.algorithms.imitation.bc import BC
 from etude.algorithms.imitation.dagger import DAgger
+from etude.algorithms.imitation.gail import AIRL, GAIL
 from etude.algorithms.policy_gradient.reinforce import OffPolicyGradient, Reinforce
 from etude.algorithms.protocol import NOTHING, Expert, Outside, init_state, outside_arguments
 from etude.algorithms.trust_region.ppo import PPO, DualGradient
@@ -135,6 +136,7 @@ REPLAYED = {
     "warmup_steps": 4,
     "gradient_steps": 1,
 }
+DISCRIMINATOR = {"hidden": (4,), "batch_size": 4, "gradient_steps": 1, "capacity": 12}
 # name: (algorithm, environment, the kinds of action it takes, of what it learns the first leaf or
 # None)
 SMALL = {
@@ -241,6 +243,12 @@ SMALL = {
         EVERY,
         "policy",
     ),
+    "gail": (
+        GAIL(agent=PPO(hidden=(4,), batch_size=4, rollout_length=3, epochs=1), **DISCRIMINATOR),
+        CHOICES,
+        EVERY,
+        "discriminator",
+    ),
     "mpc": (
         MPC("Pendulum-v1", CEM(elites=2), horizon=3, samples=4, iterations=2),
         JaxEnvs(PORTS["Pendulum-v1"](), 2),
@@ -266,6 +274,7 @@ SETTINGS = {
     "a2c": A2C(),
     "natural-gradient": NaturalGradient(),
     "dual-gradient": DualGradient(),
+    "airl": AIRL(),
 }
 # what brings memories or other goals to an algorithm of SMALL, in rows of the same kind
 RECALLED = {**REPLAYED, "sequence_length": 2, "burn_in": 1}
@@ -288,6 +297,12 @@ VARIANTS = {
         JaxEnvs(Reach(CONTINUOUS), 2),
         SMALL["td3"][2],
         "policy",
+    ),
+    "gail on sac": (
+        GAIL(agent=SAC(**REPLAYED), **DISCRIMINATOR),
+        BOX,
+        SMALL["sac"][2],
+        "discriminator",
     ),
 }
 ROWS = {**SMALL, **VARIANTS}
@@ -315,6 +330,8 @@ AKIN = {
     "td3": "sac",
     "trpo": "ppo",
     "dagger": "bc",
+    "gail": "ppo",
+    "gail on sac": "sac",
     # a sequence is compared with single steps by a test of its own
     "rainbow with memory": "rainbow",
     "sac with memory": "rainbow with memory",

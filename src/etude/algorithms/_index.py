@@ -50,6 +50,8 @@ ALGORITHMS = {                  # name: (module, attribute, summary)
         "behavior cloning: every kind of action, from a dataset"),
     "dagger": ("etude.algorithms.imitation.dagger", "DAgger",
         "dataset aggregation: an expert labels what the learner gets into"),
+    "airl": ("etude.algorithms.imitation.gail", "AIRL",
+        "adversarial inverse RL: GAIL whose discriminator holds a reward"),
     "gail": ("etude.algorithms.imitation.gail", "GAIL",
         "adversarial imitation: PPO or SAC is paid for passing as the expert"),
     "mpc": ("etude.algorithms.control.mpc", "MPC",

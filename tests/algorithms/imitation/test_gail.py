@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 import etude
-from etude.algorithms.actor_critic.sac import SAC
-from etude.algorithms.imitation import discriminator as discriminators
-from etude.algorithms.imitation.gail import GAIL
+from etude.algorithms.actor_critic.sac import SAC, SACState
+from etude.algorithms.imitation.discriminator import gradient_penalty
+from etude.algorithms.imitation.gail import AIRL, GAIL
 from etude.algorithms.protocol import Outside, init_state
 from etude.algorithms.trust_region.ppo import PPO
 from etude.data.dataset import make_dataset
@@ -20,9 +20,7 @@ from etude.struct import replace, validate
 SPEC = EnvironmentSpec(Box((2,)), Discrete(3), 2)
 LENGTHS = np.array([5, 3])
 AGENT = PPO(hidden=(8,), rollout_length=8, batch_size=8, epochs=1)
-SMALL = GAIL(
-    agent=AGENT, discriminator_hidden=(16,), discriminator_batch_size=32, discriminator_steps=3
-)
+SMALL = GAIL(agent=AGENT, hidden=(16,), batch_size=32, gradient_steps=3)
 
 
 @pytest.fixture(scope="module")
@@ -69,11 +67,17 @@ def updated(algorithm, dataset, experience):
     return update(start(algorithm, dataset))
 
 
+@pytest.fixture(scope="module")
+def fitted(dataset, experience):
+    """(state, metrics) after an update of SMALL."""
+    return updated(SMALL, dataset, experience)
+
+
 def test_the_agent_learns_as_on_a_constant_reward_where_the_discriminator_cannot_tell(
     dataset, experience
 ):
     """D = ½: a step is paid log 2, and so is each that would follow in the absorbing state."""
-    algorithm = replace(SMALL, discriminator_steps=0, reward="positive")
+    algorithm = replace(SMALL, gradient_steps=0, reward="positive")
     state, metrics = updated(algorithm, dataset, experience)
     for_ever = np.log(2) * AGENT.discount / (1 - AGENT.discount)
     reward = np.log(2) + np.where(experience.terminated, for_ever, 0)
@@ -87,24 +91,31 @@ def test_the_agent_learns_as_on_a_constant_reward_where_the_discriminator_cannot
     assert np.isfinite(metrics["value_loss"])
 
 
-@pytest.mark.parametrize("agent", [AGENT, SAC(hidden=(8,), rollout_length=8, warmup_steps=0)])
-def test_the_rewards_of_the_environment_are_never_read(agent, dataset, experience):
-    """They are NaN here, and everything that is learned is finite."""
-    algorithm = replace(SMALL, agent=agent)
-    state, metrics = updated(algorithm, dataset, experience)
-    agent_state = state.agent
-    if isinstance(agent, SAC):
-        agent_state = replace(agent_state, replay=())
-    leaves = [*jax.tree.leaves(agent_state), *metrics.values()]
+def assert_finite(state, metrics):
+    if isinstance(state.agent, SACState):
+        state = replace(state, agent=replace(state.agent, replay=()))  # as it was seen
+    leaves = [*jax.tree.leaves(state), *metrics.values()]
     assert all(np.isfinite(x).all() for x in leaves if jnp.issubdtype(x.dtype, jnp.floating))
     assert int(metrics["updates"]) > 0
 
 
+def test_the_rewards_of_the_environment_are_never_read(fitted):
+    """They are NaN here, and everything that is learned is finite."""
+    assert_finite(*fitted)
+
+
+@pytest.mark.system
+def test_nor_are_they_by_an_agent_that_learns_from_replay(dataset, experience):
+    agent = SAC(hidden=(8,), rollout_length=8, warmup_steps=0)
+    assert_finite(*updated(replace(SMALL, agent=agent), dataset, experience))
+
+
+@pytest.mark.system
 def test_a_discriminator_that_was_fitted_pays_more_for_what_the_expert_does(dataset, experience):
-    algorithm = replace(SMALL, discriminator_steps=200, absorbing=False)
+    algorithm = replace(SMALL, gradient_steps=200, absorbing=False)
     state, metrics = updated(algorithm, dataset, experience)
     rewards = [
-        algorithm.reward_of(state.discriminator, transitions).mean()
+        algorithm.reward_of(state.agent, state.discriminator, transitions).mean()
         for transitions in (dataset.transitions, experience)
     ]
     assert rewards[0] > rewards[1] + 1
@@ -115,33 +126,28 @@ def test_a_discriminator_that_was_fitted_pays_more_for_what_the_expert_does(data
     assert 0.4 < metrics["discriminator_accuracy"] < 0.6
 
 
-def test_the_loss_is_the_cross_entropy_of_both_with_the_absorbing_states(dataset, experience):
+def test_the_loss_is_the_cross_entropy_of_both_with_the_absorbing_states(
+    fitted, dataset, experience
+):
     """Against a loop over steps; the penalty by differences of f."""
-    state, _ = updated(replace(SMALL, discriminator_steps=20), dataset, experience)
-    discriminator, network = state.discriminator, state.discriminator.network
-    expert = discriminators.steps_of(discriminator, dataset.transitions)
-    learner = discriminators.steps_of(
-        discriminator, jax.tree.map(lambda x: x[:, 0], replace(experience, memory=()))
+    discriminator = fitted[0].discriminator
+    network = discriminator.network
+    expert = discriminator.steps_of(dataset.transitions)
+    learner = discriminator.steps_of(
+        jax.tree.map(lambda x: x[:, 0], replace(experience, memory=()))
     )
-    total, metrics = discriminators.loss(
-        replace(SMALL, gradient_penalty=0.0),
-        discriminator,
-        network,
-        expert,
-        learner,
-        jax.random.key(0),
+    total, metrics = discriminator.loss(
+        replace(SMALL, gradient_penalty=0.0), expert, learner, jax.random.key(0)
     )
     expected = 0.0
     for steps, sign in ((expert, 1), (learner, -1)):
-        f, f_absorbing = map(np.asarray, discriminators.logits(SMALL, discriminator, steps))
+        f, f_absorbing = map(np.asarray, discriminator.logits(SMALL, steps))
         judged = list(f) + [f_absorbing] * int(steps.terminated.sum())
         expected += np.mean([np.log(1 + np.exp(-sign * x)) for x in judged])
     np.testing.assert_allclose(total, expected, rtol=1e-5)
     np.testing.assert_allclose(metrics["discriminator_loss"], expected, rtol=1e-5)
 
-    features = [
-        discriminators.encode(SMALL, discriminator, network, steps) for steps in (expert, learner)
-    ]
+    features = [discriminator.encode(SMALL, steps) for steps in (expert, learner)]
     key, small = jax.random.key(3), 1e-2
     share = np.asarray(jax.random.uniform(key, (8, 1)))
     between = share * np.asarray(features[0]) + (1 - share) * np.asarray(features[1])
@@ -151,7 +157,7 @@ def test_the_loss_is_the_cross_entropy_of_both_with_the_absorbing_states(dataset
         for unit in np.eye(between.shape[1], dtype=np.float32)
     ]
     norms = np.sqrt((np.stack(slopes) ** 2).sum(0))[:, 0]
-    penalty = discriminators.gradient_penalty(network, *features, key)
+    penalty = gradient_penalty(network, *features, key)
     np.testing.assert_allclose(penalty, ((norms - 1) ** 2).mean(), rtol=1e-2)
 
 
@@ -169,14 +175,12 @@ def test_rewards_are_those_of_the_probability(reward):
     )
 
 
-def test_what_follows_a_terminated_step_is_paid_for_ever(dataset, experience):
+def test_what_follows_a_terminated_step_is_paid_for_ever(fitted, experience):
     """The value of the end is that of a chain that goes round in the absorbing state."""
-    state, _ = updated(replace(SMALL, discriminator_steps=20), dataset, experience)
-    paid = SMALL.reward_of(state.discriminator, experience)
-    alone = replace(SMALL, absorbing=False).reward_of(state.discriminator, experience)
-    _, f_absorbing = discriminators.logits(
-        SMALL, state.discriminator, discriminators.steps_of(state.discriminator, experience)
-    )
+    state = fitted[0]
+    paid = SMALL.reward_of(state.agent, state.discriminator, experience)
+    alone = replace(SMALL, absorbing=False).reward_of(state.agent, state.discriminator, experience)
+    _, f_absorbing = state.discriminator.logits(SMALL, state.discriminator.steps_of(experience))
     a, gamma = float(SMALL.reward_of_logit(f_absorbing)), float(AGENT.discount)
     chain = np.linalg.solve(np.eye(2) - gamma * np.array([[0, 1], [0, 1]]), [0, a])
     after = np.where(experience.terminated, chain[0], 0)  # the step itself, then a for ever
@@ -190,3 +194,55 @@ def test_settings_that_do_not_go_together():
     validate(replace(SMALL, agent=replace(AGENT, discount=1.0), absorbing=False))
     with pytest.raises(InvalidInput, match=r"agent.learning_rate is -1.0; it must be above 0"):
         validate(etude.GAIL(agent=replace(AGENT, learning_rate=-1.0)))
+
+
+@pytest.mark.system
+def test_airl_holds_the_reward_of_an_expert_who_chooses_once(experience):
+    """Where each episode is one step, an expert π ∝ exp(r) has the reward log π, up to a constant:
+    that is g, whatever the learner's policy; f is log π_expert - log π, 0 where they are equal."""
+    often = np.array([10, 5, 1])  # how often the expert takes each action
+    ones = np.ones(often.sum())
+    dataset = make_dataset(
+        SPEC,
+        observations=np.zeros((2 * often.sum(), 2), np.float32),
+        actions=np.repeat(np.arange(3), often),
+        rewards=0 * ones,
+        terminations=ones == 1,
+        truncations=ones == 0,
+        episode_lengths=ones.astype(int),
+    )
+    algorithm = AIRL(
+        agent=AGENT,
+        hidden=(16,),
+        gradient_steps=2000,
+        gradient_penalty=0.0,
+        absorbing=False,
+        normalize_observation=None,
+    )
+    steps = replace(
+        experience,
+        observation=jnp.zeros((8, 2, 2)),
+        next_observation=jnp.zeros((8, 2, 2)),
+        action=jnp.arange(16).reshape(8, 2) % 3,  # about as often each, as its policy has it
+        terminated=jnp.ones((8, 2), bool),
+    )
+    state = start(algorithm, dataset)
+    after, _ = updated(algorithm, dataset, steps)
+    one_of_each = jax.tree.map(
+        lambda x: x[:2].reshape(4, *x.shape[2:])[:3], replace(steps, memory=())
+    )
+    log_prob = algorithm.log_prob(state.agent, one_of_each.observation, one_of_each.action)
+    judged = after.discriminator.steps_of(one_of_each, log_prob)
+    f, _ = after.discriminator.logits(algorithm, judged)
+    learner = np.array([6, 5, 5]) / 16
+    expected = np.log(often / 16) - np.log(learner)
+    np.testing.assert_allclose(f, expected, atol=0.1)
+    g = np.asarray(f + log_prob)
+    np.testing.assert_allclose(np.diff(g), np.diff(np.log(often)), atol=0.25)
+
+
+def test_airl_is_paid_the_logit_and_remembers_nothing():
+    with pytest.raises(InvalidInput, match='inverse_rl is on, and reward is "positive"'):
+        validate(AIRL(reward="positive"))
+    with pytest.raises(InvalidInput, match="agent.recurrent too"):
+        validate(AIRL(agent=replace(AGENT, recurrent=etude.GRU(4))))
