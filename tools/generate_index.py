@@ -40,6 +40,7 @@ ORDER = (
     "imitation.bc",
     "imitation.dagger",
     "imitation.gail",
+    "imitation.sqil",
     "control.mpc",
     "control.mcts",
     "control.random_policy",

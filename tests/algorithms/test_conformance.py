@@ -31,6 +31,7 @@ from etude.algorithms.control.random_policy import Random
 from etude.algorithms.imitation.bc import BC
 from etude.algorithms.imitation.dagger import DAgger
 from etude.algorithms.imitation.gail import AIRL, GAIL
+from etude.algorithms.imitation.sqil import SQIL
 from etude.algorithms.policy_gradient.reinforce import OffPolicyGradient, Reinforce
 from etude.algorithms.protocol import NOTHING, Expert, Outside, init_state, outside_arguments
 from etude.algorithms.trust_region.ppo import PPO, DualGradient
@@ -249,6 +250,12 @@ SMALL = {
         EVERY,
         "discriminator",
     ),
+    "sqil": (
+        SQIL(agent=DQN(**REPLAYED)),
+        CHOICES,
+        {"discrete", "bounded", "float64", "integers"},
+        "agent",
+    ),
     "mpc": (
         MPC("Pendulum-v1", CEM(elites=2), horizon=3, samples=4, iterations=2),
         JaxEnvs(PORTS["Pendulum-v1"](), 2),
@@ -332,6 +339,7 @@ AKIN = {
     "dagger": "bc",
     "gail": "ppo",
     "gail on sac": "sac",
+    "sqil": "dqn",
     # a sequence is compared with single steps by a test of its own
     "rainbow with memory": "rainbow",
     "sac with memory": "rainbow with memory",
@@ -620,7 +628,7 @@ def test_every_space_it_can_take_is_taken_and_the_learning_rate_swept_in_one_pro
     before = shape_of_state(algorithm, environment)
 
     def swept(rate, state):
-        return improved(replace(algorithm, learning_rate=rate), environment, state, KEYS[0])
+        return improved(with_rate(algorithm, rate), environment, state, KEYS[0])
 
     after = jax.eval_shape(jax.vmap(swept, (0, None)), np.float32([1e-3, 1e-2, 1e-1]), before)
     assert {leaf.shape[0] for leaf in jax.tree.leaves(after)} == {3}
@@ -630,6 +638,13 @@ def test_every_space_it_can_take_is_taken_and_the_learning_rate_swept_in_one_pro
         assert_update_keeps_shapes(
             algorithm, GymnasiumEnvs(partial(Noise, OBSERVATIONS["box"], ACTIONS[kind]), 2)
         )
+
+
+def with_rate(algorithm, rate):
+    """The algorithm with another learning rate, of its own or of the agent in its field."""
+    if hasattr(algorithm, "learning_rate"):
+        return replace(algorithm, learning_rate=rate)
+    return replace(algorithm, agent=with_rate(algorithm.agent, rate))
 
 
 def assert_update_keeps_shapes(algorithm, environment):

@@ -54,6 +54,8 @@ ALGORITHMS = {                  # name: (module, attribute, summary)
         "adversarial inverse RL: GAIL whose discriminator holds a reward"),
     "gail": ("etude.algorithms.imitation.gail", "GAIL",
         "adversarial imitation: PPO or SAC is paid for passing as the expert"),
+    "sqil": ("etude.algorithms.imitation.sqil", "SQIL",
+        "SAC or DQN with a reward of 1 for the expert's steps and 0 for its own"),
     "mpc": ("etude.algorithms.control.mpc", "MPC",
         "model-predictive control with the environment's true model: a bounded Box"),
     "mcts": ("etude.algorithms.control.mcts", "MCTS",
