@@ -39,6 +39,8 @@ ORDER = (
     "trust_region.ppo",
     "imitation.bc",
     "imitation.dagger",
+    "imitation.gail",
+    "imitation.sqil",
     "control.mpc",
     "control.mcts",
     "control.random_policy",

@@ -30,6 +30,8 @@ from etude.algorithms.control.mpc import MPC
 from etude.algorithms.control.random_policy import Random
 from etude.algorithms.imitation.bc import BC
 from etude.algorithms.imitation.dagger import DAgger
+from etude.algorithms.imitation.gail import AIRL, GAIL
+from etude.algorithms.imitation.sqil import SQIL
 from etude.algorithms.policy_gradient.reinforce import OffPolicyGradient, Reinforce
 from etude.algorithms.protocol import NOTHING, Expert, Outside, init_state, outside_arguments
 from etude.algorithms.trust_region.ppo import PPO, DualGradient
@@ -135,6 +137,7 @@ REPLAYED = {
     "warmup_steps": 4,
     "gradient_steps": 1,
 }
+DISCRIMINATOR = {"hidden": (4,), "batch_size": 4, "gradient_steps": 1, "capacity": 12}
 # name: (algorithm, environment, the kinds of action it takes, of what it learns the first leaf or
 # None)
 SMALL = {
@@ -241,6 +244,18 @@ SMALL = {
         EVERY,
         "policy",
     ),
+    "gail": (
+        GAIL(agent=PPO(hidden=(4,), batch_size=4, rollout_length=3, epochs=1), **DISCRIMINATOR),
+        CHOICES,
+        EVERY,
+        "discriminator",
+    ),
+    "sqil": (
+        SQIL(agent=DQN(**REPLAYED)),
+        CHOICES,
+        {"discrete", "bounded", "float64", "integers"},
+        "agent",
+    ),
     "mpc": (
         MPC("Pendulum-v1", CEM(elites=2), horizon=3, samples=4, iterations=2),
         JaxEnvs(PORTS["Pendulum-v1"](), 2),
@@ -266,6 +281,7 @@ SETTINGS = {
     "a2c": A2C(),
     "natural-gradient": NaturalGradient(),
     "dual-gradient": DualGradient(),
+    "airl": AIRL(),
 }
 # what brings memories or other goals to an algorithm of SMALL, in rows of the same kind
 RECALLED = {**REPLAYED, "sequence_length": 2, "burn_in": 1}
@@ -288,6 +304,12 @@ VARIANTS = {
         JaxEnvs(Reach(CONTINUOUS), 2),
         SMALL["td3"][2],
         "policy",
+    ),
+    "gail on sac": (
+        GAIL(agent=SAC(**REPLAYED), **DISCRIMINATOR),
+        BOX,
+        SMALL["sac"][2],
+        "discriminator",
     ),
 }
 ROWS = {**SMALL, **VARIANTS}
@@ -315,6 +337,9 @@ AKIN = {
     "td3": "sac",
     "trpo": "ppo",
     "dagger": "bc",
+    "gail": "ppo",
+    "gail on sac": "sac",
+    "sqil": "dqn",
     # a sequence is compared with single steps by a test of its own
     "rainbow with memory": "rainbow",
     "sac with memory": "rainbow with memory",
@@ -603,7 +628,7 @@ def test_every_space_it_can_take_is_taken_and_the_learning_rate_swept_in_one_pro
     before = shape_of_state(algorithm, environment)
 
     def swept(rate, state):
-        return improved(replace(algorithm, learning_rate=rate), environment, state, KEYS[0])
+        return improved(with_rate(algorithm, rate), environment, state, KEYS[0])
 
     after = jax.eval_shape(jax.vmap(swept, (0, None)), np.float32([1e-3, 1e-2, 1e-1]), before)
     assert {leaf.shape[0] for leaf in jax.tree.leaves(after)} == {3}
@@ -613,6 +638,13 @@ def test_every_space_it_can_take_is_taken_and_the_learning_rate_swept_in_one_pro
         assert_update_keeps_shapes(
             algorithm, GymnasiumEnvs(partial(Noise, OBSERVATIONS["box"], ACTIONS[kind]), 2)
         )
+
+
+def with_rate(algorithm, rate):
+    """The algorithm with another learning rate, of its own or of the agent in its field."""
+    if hasattr(algorithm, "learning_rate"):
+        return replace(algorithm, learning_rate=rate)
+    return replace(algorithm, agent=with_rate(algorithm.agent, rate))
 
 
 def assert_update_keeps_shapes(algorithm, environment):

@@ -162,8 +162,9 @@ def _train(arguments: list[str]) -> None:
     if environment and ":" not in name:
         algorithm, defaults = defaults_for(name, environment, has_dataset)
     origin = f"\n\nDefaults are the preset for {environment}." if defaults else ""
+    num_envs = flags.choose_kinds(algorithm, arguments).default_num_envs
     train, algorithm = flags.parse_train(
-        Train(name, environment or "", **{"num_envs": cls.default_num_envs} | defaults),
+        Train(name, environment or "", **{"num_envs": num_envs} | defaults),
         algorithm,
         name,
         "etude train",

@@ -69,8 +69,15 @@ def largest_product(algorithm: Any, spec: EnvironmentSpec, seeds: int = 1) -> fl
 
     Those of all seeds in one program count together. It is infinite where the layers are not known:
     those of images, of a network of one's own, and of an algorithm of one's own without the field
-    `hidden`. The algorithms of etude without that field have no layers: 0.
+    `hidden`. The algorithms of etude without that field have no layers: 0. An algorithm in the
+    field `agent` counts too.
     """
+    agent = getattr(algorithm, "agent", None)
+    return max(own_product(algorithm, spec, seeds), own_product(agent, spec, seeds) if agent else 0)
+
+
+def own_product(algorithm: Any, spec: EnvironmentSpec, seeds: int) -> float:
+    """The `largest_product`, without that of an algorithm in the field `agent`."""
     if not hasattr(algorithm, "hidden"):
         return 0 if type(algorithm).__module__.startswith("etude.") else math.inf
     observed = [leaf for _, leaf in leaves_with_path(spec.observation)]

@@ -1,0 +1,53 @@
+"""An algorithm in a field of another: the inner one acts and learns, the outer one says from what.
+
+    class Outer(AgentInField):
+        agent: PPO | SAC = nested(PPO())          # its hyperparameters are flags --agent.NAME
+
+Its state is the field `agent` of the outer one's state, and it is given everything as if it were
+alone: its own spec, its own count of steps, and experience that the outer one may have changed.
+"""
+
+from typing import Any
+
+from etude.algorithms.assumptions import Assumptions
+from etude.spaces import EnvironmentSpec
+from etude.struct import replace
+from etude.types import Array
+
+
+class AgentInField:
+    """What an algorithm with another in its field `agent` takes over from that one."""
+
+    agent: Any
+
+    @property
+    def rollout_length(self) -> int:
+        return self.agent.rollout_length
+
+    @property
+    def default_num_envs(self) -> int:
+        return self.agent.default_num_envs
+
+    @property
+    def assumes(self) -> Assumptions:
+        return self.agent.assumes
+
+    def first_update(self, num_envs: int) -> tuple[int, str]:
+        return self.agent.first_update(num_envs)
+
+    def remarks(self, num_envs: int, steps: int) -> tuple[str, ...]:
+        return self.agent.remarks(num_envs, steps)
+
+    def initial_memory(self, state: Any, spec: EnvironmentSpec, key: Array, *outside: Any) -> Any:
+        """Return the agent's memory at the start of an episode."""
+        return self.agent.initial_memory(state.agent, spec, key)
+
+    def act(
+        self, state: Any, observation: Any, memory: Any, key: Array, explore: bool, *outside: Any
+    ) -> tuple[Any, Any]:
+        """Act as the agent does."""
+        return self.agent.act(state.agent, observation, memory, key, explore)
+
+    def truncate_episodes(self, state: Any, is_cut: Array) -> Any:
+        """Return the state after the agent's running episodes were cut off."""
+        return replace(state, agent=self.agent.truncate_episodes(state.agent, is_cut))

@@ -1,0 +1,238 @@
+"""Generative adversarial imitation learning, GAIL (Ho & Ermon, 2016), and AIRL, on PPO or SAC.
+
+    min over π   max over D   E_expert[log D(s, a)] + E_π[log(1 - D(s, a))]
+
+A discriminator D learns to tell the expert's steps from the learner's, and an agent, PPO or SAC,
+learns to be taken for the expert: the logit f = log D - log(1 - D) makes its rewards. The
+environment's own reward is never read. With SAC, which learns from replay, rewards are computed
+when a batch is drawn, by the discriminator of that moment (Kostrikov et al., 2019).
+
+    reward            r                     sign
+    "positive"        -log(1 - D)           ≥ 0: who lives longer gets more, whatever it does
+    "logit"           log D - log(1 - D)    either
+    "negative"        log D                 ≤ 0: who dies sooner loses less, whatever it does
+
+That episodes end tells of the task too, unless what follows is judged as well. With `absorbing`, a
+step that terminates is paid for the absorbing state in which the agent would stay for ever after:
+r(s, a) + γ / (1 - γ) r(absorbing).
+
+AIRL, adversarial inverse reinforcement learning (Fu et al., 2018), is GAIL with another form of f,
+which holds a reward that explains the expert; see `discriminator`. Its agent is paid the logit,
+which has -log π(a|s) in it, so an entropy bonus beside it would count twice.
+"""
+
+from functools import partial
+from typing import Any, ClassVar, Literal
+
+import jax
+import jax.numpy as jnp
+
+from etude.algorithms.actor_critic.sac import SAC
+from etude.algorithms.common import on_policy
+from etude.algorithms.common.agent_in_field import AgentInField
+from etude.algorithms.imitation.discriminator import Discriminator, Steps, init_discriminator
+from etude.algorithms.protocol import Outside, algorithm
+from etude.algorithms.trust_region.ppo import PPO
+from etude.data.dataset import Dataset
+from etude.data.replay import ring_buffer, uniform
+from etude.data.replay.ring_buffer import Indices, RingBuffer
+from etude.data.transition import ReplayBatch, Transition, flatten_time, zeros_like_spec
+from etude.errors import InvalidInput
+from etude.estimators.running_statistics import Normalization
+from etude.spaces import EnvironmentSpec
+from etude.struct import nested, replace, static, struct, traced
+from etude.types import Array, Metrics
+
+
+@struct
+class GAILState:
+    agent: Any  # the state of the agent
+    discriminator: Discriminator
+    buffer: RingBuffer  # the learner's latest steps, which the discriminator is fitted on
+
+
+@algorithm
+class GAIL(AgentInField):
+    """Generative adversarial imitation learning (GAIL), with PPO or SAC as the agent."""
+
+    agent: PPO | SAC = nested(PPO())
+    """What learns from the discriminator's rewards."""
+    reward: Literal["positive", "logit", "negative"] = static("positive")
+    """What the agent is paid for a step: -log(1 - D), log D - log(1 - D) or log D."""
+    inverse_rl: bool = static(False)
+    """Whether the logit has the form of adversarial inverse reinforcement learning, with reward
+    "logit": a learned reward, shaping of it, and -log π of the agent."""
+    absorbing: bool = static(True)
+    """Whether the absorbing state after a terminated episode is judged and paid; without it, a
+    positive reward alone keeps the agent alive and a negative one makes it end its episodes."""
+    learning_rate: float = traced(1e-3, above=0)
+    """Step size of Adam for the discriminator."""
+    gradient_penalty: float = traced(1.0, at_least=0)
+    """Weight λ of the gradient penalty, which keeps the discriminator smooth."""
+    hidden: tuple[int, ...] = static((64, 64), at_least=1)
+    """Units of each hidden layer of the discriminator."""
+    next_observation: bool = static(False)
+    """Whether the discriminator reads the next observation too."""
+    normalize_observation: Normalization | None = nested(Normalization())
+    """Whether the discriminator's observations are normalized to mean 0 and std 1, by those of the
+    dataset and of the learner."""
+    batch_size: int = static(256, at_least=1)
+    """Steps of the expert, and as many of the learner, in a gradient step of the discriminator."""
+    gradient_steps: int = static(4, at_least=0)
+    """Gradient steps of the discriminator before each update of the agent."""
+    capacity: int = static(16_384, at_least=1)
+    """Latest steps of the learner that the discriminator is fitted on, at least one rollout."""
+    shuffle_labels: bool = static(False)
+    """Whether a coin says which steps are the expert's: a control, in which there is nothing to
+    learn from the dataset."""
+
+    needs: ClassVar[tuple[str, ...]] = ("dataset",)
+
+    def validate_fields(self) -> None:
+        if self.inverse_rl and self.reward != "logit":
+            raise InvalidInput(
+                f'inverse_rl is on, and reward is "{self.reward}"; its agent is paid the logit: '
+                'set reward to "logit"'
+            )
+        if self.inverse_rl and self.agent.recurrent:
+            raise InvalidInput(
+                "inverse_rl is on, and agent.recurrent too; log π of a recurrent policy depends on "
+                "more than the step: leave one of them off"
+            )
+        discount = self.agent.discount
+        is_concrete = not isinstance(discount, jax.core.Tracer)
+        if self.absorbing and is_concrete and discount == 1:
+            raise InvalidInput(
+                "agent.discount is 1, with which staying in the absorbing state for ever is worth "
+                "infinitely much; give a discount below 1, or leave absorbing off"
+            )
+
+    def init(self, key: Array, spec: EnvironmentSpec, outside: Outside) -> GAILState:
+        """Return the agent's initial state, a discriminator that cannot tell, no steps."""
+        key_agent, key_discriminator = jax.random.split(key)
+        discriminator = init_discriminator(self, key_discriminator, spec)
+        dataset = outside.dataset
+        assert dataset is not None  # as `needs` asks for
+        discriminator = discriminator.add_observations(self, dataset.transitions.observation)
+        example = discriminator.steps_of(zeros_like_spec(spec))
+        return GAILState(
+            self.agent.init(key_agent, spec),
+            discriminator,
+            ring_buffer.init(
+                example,
+                max(self.capacity, self.rollout_length * spec.num_envs),
+                spec.num_envs,
+                self.rollout_length,
+            ),
+        )
+
+    def update(
+        self, state: GAILState, experience: Transition, key: Array, outside: Outside
+    ) -> tuple[GAILState, Metrics]:
+        """Fit the discriminator, then update the agent with its rewards."""
+        dataset = outside.dataset
+        assert dataset is not None  # as `needs` asks for
+        key_discriminator, key_agent = jax.random.split(key)
+        steps = state.discriminator.steps_of(experience)
+        buffer = ring_buffer.insert(state.buffer, steps)
+        discriminator = state.discriminator.add_observations(
+            self, flatten_time(experience.observation)
+        )
+
+        def fit(discriminator, key):
+            key_draw, key_penalty = jax.random.split(key)
+            expert, learner = self.draw(state.agent, discriminator, buffer, dataset, key_draw)
+            return discriminator.gradient_step(self, expert, learner, key_penalty)
+
+        keys = jax.random.split(key_discriminator, self.gradient_steps)
+        discriminator, metrics = jax.lax.scan(fit, discriminator, keys)
+        agent, agent_metrics = self.update_agent(state.agent, discriminator, experience, key_agent)
+        metrics = jax.tree.map(jnp.mean, metrics) if self.gradient_steps else {}
+        return GAILState(agent, discriminator, buffer), {**agent_metrics, **metrics}
+
+    def draw(
+        self,
+        agent: Any,
+        discriminator: Discriminator,
+        buffer: RingBuffer,
+        dataset: Dataset,
+        key: Array,
+    ) -> tuple[Steps, Steps]:
+        """Draw `batch_size` steps of the expert, and as many of the learner.
+
+        `agent` is the state of the agent.
+        """
+        size = self.batch_size
+        key_expert, key_learner, key_labels = jax.random.split(key, 3)
+        rows = jax.random.randint(key_expert, (size,), 0, dataset.num_steps)
+        demonstrated = jax.tree.map(lambda x: x[rows], dataset.transitions)
+        expert = discriminator.steps_of(demonstrated)
+        learner = ring_buffer.gather(buffer, uniform.sample_indices(buffer, key_learner, size))
+        if self.inverse_rl:
+            expert, learner = (
+                replace(x, log_prob=self.log_prob(agent, x.observation, x.action))
+                for x in (expert, learner)
+            )
+        if not self.shuffle_labels:
+            return expert, learner
+        both = jax.tree.map(lambda *x: jnp.concatenate(x), expert, learner)
+        order = jax.random.permutation(key_labels, 2 * size)
+        first, second = (
+            jax.tree.map(lambda x, rows=rows: x[rows], both)
+            for rows in (order[:size], order[size:])
+        )
+        return first, second
+
+    def update_agent(
+        self, state: Any, discriminator: Discriminator, experience: Transition, key: Array
+    ) -> tuple[Any, Metrics]:
+        """Update the agent with rewards of the discriminator in place of the environment's."""
+        if isinstance(self.agent, PPO):
+            reward = self.reward_of(state, discriminator, experience)
+            return self.agent.update(state, replace(experience, reward=reward), key)
+
+        def relabel(
+            state: Any, buffer: RingBuffer, indices: Indices, batch: ReplayBatch, key: Array
+        ) -> ReplayBatch:
+            reward = self.reward_of(state, discriminator, batch.transition)
+            return replace(batch, transition=replace(batch.transition, reward=reward))
+
+        return self.agent.update(state, experience, key, relabel=relabel)
+
+    def log_prob(self, agent: Any, observation: Any, action: Any) -> Array:
+        """Return log π(a|s) of the agent in this state, [...]."""
+        if isinstance(self.agent, PPO):
+            observation = on_policy.normalize_observation(self.agent, agent.learner, observation)
+            return agent.learner.networks.policy(observation).log_prob(action)
+        return agent.policy(observation).log_prob(action)
+
+    def reward_of(self, agent: Any, discriminator: Discriminator, transitions: Transition) -> Array:
+        """Return what the agent in the state `agent` is paid for transitions, [...]."""
+        steps = discriminator.steps_of(transitions)
+        if self.inverse_rl:
+            log_prob = self.log_prob(agent, steps.observation, steps.action)
+            steps = replace(steps, log_prob=log_prob)
+        reward, reward_absorbing = map(self.reward_of_logit, discriminator.logits(self, steps))
+        if not self.absorbing:
+            return reward
+        after = self.agent.discount / (1 - self.agent.discount) * reward_absorbing
+        return reward + jnp.where(transitions.terminated, after, 0.0)
+
+    def reward_of_logit(self, f: Array) -> Array:
+        """Return the reward of a logit f = log D - log(1 - D)."""
+        match self.reward:
+            case "positive":
+                return jax.nn.softplus(f)  # -log(1 - D)
+            case "negative":
+                return -jax.nn.softplus(-f)  # log D
+        return f
+
+
+# GAIL whose logit holds a reward that explains the expert.
+AIRL = partial(GAIL, inverse_rl=True, reward="logit")
+
+# Name on the command line: (constructor, description).
+ALGORITHMS = {
+    "airl": (AIRL, "adversarial inverse RL: GAIL whose discriminator holds a reward"),
+    "gail": (GAIL, "adversarial imitation: PPO or SAC is paid for passing as the expert"),
+}

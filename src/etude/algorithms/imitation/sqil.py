@@ -1,0 +1,94 @@
+"""Soft Q imitation learning, SQIL (Reddy et al., 2020): an agent with rewards of 1 and 0.
+
+    r = 1 for the steps of the expert,   r = 0 for those of the agent
+
+Each batch has as many of both. The agent learns from replay, so it comes back to where the expert
+was, and does there what the expert did. The environment's own reward is never read.
+"""
+
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from etude.algorithms.actor_critic.sac import SAC
+from etude.algorithms.common.agent_in_field import AgentInField
+from etude.algorithms.protocol import Outside, algorithm
+from etude.algorithms.value.dqn import DQN
+from etude.data.dataset import Dataset
+from etude.data.replay.ring_buffer import Indices, RingBuffer
+from etude.data.transition import ReplayBatch, Transition
+from etude.errors import InvalidInput
+from etude.spaces import EnvironmentSpec
+from etude.struct import nested, replace, struct
+from etude.types import Array, Metrics
+
+
+@struct
+class SQILState:
+    agent: Any  # the state of the agent
+
+
+@algorithm
+class SQIL(AgentInField):
+    """Soft Q imitation learning (SQIL), with SAC or DQN as the agent."""
+
+    agent: SAC | DQN = nested(SAC())
+    """What learns from the rewards. SAC is soft, as the method is meant; DQN takes discrete actions
+    with an ε-greedy policy."""
+
+    needs: ClassVar[tuple[str, ...]] = ("dataset",)
+
+    def validate_fields(self) -> None:
+        for name in ("recurrent", "hindsight"):
+            if getattr(self.agent, name) is not None:
+                raise InvalidInput(
+                    f"agent.{name} is on; what it needs of each step is not in a dataset: leave it "
+                    "off"
+                )
+        if not self.agent.plays:
+            raise InvalidInput(
+                "agent.plays is off, and half of what SQIL learns from are the agent's own steps; "
+                "leave it on"
+            )
+
+    def init(self, key: Array, spec: EnvironmentSpec, outside: Outside) -> SQILState:
+        """Return the agent's initial state."""
+        return SQILState(self.agent.init(key, spec))
+
+    def update(
+        self, state: SQILState, experience: Transition, key: Array, outside: Outside
+    ) -> tuple[SQILState, Metrics]:
+        """Update the agent on batches of which half the rows are the expert's."""
+        dataset = outside.dataset
+        assert dataset is not None  # as `needs` asks for
+
+        def relabel(
+            state: Any, buffer: RingBuffer, indices: Indices, batch: ReplayBatch, key: Array
+        ) -> ReplayBatch:
+            return self.add_expert(batch, dataset, key)
+
+        agent, metrics = self.agent.update(state.agent, experience, key, relabel=relabel)
+        return SQILState(agent), metrics
+
+    def add_expert(self, batch: ReplayBatch, dataset: Dataset, key: Array) -> ReplayBatch:
+        """Return the batch with rewards of 0, and as many steps of the expert with rewards of 1."""
+        own = replace(batch.transition, reward=jnp.zeros_like(batch.transition.reward))
+        rows = jax.random.randint(key, own.reward.shape, 0, dataset.num_steps)
+        expert = jax.tree.map(lambda x: x[rows], dataset.transitions)
+        expert = replace(expert, reward=jnp.ones_like(own.reward), memory=own.memory)
+        discount = self.agent.discount * ~expert.terminated
+        weight = batch.weight
+        if jnp.ndim(weight):  # of prioritized replay, which does not draw the expert's rows
+            weight = jnp.concatenate([weight, jnp.ones_like(weight)])
+        return ReplayBatch(
+            jax.tree.map(lambda *x: jnp.concatenate(x), own, expert),
+            jnp.concatenate([batch.discount, discount]),
+            weight,
+        )
+
+
+# Name on the command line: (constructor, description).
+ALGORITHMS = {
+    "sqil": (SQIL, "SAC or DQN with a reward of 1 for the expert's steps and 0 for its own")
+}

@@ -1,0 +1,248 @@
+"""GAIL pays an agent for passing as the expert, absorbing states included."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import etude
+from etude.algorithms.actor_critic.sac import SAC, SACState
+from etude.algorithms.imitation.discriminator import gradient_penalty
+from etude.algorithms.imitation.gail import AIRL, GAIL
+from etude.algorithms.protocol import Outside, init_state
+from etude.algorithms.trust_region.ppo import PPO
+from etude.data.dataset import make_dataset
+from etude.data.transition import Transition
+from etude.errors import InvalidInput
+from etude.spaces import Box, Discrete, EnvironmentSpec
+from etude.struct import replace, validate
+
+SPEC = EnvironmentSpec(Box((2,)), Discrete(3), 2)
+LENGTHS = np.array([5, 3])
+AGENT = PPO(hidden=(8,), rollout_length=8, batch_size=8, epochs=1)
+SMALL = GAIL(agent=AGENT, hidden=(16,), batch_size=32, gradient_steps=3)
+
+
+@pytest.fixture(scope="module")
+def dataset():
+    """Two episodes, the second of which terminates; the expert's observations are about (1, 1)."""
+    rng = np.random.default_rng(0)
+    return make_dataset(
+        SPEC,
+        observations=rng.normal(1, 0.1, (LENGTHS.sum() + 2, 2)).astype(np.float32),
+        actions=np.full(LENGTHS.sum(), 2),
+        rewards=np.zeros(LENGTHS.sum()),
+        terminations=np.arange(8) == 7,
+        truncations=np.arange(8) == 4,
+        episode_lengths=LENGTHS,
+    )
+
+
+@pytest.fixture(scope="module")
+def experience():
+    """A rollout of the learner, whose observations are about (-1, -1), in two environments."""
+    keys = jax.random.split(jax.random.key(1), 4)
+    shape = (8, 2)
+    observation, after = (-1 + 0.1 * jax.random.normal(key, (*shape, 2)) for key in keys[:2])
+    return Transition(
+        observation,
+        jax.random.randint(keys[2], shape, 0, 3),
+        jnp.full(shape, jnp.nan),  # which nothing may read
+        after,
+        jax.random.bernoulli(keys[3], 0.3, shape),
+        jnp.zeros(shape, bool).at[3, 0].set(True),
+    )
+
+
+def start(algorithm, dataset):
+    return init_state(algorithm, jax.random.key(0), SPEC, Outside(dataset=dataset))
+
+
+def updated(algorithm, dataset, experience):
+    update = jax.jit(
+        lambda state: algorithm.update(
+            state, experience, jax.random.key(2), Outside(dataset=dataset)
+        )
+    )
+    return update(start(algorithm, dataset))
+
+
+@pytest.fixture(scope="module")
+def fitted(dataset, experience):
+    """(state, metrics) after an update of SMALL."""
+    return updated(SMALL, dataset, experience)
+
+
+def test_the_agent_learns_as_on_a_constant_reward_where_the_discriminator_cannot_tell(
+    dataset, experience
+):
+    """D = ½: a step is paid log 2, and so is each that would follow in the absorbing state."""
+    algorithm = replace(SMALL, gradient_steps=0, reward="positive")
+    state, metrics = updated(algorithm, dataset, experience)
+    for_ever = np.log(2) * AGENT.discount / (1 - AGENT.discount)
+    reward = np.log(2) + np.where(experience.terminated, for_ever, 0)
+    reward = jnp.asarray(reward, jnp.float32)
+    key_agent = jax.random.split(jax.random.key(2))[1]
+    expected, _ = jax.jit(AGENT.update)(
+        start(algorithm, dataset).agent, replace(experience, reward=reward), key_agent
+    )
+    for own, of_ppo in zip(jax.tree.leaves(state.agent), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(own, of_ppo, rtol=1e-4, atol=1e-6)
+    assert np.isfinite(metrics["value_loss"])
+
+
+def assert_finite(state, metrics):
+    if isinstance(state.agent, SACState):
+        state = replace(state, agent=replace(state.agent, replay=()))  # as it was seen
+    leaves = [*jax.tree.leaves(state), *metrics.values()]
+    assert all(np.isfinite(x).all() for x in leaves if jnp.issubdtype(x.dtype, jnp.floating))
+    assert int(metrics["updates"]) > 0
+
+
+def test_the_rewards_of_the_environment_are_never_read(fitted):
+    """They are NaN here, and everything that is learned is finite."""
+    assert_finite(*fitted)
+
+
+@pytest.mark.system
+def test_nor_are_they_by_an_agent_that_learns_from_replay(dataset, experience):
+    agent = SAC(hidden=(8,), rollout_length=8, warmup_steps=0)
+    assert_finite(*updated(replace(SMALL, agent=agent), dataset, experience))
+
+
+@pytest.mark.system
+def test_a_discriminator_that_was_fitted_pays_more_for_what_the_expert_does(dataset, experience):
+    algorithm = replace(SMALL, gradient_steps=200, absorbing=False)
+    state, metrics = updated(algorithm, dataset, experience)
+    rewards = [
+        algorithm.reward_of(state.agent, state.discriminator, transitions).mean()
+        for transitions in (dataset.transitions, experience)
+    ]
+    assert rewards[0] > rewards[1] + 1
+    assert 0.8 < metrics["discriminator_accuracy"] <= 1
+    control = replace(algorithm, shuffle_labels=True)
+    state, metrics = updated(control, dataset, experience)
+    assert abs(metrics["discriminator_loss"] - 2 * np.log(2)) < 0.15
+    assert 0.4 < metrics["discriminator_accuracy"] < 0.6
+
+
+def test_the_loss_is_the_cross_entropy_of_both_with_the_absorbing_states(
+    fitted, dataset, experience
+):
+    """Against a loop over steps; the penalty by differences of f."""
+    discriminator = fitted[0].discriminator
+    network = discriminator.network
+    expert = discriminator.steps_of(dataset.transitions)
+    learner = discriminator.steps_of(
+        jax.tree.map(lambda x: x[:, 0], replace(experience, memory=()))
+    )
+    total, metrics = discriminator.loss(
+        replace(SMALL, gradient_penalty=0.0), expert, learner, jax.random.key(0)
+    )
+    expected = 0.0
+    for steps, sign in ((expert, 1), (learner, -1)):
+        f, f_absorbing = map(np.asarray, discriminator.logits(SMALL, steps))
+        judged = list(f) + [f_absorbing] * int(steps.terminated.sum())
+        expected += np.mean([np.log(1 + np.exp(-sign * x)) for x in judged])
+    np.testing.assert_allclose(total, expected, rtol=1e-5)
+    np.testing.assert_allclose(metrics["discriminator_loss"], expected, rtol=1e-5)
+
+    features = [discriminator.encode(SMALL, steps) for steps in (expert, learner)]
+    key, small = jax.random.key(3), 1e-2
+    share = np.asarray(jax.random.uniform(key, (8, 1)))
+    between = share * np.asarray(features[0]) + (1 - share) * np.asarray(features[1])
+    slopes = [
+        np.asarray(network.head(between + small * unit) - network.head(between - small * unit))
+        / (2 * small)
+        for unit in np.eye(between.shape[1], dtype=np.float32)
+    ]
+    norms = np.sqrt((np.stack(slopes) ** 2).sum(0))[:, 0]
+    penalty = gradient_penalty(network, *features, key)
+    np.testing.assert_allclose(penalty, ((norms - 1) ** 2).mean(), rtol=1e-2)
+
+
+@pytest.mark.parametrize("reward", ["logit", "positive", "negative"])
+def test_rewards_are_those_of_the_probability(reward):
+    f = jnp.linspace(-3, 3, 7)
+    d = 1 / (1 + np.exp(-np.asarray(f)))
+    expected = {
+        "logit": np.log(d) - np.log(1 - d),
+        "positive": -np.log(1 - d),
+        "negative": np.log(d),
+    }[reward]
+    np.testing.assert_allclose(
+        replace(SMALL, reward=reward).reward_of_logit(f), expected, rtol=1e-4, atol=1e-6
+    )
+
+
+def test_what_follows_a_terminated_step_is_paid_for_ever(fitted, experience):
+    """The value of the end is that of a chain that goes round in the absorbing state."""
+    state = fitted[0]
+    paid = SMALL.reward_of(state.agent, state.discriminator, experience)
+    alone = replace(SMALL, absorbing=False).reward_of(state.agent, state.discriminator, experience)
+    _, f_absorbing = state.discriminator.logits(SMALL, state.discriminator.steps_of(experience))
+    a, gamma = float(SMALL.reward_of_logit(f_absorbing)), float(AGENT.discount)
+    chain = np.linalg.solve(np.eye(2) - gamma * np.array([[0, 1], [0, 1]]), [0, a])
+    after = np.where(experience.terminated, chain[0], 0)  # the step itself, then a for ever
+    np.testing.assert_allclose(paid - alone, after, rtol=1e-3, atol=1e-5)
+    assert experience.truncated[3, 0] and (experience.terminated[3, 0] or after[3, 0] == 0)
+
+
+def test_settings_that_do_not_go_together():
+    with pytest.raises(InvalidInput, match="agent.discount is 1.*absorbing off"):
+        validate(replace(SMALL, agent=replace(AGENT, discount=1.0)))
+    validate(replace(SMALL, agent=replace(AGENT, discount=1.0), absorbing=False))
+    with pytest.raises(InvalidInput, match=r"agent.learning_rate is -1.0; it must be above 0"):
+        validate(etude.GAIL(agent=replace(AGENT, learning_rate=-1.0)))
+
+
+@pytest.mark.system
+def test_airl_holds_the_reward_of_an_expert_who_chooses_once(experience):
+    """Where each episode is one step, an expert π ∝ exp(r) has the reward log π, up to a constant:
+    that is g, whatever the learner's policy; f is log π_expert - log π, 0 where they are equal."""
+    often = np.array([10, 5, 1])  # how often the expert takes each action
+    ones = np.ones(often.sum())
+    dataset = make_dataset(
+        SPEC,
+        observations=np.zeros((2 * often.sum(), 2), np.float32),
+        actions=np.repeat(np.arange(3), often),
+        rewards=0 * ones,
+        terminations=ones == 1,
+        truncations=ones == 0,
+        episode_lengths=ones.astype(int),
+    )
+    algorithm = AIRL(
+        agent=AGENT,
+        hidden=(16,),
+        gradient_steps=2000,
+        gradient_penalty=0.0,
+        absorbing=False,
+        normalize_observation=None,
+    )
+    steps = replace(
+        experience,
+        observation=jnp.zeros((8, 2, 2)),
+        next_observation=jnp.zeros((8, 2, 2)),
+        action=jnp.arange(16).reshape(8, 2) % 3,  # about as often each, as its policy has it
+        terminated=jnp.ones((8, 2), bool),
+    )
+    state = start(algorithm, dataset)
+    after, _ = updated(algorithm, dataset, steps)
+    one_of_each = jax.tree.map(
+        lambda x: x[:2].reshape(4, *x.shape[2:])[:3], replace(steps, memory=())
+    )
+    log_prob = algorithm.log_prob(state.agent, one_of_each.observation, one_of_each.action)
+    judged = after.discriminator.steps_of(one_of_each, log_prob)
+    f, _ = after.discriminator.logits(algorithm, judged)
+    learner = np.array([6, 5, 5]) / 16
+    expected = np.log(often / 16) - np.log(learner)
+    np.testing.assert_allclose(f, expected, atol=0.1)
+    g = np.asarray(f + log_prob)
+    np.testing.assert_allclose(np.diff(g), np.diff(np.log(often)), atol=0.25)
+
+
+def test_airl_is_paid_the_logit_and_remembers_nothing():
+    with pytest.raises(InvalidInput, match='inverse_rl is on, and reward is "positive"'):
+        validate(AIRL(reward="positive"))
+    with pytest.raises(InvalidInput, match="agent.recurrent too"):
+        validate(AIRL(agent=replace(AGENT, recurrent=etude.GRU(4))))
