@@ -299,7 +299,10 @@ def test_names_that_hdf5_does_not_hold_are_refused(tmp_path, name):
         ({"total_episodes": "3"}, "'3' as total_episodes"),
         ({"total_episodes": -1}, "'-1' as total_episodes"),
         ({"total_episodes": ...}, "'None' as total_episodes"),
-        ({"data_format": "arrow"}, "its data_format is 'arrow', and only hdf5 is read"),
+        (
+            {"data_format": "zarr"},
+            "its data_format is 'zarr', and hdf5, arrow and parquet are read",
+        ),
         ({"env_spec": "{"}, "not the JSON of one"),
         ({"env_spec": "[]"}, "not the JSON of one"),
         ({"env_spec": '{"id": "a\\nb"}'}, "not one line of text"),

@@ -30,6 +30,8 @@ class RecordedEpisodes(NamedTuple):
     fields: dict[str, Any]
     seeds: tuple[int | None, ...]  # [episode]: of the reset; None where it was not recorded
     notes: tuple[str, ...] = ()  # what a reader should know, each a sentence without its full stop
+    # False: the last observation of each episode is the one before it, for the file lacks it
+    has_last_observations: bool = True
 
     @property
     def num_episodes(self) -> int:
@@ -70,6 +72,7 @@ def dataset_of(
         **episodes.fields,
         truncate_unfinished=truncate_unfinished,
     )
+    dataset = replace(dataset, has_last_observations=episodes.has_last_observations)
     if spec is None:
         return dataset
     check_dataset(dataset, spec)
