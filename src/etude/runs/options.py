@@ -164,7 +164,8 @@ class RunOptions(RecordedOptions):
     does not play"""
     expert: Any = None
     """who says what to do, for an algorithm that learns from an expert; see
-    `etude.runs.experts.make_expert`"""
+    `etude.runs.experts.make_expert`. The directory of a run with a torso has this run's torso, and
+    one with another torso is given as a Run"""
     initial: dict[str, Any] = dataclasses.field(default_factory=dict)
     """runs to start from, by the component that is taken over from each: policy=RUN"""
     torso: Any = None
