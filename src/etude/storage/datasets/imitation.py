@@ -94,7 +94,9 @@ def read_imitation_folder(path: Path) -> RecordedEpisodes:
             raise CorruptFile("some of its files have rews, and others none; write it again")
         if not is_rewarded:
             episodes["rews"] = [np.zeros(len(acts), np.float32) for acts in episodes["acts"]]
-    ends = np.concatenate(terminal)
+        ends = np.concatenate(terminal)
+        if ends.ndim != 1:
+            raise CorruptFile("terminal is no flag of each episode; write it again")
     return _recorded(episodes["obs"], episodes["acts"], episodes["rews"], ends, is_rewarded)
 
 
