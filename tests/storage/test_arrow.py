@@ -179,7 +179,7 @@ def lerobot(path, leave_out=(), features=FEATURES, info=(), files=((0, 0), (1, 0
     for number, (chunk, file) in enumerate(files):
         folder = path / "data" / f"chunk-{chunk:03}"
         folder.mkdir(parents=True, exist_ok=True)
-        of_file = table.filter(pa.compute.equal(table["episode_index"], number))
+        of_file = table.filter(pa.array(np.asarray(table["episode_index"]) == number))
         pq.write_table(of_file, folder / f"file-{file:03}.parquet")
     features = {name: x for name, x in features.items() if name not in leave_out}
     described = {"codebase_version": "v3.0", "total_frames": 5, "total_episodes": 2}
@@ -249,7 +249,9 @@ def test_what_needs_the_last_observations_is_refused_by_name(tmp_path):
     )
     assert ask(etude.BC()).dataset.episodes == 2
     assert ask(etude.DAgger(), expert="random", num_envs=1).dataset.steps == 5
-    with pytest.raises(InvalidInput, match=r"dqn learns from what each step led to, and the obser"):
+    with pytest.raises(
+        InvalidInput, match=r"fitted-q learns from what each step led to, and the obser"
+    ):
         ask(etude.FittedQ())
     dataset = read_dataset(path, spec)
     with pytest.raises(
