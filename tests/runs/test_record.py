@@ -420,7 +420,8 @@ def test_twenty_kills_lose_no_kept_episode(tmp_path):
         with pytest.raises(InvalidInput, match="has the episodes of a recording that was stopped"):
             quietly("CartPole-v1", "random", episodes=1, out=out)
         inspect_dataset(folder, to=out)
-        assert read_dataset(out).num_episodes == found.dataset.num_episodes
+        spec = found.dataset.spec
+        assert read_dataset(out, spec).num_episodes == found.dataset.num_episodes
         shutil.rmtree(folder)
         shutil.rmtree(out) if out.is_dir() else out.unlink()
     assert kept_in_all > 1000

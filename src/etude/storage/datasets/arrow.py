@@ -83,8 +83,8 @@ def rows_of(array: Any, name: str) -> np.ndarray:
     types, kind = import_pyarrow().types, array.type
     if array.null_count:
         raise CorruptFile(
-            f"{name!r} lacks {array.null_count:,} values; write it again, or leave "
-            "out their episodes"
+            f"{name!r} lacks {array.null_count:,} values; write it again, or leave their episodes "
+            "out"
         )
     if types.is_fixed_size_list(kind):
         inner = rows_of(array.flatten(), name)
@@ -127,9 +127,6 @@ def _read_columns(data, needed, optional, budget):
         for name in names:
             column = table.column(name)
             parts[name] += column.chunks if isinstance(column, pa.ChunkedArray) else [column]
-    for arrays in parts.values():
-        for array in arrays:
-            array.validate(full=True)
     return {
         name: pa.concat_arrays(arrays) if arrays else pa.array([], schema.field(name).type)
         for name, arrays in parts.items()
@@ -145,7 +142,10 @@ def _parquet_tables(file, names, budget):
             if name is not None:
                 size = column.total_uncompressed_size if column.physical_type == "BYTE_ARRAY" else 0
                 budget.spend(max(0, column.num_values) * _VALUE_BYTES + max(0, size), name)
-        yield file.read_row_group(number, columns=names, use_threads=False)
+        table = file.read_row_group(number, columns=names, use_threads=False)
+        for name in names:
+            table.column(name).validate(full=True)
+        yield table
 
 
 def _arrow_tables(messages, schema, names, budget):
@@ -158,6 +158,7 @@ def _arrow_tables(messages, schema, names, budget):
             raise CorruptFile("its parts are compressed; write it without compression")
         batch = pa.ipc.read_record_batch(message, schema)
         for name in names:
+            batch.column(name).validate(full=True)  # before anything in it is looked at
             budget.spend(batch.column(name).nbytes, name)
         yield batch
 

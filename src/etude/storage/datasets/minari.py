@@ -3,7 +3,9 @@
     data/metadata.json        the spaces, the id of the environment, numbers of episodes and steps
     data/main_data.hdf5       a group episode_N for each episode: observations [step + 1, ...],
                               actions, rewards, terminations and truncations [step, ...]; parts of a
-                              Dict are groups, of a Tuple groups with the names _index_0, _index_1
+                              Dict are groups, of a Tuple groups with the names _index_0, _index_1;
+                              its attributes are id, total_steps and seed, if that is known. Infos
+                              and the attributes options are not read
     data/etude.json           where etude wrote it: the SHA-256 of these two files
     data/pending/             where etude still writes, or was killed: the newest episodes
     data/0/, data/1/, …       in place of the HDF5, where data_format is arrow or parquet: see
