@@ -269,19 +269,21 @@ def with_dataset(dagger, num_envs, dataset):
 ROUND_ZERO = replace(SMALL, beta=1.0, rollout_length=4, capacity=24)
 
 
+@partial(jax.jit, static_argnames=("dagger", "num_envs"))
 def filled_ring(dagger, num_envs, dataset):
-    """(the ring with the dataset, how many of its rows have labels)."""
+    """(the ring with the dataset, how many of its rows have labels, a batch)."""
     step = zeros_like_spec(SPEC)
     example = LabelledSteps(step.observation, step.action, step.terminated)
     ring = ring_buffer.init(example, dagger.capacity, num_envs, dagger.rollout_length)
-    return dagger.insert_dataset(ring, dataset)
+    ring, rows = dagger.insert_dataset(ring, dataset)
+    return ring, rows, dagger.sample(ring, rows, (), KEY)
 
 
 def test_round_zero_is_the_dataset_in_the_ring():
     """Of two copies: five steps each, of which the oldest is dropped."""
     dataset = demonstrations()
     steps = dataset.transitions
-    ring, rows = filled_ring(ROUND_ZERO, 2, dataset)
+    ring, rows, batch = filled_ring(replace(ROUND_ZERO, batch_size=2_000), 2, dataset)
     assert (rows, ring.inserted) == (5, 8)
     kept = jax.tree.map(lambda x: np.asarray(x)[3:8].swapaxes(0, 1), ring.storage)
     for name in ("observation", "action"):
@@ -291,7 +293,6 @@ def test_round_zero_is_the_dataset_in_the_ring():
     ends[:, -1] = True  # the copies go on with episodes of their own
     np.testing.assert_array_equal(kept.done, ends)
     assert np.asarray(ring.storage.done)[:3].all()  # nothing goes on there
-    batch = replace(ROUND_ZERO, batch_size=2_000).sample(ring, rows, (), KEY)
     drawn, counts = np.unique(batch.observation[:, 0], return_counts=True)
     np.testing.assert_array_equal(drawn, np.sort(np.asarray(steps.observation)[1:, 0]))
     np.testing.assert_allclose(counts, 200, atol=60)  # ten of them, each as likely
@@ -300,7 +301,7 @@ def test_round_zero_is_the_dataset_in_the_ring():
 
 
 def test_a_dataset_beyond_the_capacity_leaves_its_oldest_steps_out():
-    ring, rows = filled_ring(replace(ROUND_ZERO, capacity=8), 1, demonstrations())
+    ring, rows, _ = filled_ring(replace(ROUND_ZERO, capacity=8), 1, demonstrations())
     assert (rows, ring.inserted) == (8, 8)
     expected = np.asarray(demonstrations().transitions.observation)[3:]
     np.testing.assert_array_equal(np.asarray(ring.storage.observation)[:, 0], expected)
@@ -321,6 +322,7 @@ def test_rounds_take_the_place_of_the_dataset():
     np.testing.assert_array_equal(after.buffer.storage.action[4:, 0], steps.action[7:])
 
 
+@pytest.mark.system
 def test_round_zero_is_behavior_cloning():
     """With β = 1 and no other round: where all steps are the same, the same weights."""
     ones = {"observations": np.ones((15, 2), np.float32), "actions": np.full(11, 2)}
