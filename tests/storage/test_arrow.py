@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 
+import gymnasium
 import gymnasium_spaces
 import jax
 import minari
@@ -362,12 +363,11 @@ def test_etude_reads_what_minari_wrote(tmp_path, monkeypatch, kind, data_format)
     )
 
 
-def test_pictures_in_arrow_are_those_that_minari_reads(tmp_path, monkeypatch):
-    import gymnasium
-
+@pytest.mark.parametrize("data_format", ["arrow", "parquet"])
+def test_pictures_in_arrow_are_those_that_minari_reads(tmp_path, monkeypatch, data_format):
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
     space = gymnasium.spaces.Box(0, 255, (33, 40, 3), np.uint8)
-    written_by_minari("pictures-v0", space, gymnasium.spaces.Discrete(2), "arrow")
+    written_by_minari("pictures-v0", space, gymnasium.spaces.Discrete(2), data_format)
     read = read_minari(tmp_path / "pictures-v0")
     by_minari = [*minari.load_dataset("pictures-v0").iterate_episodes()]
     for there, episode in zip(read.fields["observations"], by_minari, strict=True):
@@ -448,8 +448,15 @@ def test_sizes_that_lie_are_refused_unread(tmp_path, monkeypatch):
     assert os.path.getsize(tmp_path / "b") < 2**14
     read = lambda: [*read_tables(tmp_path, ["b"], ["x"])]
     assert len(read()[0]["x"]) == 2**20
+    lists = pa.array([np.zeros(9).tolist()] * 2**14)
+    pq.write_table(pa.table({"x": lists}), tmp_path / "c")
+    (table,) = read_tables(tmp_path, ["c"], ["x"])
+    assert rows_of(table["x"], "x").shape == (2**14, 9)
     monkeypatch.setattr(budget, "SMALL", 2**20)
-    monkeypatch.setattr(pa.parquet.ParquetFile, "read_row_group", lambda *_: pytest.fail("read"))
+    monkeypatch.setattr(budget, "LARGEST_RATIO", 1)
+    with pytest.raises(CorruptFile, match="with 'x' its arrays would take more than 1,048,576"):
+        [*read_tables(tmp_path, ["c"], ["x"])]
+    monkeypatch.setattr(pa.parquet.ParquetFile, "iter_batches", lambda *_: pytest.fail("read"))
     with pytest.raises(CorruptFile, match="with 'x' its arrays would take more than"):
         read()
 

@@ -22,6 +22,7 @@ NAME_LIMIT = 80  # characters of a name in a message
 _PARQUET, _ARROW_FILE = b"PAR1", b"ARROW1\0\0"  # the first bytes of a file
 _END = b"\xff\xff\xff\xff\0\0\0\0"  # the last ones of a stream of Arrow's
 _VALUE_BYTES = 8  # of the widest number
+_ROWS_AT_ONCE = 256  # of Parquet
 
 
 def import_pyarrow() -> Any:
@@ -119,36 +120,50 @@ def _read_columns(data, needed, optional, budget):
     for name in names:
         _check_type(schema.field(name), name)
     if data.startswith(_PARQUET):
-        tables = _parquet_tables(rest, names, budget)
+        batches = _parquet_batches(rest, schema, names, budget)
     else:
-        tables = _arrow_tables(rest, schema, names, budget)
+        batches = _arrow_batches(rest, schema, names, budget)
     parts: dict[str, list] = {name: [] for name in names}
-    for table in tables:
+    for batch in batches:
         for name in names:
-            column = table.column(name)
-            parts[name] += column.chunks if isinstance(column, pa.ChunkedArray) else [column]
+            parts[name].append(batch.column(name))
     return {
         name: pa.concat_arrays(arrays) if arrays else pa.array([], schema.field(name).type)
         for name, arrays in parts.items()
     }
 
 
-def _parquet_tables(file, names, budget):
-    """The columns of each group of rows, of which the file says how many values it has."""
-    for number in range(file.metadata.num_row_groups):
-        group = file.metadata.row_group(number)
-        for column in (group.column(i) for i in range(group.num_columns)):
-            name = next((x for x in names if f"{column.path_in_schema}.".startswith(f"{x}.")), None)
-            if name is not None:
-                size = column.total_uncompressed_size if column.physical_type == "BYTE_ARRAY" else 0
-                budget.spend(max(0, column.num_values) * _VALUE_BYTES + max(0, size), name)
-        table = file.read_row_group(number, columns=names, use_threads=False)
+def _parquet_batches(file, schema, names, budget):
+    """The columns of a few rows after others.
+
+    What numbers and lists of fixed lengths take is known before they are read, from the number of
+    rows; what lists of any length and bytes take is counted after each few rows. The metadata of
+    single columns are left alone: where they are damaged, pyarrow ends the process.
+    """
+    for name in names:
+        size = file.metadata.num_rows * _width(schema.field(name).type) * _VALUE_BYTES
+        budget.spend(max(0, size), name)
+    for batch in file.iter_batches(_ROWS_AT_ONCE, columns=names, use_threads=False):
         for name in names:
-            table.column(name).validate(full=True)
-        yield table
+            batch.column(name).validate(full=True)
+            if not _width(batch.column(name).type):
+                budget.spend(batch.column(name).nbytes, name)
+        yield batch
 
 
-def _arrow_tables(messages, schema, names, budget):
+def _width(kind):
+    """How many numbers a row of a type has; 0 where each has its own number."""
+    types = import_pyarrow().types
+    if types.is_fixed_size_list(kind):
+        return kind.list_size * _width(kind.value_type)
+    if types.is_struct(kind):
+        widths = [_width(field.type) for field in kind]
+        return sum(widths) if all(widths) else 0
+    is_number = types.is_boolean(kind) or types.is_integer(kind) or types.is_floating(kind)
+    return int(is_number)
+
+
+def _arrow_batches(messages, schema, names, budget):
     """The columns of each batch of rows, whose values are views of the file."""
     pa = import_pyarrow()
     for message in messages:
