@@ -60,6 +60,20 @@ def read_lerobot(path: Path, spec: EnvironmentSpec | None) -> RecordedEpisodes:
         ends = [*first_rows[1:].tolist(), len(columns["action"])]
         rows = [slice(*bounds) for bounds in zip(first_rows.tolist(), ends, strict=True)]
         notes = _notes(features, keys, columns, rows)
+    episodes = _episodes(columns, keys, rows, spec)
+    return RecordedEpisodes(
+        "LeRobot",
+        "",
+        None,
+        {field: [episode[field] for episode in episodes] for field in FIELDS},
+        (None,) * len(episodes),
+        tuple(notes),
+        has_last_observations=False,
+    )
+
+
+def _episodes(columns, keys, rows, spec) -> list[dict[str, Any]]:
+    """The fields of each episode, whose observations end with the one before the last action."""
     is_dict = spec is not None and isinstance(spec.observation, Composite)
     spaces = {} if spec is None else {STATE: spec.observation}
     if spec is not None and isinstance(spec.observation, Composite):
@@ -85,15 +99,7 @@ def read_lerobot(path: Path, spec: EnvironmentSpec | None) -> RecordedEpisodes:
                 "truncations": is_last & ~done[of_episode],
             }
         )
-    return RecordedEpisodes(
-        "LeRobot",
-        "",
-        None,
-        {field: [episode[field] for episode in episodes] for field in FIELDS},
-        (None,) * len(episodes),
-        tuple(notes),
-        has_last_observations=False,
-    )
+    return episodes
 
 
 def _read_info(path: Path) -> dict[str, Any]:

@@ -8,7 +8,6 @@ several copies played, it has more of the short episodes than the whole recordin
 """
 
 import contextlib
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -25,24 +24,24 @@ from etude.storage.files import CorruptFile
 from etude.storage.writer_lock import sole_writer
 
 UNFINISHED = ".unfinished"  # the suffix of the folder of a recording that goes on, or was stopped
-_PART = re.compile(r"part_(\d{6})\.npz")
+_PART, _FIRST = r"part_\d{6}\.npz", "part_000000.npz"
 
 
 def is_parts(path: Path) -> bool:
     """Whether a directory holds parts of a dataset."""
-    return (Path(path) / "part_000000.npz").is_file()
+    return (Path(path) / _FIRST).is_file()
 
 
 def environment_id_of_parts(path: Path) -> str:
     """The id of the environment in the first part, "" where it has none."""
-    return environment_id_of(Path(path) / "part_000000.npz")
+    return environment_id_of(Path(path) / _FIRST)
 
 
 def read_parts(path: Path, spec: EnvironmentSpec | None) -> RecordedEpisodes:
     """The episodes of all parts in order; `spec` and errors are those of `read_recorded_npz`."""
     path = Path(path)
     with named(path):
-        names = files.names_in(path, _PART.pattern)
+        names = files.names_in(path, _PART)
         for number, name in enumerate(names):
             if name != f"part_{number:06}.npz":
                 raise CorruptFile(f"it has no part_{number:06}.npz; copy the whole folder")
@@ -99,7 +98,10 @@ class PartsWriter:
             raise InvalidInput(f"{path} exists already; choose another name, or move it away")
 
     def __enter__(self) -> "PartsWriter":
-        self.path.mkdir(exist_ok=True)
+        try:
+            self.path.mkdir(exist_ok=True)
+        except OSError as error:
+            raise InvalidInput(f"{self.path} cannot be made ({error.strerror})") from error
         with contextlib.ExitStack() as stack:
             stack.callback(self._remove_empty)
             stack.enter_context(sole_writer(self.path))
