@@ -11,12 +11,16 @@ from records import rewrite_config
 from safetensors.numpy import load_file
 
 import etude
+from etude.algorithms.protocol import init_state
 from etude.errors import InvalidInput
 from etude.runs.display import run_headline
+from etude.runs.experts import without_replay
 from etude.runs.options import RunOptions
 from etude.runs.run import create_run
 from etude.runs.train import resolve_settings
 from etude.storage.files import CorruptFile
+from etude.storage.metrics_csv import read_metrics
+from etude.struct import replace
 
 ROUND = 16
 SMALL = etude.DAgger(
@@ -209,7 +213,8 @@ def test_a_file_names_no_code_to_import(tmp_path):
         ("dagger", {"expert": "ppo"}, "expert is ppo, which has to learn before it can act"),
         ("dagger", {"expert": "nobody"}, "no expert is called 'nobody'"),
         ("dagger", {"expert": "heuristic"}, "there is no heuristic for 'CartPole-v1'"),
-        ("dagger", {"expert": "random", "dataset": "x.npz"}, "dagger reads none"),
+        ("dagger", {"dataset": "x.npz"}, "dagger needs an expert; give one with --expert"),
+        ("dagger", {"expert": "random", "dataset": "x.npz"}, "x.npz cannot be read"),
     ],
 )
 def test_it_is_refused_before_anything_is_written(
@@ -219,6 +224,84 @@ def test_it_is_refused_before_anything_is_written(
     with pytest.raises(InvalidInput, match=message):
         etude.train(algorithm, "CartPole-v1", **options)
     assert not [*tmp_path.iterdir()]
+
+
+def recorded(path):
+    """Forty steps of the heuristic's kind in two episodes."""
+    ends = np.isin(np.arange(40), (19, 39))
+    dataset = etude.make_dataset(
+        etude.make("CartPole-v1").spec,
+        observations=np.float32(np.random.default_rng(0).uniform(-0.1, 0.1, (42, 4))),
+        actions=np.arange(40) % 2,
+        rewards=np.ones(40),
+        terminations=ends,
+        truncations=np.zeros(40, bool),
+        episode_lengths=np.array([20, 20]),
+    )
+    etude.write_dataset(path, dataset)
+    return path
+
+
+def test_a_dataset_to_begin_with_is_in_config_json_beside_the_expert(tmp_path):
+    """The copies and the budget are those of play, for it plays."""
+    settings = settings_of("random", dataset=recorded(tmp_path / "data.npz"))
+    run = create_run(settings, tmp_path / "run")
+    loaded = etude.load(run.directory).settings
+    assert loaded.dataset == settings.dataset and loaded.dataset.steps == 40
+    assert loaded.plays and loaded.expert.name == "random" and loaded.backend != "none"
+    text = run_headline(settings, run.directory)
+    assert "dataset" in text[2] and "expert  random" in text and "does not play" not in text[0]
+    with pytest.raises(InvalidInput, match="give the one that it began with"):
+        other = etude.read_dataset(recorded(tmp_path / "other.npz"), loaded.outline().spec)
+        transitions = replace(other.transitions, reward=other.transitions.reward + 1)
+        etude.resume(run.directory, dataset=replace(other, transitions=transitions), progress=False)
+
+
+@pytest.mark.system
+def test_a_run_that_began_with_a_dataset_is_resumed_bit_for_bit(tmp_path):
+    settings = dict(OPTIONS, expert="random", dataset=recorded(tmp_path / "data.npz"))
+    etude.train(SMALL, "CartPole-v1", steps=4 * ROUND, out=tmp_path / "whole", **settings)
+    etude.train(SMALL, "CartPole-v1", steps=2 * ROUND, out=tmp_path / "part", **settings)
+    etude.resume(tmp_path / "part", steps=4 * ROUND, progress=False)
+    whole, resumed = (last_weights(tmp_path / name) for name in ("whole", "part"))
+    for name, array in whole.items():
+        np.testing.assert_array_equal(resumed[name], array)
+    metrics = read_metrics(tmp_path / "whole" / "metrics.csv")
+    np.testing.assert_array_equal(metrics["labelled_states"], [56, 72, 88, 104])
+    np.testing.assert_allclose(metrics["beta"], [0.5, 0.25, 0.125, 0.0625])
+    words = "train dagger CartPole-v1 --expert random --dataset data.npz --steps 32 --out cli"
+    sizes = "--rollout-length 16 --gradient-steps 2 --hidden 4 --batch-size 8"
+    more = "--evaluation-episodes 1 --num-envs 1"
+    done = here(*f"{words} {sizes} {more}".split(), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert here("resume", "cli", "--steps", "48", cwd=tmp_path).returncode == 0
+    (tmp_path / "data.npz").unlink()
+    done = here("resume", "cli", "--steps", "64", cwd=tmp_path)
+    assert done.returncode == 2 and "say with --dataset where it is" in " ".join(
+        done.stderr.split()
+    )
+
+
+def test_an_expert_is_known_by_what_acts_and_not_by_its_replay(tmp_path):
+    spec = etude.make("CartPole-v1").spec
+    dqn = etude.DQN(hidden=(4,), capacity=64, replay=etude.Prioritized())
+    state = jax.jit(lambda key: init_state(dqn, key, spec))(jax.random.key(0))
+    rest = without_replay(dqn, state, spec)
+    assert rest.replay == () and rest.priorities == ()
+    np.testing.assert_array_equal(*(jax.tree.leaves(x.q)[0] for x in (rest, state)))
+    looks = LooksBack()
+    state = (state.replay,)
+    assert without_replay(looks, state, spec) is state
+
+
+class LooksBack:
+    """A policy that acts by what is in its buffer."""
+
+    def initial_memory(self, state, spec, key):
+        return ()
+
+    def act(self, state, observation, memory, key, explore):
+        return state[0].storage.action[0], memory
 
 
 def test_a_run_that_asks_none_is_given_none(tmp_path):

@@ -2,7 +2,9 @@
 
 import contextlib
 import os
+import shutil
 import signal
+import subprocess
 import sys
 import time
 from functools import partial
@@ -28,14 +30,16 @@ from etude.nn.recurrent import GRU
 from etude.rollout import bind_policy, evaluate
 from etude.runs import record as recording
 from etude.runs.evaluation import final_evaluation_key
+from etude.runs.inspection import inspect_dataset
 from etude.runs.interrupt import Interrupted, InterruptHandler
 from etude.runs.job import train_job
 from etude.runs.options import RunOptions
 from etude.runs.record import record
+from etude.runs.replay import replay_episodes
 from etude.runs.run import create_run
 from etude.runs.train import resolve_settings
 from etude.spaces import Discrete
-from etude.storage.datasets.formats import read_dataset, read_recorded
+from etude.storage.datasets.formats import read_dataset, read_recorded, write_recorded
 from etude.storage.datasets.npz import read_npz
 from etude.trees import content_hash
 
@@ -327,6 +331,94 @@ def test_an_error_of_the_expert_or_the_environment_is_named_and_nothing_is_writt
     with pytest.raises(EnvironmentFault, match="copy 0 of Faulty failed at its step 3: it raised "):
         quietly(gymnasium_spaces.Faulty, "random", **keywords)
     assert not list(tmp_path.iterdir())
+
+
+# What is kept
+
+
+def fails_after(calls):
+    left = iter(range(calls))
+
+    def expert(observation):
+        if next(left, None) is None:
+            raise LookupError("no such move")
+        return changing(observation)
+
+    return expert
+
+
+def test_whole_episodes_survive_what_ends_a_recording(tmp_path, monkeypatch):
+    """They are in a folder beside it, which is no recording to write over, and become a dataset."""
+    monkeypatch.setattr(recording, "MAX_CHUNK", 7)  # so episodes go on from chunk to chunk
+    monkeypatch.chdir(tmp_path)
+    keywords: Any = dict(episodes=6, out="noise.npz")
+    with pytest.raises(
+        ExpertFault,
+        match="no such move; . whole episodes are kept in noise.npz.unfinished, of which `etude da",
+    ) as failed:
+        quietly(noise, fails_after(40), **keywords)
+    assert isinstance(failed.value.__cause__, LookupError)
+    folder = tmp_path / "noise.npz.unfinished"
+    assert [path.name for path in tmp_path.iterdir()] == [folder.name]
+    spec = environment_source(noise).outline(1, "gymnasium").spec
+    read = read_recorded(folder, spec).by_episode()
+    replayed = replay_episodes(read, spec, noise)
+    assert 1 <= replayed.episodes == len(set(read.seeds)) < 6 and not replayed.difference
+    with pytest.raises(InvalidInput, match="has the episodes of a recording that was stopped, or "):
+        quietly(noise, changing, **keywords)
+    assert "a recording that was stopped" in read.notes[0]
+    write_recorded("noise.npz", spec, read)
+    assert read_dataset("noise.npz", spec).num_episodes == replayed.episodes
+    (folder / "part_000000.npz").rename(folder / "part_000005.npz")
+    with pytest.raises(InvalidInput, match="without data/metadata.json, meta/info.json or state"):
+        read_recorded(folder, spec)
+
+
+KILLED = """
+import sys
+import etude
+from etude.storage.datasets.npz_parts import PartsWriter
+append = PartsWriter.append
+def told(self, *arguments):
+    append(self, *arguments)
+    print(self.num_episodes, flush=True)
+PartsWriter.append = told
+import etude.runs.record as recording
+recording.CHUNK_SECONDS = 0.02
+recording.record(
+    "CartPole-v1", "random", episodes=50_000, out=sys.argv[1], seed=int(sys.argv[2]), progress=False
+)
+"""
+
+
+@pytest.mark.system
+def test_twenty_kills_lose_no_kept_episode(tmp_path):
+    """At a random moment each: whatever was kept is there, whole, and replays bit for bit."""
+    rng, kept_in_all = np.random.default_rng(0), 0
+    for kill in range(20):
+        out = tmp_path / ("a.npz" if kill % 2 else "a-v0")
+        process = subprocess.Popen(
+            [sys.executable, "-c", KILLED, out, str(kill)], stdout=subprocess.PIPE, text=True
+        )
+        first = process.stdout.readline()
+        time.sleep(rng.uniform(0, 0.6))
+        process.kill()
+        kept = max(map(int, (first + process.stdout.read()).split("\n")[:-1]))
+        process.wait()
+        folder = out.with_name(out.name + ".unfinished")
+        found = inspect_dataset(folder, check=True, replay=True)
+        assert found.faults == [] and found.environment_id == "CartPole-v1"
+        assert found.dataset.num_episodes >= kept > 0
+        assert found.replay.episodes == found.dataset.num_episodes and not found.replay.difference
+        kept_in_all += kept
+        with pytest.raises(InvalidInput, match="has the episodes of a recording that was stopped"):
+            quietly("CartPole-v1", "random", episodes=1, out=out)
+        inspect_dataset(folder, to=out)
+        spec = found.dataset.spec
+        assert read_dataset(out, spec).num_episodes == found.dataset.num_episodes
+        shutil.rmtree(folder)
+        shutil.rmtree(out) if out.is_dir() else out.unlink()
+    assert kept_in_all > 1000
 
 
 # What is refused

@@ -244,6 +244,20 @@ def test_a_run_with_a_torso_is_an_expert(run):
         make("random", torso=own)
 
 
+def test_the_expert_of_a_run_is_named_by_its_path_and_has_the_torso_of_the_learner(run):
+    """Where both have the same; one with another is given as a Run."""
+    dagger = etude.DAgger(rollout_length=16, gradient_steps=2, batch_size=8)
+    ask = lambda torso, expert: resolve_settings(
+        replace(dagger, torso=torso), "CartPole-v1", RunOptions(steps=64, expert=expert)
+    )
+    settings = ask(own, run.directory)
+    assert settings.outside.expert.policy.torso is own
+    with pytest.raises(
+        InvalidInput, match="is torsos:own, not torsos:wider; load the run with its"
+    ):
+        ask(wider, run.directory)
+
+
 @pytest.mark.parametrize(
     ("algorithm", "torso", "message"),
     [

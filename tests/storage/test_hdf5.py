@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from etude.errors import InvalidInput
-from etude.storage.datasets import hdf5
+from etude.storage.datasets import budget
 from etude.storage.datasets.hdf5 import open_hdf5
 from etude.storage.files import CorruptFile
 
@@ -182,8 +182,8 @@ def test_more_than_such_a_file_can_hold_is_refused_unread(path, monkeypatch):
         for name in "xy":
             file.create_dataset(name, data=np.zeros(2**20), compression="gzip")
     assert read(path).shape == (2**20,)
-    monkeypatch.setattr(hdf5, "SMALL", 2**23)
-    monkeypatch.setattr(hdf5, "LARGEST_RATIO", 1)
+    monkeypatch.setattr(budget, "SMALL", 2**23)
+    monkeypatch.setattr(budget, "LARGEST_RATIO", 1)
     with open_hdf5(path) as file:
         file.array("x")
         with pytest.raises(CorruptFile, match="with 'y' its arrays would take more than 8,388,608"):

@@ -22,10 +22,14 @@ import pytest
 from PIL import Image
 
 from etude.errors import InvalidInput
+from etude.runs.inspection import inspect_dataset
+from etude.runs.outside import open_dataset
 from etude.spaces import Box, Composite, Discrete, EnvironmentSpec, space_from_gymnasium
 from etude.storage import files
 from etude.storage.datasets import minari_writer
+from etude.storage.datasets.formats import read_dataset
 from etude.storage.datasets.minari import read_minari
+from etude.storage.datasets.minari_root import locate_dataset, minari_root
 from etude.storage.datasets.minari_spaces import decode_space, encode_space
 from etude.storage.datasets.minari_writer import MinariWriter, write_minari
 from etude.storage.datasets.recorded_episodes import dataset_of
@@ -244,6 +248,36 @@ def test_pictures_of_another_size_are_refused_undecoded(tmp_path, monkeypatch, s
     assert f"a picture of {size[0]} by {size[1]}, {mode}, and its space" in refusal(tmp_path / "a")
 
 
+# Its ids
+
+
+def test_an_id_is_looked_up_in_minaris_local_root(tmp_path, monkeypatch):
+    """Where no path has that name; and what is nowhere is said with both places."""
+    root = tmp_path / "root"
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(root))
+    monkeypatch.chdir(tmp_path)
+    (root / "D4RL" / "pen").mkdir(parents=True)
+    name = "D4RL/pen/human-v2"
+    with MinariWriter(root / name, SPEC) as writer:
+        writer.append(**episode(1))
+    assert locate_dataset(name) == root / name
+    assert read_dataset(name).num_episodes == 1
+    opened, record = open_dataset(name, SPEC)
+    assert (opened.num_steps, record.path) == (3, str(root / name))
+    assert inspect_dataset(name).path == root / name
+    with pytest.raises(InvalidInput) as refused:
+        read_dataset("D4RL/pen/human-v3")
+    message = str(refused.value)
+    assert "neither a path of that name" in message and f"{root}/D4RL/pen/human-v3 in" in message
+    Path(name).mkdir(parents=True)  # a path goes before an id
+    assert locate_dataset(name) == Path(name)
+    for other in ("../root/D4RL/pen/human-v2", "human", "a.npz", "/D4RL/pen/human-v2"):
+        assert locate_dataset(other) == Path(other)
+    monkeypatch.delenv("MINARI_DATASETS_PATH")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert minari_root() == tmp_path / ".minari" / "datasets"
+
+
 # Spaces
 
 
@@ -299,7 +333,10 @@ def test_names_that_hdf5_does_not_hold_are_refused(tmp_path, name):
         ({"total_episodes": "3"}, "'3' as total_episodes"),
         ({"total_episodes": -1}, "'-1' as total_episodes"),
         ({"total_episodes": ...}, "'None' as total_episodes"),
-        ({"data_format": "arrow"}, "its data_format is 'arrow', and only hdf5 is read"),
+        (
+            {"data_format": "zarr"},
+            "its data_format is 'zarr', and hdf5, arrow and parquet are read",
+        ),
         ({"env_spec": "{"}, "not the JSON of one"),
         ({"env_spec": "[]"}, "not the JSON of one"),
         ({"env_spec": '{"id": "a\\nb"}'}, "not one line of text"),

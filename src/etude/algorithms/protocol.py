@@ -23,7 +23,7 @@ class Policy(Protocol):
     [env, ...], with one row for each parallel environment; `state` is the algorithm's own.
     """
 
-    needs: tuple[str, ...]  # the fields of Outside that it reads: "dataset", "expert"
+    needs: tuple[str, ...]  # the fields of Outside that it cannot do without: "dataset", "expert"
 
     def initial_memory(self, state: Any, spec: EnvironmentSpec, key: Array) -> Any:
         """The memory with which an episode begins in each environment, [env, ...].
@@ -106,11 +106,17 @@ class Algorithm(Policy, Protocol):
     One that has nothing to act with is an Evaluable: in place of `act` it has `evaluate`.
 
     Make its class with the decorator `algorithm`. `init` and `update` of an algorithm that `needs`
-    something from outside get an Outside as their last argument.
+    or `takes` something from outside get an Outside as their last argument; what it takes may be
+    None there.
     """
 
     plays: bool  # False: no rollout, and a step of the budget is a gradient step
     learns: bool  # False: no update changes the state
+    takes: tuple[
+        str, ...
+    ]  # the fields of Outside that it reads where they are given, besides needs
+    # False: of a dataset it reads what was observed before each action, and nothing that came of it
+    reads_next_observations: bool
     assumes: Assumptions  # what it takes for granted of the environment
     rollout_length: int  # environment steps of each environment per update
     default_num_envs: int  # parallel environments, where a run does not say how many
@@ -215,6 +221,8 @@ DEFAULTS = {
     "first_update": Algorithm.first_update,
     "remarks": Algorithm.remarks,
     "needs": (),
+    "takes": (),
+    "reads_next_observations": True,
     "plays": True,
     "learns": True,
     "assumes": Assumptions(),
@@ -227,9 +235,9 @@ DEFAULTS = {
 def algorithm(cls):
     """Make a class an algorithm: a frozen struct, with defaults for what it leaves undefined.
 
-    By default it has no memory, needs nothing from outside, plays, learns, assumes no kind of
-    space, plays in one environment and has no components. These are attributes of the class and no
-    hyperparameters.
+    By default it has no memory, needs and takes nothing from outside, plays, learns, assumes no
+    kind of space, plays in one environment and has no components. These are attributes of the class
+    and no hyperparameters.
     """
     for name, default in DEFAULTS.items():
         if not hasattr(cls, name):
@@ -237,9 +245,14 @@ def algorithm(cls):
     return struct(cls)
 
 
-def outside_arguments(algorithm: Policy, outside: Outside) -> tuple[Outside, ...]:
-    """The last argument of an algorithm's methods: `outside` if it needs any of it, else none."""
-    return (outside,) if algorithm.needs else ()
+def reads_outside(algorithm: Any, field: str) -> bool:
+    """Whether an algorithm needs or takes this field of Outside."""
+    return field in (*algorithm.needs, *algorithm.takes)
+
+
+def outside_arguments(algorithm: Any, outside: Outside) -> tuple[Outside, ...]:
+    """The last argument of an algorithm's methods: `outside` if it reads any of it, else none."""
+    return (outside,) if algorithm.needs or algorithm.takes else ()
 
 
 def init_state(

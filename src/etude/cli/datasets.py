@@ -13,11 +13,12 @@ from etude.errors import InvalidInput
 
 @dataclasses.dataclass(frozen=True)
 class DatasetCommand:
-    """Say what a dataset holds: an .npz of NumPy or of imitation, the directory of a Minari
-    dataset, or an HDF5 file of robomimic or D4RL."""
+    """Say what a dataset holds: an .npz of NumPy or of imitation, an HDF5 file of robomimic or
+    D4RL, the directory of a dataset of Minari, LeRobot or imitation, or what a recording that was
+    stopped has left."""
 
     path: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="PATH")]
-    """the file or the directory"""
+    """the file, the directory, or the id of a dataset in Minari's local root"""
     check: bool = False
     """look for every kind of fault, and name the first of each with its episode, step and field;
     the status is 2 if there are any"""

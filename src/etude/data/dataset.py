@@ -47,6 +47,8 @@ class Dataset:
     transitions: Transition  # [step, ...]; the last step of each episode, and no other, is done
     episode_lengths: Array  # int32 [episode], in steps, at least 1
     spec: EnvironmentSpec = static()  # the spaces and id of the environment recorded, for one copy
+    # False: the next observation of each last step is the one before it, for it was not recorded
+    has_last_observations: bool = static(True)
 
     @property
     def num_steps(self) -> int:
@@ -142,8 +144,10 @@ def to_recorded_arrays(dataset: Dataset) -> dict[str, Any]:
 
     Raises:
         InvalidInput: for a dataset in which a next observation is not the observation of the
-            episode's next step, for these arrays cannot hold it.
+            episode's next step, and for one without the last observations of its episodes, for
+            these arrays cannot hold it.
     """
+    check_last_observations(dataset.has_last_observations)
     transitions, lengths = jax.tree.map(np.asarray, (dataset.transitions, dataset.episode_lengths))
     is_last = np.zeros(dataset.num_steps, bool)
     is_last[lengths.cumsum() - 1] = True
@@ -177,6 +181,16 @@ def to_recorded_arrays(dataset: Dataset) -> dict[str, Any]:
         "truncations": transitions.truncated,
         "episode_lengths": lengths,
     }
+
+
+def check_last_observations(has_last_observations: bool) -> None:
+    """Raise InvalidInput where the observation after the last step of an episode is not known."""
+    if not has_last_observations:
+        raise InvalidInput(
+            "the observations after the last steps of its episodes were not recorded, and no file "
+            "that etude writes can be without them; learn from it as it is, with an algorithm that "
+            "does not read them, such as bc"
+        )
 
 
 def check_dataset(dataset: Dataset, spec: EnvironmentSpec) -> None:

@@ -18,7 +18,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from etude.algorithms import ALGORITHMS, algorithm_class, registered_name
-from etude.algorithms.protocol import Algorithm, Expert, check_algorithm, init_state
+from etude.algorithms.protocol import Algorithm, Expert, check_algorithm, init_state, reads_outside
+from etude.data.replay.prioritized import Priorities
+from etude.data.replay.ring_buffer import RingBuffer
 from etude.data.transition import zeros_like_spec
 from etude.environments.backends.host_callback import host_call
 from etude.environments.factories import name_of_function
@@ -28,7 +30,6 @@ from etude.importing import import_object, is_importable
 from etude.kinds import qualified_name
 from etude.nn.action_masks import action_mask
 from etude.runs.defaults import defaults_for
-from etude.runs.display import NullDisplay
 from etude.runs.run import Run, load_beside
 from etude.runs.settings import ExpertRecord, plain_fields
 from etude.runs.torsos import TorsoLike, find_torso
@@ -86,6 +87,17 @@ def make_expert(
             f"torso is {qualified_name(find_torso(torso))}, and the expert {name} has none; leave "
             "it out"
         )
+    return expert_of(found, name, spec, key, warn)
+
+
+def expert_of(
+    found: Any,
+    name: str,
+    spec: EnvironmentSpec,
+    key: Array,
+    warn: Callable[[str], None] = lambda text: None,
+) -> Expert:
+    """The expert of what `find_expert` returns, which messages call `name`; see `make_expert`."""
     if isinstance(found, Run):
         return expert_of_run(found, name, spec, warn)
     if callable(found):
@@ -98,13 +110,12 @@ def make_expert(
 def check_expert(algorithm: Any, name: str, expert: ExpertLike | None) -> None:
     """Raise InvalidInput for an expert that the algorithm called `name` takes none of, and without
     one that it needs."""
-    needs_expert = "expert" in algorithm.needs
-    if needs_expert and expert is None:
+    if "expert" in algorithm.needs and expert is None:
         raise InvalidInput(
             f"{name} needs an expert; give one with --expert (in Python expert=...): "
             f"{expert_forms()}"
         )
-    if expert is not None and not needs_expert:
+    if expert is not None and not reads_outside(algorithm, "expert"):
         raise InvalidInput(
             f"expert is {expert_name(expert)}, and {name} takes none; leave it out, or record its "
             "episodes with `etude record`, for an algorithm that reads a dataset"
@@ -112,11 +123,19 @@ def check_expert(algorithm: Any, name: str, expert: ExpertLike | None) -> None:
 
 
 def open_expert(
-    expert: ExpertLike, environment: EnvironmentLike, spec: EnvironmentSpec, seed: int
+    expert: ExpertLike,
+    environment: EnvironmentLike,
+    spec: EnvironmentSpec,
+    seed: int,
+    torso: TorsoLike | None = None,
 ) -> tuple[Expert, ExpertRecord]:
-    """The expert of a run, and its record for config.json; raises as `make_expert`."""
+    """The expert of a run, and its record for config.json; raises as `make_expert`.
+
+    `torso` is that of the learner, and of the expert too, if it is the directory of a run with one.
+    An expert with another torso is loaded with that (`etude.load`) and given as a Run.
+    """
     key, (kind, name) = jax.random.key(seed), identify(expert)
-    made = make_expert(expert, environment, spec, key, NullDisplay().warn)
+    made = expert_of(find_expert(expert, environment, torso), expert_name(expert), spec, key)
     memory = jax.eval_shape(lambda: made.policy.initial_memory(made.state, spec, key))
     for leaf in jax.tree.leaves(memory):
         if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
@@ -139,6 +158,7 @@ def reopen_expert(
     environment: EnvironmentLike,
     spec: EnvironmentSpec,
     seed: int,
+    torso: TorsoLike | None = None,
 ) -> Expert:
     """The expert of a run that is resumed: the one that is given, else the one that it began with.
 
@@ -166,7 +186,8 @@ def reopen_expert(
             f"the expert of this run is {record.name}, which is not there; say with --expert "
             "where it is now"
         )
-    made, found = open_expert(record.name if expert is None else expert, environment, spec, seed)
+    asked = record.name if expert is None else expert
+    made, found = open_expert(asked, environment, spec, seed, torso)
     is_same = (found.kind, found.sha256, found.memory) == (
         record.kind,
         record.sha256,
@@ -279,7 +300,31 @@ def expert_of_run(
                 f"and that of {spec.id or 'the environment'} is {asked}; give a run on this "
                 "environment, with the same frame stack and action masks"
             )
-    return Expert(run.states(warn)[0], run.settings.algorithm)
+    algorithm = run.settings.algorithm
+    return Expert(without_replay(algorithm, run.states(warn)[0], spec), algorithm)
+
+
+def without_replay(algorithm: Algorithm, state: Any, spec: EnvironmentSpec) -> Any:
+    """The state without its replay buffers, where the algorithm acts without them: as it was, else.
+
+    So an expert is known by what acts, and does not take the memory of what it learned from.
+    """
+    is_replay = lambda node: isinstance(node, RingBuffer | Priorities)
+    rest = jax.tree.map(lambda x: () if is_replay(x) else x, state, is_leaf=is_replay)
+
+    def act(state, key):
+        observation = jax.tree.map(
+            lambda x: jnp.zeros((spec.num_envs, *x.shape), x.dtype),
+            zeros_like_spec(spec).observation,
+        )
+        memory = algorithm.initial_memory(state, spec, key)
+        return algorithm.act(state, observation, memory, key, False)
+
+    try:
+        jax.eval_shape(act, rest, jax.random.key(0))
+    except Exception:  # whatever an algorithm that looks into its buffer meets there
+        return state
+    return rest
 
 
 class FunctionPolicy:

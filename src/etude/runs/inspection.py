@@ -23,6 +23,7 @@ from etude.storage.datasets.formats import (
     read_recorded,
     write_recorded,
 )
+from etude.storage.datasets.minari_root import locate_dataset
 from etude.storage.datasets.recorded_episodes import (
     RecordedEpisodes,
     dataset_of,
@@ -65,7 +66,7 @@ def inspect_dataset(
     from its arrays. No file makes etude import anything.
 
     Args:
-        path: the file or the directory; see `etude.storage.datasets.formats`.
+        path: the file, the directory or the id; see `etude.read_dataset`.
         environment: the id of the environment that it was recorded in, or module:Name.
         check: look for every kind of fault, in place of raising for the first.
         replay: play the episodes again, from their seeds, on the Gymnasium environment.
@@ -81,7 +82,7 @@ def inspect_dataset(
             fault; for a replay without seeds or an environment; for `to` where it exists.
         EnvironmentFault: where the environment fails in a replay.
     """
-    path = Path(path)
+    path = locate_dataset(path)
     if to is not None:
         check_new_path(Path(to))
     spec = None

@@ -162,10 +162,11 @@ class RunOptions(RecordedOptions):
     """environments that each seed steps at once; by default the algorithm's own number"""
     dataset: Path | None = None
     """recorded episodes to learn from (see `etude record` and `etude dataset`); the algorithm then
-    does not play"""
+    does not play, but for dagger, which begins with them"""
     expert: Any = None
     """who says what to do, for an algorithm that learns from an expert; see
-    `etude.runs.experts.make_expert`"""
+    `etude.runs.experts.make_expert`. The directory of a run with a torso has this run's torso, and
+    one with another torso is given as a Run"""
     initial: dict[str, Any] = dataclasses.field(default_factory=dict)
     """runs to start from, by the component that is taken over from each: policy=RUN"""
     torso: Any = None

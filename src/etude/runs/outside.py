@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from etude.algorithms import ALGORITHMS, algorithm_factory
+from etude.algorithms.protocol import reads_outside
 from etude.data.dataset import Dataset, check_dataset
 from etude.errors import InvalidInput
 from etude.runs.settings import DatasetRecord
 from etude.spaces import EnvironmentSpec
 from etude.storage.datasets.formats import FORMATS, read_dataset
+from etude.storage.datasets.minari_root import locate_dataset
 from etude.struct import replace
 from etude.trees import content_hash
 
@@ -30,9 +32,9 @@ def use_dataset(algorithm: Any, name: str, dataset: DatasetLike | None) -> Any:
                 + (", or let it play with --plays" if can_learn_offline(algorithm) else "")
             )
         return algorithm
-    if "dataset" not in algorithm.needs and can_learn_offline(algorithm):
+    if not reads_outside(algorithm, "dataset") and can_learn_offline(algorithm):
         algorithm = replace(algorithm, plays=False)
-    if "dataset" not in algorithm.needs:
+    if not reads_outside(algorithm, "dataset"):
         readers = [other for other in ALGORITHMS if reads_datasets(algorithm_factory(other)())]
         raise InvalidInput(
             f"dataset is {describe(dataset)}, and {name} reads none; leave it out, or take one "
@@ -42,8 +44,8 @@ def use_dataset(algorithm: Any, name: str, dataset: DatasetLike | None) -> Any:
 
 
 def reads_datasets(algorithm: Any) -> bool:
-    """Whether the algorithm learns from a dataset, always or where it does not play."""
-    return "dataset" in algorithm.needs or can_learn_offline(algorithm)
+    """Whether the algorithm learns from a dataset, always or where it is given or does not play."""
+    return reads_outside(algorithm, "dataset") or can_learn_offline(algorithm)
 
 
 def can_learn_offline(algorithm: Any) -> bool:
@@ -61,7 +63,8 @@ def open_dataset(dataset: DatasetLike, spec: EnvironmentSpec) -> tuple[Dataset, 
     elif not isinstance(dataset, str | Path):
         raise InvalidInput(f"dataset is {dataset!r}; give {FORMATS}, or an etude.Dataset")
     else:
-        path, opened = os.path.abspath(dataset), read_dataset(dataset, spec)
+        path = os.path.abspath(locate_dataset(dataset))
+        opened = read_dataset(path, spec)
     check_dataset(opened, spec)
     return opened, DatasetRecord(
         path=path,
@@ -70,6 +73,17 @@ def open_dataset(dataset: DatasetLike, spec: EnvironmentSpec) -> tuple[Dataset, 
         episodes=opened.num_episodes,
         environment=opened.spec.id,
     )
+
+
+def check_next_observations(algorithm: Any, name: str, dataset: Dataset) -> None:
+    """Raise InvalidInput for a dataset without last observations where the algorithm called `name`
+    reads what each step led to."""
+    if not dataset.has_last_observations and algorithm.reads_next_observations:
+        raise InvalidInput(
+            f"{name} learns from what each step led to, and the observations after the last steps "
+            "of the episodes are not in this dataset; record it with them, or take an algorithm "
+            "that does not read them, such as bc"
+        )
 
 
 def reopen_dataset(

@@ -1,7 +1,7 @@
 """Recording: an expert plays whole episodes, which become a dataset to learn from."""
 
-from collections.abc import Iterator
-from contextlib import closing
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from time import perf_counter
 from typing import Any, NamedTuple
@@ -21,7 +21,7 @@ from etude.environments.backends.in_process import HostLimits
 from etude.environments.backends.watchdog import TIMEOUT
 from etude.environments.protocol import Environment
 from etude.environments.sources import EnvironmentLike, environment_source
-from etude.errors import InvalidInput
+from etude.errors import EnvironmentFault, ExpertFault, InvalidInput
 from etude.reporting.statistics import iqm, three_digits
 from etude.rollout import bind_policy, copies_for, init_rollout_state, rollout
 from etude.runs.display import NullDisplay, StatusLine, cut_off_rows
@@ -34,6 +34,7 @@ from etude.runs.side_cameras import center_spec, side_camera_source, split_camer
 from etude.runs.torsos import TorsoLike
 from etude.spaces import EnvironmentSpec
 from etude.storage.datasets.formats import check_new_path, read_dataset, write_recorded
+from etude.storage.datasets.npz_parts import UNFINISHED, PartsWriter
 from etude.storage.datasets.recorded_episodes import RecordedEpisodes
 from etude.struct import replace
 from etude.training import run_compiled
@@ -77,7 +78,9 @@ def record(
             each, for otherwise short episodes would be recorded more often than long ones.
         out: what to write, by default nothing: an .npz (see `etude.storage.datasets.npz`), or with
             any other name a directory in Minari's layout (see `etude.storage.datasets.minari`).
-            Both keep the seeds of the episodes.
+            Both keep the seeds of the episodes. While it plays, the episodes that have ended are
+            kept in the folder OUT.unfinished, at most a second or a long step later, so a crash
+            does not lose them; see `etude.storage.datasets.npz_parts`.
         seed: seed of the episodes and of the expert.
         stochastic: act as in training, in place of the deterministic policy.
         noise: how much the actions that are executed differ from those of the expert, which are
@@ -99,7 +102,7 @@ def record(
         InvalidInput: for arguments that do not fit, before anything is played.
         EnvironmentFault: where the environment fails.
         ExpertFault: where a function that acts as the expert fails.
-        Interrupted: after Ctrl-C; nothing is written.
+        Interrupted: after Ctrl-C; `out` is not written, and whole episodes are in OUT.unfinished.
     """
     RunOptions(
         seed=seed,
@@ -112,17 +115,18 @@ def record(
     check_whole("episodes", episodes, 1, AT_MOST["evaluation_episodes"])
     if isinstance(noise, bool) or not isinstance(noise, int | float) or not 0 <= noise <= 1:
         raise InvalidInput(f"noise is {noise!r}; it must be a number from 0 to 1")
-    if out is not None:
-        check_new_path(Path(out))
     # before an environment can change the working directory
     path = None if out is None else Path(out).absolute()
+    if out is not None:
+        check_new_path(Path(out))
+        PartsWriter.check_unused(parts_folder(Path(out)))
     make_source = side_camera_source if side_cameras else environment_source
     source = make_source(environment, options, frame_stack, action_masks, environment_timeout)
     key = jax.random.key(seed)
     environments = source.make(
         copies_for(episodes), source.evaluation_backend, limits=HostLimits(max_evaluation_steps)
     )
-    with closing(environments):
+    with closing(environments), ExitStack() as stack:
         spec = center_spec(environments.spec) if side_cameras else environments.spec
         if path is not None:
             check_new_path(path, spec)
@@ -132,23 +136,31 @@ def record(
             player = with_center_view(player, spec)
         # as Run.evaluate has for its first seed
         key_episodes = final_evaluation_key(seed, 0)
-        chunks = play(environments, player, key_episodes, episodes, stochastic)
-        transitions = gather_chunks(environments, chunks, episodes, progress)
-    played = lay_end_to_end(transitions, episodes // spec.num_envs, spec)
-    recorded = split_cameras(played, spec) if side_cameras else to_recorded_arrays(played)
-    dataset = make_dataset(spec, **recorded)  # with actions within their bounds
-    if path is not None:
         seeds = reset_seeds(key_episodes, spec.num_envs, episodes)
         if source.evaluation_backend != "gymnasium" or noise:
             # an environment in JAX begins with keys; and other actions are recorded than executed
             seeds = (None,) * len(seeds)
-        is_side_view: tuple[bool, ...] = ()
-        if side_cameras:  # of which nobody drove those of the sides
-            seeds = tuple(known for seed in seeds for known in (seed, None, None))
-            is_side_view = (False, True, True) * episodes
-        made = RecordedEpisodes("etude", spec.id, spec, recorded, seeds, (), is_side_view)
-        write_recorded(path, spec, made, options)
-        dataset = read_dataset(path, spec)
+        parts = None
+        if path is not None:
+            parts = stack.enter_context(PartsWriter(parts_folder(path), spec))
+
+        def to_recorded(played: Sequence[Episode]) -> RecordedEpisodes:
+            dataset = lay_end_to_end(played, spec)
+            own_seeds = tuple(seeds[episode.number] for episode in played)
+            if side_cameras:
+                return split_cameras(dataset, spec, own_seeds)
+            recorded = to_recorded_arrays(dataset)
+            return RecordedEpisodes("etude", spec.id, spec, recorded, own_seeds)
+
+        chunks = play(environments, player, key_episodes, episodes, stochastic)
+        with told_of_parts(parts, out):
+            played = collect_episodes(environments, chunks, episodes, to_recorded, parts, progress)
+        recorded = to_recorded(played)
+        dataset = make_dataset(spec, **recorded.fields)  # with actions within their bounds
+        if path is not None and parts is not None:
+            write_recorded(path, spec, recorded, options)
+            parts.discard()
+            dataset = read_dataset(path, spec)
     if progress:
         console = Console(highlight=False)
         table = recording_table(dataset, expert_name(expert), source.name, max_evaluation_steps)
@@ -156,6 +168,29 @@ def record(
         if out is not None:
             console.print(f"written {out}", soft_wrap=True, markup=False)
     return dataset
+
+
+def parts_folder(path: Path) -> Path:
+    """The folder that has the episodes of a recording until its dataset is written."""
+    return path.with_name(path.name + UNFINISHED)
+
+
+@contextmanager
+def told_of_parts(parts: PartsWriter | None, out: str | Path | None) -> Iterator[None]:
+    """Where something ends the block early, its message says where the episodes before are."""
+    try:
+        yield
+    except (Interrupted, InvalidInput, EnvironmentFault, ExpertFault) as error:
+        if parts is None or not parts.num_episodes:
+            raise
+        folder = f"{out}{UNFINISHED}"
+        said = (
+            f"{error}; {parts.num_episodes:,} whole episodes are kept in {folder}, of which "
+            f"`etude dataset {folder} --to {out}` makes a dataset"
+        )
+        if isinstance(error, Interrupted):
+            raise Interrupted(said, error.signal) from None
+        raise type(error)(said) from error.__cause__
 
 
 def reset_seeds(key: Array, num_envs: int, episodes: int) -> tuple[int | None, ...]:
@@ -171,6 +206,13 @@ class Chunk(NamedTuple):
 
     transitions: Transition  # [time, env, ...], NumPy arrays
     episodes: int  # complete ones since the start, of those that count
+
+
+class Episode(NamedTuple):
+    """A whole episode of one of the copies."""
+
+    number: int  # in the dataset: those of the first copy come first
+    transitions: Transition  # [step, ...], NumPy arrays
 
 
 def play(
@@ -253,40 +295,84 @@ def first_rows(steps: Any, length: int) -> Any:
     return jax.tree.map(lambda x: np.asarray(x)[:length].copy(), steps)
 
 
-def gather_chunks(
-    environment: Environment, chunks: Iterator[Chunk], episodes: int, progress: bool
-) -> Transition:
-    """The transitions of all chunks, [time, env, ...]; raises Interrupted on a signal to stop."""
-    start_time, done, steps, gathered = perf_counter(), 0, 0, []
+def collect_episodes(
+    environment: Environment,
+    chunks: Iterator[Chunk],
+    count: int,
+    to_recorded: Callable[[Sequence[Episode]], RecordedEpisodes],
+    parts: PartsWriter | None,
+    progress: bool,
+) -> list[Episode]:
+    """The episodes of all chunks, `count` of them, in the order of their numbers.
+
+    Those that end in a chunk are in `parts`, on the disk, before the next chunk is played. Raises
+    Interrupted on a signal to stop.
+    """
+    num_envs, start_time, steps = environment.spec.num_envs, perf_counter(), 0
+    cutter = EpisodeCutter(num_envs, count // num_envs)
+    gathered: list[Episode] = []
     with InterruptHandler() as interrupt, StatusLine(progress) as status:
         interrupt.watch(environment, cancel_after=0)
         try:
             for chunk in chunks:
+                ended = cutter.cut(chunk.transitions)
+                if ended and parts is not None:
+                    parts.append(to_recorded(ended))
+                gathered += ended
+                steps += chunk.transitions.reward.size
+                rate = steps / (perf_counter() - start_time)
+                status.show(f"{len(gathered):,}/{count:,} episodes · {rate:,.0f} steps/s")
                 if interrupt.signal:
                     raise KeyboardInterrupt
-                gathered.append(chunk.transitions)
-                done, steps = chunk.episodes, steps + chunk.transitions.reward.size
-                rate = steps / (perf_counter() - start_time)
-                status.show(f"{done:,}/{episodes:,} episodes · {rate:,.0f} steps/s")
         except KeyboardInterrupt:
+            kept = "" if parts is not None and parts.num_episodes else "; nothing is written"
             raise Interrupted(
-                f"stopped after {done:,} of {episodes:,} episodes; nothing is written",
-                interrupt.signal,
+                f"stopped after {len(gathered):,} of {count:,} episodes{kept}", interrupt.signal
             ) from None
-    return jax.tree.map(lambda *arrays: np.concatenate(arrays), *gathered)
+    return sorted(gathered, key=lambda episode: episode.number)
 
 
-def lay_end_to_end(transitions: Transition, share: int, spec: EnvironmentSpec) -> Dataset:
-    """The first `share` episodes of each copy, from transitions [time, env, ...]."""
-    ends = [np.flatnonzero(done)[:share] + 1 for done in transitions.done.T]
-    lengths: Any = np.concatenate([np.diff(of_copy, prepend=0) for of_copy in ends])
-    time = np.concatenate([np.arange(of_copy[-1]) for of_copy in ends])
-    copy = np.repeat(np.arange(spec.num_envs), [of_copy[-1] for of_copy in ends])
-    return Dataset(
-        jax.tree.map(lambda x: x[time, copy], transitions),
-        lengths.astype(np.int32),
-        replace(spec, num_envs=1),
-    )
+class EpisodeCutter:
+    """Cuts the steps of copies, which come in chunks, into the first `share` episodes of each."""
+
+    def __init__(self, num_envs: int, share: int):
+        self.share = share
+        self.counts = [0] * num_envs
+        self.begun: list[list[Transition]] = [[] for _ in range(num_envs)]  # of running episodes
+
+    def cut(self, transitions: Transition) -> list[Episode]:
+        """The episodes that end in the next chunk [time, env, ...], in the order of their ends."""
+        done = np.asarray(transitions.done)
+        begins, ended = [0] * len(self.counts), []
+        for time, copy in np.argwhere(done).tolist():
+            if self.counts[copy] < self.share:
+                steps = self._take(transitions, copy, begins[copy], time + 1)
+                number = copy * self.share + self.counts[copy]
+                ended.append(Episode(number, join_steps([*self.begun[copy], steps])))
+                self.counts[copy], self.begun[copy], begins[copy] = (
+                    self.counts[copy] + 1,
+                    [],
+                    time + 1,
+                )
+        for copy, begin in enumerate(begins):
+            if self.counts[copy] < self.share and begin < len(done):
+                self.begun[copy].append(self._take(transitions, copy, begin, len(done)))
+        return ended
+
+    def _take(self, transitions, copy, begin, end):
+        return jax.tree.map(lambda x: x[begin:end, copy], transitions)
+
+
+def join_steps(parts: Sequence[Transition]) -> Transition:
+    """The steps of all parts, one after another."""
+    return jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
+
+
+def lay_end_to_end(episodes: Sequence[Episode], spec: EnvironmentSpec) -> Dataset:
+    """The dataset of these episodes, as they were played."""
+    lengths: Any = np.array([len(x.transitions.reward) for x in episodes], np.int32)
+    transitions = join_steps([episode.transitions for episode in episodes])
+    return Dataset(transitions, lengths, replace(spec, num_envs=1))
 
 
 def recording_table(dataset: Dataset, expert: str, environment: str, max_steps: int) -> Table:

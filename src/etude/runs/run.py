@@ -38,7 +38,13 @@ from etude.runs.job_checkpoints import (
 )
 from etude.runs.job_progress import ProgressEvent
 from etude.runs.options import AT_MOST, check_whole
-from etude.runs.outside import DatasetLike, describe, open_dataset, reopen_dataset
+from etude.runs.outside import (
+    DatasetLike,
+    check_next_observations,
+    describe,
+    open_dataset,
+    reopen_dataset,
+)
 from etude.runs.periodic_evaluation import state_of_seed
 from etude.runs.settings import (
     CONFIG,
@@ -255,6 +261,7 @@ class Run:
         spec, record = self.settings.outline().spec, self.settings.dataset
         if dataset is not None:
             opened, found = open_dataset(dataset, spec)
+            check_next_observations(self.settings.algorithm, self.settings.name, opened)
             return opened, found.path
         assert record is not None  # a run of an algorithm that needs a dataset has one
         at_hand = self.settings.outside.dataset

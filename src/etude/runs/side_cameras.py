@@ -7,6 +7,7 @@ policy that learns from all three knows what to do where the expert never is (Bo
 how an environment has such cameras.
 """
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -89,17 +90,20 @@ def with_center_view(expert: Expert, spec: EnvironmentSpec) -> Expert:
     return Expert(expert.state, policy)
 
 
-def split_cameras(played: Dataset, spec: EnvironmentSpec) -> dict[str, list[Any]]:
-    """The arrays of three episodes for each one played: of the center, the left and the right.
+def split_cameras(
+    played: Dataset, spec: EnvironmentSpec, seeds: Sequence[int | None]
+) -> RecordedEpisodes:
+    """Three episodes for each one played: of the center, the left and the right.
 
     Args:
         played: episodes with the observations of `SideViewsWrapper`.
         spec: that of the environment without side cameras.
+        seeds: [episode], of the resets; nobody drove by the cameras of the sides, so their episodes
+            have none.
 
     Returns:
-        Each of FIELDS, with one entry for each episode, in the environment's own units. Those of a
-        side have the actions corrected, within their bounds, and the rewards and ends of the
-        center.
+        The episodes, of which those of a side have the actions corrected, within their bounds, and
+        the rewards and ends of the center.
     """
     steps = played.transitions
     cameras = [_arrays_of(played, spec, steps.observation[CENTER], steps.next_observation[CENTER])]
@@ -116,7 +120,7 @@ def split_cameras(played: Dataset, spec: EnvironmentSpec) -> dict[str, list[Any]
         RecordedEpisodes("etude", spec.id, spec, arrays, ()).by_episode().fields
         for arrays in cameras
     ]
-    return {
+    fields = {
         field: [
             episode
             for drive in zip(*(fields[field] for fields in by_camera), strict=True)
@@ -124,6 +128,14 @@ def split_cameras(played: Dataset, spec: EnvironmentSpec) -> dict[str, list[Any]
         ]
         for field in FIELDS
     }
+    return RecordedEpisodes(
+        "etude",
+        spec.id,
+        spec,
+        fields,
+        tuple(known for seed in seeds for known in (seed, None, None)),
+        is_side_view=(False, True, True) * len(seeds),
+    )
 
 
 def _arrays_of(played, spec, observation, next_observation):

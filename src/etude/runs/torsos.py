@@ -87,5 +87,8 @@ def restore_torso(name: Any, torso: TorsoLike | None) -> TorsoMaker | None:
             f"{words if is_importable(name) else 'go on in Python, with torso=..., the function'}"
         )
     if name.split(":")[-1] != qualified_name(maker).split(":")[-1]:
-        raise InvalidInput(f"this run's torso is {name}, not {qualified_name(maker)}")
+        raise InvalidInput(
+            f"this run's torso is {name}, not {qualified_name(maker)}; load the run with its own "
+            "in Python (etude.load(path, torso=...)) and give that Run"
+        )
     return maker

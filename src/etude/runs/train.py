@@ -30,7 +30,14 @@ from etude.runs.job import train_job
 from etude.runs.job_checkpoints import has_checkpoint, metrics_fault, newest_metadata, restore_job
 from etude.runs.job_progress import ProgressEvent
 from etude.runs.options import SOLVED, RecordedOptions, RunOptions, make_options
-from etude.runs.outside import DatasetLike, describe, open_dataset, reopen_dataset, use_dataset
+from etude.runs.outside import (
+    DatasetLike,
+    check_next_observations,
+    describe,
+    open_dataset,
+    reopen_dataset,
+    use_dataset,
+)
 from etude.runs.periodic_evaluation import records_in
 from etude.runs.processes import train_jobs
 from etude.runs.run import Run, create_run, load_beside, remove_if_untrained
@@ -209,9 +216,11 @@ def resolve_settings(
         )
     if options.dataset is not None:
         dataset, record = open_dataset(options.dataset, spec)
+        check_next_observations(algorithm, name, dataset)
         settings = replace(settings, dataset=record, outside=Outside(dataset=dataset))
     if options.expert is not None:
-        expert, of_expert = open_expert(options.expert, environment, spec, settings.seed)
+        torso = torso_of(algorithm)
+        expert, of_expert = open_expert(options.expert, environment, spec, settings.seed, torso)
         settings = replace(
             settings, expert=of_expert, outside=replace(settings.outside, expert=expert)
         )
@@ -416,13 +425,19 @@ def ready_to_resume(
         )
     if record := run.settings.dataset:
         opened = reopen_dataset(record, dataset, run.settings.outline().spec)
+        check_next_observations(run.settings.algorithm, run.settings.name, opened)
         run = run.with_settings(replace(run.settings, outside=Outside(dataset=opened)))
     elif dataset is not None:
         raise InvalidInput(f"dataset is {describe(dataset)}, and this run reads none; leave it out")
     if of_expert := run.settings.expert:
         there = run.settings.environment if environment is None else environment
         made = reopen_expert(
-            of_expert, expert, there, run.settings.outline().spec, run.settings.seed
+            of_expert,
+            expert,
+            there,
+            run.settings.outline().spec,
+            run.settings.seed,
+            torso_of(run.settings.algorithm),
         )
         outside = replace(run.settings.outside, expert=made)
         run = run.with_settings(replace(run.settings, outside=outside))

@@ -102,6 +102,27 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
+def names_in(folder: Path, name: str, *more: str) -> list[str]:
+    """The paths in a folder whose parts match these patterns, in alphabetical order.
+
+    Raises CorruptFile for one of them that is a link, which may lead out of the folder.
+    """
+    found = []
+    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+        if not re.fullmatch(name, entry.name):
+            continue
+        if entry.is_symlink():
+            raise CorruptFile(
+                f"{entry.name} in {Path(folder).name} is a link, and links are not followed; put "
+                "what it names in its place"
+            )
+        if not more:
+            found.append(entry.name)
+        elif entry.is_dir():
+            found += [f"{entry.name}/{path}" for path in names_in(Path(entry.path), *more)]
+    return found
+
+
 def read_json(path: Path, limit: int = JSON_LIMIT) -> Any:
     """Read strict JSON: UTF-8, unique keys, finite numbers; raises CorruptFile otherwise."""
     return decode_json(read_bytes(path, limit), str(path))

@@ -1,5 +1,6 @@
 """Whoever acts, the expert labels; all labels are kept, and the learner is cloned from them."""
 
+import dataclasses
 from functools import partial
 from typing import NamedTuple
 
@@ -9,9 +10,12 @@ import numpy as np
 import pytest
 
 from etude.algorithms.imitation import cloning
-from etude.algorithms.imitation.dagger import DAgger
+from etude.algorithms.imitation.bc import BC
+from etude.algorithms.imitation.dagger import DAgger, DAggerMemory, LabelledSteps
 from etude.algorithms.protocol import Expert, Outside, init_state
+from etude.data.dataset import make_dataset
 from etude.data.replay import ring_buffer
+from etude.data.transition import zeros_like_spec
 from etude.environments.backends.jax_envs import JaxEnvs
 from etude.environments.protocol import StepResult
 from etude.errors import InvalidInput
@@ -147,7 +151,7 @@ def test_a_round_is_cloning_on_all_labels_so_far():
         after, metrics = dagger.update(state, experience, KEY, asking(Signs()))
         seen = experience.observation.reshape(-1, 2)
         learner = cloning.add_observations(dagger, state.learner, seen)
-        batch = dagger.sample(after.buffer, (), jax.random.split(KEY, 1)[0])
+        batch = dagger.sample(after.buffer, after.rows, (), jax.random.split(KEY, 1)[0])
         by_hand, expected, _ = cloning.gradient_step(dagger, learner, batch)
         return after.learner, metrics["nll"], by_hand, expected["nll"]
 
@@ -160,7 +164,8 @@ def test_batches_are_drawn_from_all_that_is_kept_and_from_nothing_else():
     """Of three rounds in room for two."""
     dagger = replace(SMALL, capacity=2 * 4 * ROUND, batch_size=4_000, gradient_steps=1)
     training, _, experience = rounds(dagger, Signs(), 3)
-    batch = jax.jit(dagger.sample)(training.algorithm_state.buffer, (), KEY)
+    state = training.algorithm_state
+    batch = jax.jit(dagger.sample)(state.buffer, state.rows, (), KEY)
     drawn = {tuple(row) for row in np.asarray(batch.observation)}
     first, *others = np.asarray(experience.observation).reshape(3, -1, 2)
     assert drawn == {tuple(row) for rows in others for row in rows}
@@ -191,7 +196,7 @@ def test_a_sequence_begins_with_what_is_remembered_of_its_episode(cell):
     for told, after in zip(before, carries, strict=True):
         expected = jnp.where(is_first[..., None], 0, jnp.concatenate([after[:1], after[:-1]]))
         np.testing.assert_allclose(in_order(told), expected, rtol=1e-4, atol=1e-5)
-    batch = jax.jit(dagger.sample)(state.buffer, before, KEY)
+    batch = jax.jit(dagger.sample)(state.buffer, state.rows, before, KEY)
     place = {row: at for at, row in np.ndenumerate(_rows(kept.observation))}
     drawn = _rows(batch.observation)
     rows = np.array([[place[seen][0] for seen in of_time] for of_time in drawn])
@@ -234,6 +239,111 @@ def test_an_episode_that_is_cut_off_ends_where_it_is():
     )
     np.testing.assert_array_equal(after[ROUND - 1], before[ROUND - 1] | is_cut)
     np.testing.assert_array_equal(np.delete(after, ROUND - 1, 0), np.delete(before, ROUND - 1, 0))
+
+
+LENGTHS = np.array([3, 4, 2, 2])
+SPEC = replace(ENVIRONMENT.spec, num_envs=1)
+
+
+def demonstrations(**changes):
+    """Eleven steps, of which each is told by what it observes."""
+    observations = np.arange(30, dtype=np.float32).reshape(15, 2)
+    recorded = dict(
+        observations=observations,
+        actions=np.arange(11) % 3,
+        rewards=np.zeros(11),
+        terminations=np.isin(np.arange(11), LENGTHS.cumsum() - 1),
+        truncations=np.zeros(11, bool),
+        episode_lengths=LENGTHS,
+    )
+    return make_dataset(SPEC, **recorded | changes)
+
+
+def with_dataset(dagger, num_envs, dataset):
+    """The state of DAgger after round zero."""
+    outside = Outside(dataset=dataset, expert=Expert((), Signs()))
+    spec = replace(SPEC, num_envs=num_envs)
+    return jax.jit(lambda key: dagger.init(key, spec, outside))(KEY)
+
+
+ROUND_ZERO = replace(SMALL, beta=1.0, rollout_length=4, capacity=24)
+
+
+@partial(jax.jit, static_argnames=("dagger", "num_envs"))
+def filled_ring(dagger, num_envs, dataset):
+    """(the ring with the dataset, how many of its rows have labels, a batch)."""
+    step = zeros_like_spec(SPEC)
+    example = LabelledSteps(step.observation, step.action, step.terminated)
+    ring = ring_buffer.init(example, dagger.capacity, num_envs, dagger.rollout_length)
+    ring, rows = dagger.insert_dataset(ring, dataset)
+    return ring, rows, dagger.sample(ring, rows, (), KEY)
+
+
+def test_round_zero_is_the_dataset_in_the_ring():
+    """Of two copies: five steps each, of which the oldest is dropped."""
+    dataset = demonstrations()
+    steps = dataset.transitions
+    ring, rows, batch = filled_ring(replace(ROUND_ZERO, batch_size=2_000), 2, dataset)
+    assert (rows, ring.inserted) == (5, 8)
+    kept = jax.tree.map(lambda x: np.asarray(x)[3:8].swapaxes(0, 1), ring.storage)
+    for name in ("observation", "action"):
+        expected = np.asarray(getattr(steps, name))[1:]
+        np.testing.assert_array_equal(getattr(kept, name).reshape(expected.shape), expected)
+    ends = np.array(steps.done)[1:].reshape(2, 5)
+    ends[:, -1] = True  # the copies go on with episodes of their own
+    np.testing.assert_array_equal(kept.done, ends)
+    assert np.asarray(ring.storage.done)[:3].all()  # nothing goes on there
+    drawn, counts = np.unique(batch.observation[:, 0], return_counts=True)
+    np.testing.assert_array_equal(drawn, np.sort(np.asarray(steps.observation)[1:, 0]))
+    np.testing.assert_allclose(counts, 200, atol=60)  # ten of them, each as likely
+    with pytest.raises(InvalidInput, match="the dataset has 11 steps, fewer than the 12 copies"):
+        filled_ring(replace(ROUND_ZERO, capacity=48), 12, dataset)
+
+
+def test_a_dataset_beyond_the_capacity_leaves_its_oldest_steps_out():
+    ring, rows, _ = filled_ring(replace(ROUND_ZERO, capacity=8), 1, demonstrations())
+    assert (rows, ring.inserted) == (8, 8)
+    expected = np.asarray(demonstrations().transitions.observation)[3:]
+    np.testing.assert_array_equal(np.asarray(ring.storage.observation)[:, 0], expected)
+
+
+@pytest.mark.system
+def test_rounds_take_the_place_of_the_dataset():
+    dagger, steps = replace(ROUND_ZERO, capacity=8), demonstrations().transitions
+    state = with_dataset(dagger, 1, demonstrations())
+    assert dagger.expert_probability(state) == 1
+    memory = DAggerMemory((), (), jnp.full((4, 1), 2))
+    experience = jax.tree.map(lambda x: jnp.zeros((4, 1, *x.shape), x.dtype), zeros_like_spec(SPEC))
+    after, metrics = jax.jit(dagger.update)(
+        state, replace(experience, memory=memory), KEY, Outside()
+    )
+    assert (after.rows, after.rounds, metrics["labelled_states"]) == (8, 2, 8)
+    np.testing.assert_array_equal(after.buffer.storage.action[:4, 0], 2)
+    np.testing.assert_array_equal(after.buffer.storage.action[4:, 0], steps.action[7:])
+
+
+@pytest.mark.system
+def test_round_zero_is_behavior_cloning():
+    """With β = 1 and no other round: where all steps are the same, the same weights."""
+    ones = {"observations": np.ones((15, 2), np.float32), "actions": np.full(11, 2)}
+    dataset = demonstrations(**ones)
+    state = with_dataset(ROUND_ZERO, 1, dataset)
+    names = [field.name for field in dataclasses.fields(BC)]
+    bc = BC(**{name: getattr(ROUND_ZERO, name) for name in names if name != "validation_share"})
+
+    @jax.jit
+    def cloned(key):
+        start = bc.init(key, SPEC, Outside(dataset=dataset))
+        start = replace(start, learner=cloning.init_cloner(bc, KEY, SPEC))  # from the same weights
+        seen = dataset.transitions.observation
+        learner = cloning.add_observations(bc, start.learner, seen)
+        return bc.update(replace(start, learner=learner), (), key, Outside(dataset=dataset))[0]
+
+    jax.tree.map(
+        partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6),
+        state.learner,
+        cloned(KEY).learner,
+    )
 
 
 @pytest.mark.system

@@ -95,6 +95,7 @@ class BC:
 
     plays: ClassVar[bool] = False
     needs: ClassVar[tuple[str, ...]] = ("dataset",)
+    reads_next_observations: ClassVar[bool] = False
     rollout_length: ClassVar[int] = 0
     state_noise: ClassVar[bool] = False
     components: ClassVar[dict[str, Component]] = {"policy": cloning.POLICY}

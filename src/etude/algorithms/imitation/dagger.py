@@ -5,7 +5,7 @@
 In round i the expert π* acts with probability β_i = β^i at each step, and the learner π̂_i
 otherwise. Whoever acts, the expert labels the state with what it would do, and the learner is
 cloned from all that was labelled so far. So it learns what to do after its own mistakes, which the
-expert by itself never shows.
+expert by itself never shows. D begins empty, or with a dataset of demonstrations as round zero.
 """
 
 import math
@@ -20,6 +20,7 @@ from etude.algorithms.imitation import cloning
 from etude.algorithms.imitation.cloning import Cloner, Demonstrations
 from etude.algorithms.protocol import NOTHING, Component, Outside, algorithm
 from etude.counters import count_up
+from etude.data.dataset import Dataset
 from etude.data.replay import ring_buffer
 from etude.data.replay.ring_buffer import Indices, RingBuffer
 from etude.data.transition import Transition, flatten_time, zeros_like_spec
@@ -59,14 +60,16 @@ class DAggerMemory:
 class DAggerState:
     learner: Cloner
     buffer: RingBuffer  # of LabelledSteps
-    rounds: Array  # int32: rounds so far
+    rows: Array  # int32: how many of its rows of time, the newest ones, have labels
+    rounds: Array  # int32: rounds so far, with the dataset as one
 
 
 @algorithm
 class DAgger:
     """DAgger for every kind of action space, with any expert.
 
-    The expert is queried once for each environment step.
+    The expert is queried once for each environment step. With a dataset the learner is cloned from
+    that first, as by `bc`, before it plays.
     """
 
     learning_rate: float = traced(1e-3, above=0)
@@ -83,8 +86,8 @@ class DAgger:
     certainty."""
     beta: float = traced(0.5, at_least=0, at_most=1)
     """β: in round i, counted from 0, the expert acts at a step with probability β^i. The first
-    round is the expert's alone; with 0, all others are the learner's, as in the paper's
-    experiments."""
+    round is the expert's alone, or the dataset; with 0, all others are the learner's, as in the
+    paper's experiments."""
     initial_std: float = traced(1.0, above=0)
     """Initial standard deviation of Box actions; a bounded Box is scaled to [-1, 1]; no effect with
     other action spaces."""
@@ -117,6 +120,8 @@ class DAgger:
     """Labelled states that are kept; beyond it, the oldest are dropped."""
 
     needs: ClassVar[tuple[str, ...]] = ("expert",)
+    takes: ClassVar[tuple[str, ...]] = ("dataset",)
+    reads_next_observations: ClassVar[bool] = False
     state_noise: ClassVar[bool] = False
     components: ClassVar[dict[str, Component]] = {"policy": cloning.POLICY}
 
@@ -145,12 +150,49 @@ class DAgger:
         )
 
     def init(self, key: Array, spec: EnvironmentSpec, outside: Outside) -> DAggerState:
-        """Return the initial policy and optimizer state, and an empty buffer."""
+        """Return the initial policy and optimizer state, and an empty buffer; or after round zero.
+
+        Round zero is cloning from the dataset, if there is one.
+        """
         learner = cloning.init_cloner(self, key, spec)
         step = zeros_like_spec(spec)
         example = LabelledSteps(step.observation, step.action, step.terminated)
         buffer = ring_buffer.init(example, self.capacity, spec.num_envs, self.rollout_length)
-        return DAggerState(learner, buffer, jnp.int32(0))
+        if (dataset := outside.dataset) is None:
+            return DAggerState(learner, buffer, rows=jnp.int32(0), rounds=jnp.int32(0))
+        buffer, rows = self.insert_dataset(buffer, dataset)
+        learner = cloning.add_observations(self, learner, dataset.transitions.observation)
+        learner, _ = self.fit(learner, buffer, rows, jax.random.fold_in(key, 0))
+        return DAggerState(learner, buffer, rows, rounds=jnp.int32(1))
+
+    def insert_dataset(self, buffer: RingBuffer, dataset: Dataset) -> tuple[RingBuffer, Array]:
+        """Return the buffer with the dataset's latest steps, and how many rows of time they take.
+
+        Each copy has as many of them, one after another, and the fewer than `num_envs` that are
+        left over are the oldest, which are dropped. They end where a rollout begins.
+        """
+        num_envs = ring_buffer.num_envs(buffer)
+        rows = min(dataset.num_steps // num_envs, ring_buffer.length(buffer))
+        if not rows:
+            raise InvalidInput(
+                f"the dataset has {dataset.num_steps} steps, fewer than the {num_envs} copies of "
+                "the environment; give a smaller num_envs, or record more"
+            )
+        end = -(-rows // self.rollout_length) * self.rollout_length
+        steps = dataset.transitions
+        labelled = LabelledSteps(steps.observation, steps.action, steps.done)
+        storage = jax.tree.map(
+            lambda kept, x: kept.at[end - rows : end].set(
+                x[-rows * num_envs :].reshape(num_envs, rows, *x.shape[1:]).swapaxes(0, 1)
+            ),
+            buffer.storage,
+            labelled,
+        )
+        # neither what stands before nor the first rollout goes on with an episode of it
+        done = storage.done.at[: end - rows].set(True).at[end - 1].set(True)
+        return replace(
+            buffer, storage=replace(storage, done=done), inserted=jnp.int32(end)
+        ), jnp.int32(rows)
 
     def initial_memory(
         self, state: DAggerState, spec: EnvironmentSpec, key: Array, outside: Outside = NOTHING
@@ -209,22 +251,30 @@ class DAgger:
         """Add a round [time, env] to the buffer, and take `gradient_steps` on all of it."""
         steps = LabelledSteps(experience.observation, experience.memory.label, experience.done)
         buffer = ring_buffer.insert(state.buffer, steps)
+        rows = jnp.minimum(state.rows + self.rollout_length, ring_buffer.length(buffer))
         learner = cloning.add_observations(
             self, state.learner, flatten_time(experience.observation)
         )
+        learner, metrics = self.fit(learner, buffer, rows, key)
+        return DAggerState(learner, buffer, rows, count_up(state.rounds, 1)), {
+            **jax.tree.map(jnp.mean, metrics),
+            "beta": self.expert_probability(state),
+            "labelled_states": rows * ring_buffer.num_envs(buffer),
+            "updates": jnp.int32(self.gradient_steps),
+        }
+
+    def fit(
+        self, learner: Cloner, buffer: RingBuffer, rows: Array, key: Array
+    ) -> tuple[Cloner, Metrics]:
+        """Take `gradient_steps` on the newest `rows` of the buffer; return their metrics too."""
         carries = self.carries_before(learner, buffer)
 
         def step(learner, key):
-            batch = self.sample(buffer, carries, key)
+            batch = self.sample(buffer, rows, carries, key)
             learner, metrics, _ = cloning.gradient_step(self, learner, batch)
             return learner, metrics
 
-        learner, metrics = jax.lax.scan(step, learner, jax.random.split(key, self.gradient_steps))
-        return DAggerState(learner, buffer, count_up(state.rounds, 1)), {
-            **jax.tree.map(jnp.mean, metrics),
-            "beta": self.expert_probability(state),
-            "updates": jnp.int32(self.gradient_steps),
-        }
+        return jax.lax.scan(step, learner, jax.random.split(key, self.gradient_steps))
 
     def carries_before(self, learner: Cloner, buffer: RingBuffer) -> Carry:
         """Return the learner's carries before all rows of the buffer, by its weights now.
@@ -262,17 +312,18 @@ class DAgger:
             lambda x: jnp.roll(x.reshape(length, *x.shape[2:]), oldest % length, 0), carries
         )
 
-    def sample(self, buffer: RingBuffer, carries: Carry, key: Array) -> Demonstrations:
-        """Return a batch of labelled states, or of sequences, each state as likely as any other.
+    def sample(self, buffer: RingBuffer, rows: Array, carries: Carry, key: Array) -> Demonstrations:
+        """Return a batch of the newest `rows` of labelled states, each as likely as any other.
 
-        A sequence that comes to the newest row goes on with the oldest one, as with a new episode.
+        With a recurrent cell they are sequences, and one that comes to the newest row goes on with
+        the oldest one, as with a new episode.
         """
         length = self.sequence_length if self.recurrent else 1
         shape = (self.batch_size // length,)
         key_time, key_env = jax.random.split(key)
-        oldest, num_rows = ring_buffer.oldest(buffer), ring_buffer.num_valid(buffer)
-        age = jax.random.randint(key_time, shape, 0, num_rows) + jnp.arange(length)[:, None]
-        row = (oldest + age % num_rows) % ring_buffer.length(buffer)  # [time, sequence]
+        oldest = buffer.inserted - rows
+        age = jax.random.randint(key_time, shape, 0, rows) + jnp.arange(length)[:, None]
+        row = (oldest + age % rows) % ring_buffer.length(buffer)  # [time, sequence]
         env = jax.random.randint(key_env, shape, 0, ring_buffer.num_envs(buffer))
         indices = Indices(row, jnp.broadcast_to(env, row.shape))
         steps = ring_buffer.gather(buffer, indices)
@@ -280,9 +331,7 @@ class DAgger:
             return Demonstrations(*jax.tree.map(lambda x: x[0], (steps.observation, steps.action)))
         carry = jax.tree.map(lambda x: x[row[0], env], carries)
         follows = jnp.concatenate([jnp.zeros_like(steps.done[:1]), steps.done[:-1]])
-        return Demonstrations(
-            steps.observation, steps.action, carry, follows | (age % num_rows == 0)
-        )
+        return Demonstrations(steps.observation, steps.action, carry, follows | (age % rows == 0))
 
     def truncate_episodes(self, state: DAggerState, is_cut: Array) -> DAggerState:
         """End the running episodes of the environments in `is_cut` [env]."""

@@ -1,9 +1,13 @@
 """The door to datasets in files: their format is told by what is there.
 
-    a directory with data/metadata.json and data/main_data.hdf5, or that folder   Minari
-    a zip of arrays                    NumPy's .npz, of etude's keys or those of imitation
-    HDF5 with data/demo_0, …           robomimic
-    HDF5 with observations, actions    D4RL
+    a zip of arrays                       NumPy's .npz, of etude's keys or those of imitation
+    HDF5 with data/demo_0, …              robomimic
+    HDF5 with observations, actions       D4RL
+    a directory with data/metadata.json, or its folder data      Minari
+    a directory with meta/info.json                              LeRobot
+    a directory with state.json and dataset_info.json            imitation, as HuggingFace's
+    a directory with part_000000.npz, …                          a recording of etude's that was
+                                                                 stopped
 
 Each format is described at the head of its own module.
 """
@@ -12,34 +16,30 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
-import numpy as np
-
-from etude.data.dataset import Dataset, to_recorded_arrays
-from etude.data.recorded_arrays import recorded_spaces
+from etude.data.dataset import Dataset, check_last_observations, to_recorded_arrays
 from etude.errors import InvalidInput
-from etude.spaces import EnvironmentSpec, leaves_with_path, recorded_dtype
+from etude.spaces import EnvironmentSpec
 from etude.storage import files
-from etude.storage.datasets import npz
+from etude.storage.datasets import npz, npz_parts
 from etude.storage.datasets.d4rl import is_d4rl, read_d4rl
 from etude.storage.datasets.hdf5 import import_h5py, open_hdf5
 from etude.storage.datasets.imitation import KEYS as IMITATION_KEYS
-from etude.storage.datasets.imitation import read_imitation
+from etude.storage.datasets.imitation import (
+    is_imitation_folder,
+    read_imitation,
+    read_imitation_folder,
+)
+from etude.storage.datasets.lerobot import is_lerobot, read_lerobot
 from etude.storage.datasets.minari import MAIN, is_minari, read_minari
+from etude.storage.datasets.minari_root import locate_dataset
 from etude.storage.datasets.minari_spaces import encode_space
 from etude.storage.datasets.minari_writer import check_new_directory, write_minari
-from etude.storage.datasets.recorded_episodes import (
-    FIELDS,
-    LENGTHS,
-    RecordedEpisodes,
-    dataset_of,
-    named,
-)
+from etude.storage.datasets.recorded_episodes import RecordedEpisodes, dataset_of, named
 from etude.storage.datasets.robomimic import is_robomimic, read_robomimic
 
 FORMATS = (
-    "an .npz of NumPy or of imitation, the directory of a Minari dataset, or an HDF5 file of "
-    "robomimic or D4RL"
+    "an .npz of NumPy or of imitation, an HDF5 file of robomimic or D4RL, the directory of a "
+    "dataset of Minari, LeRobot or imitation, or the id of one in Minari's local root"
 )
 _ZIP, _HDF5 = b"PK", b"\x89HDF\r\n\x1a\n"
 
@@ -53,7 +53,8 @@ def read_dataset(
     names is made, imported or run, and sizes are checked before memory is taken for them.
 
     Args:
-        path: the file or the directory.
+        path: the file or the directory; or, where there is no path of that name, the id of a
+            dataset in Minari's local root, as "D4RL/pen/human-v2".
         spec: the spaces of the environment that it was recorded in (`etude.make(...).spec`). Not
             needed for Minari, whose files give them. Of other files, without it, real numbers
             are unbounded, and actions that are whole numbers are refused.
@@ -66,7 +67,7 @@ def read_dataset(
         InvalidInput: naming the path, for what is no dataset, is damaged or hostile, has other
             spaces than `spec`, or whose episodes `make_dataset` refuses.
     """
-    path = Path(path)
+    path = locate_dataset(path)
     with named(path):
         return dataset_of(read_recorded(path, spec), spec, truncate_unfinished)
 
@@ -76,17 +77,10 @@ def read_recorded(path: str | Path, spec: EnvironmentSpec | None = None) -> Reco
 
     Arguments and errors are those of `read_dataset`.
     """
-    path = Path(path)
+    path = locate_dataset(path)
     with named(path):
         if path.is_dir():
-            if is_minari(path):
-                return read_minari(path)
-            old = next((folder for folder in (path, path / "data") if (folder / MAIN).exists()), "")
-            raise InvalidInput(
-                "it has no metadata.json, so a Minari older than 0.5 wrote it; convert it with that"
-                if old
-                else f"it is a directory without data/metadata.json; a dataset is {FORMATS}"
-            )
+            return _read_directory(path, spec)
         with files.open_plain(path) as file:
             start = file.read(len(_HDF5))
         if start.startswith(_HDF5):
@@ -99,10 +93,11 @@ def read_recorded(path: str | Path, spec: EnvironmentSpec | None = None) -> Reco
 
 
 def environment_of(path: str | Path) -> str:
-    """The id of the environment that an .npz names, "" for all else; no arrays are read."""
-    path = Path(path)
+    """The id of the environment that an .npz or a folder of them names, "" for all else; no arrays
+    are read."""
+    path = locate_dataset(path)
     if path.is_dir():
-        return ""
+        return npz_parts.environment_id_of_parts(path) if npz_parts.is_parts(path) else ""
     with files.open_plain(path) as file:
         is_zip = file.read(len(_ZIP)) == _ZIP
     return npz.environment_id_of(path) if is_zip else ""
@@ -140,10 +135,11 @@ def write_recorded(
     Minari's layout keeps them. Raises as `write_dataset` does.
     """
     path = Path(path)
+    check_last_observations(episodes.has_last_observations)
     check_new_path(path)
     episodes = episodes.by_episode()
     if path.suffix == ".npz":
-        npz.write_recorded_npz(path, spec, _end_to_end(spec, episodes))
+        npz.write_recorded_npz(path, spec, episodes.end_to_end(spec))
     else:
         write_minari(path, spec, episodes, options)
 
@@ -176,6 +172,27 @@ def check_new_path(path: Path, spec: EnvironmentSpec | None = None) -> None:
             encode_space(spec.observation)
 
 
+def _read_directory(path, spec):
+    if is_minari(path):
+        return read_minari(path)
+    if is_lerobot(path):
+        return read_lerobot(path, spec)
+    if is_imitation_folder(path):
+        return read_imitation_folder(path)
+    if npz_parts.is_parts(path):
+        return npz_parts.read_parts(path, spec)
+    if any((folder / MAIN).exists() for folder in (path, path / "data")):
+        raise InvalidInput(
+            "it has no metadata.json, so a Minari older than 0.5 wrote it; convert it with that"
+        )
+    if (path / "dataset_dict.json").exists():
+        raise InvalidInput("it holds several datasets of HuggingFace's; give the folder of one")
+    raise InvalidInput(
+        "it is a directory without data/metadata.json, meta/info.json or state.json; a dataset is "
+        f"{FORMATS}"
+    )
+
+
 def _read_hdf5(path, spec):
     with open_hdf5(path) as file:
         kind = (
@@ -198,23 +215,3 @@ def _read_hdf5(path, spec):
         else f"it holds {names or 'nothing'}, and neither robomimic's data/demo_0 nor D4RL's "
         "observations and actions; convert it to one of these, or to an .npz"
     )
-
-
-def _end_to_end(spec, episodes):
-    """The episodes laid end to end, in the dtypes of the spaces."""
-    fields: dict[str, Any] = {}
-    for field, space in recorded_spaces(spec).items():
-        leaves = leaves_with_path(space)
-        parts = [jax.tree.leaves(value) for value in episodes.fields[field]]
-        arrays = [
-            np.concatenate([part[i] for part in parts]).astype(
-                {"rewards": np.float64, "terminations": bool, "truncations": bool}.get(
-                    field, recorded_dtype(leaf)
-                )
-            )
-            for i, (_, leaf) in enumerate(leaves)
-        ]
-        structure = jax.tree.structure(episodes.fields[field][0])
-        fields[field] = jax.tree.unflatten(structure, arrays)
-    lengths = np.array([len(rewards) for rewards in episodes.fields[FIELDS[2]]], np.int32)
-    return episodes._replace(fields=fields | {LENGTHS: lengths})

@@ -16,7 +16,7 @@ import numpy as np
 
 from etude.errors import InvalidInput
 from etude.storage import files
-from etude.storage.datasets.npz import LARGEST_RATIO, SMALL
+from etude.storage.datasets.budget import ReadBudget
 from etude.storage.files import CorruptFile
 
 NAME_LIMIT = 1000  # characters of a name or a text
@@ -49,7 +49,7 @@ def open_hdf5(path: Path) -> Iterator["Group"]:
     size = files.plain_size(path)
     try:
         with h5py.File(path, "r", locking=False) as file:
-            yield Group(file, "", _Budget(Path(path), max(SMALL, LARGEST_RATIO * size), size))
+            yield Group(file, "", ReadBudget(path, size))
     except (InvalidInput, MemoryError):
         raise
     except Exception as error:  # h5py raises many kinds for a damaged file
@@ -57,26 +57,10 @@ def open_hdf5(path: Path) -> Iterator["Group"]:
         raise CorruptFile(f"it is no whole HDF5 file ({reason}); write or copy it again") from error
 
 
-class _Budget:
-    """A file, and how many bytes may still be read from it."""
-
-    def __init__(self, path: Path, limit: int, file_size: int):
-        self.path, self.limit, self.left, self.file_size = path, limit, limit, file_size
-
-    def spend(self, amount: int, name: str) -> None:
-        self.left -= amount
-        if self.left < 0:
-            raise CorruptFile(
-                f"with {name!r} its arrays would take more than {self.limit:,} bytes, and of a "
-                f"file of {self.file_size:,} bytes no more are read; if it is sound, write it "
-                "without compression"
-            )
-
-
 class Group:
     """A group of an HDF5 file; whatever is reached through it is checked first."""
 
-    def __init__(self, group: Any, path: str, budget: _Budget):
+    def __init__(self, group: Any, path: str, budget: ReadBudget):
         self._group, self._path, self._budget = group, path, budget
 
     def __contains__(self, name: str) -> bool:

@@ -1,21 +1,30 @@
-"""Datasets that the library `imitation` wrote as `.npz`, read without it.
+"""Datasets that the library `imitation` wrote, read without it: as `.npz`, or as a folder.
 
-obs         [step + 1, ...] of each episode
-acts        [step, ...] of each episode; rews, too, where rewards were recorded
-indices     [episode - 1]: the steps at which the episodes are divided
-terminal    [episode]: whether the episode came to its end
-infos       Python objects, which are not read, for reading them runs code
+    obs         [step + 1, ...] of each episode
+    acts        [step, ...] of each episode; rews, too, where rewards were recorded
+    terminal    [episode]: whether the episode came to its end
+    infos       Python objects, which are not read, for reading them runs code
+    indices     of an .npz, [episode - 1]: the steps at which the episodes are divided
+
+A folder is one that HuggingFace's `datasets` saved: state.json names the files of Arrow's in it, in
+which each episode is a row.
 """
 
+import re
 from pathlib import Path
 
 import numpy as np
 
 from etude.errors import InvalidInput
+from etude.storage import files
+from etude.storage.datasets.arrow import read_tables, rows_of
 from etude.storage.datasets.npz import read_arrays
 from etude.storage.datasets.recorded_episodes import FIELDS, RecordedEpisodes, named, split_episodes
+from etude.storage.files import CorruptFile
 
 KEYS = "obs", "acts", "terminal", "indices"
+STATE = "state.json"
+_SHARD = re.compile(r"\w[\w.-]*\.arrow", re.ASCII)
 
 
 def read_imitation(path: Path) -> RecordedEpisodes:
@@ -50,14 +59,73 @@ def read_imitation(path: Path) -> RecordedEpisodes:
                     f"{key} has the shape {array.shape}, and by acts and indices it should have "
                     f"{count} rows"
                 )
-        flags = np.zeros(len(actions), bool)
-        flags[lengths.cumsum() - 1] = terminal != 0
-        notes = ["it does not tell a failure from a time limit: a terminal episode is terminated"]
-        if "rews" not in arrays:
-            notes.append("it has no rewards, which are zero here")
-    values = arrays["obs"], actions, rewards, flags, np.zeros(len(actions), bool)
-    fields = {
-        field: split_episodes(value, lengths + 1 if field == "observations" else lengths)
-        for field, value in zip(FIELDS, values, strict=True)
-    }
-    return RecordedEpisodes("imitation", "", None, fields, (None,) * len(lengths), tuple(notes))
+    return _recorded(
+        split_episodes(arrays["obs"], lengths + 1),
+        split_episodes(actions, lengths),
+        split_episodes(rewards, lengths),
+        terminal,
+        "rews" in arrays,
+    )
+
+
+def is_imitation_folder(path: Path) -> bool:
+    """Whether a directory is one that HuggingFace's `datasets` saved."""
+    return (Path(path) / STATE).is_file() and (Path(path) / "dataset_info.json").is_file()
+
+
+def read_imitation_folder(path: Path) -> RecordedEpisodes:
+    """The episodes of a folder of `imitation`'s.
+
+    Raises InvalidInput, naming the path, for one that cannot be read or has other columns, and
+    where pyarrow is not installed.
+    """
+    with named(path):
+        episodes: dict[str, list] = {"obs": [], "acts": [], "rews": []}
+        terminal: list[np.ndarray] = []
+        is_rewarded = False
+        for table in read_tables(path, _shards(path), KEYS[:3], ["rews"]):
+            terminal.append(rows_of(table["terminal"], "terminal"))
+            is_rewarded = "rews" in table
+            for episode in range(len(terminal[-1])):
+                for key in episodes.keys() & table.keys():
+                    # a list of rows, which is one row of the column
+                    episodes[key].append(rows_of(table[key].slice(episode, 1), key)[0])
+        if len(episodes["rews"]) not in (0, len(episodes["acts"])):
+            raise CorruptFile("some of its files have rews, and others none; write it again")
+        if not is_rewarded:
+            episodes["rews"] = [np.zeros(len(acts), np.float32) for acts in episodes["acts"]]
+        ends = np.concatenate(terminal)
+        if ends.ndim != 1:
+            raise CorruptFile("terminal is no flag of each episode; write it again")
+    return _recorded(episodes["obs"], episodes["acts"], episodes["rews"], ends, is_rewarded)
+
+
+def _shards(path: Path) -> list[str]:
+    """The names of the files of a folder, which are in it and nowhere else."""
+    state = files.read_json(Path(path) / STATE)
+    entries = state.get("_data_files") if isinstance(state, dict) else None
+    if not isinstance(entries, list) or not entries:
+        raise CorruptFile(f"{STATE} names no files; save the dataset again")
+    names = []
+    for entry in entries:
+        name = entry.get("filename") if isinstance(entry, dict) else None
+        if not isinstance(name, str) or not _SHARD.fullmatch(name):
+            raise CorruptFile(
+                f"{STATE} names the file {name!r:.80}, which is none of those that `datasets` "
+                "writes beside it, as data-00000-of-00001.arrow"
+            )
+        names.append(name)
+    return names
+
+
+def _recorded(observations, actions, rewards, terminal, is_rewarded) -> RecordedEpisodes:
+    """The episodes of lists with an array for each, and whether each came to its end."""
+    terminations, truncations = ([np.zeros(len(acts), bool) for acts in actions] for _ in range(2))
+    for flags, is_terminal in zip(terminations, terminal, strict=True):
+        flags[-1:] = is_terminal != 0
+    notes = ["it does not tell a failure from a time limit: a terminal episode is terminated"]
+    if not is_rewarded:
+        notes.append("it has no rewards, which are zero here")
+    values = observations, actions, rewards, terminations, truncations
+    fields = dict(zip(FIELDS, values, strict=True))
+    return RecordedEpisodes("imitation", "", None, fields, (None,) * len(actions), tuple(notes))

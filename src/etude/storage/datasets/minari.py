@@ -1,32 +1,35 @@
-"""Datasets in Minari's layout, HDF5 with metadata in JSON, read without Minari.
+"""Datasets in Minari's layout, read without Minari: metadata in JSON, and HDF5 or Arrow.
 
     data/metadata.json        the spaces, the id of the environment, numbers of episodes and steps
     data/main_data.hdf5       a group episode_N for each episode: observations [step + 1, ...],
                               actions, rewards, terminations and truncations [step, ...]; parts of a
-                              Dict are groups, of a Tuple groups with the names _index_0, _index_1
-                              attributes of a group: id, total_steps, seed; side_view where the
-                              episode is what a side camera saw of another one
+                              Dict are groups, of a Tuple groups with the names _index_0, _index_1;
+                              its attributes are id, total_steps, seed, if that is known, and
+                              side_view where the episode is what a side camera saw of another one.
+                              Infos and the attributes options are not read
     data/etude.json           where etude wrote it: the SHA-256 of these two files
     data/pending/             where etude still writes, or was killed: the newest episodes
+    data/0/, data/1/, …       in place of the HDF5, where data_format is arrow or parquet: see
+                              `etude.storage.datasets.minari_arrow`
 
 What the metadata say of an environment is not made: only its id is read.
 """
 
 import hashlib
-import io
 import json
 import re
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from etude.data.recorded_arrays import recorded_spaces
 from etude.errors import InvalidInput
-from etude.spaces import Box, Composite, EnvironmentSpec, Space
+from etude.spaces import Composite, EnvironmentSpec
 from etude.storage import files
 from etude.storage.datasets.hdf5 import Group, open_hdf5
+from etude.storage.datasets.minari_arrow import FORMATS as ARROW_FORMATS
+from etude.storage.datasets.minari_arrow import read_arrow_episodes
 from etude.storage.datasets.minari_spaces import decode_space
+from etude.storage.datasets.pictures import JPEG_NOTE, decode_pictures, is_picture
 from etude.storage.datasets.recorded_episodes import FIELDS, RecordedEpisodes, checked_id, named
 from etude.storage.files import CorruptFile
 
@@ -34,8 +37,8 @@ DATA, METADATA, MAIN = "data", "metadata.json", "main_data.hdf5"
 SUMS, PENDING = "etude.json", "pending"
 SUMS_FORMAT = 1
 SIDE_VIEW = "side_view"  # the attribute of an episode
+HDF5 = "hdf5"  # the data_format that etude writes
 PENDING_NAME = re.compile(r"episode_(\d{1,9})\.([0-9a-f]{64})\.hdf5")
-_JPEG_SIDE = 32  # pixels; what is smaller, Minari does not compress as a picture
 
 
 def is_minari(path: Path) -> bool:
@@ -54,38 +57,49 @@ def read_minari(path: Path) -> RecordedEpisodes:
 
     Raises:
         InvalidInput: naming the path, for what is none, is damaged, or has spaces that etude does
-            not take, and where h5py is not installed.
+            not take, and where h5py, or pyarrow, is not installed.
     """
     folder = data_folder(path)
     with named(path):
         metadata, spec = read_metadata(folder)
-        sums = check_sums(folder)
         is_jpeg = metadata.get("jpeg_encoding", True) is not False
-        reader = _EpisodeReader(spec, is_jpeg)
-        total = metadata["total_episodes"]
-        with open_hdf5(folder / MAIN) as file:
-            episodes = [reader.read(file, number) for number in range(total)]
-            # etude counts an episode once the file with it has its name
-            while sums and f"episode_{len(episodes)}" in file:
-                episodes.append(reader.read(file, len(episodes)))
-            if f"episode_{len(episodes)}" in file:
-                reader.notes.append(
-                    f"the file has episodes that its metadata do not count: only the first {total} "
-                    "are read"
-                )
-        for pending in pending_files(folder, len(episodes)) if sums else ():
-            _check_pending(pending)
-            with open_hdf5(pending) as file:
-                episodes.append(reader.read(file, len(episodes)))
+        total, file_format = metadata["total_episodes"], metadata.get("data_format", HDF5)
+        if file_format == HDF5:
+            episodes, notes = _read_hdf5_episodes(folder, spec, total, is_jpeg)
+        else:
+            episodes, notes = read_arrow_episodes(folder, spec, total, file_format, is_jpeg)
     return RecordedEpisodes(
         "Minari",
         spec.id,
         spec,
         {field: [episode[field] for episode in episodes] for field in FIELDS},
         tuple(episode["seed"] for episode in episodes),
-        tuple(dict.fromkeys(reader.notes)),
-        tuple(episode["side_view"] for episode in episodes),
+        tuple(dict.fromkeys(notes)),
+        tuple(episode.get("side_view", False) for episode in episodes),
     )
+
+
+def _read_hdf5_episodes(
+    folder: Path, spec: EnvironmentSpec, total: int, is_jpeg: bool
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """(the fields and the seed of each episode, what a reader should know)."""
+    sums = check_sums(folder)
+    reader = _EpisodeReader(spec, is_jpeg)
+    with open_hdf5(folder / MAIN) as file:
+        episodes = [reader.read(file, number) for number in range(total)]
+        # etude counts an episode once the file with it has its name
+        while sums and f"episode_{len(episodes)}" in file:
+            episodes.append(reader.read(file, len(episodes)))
+        if f"episode_{len(episodes)}" in file:
+            reader.notes.append(
+                f"the file has episodes that its metadata do not count: only the first {total} "
+                "are read"
+            )
+    for pending in pending_files(folder, len(episodes)) if sums else ():
+        _check_pending(pending)
+        with open_hdf5(pending) as file:
+            episodes.append(reader.read(file, len(episodes)))
+    return episodes, reader.notes
 
 
 def read_metadata(folder: Path) -> tuple[dict[str, Any], EnvironmentSpec]:
@@ -97,10 +111,10 @@ def read_metadata(folder: Path) -> tuple[dict[str, Any], EnvironmentSpec]:
     metadata = files.read_json(folder / METADATA)
     if not isinstance(metadata, dict):
         raise CorruptFile(f"{METADATA} holds no JSON object; restore it from a copy")
-    if metadata.get("data_format", "hdf5") != "hdf5":
+    if metadata.get("data_format", HDF5) not in (HDF5, *ARROW_FORMATS):
         raise InvalidInput(
-            f"its data_format is {str(metadata['data_format'])!r:.80}, and only hdf5 is read; "
-            "convert it with Minari, to data_format='hdf5'"
+            f"its data_format is {str(metadata['data_format'])!r:.80}, and {HDF5}, "
+            f"{' and '.join(ARROW_FORMATS)} are read; convert it with Minari"
         )
     total = metadata.get("total_episodes")
     if type(total) is not int or not 0 <= total < 2**31:
@@ -198,36 +212,10 @@ class _EpisodeReader:
             )
             values = zip(names, space.parts, strict=True)
             return space.assemble([self._value(parts, *value) for value in values])
-        if self.is_jpeg and _is_picture(space):
-            self.notes.append(
-                "its pictures were compressed with loss (JPEG), so they are not those that the "
-                "environment gave"
-            )
-            return _decode_pictures(group, name, space)
+        if self.is_jpeg and is_picture(space):
+            self.notes.append(JPEG_NOTE)
+            return decode_pictures(group.rows_of_bytes(name), name, space, group.spend)
         return group.array(name)
-
-
-def _decode_pictures(group: Group, name: str, space: Box) -> np.ndarray:
-    """The pictures of rows of JPEG, [row, *shape of the space]; others are refused undecoded."""
-    from PIL import Image
-
-    pictures, (height, width) = [], space.shape[:2]
-    mode = "L" if space.shape[2:] == () else "RGB"
-    for row, data in enumerate(group.rows_of_bytes(name)):
-        try:
-            with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
-                if (*image.size, image.mode) != (width, height, mode):
-                    raise CorruptFile(
-                        f"row {row} of {name!r} is a picture of {image.width} by {image.height}, "
-                        f"{image.mode}, and its space is {space}"
-                    )
-                group.spend(height * width * len(mode), name)
-                pictures.append(np.asarray(image))
-        except (OSError, SyntaxError, ValueError) as error:
-            if isinstance(error, InvalidInput):
-                raise
-            raise CorruptFile(f"row {row} of {name!r} is no whole JPEG ({error})") from error
-    return np.stack(pictures) if pictures else np.zeros((0, *space.shape), np.uint8)
 
 
 def _environment_id(metadata: dict[str, Any]) -> str:
@@ -249,13 +237,3 @@ def _check_pending(path: Path) -> None:
             f"{PENDING}/{path.name} is damaged: its content does not fit the SHA-256 in its name; "
             "remove it and the pending episodes after it"
         )
-
-
-def _is_picture(space: Space) -> bool:
-    """Whether Minari may keep the values of a space as JPEG pictures."""
-    return (
-        isinstance(space, Box)
-        and len(space.shape) in (2, 3)
-        and min(space.shape[:2]) >= _JPEG_SIDE
-        and (space.dtype, space.low, space.high) == ("uint8", 0, 255)
-    )

@@ -46,6 +46,7 @@ from etude.data.recorded_arrays import recorded_spaces
 from etude.errors import InvalidInput
 from etude.spaces import EnvironmentSpec, leaves_with_path
 from etude.storage import files
+from etude.storage.datasets.budget import LARGEST_RATIO, SMALL
 from etude.storage.datasets.recorded_episodes import (
     FIELDS,
     ID_LIMIT,
@@ -57,9 +58,6 @@ from etude.storage.datasets.recorded_episodes import (
 from etude.storage.files import CorruptFile
 
 ENVIRONMENT_ID, SEEDS, SIDE_VIEWS = "environment_id", "seeds", "side_views"
-# The arrays of a file may take so many bytes in memory, or so many times its own size. DEFLATE
-# reaches a ratio of 1,032, on zeros alone.
-SMALL, LARGEST_RATIO = 2**28, 200
 _SUFFIX = ".npy"
 _READ_HEADER = {
     (1, 0): np.lib.format.read_array_header_1_0,

@@ -10,9 +10,9 @@ import jax
 import numpy as np
 
 from etude.data.dataset import Dataset, check_dataset, make_dataset
-from etude.data.recorded_arrays import check_lengths
+from etude.data.recorded_arrays import check_lengths, recorded_spaces
 from etude.errors import InvalidInput
-from etude.spaces import Box, Composite, EnvironmentSpec
+from etude.spaces import Box, Composite, EnvironmentSpec, leaves_with_path, recorded_dtype
 from etude.struct import replace
 
 FIELDS = "observations", "actions", "rewards", "terminations", "truncations"
@@ -32,6 +32,8 @@ class RecordedEpisodes(NamedTuple):
     notes: tuple[str, ...] = ()  # what a reader should know, each a sentence without its full stop
     # [episode]: whether it is what a side camera saw of another episode; () where none is
     is_side_view: tuple[bool, ...] = ()
+    # False: the last observation of each episode is the one before it, for the file lacks it
+    has_last_observations: bool = True
 
     @property
     def num_episodes(self) -> int:
@@ -57,6 +59,28 @@ class RecordedEpisodes(NamedTuple):
             fields[field] = split_episodes(self.fields[field], counts)
         return self._replace(fields=fields)
 
+    def end_to_end(self, spec: EnvironmentSpec) -> "RecordedEpisodes":
+        """The same, which has one entry for each episode, laid end to end with LENGTHS.
+
+        The arrays have the dtypes of the spaces of `spec`.
+        """
+        fields: dict[str, Any] = {}
+        for field, space in recorded_spaces(spec).items():
+            leaves = leaves_with_path(space)
+            parts = [jax.tree.leaves(value) for value in self.fields[field]]
+            arrays = [
+                np.concatenate([part[i] for part in parts]).astype(
+                    {"rewards": np.float64, "terminations": bool, "truncations": bool}.get(
+                        field, recorded_dtype(leaf)
+                    )
+                )
+                for i, (_, leaf) in enumerate(leaves)
+            ]
+            structure = jax.tree.structure(self.fields[field][0])
+            fields[field] = jax.tree.unflatten(structure, arrays)
+        lengths = np.array([len(rewards) for rewards in self.fields[FIELDS[2]]], np.int32)
+        return self._replace(fields=fields | {LENGTHS: lengths})
+
 
 def dataset_of(
     episodes: RecordedEpisodes, spec: EnvironmentSpec | None, truncate_unfinished: bool = False
@@ -72,6 +96,7 @@ def dataset_of(
         **episodes.fields,
         truncate_unfinished=truncate_unfinished,
     )
+    dataset = replace(dataset, has_last_observations=episodes.has_last_observations)
     if spec is None:
         return dataset
     check_dataset(dataset, spec)

@@ -4,8 +4,9 @@
     data/demo_N/next_obs/KEY  [step, ...]: and after it
     data/demo_N/actions, rewards, dones       [step, ...]
 
-The attribute env_args, which says of the environment, is not read. A done before the last step
-says that the task was solved then, and ends no episode.
+The attribute env_args, which says of the environment, is not read, nor are the lists of
+demonstrations in the group mask: all demonstrations are read, in the order of their numbers. A done
+before the last step says that the task was solved then, and ends no episode.
 """
 
 import re
@@ -19,7 +20,7 @@ from etude.storage.datasets.hdf5 import Group, open_hdf5
 from etude.storage.datasets.recorded_episodes import FIELDS, RecordedEpisodes, named
 from etude.storage.files import CorruptFile
 
-DATA = "data"
+DATA, MASK = "data", "mask"
 _DEMONSTRATION = re.compile(r"demo_(\d{1,9})")
 
 
@@ -45,6 +46,8 @@ def read_robomimic(path: Path, spec: EnvironmentSpec | None) -> RecordedEpisodes
         names = _names(data)
         notes = ["it does not tell a failure from a time limit: a done at the end is a termination"]
         episodes = [_episode(data.group(name), name, spec, notes) for name in names]
+        if MASK in file:
+            notes.append("its lists of demonstrations (mask) are not read: all of them are here")
     return RecordedEpisodes(
         "robomimic",
         "",
