@@ -39,6 +39,8 @@ ORDER = (
     "trust_region.ppo",
     "imitation.bc",
     "imitation.dagger",
+    "imitation.gcbc",
+    "imitation.gcsl",
     "control.mpc",
     "control.mcts",
     "control.random_policy",
@@ -173,6 +175,8 @@ def observations_text(assumes: Assumptions) -> str:
     """The kinds of observation that an algorithm takes."""
     if assumes.discrete_observations:
         return "Discrete"
+    if assumes.distances:
+        return "with a Box"
     return "Dict with goals" if assumes.goals else "every kind"
 
 

@@ -17,6 +17,9 @@ from etude.struct import struct
 from etude.trees import where_done
 from etude.types import Array
 
+# memory, observation -> numbers [env] by their names
+FinalMeasures = Callable[[Any, Any], dict[str, Array]]
+
 
 class BoundPolicy(NamedTuple):
     """A policy together with its state, for a batch of environments."""
@@ -147,15 +150,40 @@ def evaluate(
 ) -> tuple[Array, Array]:
     """Undiscounted returns and lengths of whole episodes under `policy`, [episodes] each.
 
+    See `play_episodes`.
+    """
+    played = play_episodes(environment, policy, key, episodes)
+    return played.returns, played.lengths
+
+
+class PlayedEpisodes(NamedTuple):
+    """What an evaluation played, [episode] each."""
+
+    returns: Array  # undiscounted
+    lengths: Array  # int32
+    measures: dict[str, Array]  # by their names
+
+
+def play_episodes(
+    environment: Environment,
+    policy: BoundPolicy,
+    key: Array,
+    episodes: int,
+    final_measures: FinalMeasures = lambda memory, observation: {},
+) -> PlayedEpisodes:
+    """Play whole episodes under `policy`.
+
     Every environment contributes the same number of episodes, for otherwise short episodes would
     count more often than long ones; `episodes` is a multiple of the number of environments.
+    `final_measures` tells of the end of an episode: (memory after the last action, true last
+    observation) -> numbers [env] by their names.
     """
     n = environment.spec.num_envs
     episodes_per_env = episodes // n
     key_reset, key_steps = jax.random.split(key)
 
     def step(carry):
-        rollout_state, num_episodes, returns, lengths, time = carry
+        rollout_state, num_episodes, tables, time = carry
         previous = rollout_state
         rollout_state, transition, _ = rollout(
             environment, policy, rollout_state, jax.random.fold_in(key_steps, time), 1
@@ -169,18 +197,28 @@ def evaluate(
                 episodes_per_env,
             ),
         )
-        returns = returns.at[index].set(previous.episode_return + transition.reward[0], mode="drop")
-        lengths = lengths.at[index].set(previous.episode_length + 1, mode="drop")
-        return rollout_state, num_episodes + transition.done[0], returns, lengths, time + 1
+        memory, observation = jax.tree.map(
+            lambda x: x[0], (transition.memory, transition.next_observation)
+        )
+        values = PlayedEpisodes(
+            previous.episode_return + transition.reward[0],
+            previous.episode_length + 1,
+            final_measures(memory, observation),
+        )
+        tables = jax.tree.map(
+            lambda table, value: table.at[index].set(value, mode="drop"), tables, values
+        )
+        return rollout_state, num_episodes + transition.done[0], tables, time + 1
 
-    initial_carry = (
-        init_rollout_state(environment, policy, key_reset),
-        jnp.zeros(n, jnp.int32),
+    rollout_state = init_rollout_state(environment, policy, key_reset)
+    measured = jax.eval_shape(final_measures, rollout_state.memory, rollout_state.observation)
+    tables = PlayedEpisodes(
         jnp.zeros((n, episodes_per_env)),
         jnp.zeros((n, episodes_per_env), jnp.int32),
-        jnp.int32(0),
+        {name: jnp.zeros((n, episodes_per_env), x.dtype) for name, x in measured.items()},
     )
-    _, _, returns, lengths, _ = jax.lax.while_loop(
+    initial_carry = (rollout_state, jnp.zeros(n, jnp.int32), tables, jnp.int32(0))
+    _, _, tables, _ = jax.lax.while_loop(
         lambda carry: (carry[1] < episodes_per_env).any(), step, initial_carry
     )
-    return returns.ravel(), lengths.ravel()
+    return jax.tree.map(jnp.ravel, tables)
