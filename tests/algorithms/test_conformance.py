@@ -30,6 +30,8 @@ from etude.algorithms.control.mpc import MPC
 from etude.algorithms.control.random_policy import Random
 from etude.algorithms.imitation.bc import BC
 from etude.algorithms.imitation.dagger import DAgger
+from etude.algorithms.imitation.gcbc import GCBC
+from etude.algorithms.imitation.gcsl import GCSL
 from etude.algorithms.policy_gradient.reinforce import OffPolicyGradient, Reinforce
 from etude.algorithms.protocol import NOTHING, Expert, Outside, init_state, outside_arguments
 from etude.algorithms.trust_region.ppo import PPO, DualGradient
@@ -241,6 +243,20 @@ SMALL = {
         EVERY,
         "policy",
     ),
+    "gcbc": (GCBC(hidden=(4,), batch_size=4, gradient_steps=2), CHOICES, EVERY, "policy"),
+    "gcsl": (
+        GCSL(
+            hidden=(4,),
+            batch_size=4,
+            gradient_steps=2,
+            rollout_length=3,
+            capacity=12,
+            random_steps=6,
+        ),
+        CHOICES,
+        EVERY,
+        "policy",
+    ),
     "mpc": (
         MPC("Pendulum-v1", CEM(elites=2), horizon=3, samples=4, iterations=2),
         JaxEnvs(PORTS["Pendulum-v1"](), 2),
@@ -283,6 +299,12 @@ VARIANTS = {
         SMALL["dqn"][2],
         "q",
     ),
+    "gcsl where goals are desired": (
+        replace(SMALL["gcsl"][0], horizon=3, sample_actions=False, epsilon=0.5),
+        JaxEnvs(Reach(CONTINUOUS), 2),
+        EVERY,
+        "policy",
+    ),
     "ddpg with hindsight": (
         DDPG(hindsight=Hindsight("final"), **REPLAYED),
         JaxEnvs(Reach(CONTINUOUS), 2),
@@ -315,6 +337,8 @@ AKIN = {
     "td3": "sac",
     "trpo": "ppo",
     "dagger": "bc",
+    "gcbc": "bc",
+    "gcsl where goals are desired": "gcsl",
     # a sequence is compared with single steps by a test of its own
     "rainbow with memory": "rainbow",
     "sac with memory": "rainbow with memory",
@@ -588,12 +612,13 @@ def test_every_space_it_can_take_is_taken_and_the_learning_rate_swept_in_one_pro
     """Traced, not run: an observation of which every kind is a part, under a vmap over the rate,
     and kinds of action."""
     algorithm, environment, kinds, _ = SMALL[name]
-    if hasattr(algorithm, "recurrent"):
+    if getattr(algorithm, "recurrent", None):
         # a memory sees features, whatever they are of
         algorithm = replace(algorithm, recurrent=None)
     action = next(kind for kind in ACTIONS if kind in kinds)
     # what networks see is one for all of them, so one of each sort sees every kind
     every = OBSERVATIONS if name in ("sac", "ppo") else ("discrete", "multibinary")
+    every = (*every, *("box",) * algorithm.assumes.distances)
     seen = (
         OBSERVATIONS["discrete"]
         if environment is PROCESS
@@ -737,10 +762,13 @@ def test_what_it_cannot_take_is_refused_by_name(name):
 
 # Action masks
 
-MASKED = {
-    kind: JaxEnvs(Masked(space), STATES)
-    for kind, space in (("discrete", ONE), ("multidiscrete", PAIR))
-}
+MASKED, MASKED_IN_BOX = (
+    {
+        kind: JaxEnvs(Masked(space, in_box), STATES)
+        for kind, space in (("discrete", ONE), ("multidiscrete", PAIR))
+    }
+    for in_box in (False, True)
+)
 OF_CHOICES = [
     (name, kind)
     for name, (algorithm, _, kinds, learned) in (ROWS | VARIANTS_OF_CHOICES).items()
@@ -767,7 +795,7 @@ def test_nothing_forbidden_is_done_or_valued(name, kind):
     """In training, while it explores, and when it is evaluated; though what is forbidden pays 10.
     Nothing is allowed where an episode ends, and what is learned there is finite."""
     algorithm, *_, learned = (ROWS | VARIANTS_OF_CHOICES)[name]
-    environment = MASKED[kind]
+    environment = (MASKED_IN_BOX if algorithm.assumes.distances else MASKED)[kind]
     check_spaces(algorithm.assumes, environment.spec, name)
     outside = outside_of(algorithm, environment)
 
@@ -807,9 +835,14 @@ def test_nothing_forbidden_is_done_or_valued(name, kind):
 
 def test_an_action_mask_is_kept_to_or_refused_by_name():
     """Of choices; of other actions, whoever is asked, there is none to keep to."""
-    masked = Composite((MultiBinary((2,)), Discrete(3)), ("action_mask", "observation"))
-    spec = EnvironmentSpec(masked, Discrete(2), 2)
+    specs = [
+        EnvironmentSpec(
+            Composite((MultiBinary((2,)), states), ("action_mask", "observation")), Discrete(2), 2
+        )
+        for states in (Discrete(3), Box((1,)))
+    ]
     for name, (algorithm, _, kinds, _) in SMALL.items():
+        spec = specs[algorithm.assumes.distances]
         if "discrete" in kinds:
             check_spaces(algorithm.assumes, spec, name)
             with pytest.raises(InvalidInput, match=f"{name}.* does not read action masks"):
@@ -821,7 +854,7 @@ def test_an_action_mask_is_kept_to_or_refused_by_name():
             with pytest.raises(InvalidInput, match="takes|has an action_mask, which is for"):
                 check_spaces(algorithm.assumes, replace(spec, action=action), name)
     with pytest.raises(InvalidInput, match="action_mask has shape .2,., and there are 3 choices"):
-        check_spaces(SMALL["ppo"][0].assumes, replace(spec, action=Discrete(3)), "ppo")
+        check_spaces(SMALL["ppo"][0].assumes, replace(specs[0], action=Discrete(3)), "ppo")
 
 
 # Episodes without an end, and environments that break their word
