@@ -338,6 +338,7 @@ AKIN = {
     "trpo": "ppo",
     "dagger": "bc",
     "gcbc": "bc",
+    "gcsl": "dqn with hindsight",
     "gcsl where goals are desired": "gcsl",
     # a sequence is compared with single steps by a test of its own
     "rainbow with memory": "rainbow",
