@@ -136,6 +136,7 @@ change them.
 - **known model**: etude has a model of the environment, see `etude.register_model`.
 - **Dict with goals**: it has the keys `desired_goal` and `achieved_goal`, and the reward of any two
   goals is known, see `etude.register_goal_reward`.
+- **with a Box**: goals have a Box among their parts, over which the distance to a goal is measured.
 
 {table}
 """

@@ -210,3 +210,26 @@ def test_the_room_is_learned_from_random_play_and_not_with_goals_of_other_episod
             )
         distances.append(run.summary["evaluation"]["measures"]["distance"]["medians"][0])
     assert distances[0] < 0.12 and distances[1] > 0.5
+
+
+@pytest.mark.system
+def test_a_swimmer_comes_nearer_to_whole_observations(tmp_path):
+    """MuJoCo, where nothing says what the goal is: those of episodes at random, played for before
+    much is learned and after."""
+    options = {"max_episode_steps": 50}
+    path = tmp_path / "swim.npz"
+    etude.record("Swimmer-v5", expert="random", options=options, episodes=200, out=path)
+    run = etude.train(
+        GCBC(horizon=50),
+        "Swimmer-v5",
+        options=options,
+        dataset=path,
+        steps=2_000,
+        evaluate_every=200,
+        evaluate_with=20,
+        out=tmp_path / "run",
+        progress=False,
+    )
+    distance = run.metrics["evaluation_distance"]
+    distance = distance[np.isfinite(distance)]
+    assert distance[-3:].mean() < 0.6 * distance[0]
