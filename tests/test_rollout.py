@@ -138,12 +138,14 @@ def test_evaluation_measures_the_end_of_each_episode():
         "episode": observation[:, 1],
         "time": observation[:, 2],
     }
-    played = jax.jit(lambda: play_episodes(Scripted(4), policy, jax.random.key(0), 8, measure))()
+    _, lengths, measures = jax.jit(
+        lambda: play_episodes(Scripted(4), policy, jax.random.key(0), 8, measure)
+    )()
     length, episode = np.repeat(np.arange(1, 5), 2), np.tile([0, 1], 4)
-    np.testing.assert_array_equal(played.lengths, length)
-    np.testing.assert_array_equal(played.measures["actions"], length)
-    np.testing.assert_array_equal(played.measures["time"], length)
-    np.testing.assert_array_equal(played.measures["episode"], episode)
+    np.testing.assert_array_equal(lengths, length)
+    np.testing.assert_array_equal(measures["actions"], length)
+    np.testing.assert_array_equal(measures["time"], length)
+    np.testing.assert_array_equal(measures["episode"], episode)
 
 
 @pytest.mark.slow

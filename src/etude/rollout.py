@@ -17,9 +17,6 @@ from etude.struct import struct
 from etude.trees import where_done
 from etude.types import Array
 
-# memory, observation -> numbers [env] by their names
-FinalMeasures = Callable[[Any, Any], dict[str, Array]]
-
 
 class BoundPolicy(NamedTuple):
     """A policy together with its state, for a batch of environments."""
@@ -150,18 +147,9 @@ def evaluate(
 ) -> tuple[Array, Array]:
     """Undiscounted returns and lengths of whole episodes under `policy`, [episodes] each.
 
-    See `play_episodes`.
+    They are those of `play_episodes`.
     """
-    played = play_episodes(environment, policy, key, episodes)
-    return played.returns, played.lengths
-
-
-class PlayedEpisodes(NamedTuple):
-    """What an evaluation played, [episode] each."""
-
-    returns: Array  # undiscounted
-    lengths: Array  # int32
-    measures: dict[str, Array]  # by their names
+    return play_episodes(environment, policy, key, episodes)[:2]
 
 
 def play_episodes(
@@ -169,9 +157,9 @@ def play_episodes(
     policy: BoundPolicy,
     key: Array,
     episodes: int,
-    final_measures: FinalMeasures = lambda memory, observation: {},
-) -> PlayedEpisodes:
-    """Play whole episodes under `policy`.
+    final_measures: Callable[[Any, Any], dict[str, Array]] = lambda memory, observation: {},
+) -> tuple[Array, Array, dict[str, Array]]:
+    """Undiscounted returns, lengths and measures by name of whole episodes, [episodes] each.
 
     Every environment contributes the same number of episodes, for otherwise short episodes would
     count more often than long ones; `episodes` is a multiple of the number of environments.
@@ -183,10 +171,9 @@ def play_episodes(
     key_reset, key_steps = jax.random.split(key)
 
     def step(carry):
-        rollout_state, num_episodes, tables, time = carry
-        previous = rollout_state
+        previous, num_episodes, tables, time = carry
         rollout_state, transition, _ = rollout(
-            environment, policy, rollout_state, jax.random.fold_in(key_steps, time), 1
+            environment, policy, previous, jax.random.fold_in(key_steps, time), 1
         )
         # episodes beyond `episodes_per_env` are dropped
         index = (
@@ -197,28 +184,28 @@ def play_episodes(
                 episodes_per_env,
             ),
         )
-        memory, observation = jax.tree.map(
-            lambda x: x[0], (transition.memory, transition.next_observation)
-        )
-        values = PlayedEpisodes(
+        values = (
             previous.episode_return + transition.reward[0],
             previous.episode_length + 1,
-            final_measures(memory, observation),
+            final_measures(
+                *jax.tree.map(lambda x: x[0], (transition.memory, transition.next_observation))
+            ),
         )
-        tables = jax.tree.map(
-            lambda table, value: table.at[index].set(value, mode="drop"), tables, values
-        )
+        tables = jax.tree.map(lambda x, new: x.at[index].set(new, mode="drop"), tables, values)
         return rollout_state, num_episodes + transition.done[0], tables, time + 1
 
-    rollout_state = init_rollout_state(environment, policy, key_reset)
-    measured = jax.eval_shape(final_measures, rollout_state.memory, rollout_state.observation)
-    tables = PlayedEpisodes(
-        jnp.zeros((n, episodes_per_env)),
-        jnp.zeros((n, episodes_per_env), jnp.int32),
-        {name: jnp.zeros((n, episodes_per_env), x.dtype) for name, x in measured.items()},
+    start = init_rollout_state(environment, policy, key_reset)
+    tables = jax.tree.map(
+        lambda x: jnp.zeros((n, episodes_per_env), x.dtype),
+        (
+            start.episode_return,
+            start.episode_length,
+            jax.eval_shape(final_measures, start.memory, start.observation),
+        ),
     )
-    initial_carry = (rollout_state, jnp.zeros(n, jnp.int32), tables, jnp.int32(0))
     _, _, tables, _ = jax.lax.while_loop(
-        lambda carry: (carry[1] < episodes_per_env).any(), step, initial_carry
+        lambda carry: (carry[1] < episodes_per_env).any(),
+        step,
+        (start, jnp.zeros(n, jnp.int32), tables, jnp.int32(0)),
     )
     return jax.tree.map(jnp.ravel, tables)
