@@ -107,15 +107,17 @@ class Reach:
 
     def __init__(self, action_space=DISCRETE):
         line, self.action_space = Box((1,)), action_space
-        self.observation_space = Composite((line, line), ("achieved_goal", "desired_goal"))
+        names = ("achieved_goal", "desired_goal", "observation")
+        self.observation_space = Composite((line,) * 3, names)
 
     def reset(self, key):
-        observation = {"achieved_goal": jnp.zeros(1), "desired_goal": jax.random.normal(key, (1,))}
+        goal, start = jax.random.normal(key, (1,)), jnp.zeros(1)
+        observation = {"achieved_goal": start, "desired_goal": goal, "observation": start}
         return observation, observation
 
     def step(self, state, action, key):
         place = state["achieved_goal"] + jnp.ravel(action) + jax.random.normal(key, (1,))
-        after = {**state, "achieved_goal": place}
+        after = {**state, "achieved_goal": place, "observation": place}
         reward, _ = self.goal_reward(place, state["desired_goal"], jnp.bool_(False))
         return after, StepResult(after, reward, place[0] > 2, place[0] < -1)
 

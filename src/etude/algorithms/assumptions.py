@@ -78,7 +78,8 @@ def check_spaces(assumptions: Assumptions, spec: EnvironmentSpec, name: str) -> 
     if assumptions.distances and (objection := _objection_to_distances(spec.observation)):
         raise InvalidInput(
             f"{subject} measures the distance to a goal, over the parts of it that are a Box, and "
-            f"in this environment {objection}; wrap it to observe a Box"
+            f"in this environment {objection}; wrap it, or choose a goal environment, such as "
+            "etude/PointRoom-v0"
         )
 
 
@@ -119,9 +120,11 @@ def _objection_to_distances(observation: Space) -> str:
     """Say what keeps a distance between goals of an environment from being measured, else ""."""
     goal = goal_space(observation)
     if has_goals(observation):
-        desired = entries_of(observation)[DESIRED_GOAL]
-        if _shapes(desired) != _shapes(goal):
+        entries = entries_of(observation)
+        if _shapes(desired := entries[DESIRED_GOAL]) != _shapes(goal):
             return f"{DESIRED_GOAL} is {desired} and {ACHIEVED_GOAL} {goal}"
+        if entries.keys() <= {DESIRED_GOAL, ACHIEVED_GOAL, ACTION_MASK}:
+            return f"nothing tells the state beside {ACHIEVED_GOAL}, which its policy does not see"
     return "" if has_distance(goal) else f"goals are {goal}"
 
 

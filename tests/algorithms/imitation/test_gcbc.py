@@ -169,7 +169,7 @@ def test_the_policy_is_told_how_many_steps_remain():
 @pytest.mark.parametrize(
     ("space", "message"),
     [
-        (Discrete(5), "GCBC measures the distance .* goals are Discrete.*wrap it to observe a Box"),
+        (Discrete(5), "GCBC measures the distance .* goals are Discrete.*; wrap it, or"),
         (
             Composite((Discrete(5), Discrete(5), SEEN), ("achieved_goal", "desired_goal", "place")),
             "goals are Discrete",
@@ -177,6 +177,10 @@ def test_the_policy_is_told_how_many_steps_remain():
         (
             Composite((Box((2,)), Box((3,))), ("achieved_goal", "desired_goal")),
             "desired_goal is Box.* and achieved_goal Box",
+        ),
+        (
+            Composite((SEEN, SEEN), ("achieved_goal", "desired_goal")),
+            "nothing tells the state beside achieved_goal",
         ),
     ],
 )

@@ -159,7 +159,7 @@ def test_on_the_same_episodes_it_is_goal_conditioned_cloning():
     jax.tree.map(np.testing.assert_array_equal, *both(KEY))
 
 
-ROOM = Composite((SEEN, SEEN), ("achieved_goal", "desired_goal"))
+ROOM = Composite((SEEN,) * 3, ("achieved_goal", "desired_goal", "observation"))
 
 
 def test_it_plays_at_random_first_and_then_as_its_settings_say():

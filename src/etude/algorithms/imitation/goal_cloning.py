@@ -7,8 +7,8 @@ Whatever an episode of T steps was meant to achieve, its action at step t is a d
 to achieve what it achieved at any later step, the last observation included.
 
 A goal environment shows a desired goal, whose place g takes, and what is achieved, which the policy
-does not see, for it would tell nothing new. In any other environment a goal is a whole observation.
-The functions read these hyperparameters of `algorithm`, and those of `cloning`:
+does not see: its other entries tell the state. In any other environment a goal is a whole
+observation. The functions read these hyperparameters of `algorithm`, and those of `cloning`:
 
     horizon      whether the policy is told how many steps remain, and out of how many
 """
@@ -41,7 +41,6 @@ from etude.struct import replace, static, struct
 from etude.types import Array
 
 REMAINING_STEPS = "remaining_steps"  # an entry of the policy's input, in units of the horizon
-
 ASSUMPTIONS = Assumptions(action_masks=True, distances=True)
 
 
