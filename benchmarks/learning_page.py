@@ -40,7 +40,8 @@ resumed there are none. Where learning.json has no standard deviation, they are 
 of all five seeds.
 
 reinforce on CartPole-v1 learns from its first 200 episodes only. Success, of tasks with goals, is
-the share of 100 episodes at whose end the goal is reached: its IQM and interval. The published
+the share of 100 episodes at whose end the goal is reached: its IQM and interval. Beside it are
+those of the seeds' median distances to the goal, where the algorithm measures them. The published
 scores are those of rl-baselines3-zoo (benchmark.md at 0088472), of one run with the settings of the
 presets, on version 2 of LunarLander. A library in brackets was trained and evaluated in the same
 way, with the same settings.
@@ -111,7 +112,7 @@ def cells(
         f"{summary['iqm']:.1f}",
         interval_text(summary["ci95"], 1) if len(seeds) > 1 else "–",
         ", ".join(f"{score:.1f}" for score in summary["per_seed"]),
-        success_text(summary["success"]),
+        success_text(summary["success"], summary["distance"]),
         row.goal.text if row and row.goal else "–",
         {True: "yes", False: "no", None: "–"}[is_met(row, summary, summaries)],
         "–" if published is None else f"{published:.1f}",
@@ -125,10 +126,15 @@ def interval_text(interval: list[float], digits: int) -> str:
     return f"{low:.{digits}f} to {high:.{digits}f}"
 
 
-def success_text(success: dict[str, Any] | None) -> str:
-    if success is None:
-        return "–"
-    return f"{success['iqm']:.2f} ({interval_text(success['ci95'], 2)})"
+def success_text(success: dict[str, Any] | None, distance: dict[str, Any] | None) -> str:
+    """The share of successes and the distance to the goal, of what is known of them."""
+    parts = []
+    if success is not None:
+        parts.append(f"{success['iqm']:.2f} ({interval_text(success['ci95'], 2)})")
+    if distance is not None:
+        interval = interval_text(distance["ci95"], 3)
+        parts.append(f"distance {distance['iqm']:.3f} ({interval})")
+    return "; ".join(parts) or "–"
 
 
 def seconds_text(seeds: list[dict[str, Any]]) -> str:

@@ -9,8 +9,9 @@ learning.json holds an object for each row, by its name:
     seeds       {seed: its result}, where `settings` is the digest of those it was trained with
 
 The result of a seed has settings, mean and std of its returns (std None where it was not kept),
-episodes, success, backend, steps, seconds, resumed, measured, versions, machine, and reached (see
-`families.py`). What is said of the seeds together is computed from them.
+episodes, success, backend, steps, seconds, resumed, measured, versions, machine, reached (see
+`families.py`), and distance, the median to the goal, where the algorithm measures it. What is said
+of the seeds together is computed from them.
 """
 
 import functools
@@ -98,16 +99,21 @@ def shown_seeds(result: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def summarize(result: dict[str, Any]) -> Summary:
-    """Return iqm, ci95, per_seed and success of the shown seeds of a row, and what they are.
+    """Return iqm, ci95, per_seed, success and distance of the shown seeds of a row, and what they
+    are.
 
     complete  whether they are as many as were asked for
     current   whether they have the current settings
     """
     seeds = shown_seeds(result)
-    success = [seed["success"] for seed in seeds]
+    success, distance = (
+        [seed["success"] for seed in seeds],
+        [seed.get("distance") for seed in seeds],
+    )
     return {
         **statistics_of(tuple(seed["mean"] for seed in seeds)),
         "success": None if None in success else statistics_of(tuple(success)),
+        "distance": None if None in distance else statistics_of(tuple(distance)),
         "complete": len(seeds) >= result["num_seeds"],
         "current": seeds[0]["settings"] == result["current"],
     }

@@ -137,11 +137,13 @@ def results_of(run: Run) -> SeedResults:
         "machine": machine_text(config["machine"]),
     }
     success = evaluation.get("success", {}).get("per_seed", [None] * num_seeds)
+    distances = evaluation.get("measures", {}).get("distance", {}).get("medians")
     return {
         run.settings.seed + i: {
             "mean": evaluation["per_seed"][i],
             "std": float(np.std(evaluation["returns"][i], ddof=1)),
             "success": success[i],
+            **({"distance": distances[i]} if distances else {}),
             **common,
             "reached": reached[i],
         }

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from etude.environments.protocol import StepResult
-from etude.spaces import Composite, Discrete, MultiBinary, MultiDiscrete
+from etude.spaces import Box, Composite, Discrete, MultiBinary, MultiDiscrete
 
 STATES, END = 4, 4  # where play ends, nothing is allowed
 ONE, PAIR = Discrete(3), MultiDiscrete((2, 3), (0, 0), (2,))
@@ -16,17 +16,18 @@ MASKS = {ONE: THREE, PAIR: np.concatenate([TWO, THREE], -1)}
 
 
 class Masked:
-    """Four states in any order; what is forbidden is paid 10, what is legal less than 1."""
+    """Four states in any order; what is forbidden is paid 10, what is legal less than 1. A state is
+    observed as a choice, or as a number in a Box."""
 
-    def __init__(self, action_space=ONE):
-        self.action_space, self.masks = action_space, MASKS[action_space]
+    def __init__(self, action_space=ONE, in_box=False):
+        self.action_space, self.masks, self.in_box = action_space, MASKS[action_space], in_box
         mask = MultiBinary(self.masks.shape[1:])
-        self.observation_space = Composite(
-            (mask, Discrete(STATES + 1)), ("action_mask", "observation")
-        )
+        states = Box((1,)) if in_box else Discrete(STATES + 1)
+        self.observation_space = Composite((mask, states), ("action_mask", "observation"))
 
     def observe(self, state):
-        return {"action_mask": jnp.asarray(self.masks)[state], "observation": state}
+        seen = state[..., None].astype(jnp.float32) if self.in_box else state
+        return {"action_mask": jnp.asarray(self.masks)[state], "observation": seen}
 
     def reset(self, key):
         state = jax.random.randint(key, (), 0, STATES)

@@ -17,7 +17,14 @@ import numpy as np
 import pytest
 import report
 from learning_pool import FAILED, RESULT, STOPPED, outcome_of, run_jobs
-from learning_rows import Row, all_rows, interval_above, interval_reaches, iqm_at_least
+from learning_rows import (
+    Row,
+    all_rows,
+    distance_at_most,
+    interval_above,
+    interval_reaches,
+    iqm_at_least,
+)
 from learning_runs import Job, Plan
 
 import etude
@@ -187,6 +194,18 @@ def test_goals_beside_other_rows_wait_for_all_of_their_seeds():
     assert [reaches.met(summary(*ci), rows) for ci in [(5, 6), (1, 3), (0, 1)]] == [1, 1, 0]
     assert above.met(summary(5, 6), {}) is None
     assert reaches.met(summary(5, 6), {"peer": summary(2, 4, complete=False)}) is None
+
+
+def test_distances_of_the_seeds_are_told_and_judged_where_they_are_known():
+    seeds = {str(i): result_of(i) | {"settings": "a", "distance": i / 10} for i in range(4)}
+    result = {"seeds": seeds, "current": "a", "num_seeds": 4}
+    summary = learning_results.summarize(result)
+    assert summary["distance"]["iqm"] == pytest.approx(0.15)
+    assert distance_at_most(0.16).met(summary, {}) and not distance_at_most(0.14).met(summary, {})
+    text = learning_page.success_text(summary["success"], summary["distance"])
+    assert text.startswith("distance 0.150 (0.")
+    del seeds["2"]["distance"]
+    assert learning_results.summarize(result)["distance"] is None
 
 
 def test_every_result_is_of_a_row():

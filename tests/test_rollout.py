@@ -11,7 +11,14 @@ from etude.environments.backends.jax_envs import JaxEnvs
 from etude.environments.probes import Counter, TimeLimited
 from etude.environments.protocol import StepResult
 from etude.environments.wrappers.time_limit import TimeLimit
-from etude.rollout import BoundPolicy, RolloutState, evaluate, init_rollout_state, rollout
+from etude.rollout import (
+    BoundPolicy,
+    RolloutState,
+    evaluate,
+    init_rollout_state,
+    play_episodes,
+    rollout,
+)
 from etude.spaces import Box, Discrete, EnvironmentSpec
 from etude.struct import struct
 
@@ -117,6 +124,28 @@ def test_evaluation_gives_the_policy_its_memory():
         np.reshape(returns, (4, 2)),
         [[(10 * k + i) * ((i + 1) // 2) for k in range(2)] for i in range(4)],
     )
+
+
+def test_evaluation_measures_the_end_of_each_episode():
+    """The true last observation, and the memory after the last action; not of an episode beyond
+    those that count."""
+    policy = BoundPolicy(
+        lambda observation, memory, key: (jnp.ones(4, jnp.int32), memory + 1),
+        lambda key: jnp.zeros(4, jnp.int32),
+    )
+    measure = lambda memory, observation: {
+        "actions": memory,
+        "episode": observation[:, 1],
+        "time": observation[:, 2],
+    }
+    _, lengths, measures = jax.jit(
+        lambda: play_episodes(Scripted(4), policy, jax.random.key(0), 8, measure)
+    )()
+    length, episode = np.repeat(np.arange(1, 5), 2), np.tile([0, 1], 4)
+    np.testing.assert_array_equal(lengths, length)
+    np.testing.assert_array_equal(measures["actions"], length)
+    np.testing.assert_array_equal(measures["time"], length)
+    np.testing.assert_array_equal(measures["episode"], episode)
 
 
 @pytest.mark.slow

@@ -39,6 +39,8 @@ ORDER = (
     "trust_region.ppo",
     "imitation.bc",
     "imitation.dagger",
+    "imitation.gcbc",
+    "imitation.gcsl",
     "imitation.gail",
     "imitation.sqil",
     "control.mpc",
@@ -136,6 +138,7 @@ change them.
 - **known model**: etude has a model of the environment, see `etude.register_model`.
 - **Dict with goals**: it has the keys `desired_goal` and `achieved_goal`, and the reward of any two
   goals is known, see `etude.register_goal_reward`.
+- **with a Box**: goals have a Box among their parts, over which the distance to a goal is measured.
 
 {table}
 """
@@ -175,6 +178,8 @@ def observations_text(assumes: Assumptions) -> str:
     """The kinds of observation that an algorithm takes."""
     if assumes.discrete_observations:
         return "Discrete"
+    if assumes.distances:
+        return "with a Box"
     return "Dict with goals" if assumes.goals else "every kind"
 
 

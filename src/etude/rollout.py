@@ -147,18 +147,33 @@ def evaluate(
 ) -> tuple[Array, Array]:
     """Undiscounted returns and lengths of whole episodes under `policy`, [episodes] each.
 
+    They are those of `play_episodes`.
+    """
+    return play_episodes(environment, policy, key, episodes)[:2]
+
+
+def play_episodes(
+    environment: Environment,
+    policy: BoundPolicy,
+    key: Array,
+    episodes: int,
+    final_measures: Callable[[Any, Any], dict[str, Array]] = lambda memory, observation: {},
+) -> tuple[Array, Array, dict[str, Array]]:
+    """Undiscounted returns, lengths and measures by name of whole episodes, [episodes] each.
+
     Every environment contributes the same number of episodes, for otherwise short episodes would
     count more often than long ones; `episodes` is a multiple of the number of environments.
+    `final_measures` tells of the end of an episode: (memory after the last action, true last
+    observation) -> numbers [env] by their names.
     """
     n = environment.spec.num_envs
     episodes_per_env = episodes // n
     key_reset, key_steps = jax.random.split(key)
 
     def step(carry):
-        rollout_state, num_episodes, returns, lengths, time = carry
-        previous = rollout_state
+        previous, num_episodes, tables, time = carry
         rollout_state, transition, _ = rollout(
-            environment, policy, rollout_state, jax.random.fold_in(key_steps, time), 1
+            environment, policy, previous, jax.random.fold_in(key_steps, time), 1
         )
         # episodes beyond `episodes_per_env` are dropped
         index = (
@@ -169,18 +184,28 @@ def evaluate(
                 episodes_per_env,
             ),
         )
-        returns = returns.at[index].set(previous.episode_return + transition.reward[0], mode="drop")
-        lengths = lengths.at[index].set(previous.episode_length + 1, mode="drop")
-        return rollout_state, num_episodes + transition.done[0], returns, lengths, time + 1
+        values = (
+            previous.episode_return + transition.reward[0],
+            previous.episode_length + 1,
+            final_measures(
+                *jax.tree.map(lambda x: x[0], (transition.memory, transition.next_observation))
+            ),
+        )
+        tables = jax.tree.map(lambda x, new: x.at[index].set(new, mode="drop"), tables, values)
+        return rollout_state, num_episodes + transition.done[0], tables, time + 1
 
-    initial_carry = (
-        init_rollout_state(environment, policy, key_reset),
-        jnp.zeros(n, jnp.int32),
-        jnp.zeros((n, episodes_per_env)),
-        jnp.zeros((n, episodes_per_env), jnp.int32),
-        jnp.int32(0),
+    start = init_rollout_state(environment, policy, key_reset)
+    tables = jax.tree.map(
+        lambda x: jnp.zeros((n, episodes_per_env), x.dtype),
+        (
+            start.episode_return,
+            start.episode_length,
+            jax.eval_shape(final_measures, start.memory, start.observation),
+        ),
     )
-    _, _, returns, lengths, _ = jax.lax.while_loop(
-        lambda carry: (carry[1] < episodes_per_env).any(), step, initial_carry
+    _, _, tables, _ = jax.lax.while_loop(
+        lambda carry: (carry[1] < episodes_per_env).any(),
+        step,
+        (start, jnp.zeros(n, jnp.int32), tables, jnp.int32(0)),
     )
-    return returns.ravel(), lengths.ravel()
+    return jax.tree.map(jnp.ravel, tables)

@@ -31,6 +31,8 @@ from etude.algorithms.control.random_policy import Random
 from etude.algorithms.imitation.bc import BC
 from etude.algorithms.imitation.dagger import DAgger
 from etude.algorithms.imitation.gail import AIRL, GAIL
+from etude.algorithms.imitation.gcbc import GCBC
+from etude.algorithms.imitation.gcsl import GCSL
 from etude.algorithms.imitation.sqil import SQIL
 from etude.algorithms.policy_gradient.reinforce import OffPolicyGradient, Reinforce
 from etude.algorithms.protocol import NOTHING, Expert, Outside, init_state, outside_arguments
@@ -107,15 +109,17 @@ class Reach:
 
     def __init__(self, action_space=DISCRETE):
         line, self.action_space = Box((1,)), action_space
-        self.observation_space = Composite((line, line), ("achieved_goal", "desired_goal"))
+        names = ("achieved_goal", "desired_goal", "observation")
+        self.observation_space = Composite((line,) * 3, names)
 
     def reset(self, key):
-        observation = {"achieved_goal": jnp.zeros(1), "desired_goal": jax.random.normal(key, (1,))}
+        goal, start = jax.random.normal(key, (1,)), jnp.zeros(1)
+        observation = {"achieved_goal": start, "desired_goal": goal, "observation": start}
         return observation, observation
 
     def step(self, state, action, key):
         place = state["achieved_goal"] + jnp.ravel(action) + jax.random.normal(key, (1,))
-        after = {**state, "achieved_goal": place}
+        after = {**state, "achieved_goal": place, "observation": place}
         reward, _ = self.goal_reward(place, state["desired_goal"], jnp.bool_(False))
         return after, StepResult(after, reward, place[0] > 2, place[0] < -1)
 
@@ -256,6 +260,20 @@ SMALL = {
         {"discrete", "bounded", "float64", "integers"},
         "agent",
     ),
+    "gcbc": (GCBC(hidden=(4,), batch_size=4, gradient_steps=2), CHOICES, EVERY, "policy"),
+    "gcsl": (
+        GCSL(
+            hidden=(4,),
+            batch_size=4,
+            gradient_steps=2,
+            rollout_length=3,
+            capacity=12,
+            random_steps=6,
+        ),
+        CHOICES,
+        EVERY,
+        "policy",
+    ),
     "mpc": (
         MPC("Pendulum-v1", CEM(elites=2), horizon=3, samples=4, iterations=2),
         JaxEnvs(PORTS["Pendulum-v1"](), 2),
@@ -299,6 +317,12 @@ VARIANTS = {
         SMALL["dqn"][2],
         "q",
     ),
+    "gcsl where goals are desired": (
+        replace(SMALL["gcsl"][0], horizon=3, sample_actions=False, epsilon=0.5),
+        JaxEnvs(Reach(CONTINUOUS), 2),
+        EVERY,
+        "policy",
+    ),
     "ddpg with hindsight": (
         DDPG(hindsight=Hindsight("final"), **REPLAYED),
         JaxEnvs(Reach(CONTINUOUS), 2),
@@ -340,6 +364,9 @@ AKIN = {
     "gail": "ppo",
     "gail on sac": "sac",
     "sqil": "dqn",
+    "gcbc": "bc",
+    "gcsl": "dqn with hindsight",
+    "gcsl where goals are desired": "gcsl",
     # a sequence is compared with single steps by a test of its own
     "rainbow with memory": "rainbow",
     "sac with memory": "rainbow with memory",
@@ -613,12 +640,13 @@ def test_every_space_it_can_take_is_taken_and_the_learning_rate_swept_in_one_pro
     """Traced, not run: an observation of which every kind is a part, under a vmap over the rate,
     and kinds of action."""
     algorithm, environment, kinds, _ = SMALL[name]
-    if hasattr(algorithm, "recurrent"):
+    if getattr(algorithm, "recurrent", None):
         # a memory sees features, whatever they are of
         algorithm = replace(algorithm, recurrent=None)
     action = next(kind for kind in ACTIONS if kind in kinds)
     # what networks see is one for all of them, so one of each sort sees every kind
     every = OBSERVATIONS if name in ("sac", "ppo") else ("discrete", "multibinary")
+    every = (*every, *("box",) * algorithm.assumes.distances)
     seen = (
         OBSERVATIONS["discrete"]
         if environment is PROCESS
@@ -769,10 +797,13 @@ def test_what_it_cannot_take_is_refused_by_name(name):
 
 # Action masks
 
-MASKED = {
-    kind: JaxEnvs(Masked(space), STATES)
-    for kind, space in (("discrete", ONE), ("multidiscrete", PAIR))
-}
+MASKED, MASKED_IN_BOX = (
+    {
+        kind: JaxEnvs(Masked(space, in_box), STATES)
+        for kind, space in (("discrete", ONE), ("multidiscrete", PAIR))
+    }
+    for in_box in (False, True)
+)
 OF_CHOICES = [
     (name, kind)
     for name, (algorithm, _, kinds, learned) in (ROWS | VARIANTS_OF_CHOICES).items()
@@ -799,7 +830,7 @@ def test_nothing_forbidden_is_done_or_valued(name, kind):
     """In training, while it explores, and when it is evaluated; though what is forbidden pays 10.
     Nothing is allowed where an episode ends, and what is learned there is finite."""
     algorithm, *_, learned = (ROWS | VARIANTS_OF_CHOICES)[name]
-    environment = MASKED[kind]
+    environment = (MASKED_IN_BOX if algorithm.assumes.distances else MASKED)[kind]
     check_spaces(algorithm.assumes, environment.spec, name)
     outside = outside_of(algorithm, environment)
 
@@ -839,9 +870,14 @@ def test_nothing_forbidden_is_done_or_valued(name, kind):
 
 def test_an_action_mask_is_kept_to_or_refused_by_name():
     """Of choices; of other actions, whoever is asked, there is none to keep to."""
-    masked = Composite((MultiBinary((2,)), Discrete(3)), ("action_mask", "observation"))
-    spec = EnvironmentSpec(masked, Discrete(2), 2)
+    specs = [
+        EnvironmentSpec(
+            Composite((MultiBinary((2,)), states), ("action_mask", "observation")), Discrete(2), 2
+        )
+        for states in (Discrete(3), Box((1,)))
+    ]
     for name, (algorithm, _, kinds, _) in SMALL.items():
+        spec = specs[algorithm.assumes.distances]
         if "discrete" in kinds:
             check_spaces(algorithm.assumes, spec, name)
             with pytest.raises(InvalidInput, match=f"{name}.* does not read action masks"):
@@ -853,7 +889,7 @@ def test_an_action_mask_is_kept_to_or_refused_by_name():
             with pytest.raises(InvalidInput, match="takes|has an action_mask, which is for"):
                 check_spaces(algorithm.assumes, replace(spec, action=action), name)
     with pytest.raises(InvalidInput, match="action_mask has shape .2,., and there are 3 choices"):
-        check_spaces(SMALL["ppo"][0].assumes, replace(spec, action=Discrete(3)), "ppo")
+        check_spaces(SMALL["ppo"][0].assumes, replace(specs[0], action=Discrete(3)), "ppo")
 
 
 # Episodes without an end, and environments that break their word

@@ -4,6 +4,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from etude.environments.goal_spaces import entries_of, goal_space, has_distance, has_goals
 from etude.errors import InvalidInput
 from etude.nn.action_masks import check_mask, mask_space, space_beside_mask
 from etude.spaces import (
@@ -17,6 +18,7 @@ from etude.spaces import (
     MultiBinary,
     MultiDiscrete,
     Space,
+    leaves_with_path,
 )
 
 ActionKind = Literal["Discrete", "bounded Box", "Box", "MultiDiscrete", "MultiBinary"]
@@ -40,6 +42,7 @@ class Assumptions(NamedTuple):
     known_model: bool = False  # etude has the environment's dynamics, see `etude.register_model`
     action_masks: bool = False  # it never chooses, nor values, what an observation's mask forbids
     goals: bool = False  # observations are a Dict with the keys desired_goal and achieved_goal
+    distances: bool = False  # goals have a Box, in which the distance to them is measured
 
 
 def check_spaces(assumptions: Assumptions, spec: EnvironmentSpec, name: str) -> None:
@@ -71,6 +74,12 @@ def check_spaces(assumptions: Assumptions, spec: EnvironmentSpec, name: str) -> 
             f"{subject} takes observations that are a Dict with the keys {DESIRED_GOAL} and "
             f"{ACHIEVED_GOAL}, of vectors of floats of one shape, and in this environment "
             f"{objection}; wrap it, or choose a goal environment, such as etude/PointRoom-v0"
+        )
+    if assumptions.distances and (objection := _objection_to_distances(spec.observation)):
+        raise InvalidInput(
+            f"{subject} measures the distance to a goal, over the parts of it that are a Box, and "
+            f"in this environment {objection}; wrap it, or choose a goal environment, such as "
+            "etude/PointRoom-v0"
         )
 
 
@@ -105,6 +114,26 @@ def _objection_to_goals(observation: Space) -> str:
     if desired != achieved:
         return f"{DESIRED_GOAL} has shape {desired} and {ACHIEVED_GOAL} {achieved}"
     return ""
+
+
+def _objection_to_distances(observation: Space) -> str:
+    """Say what keeps a distance between goals of an environment from being measured, else ""."""
+    goal = goal_space(observation)
+    if has_goals(observation):
+        entries = entries_of(observation)
+        if _shapes(desired := entries[DESIRED_GOAL]) != _shapes(goal):
+            return f"{DESIRED_GOAL} is {desired} and {ACHIEVED_GOAL} {goal}"
+        if entries.keys() <= {DESIRED_GOAL, ACHIEVED_GOAL, ACTION_MASK}:
+            return f"nothing tells the state beside {ACHIEVED_GOAL}, which its policy does not see"
+    return "" if has_distance(goal) else f"goals are {goal}"
+
+
+def _shapes(space: Space) -> list[tuple]:
+    """The path of each leaf of a space, and the shape of a Box or the space of anything else."""
+    return [
+        (path, leaf.shape if isinstance(leaf, Box) else leaf)
+        for path, leaf in leaves_with_path(space)
+    ]
 
 
 def _listed(kinds: tuple[str, ...]) -> str:

@@ -146,6 +146,14 @@ class Algorithm(Policy, Protocol):
         """
         return self.rollout_length * num_envs
 
+    def final_measures(self, state: Any, memory: Any, observation: Any) -> dict[str, Array]:
+        """What an evaluation tells of an episode beside its return: numbers [env] by their names.
+
+        It is called at the end of an episode, with the memory after the last action and the true
+        last observation. By default there is nothing to tell.
+        """
+        return {}
+
     def truncate_episodes(self, state: Any, is_cut: Array) -> Any:
         """The state after the running episodes of the environments in `is_cut` [env] were cut off.
 
@@ -217,6 +225,7 @@ def no_memory(self: Any, state: Any, spec: EnvironmentSpec, key: Array, *outside
 DEFAULTS = {
     "initial_memory": no_memory,
     "steps_per_update": Algorithm.steps_per_update,
+    "final_measures": Algorithm.final_measures,
     "truncate_episodes": Algorithm.truncate_episodes,
     "first_update": Algorithm.first_update,
     "remarks": Algorithm.remarks,

@@ -45,6 +45,13 @@ def random_steps(key: Array, dataset: Dataset, is_among: Array, count: int) -> A
     return last_row + 1 - (ends[episode] - step)
 
 
+def steps_to_end(dataset: Dataset, rows: Array) -> Array:
+    """The number of steps from those at `rows` to the last of their episodes, both included,
+    int32 [n]."""
+    ends = dataset.episode_lengths.cumsum()
+    return ends[jnp.searchsorted(ends, rows, side="right")] - rows
+
+
 def random_starts(key: Array, dataset: Dataset, is_among: Array, shape: tuple[int, ...]) -> Array:
     """First rows of episodes drawn with replacement from those in `is_among`, int32 [*shape]."""
     ends = is_among.astype(jnp.int32).cumsum()

@@ -4,7 +4,7 @@
 Stable-Baselines3 (e05d2db).
 """
 
-from etude.presets import actor_critic, control, policy_gradient, trust_region, value
+from etude.presets import actor_critic, control, imitation, policy_gradient, trust_region, value
 from etude.presets.preset import Preset, Presets
 
 PRESETS: Presets = {
@@ -13,6 +13,7 @@ PRESETS: Presets = {
     **actor_critic.PRESETS,
     **trust_region.PRESETS,
     **control.PRESETS,
+    **imitation.PRESETS,
 }
 
 

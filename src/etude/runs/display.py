@@ -399,6 +399,10 @@ def evaluation_rows(
         low, high = success["ci95"]
         interval = f"   95 % interval {low:.2f} to {high:.2f}" if seeds > 1 else ""
         rows.append(("success, IQM", f"{success['iqm']:.2f}{interval}"))
+    rows += [
+        measure_row(name, measure, seeds)
+        for name, measure in evaluation.get("measures", {}).items()
+    ]
     if seeds > 1:
         of_seeds = "  ".join(map(three_digits, evaluation["per_seed"]))
         rows.append(("return of each seed", of_seeds))
@@ -412,6 +416,18 @@ def evaluation_rows(
             )
         )
     return rows
+
+
+def measure_row(name: str, measure: dict[str, Any], seeds: int) -> tuple[str, str]:
+    """The row of what the algorithm measures at the end of an episode, such as a distance."""
+    low, high = map(three_digits, measure["ci95"])
+    interval = f"95 % interval {low} to {high}"
+    medians = "  ".join(map(three_digits, measure["medians"]))
+    of_seeds = "median of each seed" if seeds > 1 else "median"
+    return (
+        f"final {name}, IQM",
+        f"{three_digits(measure['iqm'])}   {interval}, {of_seeds} {medians}",
+    )
 
 
 def cut_off_rows(cut: int, episodes: int, max_steps: int) -> list[tuple[str, str]]:

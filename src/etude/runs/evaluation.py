@@ -3,9 +3,11 @@
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
+from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from etude.algorithms.protocol import Outside
@@ -15,14 +17,14 @@ from etude.environments.protocol import Environment
 from etude.errors import InvalidInput
 from etude.keys import FINAL_EVALUATION
 from etude.reporting import statistics
-from etude.rollout import bind_policy, copies_for, evaluate
+from etude.rollout import bind_policy, copies_for, play_episodes
 from etude.runs.interrupt import InterruptHandler
 from etude.runs.settings import Settings
 from etude.training import run_compiled
 from etude.types import Array
 
 Group = TypeVar("Group", bound=str)
-SUCCESS_KEYS = ("iqm", "ci95", "per_seed")  # of the summary of success rates
+SUCCESS_KEYS = ("iqm", "ci95", "per_seed")  # of the summary of success rates and of measures
 
 
 class Episodes(NamedTuple):
@@ -32,6 +34,7 @@ class Episodes(NamedTuple):
     lengths: np.ndarray  # [episode]
     cut: int  # the number of episodes that were cut off
     success: float | None  # the share of successes, None where episodes do not say
+    measures: dict[str, np.ndarray]  # [episode] each, by name: what the algorithm tells of the end
 
 
 class PolicyEvaluator:
@@ -44,6 +47,7 @@ class PolicyEvaluator:
         if episodes < 1:
             raise InvalidInput(f"episodes is {episodes}; it must be at least 1")
         self.episodes, self.max_steps = episodes, settings.max_evaluation_steps
+        algorithm = settings.algorithm
         source, copies = settings.source, copies_for(episodes)
         self.environment = source.make(
             copies,
@@ -52,29 +56,49 @@ class PolicyEvaluator:
         )
 
         def play(state, key):
-            policy = bind_policy(settings.algorithm, state, self.environment, explore)
-            return evaluate(self.environment, policy, key, episodes)
+            policy = bind_policy(algorithm, state, self.environment, explore)
+            measure = partial(algorithm.final_measures, state)
+            return play_episodes(self.environment, policy, key, episodes, measure)
 
-        self._play = jax.jit(play)
+        self._algorithm, self._play = algorithm, jax.jit(play)
+        self._measure_names: tuple[str, ...] | None = None
 
     def evaluate(self, state: Any, key: Array) -> Episodes:
         """Play whole episodes of the policy in this state."""
-        returns, lengths = map(np.asarray, run_compiled(self._play, state, key))
+        returns, lengths, measures = jax.device_get(run_compiled(self._play, state, key))
         cut = int((lengths >= self.max_steps).sum())
-        return Episodes(returns, lengths, cut, success_rate(self.environment, self.episodes))
+        success = success_rate(self.environment, self.episodes)
+        return Episodes(returns, lengths, cut, success, measures)
 
     def cell_names(self, state: Any) -> tuple[str, ...]:
         """What a row of metrics has of an evaluation."""
-        return ("return", "length", "cut", "success")
+        return ("return", "length", "cut", "success", *self.measure_names(state))
+
+    def measure_names(self, state: Any) -> tuple[str, ...]:
+        """The names of what the algorithm measures at the end of an episode, in their order."""
+
+        def measure(state, key):
+            spec = self.environment.spec
+            observation = jax.tree.map(
+                lambda x: jnp.broadcast_to(x, (spec.num_envs, *x.shape)), spec.observation.zeros()
+            )
+            memory = self._algorithm.initial_memory(state, spec, key)
+            return self._algorithm.final_measures(state, memory, observation)
+
+        if self._measure_names is None:
+            self._measure_names = tuple(jax.eval_shape(measure, state, jax.random.key(0)))
+        return self._measure_names
 
     def cells(self, state: Any, key: Array) -> dict[str, float]:
-        """Mean return and length, episodes cut off and the share of successes, NaN if unknown."""
+        """Mean return and length, episodes cut off, the share of successes, NaN if unknown, and the
+        means of the measures."""
         episodes = self.evaluate(state, key)
         return {
             "return": float(episodes.returns.mean(dtype=float)),
             "length": float(episodes.lengths.mean()),
             "cut": episodes.cut,
             "success": math.nan if episodes.success is None else episodes.success,
+            **{name: float(x.mean(dtype=float)) for name, x in episodes.measures.items()},
         }
 
     def close(self) -> None:
@@ -134,6 +158,10 @@ def summarize_evaluation(
     """What `Run.evaluate` returns, of the episodes of each seed."""
     rates = [[episodes.success] for episodes in played if episodes.success is not None]
     success = statistics.summarize_returns(rates) if len(rates) == len(played) else {}
+    measures = {
+        name: summarize_measure([episodes.measures[name] for episodes in played])
+        for name in played[0].measures
+    }
     return {
         "environment": settings.source.evaluated_on,
         "episodes": len(played[0].returns),
@@ -142,7 +170,16 @@ def summarize_evaluation(
         "max_steps": settings.max_evaluation_steps,
         **statistics.summarize_returns([episodes.returns for episodes in played]),
         **({"success": {key: success[key] for key in SUCCESS_KEYS}} if success else {}),
+        **({"measures": measures} if measures else {}),
     }
+
+
+def summarize_measure(values: list[np.ndarray]) -> dict[str, Any]:
+    """Statistics of a measure of the episodes of each seed, [seed][episode]: as those of success,
+    and the median of each seed, which a few lost episodes do not move."""
+    summary = statistics.summarize_returns(values)
+    medians = [float(np.median(of_seed)) for of_seed in values]
+    return {**{key: summary[key] for key in SUCCESS_KEYS}, "medians": medians}
 
 
 def final_evaluation_key(seed: int, number: int) -> Array:

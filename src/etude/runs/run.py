@@ -196,8 +196,10 @@ class Run:
             [low, high] of the IQM, per_seed [seed], returns [seed][episode], which, steps (of each
             seed's checkpoint); best_means [seed] of the evaluations that chose the best; and
             success (iqm, ci95, per_seed) of the share of episodes whose last `info` says
-            `is_success`, where it says so. Otherwise: dataset, steps, metrics (by name: mean, std,
-            iqm, ci95, per_seed).
+            `is_success`, where it says so; and measures (by name: iqm, ci95, per_seed and medians
+            [seed]) of what the algorithm tells of the end of an episode, such as the distance to
+            its goal, where it tells something. Otherwise: dataset, steps, metrics (by name: mean,
+            std, iqm, ci95, per_seed).
 
         Raises:
             InvalidInput: for an argument that the algorithm does not use, and for fewer than one

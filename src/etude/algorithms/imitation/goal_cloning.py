@@ -1,0 +1,174 @@
+"""What the algorithms that clone how goals were reached share: input, hindsight goals, distance.
+
+    L(θ) = -E[log π_θ(aₜ|sₜ, g)],   g = what the same episode achieved at step t + k,
+                                    k ~ U{1, ..., T - t}
+
+Whatever an episode of T steps was meant to achieve, its action at step t is a demonstration of how
+to achieve what it achieved at any later step, the last observation included.
+
+A goal environment shows a desired goal, whose place g takes, and what is achieved, which the policy
+does not see: its other entries tell the state. In any other environment a goal is a whole
+observation. The functions read these hyperparameters of `algorithm`, and those of `cloning`:
+
+    horizon      whether the policy is told how many steps remain, and out of how many
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from etude.algorithms.assumptions import Assumptions
+from etude.algorithms.common import on_policy
+from etude.algorithms.imitation import cloning
+from etude.algorithms.imitation.cloning import Cloner, Demonstrations
+from etude.algorithms.protocol import Component
+from etude.counters import count_back
+from etude.data.transition import Transition
+from etude.environments.goal_spaces import entries_of, goal_distance, goal_space, has_goals
+from etude.nn.action_masks import mask_space
+from etude.spaces import (
+    ACHIEVED_GOAL,
+    ACTION_MASK,
+    DESIRED_GOAL,
+    Box,
+    Composite,
+    EnvironmentSpec,
+    Space,
+)
+from etude.struct import replace, static, struct
+from etude.types import Array
+
+REMAINING_STEPS = "remaining_steps"  # an entry of the policy's input, in units of the horizon
+ASSUMPTIONS = Assumptions(action_masks=True, distances=True)
+
+
+@struct
+class GoalInput:
+    """The input of a policy with goals, a Dict, as a function of observation and goal.
+
+    In a goal environment it is the observation without "achieved_goal", with the goal as
+    "desired_goal"; in any other the observation and the goal side by side. With a horizon it has
+    the remaining steps, too.
+    """
+
+    observation_space: Space = static()
+    horizon: int = static(0)
+
+    @property
+    def space(self) -> Composite:
+        """The space of the input."""
+        if has_goals(self.observation_space):
+            entries = entries_of(self.observation_space)
+            entries[DESIRED_GOAL] = entries.pop(ACHIEVED_GOAL)
+        else:
+            entries = {"goal": self.observation_space, "observation": self.observation_space}
+            if (mask := mask_space(self.observation_space)) is not None:
+                entries[ACTION_MASK] = mask
+        if self.horizon:
+            entries[REMAINING_STEPS] = Box((), low=0.0, high=1.0)
+        names = tuple(sorted(entries))
+        return Composite(tuple(entries[name] for name in names), names)
+
+    def __call__(self, observation: Any, goal: Any, remaining_steps: Array) -> dict[str, Any]:
+        """The input where `goal` is asked for, and is to be achieved in so many steps; [n, ...]."""
+        if has_goals(self.observation_space):
+            entries = {name: observation[name] for name in observation if name != ACHIEVED_GOAL}
+            entries[DESIRED_GOAL] = goal
+        else:
+            entries = {"goal": goal, "observation": observation}
+            if mask_space(self.observation_space) is not None:
+                entries[ACTION_MASK] = observation[ACTION_MASK]
+        if self.horizon:
+            entries[REMAINING_STEPS] = jnp.clip(remaining_steps / self.horizon, 0, 1)
+        return entries
+
+    def achieved_goal(self, observation: Any) -> Any:
+        """The goal that an observation is, or says to be achieved."""
+        return observation[ACHIEVED_GOAL] if has_goals(self.observation_space) else observation
+
+    def desired_goal(self, observation: Any, memory: "GoalMemory") -> Any:
+        """The goal to act for: the environment's, or the one drawn for the episode."""
+        return observation[DESIRED_GOAL] if has_goals(self.observation_space) else memory.goal
+
+
+@struct
+class GoalMemory:
+    """What an episode remembers, [env, ...]."""
+
+    goal: Any  # drawn at its start; () in a goal environment, which shows one
+    step: Array  # int32: steps of the episode so far
+
+
+def get_goal_policy(state: Any) -> Any:
+    """The policy network of an algorithm with goals, and the statistics that normalize its input.
+
+    It is no component of algorithms without goals, whose networks have another input.
+    """
+    return on_policy.get_policy(state)
+
+
+GOAL_POLICY: Component = cloning.POLICY._replace(
+    get=get_goal_policy, settings=(*cloning.POLICY.settings, "horizon")
+)
+
+
+def init_goal_cloner(algorithm: Any, key: Array, spec: EnvironmentSpec) -> tuple[Cloner, GoalInput]:
+    """The initial policy and optimizer state, and the policy's input."""
+    goal_input = GoalInput(spec.observation, algorithm.horizon)
+    cloner = cloning.init_cloner(algorithm, key, replace(spec, observation=goal_input.space))
+    return cloner, goal_input
+
+
+def first_memory(goal: Any, num_envs: int) -> GoalMemory:
+    """The memory with which an episode begins."""
+    return GoalMemory(goal, jnp.zeros(num_envs, jnp.int32))
+
+
+def act_for_goal(
+    algorithm: Any, state: Any, observation: Any, memory: GoalMemory, key: Array, sampled: bool
+) -> tuple[Any, GoalMemory]:
+    """The policy's action for the episode's goal, a sample or its mode, and the next memory.
+
+    Once the horizon is over, one step remains.
+    """
+    goal = state.goal_input.desired_goal(observation, memory)
+    remaining_steps = jnp.maximum(algorithm.horizon - memory.step, 1)
+    policy_input = state.goal_input(observation, goal, remaining_steps)
+    action, _ = cloning.act_as_cloned(algorithm, state.learner, policy_input, (), key, sampled)
+    return action, replace(memory, step=count_back(memory.step, 1) + 1)
+
+
+def relabel(
+    goal_input: GoalInput, key: Array, num_later: Array, read: Callable[[int | Array], Transition]
+) -> Demonstrations:
+    """Steps [n] as demonstrations of how to achieve what was achieved later in their episodes.
+
+    Args:
+        goal_input: the policy's input.
+        key: of the goals that are drawn.
+        num_later: int32 [n], the number of steps from each one to the last of its episode, itself
+            included: of the observations that follow it.
+        read: from an offset, or one for each of the n steps, to the steps that are so much later,
+            [n, ...]. It is called with offsets below `num_later`.
+    """
+    offset = jax.random.randint(key, num_later.shape, 0, num_later)
+    step, later_step = read(0), read(offset)
+    goal = goal_input.achieved_goal(later_step.next_observation)
+    return Demonstrations(goal_input(step.observation, goal, offset + 1), step.action)
+
+
+def distance_to_goal(state: Any, memory: GoalMemory, observation: Any) -> dict[str, Array]:
+    """The distance [env] of what an episode has achieved at its end from its goal.
+
+    It is Euclidean, over the Box entries of goals, in the units of the observations.
+    """
+    goal_input = state.goal_input
+    return {
+        "distance": goal_distance(
+            goal_space(goal_input.observation_space),
+            goal_input.achieved_goal(observation),
+            goal_input.desired_goal(observation, memory),
+        )
+    }
