@@ -61,7 +61,8 @@ class Train(RunOptions):
     """a run to start from, as COMPONENT=RUN: policy=RUN takes its policy over"""
     expert: str | None = dataclasses.field(default=None, kw_only=True)
     """who says what to do, for an algorithm that learns from an expert: an algorithm that learns
-    nothing (random, heuristic, mpc, mcts), the directory of a run, or module:function"""
+    nothing (random, heuristic, mpc, mcts), the directory of a run, module:function, or person: you
+    take over from the learner, and give back, with Tab in a window"""
     torso: str | None = dataclasses.field(default=None, kw_only=True)
     """module:function that makes a network of one's own, in place of the hidden layers"""
     until: str | None = dataclasses.field(  # type: ignore[assignment]
@@ -338,11 +339,14 @@ def _record(arguments: list[str]) -> None:
         """a Gymnasium id, or module:Name to import the module that registers it"""
         expert: str
         """an algorithm that learns nothing (random, heuristic, mpc, mcts), the directory of a run,
-        or module:function, a function of one observation that returns one action"""
-        episodes: int
-        """number of episodes"""
+        or module:function, a function of one observation that returns one action; or person: you
+        play in a window, where Enter keeps an episode and begins the next, Backspace discards it
+        and tries it again with the same seed, Space pauses, . takes one step, and Esc stops and
+        keeps whole episodes"""
         out: Path
         """what to write: an .npz, or with any other name a directory in Minari's layout"""
+        episodes: int | None = None
+        """number of episodes; a person may leave it out, and stop at any time"""
         seed: int = 0
         """seed of the episodes and of the expert"""
         torso: str | None = None
@@ -352,6 +356,17 @@ def _record(arguments: list[str]) -> None:
         noise: float = 0.0
         """how much the executed actions differ from the expert's, which are recorded: standard
         deviation of real ones in [-1, 1], probability of a random choice"""
+        keys: str | None = None
+        """what a person's keys do: left=1,right=3,none=0 where actions are choices,
+        left=-1@0,up=1@1 for elements of an array, left+up=2 for keys that are held together; by
+        default those that the window shows"""
+        speed: float = 1.0
+        """how fast a person plays: .3 is slow motion"""
+        wait: bool = False
+        """take a step for each key that a person presses, and none without one"""
+        mouse: bool = False
+        """the place of a person's mouse in the picture is the action, a Box of two numbers; the
+        sticks of a gamepad move a Box too, without a flag"""
         options: tyro.conf.UseAppendAction[list[str]] = dataclasses.field(  # type: ignore[assignment]
             default_factory=list, kw_only=True
         )

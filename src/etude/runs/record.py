@@ -30,6 +30,8 @@ from etude.runs.experts import ExpertLike, expert_name, make_expert
 from etude.runs.interrupt import Interrupted, InterruptHandler
 from etude.runs.noisy_expert import NoisyMemory, with_noise
 from etude.runs.options import AT_MOST, MAX_EVALUATION_STEPS, RunOptions, check_whole
+from etude.runs.person import is_person
+from etude.runs.record_person import check_person, check_played, record_person
 from etude.runs.torsos import TorsoLike
 from etude.spaces import EnvironmentSpec
 from etude.storage.datasets.formats import check_new_path, read_dataset, write_recorded
@@ -48,7 +50,7 @@ def record(
     environment: EnvironmentLike,
     expert: ExpertLike,
     *,
-    episodes: int,
+    episodes: int | None = None,
     out: str | Path | None = None,
     seed: int = 0,
     stochastic: bool = False,
@@ -59,6 +61,10 @@ def record(
     action_masks: bool = False,
     environment_timeout: int = TIMEOUT,
     max_evaluation_steps: int = MAX_EVALUATION_STEPS,
+    keys: str | None = None,
+    speed: float = 1.0,
+    wait: bool = False,
+    mouse: bool = False,
     progress: bool = True,
 ) -> Dataset:
     """Record whole episodes of an expert.
@@ -70,9 +76,11 @@ def record(
     Args:
         environment: as in `etude.train`.
         expert: the name of an algorithm that learns nothing, the directory of a run, or
-            module:function; see `etude.runs.experts.make_expert`.
+            module:function; see `etude.runs.experts.make_expert`. With person it is whoever sits at
+            the keyboard, who plays in a window; see `etude.runs.record_person`.
         episodes: number of episodes. They are played in up to ten copies, with as many episodes
-            each, for otherwise short episodes would be recorded more often than long ones.
+            each, for otherwise short episodes would be recorded more often than long ones. A person
+            alone may leave it out, and stop at any time.
         out: what to write, by default nothing: an .npz (see `etude.storage.datasets.npz`), or with
             any other name a directory in Minari's layout (see `etude.storage.datasets.minari`).
             Both keep the seeds of the episodes.
@@ -85,6 +93,7 @@ def record(
         torso: that of the run that is the expert, if it has one; see `etude.load`.
         options, frame_stack, action_masks, environment_timeout, max_evaluation_steps: as in
             `etude.train`. An episode that is cut off is truncated.
+        keys, speed, wait, mouse: how a person plays; see `etude.runs.record_person.record_person`.
         progress: show the progress, and a table of the result.
 
     Returns:
@@ -104,7 +113,12 @@ def record(
         environment_timeout=environment_timeout,
         max_evaluation_steps=max_evaluation_steps,
     ).validate_fields()
-    check_whole("episodes", episodes, 1, AT_MOST["evaluation_episodes"])
+    played_by_person = is_person(expert)
+    check_played(played_by_person, keys=keys, speed=speed, wait=wait, mouse=mouse)
+    if episodes is None and not played_by_person:
+        raise InvalidInput("episodes is missing; a person alone stops without a number of them")
+    if episodes is not None:
+        check_whole("episodes", episodes, 1, AT_MOST["evaluation_episodes"])
     if isinstance(noise, bool) or not isinstance(noise, int | float) or not 0 <= noise <= 1:
         raise InvalidInput(f"noise is {noise!r}; it must be a number from 0 to 1")
     if out is not None:
@@ -114,6 +128,29 @@ def record(
     source = environment_source(
         environment, options, frame_stack, action_masks, environment_timeout
     )
+    if played_by_person:
+        return record_person(
+            source,
+            check_person(
+                source,
+                out=path,
+                stochastic=stochastic,
+                noise=noise,
+                torso=torso,
+                frame_stack=frame_stack,
+                action_masks=action_masks,
+            ),
+            episodes=episodes,
+            seed=seed,
+            keys=keys,
+            speed=speed,
+            wait=wait,
+            mouse=mouse,
+            options=options,
+            max_steps=max_evaluation_steps,
+            progress=progress,
+        )
+    assert episodes is not None  # as was checked
     key = jax.random.key(seed)
     environments = source.make(
         copies_for(episodes), source.evaluation_backend, limits=HostLimits(max_evaluation_steps)
