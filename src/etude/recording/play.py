@@ -94,7 +94,9 @@ class Pace:
 
     def advance(self) -> None:
         """A step is taken now."""
-        self.next_time = max(self.next_time, time.monotonic() - self.interval) + self.interval
+        now = time.monotonic()
+        is_late = now - self.next_time >= self.interval
+        self.next_time = (now if is_late else self.next_time) + self.interval
 
 
 def play_episodes(
@@ -146,14 +148,14 @@ class RunningEpisode:
     def __init__(self, env: gymnasium.Env, seed: int, max_steps: int):
         self.env, self.seed, self.max_steps = env, seed, max_steps
         self.actions, self.rewards, self.terminations, self.truncations = [], [], [], []
-        with self._faults():
+        with self._faults(0):
             observation, _ = env.reset(seed=seed)
             self.picture = picture_of(env)
         self.observations = [copy.deepcopy(observation)]
 
     def step(self, action: Any, session: Session) -> None:
         """Take a step with an action in the environment's own units."""
-        with self._faults():
+        with self._faults(len(self.actions) + 1):
             observation, reward, terminated, truncated, info = self.env.step(action)
             self.picture = picture_of(self.env)
         truncated = bool(truncated) or (len(self.actions) + 1 >= self.max_steps and not terminated)
@@ -180,7 +182,7 @@ class RunningEpisode:
         )
 
     @contextlib.contextmanager
-    def _faults(self) -> Iterator[None]:
+    def _faults(self, step: int) -> Iterator[None]:
         try:
             yield
         except InvalidInput:
@@ -188,7 +190,7 @@ class RunningEpisode:
         except (Exception, SystemExit) as error:
             raise EnvironmentFault(
                 f"the environment raised {type(error).__name__}: {error} (step "
-                f"{len(self.actions)} of its episode with seed {self.seed})"
+                f"{step} of its episode with seed {self.seed})"
             ) from error
 
 

@@ -94,20 +94,22 @@ class Window:
     def __init__(self) -> None:
         self.pygame = import_pygame()
         self.screen: Any = None
+        self.title: str | None = None
         self.gamepads: dict[int, Any] = {}  # a gamepad speaks for as long as it is held on to
 
     def show(self, picture: np.ndarray, panel: Panel, title: str) -> None:
         """Draw a picture [row, column, 3] in bytes and the strip below it."""
         pygame = self.pygame
         if self.screen is None:
-            self._open(picture.shape[:2], panel, title)
+            self._open(picture.shape[:2], panel)
         self.screen.fill(BACKGROUND)
         surface = pygame.surfarray.make_surface(np.swapaxes(picture, 0, 1))
         is_larger = self.area.width >= surface.get_width()
         scale = pygame.transform.scale if is_larger else pygame.transform.smoothscale
         self.screen.blit(scale(surface, self.area.size), self.area)
         self._draw_strip(panel)
-        if pygame.display.get_caption()[0] != title:
+        if self.title != title:
+            self.title = title
             pygame.display.set_caption(title)
         pygame.display.flip()
 
@@ -123,7 +125,7 @@ class Window:
         """Close the window."""
         self.gamepads.clear()
         if self.screen is not None:
-            self.screen = None
+            self.screen = self.title = None
             self.pygame.display.quit()
 
     def __enter__(self) -> "Window":
@@ -132,7 +134,7 @@ class Window:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _open(self, picture_shape: tuple[int, ...], panel: Panel, title: str) -> None:
+    def _open(self, picture_shape: tuple[int, ...], panel: Panel) -> None:
         pygame = self.pygame
         height, width = picture_shape
         longest = max(height, width)
@@ -153,7 +155,6 @@ class Window:
             self.screen = pygame.display.set_mode((total_width, shown_height + strip_height))
         except pygame.error as error:
             raise InvalidInput(f"no window can be opened here: {error}") from error
-        pygame.display.set_caption(title)
 
     def _draw_strip(self, panel: Panel) -> None:
         pygame, strip = self.pygame, self.strip

@@ -67,7 +67,7 @@ class PersonRollout:
         spec = environment.spec
         self.controls: Controls = make_controls(spec, None, frames_per_second(self.env))
         self.round_steps: int = settings.algorithm.rollout_length
-        self.play_step = jax.jit(partial(take_step, settings.algorithm, environment))
+        self.play_step: Any = None  # compiled before the first round begins
 
     def __call__(
         self, train_state: TrainState, key: Array, outside: Outside
@@ -75,13 +75,16 @@ class PersonRollout:
         """A round: the rollout state, transitions [time, 1, ...] and sums over its episodes."""
         state, rollout_state = train_state.algorithm_state, train_state.rollout_state
         rounds = int(getattr(state, "rounds", 0))
+        if self.play_step is None:
+            step = jax.jit(partial(take_step, self.settings.algorithm, self.environment))
+            self.play_step = step.lower(state, rollout_state, key, self._held(outside)).compile()
         session = self.session
         session.begin_round()
         session.has_control = rounds == 0 and session.phase != "stopped"
         self.controls.release_all()
         steps, totals = [], []
         for time in range(self.round_steps):
-            self._wait(rounds, float(rollout_state.episode_return[0]))
+            self._wait(rounds, float(np.asarray(rollout_state.episode_return)[0]))
             held = self._held(outside)
             rollout_state, transition, sums = run_compiled(
                 self.play_step, state, rollout_state, jax.random.fold_in(key, time), held

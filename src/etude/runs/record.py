@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from time import perf_counter
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -129,17 +129,18 @@ def record(
         environment, options, frame_stack, action_masks, environment_timeout
     )
     if played_by_person:
+        check_person(
+            source,
+            out=None if out is None else Path(out),
+            stochastic=stochastic,
+            noise=noise,
+            torso=torso,
+            frame_stack=frame_stack,
+            action_masks=action_masks,
+        )
         return record_person(
             source,
-            check_person(
-                source,
-                out=path,
-                stochastic=stochastic,
-                noise=noise,
-                torso=torso,
-                frame_stack=frame_stack,
-                action_masks=action_masks,
-            ),
+            cast(Path, path),
             episodes=episodes,
             seed=seed,
             keys=keys,

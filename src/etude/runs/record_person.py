@@ -58,9 +58,8 @@ def check_person(
     torso: Any,
     frame_stack: int,
     action_masks: bool,
-) -> Path:
-    """Where a person's episodes are written; raises InvalidInput for what such a recording cannot
-    have, and without a screen."""
+) -> None:
+    """Raise InvalidInput for what a recording of a person cannot have, and without a screen."""
     for name, value in (
         ("stochastic", stochastic),
         ("noise", noise),
@@ -84,7 +83,6 @@ def check_person(
     source.check_pictures("rgb_array")
     check_screen("a person needs one to play; take another expert here")
     import_pygame()
-    return out
 
 
 def record_person(
