@@ -1,6 +1,7 @@
 """Recording a person: what is on the disk, when, and what is refused before anybody plays."""
 
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -8,7 +9,8 @@ import time
 
 import numpy as np
 import pytest
-from commands import here
+from commands import etude as etude_process
+from commands import here, kill, start
 from hands import Hands
 
 import etude
@@ -144,3 +146,47 @@ def test_a_kill_at_any_moment_keeps_every_kept_episode(tmp_path, monkeypatch):
         kept = [int(line) for line in lines if line.strip().isdigit()]
         lengths = np.asarray(etude.read_dataset(out).episode_lengths).tolist()
         assert lengths[: len(kept)] == kept and len(lengths) <= len(kept) + 1, trial
+
+
+@pytest.fixture
+def display(monkeypatch):
+    """A virtual screen, with nothing on it."""
+    for program in ("Xvfb", "xdotool"):
+        if shutil.which(program) is None:
+            pytest.skip(f"{program} is not installed")
+    # which otherwise begins anew whenever its last client goes
+    command = ["Xvfb", "-noreset", "-displayfd", "1", "-screen", "0", "1280x1024x24"]
+    server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    monkeypatch.setenv("DISPLAY", f":{server.stdout.readline().strip()}")
+    for variable in ("SDL_VIDEODRIVER", "WAYLAND_DISPLAY"):
+        monkeypatch.delenv(variable, raising=False)
+    yield
+    server.terminate()
+    server.communicate()
+
+
+@pytest.mark.system
+def test_real_keys_record_what_is_cloned_and_watched(display, tmp_path):
+    """Keys of the X server, to a window that has the keyboard by itself."""
+    arguments = ["--expert", "person", "--episodes", 2, "--seed", 3, "--out", "push-v0"]
+    process = start("record", "CartPole-v1", *arguments, cwd=tmp_path)
+    try:
+        deadline = time.monotonic() + 240
+        while process.poll() is None and time.monotonic() < deadline:
+            for words in ("keydown Right", "sleep 1.5", "keyup Right", "key Return"):
+                subprocess.run(["xdotool", *words.split()], check=True)
+    finally:
+        said = kill(process) if process.poll() is None else process.communicate()[0]
+    assert process.returncode == 0, said
+    assert "replayed 2 episodes" in said and "bit for bit" in said
+    recorded = read_recorded(tmp_path / "push-v0").by_episode()
+    assert recorded.seeds == (3, 4)
+    for actions in recorded.fields["actions"]:
+        assert actions[-5:].tolist() == [1] * 5  # held down, though left is the first key
+    options = ["--steps", 300, "--hidden", 8, "--evaluation-episodes", 2, "--out", "clone"]
+    ended = etude_process(
+        "train", "bc", "CartPole-v1", "--dataset", "push-v0", *options, cwd=tmp_path
+    )
+    assert ended.returncode == 0, ended.stderr
+    ended = etude_process("watch", "clone", "--episodes", "1", cwd=tmp_path)
+    assert ended.returncode == 0 and "episode 1: return" in ended.stdout, ended.stderr

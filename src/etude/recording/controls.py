@@ -17,7 +17,9 @@ RAMP_SECONDS = 0.15  # in which a key moves an element of a Box, at normal speed
 class Controls:
     """What a person does with the hands, told event by event, and asked once for each step.
 
-    A key that was pressed and released between two steps counts for the second of them. Elements of
+    A key that was pressed and released between two steps counts for the second of them. Where no
+    action is that without a key, the latest goes on, and the first is that of the first key. Elements
+    of
     a Box move to their value within `ramp_steps` steps, and back when keys are released, so that a
     key can also be touched lightly. A stick that leans takes the place of the keys of its element;
     where actions are choices, sticks stand for the arrow keys. The mouse, where it is used, says
@@ -46,7 +48,7 @@ class Controls:
         self.mouse = np.zeros(2)  # right and up, in [-1, 1]
         resting = [binding for binding in bindings if not binding.keys]
         if isinstance(space, Discrete):
-            self.choice = (resting or list(bindings))[0].value  # the latest
+            self.first_choice = self.choice = (resting or list(bindings))[0].value
         else:
             size = math.prod(space.shape)
             low, high = finite_bounds(space) if isinstance(space, Box) else (0, 0)
@@ -76,7 +78,9 @@ class Controls:
         self.tapped.clear()
         self.sticks.clear()
         self.mouse[:] = 0
-        if not isinstance(self.space, Discrete):
+        if isinstance(self.space, Discrete):
+            self.choice = self.first_choice
+        else:
             self.value = self.rest.copy()
 
     def point(self, right: float, up: float) -> None:

@@ -120,12 +120,13 @@ class PersonRollout:
         self.window.close()
 
     def _held(self, outside: Outside) -> Outside:
-        """What reaches the step from outside: the person's action, where the person has control."""
+        """What reaches the step from outside: the person's action, zeros without control."""
         space, expert = self.environment.spec.action, outside.expert
         assert expert is not None  # as a run that a person plays has
         action = np.asarray(from_environment_action(space, np.asarray(self.controls.action())))
-        state = action[None].astype(expert.state.dtype)
         has_control = np.array([self.session.has_control])
+        state = np.where(has_control, action, 0).astype(expert.state.dtype)
+        state = state.reshape(expert.state.shape)
         return replace(outside, expert=replace(expert, state=state, has_control=has_control))
 
     def _show(self, rounds: int, episode_return: float, learning: bool = False) -> None:
