@@ -20,7 +20,7 @@ from etude.cli import flags
 from etude.cli.console import enable_cache, fail, parse_options
 from etude.cli.datasets import _dataset
 from etude.cli.figures import _figure, _plan
-from etude.runs.options import EnvironmentOptions, RunOptions
+from etude.runs.options import EnvironmentOptions, PersonOptions, RunOptions
 
 HELP = """usage: etude COMMAND [...]
 
@@ -332,7 +332,7 @@ def _record(arguments: list[str]) -> None:
     """`etude record`"""
 
     @dataclasses.dataclass(frozen=True)
-    class Record(EnvironmentOptions):
+    class Record(EnvironmentOptions, PersonOptions):
         """Record whole episodes of an expert as a dataset, which `etude train --dataset` reads."""
 
         environment: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="ENVIRONMENT")]
@@ -356,12 +356,6 @@ def _record(arguments: list[str]) -> None:
         noise: float = 0.0
         """how much the executed actions differ from the expert's, which are recorded: standard
         deviation of real ones in [-1, 1], probability of a random choice"""
-        keys: str | None = None
-        """what a person's keys do: left=1,right=3,none=0 where actions are choices,
-        left=-1@0,up=1@1 for elements of an array, left+up=2 for keys that are held together; by
-        default those that the window shows"""
-        speed: float = 1.0
-        """how fast a person plays: .3 is slow motion"""
         wait: bool = False
         """take a step for each key that a person presses, and none without one"""
         mouse: bool = False

@@ -18,8 +18,7 @@ class Controls:
     """What a person does with the hands, told event by event, and asked once for each step.
 
     A key that was pressed and released between two steps counts for the second of them. Where no
-    action is that without a key, the latest goes on, and the first is that of the first key. Elements
-    of
+    action is that without a key, the latest goes on, and that of the first key begins. Elements of
     a Box move to their value within `ramp_steps` steps, and back when keys are released, so that a
     key can also be touched lightly. A stick that leans takes the place of the keys of its element;
     where actions are choices, sticks stand for the arrow keys. The mouse, where it is used, says

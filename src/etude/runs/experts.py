@@ -30,7 +30,8 @@ from etude.kinds import qualified_name
 from etude.nn.action_masks import action_mask
 from etude.runs.defaults import defaults_for
 from etude.runs.display import NullDisplay
-from etude.runs.person import PERSON, is_person, person_expert
+from etude.runs.options import PERSON, is_person
+from etude.runs.person import person_expert
 from etude.runs.run import Run, load_beside
 from etude.runs.settings import ExpertRecord, plain_fields
 from etude.runs.torsos import TorsoLike, find_torso

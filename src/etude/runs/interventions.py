@@ -15,13 +15,13 @@ import numpy as np
 from etude.algorithms.protocol import Outside
 from etude.environments.protocol import Environment
 from etude.errors import InvalidInput
-from etude.recording.controls import Controls, make_controls
+from etude.recording.controls import make_controls
 from etude.recording.play import IDLE, Pace, frames_per_second, handle_event, key_legend, picture_of
 from etude.recording.session import Interventions
 from etude.recording.window import Panel, Window, check_screen, import_pygame
 from etude.rollout import EpisodeSums, bind_policy, rollout
 from etude.runs.interrupt import InterruptHandler
-from etude.runs.person import PERSON
+from etude.runs.options import PERSON
 from etude.runs.settings import Settings
 from etude.spaces import from_environment_action
 from etude.struct import replace
@@ -47,6 +47,7 @@ def check_interventions(settings: Settings) -> None:
             f"backend is {settings.backend!r}, and the expert is a person, who needs pictures, "
             "which Gymnasium draws; leave it out, or give an environment of Gymnasium"
         )
+    make_controls(settings.outline().spec, settings.keys, 1.0)  # the keys fit
     settings.source.check_pictures("rgb_array")
     check_screen("a person needs one to play; take another expert here")
     import_pygame()
@@ -63,9 +64,9 @@ class PersonRollout:
         vector_env: Any = environment.vector_env  # type: ignore[attr-defined]
         self.env = vector_env.envs[0]
         self.window, self.session = Window(), Interventions()
-        self.pace = Pace(frames_per_second(self.env))
-        spec = environment.spec
-        self.controls: Controls = make_controls(spec, None, frames_per_second(self.env))
+        frames = frames_per_second(self.env)
+        self.pace = Pace(settings.speed * frames)
+        self.controls = make_controls(environment.spec, settings.keys, frames)
         self.round_steps: int = settings.algorithm.rollout_length
         self.play_step: Any = None  # compiled before the first round begins
 

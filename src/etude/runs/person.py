@@ -14,8 +14,6 @@ from etude.spaces import EnvironmentSpec
 from etude.struct import static, struct
 from etude.types import Array
 
-PERSON = "person"
-
 
 @struct
 class PersonPolicy:
@@ -40,8 +38,3 @@ def person_expert(spec: EnvironmentSpec) -> Expert:
     blank = jnp.zeros((spec.num_envs, *action.shape), action.dtype)
     policy: Any = PersonPolicy()
     return Expert(blank, policy, jnp.zeros(spec.num_envs, bool))
-
-
-def is_person(expert: Any) -> bool:
-    """Whether what a user gives as the expert is a person."""
-    return isinstance(expert, str) and expert == PERSON

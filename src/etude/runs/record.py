@@ -29,9 +29,15 @@ from etude.runs.evaluation import final_evaluation_key
 from etude.runs.experts import ExpertLike, expert_name, make_expert
 from etude.runs.interrupt import Interrupted, InterruptHandler
 from etude.runs.noisy_expert import NoisyMemory, with_noise
-from etude.runs.options import AT_MOST, MAX_EVALUATION_STEPS, RunOptions, check_whole
-from etude.runs.person import is_person
-from etude.runs.record_person import check_person, check_played, record_person
+from etude.runs.options import (
+    AT_MOST,
+    MAX_EVALUATION_STEPS,
+    RunOptions,
+    check_whole,
+    is_person,
+    refuse_without_person,
+)
+from etude.runs.record_person import check_person, record_person
 from etude.runs.torsos import TorsoLike
 from etude.spaces import EnvironmentSpec
 from etude.storage.datasets.formats import check_new_path, read_dataset, write_recorded
@@ -112,10 +118,12 @@ def record(
         options=options or {},
         environment_timeout=environment_timeout,
         max_evaluation_steps=max_evaluation_steps,
+        expert=expert,
+        keys=keys,
+        speed=speed,
     ).validate_fields()
-    played_by_person = is_person(expert)
-    check_played(played_by_person, keys=keys, speed=speed, wait=wait, mouse=mouse)
-    if episodes is None and not played_by_person:
+    refuse_without_person(expert, wait=wait, mouse=mouse)
+    if episodes is None and not is_person(expert):
         raise InvalidInput("episodes is missing; a person alone stops without a number of them")
     if episodes is not None:
         check_whole("episodes", episodes, 1, AT_MOST["evaluation_episodes"])
@@ -128,7 +136,7 @@ def record(
     source = environment_source(
         environment, options, frame_stack, action_masks, environment_timeout
     )
-    if played_by_person:
+    if is_person(expert):
         check_person(
             source,
             out=None if out is None else Path(out),
@@ -137,6 +145,8 @@ def record(
             torso=torso,
             frame_stack=frame_stack,
             action_masks=action_masks,
+            keys=keys,
+            mouse=mouse,
         )
         return record_person(
             source,

@@ -20,33 +20,11 @@ from etude.recording.window import Window, check_screen, import_pygame
 from etude.reporting.statistics import three_digits
 from etude.runs.inspection import describe_replay
 from etude.runs.interrupt import Interrupted
-from etude.runs.options import AT_MOST
-from etude.runs.person import PERSON
+from etude.runs.options import AT_MOST, PERSON
 from etude.runs.replay import replay_episodes
 from etude.spaces import EnvironmentSpec
 from etude.storage.datasets.formats import read_dataset, read_recorded
 from etude.storage.datasets.minari_writer import MinariWriter
-
-SLOWEST, FASTEST = 0.01, 100.0  # times the speed that an environment is meant to have
-
-
-def check_played(
-    by_person: bool, *, keys: str | None, speed: float, wait: bool, mouse: bool
-) -> None:
-    """Raise InvalidInput for settings of a window that no person plays in, or of no speed."""
-    given = {"keys": keys, "speed": speed != 1 and speed, "wait": wait, "mouse": mouse}
-    for name, value in given.items():
-        if value and not by_person:
-            raise InvalidInput(
-                f"{name} is {value!r:.80}, which is for a person who plays; leave it out, or give "
-                f"the expert {PERSON}"
-            )
-    if isinstance(speed, bool) or not SLOWEST <= speed <= FASTEST:
-        raise InvalidInput(
-            f"speed is {speed!r:.80}; it must be a number from {SLOWEST:g} to {FASTEST:g}"
-        )
-    if keys is not None and mouse:
-        raise InvalidInput("keys and mouse are two ways to say one action; leave out one of them")
 
 
 def check_person(
@@ -58,6 +36,8 @@ def check_person(
     torso: Any,
     frame_stack: int,
     action_masks: bool,
+    keys: str | None,
+    mouse: bool,
 ) -> None:
     """Raise InvalidInput for what a recording of a person cannot have, and without a screen."""
     for name, value in (
@@ -72,6 +52,8 @@ def check_person(
                 f"{name} is {value!r:.80}, and the expert is a person, whose actions are recorded "
                 "as they are, on what the environment itself observes; leave it out"
             )
+    if keys is not None and mouse:
+        raise InvalidInput("keys and mouse are two ways to say one action; leave out one of them")
     if out is None:
         raise InvalidInput("out is missing, and what a person plays is written episode by episode")
     if out.suffix == ".npz":

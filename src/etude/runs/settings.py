@@ -33,8 +33,8 @@ from etude.environments.sources import (
 from etude.errors import InvalidInput
 from etude.importing import is_importable, split_name
 from etude.kinds import code_fields, kinds_of, qualified_name, tag_of
-from etude.runs.options import AT_LEAST, AT_MOST, RecordedOptions, check_whole
-from etude.runs.person import PERSON, person_expert
+from etude.runs.options import AT_LEAST, AT_MOST, PERSON, RecordedOptions, check_whole
+from etude.runs.person import person_expert
 from etude.runs.threads import start_with, threads_in_use
 from etude.runs.torsos import TorsoLike, find_torso, restore_torso, torso_of
 from etude.spaces import EnvironmentSpec

@@ -30,10 +30,9 @@ from etude.runs.interventions import check_interventions
 from etude.runs.job import train_job
 from etude.runs.job_checkpoints import has_checkpoint, metrics_fault, newest_metadata, restore_job
 from etude.runs.job_progress import ProgressEvent
-from etude.runs.options import SOLVED, RecordedOptions, RunOptions, make_options
+from etude.runs.options import SOLVED, RecordedOptions, RunOptions, is_person, make_options
 from etude.runs.outside import DatasetLike, describe, open_dataset, reopen_dataset, use_dataset
 from etude.runs.periodic_evaluation import records_in
-from etude.runs.person import is_person
 from etude.runs.processes import train_jobs
 from etude.runs.run import Run, create_run, load_beside, remove_if_untrained
 from etude.runs.settings import (
