@@ -166,11 +166,6 @@ def pure_train(
     return jax.lax.scan(step, train_state, jnp.arange(iterations))
 
 
-# train state, key, outside -> rollout state, experience [time, env], EpisodeSums: what `collect`
-# returns, played outside of any compiled program
-HostRollout = Callable[[TrainState, Array, Outside], tuple[Any, Any, Any]]
-
-
 class ProgressReport(NamedTuple):
     """The state of a run after a chunk of compiled iterations."""
 
@@ -195,7 +190,7 @@ def progress(
     resumed: tuple[TrainState, int] | None = None,
     row_every: int | None = None,
     chunk_seconds: float = 1.0,
-    host_rollout: HostRollout | None = None,
+    make_chunk: Callable[..., Any] | None = None,
 ) -> Iterator[ProgressReport]:
     """Train for at most `steps` steps, and yield a ProgressReport after each chunk.
 
@@ -206,8 +201,8 @@ def progress(
     iterations that fit into `steps`. A chunk is a compiled program that runs about `chunk_seconds`;
     the results do not depend on where chunks end. A row of metrics covers `row_every` iterations
     (default: a hundredth of all, at most 2¹⁶). To continue from a checkpoint, pass `resumed`, its
-    state and its number of iterations. `host_rollout` plays in place of the behavior policy, as
-    where a person does: between two updates, of which each is then a program.
+    state and its number of iterations. `make_chunk` takes the place of `compile_chunk`, as
+    where a person plays the rollouts.
 
     Raises InvalidInput for hyperparameters out of bounds or a budget below one iteration,
     EnvironmentFault for an environment that fails, Diverged when a metric stops being finite.
@@ -230,10 +225,8 @@ def progress(
     )
     # two leaves may not share a buffer that is donated
     train_state = jax.jit(partial(jax.tree.map, jnp.copy))(train_state)
-    run: Any = (
-        compile_chunk(algorithm, environment, train_state, key, row_every, outside)
-        if host_rollout is None
-        else chunk_on_host(algorithm, host_rollout, row_every)
+    run = (make_chunk or compile_chunk)(
+        algorithm, environment, train_state, key, row_every, outside
     )
     compile_seconds, chunk_length = time.perf_counter() - start_time, 1
     while iteration < num_iterations:
@@ -307,32 +300,6 @@ def compile_chunk(
         )
 
     return jax.jit(run, donate_argnums=0).lower(train_state, key, 0, 1, outside).compile()
-
-
-def chunk_on_host(algorithm: Algorithm, host_rollout: HostRollout, row_every: int):
-    """The function `run` of `compile_chunk` where rollouts are played on the host."""
-
-    @partial(jax.jit, donate_argnums=0)
-    def learn(train_state, rollout_state, experience, episodes, key, is_row_start, outside):
-        algorithm_state, metrics = algorithm.update(
-            train_state.algorithm_state, experience, key, *outside_arguments(algorithm, outside)
-        )
-        metric_sums = jax.tree.map(
-            lambda x: jnp.where(is_row_start, jnp.zeros_like(x), x), train_state.metric_sums
-        )
-        metric_sums = accumulate(metric_sums, episodes, metrics)
-        return TrainState(algorithm_state, rollout_state, metric_sums)
-
-    def run(train_state, key, start, stop, outside):
-        for index in range(start, stop):
-            iterations = split_run_key(key).iterations
-            key_rollout, key_update = jax.random.split(jax.random.fold_in(iterations, index))
-            played = host_rollout(train_state, key_rollout, outside)
-            is_row_start = index == start and start % row_every == 0
-            train_state = learn(train_state, *played, key_update, is_row_start, outside)
-        return train_state
-
-    return run
 
 
 def run_compiled(function, *arguments) -> Any:

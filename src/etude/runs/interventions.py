@@ -6,13 +6,15 @@ without labels, so that what was labelled is learned from and saved.
 """
 
 import signal
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from etude.algorithms.protocol import Outside
+from etude.algorithms.protocol import Algorithm, Outside, outside_arguments
 from etude.environments.protocol import Environment
 from etude.errors import InvalidInput
 from etude.recording.controls import make_controls
@@ -25,7 +27,7 @@ from etude.runs.options import PERSON
 from etude.runs.settings import Settings
 from etude.spaces import from_environment_action
 from etude.struct import replace
-from etude.training import TrainState, run_compiled
+from etude.training import TrainState, accumulate, run_compiled, split_run_key
 from etude.types import Array
 
 
@@ -54,10 +56,7 @@ def check_interventions(settings: Settings) -> None:
 
 
 class PersonRollout:
-    """Plays rollouts in a window: a `HostRollout` of `etude.training.progress`.
-
-    In the first round the person begins, and in all others the learner.
-    """
+    """Plays rollouts in a window. The person begins the first round, and the learner all others."""
 
     def __init__(self, settings: Settings, environment: Environment, interrupt: InterruptHandler):
         self.settings, self.environment, self.interrupt = settings, environment, interrupt
@@ -70,7 +69,40 @@ class PersonRollout:
         self.round_steps: int = settings.algorithm.rollout_length
         self.play_step: Any = None  # compiled before the first round begins
 
-    def __call__(
+    def make_chunk(
+        self,
+        algorithm: Algorithm,
+        environment: Environment,
+        train_state: TrainState,
+        key: Array,
+        row_every: int,
+        outside: Outside,
+    ) -> Callable[..., TrainState]:
+        """In place of `etude.training.compile_chunk`: rounds that are played, between updates."""
+
+        @partial(jax.jit, donate_argnums=0)
+        def learn(train_state, rollout_state, experience, episodes, key, is_row_start, outside):
+            algorithm_state, metrics = algorithm.update(
+                train_state.algorithm_state, experience, key, *outside_arguments(algorithm, outside)
+            )
+            metric_sums = jax.tree.map(
+                lambda x: jnp.where(is_row_start, jnp.zeros_like(x), x), train_state.metric_sums
+            )
+            metric_sums = accumulate(metric_sums, episodes, metrics)
+            return TrainState(algorithm_state, rollout_state, metric_sums)
+
+        def run(train_state, key, start, stop, outside):
+            for index in range(start, stop):
+                iterations = split_run_key(key).iterations
+                key_rollout, key_update = jax.random.split(jax.random.fold_in(iterations, index))
+                played = self.play_round(train_state, key_rollout, outside)
+                is_row_start = index == start and start % row_every == 0
+                train_state = learn(train_state, *played, key_update, is_row_start, outside)
+            return train_state
+
+        return run
+
+    def play_round(
         self, train_state: TrainState, key: Array, outside: Outside
     ) -> tuple[Any, Any, EpisodeSums]:
         """A round: the rollout state, transitions [time, 1, ...] and sums over its episodes."""

@@ -37,7 +37,7 @@ def train_job(
     initial = initial_components(settings, job)
     environment, train_state, metadata = open_job(settings, job, warn)
     interrupt.watch(environment)
-    host_rollout = PersonRollout(settings, environment, interrupt) if settings.is_played else None
+    player = PersonRollout(settings, environment, interrupt) if settings.is_played else None
     reports = progress(
         settings.algorithm,
         environment,
@@ -47,13 +47,13 @@ def train_job(
         initial=initial,
         resumed=None if train_state is None else (train_state, metadata["iterations"]),
         row_every=settings.row_every,
-        host_rollout=host_rollout,
+        make_chunk=player.make_chunk if player else None,
     )
     saved_steps = metadata["steps"]
     try:
         with (
             closing(environment),
-            closing(host_rollout) if host_rollout else nullcontext(),
+            closing(player) if player else nullcontext(),
             closing(JobProgress(settings, job, environment, metadata, warn)) as job_progress,
         ):
             if train_state is not None:
