@@ -332,7 +332,7 @@ def _record(arguments: list[str]) -> None:
     """`etude record`"""
 
     @dataclasses.dataclass(frozen=True)
-    class Record(EnvironmentOptions, PersonOptions):
+    class Record(PersonOptions, EnvironmentOptions):
         """Record whole episodes of an expert as a dataset, which `etude train --dataset` reads."""
 
         environment: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="ENVIRONMENT")]
@@ -344,7 +344,8 @@ def _record(arguments: list[str]) -> None:
         and tries it again with the same seed, Space pauses, . takes one step, and Esc stops and
         keeps whole episodes"""
         out: Path
-        """what to write: an .npz, or with any other name a directory in Minari's layout"""
+        """what to write: an .npz, or with any other name a directory in Minari's layout; for a
+        person the latter, which has each kept episode before the next one begins"""
         episodes: int | None = None
         """number of episodes; a person may leave it out, and stop at any time"""
         seed: int = 0
