@@ -139,7 +139,7 @@ def test_time_goes_by_without_keys_until_the_window_loses_the_keyboard(monkeypat
 
 def test_the_mouse_and_sticks_move_a_box():
     right_down = pygame.event.Event(
-        pygame.MOUSEMOTION, pos=(600, 200), rel=(0, 0), buttons=(0, 0, 0)
+        pygame.MOUSEMOTION, pos=(600, 400), rel=(0, 0), buttons=(0, 0, 0)
     )
     hands, session = Hands([[right_down, "Space"], ".", "Enter"]), Session()
     spec = EnvironmentSpec(Box((1,)), PLANE)
@@ -149,7 +149,7 @@ def test_the_mouse_and_sticks_move_a_box():
         options = dict(speed=0.001, max_steps=9, title="")
         controls = make_controls(spec, None, 1.0, mouse=True)
         (episode,) = play_episodes(env, hands, controls, session, **options)
-    np.testing.assert_allclose(episode.actions[0], [1, 0])
+    np.testing.assert_allclose(episode.actions[0], [1, -1])
     leaning = pygame.event.Event(pygame.JOYAXISMOTION, axis=1, value=-0.75)
     episodes, _, _ = played([[leaning], "Enter"], space=PLANE, keys=None)
     np.testing.assert_allclose(episodes[0].actions, [[0, 0.75]])

@@ -1,5 +1,6 @@
 """Recording a person: what is on the disk, when, and what is refused before anybody plays."""
 
+import itertools
 import random
 import shutil
 import signal
@@ -7,6 +8,7 @@ import subprocess
 import sys
 import time
 
+import gymnasium
 import numpy as np
 import pytest
 from commands import etude as etude_process
@@ -45,6 +47,32 @@ def test_a_person_records_with_the_command_line(sits_down, tmp_path):
         [2, 2],
         [1],
     ]
+
+
+def test_what_does_not_replay_is_said(sits_down, tmp_path, capsys):
+    """An environment that a function makes, and whose seed does nothing."""
+
+    class Dice(gymnasium.Env):
+        metadata = {"render_modes": ["rgb_array"]}  # noqa: RUF012
+        observation_space = gymnasium.spaces.Box(0, 9, (1,), np.float32)
+        action_space = gymnasium.spaces.Discrete(2)
+        render_mode = "rgb_array"
+        throws = itertools.count()
+
+        def reset(self, *, seed=None, options=None):
+            return np.array([next(self.throws) % 9], np.float32), {}
+
+        def step(self, action):
+            return self.reset()[0], 1.0, False, False, {}
+
+        def render(self):
+            return np.zeros((30, 40, 3), np.uint8)
+
+    sits_down(["+right", "Enter", "Esc"])
+    dataset = record(Dice, "person", out=tmp_path / "dice", keys="left=0,right=1", wait=True)
+    assert dataset.num_steps == 1
+    said = " ".join(capsys.readouterr().out.split())
+    assert "the replay differs: episode 0, step 0: after the reset observations" in said
 
 
 def test_nothing_is_left_where_no_episode_is_kept(sits_down, tmp_path):

@@ -180,14 +180,13 @@ def report(
     console = Console(highlight=False)
     console.print(table)
     console.print(f"written {out}", soft_wrap=True, markup=False)
-    if source.kind == "id":
-        replayed = replay_episodes(
-            read_recorded(out, spec), spec, env_factory(source.name, options)
-        )
-        said = (
-            f"the replay differs: {replayed.difference}; the environment is not deterministic "
-            "given its seed"
-            if replayed.difference
-            else describe_replay(replayed)
-        )
-        console.print(said, soft_wrap=True, markup=False)
+    factory: Any = source  # a function's, where it has no id
+    make_env = env_factory(source.name, options) if source.kind == "id" else factory.make_env
+    replayed = replay_episodes(read_recorded(out, spec), spec, make_env)
+    said = (
+        f"the replay differs: {replayed.difference}; the environment is not deterministic given "
+        "its seed"
+        if replayed.difference
+        else describe_replay(replayed)
+    )
+    console.print(said, soft_wrap=True, markup=False)
