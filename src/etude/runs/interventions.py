@@ -95,7 +95,7 @@ class PersonRollout:
             for index in range(start, stop):
                 iterations = split_run_key(key).iterations
                 key_rollout, key_update = jax.random.split(jax.random.fold_in(iterations, index))
-                played = self.play_round(train_state, key_rollout, outside)
+                played = self.play_round(index, train_state, key_rollout, outside)
                 is_row_start = index == start and start % row_every == 0
                 train_state = learn(train_state, *played, key_update, is_row_start, outside)
             return train_state
@@ -103,11 +103,13 @@ class PersonRollout:
         return run
 
     def play_round(
-        self, train_state: TrainState, key: Array, outside: Outside
+        self, rounds: int, train_state: TrainState, key: Array, outside: Outside
     ) -> tuple[Any, Any, EpisodeSums]:
-        """A round: the rollout state, transitions [time, 1, ...] and sums over its episodes."""
+        """The next round, after `rounds` others.
+
+        Returns the rollout state, transitions [time, 1, ...] and the sums over its episodes.
+        """
         state, rollout_state = train_state.algorithm_state, train_state.rollout_state
-        rounds = int(getattr(state, "rounds", 0))
         if self.play_step is None:
             step = jax.jit(partial(take_step, self.settings.algorithm, self.environment))
             self.play_step = step.lower(state, rollout_state, key, self._held(outside)).compile()
