@@ -50,6 +50,7 @@ ROOMS = (
     "etude.presets",
     "etude.storage",
     "etude.reporting",
+    "etude.recording",
     "etude.runs",
     "etude.studies",
     "etude.cli",

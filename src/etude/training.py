@@ -5,7 +5,7 @@ either.
 """
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -190,6 +190,7 @@ def progress(
     resumed: tuple[TrainState, int] | None = None,
     row_every: int | None = None,
     chunk_seconds: float = 1.0,
+    make_chunk: Callable[..., Any] | None = None,
 ) -> Iterator[ProgressReport]:
     """Train for at most `steps` steps, and yield a ProgressReport after each chunk.
 
@@ -200,7 +201,8 @@ def progress(
     iterations that fit into `steps`. A chunk is a compiled program that runs about `chunk_seconds`;
     the results do not depend on where chunks end. A row of metrics covers `row_every` iterations
     (default: a hundredth of all, at most 2¹⁶). To continue from a checkpoint, pass `resumed`, its
-    state and its number of iterations.
+    state and its number of iterations. `make_chunk` takes the place of `compile_chunk`, as
+    where a person plays the rollouts.
 
     Raises InvalidInput for hyperparameters out of bounds or a budget below one iteration,
     EnvironmentFault for an environment that fails, Diverged when a metric stops being finite.
@@ -223,7 +225,9 @@ def progress(
     )
     # two leaves may not share a buffer that is donated
     train_state = jax.jit(partial(jax.tree.map, jnp.copy))(train_state)
-    run = compile_chunk(algorithm, environment, train_state, key, row_every, outside)
+    run = (make_chunk or compile_chunk)(
+        algorithm, environment, train_state, key, row_every, outside
+    )
     compile_seconds, chunk_length = time.perf_counter() - start_time, 1
     while iteration < num_iterations:
         end_of_row = iteration - iteration % row_every + row_every

@@ -396,7 +396,7 @@ class Unfinished:
         (
             "nobody",
             r"no expert is called '?nobody'?; give an algorithm that learns nothing \(.*random.*\)"
-            ", the directory of a run, or module:function, a function of one observation that ",
+            ", person, the directory of a run, or module:function, a function of one observation ",
         ),
         (
             "runs/q-learnin",

@@ -52,6 +52,8 @@ def test_every_option_is_a_flag_a_keyword_and_a_key(tmp_path):
         until=475.0,
         patience=4,
         threads=threads_in_use(),
+        keys=None,
+        speed=1.0,
         frame_stack=2,
         action_masks=False,
         options={"sutton_barto_reward": True},

@@ -50,10 +50,15 @@ class Policy(Protocol):
 
 @struct
 class Expert:
-    """A policy that an algorithm asks for actions. Its arrays are traced, its functions static."""
+    """A policy that an algorithm asks for actions. Its arrays are traced, its functions static.
+
+    Most experts are asked in every state. One that takes over and gives back, as a person does, has
+    an action only where it `has_control`.
+    """
 
     state: Any
     policy: Policy = static()
+    has_control: Array | None = None  # bool [env]; None for an expert that is asked in every state
 
 
 @struct
@@ -112,13 +117,12 @@ class Algorithm(Policy, Protocol):
 
     plays: bool  # False: no rollout, and a step of the budget is a gradient step
     learns: bool  # False: no update changes the state
-    takes: tuple[
-        str, ...
-    ]  # the fields of Outside that it reads where they are given, besides needs
+    takes: tuple[str, ...]  # the fields of Outside that it reads where they are given
     # False: of a dataset it reads what was observed before each action, and nothing that came of it
     reads_next_observations: bool
     assumes: Assumptions  # what it takes for granted of the environment
     rollout_length: int  # environment steps of each environment per update
+    takes_interventions: bool  # whether its expert may be one that has control only now and then
     default_num_envs: int  # parallel environments, where a run does not say how many
     components: Mapping[str, Component]  # parts that runs can start from another with, by name
 
@@ -234,6 +238,7 @@ DEFAULTS = {
     "reads_next_observations": True,
     "plays": True,
     "learns": True,
+    "takes_interventions": False,
     "assumes": Assumptions(),
     "default_num_envs": 1,
     "components": MappingProxyType({}),
@@ -244,9 +249,9 @@ DEFAULTS = {
 def algorithm(cls):
     """Make a class an algorithm: a frozen struct, with defaults for what it leaves undefined.
 
-    By default it has no memory, needs and takes nothing from outside, plays, learns, assumes no
-    kind of space, plays in one environment and has no components. These are attributes of the class
-    and no hyperparameters.
+    By default it has no memory, needs and takes nothing from outside, plays, learns, asks an expert
+    at every step, assumes no kind of space, plays in one environment and has no components. These
+    are attributes of the class and no hyperparameters.
     """
     for name, default in DEFAULTS.items():
         if not hasattr(cls, name):

@@ -20,7 +20,7 @@ from etude.cli import flags
 from etude.cli.console import enable_cache, fail, parse_options
 from etude.cli.datasets import _dataset
 from etude.cli.figures import _figure, _plan
-from etude.runs.options import EnvironmentOptions, RunOptions
+from etude.runs.options import EnvironmentOptions, PersonOptions, RunOptions
 
 HELP = """usage: etude COMMAND [...]
 
@@ -61,7 +61,8 @@ class Train(RunOptions):
     """a run to start from, as COMPONENT=RUN: policy=RUN takes its policy over"""
     expert: str | None = dataclasses.field(default=None, kw_only=True)
     """who says what to do, for an algorithm that learns from an expert: an algorithm that learns
-    nothing (random, heuristic, mpc, mcts), the directory of a run, or module:function"""
+    nothing (random, heuristic, mpc, mcts), the directory of a run, module:function, or person: you
+    take over from the learner, and give back, with Tab in a window"""
     torso: str | None = dataclasses.field(default=None, kw_only=True)
     """module:function that makes a network of one's own, in place of the hidden layers"""
     until: str | None = dataclasses.field(  # type: ignore[assignment]
@@ -332,18 +333,22 @@ def _record(arguments: list[str]) -> None:
     """`etude record`"""
 
     @dataclasses.dataclass(frozen=True)
-    class Record(EnvironmentOptions):
+    class Record(PersonOptions, EnvironmentOptions):
         """Record whole episodes of an expert as a dataset, which `etude train --dataset` reads."""
 
         environment: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="ENVIRONMENT")]
         """a Gymnasium id, or module:Name to import the module that registers it"""
         expert: str
         """an algorithm that learns nothing (random, heuristic, mpc, mcts), the directory of a run,
-        or module:function, a function of one observation that returns one action"""
-        episodes: int
-        """number of episodes"""
+        or module:function, a function of one observation that returns one action; or person: you
+        play in a window, where Enter keeps an episode and begins the next, Backspace discards it
+        and tries it again with the same seed, Space pauses, . takes one step, and Esc stops and
+        keeps whole episodes"""
         out: Path
-        """what to write: an .npz, or with any other name a directory in Minari's layout"""
+        """what to write: an .npz, or with any other name a directory in Minari's layout; for a
+        person the latter, which has each kept episode before the next one begins"""
+        episodes: int | None = None
+        """number of episodes; a person may leave it out, and stop at any time"""
         seed: int = 0
         """seed of the episodes and of the expert"""
         torso: str | None = None
@@ -356,6 +361,11 @@ def _record(arguments: list[str]) -> None:
         side_cameras: bool = False
         """record three episodes for each one played: what the middle, the left and the right
         camera see, with the action corrected for the sides"""
+        wait: bool = False
+        """take a step for each key that a person presses, and none without one"""
+        mouse: bool = False
+        """the place of a person's mouse in the picture is the action, a Box of two numbers; the
+        sticks of a gamepad move a Box too, without a flag"""
         options: tyro.conf.UseAppendAction[list[str]] = dataclasses.field(  # type: ignore[assignment]
             default_factory=list, kw_only=True
         )

@@ -75,8 +75,13 @@ class EnvironmentSource(Protocol):
     def check_pictures(self, render_mode: str) -> None:
         """Raise InvalidInput where it is known that `make_rendered` has no pictures."""
 
-    def make_rendered(self, render_mode: str, max_episode_steps: int | None = None) -> Environment:
-        """Make one Gymnasium environment that draws itself, on the Gymnasium backend."""
+    def make_rendered(
+        self, render_mode: str, max_episode_steps: int | None = None, replay: int = 0
+    ) -> Environment:
+        """Make one Gymnasium environment that draws itself, on the Gymnasium backend.
+
+        `replay` is that of `HostLimits`.
+        """
 
 
 def make(
@@ -236,8 +241,10 @@ class IdSource:
     def check_pictures(self, render_mode: str) -> None:
         """Do nothing: only the environment itself knows."""
 
-    def make_rendered(self, render_mode: str, max_episode_steps: int | None = None) -> Environment:
-        limits = HostLimits(max_episode_steps, timeout=self.timeout)
+    def make_rendered(
+        self, render_mode: str, max_episode_steps: int | None = None, replay: int = 0
+    ) -> Environment:
+        limits = HostLimits(max_episode_steps, replay, timeout=self.timeout)
         environment = GymnasiumEnvs(self._factory(render_mode), 1, 0, self.spec, limits)
         return stacked(environment, self.frame_stack)
 
@@ -328,9 +335,11 @@ class FactorySource:
                 f"need {render_mode!r}, which the function has to ask for"
             )
 
-    def make_rendered(self, render_mode: str, max_episode_steps: int | None = None) -> Environment:
+    def make_rendered(
+        self, render_mode: str, max_episode_steps: int | None = None, replay: int = 0
+    ) -> Environment:
         self.check_pictures(render_mode)
-        return self.make(1, self.evaluation_backend, limits=HostLimits(max_episode_steps))
+        return self.make(1, self.evaluation_backend, limits=HostLimits(max_episode_steps, replay))
 
     @cached_property
     def probe(self) -> Probe:
@@ -393,7 +402,9 @@ class JaxSource:
     def check_pictures(self, render_mode: str) -> NoReturn:
         raise InvalidInput(f"{self.name} is written in JAX, and draws no pictures")
 
-    def make_rendered(self, render_mode: str, max_episode_steps: int | None = None) -> NoReturn:
+    def make_rendered(
+        self, render_mode: str, max_episode_steps: int | None = None, replay: int = 0
+    ) -> NoReturn:
         self.check_pictures(render_mode)
 
 

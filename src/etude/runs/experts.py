@@ -1,6 +1,7 @@
 """Experts: policies that act but do not learn, given by a name, by a run or as a function.
 
 random, heuristic, mpc, mcts   an algorithm that learns nothing
+person                         whoever sits at the keyboard; see `etude.runs.person`
 runs/dqn-CartPole-v1-…         the directory of a run: the policy of its first seed
 module:function                a function of one observation that returns one action
 """
@@ -30,6 +31,8 @@ from etude.importing import import_object, is_importable
 from etude.kinds import qualified_name
 from etude.nn.action_masks import action_mask
 from etude.runs.defaults import defaults_for
+from etude.runs.options import PERSON, is_person
+from etude.runs.person import person_expert
 from etude.runs.run import Run, load_beside
 from etude.runs.settings import ExpertRecord, plain_fields
 from etude.runs.torsos import TorsoLike, find_torso
@@ -81,6 +84,8 @@ def make_expert(
     Raises:
         InvalidInput: for what is no expert, and for an expert of other spaces.
     """
+    if is_person(expert):
+        return person_expert(spec)
     found, name = find_expert(expert, environment, torso), expert_name(expert)
     if torso is not None and not (isinstance(found, Run) and found.settings.torso):
         raise InvalidInput(
@@ -166,8 +171,10 @@ def reopen_expert(
     Raises InvalidInput where there is none any more, or another one, and CorruptFile for a record
     that `open_expert` does not make.
     """
-    if record.kind not in ("algorithm", "run", "function", "object") or (
-        record.kind == "algorithm" and record.name not in ALGORITHMS
+    if (
+        record.kind not in ("algorithm", "run", "function", "object", PERSON)
+        or (record.kind == "algorithm" and record.name not in ALGORITHMS)
+        or (record.kind == PERSON and record.name != PERSON)
     ):
         raise CorruptFile(
             f"config.json gives the expert {record.name!r:.80} as {record.kind!r:.80}"
@@ -210,6 +217,8 @@ def identify(expert: ExpertLike) -> tuple[str, str]:
         case Path():
             return "run", str(expert.absolute())
         case str():
+            if is_person(expert):
+                return PERSON, PERSON
             if expert in ALGORITHMS:
                 return "algorithm", expert
             is_run = Path(expert).exists()
@@ -255,10 +264,11 @@ def unknown_expert(text: str) -> str:
 
 
 def expert_forms() -> str:
-    """The three forms of an expert, in a message."""
+    """The forms of an expert, in a message."""
     return (
-        f"an algorithm that learns nothing ({', '.join(names_without_learning())}), the directory "
-        "of a run, or module:function, a function of one observation that returns one action"
+        f"an algorithm that learns nothing ({', '.join(names_without_learning())}), {PERSON}, the "
+        "directory of a run, or module:function, a function of one observation that returns one "
+        "action"
     )
 
 

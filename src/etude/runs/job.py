@@ -4,7 +4,7 @@ On a JAX environment one job has all seeds; on other environments each seed has 
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, nullcontext
 from itertools import chain
 from typing import Any
 
@@ -17,6 +17,7 @@ from etude.environments.backends.in_process import HostLimits
 from etude.environments.protocol import Environment
 from etude.errors import Diverged
 from etude.runs.interrupt import Interrupted, InterruptHandler
+from etude.runs.interventions import PersonRollout
 from etude.runs.job_checkpoints import TrainJob, restore_job
 from etude.runs.job_progress import JobProgress, ProgressEvent
 from etude.runs.resuming import replay_note, restart_notes, resume_rollout
@@ -36,6 +37,7 @@ def train_job(
     initial = initial_components(settings, job)
     environment, train_state, metadata = open_job(settings, job, warn)
     interrupt.watch(environment)
+    player = PersonRollout(settings, environment, interrupt) if settings.is_played else None
     reports = progress(
         settings.algorithm,
         environment,
@@ -45,11 +47,13 @@ def train_job(
         initial=initial,
         resumed=None if train_state is None else (train_state, metadata["iterations"]),
         row_every=settings.row_every,
+        make_chunk=player.make_chunk if player else None,
     )
     saved_steps = metadata["steps"]
     try:
         with (
             closing(environment),
+            closing(player) if player else nullcontext(),
             closing(JobProgress(settings, job, environment, metadata, warn)) as job_progress,
         ):
             if train_state is not None:
@@ -121,6 +125,8 @@ def make_environment(settings: Settings, job: TrainJob, iterations: int = 0) -> 
     """
     if not settings.plays:
         return settings.outline()
+    if settings.is_played:
+        return settings.source.make_rendered("rgb_array", replay=settings.replay_limit)
     seed = int(np.random.SeedSequence([job.seeds[0], iterations]).generate_state(1)[0] >> 1)
     return settings.source.make(
         settings.num_envs,

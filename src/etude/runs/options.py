@@ -47,6 +47,8 @@ AT_MOST = {  # beyond these is a mistake, or a file that is not to be believed
 }
 MAX_EVALUATION_STEPS = 30_000
 SOLVED = "solved"
+PERSON = "person"  # the expert that is whoever sits at the keyboard
+SLOWEST, FASTEST = 0.01, 100.0  # times the speed that an environment is meant to have
 
 
 def check_whole(name: str, value: Any, at_least: int, at_most: int | None = None) -> None:
@@ -114,7 +116,42 @@ class TrainingOptions:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class RecordedOptions(EnvironmentOptions, TrainingOptions):
+class PersonOptions:
+    """The options of a person who is the expert, and plays in a window."""
+
+    keys: str | None = None
+    """what a person's keys do: left=1,right=3,none=0 where actions are choices, left=-1@0,up=1@1
+    for elements of an array, left+up=2 for keys that are held together; by default those that the
+    window shows"""
+    speed: float = 1.0
+    """how fast a person plays: .3 is slow motion"""
+
+    def check_speed(self) -> None:
+        """Raise InvalidInput for a speed out of bounds."""
+        is_number = isinstance(self.speed, int | float) and not isinstance(self.speed, bool)
+        if not (is_number and SLOWEST <= self.speed <= FASTEST):
+            raise InvalidInput(
+                f"speed is {shown(self.speed)}; it must be a number from {SLOWEST:g} to {FASTEST:g}"
+            )
+
+
+def refuse_without_person(expert: Any, **options: Any) -> None:
+    """Raise InvalidInput, naming it, for an option of a person where the expert is none."""
+    for name, value in options.items():
+        if value and not is_person(expert):
+            raise InvalidInput(
+                f"{name} is {shown(value)}, which is for a person who plays; leave it out, or give "
+                f"the expert {PERSON}"
+            )
+
+
+def is_person(expert: Any) -> bool:
+    """Whether what a user gives as the expert is a person."""
+    return isinstance(expert, str) and expert == PERSON
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RecordedOptions(EnvironmentOptions, PersonOptions, TrainingOptions):
     """The options that config.json holds as they were asked for."""
 
     def validate_fields(self) -> None:
@@ -129,6 +166,7 @@ class RecordedOptions(EnvironmentOptions, TrainingOptions):
                 continue
             check_whole(name, value, AT_LEAST[name], AT_MOST.get(name))
         self._check_stopping()
+        self.check_speed()
         if self.seed + self.seeds > 2**32:  # JAX's keys repeat beyond
             raise InvalidInput(
                 f"seed is {self.seed}; with {self.seeds} seeds it must stay below "
@@ -178,6 +216,12 @@ class RunOptions(RecordedOptions):
     """steps between checkpoints; default a tenth of the budget"""
     video: bool = False
     """record a video of an episode at the end"""
+
+    def validate_fields(self) -> None:
+        """Raise InvalidInput, naming option, value and remedy, for an option out of bounds."""
+        super().validate_fields()
+        slowed = self.speed != 1 and self.speed
+        refuse_without_person(self.expert, keys=self.keys, speed=slowed)
 
 
 def make_options(keywords: dict[str, Any]) -> RunOptions:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from time import perf_counter
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -29,7 +29,15 @@ from etude.runs.evaluation import final_evaluation_key
 from etude.runs.experts import ExpertLike, expert_name, make_expert
 from etude.runs.interrupt import Interrupted, InterruptHandler
 from etude.runs.noisy_expert import NoisyMemory, with_noise
-from etude.runs.options import AT_MOST, MAX_EVALUATION_STEPS, RunOptions, check_whole
+from etude.runs.options import (
+    AT_MOST,
+    MAX_EVALUATION_STEPS,
+    RunOptions,
+    check_whole,
+    is_person,
+    refuse_without_person,
+)
+from etude.runs.record_person import check_person, record_person
 from etude.runs.side_cameras import center_spec, side_camera_source, split_cameras, with_center_view
 from etude.runs.torsos import TorsoLike
 from etude.spaces import EnvironmentSpec
@@ -50,7 +58,7 @@ def record(
     environment: EnvironmentLike,
     expert: ExpertLike,
     *,
-    episodes: int,
+    episodes: int | None = None,
     out: str | Path | None = None,
     seed: int = 0,
     stochastic: bool = False,
@@ -62,6 +70,10 @@ def record(
     action_masks: bool = False,
     environment_timeout: int = TIMEOUT,
     max_evaluation_steps: int = MAX_EVALUATION_STEPS,
+    keys: str | None = None,
+    speed: float = 1.0,
+    wait: bool = False,
+    mouse: bool = False,
     progress: bool = True,
 ) -> Dataset:
     """Record whole episodes of an expert.
@@ -73,9 +85,11 @@ def record(
     Args:
         environment: as in `etude.train`.
         expert: the name of an algorithm that learns nothing, the directory of a run, or
-            module:function; see `etude.runs.experts.make_expert`.
+            module:function; see `etude.runs.experts.make_expert`. With person it is whoever sits at
+            the keyboard, who plays in a window; see `etude.runs.record_person`.
         episodes: number of episodes. They are played in up to ten copies, with as many episodes
-            each, for otherwise short episodes would be recorded more often than long ones.
+            each, for otherwise short episodes would be recorded more often than long ones. A person
+            alone may leave it out, and stop at any time.
         out: what to write, by default nothing: an .npz (see `etude.storage.datasets.npz`), or with
             any other name a directory in Minari's layout (see `etude.storage.datasets.minari`).
             Both keep the seeds of the episodes. While it plays, the episodes that have ended are
@@ -93,6 +107,7 @@ def record(
         torso: that of the run that is the expert, if it has one; see `etude.load`.
         options, frame_stack, action_masks, environment_timeout, max_evaluation_steps: as in
             `etude.train`. An episode that is cut off is truncated.
+        keys, speed, wait, mouse: how a person plays; see `etude.runs.record_person.record_person`.
         progress: show the progress, and a table of the result.
 
     Returns:
@@ -111,12 +126,49 @@ def record(
         options=options or {},
         environment_timeout=environment_timeout,
         max_evaluation_steps=max_evaluation_steps,
+        expert=expert,
+        keys=keys,
+        speed=speed,
     ).validate_fields()
-    check_whole("episodes", episodes, 1, AT_MOST["evaluation_episodes"])
+    refuse_without_person(expert, wait=wait, mouse=mouse)
+    if episodes is None and not is_person(expert):
+        raise InvalidInput("episodes is missing; a person alone stops without a number of them")
+    if episodes is not None:
+        check_whole("episodes", episodes, 1, AT_MOST["evaluation_episodes"])
     if isinstance(noise, bool) or not isinstance(noise, int | float) or not 0 <= noise <= 1:
         raise InvalidInput(f"noise is {noise!r}; it must be a number from 0 to 1")
     # before an environment can change the working directory
     path = None if out is None else Path(out).absolute()
+    if is_person(expert):
+        source = environment_source(
+            environment, options, frame_stack, action_masks, environment_timeout
+        )
+        check_person(
+            source,
+            out=None if out is None else Path(out),
+            stochastic=stochastic,
+            noise=noise,
+            side_cameras=side_cameras,
+            torso=torso,
+            frame_stack=frame_stack,
+            action_masks=action_masks,
+            keys=keys,
+            mouse=mouse,
+        )
+        return record_person(
+            source,
+            cast(Path, path),
+            episodes=episodes,
+            seed=seed,
+            keys=keys,
+            speed=speed,
+            wait=wait,
+            mouse=mouse,
+            options=options,
+            max_steps=max_evaluation_steps,
+            progress=progress,
+        )
+    assert episodes is not None  # as was checked
     if out is not None:
         check_new_path(Path(out))
         PartsWriter.check_unused(parts_folder(Path(out)))

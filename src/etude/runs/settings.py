@@ -33,7 +33,8 @@ from etude.environments.sources import (
 from etude.errors import InvalidInput
 from etude.importing import is_importable, split_name
 from etude.kinds import code_fields, kinds_of, qualified_name, tag_of
-from etude.runs.options import AT_LEAST, AT_MOST, RecordedOptions, check_whole
+from etude.runs.options import AT_LEAST, AT_MOST, PERSON, RecordedOptions, check_whole
+from etude.runs.person import person_expert
 from etude.runs.threads import start_with, threads_in_use
 from etude.runs.torsos import TorsoLike, find_torso, restore_torso, torso_of
 from etude.spaces import EnvironmentSpec
@@ -74,7 +75,7 @@ class ExpertRecord:
     """What config.json holds of an expert: how it is called, and what it is known by."""
 
     name: str  # of an algorithm or a function, or the directory of a run
-    kind: str  # algorithm, run, function, or object, which Python alone can give again
+    kind: str  # algorithm, run, function, person, or object, which Python alone can give again
     sha256: str  # of its state
     memory: tuple[str, ...]  # of its policy in all environments: the arrays as "float32[8, 4]"
 
@@ -174,6 +175,11 @@ class Settings(RecordedOptions):
     def in_one_program(self) -> bool:
         """Whether all seeds train in one program."""
         return self.backend in IN_ONE_PROGRAM
+
+    @property
+    def is_played(self) -> bool:
+        """Whether a person plays in the run: its expert is one."""
+        return self.expert is not None and self.expert.kind == PERSON
 
     @property
     def torso(self) -> str:
@@ -368,7 +374,8 @@ def outline_of_outside(settings: Settings) -> Outside:
         outside = dataclasses.replace(outside, dataset=shapes)
     if expert is not None:
         policy: Any = ExpertOutline(tuple(map(_array_type, expert.memory)), spec)
-        outside = dataclasses.replace(outside, expert=Expert((), policy))
+        outline = person_expert(spec) if settings.is_played else Expert((), policy)
+        outside = dataclasses.replace(outside, expert=outline)
     return outside
 
 

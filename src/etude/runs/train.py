@@ -26,10 +26,11 @@ from etude.runs.display import Display, display_for
 from etude.runs.experts import ExpertLike, check_expert, expert_name, open_expert, reopen_expert
 from etude.runs.initial import start_from
 from etude.runs.interrupt import Interrupted, InterruptHandler
+from etude.runs.interventions import check_interventions
 from etude.runs.job import train_job
 from etude.runs.job_checkpoints import has_checkpoint, metrics_fault, newest_metadata, restore_job
 from etude.runs.job_progress import ProgressEvent
-from etude.runs.options import SOLVED, RecordedOptions, RunOptions, make_options
+from etude.runs.options import SOLVED, RecordedOptions, RunOptions, is_person, make_options
 from etude.runs.outside import (
     DatasetLike,
     check_next_observations,
@@ -191,9 +192,7 @@ def resolve_settings(
         **recorded
         | {
             "num_envs": num_envs,
-            "backend": source.choose_backend(options.backend, options.workers)
-            if algorithm.plays
-            else "none",
+            "backend": backend_of_training(source, options) if algorithm.plays else "none",
             "until": reward_threshold(source) if options.until == SOLVED else options.until,
         },
         name=name,
@@ -218,6 +217,8 @@ def resolve_settings(
         dataset, record = open_dataset(options.dataset, spec)
         check_next_observations(algorithm, name, dataset)
         settings = replace(settings, dataset=record, outside=Outside(dataset=dataset))
+    if is_person(options.expert):
+        check_interventions(settings)
     if options.expert is not None:
         torso = torso_of(algorithm)
         expert, of_expert = open_expert(options.expert, environment, spec, settings.seed, torso)
@@ -241,6 +242,14 @@ def resolve_settings(
         checkpoint_every = options.checkpoint_interval / settings.steps_per_iteration
     rows_per_checkpoint = max(1, round(checkpoint_every / row_every))
     return replace(settings, row_every=row_every, checkpoint_every=rows_per_checkpoint * row_every)
+
+
+def backend_of_training(source: EnvironmentSource, options: RunOptions) -> str:
+    """The backend of training; a person, who needs pictures, plays on that of evaluation."""
+    asked: str = options.backend
+    if is_person(options.expert) and asked == "auto":
+        asked = source.evaluation_backend
+    return source.choose_backend(asked, options.workers)
 
 
 def choose_row_every(settings: Settings) -> int:
@@ -431,6 +440,8 @@ def ready_to_resume(
         raise InvalidInput(f"dataset is {describe(dataset)}, and this run reads none; leave it out")
     if of_expert := run.settings.expert:
         there = run.settings.environment if environment is None else environment
+        if run.settings.is_played:
+            check_interventions(run.settings)
         made = reopen_expert(
             of_expert,
             expert,

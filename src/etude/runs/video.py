@@ -1,7 +1,5 @@
 """Videos of a trained policy, in a file or in a window."""
 
-import os
-import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import closing
@@ -13,13 +11,11 @@ import numpy as np
 
 from etude.errors import InvalidInput
 from etude.keys import RENDERING
+from etude.recording.window import check_screen
 from etude.rollout import bind_policy, init_rollout_state, rollout
 from etude.runs.options import AT_MOST, check_whole
 from etude.storage import files
 from etude.training import run_compiled
-
-# environment variables that name a display on Linux
-DISPLAY_VARIABLES = ("DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER")
 
 
 def render_episodes(
@@ -108,12 +104,7 @@ def watch(run: Any, episodes: int, seed: int, explore: bool = False) -> Iterator
     """
     check_whole("episodes", episodes, 1, AT_MOST["evaluation_episodes"])
     check_whole("seed", seed, 0, AT_MOST["seed"])
-    if sys.platform.startswith("linux") and not any(map(os.environ.get, DISPLAY_VARIABLES)):
-        raise InvalidInput(
-            "there is no screen here to open a window on (DISPLAY is not set); "
-            "make a video instead: "
-            f"etude evaluate {run.shown_directory} --video"
-        )
+    check_screen(f"make a video instead: etude evaluate {run.shown_directory} --video")
     episode_return, limit = 0.0, run.settings.max_evaluation_steps
     with closing(run.settings.source.make_rendered("human", limit)) as environment:
         for _, reward, done in render_episodes(run, environment, episodes, seed, explore):

@@ -6,9 +6,13 @@ In round i the expert π* acts with probability β_i = β^i at each step, and th
 otherwise. Whoever acts, the expert labels the state with what it would do, and the learner is
 cloned from all that was labelled so far. So it learns what to do after its own mistakes, which the
 expert by itself never shows. D begins empty, or with a dataset of demonstrations as round zero.
+
+A person is asked in another way, as in HG-DAgger (Kelly et al., 2019): the learner plays, and the
+person takes over and gives back. Labels are what the person does while in control, and no others.
 """
 
 import math
+from functools import partial
 from typing import Any, ClassVar
 
 import jax
@@ -41,6 +45,7 @@ class LabelledSteps:
     observation: Any
     action: Any  # the expert's, as the environment would execute it
     done: Array
+    is_labelled: Array | None = None  # bool; None where the expert labels every state
 
 
 @struct
@@ -53,6 +58,7 @@ class DAggerMemory:
     carry: Carry  # after the latest observation
     expert: tuple[Array, ...]  # the arrays of the expert's own memory
     label: Any  # the expert's action for the latest observation
+    is_labelled: Array | None = None  # bool: whether it gave one; None where it always does
     expert_treedef: Any = static(None)  # the structure of the expert's own memory
 
 
@@ -68,8 +74,8 @@ class DAggerState:
 class DAgger:
     """DAgger for every kind of action space, with any expert.
 
-    The expert is queried once for each environment step. With a dataset the learner is cloned from
-    that first, as by `bc`, before it plays.
+    The expert is queried once for each environment step; a person takes over in a window. With a
+    dataset the learner is cloned from that first, as by `bc`, before it plays.
     """
 
     learning_rate: float = traced(1e-3, above=0)
@@ -87,7 +93,7 @@ class DAgger:
     beta: float = traced(0.5, at_least=0, at_most=1)
     """β: in round i, counted from 0, the expert acts at a step with probability β^i. The first
     round is the expert's alone, or the dataset; with 0, all others are the learner's, as in the
-    paper's experiments."""
+    paper's experiments. A person takes over instead."""
     initial_std: float = traced(1.0, above=0)
     """Initial standard deviation of Box actions; a bounded Box is scaled to [-1, 1]; no effect with
     other action spaces."""
@@ -122,6 +128,7 @@ class DAgger:
     needs: ClassVar[tuple[str, ...]] = ("expert",)
     takes: ClassVar[tuple[str, ...]] = ("dataset",)
     reads_next_observations: ClassVar[bool] = False
+    takes_interventions: ClassVar[bool] = True
     state_noise: ClassVar[bool] = False
     components: ClassVar[dict[str, Component]] = {"policy": cloning.POLICY}
 
@@ -154,9 +161,15 @@ class DAgger:
 
         Round zero is cloning from the dataset, if there is one.
         """
+        is_labelled = None if outside.expert.has_control is None else jnp.bool_(False)
+        if is_labelled is not None and self.recurrent:
+            raise InvalidInput(
+                "recurrent is set, and a person labels single stretches of an episode, of which no "
+                "sequence is whole; leave it out, and stack observations with --frame-stack"
+            )
         learner = cloning.init_cloner(self, key, spec)
         step = zeros_like_spec(spec)
-        example = LabelledSteps(step.observation, step.action, step.terminated)
+        example = LabelledSteps(step.observation, step.action, step.terminated, is_labelled)
         buffer = ring_buffer.init(example, self.capacity, spec.num_envs, self.rollout_length)
         if (dataset := outside.dataset) is None:
             return DAggerState(learner, buffer, rows=jnp.int32(0), rounds=jnp.int32(0))
@@ -180,7 +193,10 @@ class DAgger:
             )
         end = -(-rows // self.rollout_length) * self.rollout_length
         steps = dataset.transitions
-        labelled = LabelledSteps(steps.observation, steps.action, steps.done)
+        is_labelled = None
+        if buffer.storage.is_labelled is not None:
+            is_labelled = jnp.ones_like(steps.done)
+        labelled = LabelledSteps(steps.observation, steps.action, steps.done, is_labelled)
         storage = jax.tree.map(
             lambda kept, x: kept.at[end - rows : end].set(
                 x[-rows * num_envs :].reshape(num_envs, rows, *x.shape[1:]).swapaxes(0, 1)
@@ -205,7 +221,8 @@ class DAgger:
         label = jax.tree.map(
             lambda x: jnp.zeros((spec.num_envs, *x.shape), x.dtype), zeros_like_spec(spec).action
         )
-        return DAggerMemory(carry, tuple(memory), label, treedef)
+        is_labelled = None if expert.has_control is None else jnp.zeros(spec.num_envs, bool)
+        return DAggerMemory(carry, tuple(memory), label, is_labelled, treedef)
 
     def act(
         self,
@@ -235,11 +252,14 @@ class DAgger:
         )
         label = executed_action(state.learner.policy.action_space, label)
         label = label.astype(memory.label.dtype)
-        is_expert = jax.random.bernoulli(key_mix, self.expert_probability(state), label.shape[:1])
-        is_expert = is_expert.reshape(-1, *[1] * (label.ndim - 1))
-        action = jnp.where(is_expert, label, action)
+        is_expert = expert.has_control
+        if is_expert is None:
+            probability = self.expert_probability(state)
+            is_expert = jax.random.bernoulli(key_mix, probability, label.shape[:1])
+        action = jnp.where(is_expert.reshape(-1, *[1] * (label.ndim - 1)), label, action)
         expert_memory = tuple(jax.tree.leaves(expert_memory))
-        return action, replace(memory, expert=expert_memory, label=label)
+        memory = replace(memory, expert=expert_memory, label=label, is_labelled=expert.has_control)
+        return action, memory
 
     def expert_probability(self, state: DAggerState) -> Array:
         """β^i, the probability with which the expert acts at a step of the round to come."""
@@ -248,33 +268,57 @@ class DAgger:
     def update(
         self, state: DAggerState, experience: Transition, key: Array, outside: Outside
     ) -> tuple[DAggerState, Metrics]:
-        """Add a round [time, env] to the buffer, and take `gradient_steps` on all of it."""
-        steps = LabelledSteps(experience.observation, experience.memory.label, experience.done)
+        """Add a round [time, env] to the buffer, and take `gradient_steps` on all of it.
+
+        Where nothing was labelled yet there are none.
+        """
+        is_labelled = experience.memory.is_labelled
+        steps = LabelledSteps(
+            experience.observation, experience.memory.label, experience.done, is_labelled
+        )
         buffer = ring_buffer.insert(state.buffer, steps)
         rows = jnp.minimum(state.rows + self.rollout_length, ring_buffer.length(buffer))
         learner = cloning.add_observations(
-            self, state.learner, flatten_time(experience.observation)
+            self,
+            state.learner,
+            flatten_time(experience.observation),
+            None if is_labelled is None else is_labelled.ravel(),
         )
         learner, metrics = self.fit(learner, buffer, rows, key)
-        return DAggerState(learner, buffer, rows, count_up(state.rounds, 1)), {
-            **jax.tree.map(jnp.mean, metrics),
-            "beta": self.expert_probability(state),
-            "labelled_states": rows * ring_buffer.num_envs(buffer),
-            "updates": jnp.int32(self.gradient_steps),
-        }
+        if is_labelled is None:
+            metrics["beta"] = self.expert_probability(state)
+            metrics["labelled_states"] = rows * ring_buffer.num_envs(buffer)
+        else:
+            metrics["expert_share"] = is_labelled.mean()
+            metrics["labelled_states"] = count_labels(buffer)[-1]
+        return DAggerState(learner, buffer, rows, count_up(state.rounds, 1)), metrics
 
     def fit(
         self, learner: Cloner, buffer: RingBuffer, rows: Array, key: Array
     ) -> tuple[Cloner, Metrics]:
-        """Take `gradient_steps` on the newest `rows` of the buffer; return their metrics too."""
-        carries = self.carries_before(learner, buffer)
+        """Take `gradient_steps` on the newest `rows` of the buffer; return their metrics too.
+
+        Where a person has labelled nothing of them yet, the learner stays as it is.
+        """
+        labels = None if buffer.storage.is_labelled is None else count_labels(buffer)
+        sample = (
+            partial(self.sample, buffer, rows, self.carries_before(learner, buffer))
+            if labels is None
+            else partial(self.sample_labelled, buffer, labels)
+        )
 
         def step(learner, key):
-            batch = self.sample(buffer, rows, carries, key)
+            batch = sample(key)
             learner, metrics, _ = cloning.gradient_step(self, learner, batch)
             return learner, metrics
 
-        return jax.lax.scan(step, learner, jax.random.split(key, self.gradient_steps))
+        fitted, metrics = jax.lax.scan(step, learner, jax.random.split(key, self.gradient_steps))
+        metrics = jax.tree.map(jnp.mean, metrics) | {"updates": jnp.int32(self.gradient_steps)}
+        if labels is None:
+            return fitted, metrics
+        has_labels = labels[-1] > 0
+        metrics["updates"] = jnp.where(has_labels, metrics["updates"], 0)
+        return jax.tree.map(partial(jnp.where, has_labels), fitted, learner), metrics
 
     def carries_before(self, learner: Cloner, buffer: RingBuffer) -> Carry:
         """Return the learner's carries before all rows of the buffer, by its weights now.
@@ -333,12 +377,25 @@ class DAgger:
         follows = jnp.concatenate([jnp.zeros_like(steps.done[:1]), steps.done[:-1]])
         return Demonstrations(steps.observation, steps.action, carry, follows | (age % rows == 0))
 
+    def sample_labelled(self, buffer: RingBuffer, labels: Array, key: Array) -> Demonstrations:
+        """Return a batch of labelled states, each as likely as any other; see `count_labels`."""
+        number = jax.random.randint(key, (self.batch_size,), 0, jnp.maximum(labels[-1], 1))
+        place = jnp.searchsorted(labels, number, side="right")
+        row, env = jnp.divmod(place, ring_buffer.num_envs(buffer))
+        steps = ring_buffer.gather(buffer, Indices(row, env))
+        return Demonstrations(steps.observation, steps.action)
+
     def truncate_episodes(self, state: DAggerState, is_cut: Array) -> DAggerState:
         """End the running episodes of the environments in `is_cut` [env]."""
         storage = state.buffer.storage
         row = (state.buffer.inserted - 1) % ring_buffer.length(state.buffer)
         done = storage.done.at[row].set(storage.done[row] | is_cut)
         return replace(state, buffer=replace(state.buffer, storage=replace(storage, done=done)))
+
+
+def count_labels(buffer: RingBuffer) -> Array:
+    """int32 [time × env]: how many states are labelled up to each place of the buffer."""
+    return jnp.cumsum(buffer.storage.is_labelled.ravel(), dtype=jnp.int32)
 
 
 # Name on the command line: (constructor, description).

@@ -1,0 +1,1 @@
+"""A person plays: a window on an environment, and what keys, mouse and sticks mean in it."""
