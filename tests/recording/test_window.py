@@ -8,7 +8,7 @@ from hands import Hands, pygame
 from etude.errors import EnvironmentFault, InvalidInput
 from etude.recording import play, window
 from etude.recording.controls import make_controls
-from etude.recording.play import Pace, play_episodes
+from etude.recording.play import Pace, play_in_window
 from etude.recording.session import Session
 from etude.recording.window import Panel, Window, check_screen
 from etude.spaces import Box, Discrete, EnvironmentSpec
@@ -66,7 +66,7 @@ def played(script, *, space=None, keys="left=1,right=2,left+right=3,none=0", env
     controls = make_controls(EnvironmentSpec(Box((1,)), space), keys, 1.0)
     with hands:
         episodes = [
-            *play_episodes(
+            *play_in_window(
                 env or Walk(), hands, controls, session, speed=100.0, max_steps=5, title="Walk"
             )
         ]
@@ -108,7 +108,7 @@ def test_the_next_episode_begins_after_the_kept_one_is_taken():
 
     controls = make_controls(EnvironmentSpec(Box((1,)), Discrete(4)), "left=1,none=0", 1.0)
     script = ["left", "Enter", "left", "Enter"]
-    episodes = play_episodes(
+    episodes = play_in_window(
         Counted(), Hands(script), controls, Session(0, True), max_steps=5, title=""
     )
     assert next(episodes).seed == 0 and began == [0]
@@ -148,7 +148,7 @@ def test_the_mouse_and_sticks_move_a_box():
         env = Walk(picture=(400, 600, 3))
         options = dict(speed=0.001, max_steps=9, title="")
         controls = make_controls(spec, None, 1.0, mouse=True)
-        (episode,) = play_episodes(env, hands, controls, session, **options)
+        (episode,) = play_in_window(env, hands, controls, session, **options)
     np.testing.assert_allclose(episode.actions[0], [1, -1])
     leaning = pygame.event.Event(pygame.JOYAXISMOTION, axis=1, value=-0.75)
     episodes, _, _ = played([[leaning], "Enter"], space=PLANE, keys=None)

@@ -99,7 +99,7 @@ class Pace:
         self.next_time = (now if is_late else self.next_time) + self.interval
 
 
-def play_episodes(
+def play_in_window(
     env: gymnasium.Env,
     window: Window,
     controls: Controls,

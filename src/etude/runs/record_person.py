@@ -14,7 +14,7 @@ from etude.environments.sources import EnvironmentSource
 from etude.errors import InvalidInput
 from etude.recording.bindings import is_turn_based
 from etude.recording.controls import make_controls
-from etude.recording.play import PlayedEpisode, frames_per_second, play_episodes
+from etude.recording.play import PlayedEpisode, frames_per_second, play_in_window
 from etude.recording.session import Session
 from etude.recording.window import Window, check_screen, import_pygame
 from etude.reporting.statistics import three_digits
@@ -113,7 +113,7 @@ def record_person(
         wait = wait or is_turn_based(spec.id)
         controls = make_controls(spec, keys, frames_per_second(env), mouse, wait)
         session = Session(seed, wait, episodes)
-        played = play_episodes(
+        played = play_in_window(
             env, window, controls, session, speed=speed, max_steps=max_steps, title=source.name
         )
         successes = write_episodes(out, spec, played)
