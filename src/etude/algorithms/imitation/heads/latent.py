@@ -83,8 +83,8 @@ class Latent:
         mean = network.decode(context.features, posterior.sample(key))
         log_prob = jax.scipy.stats.norm.logpdf(vectors, mean, jnp.exp(network.log_std)).sum(-1)
         reconstruction = -(is_valid * log_prob).sum(-1)
-        prior = Normal(jnp.zeros(self.latent_size), jnp.zeros(self.latent_size))
-        kl = posterior.kl(prior)  # [...], one for each chunk
+        zeros = jnp.zeros(self.latent_size)
+        kl = posterior.kl(Normal(zeros, zeros, zeros.shape))  # [...], one for each chunk
         return per_action(reconstruction + self.beta * kl, is_valid), {
             "nll_bound": per_action(reconstruction + kl, is_valid),
             "latent_kl": kl.mean(),
