@@ -70,8 +70,8 @@ class Direct:
     ) -> tuple[Array, Metrics]:
         """-E[log π(a|s)], minus the entropy bonus."""
         pi, weight = network.distribution(context), valid_weight(is_valid)
-        axis = is_valid.ndim - 1
         if network.chunk == 1:
+            axis = is_valid.ndim - 1
             action, weight = action.squeeze(axis), weight.squeeze(axis)
         nll = weighted_nll(pi.log_prob(action), weight)
         entropy = (weight * pi.entropy()).mean()
