@@ -1,12 +1,18 @@
 """An action as a function of noise: a conditional variational autoencoder (Sohn et al., 2015).
 
     z ~ N(0, I),   a ~ N(μ(s, z), σ²)
-    L = E_q[-log N(a; μ(s, z), σ²)] + β KL(q(z|s, a) || N(0, I)) ≥ -log π(a|s)   for β = 1
+    L = -E[log 1/K Σₖ N(a; μ(s, zₖ), σ²) (N(zₖ; 0, I) / q(zₖ|s, a))^β],   z₁, ..., z_K ~ q(z|s, a)
 
 The encoder q(z|s, a) = N(m, v) says which z stands for an action that is known; it is needed in
-training alone. To act, z is drawn from the prior N(0, I). One z stands for a whole chunk. The
-likelihood is a sum over the elements of the actions of a chunk, and KL one over those of z, so β is
-in the same units for any size of either.
+training alone. With β = 1, L is a bound of -log π(a|s), and with K = 1 it is the usual one, the
+reconstruction and β times the divergence of q from the prior N(0, I). With more samples, those that
+stand for another action count little (Burda et al., 2016). So the encoder needs no gaps between
+what it takes for one action and for another, and z of the prior seldom falls into one, where the
+decoder does what lies between them.
+
+To act, z is drawn from the prior. One z stands for a whole chunk. The likelihood is a product over
+the elements of the actions of a chunk, and the prior one over those of z, so β means the same for
+any size of either.
 """
 
 import math
@@ -49,12 +55,14 @@ class Latent:
 
     latent_size: int = static(4, at_least=1)
     """Numbers of the latent variable z."""
+    samples: int = static(8, at_least=1)
+    """Samples of z in the bound of each chunk."""
     beta: float = traced(1.0, at_least=0)
-    """β: weight of the divergence of the encoder from the prior, per nat."""
+    """β: weight of how far the encoder is from the prior, per nat."""
     initial_std: float = traced(0.1, above=0)
     """Initial standard deviation σ of actions about the decoder's mean; a bounded Box is scaled to
-    [-1, 1]. While it is smaller than the distance of two modes, z is worth its divergence."""
-    min_std: float = traced(0.01, above=0)
+    [-1, 1]. While it is smaller than the distance of two modes, z pays."""
+    min_std: float = traced(0.1, above=0)
     """Least standard deviation σ, without which the likelihood of actions that are fitted exactly
     would have no upper bound."""
     hidden: tuple[int, ...] = static((128, 128), at_least=1)
@@ -77,16 +85,27 @@ class Latent:
     def loss(
         self, network: LatentNetwork, context: Context, action: Array, is_valid: Array, key: Array
     ) -> tuple[Array, Metrics]:
-        """The negative evidence lower bound with weight β, in nats per action."""
+        """The bound L, in nats per action."""
         vectors = to_vectors(action, is_valid)
         posterior = network.posterior(context.features, vectors)
-        mean = network.decode(context.features, posterior.sample(key))
-        log_prob = jax.scipy.stats.norm.logpdf(vectors, mean, jnp.exp(network.log_std)).sum(-1)
-        reconstruction = -(is_valid * log_prob).sum(-1)
+
+        def draw(key):
+            """(log N(a; μ(s, z), σ²), log N(z; 0, I) - log q(z|s, a)), [...] each."""
+            z = posterior.sample(key)
+            mean = network.decode(context.features, z)
+            log_prob = jax.scipy.stats.norm.logpdf(vectors, mean, jnp.exp(network.log_std)).sum(-1)
+            log_ratio = jax.scipy.stats.norm.logpdf(z).sum(-1) - posterior.log_prob(z)
+            return (is_valid * log_prob).sum(-1), log_ratio
+
+        log_prob, log_ratio = jax.vmap(draw)(jax.random.split(key, self.samples))  # [sample, ...]
+        bound, nll_bound = (
+            math.log(self.samples) - jax.nn.logsumexp(log_prob + beta * log_ratio, 0)
+            for beta in (self.beta, 1.0)
+        )
         zeros = jnp.zeros(self.latent_size)
         kl = posterior.kl(Normal(zeros, zeros, zeros.shape))  # [...], one for each chunk
-        return per_action(reconstruction + self.beta * kl, is_valid), {
-            "nll_bound": per_action(reconstruction + kl, is_valid),
+        return per_action(bound, is_valid), {
+            "nll_bound": per_action(nll_bound, is_valid),
             "latent_kl": kl.mean(),
         }
 
