@@ -71,7 +71,7 @@ def check_component(settings: Settings, name: str, run: TrainedRun) -> None:
     if there is None or there.get is not own.get:
         raise InvalidInput(
             f"initial {name} is that of {run.directory}, a run of {other.name}"
-            f"{kind_of(there)}, which has no {name} that {settings.name}{kind_of(own)} can take; "
+            f"{component_kind(there)}, which has no {name} that {settings.name}{kind_of(own)} can take; "
             "give a run of another algorithm, or of other settings"
         )
     if other.environment != settings.environment:
@@ -110,7 +110,7 @@ def check_component(settings: Settings, name: str, run: TrainedRun) -> None:
         )
 
 
-def kind_of(component: Component | None) -> str:
+def component_kind(component: Component | None) -> str:
     """The settings of an algorithm that make its component special, in a message."""
     return f" with {component.kind}" if component and component.kind else ""
 

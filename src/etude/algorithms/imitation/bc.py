@@ -182,7 +182,7 @@ class BC:
     def initial_memory(self, state: BCState, spec: EnvironmentSpec, key: Array) -> Any:
         """Return a blank carry, and no actions of a chunk; () where neither is needed."""
         carry = cloning.start_carry(state.learner, spec.num_envs)
-        return chunks.initial_memory(self, carry, spec) if self.execute > 1 else carry
+        return chunks.empty_chunks(self, carry, spec) if self.execute > 1 else carry
 
     def act(
         self, state: BCState, observation: Any, memory: Any, key: Array, explore: bool

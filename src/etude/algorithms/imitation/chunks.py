@@ -32,7 +32,7 @@ class ChunkMemory:
     num_left: Array  # int32 [env]: how many of them, the last ones, are left
 
 
-def initial_memory(algorithm: Any, carry: Carry, spec: EnvironmentSpec) -> ChunkMemory:
+def empty_chunks(algorithm: Any, carry: Carry, spec: EnvironmentSpec) -> ChunkMemory:
     """A carry, and no actions."""
     action = zeros_like_spec(spec).action
     actions = jnp.zeros((spec.num_envs, algorithm.execute, *action.shape), action.dtype)
@@ -43,7 +43,7 @@ def act_in_chunks(
     algorithm: Any, cloner: Cloner, observation: Any, memory: ChunkMemory, key: Array, explore: bool
 ) -> tuple[Array, ChunkMemory]:
     """Return (action, next memory): the next action of each copy's chunk."""
-    context, carry = cloning.look(algorithm, cloner, observation, memory.carry)
+    context, carry = cloning.observe_context(algorithm, cloner, observation, memory.carry)
     has_none = memory.num_left == 0
 
     def predict(actions):

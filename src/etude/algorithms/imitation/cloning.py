@@ -206,7 +206,9 @@ def start_carry(cloner: Cloner, count: int) -> Carry:
     return initial_carry(cell, (count,)) if cell else ()
 
 
-def look(algorithm: Any, cloner: Cloner, observation: Any, carry: Carry) -> tuple[Context, Carry]:
+def observe_context(
+    algorithm: Any, cloner: Cloner, observation: Any, carry: Carry
+) -> tuple[Context, Carry]:
     """Return (what the head is given, next carry) of observations [env, ...]."""
     return cloner.acting.context(normalized(algorithm, cloner, observation), carry)
 
@@ -215,7 +217,7 @@ def act_as_cloned(
     algorithm: Any, cloner: Cloner, observation: Any, carry: Carry, key: Array, explore: bool
 ) -> tuple[Any, Carry]:
     """Return (action, next carry): the first of the chunk that is predicted, as the head acts."""
-    context, carry = look(algorithm, cloner, observation, carry)
+    context, carry = observe_context(algorithm, cloner, observation, carry)
     return algorithm.head.act(cloner.acting.head, context, key, explore)[:, 0], carry
 
 

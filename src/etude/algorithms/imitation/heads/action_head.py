@@ -71,7 +71,7 @@ class ActionHead(Protocol):
         ...
 
 
-def unconstrained(network: Any) -> Any:
+def keep_network(network: Any) -> Any:
     """The network as it is: its numbers have no bounds."""
     return network
 

@@ -19,8 +19,8 @@ from etude import spaces
 from etude.algorithms.imitation.heads.action_head import (
     Context,
     check_head_space,
+    keep_network,
     per_action,
-    unconstrained,
 )
 from etude.nn.distributions import MASKED_LOGIT
 from etude.nn.linear import affine
@@ -164,7 +164,7 @@ class Autoregressive:
         place = jax.random.uniform(key_place, choices.shape, minval=-0.5, maxval=0.5)
         return jnp.clip(bin_center(choices + place * explore, self.bins), -1, 1)
 
-    constrain = staticmethod(unconstrained)
+    constrain = staticmethod(keep_network)
 
 
 def part_sizes(space: Space, bins: int) -> tuple[int, ...]:

@@ -12,9 +12,9 @@ from etude.algorithms.imitation.heads.action_head import (
     Context,
     action_error,
     box_for,
+    keep_network,
     squared_error,
     to_vectors,
-    unconstrained,
     valid_weight,
 )
 from etude.nn.distributions import num_parameters
@@ -73,4 +73,4 @@ class Deterministic:
         """μ(s); there is no noise to explore with."""
         return network(context.features)
 
-    constrain = staticmethod(unconstrained)
+    constrain = staticmethod(keep_network)

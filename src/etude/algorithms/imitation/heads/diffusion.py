@@ -19,9 +19,9 @@ import numpy as np
 from etude.algorithms.imitation.heads.action_head import (
     Context,
     box_for,
+    keep_network,
     squared_error,
     to_vectors,
-    unconstrained,
 )
 from etude.algorithms.imitation.heads.denoising import DenoisingNetwork, make_denoising_network
 from etude.errors import InvalidInput
@@ -82,7 +82,7 @@ class Diffusion:
         action = denoise(predict, noise, self.training_steps, self.steps)
         return action.reshape(*action.shape[:-1], *network.space.shape)
 
-    constrain = staticmethod(unconstrained)
+    constrain = staticmethod(keep_network)
 
 
 def cosine_schedule(training_steps: int) -> np.ndarray:

@@ -16,9 +16,9 @@ import jax.numpy as jnp
 from etude.algorithms.imitation.heads.action_head import (
     Context,
     box_for,
+    keep_network,
     squared_error,
     to_vectors,
-    unconstrained,
 )
 from etude.algorithms.imitation.heads.denoising import DenoisingNetwork, make_denoising_network
 from etude.nn.networks import Activation
@@ -68,7 +68,7 @@ class Flow:
         action = integrate(field, noise, self.steps)
         return action.reshape(*action.shape[:-1], *network.space.shape)
 
-    constrain = staticmethod(unconstrained)
+    constrain = staticmethod(keep_network)
 
 
 def straight_line(noise: Array, action: Array, time: Array) -> tuple[Array, Array]:

@@ -13,9 +13,9 @@ import jax.numpy as jnp
 from etude.algorithms.imitation.heads.action_head import (
     Context,
     box_for,
+    keep_network,
     per_action,
     to_vectors,
-    unconstrained,
 )
 from etude.nn.distributions import num_parameters
 from etude.nn.linear import affine
@@ -101,7 +101,7 @@ class Mixture:
             mean += (self.min_std + spread) * jax.random.normal(key_noise, mean.shape)
         return mean.reshape(*mean.shape[:-1], *network.space.shape)
 
-    constrain = staticmethod(unconstrained)
+    constrain = staticmethod(keep_network)
 
 
 def spread_out(key: Array, count: int, n: int) -> Array:
