@@ -29,10 +29,12 @@ from etude.algorithms.control.mcts import MCTS
 from etude.algorithms.control.mpc import MPC
 from etude.algorithms.control.random_policy import Random
 from etude.algorithms.imitation.bc import BC
+from etude.algorithms.imitation.cloning import AnyHead
 from etude.algorithms.imitation.dagger import DAgger
 from etude.algorithms.imitation.gail import AIRL, GAIL
 from etude.algorithms.imitation.gcbc import GCBC
 from etude.algorithms.imitation.gcsl import GCSL
+from etude.algorithms.imitation.heads.autoregressive import Autoregressive
 from etude.algorithms.imitation.sqil import SQIL
 from etude.algorithms.policy_gradient.reinforce import OffPolicyGradient, Reinforce
 from etude.algorithms.protocol import NOTHING, Expert, Outside, init_state, outside_arguments
@@ -62,6 +64,7 @@ from etude.errors import EnvironmentFault, InvalidInput
 from etude.estimators.running_statistics import Normalization
 from etude.kinds import code_fields, kinds_of
 from etude.nn.recurrent import GRU, LSTM
+from etude.optim.averaging import EMA
 from etude.planning.planners import CEM, CMAES, AnyPlanner
 from etude.planning.tree.rules import PUCT
 from etude.rollout import bind_policy, init_rollout_state, rollout
@@ -232,7 +235,7 @@ SMALL = {
         ),
         CHOICES,
         EVERY,
-        "policy",
+        "weights",
     ),
     "dagger": (
         DAgger(
@@ -246,7 +249,7 @@ SMALL = {
         ),
         CHOICES,
         EVERY,
-        "policy",
+        "weights",
     ),
     "gail": (
         GAIL(agent=PPO(hidden=(4,), batch_size=4, rollout_length=3, epochs=1), **DISCRIMINATOR),
@@ -260,7 +263,7 @@ SMALL = {
         {"discrete", "bounded", "float64", "integers"},
         "agent",
     ),
-    "gcbc": (GCBC(hidden=(4,), batch_size=4, gradient_steps=2), CHOICES, EVERY, "policy"),
+    "gcbc": (GCBC(hidden=(4,), batch_size=4, gradient_steps=2), CHOICES, EVERY, "weights"),
     "gcsl": (
         GCSL(
             hidden=(4,),
@@ -272,7 +275,7 @@ SMALL = {
         ),
         CHOICES,
         EVERY,
-        "policy",
+        "weights",
     ),
     "mpc": (
         MPC("Pendulum-v1", CEM(elites=2), horizon=3, samples=4, iterations=2),
@@ -321,7 +324,7 @@ VARIANTS = {
         replace(SMALL["gcsl"][0], horizon=3, sample_actions=False, epsilon=0.5),
         JaxEnvs(Reach(CONTINUOUS), 2),
         EVERY,
-        "policy",
+        "weights",
     ),
     "ddpg with hindsight": (
         DDPG(hindsight=Hindsight("final"), **REPLAYED),
@@ -335,10 +338,30 @@ VARIANTS = {
         SMALL["sac"][2],
         "discriminator",
     ),
+    "bc in chunks": (
+        BC(
+            hidden=(4,),
+            head=Autoregressive(bins=3, units=4),
+            chunk=3,
+            execute=2,
+            ema=EMA(),
+            batch_size=4,
+            gradient_steps=2,
+        ),
+        BOX,
+        {"discrete", "multidiscrete", "multibinary", "bounded", "float64", "integers"},
+        "weights",
+    ),
 }
 ROWS = {**SMALL, **VARIANTS}
 # what depends on the actions being choices, or on their exploration
 VARIANTS_OF_CHOICES = {
+    "bc by parts": (
+        BC(hidden=(4,), head=Autoregressive(units=4), batch_size=4, gradient_steps=2),
+        CHOICES,
+        {"discrete", "multidiscrete"},
+        "weights",
+    ),
     "off-policy-actor-critic": (OffPolicyActorCritic(**REPLAYED), CHOICES, {"discrete"}, "policy"),
     "sarsa": (SARSA(rollout_length=2), PROCESS, {"discrete"}, "q"),
     "dqn by temperature": (DQN(exploration=Boltzmann(), **REPLAYED), CHOICES, {"discrete"}, "q"),
@@ -367,6 +390,7 @@ AKIN = {
     "gcbc": "bc",
     "gcsl": "dqn with hindsight",
     "gcsl where goals are desired": "gcsl",
+    "bc in chunks": "bc",
     # a sequence is compared with single steps by a test of its own
     "rainbow with memory": "rainbow",
     "sac with memory": "rainbow with memory",
@@ -397,14 +421,14 @@ def test_every_algorithm_of_the_table_is_tested_here():
 
 
 def test_every_kind_of_setting_is_in_a_row():
-    """But planners and rules of tree search, which have tests of their own."""
+    """But planners, rules of tree search and action heads, which have tests of their own."""
     there, possible = set(), set()
     for algorithm, *_ in ROWS.values():
         for field, hint in get_type_hints(type(algorithm)).items():
             if kinds := kinds_of(hint):
                 there.add(type(getattr(algorithm, field)))
                 possible |= {*kinds.values()}
-    assert possible - there <= {*get_args(AnyPlanner), PUCT}
+    assert possible - there <= {*get_args(AnyPlanner), *get_args(AnyHead), PUCT}
 
 
 def test_an_unknown_algorithm_is_refused_with_near_matches():
@@ -808,7 +832,9 @@ OF_CHOICES = [
     (name, kind)
     for name, (algorithm, _, kinds, learned) in (ROWS | VARIANTS_OF_CHOICES).items()
     for kind in MASKED
-    if kind in kinds and not getattr(algorithm, "hindsight", None) and name != "mcts"
+    if kind in kinds and not getattr(algorithm, "hindsight", None)
+    # a mask says nothing of the later actions of a chunk
+    if name not in ("mcts", "bc in chunks")
 ]
 # it learns from a buffer whose blank rows allow nothing; what the others choose and the values that
 # they learn are compared with those of a process that has no other actions

@@ -104,6 +104,24 @@ def test_each_seed_begins_with_the_policy_of_its_own(tmp_path, algorithm, taker)
             assert_equal(taker.components["policy"].get(begun), policy)
 
 
+def test_a_clone_hands_its_head_to_clones_alone(tmp_path):
+    """Policy gradients take a direct head, and refuse another by its name."""
+    cloner = etude.DAgger(hidden=(8,), head=etude.Autoregressive(units=4), rollout_length=100)
+    source = trained(tmp_path, cloner, expert="random")
+    ppo = replace(PPO, activation="relu")
+    with pytest.raises(InvalidInput, match="dagger with head autoregressive, .* policy that ppo"):
+        started(source.directory, ppo)
+    settings = started(source.directory, cloner, expert="random", steps=1_000)
+    assert_equal(settings.initial_components["policy"][0].head.output.bias[0], bias_of(source))
+    with pytest.raises(InvalidInput, match="which has no policy that dagger with head auto"):
+        started(trained(tmp_path / "ppo", ppo).directory, cloner, expert="random", steps=1_000)
+
+
+def bias_of(run):
+    (state,) = run.states()
+    return state.learner.weights.head.output.bias
+
+
 def test_the_value_is_fitted_first_and_config_json_says_for_how_long(tmp_path):
     source = trained(tmp_path / "source", PPO)
     for given, taken in ((0, 10 * UPDATE), (5, 5)):

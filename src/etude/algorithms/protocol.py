@@ -103,6 +103,7 @@ class Component(NamedTuple):
     settings: tuple[str, ...]  # hyperparameters that must be equal in both runs
     # algorithm, num_envs -> the algorithm with settings that suit such a start
     prepare: Callable[[Any, int], Any] = lambda algorithm, num_envs: algorithm
+    kind: str = ""  # the settings that make it what few others can start with
 
 
 class Algorithm(Policy, Protocol):
@@ -178,6 +179,12 @@ class Algorithm(Policy, Protocol):
         """(steps of the budget before which nothing is learned, the setting that says so)."""
         return self.steps_per_update(num_envs), "one update"
 
+    def check_outside(self, outside: Outside) -> None:
+        """Raise InvalidInput for what reaches a run from outside and does not fit the settings.
+
+        It is called on the host before training, where arrays have values.
+        """
+
     def remarks(self, num_envs: int, steps: int) -> tuple[str, ...]:
         """What to know of settings that a run of `steps` takes, but not as they were given."""
         return ()
@@ -232,6 +239,7 @@ DEFAULTS = {
     "final_measures": Algorithm.final_measures,
     "truncate_episodes": Algorithm.truncate_episodes,
     "first_update": Algorithm.first_update,
+    "check_outside": Algorithm.check_outside,
     "remarks": Algorithm.remarks,
     "needs": (),
     "takes": (),

@@ -1,7 +1,8 @@
 """Random rows of a dataset: steps by themselves, or sequences of an episode after another.
 
-Both draw from some of the episodes, so that others can be held out. Neighboring steps are alike, so
-held out are whole episodes.
+With each row may come a chunk, the actions from there on. Steps and sequences are drawn from
+some of the episodes, so that others can be held out. Neighboring steps are alike, so held out are
+whole episodes.
 """
 
 import jax
@@ -86,3 +87,17 @@ def read_steps(
 
     readers, (row, is_first) = jax.lax.scan(read, readers, starts)
     return row, is_first, readers
+
+
+def chunk_rows(dataset: Dataset, row: Array, length: int) -> tuple[Array, Array]:
+    """(rows int32 [..., length], is_valid bool [..., length]) of the chunks from rows [...] on.
+
+    A chunk does not go on into the next episode: from the end of its own on it repeats the last
+    row, where `is_valid` is False.
+    """
+    rows = row[..., None] + jnp.arange(length)
+    if length == 1:
+        return rows, jnp.ones_like(rows, bool)
+    ends = dataset.episode_lengths.cumsum()
+    end = ends[jnp.searchsorted(ends, row, side="right")][..., None]
+    return jnp.minimum(rows, end - 1), rows < end

@@ -201,16 +201,38 @@ def make_torso(
     precedes the hidden layers and keeps Equinox's initial weights. With `torso`, the network that
     it makes precedes the cell, and there are no hidden layers.
     """
+    made, num_features, key_head = make_headless_torso(
+        key, space, hidden, activation, recurrent, torso
+    )
+    return made, make_orthogonal_layer(key_head, num_features, outputs, final_scale)
+
+
+def make_headless_torso(
+    key: Array,
+    space: Space,
+    hidden: Sequence[int],
+    activation: Activation = "tanh",
+    recurrent: GRU | LSTM | None = None,
+    torso: TorsoMaker | None = None,
+) -> tuple[Torso, int, Array]:
+    """(the torso of `make_torso`, the number of its features, the key of what reads them)."""
     hidden = () if torso else hidden
     key_network, key_cell = jax.random.split(key) if recurrent else (key, key)
-    key_encoder, key_head = jax.random.split(key_network)
+    key_encoder, key_layers = jax.random.split(key_network)
     encoder, num_features = make_observation_encoder(key_encoder, space, torso, orthogonal=True)
     cell = recurrent.make(key_cell, num_features) if recurrent else None
-    num_inputs = recurrent.units if recurrent else num_features
-    *layers, head = make_mlp(
-        key_head, (num_inputs, *hidden, outputs), activation, final_scale
-    ).layers
-    return Torso(encoder, cell, tuple(layers), activation), head
+    sizes = (recurrent.units if recurrent else num_features, *hidden)
+    *keys, key_head = jax.random.split(key_layers, len(sizes))
+    layers = tuple(
+        make_orthogonal_layer(key, n, m, math.sqrt(2))
+        for n, m, key in zip(sizes[:-1], sizes[1:], keys, strict=True)
+    )
+    return Torso(encoder, cell, layers, activation), sizes[-1], key_head
+
+
+def make_orthogonal_layer(key: Array, inputs: int, outputs: int, scale: float) -> eqx.nn.Linear:
+    """A linear layer with an orthogonal weight of gain `scale`, and a bias of zero."""
+    return orthogonal_init(eqx.nn.Linear(inputs, outputs, key=key), scale, key)
 
 
 def make_network(

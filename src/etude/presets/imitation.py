@@ -19,5 +19,5 @@ PRESETS: Presets = {
             GCSL(random_steps=500, hidden=(100, 100), horizon=50), 1, 10_000
         )
         for environment in ("etude/PointRoom-v0", "etude/PointRoomContinuous-v0")
-    }
+    },
 }

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from etude.algorithms import ALGORITHMS, algorithm_factory
-from etude.algorithms.protocol import init_state
+from etude.algorithms.protocol import Component, init_state
 from etude.errors import InvalidInput
 from etude.kinds import code_fields, is_switch, kinds_of, qualified_name, tag_of
 from etude.runs.settings import InitialRecord, Settings
@@ -70,8 +70,9 @@ def check_component(settings: Settings, name: str, run: TrainedRun) -> None:
         )
     if there is None or there.get is not own.get:
         raise InvalidInput(
-            f"initial {name} is that of {run.directory}, a run of {other.name}, which has no "
-            f"{name} that {settings.name} can take; give a run of another algorithm"
+            f"initial {name} is that of {run.directory}, a run of {other.name}"
+            f"{component_kind(there)}, which has no {name} that {settings.name}"
+            f"{component_kind(own)} can take; give a run of another algorithm, or of other settings"
         )
     if other.environment != settings.environment:
         raise InvalidInput(
@@ -107,6 +108,11 @@ def check_component(settings: Settings, name: str, run: TrainedRun) -> None:
             f"initial {name} of {run.directory} has other settings: {'; '.join(reasons)}. "
             f"{'. '.join(remedies)}"
         )
+
+
+def component_kind(component: Component | None) -> str:
+    """The settings of an algorithm that make its component special, in a message."""
+    return f" with {component.kind}" if component and component.kind else ""
 
 
 def setting_of(algorithm: Any, field: str) -> Any:

@@ -225,6 +225,7 @@ def resolve_settings(
         settings = replace(
             settings, expert=of_expert, outside=replace(settings.outside, expert=expert)
         )
+    settings.algorithm.check_outside(settings.outside)
     settings = replace(settings, spaces=spaces_text(spec))
     if options.initial:
         runs = load_all(options.initial, environment, torso_of(algorithm))

@@ -13,6 +13,7 @@ import scipy.stats
 from etude.algorithms.imitation import cloning
 from etude.algorithms.imitation.bc import BC
 from etude.algorithms.imitation.cloning import Demonstrations
+from etude.algorithms.imitation.heads.direct import Direct
 from etude.algorithms.protocol import NOTHING, Outside, init_state, put_components
 from etude.algorithms.trust_region.ppo import PPO
 from etude.data.dataset import make_dataset
@@ -42,6 +43,12 @@ def recorded(observations, actions, spec=None, episodes=1):
         terminations=[np.zeros(steps, bool)] * episodes,
         truncations=ends,
     )
+
+
+def single_actions(steps):
+    """Steps as a batch to learn from."""
+    is_valid = np.ones((len(steps.action), 1), bool)
+    return Demonstrations(steps.observation, steps.action[:, None], is_valid)
 
 
 @partial(jax.jit, static_argnames="updates")
@@ -101,16 +108,17 @@ def normal(shape, seed=0):
 def test_the_loss_is_the_negative_log_likelihood_of_the_experts_actions(space, actions, expected):
     """By scipy, and with the gradient of the policy gradient whose weights are one."""
     spec = EnvironmentSpec(Box((3,)), space, 1)
-    bc = BC(hidden=(5,), initial_std=0.5)
+    bc = BC(hidden=(5,), head=Direct(initial_std=0.5))
     dataset = recorded(normal((4, 3)), actions, spec)
-    policy = begun(bc, dataset).learner.policy
-    policy = jax.tree.map(lambda x: x + 0.3 * jax.random.normal(KEY, x.shape), policy)
-    policy = replace(policy, log_std=jnp.full_like(policy.log_std, math.log(0.5)))
+    learner = begun(bc, dataset).learner
+    weights = jax.tree.map(lambda x: x + 0.3 * jax.random.normal(KEY, x.shape), learner.weights)
+    log_std = jnp.full_like(weights.head.log_std, math.log(0.5))
+    weights = replace(weights, head=replace(weights.head, log_std=log_std))
+    policy = replace(learner, weights=weights).policy
     steps = dataset.transitions
-    batch = Demonstrations(steps.observation, steps.action)
-    (loss, (metrics, _)), gradient = jax.jit(jax.value_and_grad(cloning.loss, has_aux=True))(
-        policy, batch, 0.0
-    )
+    batch = single_actions(steps)
+    loss_of = lambda weights: cloning.loss(bc, weights, batch, KEY)
+    (loss, (metrics, _)), gradient = jax.jit(jax.value_and_grad(loss_of, has_aux=True))(weights)
     features, _ = policy.torso(steps.observation)
     outputs = np.asarray(features @ policy.head.weight.T + policy.head.bias, np.float64)
     assert loss == pytest.approx(expected(outputs, np.asarray(steps.action)), rel=1e-5)
@@ -121,7 +129,7 @@ def test_the_loss_is_the_negative_log_likelihood_of_the_experts_actions(space, a
 
     jax.tree.map(
         partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-7),
-        gradient,
+        replace(learner, weights=gradient).policy,
         jax.jit(jax.grad(policy_gradient_loss))(policy),
     )
 
@@ -137,18 +145,19 @@ def test_a_gradient_step_is_one_of_adam_with_decayed_weights():
         normalize_observation=None,
     )
     state = begun(bc, dataset)
-    batch = Demonstrations(dataset.transitions.observation, dataset.transitions.action)
+    batch = single_actions(dataset.transitions)
     learner = replace(state.learner, steps=jnp.int32(5))  # where half of the learning rate is left
-    after, _, _ = jax.jit(partial(cloning.gradient_step, bc))(learner, batch)
-    gradient = jax.jit(jax.grad(cloning.loss, has_aux=True))(state.learner.policy, batch, 0.0)[0]
+    after, _, _ = jax.jit(partial(cloning.gradient_step, bc))(learner, batch, KEY)
+    loss_of = lambda weights: cloning.loss(bc, weights, batch, KEY)
+    gradient = jax.jit(jax.grad(loss_of, has_aux=True))(state.learner.weights)[0]
 
     def stepped(weight, slope):
         first = slope / (jnp.abs(slope) + 1e-8)  # Adam's first step
         decay = 0.2 * weight if weight.ndim > 1 else 0  # neither of biases nor of deviations
         return weight - 0.05 * (first + decay)
 
-    expected = jax.tree.map(stepped, state.learner.policy, gradient)
-    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4), after.policy, expected)
+    expected = jax.tree.map(stepped, state.learner.weights, gradient)
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4), after.weights, expected)
     assert after.steps == 6
 
 
@@ -173,14 +182,15 @@ def test_the_standard_deviation_has_a_floor_that_is_reached_and_not_passed():
     dataset = recorded(
         np.ones((64, 1), np.float32), np.ones((64, 2)), EnvironmentSpec(Box((1,)), ARM, 1)
     )
-    bc = BC(hidden=(4,), batch_size=16, learning_rate=1e-2, min_std=0.05)
+    bc = BC(hidden=(4,), batch_size=16, learning_rate=1e-2, head=Direct(min_std=0.05))
     state, metrics = cloned(bc, dataset, updates=20)
     lowest = 2 * math.log(0.05 * math.sqrt(2 * math.pi))
     assert metrics["nll"].min() >= lowest - 1e-4
     assert metrics["nll"][-1] == pytest.approx(lowest, abs=0.05)
     np.testing.assert_allclose(jnp.exp(state.learner.policy.log_std), 0.05, rtol=1e-5)
-    batch = Demonstrations(jnp.zeros((8, 1)), jnp.ones((8, 2)))
-    slope = jax.jit(jax.grad(cloning.loss, has_aux=True))(state.learner.policy, batch, 0.0)[0]
+    batch = Demonstrations(jnp.zeros((8, 1)), jnp.ones((8, 1, 2)), jnp.ones((8, 1), bool))
+    loss_of = lambda weights: cloning.loss(bc, weights, batch, KEY)
+    slope = jax.jit(jax.grad(loss_of, has_aux=True))(state.learner.weights)[0]
     assert optax.tree.norm(slope) < 10
 
 

@@ -4,7 +4,8 @@
 
 This is the loss of the policy gradient with every weight equal to one. For discrete actions it is
 the cross-entropy; for real ones the policy is a normal, whose mean is fitted to the action and
-whose standard deviation, the same in all states, to what is left.
+whose standard deviation, the same in all states, to what is left. Other heads, each with a loss of
+its own, keep the modes of an expert who does one thing or another in the same state.
 """
 
 import math
@@ -15,8 +16,9 @@ import jax.numpy as jnp
 
 from etude.algorithms.assumptions import Assumptions
 from etude.algorithms.common import on_policy
-from etude.algorithms.imitation import cloning
-from etude.algorithms.imitation.cloning import Cloner, Demonstrations
+from etude.algorithms.imitation import chunks, cloning
+from etude.algorithms.imitation.cloning import LOSS, AnyHead, Cloner, Demonstrations
+from etude.algorithms.imitation.heads.direct import Direct
 from etude.algorithms.protocol import Component, Outside, algorithm
 from etude.data import dataset_sampling
 from etude.data.dataset import Dataset
@@ -25,6 +27,7 @@ from etude.estimators.running_statistics import Normalization
 from etude.nn.custom_torso import TorsoMaker
 from etude.nn.networks import Activation
 from etude.nn.recurrent import GRU, LSTM, Carry
+from etude.optim.averaging import EMA
 from etude.spaces import EnvironmentSpec
 from etude.struct import code, nested, replace, static, struct, traced
 from etude.types import Array, Metrics
@@ -48,7 +51,7 @@ class Sequences:
 
 @algorithm
 class BC:
-    """Behavior cloning (BC) for every kind of action space."""
+    """Behavior cloning (BC) for every kind of action space, of single actions or of chunks."""
 
     learning_rate: float = traced(1e-3, above=0)
     """Step size of Adam."""
@@ -59,15 +62,16 @@ class BC:
     (AdamW)."""
     max_gradient_norm: float = traced(math.inf, above=0, infinite=True)
     """Largest global norm of the gradient; larger gradients are scaled down to it; inf: no clip."""
-    entropy_coefficient: float = traced(0.0, at_least=0)
-    """Weight of the entropy bonus, per nat, in the loss; larger values keep the policy from
-    certainty."""
-    initial_std: float = traced(1.0, above=0)
-    """Initial standard deviation of Box actions; a bounded Box is scaled to [-1, 1]; no effect with
-    other action spaces."""
-    min_std: float = traced(0.01, above=0)
-    """Least standard deviation of Box actions, without which the likelihood of actions that are
-    fitted exactly would have no upper bound; no effect with other action spaces."""
+    head: AnyHead = nested(Direct())
+    """What is predicted from the features of a state, and by which loss."""
+    chunk: int = static(1, at_least=1)
+    """Actions that are predicted at once, from a step on. At the end of an episode the last action
+    stands for those that are missing, which do not count in the loss."""
+    execute: int = static(1, at_least=1)
+    """Actions of a chunk that are executed before the next one is predicted, at most chunk."""
+    ema: EMA | None = nested(None)
+    """Moving average of the weights over gradient steps, which then acts, is validated and is
+    handed on in their place; diffusion gains by it."""
     hidden: tuple[int, ...] = static((256, 256), at_least=1)
     """Units of each hidden layer."""
     activation: Activation = static("relu")
@@ -85,9 +89,9 @@ class BC:
     """Whether observations are normalized to mean 0 and std 1 by the statistics of the episodes to
     learn from; images are not."""
     validation_share: float = static(0.0, at_least=0, at_most=0.9)
-    """Share of the episodes that are held out. The metrics validation_nll and
-    validation_action_error are measured on a batch of them in each update, where the carries of a
-    recurrent cell are those of the update before; they say little of the return."""
+    """Share of the episodes that are held out. The metrics of the head, such as validation_nll, are
+    measured on a batch of them in each update, where the carries of a recurrent cell are those of
+    the update before; they say little of the return."""
     batch_size: int = static(256, at_least=1)
     """Steps of the dataset in a gradient step."""
     gradient_steps: int = static(100, at_least=1)
@@ -98,15 +102,41 @@ class BC:
     reads_next_observations: ClassVar[bool] = False
     rollout_length: ClassVar[int] = 0
     state_noise: ClassVar[bool] = False
-    components: ClassVar[dict[str, Component]] = {"policy": cloning.POLICY}
+
+    @property
+    def components(self) -> dict[str, Component]:
+        """The policy, which others can start from where they take its kind."""
+        return {"policy": cloning.policy_component(self)}
 
     @property
     def assumes(self) -> Assumptions:
-        """A memory stands in for what observations do not tell."""
-        return on_policy.observation_assumptions(self)
+        """A memory stands in for what observations do not tell.
+
+        A mask says what is legal now, and nothing of the later actions of a chunk.
+        """
+        assumptions = on_policy.observation_assumptions(self)
+        if self.chunk == 1:
+            return assumptions
+        return assumptions._replace(action_masks=False, because_of=f"chunk {self.chunk}")
 
     def validate_fields(self) -> None:
         cloning.check_sequences(self)
+        if self.execute > self.chunk:
+            raise InvalidInput(
+                f"execute is {self.execute}, more than the {self.chunk} actions of a chunk; give "
+                f"--chunk {self.execute} or more, or a smaller --execute"
+            )
+
+    def check_outside(self, outside: Outside) -> None:
+        """Raise InvalidInput where no episode is as long as a chunk."""
+        dataset = outside.dataset
+        assert dataset is not None  # as `needs` asks for
+        longest = int(dataset.episode_lengths.max())
+        if self.chunk > longest:
+            raise InvalidInput(
+                f"chunk is {self.chunk}, and the longest episode of the dataset has {longest} "
+                f"steps; give --chunk {longest} or less, or a dataset of longer episodes"
+            )
 
     def steps_per_update(self, num_envs: int) -> int:
         """Steps of the budget in one update, which are gradient steps."""
@@ -151,14 +181,19 @@ class BC:
         return Sequences(readers, cloning.start_carry(learner, count))
 
     def initial_memory(self, state: BCState, spec: EnvironmentSpec, key: Array) -> Any:
-        """Return a blank carry; () without a recurrent cell."""
-        return cloning.start_carry(state.learner, spec.num_envs)
+        """Return a blank carry, and no actions of a chunk; () where neither is needed."""
+        carry = cloning.start_carry(state.learner, spec.num_envs)
+        return chunks.empty_chunks(self, carry, spec) if self.execute > 1 else carry
 
     def act(
         self, state: BCState, observation: Any, memory: Any, key: Array, explore: bool
     ) -> tuple[Any, Any]:
-        """Return (action, next memory): with `explore` a sample of the policy, else its mode."""
-        return cloning.act_as_cloned(self, state.learner, observation, memory, key, explore)
+        """Return (action, next memory): with `explore` a sample, else one without noise.
+
+        See `ActionHead.act` for heads that have several modes.
+        """
+        act = chunks.act_in_chunks if self.execute > 1 else cloning.act_as_cloned
+        return act(self, state.learner, observation, memory, key, explore)
 
     def update(
         self, state: BCState, experience: tuple[()], key: Array, outside: Outside
@@ -170,7 +205,8 @@ class BC:
 
         def step(state, key):
             batch, readers = self.read(state.sequences, ~state.is_held_out, dataset, key)
-            learner, metrics, carry = cloning.gradient_step(self, state.learner, batch)
+            key_loss = jax.random.fold_in(key, LOSS)
+            learner, metrics, carry = cloning.gradient_step(self, state.learner, batch, key_loss)
             return replace(state, learner=learner, sequences=Sequences(readers, carry)), metrics
 
         state, metrics = jax.lax.scan(step, state, jax.random.split(key_steps, self.gradient_steps))
@@ -179,10 +215,10 @@ class BC:
             batch, readers = self.read(
                 state.held_out_sequences, state.is_held_out, dataset, key_validation
             )
-            measured, carry = cloning.measure(self, state.learner, batch)
+            key_loss = jax.random.fold_in(key_validation, LOSS)
+            measured, carry = cloning.measure(self, state.learner, batch, key_loss)
             state = replace(state, held_out_sequences=Sequences(readers, carry))
-            for name in ("nll", "action_error"):
-                metrics[f"validation_{name}"] = measured[name]
+            metrics |= {f"validation_{name}": value for name, value in measured.items()}
         return state, {**metrics, "updates": jnp.int32(self.gradient_steps)}
 
     def read(
@@ -197,10 +233,10 @@ class BC:
             rows, is_first, readers = dataset_sampling.read_steps(
                 key, dataset, is_among, sequences.readers, self.sequence_length
             )
-        observation, action = jax.tree.map(
-            lambda x: x[rows], (dataset.transitions.observation, dataset.transitions.action)
-        )
-        return Demonstrations(observation, action, sequences.carry, is_first), readers
+        observation = jax.tree.map(lambda x: x[rows], dataset.transitions.observation)
+        action_rows, is_valid = dataset_sampling.chunk_rows(dataset, rows, self.chunk)
+        action = dataset.transitions.action[action_rows]
+        return Demonstrations(observation, action, is_valid, sequences.carry, is_first), readers
 
 
 # Name on the command line: (constructor, description).

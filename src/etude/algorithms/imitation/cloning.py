@@ -1,13 +1,16 @@
 """What the algorithms that clone an expert share: the policy, its loss and its gradient step.
 
-    L(θ) = -E[log π_θ(a|s)]   over states s with the expert's actions a
+    observation --Torso--> features --head--> a chunk of actions
+
+Features are those of the network that reads the observation; a head, one of `heads`, says what is
+predicted from them and by which loss.
 
 The functions read these hyperparameters of `algorithm`:
 
     learning_rate, learning_rate_decay, weight_decay, max_gradient_norm      the optimizer
-    hidden, activation, torso, recurrent                                    the policy network
-    initial_std, min_std                                                    of Box actions
-    entropy_coefficient                                                     bonus in the loss
+    hidden, activation, torso, recurrent                                    the network of features
+    head, chunk                                                             what is predicted
+    ema                                                                     average of the weights
     normalize_observation                                                   input of the policy
 """
 
@@ -18,28 +21,71 @@ import jax.numpy as jnp
 import optax
 
 from etude.algorithms.common import on_policy
+from etude.algorithms.imitation.heads.action_head import Context
+from etude.algorithms.imitation.heads.autoregressive import Autoregressive
+from etude.algorithms.imitation.heads.deterministic import Deterministic
+from etude.algorithms.imitation.heads.diffusion import Diffusion
+from etude.algorithms.imitation.heads.direct import Direct, DirectNetwork
+from etude.algorithms.imitation.heads.flow import Flow
+from etude.algorithms.imitation.heads.latent import Latent
+from etude.algorithms.imitation.heads.mixture import Mixture
 from etude.algorithms.protocol import Component
 from etude.counters import count_up
 from etude.errors import InvalidInput
 from etude.estimators import running_statistics
-from etude.estimators.losses import weighted_nll
-from etude.nn.networks import is_image
-from etude.nn.policies import PolicyNetwork, make_policy
+from etude.kinds import tag_of
+from etude.nn.action_masks import action_mask
+from etude.nn.networks import Torso, is_image, make_headless_torso
+from etude.nn.policies import PolicyNetwork
 from etude.nn.recurrent import Carry, initial_carry
 from etude.optim.schedules import linear_decay
-from etude.spaces import Box, EnvironmentSpec, Space, executed_action, leaves_with_path
-from etude.struct import replace, struct
+from etude.spaces import EnvironmentSpec, Space, leaves_with_path
+from etude.struct import replace, static, struct
 from etude.types import Array, Metrics
+
+LOSS = 2**31  # folded into the key that draws a batch, it gives the key of the batch's loss
+AnyHead = Direct | Deterministic | Mixture | Latent | Autoregressive | Flow | Diffusion
+
+
+@struct
+class ClonedPolicy:
+    """The weights of a policy that is cloned: those of its features, and those of its head."""
+
+    torso: Torso
+    head: Any  # the network that the algorithm's head made
+    observation_space: Space = static()
+    action_space: Space = static()
+
+    def context(
+        self, observation: Any, carry: Carry = (), is_first: Array | None = None
+    ) -> tuple[Context, Carry]:
+        """(what the head is given, next carry); for the arguments see Torso."""
+        features, carry = self.torso(observation, carry, is_first)
+        legal = action_mask(self.observation_space, self.action_space, observation)
+        return Context(features, legal), carry
 
 
 @struct
 class Cloner:
     """A policy that is cloned, with its optimizer's state and what normalizes its input."""
 
-    policy: PolicyNetwork
+    weights: ClonedPolicy
+    average: ClonedPolicy | tuple[()]  # of the weights over gradient steps; () without one
     observation_statistics: Any  # a RunningMeanStd or None for each leaf of the observation
     opt_state: Any
     steps: Array  # int32: gradient steps taken
+
+    @property
+    def acting(self) -> ClonedPolicy:
+        """The weights that act: the average, where there is one."""
+        return self.average or self.weights
+
+    @property
+    def policy(self) -> PolicyNetwork:
+        """The policy of a direct head as that of policy gradients."""
+        torso, head = self.acting.torso, self.acting.head
+        spaces = self.acting.action_space, self.acting.observation_space
+        return PolicyNetwork(torso, head.layer, head.log_std, *spaces)
 
 
 @struct
@@ -47,35 +93,80 @@ class Demonstrations:
     """What the expert does: [sample, ...], or [time, sequence, ...] for a recurrent network."""
 
     observation: Any  # not normalized
-    action: Any  # the expert's
+    action: Any  # the expert's, [..., chunk, *action]
+    is_valid: Array  # bool [..., chunk]: the action counts
     carry: Carry = ()  # before the first steps, [sequence, ...]
     is_first: Array | None = None  # bool [time, sequence]: an episode begins, which resets it
 
 
+def single_actions(observation: Any, action: Any) -> Demonstrations:
+    """Steps [sample, ...] as demonstrations of chunks of one action."""
+    return Demonstrations(observation, action[:, None], jnp.ones((len(action), 1), bool))
+
+
+def get_cloned_policy(state: Any) -> Any:
+    """The weights that act, with any head, and the statistics that normalize their input."""
+    return state.learner.acting, state.learner.observation_statistics
+
+
 def put_cloned_policy(state: Any, part: Any) -> Any:
-    """The state of an algorithm with another policy, as `on_policy.get_policy` returns it.
+    """The state of an algorithm with another policy, as `get_cloned_policy` returns it.
 
     The statistics that normalize its input come with it, since its weights are made for them.
     """
-    policy, observation_statistics = part
-    learner = replace(state.learner, policy=policy, observation_statistics=observation_statistics)
+    weights, observation_statistics = part
+    average = weights if state.learner.average else ()
+    learner = replace(
+        state.learner,
+        weights=weights,
+        average=average,
+        observation_statistics=observation_statistics,
+    )
     return replace(state, learner=learner)
 
 
-POLICY: Component = on_policy.POLICY._replace(put=put_cloned_policy)
+def put_policy_network(state: Any, part: Any) -> Any:
+    """The state of an algorithm with another policy, as `on_policy.get_policy` returns it."""
+    policy, observation_statistics = part
+    weights = state.learner.weights
+    head = DirectNetwork(policy.head, policy.log_std, weights.head.space, weights.head.chunk)
+    weights = replace(weights, torso=policy.torso, head=head)
+    return put_cloned_policy(state, (weights, observation_statistics))
+
+
+POLICY: Component = on_policy.POLICY._replace(put=put_policy_network)
+
+
+def policy_component(algorithm: Any) -> Component:
+    """The policy as what others can start from.
+
+    That of a direct head is one that policy gradients take, where it predicts single actions.
+    """
+    if isinstance(algorithm.head, Direct) and algorithm.chunk == 1:
+        return POLICY
+    chunks = f" and chunk {algorithm.chunk}" if algorithm.chunk > 1 else ""
+    return Component(
+        get_cloned_policy,
+        put_cloned_policy,
+        settings=("hidden", "activation", "torso", "recurrent", "normalize_observation", "head"),
+        kind=f"head {tag_of(type(algorithm.head))}{chunks}",
+    )
 
 
 def init_cloner(algorithm: Any, key: Array, spec: EnvironmentSpec) -> Cloner:
     """Return the initial policy and optimizer state, and statistics of no observations."""
-    policy = make_policy(
+    torso, num_features, key_head = make_headless_torso(
         key,
-        spec,
+        spec.observation,
         algorithm.hidden,
         algorithm.activation,
-        initial_std=algorithm.initial_std,
-        recurrent=algorithm.recurrent,
-        torso=algorithm.torso,
+        algorithm.recurrent,
+        algorithm.torso,
     )
+    head = algorithm.head.make(
+        key_head, spec.action, num_features, algorithm.chunk, algorithm.activation
+    )
+    weights = ClonedPolicy(torso, head, spec.observation, spec.action)
     steps = jnp.int32(0)
     statistics = tuple(
         # the scale of images is known
@@ -86,7 +177,8 @@ def init_cloner(algorithm: Any, key: Array, spec: EnvironmentSpec) -> Cloner:
             strict=True,
         )
     )
-    return Cloner(policy, statistics, optimizer(algorithm, steps).init(policy), steps)
+    average = weights if algorithm.ema else ()
+    return Cloner(weights, average, statistics, optimizer(algorithm, steps).init(weights), steps)
 
 
 def add_observations(
@@ -115,71 +207,62 @@ def normalized(algorithm: Any, cloner: Cloner, observation: Any) -> Any:
 
 def start_carry(cloner: Cloner, count: int) -> Carry:
     """The carry at the start of `count` episodes; () without a recurrent cell."""
-    cell = cloner.policy.torso.cell
+    cell = cloner.weights.torso.cell
     return initial_carry(cell, (count,)) if cell else ()
+
+
+def observe_context(
+    algorithm: Any, cloner: Cloner, observation: Any, carry: Carry
+) -> tuple[Context, Carry]:
+    """Return (what the head is given, next carry) of observations [env, ...]."""
+    return cloner.acting.context(normalized(algorithm, cloner, observation), carry)
 
 
 def act_as_cloned(
     algorithm: Any, cloner: Cloner, observation: Any, carry: Carry, key: Array, explore: bool
 ) -> tuple[Any, Carry]:
-    """Return (action, next carry): with `explore` a sample of the policy, else its mode."""
-    observation = normalized(algorithm, cloner, observation)
-    features, carry = cloner.policy.torso(observation, carry)
-    pi = cloner.policy.distribution_from_features(features, observation)
-    return pi.sample(key) if explore else pi.mode(), carry
+    """Return (action, next carry): the first of the chunk that is predicted, as the head acts."""
+    context, carry = observe_context(algorithm, cloner, observation, carry)
+    return algorithm.head.act(cloner.acting.head, context, key, explore)[:, 0], carry
 
 
 def gradient_step(
-    algorithm: Any, cloner: Cloner, batch: Demonstrations
+    algorithm: Any, cloner: Cloner, batch: Demonstrations, key: Array
 ) -> tuple[Cloner, Metrics, Carry]:
     """Take one gradient step on the loss of a batch; return metrics and the last carry too."""
     batch = replace(batch, observation=normalized(algorithm, cloner, batch.observation))
     gradient, (metrics, carry) = jax.grad(
-        lambda policy: loss(policy, batch, algorithm.entropy_coefficient), has_aux=True
-    )(cloner.policy)
+        lambda weights: loss(algorithm, weights, batch, key), has_aux=True
+    )(cloner.weights)
     updates, opt_state = optimizer(algorithm, cloner.steps).update(
-        gradient, cloner.opt_state, cloner.policy
+        gradient, cloner.opt_state, cloner.weights
     )
-    policy = optax.apply_updates(cloner.policy, updates)
-    policy = replace(policy, log_std=jnp.maximum(policy.log_std, jnp.log(algorithm.min_std)))
+    weights = optax.apply_updates(cloner.weights, updates)
+    weights = replace(weights, head=algorithm.head.constrain(weights.head))
     steps = count_up(cloner.steps, 1)
-    return replace(cloner, policy=policy, opt_state=opt_state, steps=steps), metrics, carry
+    average = algorithm.ema.update(cloner.average, weights, steps) if algorithm.ema else ()
+    learner = replace(cloner, weights=weights, average=average, opt_state=opt_state, steps=steps)
+    return learner, metrics, carry
 
 
-def measure(algorithm: Any, cloner: Cloner, batch: Demonstrations) -> tuple[Metrics, Carry]:
-    """Return the metrics of a batch and the last carry; nothing is learned."""
+def measure(
+    algorithm: Any, cloner: Cloner, batch: Demonstrations, key: Array
+) -> tuple[Metrics, Carry]:
+    """Return the metrics of a batch, of the weights that act, and the last carry."""
     batch = replace(batch, observation=normalized(algorithm, cloner, batch.observation))
-    return loss(cloner.policy, batch, 0.0)[1]
+    return loss(algorithm, cloner.acting, batch, key)[1]
 
 
 def loss(
-    policy: PolicyNetwork, batch: Demonstrations, entropy_coefficient: float | Array
+    algorithm: Any, weights: ClonedPolicy, batch: Demonstrations, key: Array
 ) -> tuple[Array, tuple[Metrics, Carry]]:
-    """Return -E[log π(a|s)] minus the entropy bonus, with metrics and the last carry.
+    """Return the loss of the head, with its metrics and the last carry.
 
     The observations of the batch are normalized.
     """
-    features, carries = policy.torso(batch.observation, batch.carry, batch.is_first)
-    pi = policy.distribution_from_features(features, batch.observation)
-    nll, entropy = weighted_nll(pi.log_prob(batch.action)), pi.entropy().mean()
-    metrics = {
-        "nll": nll,
-        "entropy": entropy,
-        "action_error": action_error(policy.action_space, pi.mode(), batch.action),
-    }
-    last_carry = jax.tree.map(lambda x: jax.lax.stop_gradient(x[-1]), carries)
-    return nll - entropy_coefficient * entropy, (metrics, last_carry)
-
-
-def action_error(space: Space, action: Any, expert_action: Any) -> Array:
-    """How far actions are from the expert's, []: a number that is easier to read than a likelihood.
-
-    For a Box it is the mean absolute difference of what is executed, in the policy's units, in
-    which bounded actions are in [-1, 1]; else the share of the choices that differ.
-    """
-    if isinstance(space, Box):
-        return jnp.abs(executed_action(space, action) - expert_action).mean()
-    return (action != expert_action).mean()
+    context, carries = weights.context(batch.observation, batch.carry, batch.is_first)
+    loss, metrics = algorithm.head.loss(weights.head, context, batch.action, batch.is_valid, key)
+    return loss, (metrics, jax.tree.map(lambda x: jax.lax.stop_gradient(x[-1]), carries))
 
 
 def optimizer(algorithm: Any, steps: Array) -> optax.GradientTransformation:

@@ -21,7 +21,8 @@ import jax.numpy as jnp
 from etude.algorithms.assumptions import Assumptions
 from etude.algorithms.common import on_policy
 from etude.algorithms.imitation import cloning
-from etude.algorithms.imitation.cloning import Cloner, Demonstrations
+from etude.algorithms.imitation.cloning import LOSS, AnyHead, Cloner, Demonstrations
+from etude.algorithms.imitation.heads.direct import Direct
 from etude.algorithms.protocol import NOTHING, Component, Outside, algorithm
 from etude.counters import count_up
 from etude.data.dataset import Dataset
@@ -74,8 +75,9 @@ class DAggerState:
 class DAgger:
     """DAgger for every kind of action space, with any expert.
 
-    The expert is queried once for each environment step; a person takes over in a window. With a
-    dataset the learner is cloned from that first, as by `bc`, before it plays.
+    The expert is queried once for each environment step; a person takes over in a window. It labels
+    single states, so there are no chunks of actions as in behavior cloning. With a dataset the
+    learner is cloned from that first, as by `bc`, before it plays.
     """
 
     learning_rate: float = traced(1e-3, above=0)
@@ -87,19 +89,12 @@ class DAgger:
     (AdamW)."""
     max_gradient_norm: float = traced(math.inf, above=0, infinite=True)
     """Largest global norm of the gradient; larger gradients are scaled down to it; inf: no clip."""
-    entropy_coefficient: float = traced(0.0, at_least=0)
-    """Weight of the entropy bonus, per nat, in the loss; larger values keep the policy from
-    certainty."""
     beta: float = traced(0.5, at_least=0, at_most=1)
     """β: in round i, counted from 0, the expert acts at a step with probability β^i. The first
     round is the expert's alone, or the dataset; with 0, all others are the learner's, as in the
     paper's experiments. A person takes over instead."""
-    initial_std: float = traced(1.0, above=0)
-    """Initial standard deviation of Box actions; a bounded Box is scaled to [-1, 1]; no effect with
-    other action spaces."""
-    min_std: float = traced(0.01, above=0)
-    """Least standard deviation of Box actions, without which the likelihood of actions that are
-    fitted exactly would have no upper bound; no effect with other action spaces."""
+    head: AnyHead = nested(Direct())
+    """What is predicted from the features of a state, and by which loss."""
     hidden: tuple[int, ...] = static((256, 256), at_least=1)
     """Units of each hidden layer."""
     activation: Activation = static("relu")
@@ -130,7 +125,13 @@ class DAgger:
     reads_next_observations: ClassVar[bool] = False
     takes_interventions: ClassVar[bool] = True
     state_noise: ClassVar[bool] = False
-    components: ClassVar[dict[str, Component]] = {"policy": cloning.POLICY}
+    chunk: ClassVar[int] = 1
+    ema: ClassVar[None] = None
+
+    @property
+    def components(self) -> dict[str, Component]:
+        """The policy, which others can start from where they take its kind."""
+        return {"policy": cloning.policy_component(self)}
 
     @property
     def assumes(self) -> Assumptions:
@@ -250,7 +251,7 @@ class DAgger:
         label, expert_memory = expert.policy.act(
             expert.state, observation, expert_memory, key_expert, explore=False
         )
-        label = executed_action(state.learner.policy.action_space, label)
+        label = executed_action(state.learner.weights.action_space, label)
         label = label.astype(memory.label.dtype)
         is_expert = expert.has_control
         if is_expert is None:
@@ -308,8 +309,8 @@ class DAgger:
         )
 
         def step(learner, key):
-            batch = sample(key)
-            learner, metrics, _ = cloning.gradient_step(self, learner, batch)
+            batch, key_loss = sample(key), jax.random.fold_in(key, LOSS)
+            learner, metrics, _ = cloning.gradient_step(self, learner, batch, key_loss)
             return learner, metrics
 
         fitted, metrics = jax.lax.scan(step, learner, jax.random.split(key, self.gradient_steps))
@@ -326,7 +327,8 @@ class DAgger:
         They are [time, env, size]; () without a recurrent cell. An episode whose first rows are
         overwritten begins with zeros at its oldest row.
         """
-        cell, encoder = learner.policy.torso.cell, learner.policy.torso.encoder
+        torso = learner.weights.torso
+        cell, encoder = torso.cell, torso.encoder
         if cell is None:
             return ()
         length, oldest = ring_buffer.length(buffer), ring_buffer.oldest(buffer)
@@ -371,11 +373,13 @@ class DAgger:
         env = jax.random.randint(key_env, shape, 0, ring_buffer.num_envs(buffer))
         indices = Indices(row, jnp.broadcast_to(env, row.shape))
         steps = ring_buffer.gather(buffer, indices)
+        action = steps.action[:, :, None]  # a chunk of one
+        batch = Demonstrations(steps.observation, action, jnp.ones((*row.shape, 1), bool))
         if not self.recurrent:
-            return Demonstrations(*jax.tree.map(lambda x: x[0], (steps.observation, steps.action)))
+            return jax.tree.map(lambda x: x[0], batch)
         carry = jax.tree.map(lambda x: x[row[0], env], carries)
         follows = jnp.concatenate([jnp.zeros_like(steps.done[:1]), steps.done[:-1]])
-        return Demonstrations(steps.observation, steps.action, carry, follows | (age % rows == 0))
+        return replace(batch, carry=carry, is_first=follows | (age % rows == 0))
 
     def sample_labelled(self, buffer: RingBuffer, labels: Array, key: Array) -> Demonstrations:
         """Return a batch of labelled states, each as likely as any other; see `count_labels`."""
@@ -383,7 +387,7 @@ class DAgger:
         place = jnp.searchsorted(labels, number, side="right")
         row, env = jnp.divmod(place, ring_buffer.num_envs(buffer))
         steps = ring_buffer.gather(buffer, Indices(row, env))
-        return Demonstrations(steps.observation, steps.action)
+        return cloning.single_actions(steps.observation, steps.action)
 
     def truncate_episodes(self, state: DAggerState, is_cut: Array) -> DAggerState:
         """End the running episodes of the environments in `is_cut` [env]."""

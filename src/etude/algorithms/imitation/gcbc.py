@@ -15,8 +15,9 @@ import jax.numpy as jnp
 
 from etude.algorithms.assumptions import Assumptions
 from etude.algorithms.imitation import cloning, goal_cloning
-from etude.algorithms.imitation.cloning import Cloner, Demonstrations
+from etude.algorithms.imitation.cloning import LOSS, AnyHead, Cloner, Demonstrations
 from etude.algorithms.imitation.goal_cloning import GoalInput, GoalMemory
+from etude.algorithms.imitation.heads.direct import Direct
 from etude.algorithms.protocol import Component, Outside, algorithm
 from etude.data import dataset_sampling
 from etude.data.dataset import Dataset
@@ -57,15 +58,8 @@ class GCBC:
     (AdamW)."""
     max_gradient_norm: float = traced(math.inf, above=0, infinite=True)
     """Largest global norm of the gradient; larger gradients are scaled down to it; inf: no clip."""
-    entropy_coefficient: float = traced(0.0, at_least=0)
-    """Weight of the entropy bonus, per nat, in the loss; larger values keep the policy from
-    certainty."""
-    initial_std: float = traced(1.0, above=0)
-    """Initial standard deviation of Box actions; a bounded Box is scaled to [-1, 1]; no effect with
-    other action spaces."""
-    min_std: float = traced(0.01, above=0)
-    """Least standard deviation of Box actions, without which the likelihood of actions that are
-    fitted exactly would have no upper bound; no effect with other action spaces."""
+    head: AnyHead = nested(Direct())
+    """What is predicted from the features of a state, and by which loss."""
     hidden: tuple[int, ...] = static((256, 256), at_least=1)
     """Units of each hidden layer."""
     activation: Activation = static("relu")
@@ -88,6 +82,8 @@ class GCBC:
     needs: ClassVar[tuple[str, ...]] = ("dataset",)
     rollout_length: ClassVar[int] = 0
     recurrent: ClassVar[None] = None
+    chunk: ClassVar[int] = 1
+    ema: ClassVar[None] = None
     state_noise: ClassVar[bool] = False
     assumes: ClassVar[Assumptions] = goal_cloning.ASSUMPTIONS
     components: ClassVar[dict[str, Component]] = {"policy": goal_cloning.GOAL_POLICY}
@@ -146,7 +142,8 @@ class GCBC:
             key_rows, key_goals = jax.random.split(key)
             rows = dataset_sampling.random_steps(key_rows, dataset, every_episode, self.batch_size)
             batch = relabel_steps(state.goal_input, key_goals, dataset, rows)
-            learner, metrics, _ = cloning.gradient_step(self, learner, batch)
+            key_loss = jax.random.fold_in(key, LOSS)
+            learner, metrics, _ = cloning.gradient_step(self, learner, batch, key_loss)
             return learner, metrics
 
         keys = jax.random.split(key, self.gradient_steps)

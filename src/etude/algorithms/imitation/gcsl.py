@@ -21,8 +21,9 @@ from etude.algorithms.assumptions import Assumptions
 from etude.algorithms.common.exploration import mix_actions
 from etude.algorithms.control.random_policy import Random, RandomState
 from etude.algorithms.imitation import cloning, goal_cloning
-from etude.algorithms.imitation.cloning import Cloner, Demonstrations
+from etude.algorithms.imitation.cloning import LOSS, AnyHead, Cloner, Demonstrations
 from etude.algorithms.imitation.goal_cloning import GoalInput, GoalMemory
+from etude.algorithms.imitation.heads.direct import Direct
 from etude.algorithms.protocol import Component, algorithm
 from etude.counters import count_up
 from etude.data.replay import ring_buffer
@@ -59,8 +60,9 @@ class GCSL:
     of a random one of the episodes in the buffer; before one has ended, for any observation there.
     Evaluations report the distance to the goal at the end of an episode, beside the return.
 
-    Box actions are those of a normal distribution. The authors' code cuts each element of a Box
-    into three bins, and so can hold several ways to a goal, of which a normal is the mean.
+    By default Box actions are those of a normal distribution. The authors' code cuts each element
+    of a Box into three bins, and so can hold several ways to a goal, of which a normal is the mean;
+    here other heads do so.
     """
 
     learning_rate: float = traced(5e-4, above=0)
@@ -72,9 +74,8 @@ class GCSL:
     (AdamW)."""
     max_gradient_norm: float = traced(math.inf, above=0, infinite=True)
     """Largest global norm of the gradient; larger gradients are scaled down to it; inf: no clip."""
-    entropy_coefficient: float = traced(0.0, at_least=0)
-    """Weight of the entropy bonus, per nat, in the loss; larger values keep the policy from
-    certainty."""
+    head: AnyHead = nested(Direct())
+    """What is predicted from the features of a state, and by which loss."""
     random_steps: int = static(10_000, at_least=0)
     """Environment steps of all copies with random actions, before the policy plays; it learns from
     them, too."""
@@ -82,12 +83,6 @@ class GCSL:
     """Whether training plays samples of the policy; else it plays the policy's mode."""
     epsilon: float = traced(0.0, at_least=0, at_most=1)
     """Probability of a random action in place of the policy's, in training."""
-    initial_std: float = traced(1.0, above=0)
-    """Initial standard deviation of Box actions; a bounded Box is scaled to [-1, 1]; no effect with
-    other action spaces."""
-    min_std: float = traced(0.01, above=0)
-    """Least standard deviation of Box actions, without which the likelihood of actions that are
-    fitted exactly would have no upper bound; no effect with other action spaces."""
     hidden: tuple[int, ...] = static((400, 300), at_least=1)
     """Units of each hidden layer."""
     activation: Activation = static("relu")
@@ -111,6 +106,8 @@ class GCSL:
     """Steps that are kept; beyond it, the oldest are dropped."""
 
     recurrent: ClassVar[None] = None
+    chunk: ClassVar[int] = 1
+    ema: ClassVar[None] = None
     state_noise: ClassVar[bool] = False
     assumes: ClassVar[Assumptions] = goal_cloning.ASSUMPTIONS
     components: ClassVar[dict[str, Component]] = {"policy": goal_cloning.GOAL_POLICY}
@@ -155,7 +152,7 @@ class GCSL:
         action, memory = goal_cloning.act_for_goal(
             self, state, observation, memory, key_policy, self.sample_actions
         )
-        spaces = RandomState(state.goal_input.observation_space, state.learner.policy.action_space)
+        spaces = RandomState(state.goal_input.observation_space, state.learner.weights.action_space)
         random_action, _ = Random().act(spaces, observation, (), key_random, explore)
         probability = jnp.where(state.steps < self.random_steps, 1.0, self.epsilon)
         return mix_actions(key_mix, random_action, action, probability), memory
@@ -172,7 +169,7 @@ class GCSL:
         """Add a rollout [time, env] to the buffer, and take `gradient_steps` on all of it."""
         key_statistics, key_steps = jax.random.split(key)
         buffer = ring_buffer.insert(
-            state.buffer, to_stored(experience, state.learner.policy.action_space)
+            state.buffer, to_stored(experience, state.learner.weights.action_space)
         )
         newest = relabel_rows(
             state.goal_input, key_statistics, buffer, newest_rows(buffer, self.rollout_length)
@@ -183,7 +180,8 @@ class GCSL:
             key_rows, key_goals = jax.random.split(key)
             indices = sample_indices(buffer, key_rows, self.batch_size)
             batch = relabel_rows(state.goal_input, key_goals, buffer, indices)
-            learner, metrics, _ = cloning.gradient_step(self, learner, batch)
+            key_loss = jax.random.fold_in(key, LOSS)
+            learner, metrics, _ = cloning.gradient_step(self, learner, batch, key_loss)
             return learner, metrics
 
         learner, metrics = jax.lax.scan(

@@ -20,7 +20,6 @@ import jax
 import jax.numpy as jnp
 
 from etude.algorithms.assumptions import Assumptions
-from etude.algorithms.common import on_policy
 from etude.algorithms.imitation import cloning
 from etude.algorithms.imitation.cloning import Cloner, Demonstrations
 from etude.algorithms.protocol import Component
@@ -102,15 +101,17 @@ class GoalMemory:
 
 
 def get_goal_policy(state: Any) -> Any:
-    """The policy network of an algorithm with goals, and the statistics that normalize its input.
+    """The weights that act for goals, and the statistics that normalize their input.
 
-    It is no component of algorithms without goals, whose networks have another input.
+    They are no component of algorithms without goals, whose networks have another input.
     """
-    return on_policy.get_policy(state)
+    return cloning.get_cloned_policy(state)
 
 
-GOAL_POLICY: Component = cloning.POLICY._replace(
-    get=get_goal_policy, settings=(*cloning.POLICY.settings, "horizon")
+GOAL_POLICY = Component(
+    get_goal_policy,
+    cloning.put_cloned_policy,
+    settings=("hidden", "activation", "torso", "normalize_observation", "head", "horizon"),
 )
 
 
@@ -156,7 +157,7 @@ def relabel(
     offset = jax.random.randint(key, num_later.shape, 0, num_later)
     step, later_step = read(0), read(offset)
     goal = goal_input.achieved_goal(later_step.next_observation)
-    return Demonstrations(goal_input(step.observation, goal, offset + 1), step.action)
+    return cloning.single_actions(goal_input(step.observation, goal, offset + 1), step.action)
 
 
 def distance_to_goal(state: Any, memory: GoalMemory, observation: Any) -> dict[str, Array]:

@@ -1,0 +1,1 @@
+"""Action heads: what a cloned policy predicts from the features of a state."""

@@ -1,0 +1,82 @@
+"""Noise that flows to an action: flow matching along straight lines (Lipman et al., 2023).
+
+    a_τ = (1 - τ) ε + τ a,   ε ~ N(0, I),   τ uniform in [0, 1]
+    L = E[|v(s, a_τ, τ) - (a - ε)|²]
+
+The best v is the mean velocity of all lines that pass a_τ. To act, noise follows it from τ = 0 to
+τ = 1, by the steps of Euler's method. A single step ends in the expert's mean action, and more of
+them part its modes.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from etude.algorithms.imitation.heads.action_head import (
+    Context,
+    box_for,
+    keep_network,
+    squared_error,
+    to_vectors,
+)
+from etude.algorithms.imitation.heads.denoising import DenoisingNetwork, make_denoising_network
+from etude.nn.networks import Activation
+from etude.spaces import Space
+from etude.struct import static, struct
+from etude.types import Array, Metrics
+
+
+@struct
+class Flow:
+    """Noise that flows to an action, by flow matching: for Box actions."""
+
+    steps: int = static(10, at_least=1)
+    """Steps of Euler's method from noise to an action."""
+    hidden: tuple[int, ...] = static((256, 256), at_least=1)
+    """Units of each hidden layer of the network v."""
+
+    def make(
+        self, key: Array, space: Space, num_features: int, chunk: int, activation: Activation
+    ) -> DenoisingNetwork:
+        """The network v."""
+        box = box_for(self, space)
+        return make_denoising_network(key, box, num_features, chunk, self.hidden, activation)
+
+    def loss(
+        self,
+        network: DenoisingNetwork,
+        context: Context,
+        action: Array,
+        is_valid: Array,
+        key: Array,
+    ) -> tuple[Array, Metrics]:
+        """The mean of (v - (a - ε))² over the elements of actions."""
+        key_noise, key_time = jax.random.split(key)
+        vectors = to_vectors(action, is_valid)
+        noise = jax.random.normal(key_noise, vectors.shape)
+        time = jax.random.uniform(key_time, vectors.shape[:-2])
+        noisy, velocity = straight_line(noise, vectors, time[..., None, None])
+        error = network(context.features, noisy, time) - velocity
+        loss = squared_error(error, is_valid)
+        return loss, {"velocity_error": loss}
+
+    def act(self, network: DenoisingNetwork, context: Context, key: Array, explore: bool) -> Array:
+        """Where noise flows to; with `explore` there is no noise beside it."""
+        noise = jax.random.normal(key, network.noise_shape(context.features))
+        field = lambda x, time: network(context.features, x, time)
+        action = integrate(field, noise, self.steps)
+        return action.reshape(*action.shape[:-1], *network.space.shape)
+
+    constrain = staticmethod(keep_network)
+
+
+def straight_line(noise: Array, action: Array, time: Array) -> tuple[Array, Array]:
+    """(a_τ, its velocity) on the line from noise at τ = 0 to an action at τ = 1."""
+    return (1 - time) * noise + time * action, action - noise
+
+
+def integrate(field: Callable[[Array, Array], Array], start: Array, steps: int) -> Array:
+    """Where dx/dτ = field(x, τ) leads from `start` at τ = 0 to τ = 1, by Euler's method."""
+    step = lambda x, time: (x + field(x, time) / steps, None)
+    return jax.lax.scan(step, start, jnp.arange(steps) / steps)[0]
