@@ -71,8 +71,8 @@ def check_component(settings: Settings, name: str, run: TrainedRun) -> None:
     if there is None or there.get is not own.get:
         raise InvalidInput(
             f"initial {name} is that of {run.directory}, a run of {other.name}"
-            f"{component_kind(there)}, which has no {name} that {settings.name}{kind_of(own)} can take; "
-            "give a run of another algorithm, or of other settings"
+            f"{component_kind(there)}, which has no {name} that {settings.name}"
+            f"{component_kind(own)} can take; give a run of another algorithm, or of other settings"
         )
     if other.environment != settings.environment:
         raise InvalidInput(
