@@ -9,8 +9,9 @@ learning.json holds an object for each row, by its name:
     seeds       {seed: its result}, where `settings` is the digest of those it was trained with
 
 The result of a seed has settings, mean and std of its returns (std None where it was not kept),
-episodes, success, backend, steps, seconds, resumed, measured, versions, machine, and reached (see
-`families.py`). What is said of the seeds together is computed from them.
+episodes, success, backend, steps, seconds, resumed, measured, versions, machine, reached (see
+`families.py`), and of what imitates expert, the mean return of its expert. What is said of the
+seeds together is computed from them.
 """
 
 import functools
@@ -102,6 +103,7 @@ def summarize(result: dict[str, Any]) -> Summary:
 
     complete  whether they are as many as were asked for
     current   whether they have the current settings
+    expert    the mean return of the expert that they imitate; None without one
     """
     seeds = shown_seeds(result)
     success = [seed["success"] for seed in seeds]
@@ -110,6 +112,7 @@ def summarize(result: dict[str, Any]) -> Summary:
         "success": None if None in success else statistics_of(tuple(success)),
         "complete": len(seeds) >= result["num_seeds"],
         "current": seeds[0]["settings"] == result["current"],
+        "expert": seeds[0].get("expert"),
     }
 
 

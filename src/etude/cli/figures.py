@@ -193,9 +193,9 @@ def _demonstrations_needed(arguments: list[str]) -> None:
         expert: str = "heuristic"
         """as of etude record"""
         labels: tuple[int, ...] = (500, 1_000, 2_000, 4_000, 8_000)
-        """numbers of labels, multiples of 20"""
-        gradient_steps: int = 10_000
-        """gradient steps of each run, a multiple of 20"""
+        """numbers of labels, multiples of 10"""
+        gradient_steps: int = 5_000
+        """gradient steps of each run, a multiple of 10"""
         seeds: int = 5
         """seeds of each method with each number of labels"""
         episodes: int = 100

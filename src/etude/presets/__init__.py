@@ -4,7 +4,7 @@
 Stable-Baselines3 (e05d2db).
 """
 
-from etude.presets import actor_critic, control, policy_gradient, trust_region, value
+from etude.presets import actor_critic, control, imitation, policy_gradient, trust_region, value
 from etude.presets.preset import Preset, Presets
 
 PRESETS: Presets = {
@@ -12,6 +12,7 @@ PRESETS: Presets = {
     **policy_gradient.PRESETS,
     **actor_critic.PRESETS,
     **trust_region.PRESETS,
+    **imitation.PRESETS,
     **control.PRESETS,
 }
 

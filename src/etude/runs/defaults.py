@@ -12,12 +12,13 @@ def defaults_for(
 ) -> tuple[Any, dict[str, Any]]:
     """The algorithm called `name` and the options that differ from the defaults of any run.
 
-    They are those of its preset for the environment, where there is one. With a dataset there are
-    none, for a preset's copies and budget are those of play. Raises InvalidInput for an unknown
-    name.
+    They are those of its preset for the environment, where there is one. With a dataset an
+    algorithm that would play has none, for the copies and the budget of its preset are those of
+    play. Raises InvalidInput for an unknown name.
     """
     known = preset(name, environment) if isinstance(environment, str) else None
     if known is None:
         return algorithm_factory(name)(), {}
     options = {"num_envs": known.num_envs, "steps": known.steps}
-    return known.algorithm, {} if has_dataset else options
+    plays_elsewhere = has_dataset and known.algorithm.plays
+    return known.algorithm, {} if plays_elsewhere else options

@@ -27,8 +27,8 @@ from etude.storage import files
 from etude.struct import replace
 
 LABELS = (500, 1_000, 2_000, 4_000, 8_000)
-ROUNDS = 20  # of DAgger, each with as many labels and gradient steps
-HIDDEN = (64, 64)
+ROUNDS = 10  # of DAgger, each with as many labels and gradient steps
+HIDDEN, LEARNING_RATE = (16, 16), 3e-3
 # seeds of the expert's episodes, apart from those of the episodes that judge: equal seeds would
 # begin equal episodes
 FIRST_RECORDING_SEED = 10_000
@@ -38,7 +38,7 @@ def measure_demonstrations_needed(
     environment: str = "LunarLander-v3",
     expert: str = "heuristic",
     labels: Sequence[int] = LABELS,
-    gradient_steps: int = 10_000,
+    gradient_steps: int = 5_000,
     seeds: int = 5,
     episodes: int = 100,
     out: str | Path | None = None,
@@ -46,7 +46,8 @@ def measure_demonstrations_needed(
     """Clone an expert, and let DAgger ask it, with growing numbers of labels; draw the returns.
 
     Writes demonstrations_needed.json into the directory `out` after every run, and at the end
-    demonstrations_needed.png. Where a measurement with the same arguments was stopped, it goes on.
+    demonstrations_needed.png. Where `out` has a measurement, which was stopped, or is to have more
+    labels or seeds, it goes on.
 
     Args:
         environment: a Gymnasium id.
@@ -130,6 +131,7 @@ def check_numbers(labels: Sequence[int], gradient_steps: int, seeds: int, episod
 def cloning(gradient_steps: int) -> BC:
     """Behavior cloning with as many gradient steps."""
     return BC(
+        learning_rate=LEARNING_RATE,
         hidden=HIDDEN,
         gradient_steps=gradient_steps // ROUNDS,
         learning_rate_decay=float(gradient_steps),
@@ -139,6 +141,7 @@ def cloning(gradient_steps: int) -> BC:
 def dagger(gradient_steps: int, labels: int) -> DAgger:
     """DAgger with as many gradient steps and labels, in ROUNDS rounds."""
     return DAgger(
+        learning_rate=LEARNING_RATE,
         hidden=HIDDEN,
         gradient_steps=gradient_steps // ROUNDS,
         learning_rate_decay=float(gradient_steps),
@@ -149,9 +152,10 @@ def dagger(gradient_steps: int, labels: int) -> DAgger:
 
 
 def begin_or_go_on(path: Path, settings: dict[str, Any]) -> dict[str, Any]:
-    """What is measured so far: the settings and no returns, or the content of the file.
+    """What is measured so far, for these settings: no returns, or those in the file.
 
-    Raises InvalidInput for a file of other settings, and for one in which nothing is missing.
+    Raises InvalidInput for a file of other settings, but for the numbers of labels and seeds, and
+    for one in which none of the returns is missing.
     """
     if not path.exists():
         return {
@@ -161,17 +165,26 @@ def begin_or_go_on(path: Path, settings: dict[str, Any]) -> dict[str, Any]:
             "returns": {"cloning": {}, "dagger": {}},
         }
     measured = files.read_json(path)
-    if any(measured.get(name) != value for name, value in settings.items()):
-        raise InvalidInput(f"{path} is a measurement with other settings; give another --out")
-    by_labels = [*measured["returns"]["cloning"].values(), *measured["returns"]["dagger"].values()]
-    expected = [settings["seeds"]] * 2 * len(settings["labels"])
-    if [len(of_seeds) for of_seeds in by_labels] == expected:
+    differing = [name for name, value in settings.items() if measured.get(name) != value]
+    if set(differing) - {"labels", "seeds"}:
+        raise InvalidInput(
+            f"{path} is a measurement with other settings ({', '.join(differing)}); give another "
+            "--out"
+        )
+    known = [
+        len(by_labels.get(str(count), [])) >= settings["seeds"]
+        for by_labels in measured["returns"].values()
+        for count in settings["labels"]
+    ]
+    if all(known):
         raise InvalidInput(f"{path} is a complete measurement already; give another --out")
-    return measured
+    return measured | settings
 
 
-def record_steps(environment: str, expert: str, steps: int, seed: int) -> Dataset:
-    """Whole episodes of the expert with at least `steps` steps."""
+def record_steps(
+    environment: str, expert: str | Path, steps: int, seed: int, noise: float = 0.0
+) -> Dataset:
+    """Whole episodes of the expert with at least `steps` steps; `noise` as in `etude.record`."""
     episodes = 10
     while True:
         dataset = record(
@@ -236,7 +249,10 @@ def judge(
 def summarize_measured(measured: dict[str, Any]) -> dict[str, Any]:
     """What is measured, with the statistics of each method by number of labels."""
     statistics = {
-        name: {labels: summarize_returns(returns) for labels, returns in by_labels.items()}
+        name: {
+            str(count): summarize_returns(by_labels[str(count)][: measured["seeds"]])
+            for count in measured["labels"]
+        }
         for name, by_labels in measured["returns"].items()
     }
     return {**measured, **statistics, "expert_mean": float(np.mean(measured["expert_returns"]))}

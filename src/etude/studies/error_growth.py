@@ -3,9 +3,10 @@
 A policy that errs with probability ε in each state of the expert costs about ε T² / 2 in T steps
 where its demonstrations do not say how to come back, and ε T where it was told
 (`etude.tabular.compounding_error`). On the tightrope a clone has soon learned its one state, and
-errs no more. So the hand errs here: in every state a policy takes the action that it learned with
-probability 1 - ε, and else another one. Off the rope a clone does whatever its network makes of a
-place that it was never trained on; DAgger errs in its rounds too, so the expert labels these places.
+errs no more. So errors are added here: in every state a policy takes the action that it learned
+with probability 1 - ε, and else one of the others. Off the rope a clone does whatever its network
+makes of a place that it was never trained on. DAgger errs in its rounds too, so the expert labels
+these places.
 """
 
 from pathlib import Path
