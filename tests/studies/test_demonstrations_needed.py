@@ -10,6 +10,7 @@ from PIL import Image
 from etude.data.dataset import episode_returns, make_dataset
 from etude.errors import InvalidInput
 from etude.reporting.statistics import summarize_returns
+from etude.runs.interrupt import Interrupted
 from etude.spaces import Box, Discrete, EnvironmentSpec
 from etude.studies import demonstrations_needed
 from etude.studies.demonstrations_needed import first_steps, measure_demonstrations_needed
@@ -53,13 +54,13 @@ def test_the_first_steps_are_a_dataset_of_as_many(count, lengths, terminated, tr
 
 @pytest.fixture
 def judged(monkeypatch):
-    """What each run was given, (method, labels, seed); the third one ends with Ctrl-C."""
-    runs = []
+    """What each run was given, (method, labels, seed); before the fourth is an interrupt."""
+    runs, interrupted = [], []
 
     def judge(environment, expert, demonstrations, labels, settings, seed):
-        if len(runs) == 3 and None not in runs:
-            runs.append(None)
-            raise KeyboardInterrupt
+        if len(runs) == 3 and not interrupted:
+            interrupted.append(True)
+            raise Interrupted("stopped")
         name = "dagger" if demonstrations is None else "cloning"
         assert demonstrations is None or demonstrations.num_steps == labels
         runs.append((name, labels, seed))
@@ -75,10 +76,9 @@ def test_a_measurement_that_was_stopped_goes_on(judged, tmp_path):
     measure = lambda seeds=2, labels=(6, 3), expert="heuristic": measure_demonstrations_needed(
         "Some-v0", expert, labels, gradient_steps=3, seeds=seeds, episodes=3, out=tmp_path
     )
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(Interrupted, match="has what is measured, and the same command"):
         measure()
     directory, measured = measure()
-    judged.remove(None)
     each = [(name, labels) for labels in (3, 6) for name in ("cloning", "dagger")]
     assert judged == [(*one, seed) for seed in (0, 1) for one in each]
     assert measured["expert_mean"] == np.arange(9).sum() / 3

@@ -62,7 +62,7 @@ def draw_learning_curve(
         # a short name beside the others of the legend
         subtitle += f"; {policy}evaluation" if policy else ""
         _draw_evaluation(axes, evaluation, "final evaluation" if evaluations is None else "final")
-    save_figure(figure, axes, path, title, subtitle)
+    finish_figure(figure, axes, path, title, subtitle)
 
 
 def draw_overestimation(
@@ -98,7 +98,7 @@ def draw_overestimation(
             label="true return",
             zorder=3,
         )
-    save_figure(figure, axes, path, title, subtitle)
+    finish_figure(figure, axes, path, title, subtitle)
 
 
 def draw_bars(
@@ -112,7 +112,7 @@ def draw_bars(
     axes.bar_label(bars, labels=labels, padding=3, color=INK, fontsize=9)
     axes.set_xticks(range(len(values)), list(values), color=INK)
     axes.set_xlabel("")
-    save_figure(figure, axes, path, title, subtitle, numbered="y")
+    finish_figure(figure, axes, path, title, subtitle, numbered="y")
 
 
 def draw_lines(
@@ -149,7 +149,7 @@ def draw_lines(
             xs, mean - half_width, mean + half_width, color=color, alpha=0.16, linewidth=0
         )
     axes.set_ylim(bottom=0)
-    save_figure(figure, axes, path, title, subtitle)
+    finish_figure(figure, axes, path, title, subtitle)
 
 
 def new_figure(steps, label):
@@ -166,7 +166,7 @@ def new_figure(steps, label):
     return figure, axes
 
 
-def save_figure(figure, axes, path, title, subtitle, numbered="xy"):
+def finish_figure(figure, axes, path, title, subtitle, numbered="xy"):
     """Caption and save the figure, with round ticks on the axes in `numbered`."""
     draw_caption(axes, title, subtitle)
     for name in numbered:

@@ -50,7 +50,7 @@ def draw_error_growth(file: Path, growth: dict[str, Any], title: str, subtitle: 
     axes.set_xlim(horizons[0] / 1.06, horizons[-1] * 1.06)
     axes.set_xticks([10, 20, 50, 100], ["10", "20", "50", "100"])
     axes.minorticks_off()
-    figures.save_figure(figure, axes, file, title, subtitle, numbered="")
+    figures.finish_figure(figure, axes, file, title, subtitle, numbered="")
 
 
 def draw_returns_by_labels(file: Path, measured: dict[str, Any], title: str, subtitle: str) -> None:
@@ -79,4 +79,4 @@ def draw_returns_by_labels(file: Path, measured: dict[str, Any], title: str, sub
     axes.set_xlim(labels[0] / 1.06, labels[-1] * 1.06)
     axes.set_xticks(labels, [format_thousands(count) for count in labels])
     axes.minorticks_off()
-    figures.save_figure(figure, axes, file, title, subtitle, numbered="y")
+    figures.finish_figure(figure, axes, file, title, subtitle, numbered="y")

@@ -40,8 +40,8 @@ HORIZONS = (10, 14, 20, 28, 40, 57, 80, 100)  # in steps
 NETWORKS = 10  # networks of each method, each with an equal share of the episodes
 BATCHES = 10  # of the episodes of a network, simulated one after another
 ENVS, UPDATES = 100, 10  # copies in which DAgger plays; updates of either method
-CLONING = BC(learning_rate=1e-2, hidden=(32,), gradient_steps=100)
-DAGGER = DAgger(learning_rate=1e-2, hidden=(32,), gradient_steps=100, rollout_length=MAX_STEPS)
+CLONING: Any = BC(learning_rate=1e-2, hidden=(32,), gradient_steps=100)
+DAGGER: Any = DAgger(learning_rate=1e-2, hidden=(32,), gradient_steps=100, rollout_length=MAX_STEPS)
 
 
 def measure_error_growth(
@@ -77,7 +77,7 @@ def measure_error_growth(
     }
     size = episodes // (NETWORKS * BATCHES)
     results = {
-        name: summarize_growth(simulate(learned[name], key, error_rate, size), exact[name])
+        name: summarize_growth(simulate_walks(learned[name], key, error_rate, size), exact[name])
         | {"learned_actions": learned[name].tolist()}
         for name, key in (("cloning", key_cloning), ("dagger", key_dagger))
     }
@@ -114,7 +114,7 @@ def clone(keys: Array, dataset: Dataset) -> Array:
 
 def aggregate(keys: Array, environment: Environment, key_expert: Array, error_rate: float) -> Array:
     """What DAgger has learned in rounds in which whoever acts errs too, actions [key, place]."""
-    heuristic = Heuristic()
+    heuristic: Any = Heuristic()
     expert = Expert(heuristic.init(key_expert, environment.spec), heuristic)
     outside = Outside(expert=expert)
 
@@ -153,7 +153,7 @@ def learned_actions(algorithm: Any, state: Any) -> Array:
 
 def with_errors(policy: BoundPolicy, environment: Environment, error_rate: float) -> BoundPolicy:
     """The policy, but that with probability ε it takes one of the other actions."""
-    num_actions = environment.spec.action.n  # type: ignore[union-attr]
+    num_actions = environment.spec.action.n
 
     def act(observation, memory, key):
         key_act, key_error, key_other = jax.random.split(key, 3)
@@ -165,7 +165,7 @@ def with_errors(policy: BoundPolicy, environment: Environment, error_rate: float
     return policy._replace(act=act)
 
 
-def simulate(learned: Array, key: Array, error_rate: float, size: int) -> np.ndarray:
+def simulate_walks(learned: Array, key: Array, error_rate: float, size: int) -> np.ndarray:
     """The mean cost of each horizon over `size` episodes, [network · batch, horizon].
 
     An episode has the longest of the horizons; the others are its beginnings.
