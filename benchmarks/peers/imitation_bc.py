@@ -19,7 +19,7 @@ import gymnasium
 import numpy as np
 import torch
 from imitation.algorithms.bc import BC
-from imitation.data.types import TransitionsMinimal
+from imitation.data.types import Transitions
 from stable_baselines3.common.policies import ActorCriticPolicy
 
 ROWS = 5_000
@@ -38,15 +38,18 @@ def main() -> None:
         net_arch={"pi": hyperparameters["hidden"], "vf": []},
         activation_fn={"relu": torch.nn.ReLU, "tanh": torch.nn.Tanh}[hyperparameters["activation"]],
     )
+    observations = rng.normal(size=(ROWS + 1, 8)).astype(np.float32)
     bc = BC(
         observation_space=OBSERVATION,
         action_space=ACTION,
         rng=rng,
         policy=policy,
-        demonstrations=TransitionsMinimal(
-            obs=rng.normal(size=(ROWS, 8)).astype(np.float32),
+        demonstrations=Transitions(
+            obs=observations[:-1],
             acts=rng.integers(ACTION.n, size=ROWS),
             infos=np.array([{}] * ROWS),
+            next_obs=observations[1:],
+            dones=np.zeros(ROWS, bool),
         ),
         batch_size=hyperparameters["batch_size"],
         optimizer_kwargs={"lr": hyperparameters["learning_rate"]},

@@ -29,7 +29,7 @@ from etude.struct import replace
 
 LABELS = (500, 1_000, 2_000, 4_000, 8_000)
 ROUNDS = 10  # of DAgger, each with as many labels and gradient steps
-# a small network: of one seed with 2 × 64, cloning returned 264 and DAgger 256 from 2,000 labels
+# a small network, so that errors are left that can compound
 HIDDEN, LEARNING_RATE = (16, 16), 3e-3
 # seeds of the expert's episodes, apart from those of the episodes that judge: equal seeds would
 # begin equal episodes
