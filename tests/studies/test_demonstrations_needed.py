@@ -13,7 +13,11 @@ from etude.reporting.statistics import summarize_returns
 from etude.runs.interrupt import Interrupted
 from etude.spaces import Box, Discrete, EnvironmentSpec
 from etude.studies import demonstrations_needed
-from etude.studies.demonstrations_needed import first_steps, measure_demonstrations_needed
+from etude.studies.demonstrations_needed import (
+    first_steps,
+    measure_demonstrations_needed,
+    record_steps,
+)
 
 SPEC = EnvironmentSpec(Box((1,)), Discrete(2), 1)
 LENGTHS = (3, 2, 4)
@@ -50,6 +54,20 @@ def test_the_first_steps_are_a_dataset_of_as_many(count, lengths, terminated, tr
     assert np.flatnonzero(steps.transitions.terminated).tolist() == terminated
     assert np.flatnonzero(steps.transitions.truncated).tolist() == truncated
     assert {len(leaf) for leaf in jax.tree.leaves(steps.transitions)} == {count}
+
+
+def test_episodes_are_recorded_until_there_are_enough_steps(monkeypatch):
+    """With the noise that is asked for, on seeds apart from those of evaluations."""
+    asked = []
+
+    def record(environment, expert, *, episodes, seed, noise, progress):
+        asked.append((environment, expert, episodes, seed, noise))
+        return first_steps(recorded(), min(9, episodes // 10 * 4))
+
+    monkeypatch.setattr(demonstrations_needed, "record", record)
+    assert record_steps("Some-v0", "random", 5, 3, 0.25).num_steps == 8
+    first = demonstrations_needed.FIRST_RECORDING_SEED
+    assert asked == [("Some-v0", "random", episodes, first + 3, 0.25) for episodes in (10, 20)]
 
 
 @pytest.fixture

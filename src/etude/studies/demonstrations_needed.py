@@ -197,10 +197,10 @@ def record_steps(
     environment: str, expert: str | Path, steps: int, seed: int, noise: float = 0.0
 ) -> Dataset:
     """Whole episodes of the expert with at least `steps` steps; `noise` as in `etude.record`."""
-    episodes = 10
+    episodes, seed = 10, FIRST_RECORDING_SEED + seed
     while True:
         dataset = record(
-            environment, expert, episodes=episodes, seed=FIRST_RECORDING_SEED + seed, progress=False
+            environment, expert, episodes=episodes, seed=seed, noise=noise, progress=False
         )
         if dataset.num_steps >= steps:
             return dataset

@@ -9,6 +9,7 @@ makes of a place that it was never trained on. DAgger errs in its rounds too, so
 these places.
 """
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ from etude.reporting import imitation_figures
 from etude.rollout import BoundPolicy, bind_policy, init_rollout_state, rollout
 from etude.runs.record import record
 from etude.storage import files
-from etude.tabular.compounding_error import cloning_cost, dagger_cost
+from etude.tabular.compounding_error import dagger_cost, mistake_probability
 from etude.types import Array
 
 NAME = "etude/Tightrope-v0"
@@ -71,9 +72,10 @@ def measure_error_growth(
         "cloning": clone(keys, record(NAME, "heuristic", episodes=10, seed=seed, progress=False)),
         "dagger": aggregate(keys, make(NAME, ENVS, "jax"), key_expert, error_rate),
     }
-    exact = {
-        "cloning": [float(cloning_cost(error_rate, horizon)) for horizon in HORIZONS],
-        "dagger": [float(dagger_cost(error_rate, horizon)) for horizon in HORIZONS],
+    horizons, times = np.array(HORIZONS), np.arange(1, max(HORIZONS) + 1)
+    exact = {  # `cloning_cost` at each horizon is the sum until then
+        "cloning": np.cumsum(mistake_probability(error_rate, times))[horizons - 1].tolist(),
+        "dagger": np.asarray(dagger_cost(error_rate, horizons)).tolist(),
     }
     size = episodes // (NETWORKS * BATCHES)
     results = {
@@ -176,6 +178,14 @@ def simulate_walks(learned: Array, key: Array, error_rate: float, size: int) -> 
         error_rate: ε, the probability of an error in each step.
         size: episodes in a batch.
     """
+    rows = jnp.repeat(learned, BATCHES, 0)
+    keys = jax.random.split(key, len(rows))
+    return np.asarray(walk_costs(rows, keys, error_rate, size))
+
+
+@partial(jax.jit, static_argnames="size")
+def walk_costs(learned: Array, keys: Array, error_rate: float, size: int) -> Array:
+    """As `simulate_walks`, one batch for each row of actions [row, place] with its key [row]."""
     length = max(HORIZONS)
     environment = JaxEnvs(TimeLimit(Tightrope(), length), size)
 
@@ -188,9 +198,7 @@ def simulate_walks(learned: Array, key: Array, error_rate: float, size: int) -> 
         _, steps, _ = rollout(environment, policy, start, key_steps, length)
         return -jnp.cumsum(steps.reward.mean(1))[jnp.array(HORIZONS) - 1]
 
-    rows = jnp.repeat(learned, BATCHES, 0)
-    keys = jax.random.split(key, len(rows))
-    return np.asarray(jax.jit(lambda *inputs: jax.lax.map(costs_of, inputs))(rows, keys))
+    return jax.lax.map(costs_of, (learned, keys))
 
 
 def summarize_growth(costs: np.ndarray, exact: list[float]) -> dict[str, Any]:
