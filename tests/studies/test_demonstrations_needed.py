@@ -1,6 +1,7 @@
 """Returns by the number of labels: equal labels for both, and a measurement that goes on."""
 
 import json
+from unittest import mock
 
 import jax
 import numpy as np
@@ -90,7 +91,7 @@ def judged(monkeypatch):
     return runs
 
 
-def test_a_measurement_that_was_stopped_goes_on(judged, tmp_path):
+def test_a_measurement_that_was_stopped_goes_on(judged, tmp_path, monkeypatch):
     measure = lambda seeds=2, labels=(6, 3), expert="heuristic": measure_demonstrations_needed(
         "Some-v0", expert, labels, gradient_steps=3, seeds=seeds, episodes=3, out=tmp_path
     )
@@ -110,7 +111,10 @@ def test_a_measurement_that_was_stopped_goes_on(judged, tmp_path):
     with pytest.raises(InvalidInput, match="other settings .expert.; give another --out"):
         measure(expert="random")
     judged.clear()
+    drawn = mock.Mock()
+    monkeypatch.setattr(demonstrations_needed.imitation_figures, "draw_returns_by_labels", drawn)
     measure(seeds=3, labels=[9, 6])
+    assert drawn.call_count == 1
     assert judged[:3] == [("cloning", 9, 0), ("dagger", 9, 0), ("cloning", 9, 1)]
     assert judged[4:] == [(*one, 2) for one in [*each[2:], ("cloning", 9), ("dagger", 9)]]
 

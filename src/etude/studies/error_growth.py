@@ -72,10 +72,10 @@ def measure_error_growth(
         "cloning": clone(keys, record(NAME, "heuristic", episodes=10, seed=seed, progress=False)),
         "dagger": aggregate(keys, make(NAME, ENVS, "jax"), key_expert, error_rate),
     }
-    horizons, times = np.array(HORIZONS), np.arange(1, max(HORIZONS) + 1)
+    horizons, times = jnp.array(HORIZONS), jnp.arange(1, max(HORIZONS) + 1)
     exact = {  # `cloning_cost` at each horizon is the sum until then
-        "cloning": np.cumsum(mistake_probability(error_rate, times))[horizons - 1].tolist(),
-        "dagger": np.asarray(dagger_cost(error_rate, horizons)).tolist(),
+        "cloning": jnp.cumsum(mistake_probability(error_rate, times))[horizons - 1].tolist(),
+        "dagger": dagger_cost(error_rate, horizons).tolist(),
     }
     size = episodes // (NETWORKS * BATCHES)
     results = {
