@@ -9,7 +9,8 @@ from etude.algorithms.imitation.dagger import DAgger
 from etude.presets.preset import Preset, Presets
 
 PRESETS: Presets = {
-    # the step size falls to zero, after which clones differ less from seed to seed; tuned here
+    # the step size falls to zero over the budget; what they reach is in
+    # benchmarks/results/learning.md, where two episodes of the expert do on MuJoCo's environments
     **{
         ("bc", environment): Preset(BC(learning_rate_decay=10_000.0), 1, 10_000)
         for environment in (
