@@ -62,6 +62,10 @@ def choose_variant(side: Side, result: dict[str, Any], settings: dict[str, Any],
 def measure(side: Side, result: dict[str, Any], settings: dict[str, Any], unit: str) -> None:
     """Add a measurement to `result`, or the reason why there is none."""
     variant = result["variant"]
+    if not side.python.exists():
+        result["absent"] = f"there is no {side.python}"
+        console.print(f"{side.label:42} not installed", markup=False)
+        return
     try:
         output = json.loads(
             run_process(

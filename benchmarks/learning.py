@@ -114,6 +114,8 @@ def measure(
             f"{plan.row.name}: {num_seeds - len(missing)} of {num_seeds} seeds are measured",
             markup=False,
         )
+        if missing and plan.expert:
+            plan.expert.prepare()
         jobs += jobs_for(plan, missing, runs)
     learning_page.write(directory, results, rows)
     succeeded = True

@@ -10,8 +10,9 @@ learning.json holds an object for each row, by its name:
 
 The result of a seed has settings, mean and std of its returns (std None where it was not kept),
 episodes, success, backend, steps, seconds, resumed, measured, versions, machine, reached (see
-`families.py`), and distance, the median to the goal, where the algorithm measures it. What is said
-of the seeds together is computed from them.
+`families.py`), distance, the median to the goal, where the algorithm measures it, and of what
+imitates expert, the mean return of its expert. What is said of the seeds together is computed from
+them.
 """
 
 import functools
@@ -104,6 +105,7 @@ def summarize(result: dict[str, Any]) -> Summary:
 
     complete  whether they are as many as were asked for
     current   whether they have the current settings
+    expert    the mean return of the expert that they imitate; None without one
     """
     seeds = shown_seeds(result)
     success, distance = (
@@ -116,6 +118,7 @@ def summarize(result: dict[str, Any]) -> Summary:
         "distance": None if None in distance else statistics_of(tuple(distance)),
         "complete": len(seeds) >= result["num_seeds"],
         "current": seeds[0]["settings"] == result["current"],
+        "expert": seeds[0].get("expert"),
     }
 
 

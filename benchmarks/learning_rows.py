@@ -24,11 +24,25 @@ class Goal(NamedTuple):
     met: Callable[[Summary, dict[str, Summary]], bool | None]
 
 
+class Shown(NamedTuple):
+    """Who shows what is cloned: a heuristic, or one run of a preset, with the seed 0.
+
+    With `labels`, as many steps of its episodes are recorded to learn from, the last episode cut
+    off there; without, it is asked while the row learns. With `noise`, as of `etude record`, the
+    actions that are executed differ from what is recorded.
+    """
+
+    expert: str
+    steps: int | None = None  # of the run of the expert; None for the preset's
+    labels: int | None = None
+    noise: float = 0.0
+
+
 class Row(NamedTuple):
     """A preset with a goal, and optionally another budget or a named setting with other fields.
 
     With `library`, another library trains with the settings of the preset: what it reaches is the
-    goal of another row.
+    goal of another row. `shown` is for algorithms that imitate.
     """
 
     algorithm: str
@@ -38,6 +52,7 @@ class Row(NamedTuple):
     setting: str | None = None
     fields: tuple[tuple[str, Any], ...] = ()
     library: str | None = None
+    shown: Shown | None = None
 
     @property
     def name(self) -> str:
@@ -75,6 +90,20 @@ def distance_at_most(maximum: float) -> Goal:
     """An upper bound on the IQM of the seeds' median distances to the goal."""
     return Goal(
         f"median distance ≤ {maximum:g}", lambda row, rows: row["distance"]["iqm"] <= maximum
+    )
+
+
+def share_of_expert_at_least(minimum: float) -> Goal:
+    """A lower bound on the IQM as a share of the expert's mean return."""
+    return Goal(
+        f"≥ {minimum:.0%} of the expert", lambda row, rows: row["iqm"] >= minimum * row["expert"]
+    )
+
+
+def share_of_expert_at_most(maximum: float) -> Goal:
+    """An upper bound on the IQM as a share of the expert's mean return."""
+    return Goal(
+        f"≤ {maximum:.0%} of the expert", lambda row, rows: row["iqm"] <= maximum * row["expert"]
     )
 
 
@@ -141,8 +170,47 @@ def rainbow(steps: int) -> Row:
     return Row("rainbow", "LunarLander-v3", goal, steps=steps, fields=decays)
 
 
+LANDERS = ("LunarLander-v3", "LunarLanderContinuous-v3")
+# runs that show what is cloned on MuJoCo's environments: one seed of each
+CHEETAH, HOPPER = Shown("sac", 100_000), Shown("ppo")
+EPISODES = 2_000  # labels: two whole episodes of HalfCheetah, and at least as many of Hopper
+FIRST_ROUND = ("first-round", (("gradient_steps", 100), ("learning_rate_decay", 1_000.0)))
+IMITATORS = ("bc", "dagger")  # whose rows say who shows them what to do
+IMITATION = [
+    *(Row("bc", lander, shown=Shown("heuristic", labels=5_000)) for lander in LANDERS),
+    *(
+        Row("dagger", lander, share_of_expert_at_least(0.9), shown=Shown("heuristic"))
+        for lander in LANDERS
+    ),
+    *(
+        Row(
+            "bc", environment, share_of_expert_at_least(0.3), shown=expert._replace(labels=EPISODES)
+        )
+        for environment, expert in (("HalfCheetah-v5", CHEETAH), ("Hopper-v5", HOPPER))
+    ),
+    Row("dagger", "Hopper-v5", share_of_expert_at_least(0.95), shown=HOPPER),
+    # what DAgger has after its first round: as many labels and gradient steps
+    Row(
+        "bc",
+        "Hopper-v5",
+        share_of_expert_at_most(0.4),
+        steps=1_000,
+        setting=FIRST_ROUND[0],
+        fields=FIRST_ROUND[1],
+        shown=HOPPER._replace(labels=1_000),
+    ),
+    # the same number of steps, with noise in what is executed
+    Row(
+        "bc",
+        "Hopper-v5",
+        interval_above("bc-Hopper-v5"),
+        setting="noise",
+        shown=HOPPER._replace(labels=EPISODES, noise=0.1),
+    ),
+]
 SB3_TRPO = Row("trpo", "LunarLanderContinuous-v3", library="sb3-contrib")
 ROWS_WITH_GOALS = [
+    *IMITATION,
     *(Row(*pair, success_at_least(0.9)) for pair in HINDSIGHT),
     *(
         Row(*pair, success_at_most(0.3), setting="no-hindsight", fields=(("hindsight", None),))
@@ -223,5 +291,6 @@ PUBLISHED = {
 def all_rows() -> dict[str, Row]:
     """Return all rows by name: those with goals, then the other presets."""
     pairs_with_goals = {(row.algorithm, row.environment) for row in ROWS_WITH_GOALS}
-    rows = [*ROWS_WITH_GOALS, *(Row(*pair) for pair in PRESETS if pair not in pairs_with_goals)]
+    without_goals = [Row(*pair) for pair in PRESETS if pair not in pairs_with_goals]
+    rows = [*ROWS_WITH_GOALS, *(row for row in without_goals if row.algorithm not in IMITATORS)]
     return {row.name: row for row in rows}

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import families
+import learning_experts
 import numpy as np
 import report
 from learning_results import digest_of
@@ -41,6 +42,7 @@ class Plan(NamedTuple):
     steps: int
     settings: dict[str, Any]  # all that determines the training of a seed, but versions and machine
     in_one_program: bool
+    expert: learning_experts.ExpertRun | None = None  # who shows what to do
 
 
 class Job(NamedTuple):
@@ -60,10 +62,17 @@ def plan_row(row: Row, steps: int | None = None) -> Plan:
     """Return how a row is trained; `steps` is another budget. It has no goal: goals stay here."""
     preset = etude.preset(row.algorithm, row.environment)
     algorithm = replace(preset.algorithm, **dict(row.fields))
-    steps = (row.steps or preset.steps) if steps is None else steps
+    steps_asked, steps = steps, (row.steps or preset.steps) if steps is None else steps
+    expert = None
     options = RunOptions(steps=steps, num_envs=preset.num_envs)
-    settings = resolve_settings(algorithm, row.environment, options)
+    stand_ins = learning_experts.stand_ins(row) if row.shown else {}
+    settings = resolve_settings(algorithm, row.environment, replace(options, **stand_ins))
+    if row.shown:
+        if steps_asked is not None and row.shown.expert != learning_experts.HEURISTIC:
+            row = row._replace(shown=row.shown._replace(steps=steps_asked))
+        expert = learning_experts.plan_expert(row)
     recorded = {
+        **({"shown": expert.settings} if expert else {}),
         **({"library": row.library} if row.library else {}),
         "algorithm": row.algorithm,
         "environment": row.environment,
@@ -73,7 +82,7 @@ def plan_row(row: Row, steps: int | None = None) -> Plan:
         "hyperparameters": to_json(settings)["hyperparameters"],
     }
     in_one_program = settings.in_one_program and not row.library
-    return Plan(row._replace(goal=None), algorithm, options.steps, recorded, in_one_program)
+    return Plan(row._replace(goal=None), algorithm, options.steps, recorded, in_one_program, expert)
 
 
 def jobs_for(plan: Plan, seeds: list[int], directory: Path) -> list[Job]:
@@ -101,6 +110,7 @@ def train_seeds(job: Job) -> SeedResults:
     if job.plan.row.library:
         return train_peer(job)
     directory, torso = job.directory, torso_of(job.plan.algorithm)
+    expert = job.plan.expert
     if (directory / "summary.json").exists():
         run = etude.load(directory, torso=torso)
     elif (directory / "config.json").exists():
@@ -113,9 +123,13 @@ def train_seeds(job: Job) -> SeedResults:
             seed=job.seeds[0],
             seeds=len(job.seeds),
             out=directory,
+            **(expert.options() if expert else {}),
         )
         run = train_new(job.plan.algorithm, job.plan.row.environment, options, progress=False)
-    return results_of(run)
+    results = results_of(run)
+    if expert:
+        results = {seed: result | {"expert": expert.mean()} for seed, result in results.items()}
+    return results
 
 
 def results_of(run: Run) -> SeedResults:

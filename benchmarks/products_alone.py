@@ -51,7 +51,7 @@ def products_per_step(algorithm: Any, workload: dict[str, Any]) -> dict[Any, flo
     import jax
     import jax.numpy as jnp
     from products import with_counts
-    from run_etude import start_jax
+    from run_etude import outside_of, start_jax
 
     from etude.environments.registry import JAX_ENVIRONMENTS
     from etude.environments.sources import environment_source
@@ -62,10 +62,10 @@ def products_per_step(algorithm: Any, workload: dict[str, Any]) -> dict[Any, flo
         num_envs, "jax" if name in JAX_ENVIRONMENTS else "gymnasium"
     )
     start_jax(algorithm, environment.spec)
-    key = jax.random.key(workload["seed"])
-    init = partial(init_train_state, algorithm, environment)
+    key, outside = jax.random.key(workload["seed"]), outside_of(workload)
+    init = partial(init_train_state, algorithm, environment, outside=outside)
     products, train_counting = with_counts(
-        partial(train_iteration, algorithm, environment),
+        partial(train_iteration, algorithm, environment, outside=outside),
         jax.eval_shape(init, key),
         key,
         jnp.int32(0),

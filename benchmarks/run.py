@@ -99,9 +99,10 @@ def measure_workload(workload: Workload, rounds: int, quick: bool) -> dict[str, 
 def step_budget(workload: Workload, side: Side, quick: bool) -> int:
     """Return the environment steps of a measurement."""
     if quick:
-        iteration = (
-            workload.settings["hyperparameters"]["rollout_length"] * workload.settings["num_envs"]
-        )
+        hyperparameters = workload.settings["hyperparameters"]
+        # of what does not play, an iteration is its gradient steps
+        length = hyperparameters.get("rollout_length", hyperparameters.get("gradient_steps"))
+        iteration = length * workload.settings["num_envs"]
         return warmup_steps(workload) + max(600, 6 * iteration)
     return workload.compiled_steps if side.compiled else workload.steps
 

@@ -26,10 +26,9 @@ def main() -> None:
         seed=workload["seed"],
         workers=workload.get("workers", 0),
     )
-    start, compile_seconds = None, 0.0
-    for report in etude.progress(
-        algorithm, environment, jax.random.key(workload["seed"]), workload["steps"]
-    ):
+    start, compile_seconds, outside = None, 0.0, outside_of(workload)
+    key, steps = jax.random.key(workload["seed"]), workload["steps"]
+    for report in etude.progress(algorithm, environment, key, steps, outside=outside):
         clock = time.perf_counter()
         compile_seconds += report.compile_seconds
         if start is None and report.steps >= workload["skip"]:
@@ -55,6 +54,16 @@ def start_jax(algorithm: Any, spec: Any, backend: str) -> None:
     from etude.runs.threads import choose_threads, start_with
 
     start_with(choose_threads(None, algorithm, spec, backend, 1, True))
+
+
+def outside_of(workload: dict[str, Any]) -> Any:
+    """What the algorithm learns from, if that is a dataset: recorded episodes."""
+    from etude.algorithms.protocol import Outside
+
+    if "demonstrations" not in workload:
+        return Outside()
+    dataset = etude.record(workload["environment"], **workload["demonstrations"], progress=False)
+    return Outside(dataset=dataset)
 
 
 def make_algorithm(name: str, hyperparameters: dict[str, Any]) -> Any:

@@ -4,7 +4,7 @@ import statistics
 from typing import Any
 
 import report
-from workloads import PRODUCTS_ALONE, WORKLOADS, Target, environment_alone
+from workloads import DATASET, PRODUCTS_ALONE, WORKLOADS, Target, environment_alone
 
 START_UP_HEADINGS = ["from the command line", "seconds (min–max)", "bar", "met"]
 MET = {True: "yes", False: "no", None: "–"}
@@ -159,9 +159,9 @@ def speed_row(
 
 def limit_cells(label: str, sides: dict[str, Any]) -> list[str]:
     """The limit of a side of etude, and the share of it that etude reaches."""
+    parts = [PRODUCTS_ALONE] if label == DATASET else [environment_alone(label), PRODUCTS_ALONE]
     etude, *alone = (
-        column(sides.get(name, {}).get("measurements", []), "rate")
-        for name in (label, environment_alone(label), PRODUCTS_ALONE)
+        column(sides.get(name, {}).get("measurements", []), "rate") for name in (label, *parts)
     )
     if not (etude and all(alone)):
         return ["–", "–"]

@@ -5,8 +5,8 @@ from typing import Any, NamedTuple
 
 from report import CORES, HERE
 
-ETUDE_PYTHON, PEER_PYTHON = (
-    HERE.parent / venv / "bin" / "python" for venv in (".venv", ".venv-peers")
+ETUDE_PYTHON, PEER_PYTHON, IMITATION_PYTHON = (
+    HERE.parent / venv / "bin" / "python" for venv in (".venv", ".venv-peers", ".venv-imitation")
 )
 # etude sets this flag for itself
 XLA_FLAG = "--xla_cpu_enable_concurrency_optimized_scheduler=false"
@@ -45,12 +45,15 @@ class Workload(NamedTuple):
 
 
 SB3, CONTRIB, REJAX, SBX = "Stable-Baselines3", "sb3-contrib", "rejax", "SBX"
+IMITATION = "imitation"
 PRODUCTS_ALONE, TWO_WORKERS = "products alone", "gymnasium, 2 workers"
+DATASET = "a dataset"  # the side of etude that plays in no environment
 PEER = {
     SB3: Side(SB3, PEER_PYTHON, "peers/sb3.py", {}, THREADS),
     CONTRIB: Side(CONTRIB, PEER_PYTHON, "peers/sb3_contributed.py", {}, THREADS),
     REJAX: Side(REJAX, PEER_PYTHON, "peers/rejax_ppo.py", {}, FLAGS, compiled=True),
     SBX: Side(SBX, PEER_PYTHON, "peers/sbx_agents.py", {}, FLAGS),
+    IMITATION: Side(IMITATION, IMITATION_PYTHON, "peers/imitation_bc.py", {}, THREADS),
 }
 
 
@@ -74,14 +77,15 @@ def etude_side(label: str, backend: str, **settings: Any) -> Side:
 def limit_sides(sides: list[Side]) -> list[Side]:
     """What the limits of the sides of etude are made of: each environment, and the products.
 
-    A limit is 1 / (1 / environment alone + 1 / products alone) environment steps per second.
+    A limit is 1 / (1 / environment alone + 1 / products alone) environment steps per second; of
+    what plays in none, the products alone.
     """
     script, no_variants = "environment_alone.py", {"": {}}
     return [
         *(
             Side(environment_alone(side.label), ETUDE_PYTHON, script, side.settings, no_variants)
             for side in sides
-            if side.script == "run_etude.py"
+            if side.script == "run_etude.py" and side.label != DATASET
         ),
         Side(PRODUCTS_ALONE, ETUDE_PYTHON, "products_alone.py", {}, no_variants),
     ]
@@ -207,6 +211,21 @@ TD3 = {
         "exploration_noise": 0.1,
     },
 }
+BC = {
+    "algorithm": "bc",
+    "environment": "LunarLander-v3",
+    "num_envs": 1,
+    "demonstrations": {"expert": "heuristic", "episodes": 20},
+    "hyperparameters": {
+        "hidden": [256, 256],
+        "activation": "relu",
+        "learning_rate": 1e-3,
+        "weight_decay": 0.0,
+        "entropy_coefficient": 0.0,
+        "batch_size": 256,
+        "gradient_steps": 100,
+    },
+}
 
 WORKLOADS = {
     "dqn-cartpole": Workload(
@@ -286,6 +305,14 @@ WORKLOADS = {
         6_000,
         [PEER[SB3], PEER[SBX], *etude_on("gymnasium", "jax")],
         [Target("gymnasium", SB3, 2.2), Target("gymnasium", SBX, 1.35), Target("jax", SB3, 2.5)],
+    ),
+    "bc-lunarlander": Workload(
+        "Behavior cloning on LunarLander-v3: gradient steps, 2 × 256, batches of 256",
+        BC,
+        10_000,
+        10_000,
+        [PEER[IMITATION], etude_side(DATASET, "gymnasium")],
+        [Target(DATASET, PRODUCTS_ALONE, 0.7), Target(DATASET, IMITATION)],
     ),
 }
 STARTS = {  # seconds at most with an empty (cold) or a full (warm) cache of compiled programs

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import families
 import learning
+import learning_experts
 import learning_page
 import learning_pool
 import learning_results
@@ -19,11 +20,14 @@ import report
 from learning_pool import FAILED, RESULT, STOPPED, outcome_of, run_jobs
 from learning_rows import (
     Row,
+    Shown,
     all_rows,
     distance_at_most,
     interval_above,
     interval_reaches,
     iqm_at_least,
+    share_of_expert_at_least,
+    share_of_expert_at_most,
 )
 from learning_runs import Job, Plan
 
@@ -288,3 +292,60 @@ def test_presets_are_measured_in_processes(tmp_path):
     # a run that is complete is read, not trained
     assert outcome_of(learning_runs.train_seeds, job) == (RESULT, results)
     assert [kind for _, kind, _ in run_jobs([job], die, [None])] == [FAILED]
+
+
+# What imitates
+
+
+def test_goals_beside_the_expert():
+    at_least, at_most = share_of_expert_at_least(0.9), share_of_expert_at_most(0.4)
+    for iqm, above, below in ((95.0, True, False), (90.0, True, False), (40.0, False, True)):
+        summary = {"iqm": iqm, "expert": 100.0}
+        assert (at_least.met(summary, {}), at_most.met(summary, {})) == (above, below)
+    assert at_least.text == "≥ 90% of the expert"
+
+
+def test_an_expert_is_ready_before_the_seeds_of_its_row(measurement):
+    """Where seeds are missing; and the page tells its return."""
+    ready = []
+    expert = SimpleNamespace(prepare=lambda: ready.append(len(measurement.begun)))
+    imitates = plan()._replace(expert=expert)
+    train = lambda job: {i: result_of(i) | {"expert": 123.4} for i in job.seeds}
+    measurement.measure(imitates, train=train)
+    measurement.measure(imitates, train=train)
+    assert ready == [0]
+    assert cell(measurement, "bar") == "IQM ≥ 2.5 (expert 123.4)"
+
+
+def test_what_an_expert_shows_is_made_once(tmp_path, monkeypatch):
+    """As many steps as there are labels, in a place of their own."""
+    made = []
+    monkeypatch.setattr(learning_experts, "RUNS", tmp_path)
+    record = lambda *_, **options: made.append(options)
+    monkeypatch.setattr(learning_experts.etude, "record", record)
+    monkeypatch.setattr(learning_experts, "episode_returns", lambda _: np.array([1.0, 2.0, 6.0]))
+    monkeypatch.setattr(learning_experts, "record_steps", lambda *arguments: arguments)
+    monkeypatch.setattr(learning_experts, "first_steps", lambda recorded, count: (*recorded, count))
+    write = lambda path, shown: (path.touch(), made.append(shown))
+    monkeypatch.setattr(learning_experts.etude, "write_dataset", write)
+    row = Row("bc", "LunarLander-v3", shown=Shown("heuristic", labels=150))
+    expert = learning_experts.plan_expert(row)
+    expert.prepare()
+    expert.prepare()
+    recorded = ("LunarLander-v3", "heuristic", 150, 0, 0.0, 150)
+    assert made == [{"episodes": 100, "progress": False}, recorded]
+    assert expert.mean() == 3 and expert.options() == {"dataset": expert.demonstrations}
+    noisy = learning_experts.plan_expert(row._replace(shown=row.shown._replace(noise=0.5)))
+    assert expert.settings != noisy.settings and expert.demonstrations != noisy.demonstrations
+    asked = learning_experts.plan_expert(row._replace(shown=Shown("heuristic")))
+    assert asked.options() == {"expert": "heuristic"}
+    assert asked.directory == noisy.directory == expert.directory
+
+
+def test_settings_of_what_imitates_are_known_before_its_expert():
+    row = all_rows()["bc-first-round-Hopper-v5-1000"]
+    planned = learning_runs.plan_row(row)
+    assert planned.steps == 1_000 and planned.in_one_program
+    assert planned.settings["shown"]["labels"] == 1_000
+    assert planned.settings["shown"]["hyperparameters"]["rollout_length"] == 256
+    assert planned.settings["hyperparameters"]["gradient_steps"] == 100

@@ -86,6 +86,8 @@ _MODULE_OF = {
     "measure_gradient_variance": "studies.gradient_variance",
     "plan": "studies.plan",
     "measure_open_loop": "studies.open_loop",
+    "measure_error_growth": "studies.error_growth",
+    "measure_demonstrations_needed": "studies.demonstrations_needed",
     "InvalidInput": "errors",
 }
 

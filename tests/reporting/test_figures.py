@@ -173,7 +173,7 @@ def test_evaluations_in_training_are_points(tmp_path):
 )
 def test_the_figure_says_which_policy_was_evaluated(tmp_path, deterministic, loss, words):
     evaluation = {"iqm": 3.0, "ci95": [2.0, 4.0], "deterministic": deterministic}
-    with mock.patch.object(figures, "_save") as save:
+    with mock.patch.object(figures, "finish_figure") as save:
         figures.draw_learning_curve(tmp_path, STEPS, RETURNS, evaluation, "title", "seeds", loss)
     assert save.call_args.args[3:] == ("title", f"seeds{words}")
 

@@ -152,6 +152,14 @@ def test_the_budget_of_a_preset_counts_environment_steps():
     assert others == {}
 
 
+def test_the_budget_of_a_preset_that_never_plays_counts_gradient_steps():
+    preset = etude.preset("bc", "LunarLander-v3")
+    for has_dataset in (False, True):
+        algorithm, options = defaults_for("bc", "LunarLander-v3", has_dataset)
+        assert algorithm == preset.algorithm
+        assert options == {"num_envs": 1, "steps": preset.steps}
+
+
 def test_a_dataset_sets_the_budget_of_a_preset_aside(tmp_path):
     """On the command line as in Python, where None is none."""
     recorded = dict(

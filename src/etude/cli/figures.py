@@ -51,6 +51,8 @@ def _figure(arguments: list[str]) -> None:
         "overestimation": _overestimation,
         "policy-gradient-variance": _policy_gradient_variance,
         "open-loop": _open_loop,
+        "error-growth": _error_growth,
+        "demonstrations-needed": _demonstrations_needed,
     }
     if not arguments or arguments[0] in ("-h", "--help"):
         print("usage: etude figure NAME [...]\n\nMeasure and draw a result of the course:\n")
@@ -146,3 +148,69 @@ def _open_loop(arguments: list[str]) -> None:
         )
     print(f"{'noise (rad/s)':18}", *(f"{strength:8g}" for strength in results["shakes"]))
     print(f"drawn   {directory / 'open_loop.png'}")
+
+
+def _error_growth(arguments: list[str]) -> None:
+    """`etude figure error-growth`: costs of cloning and DAgger on a tightrope by horizon"""
+
+    @dataclasses.dataclass
+    class ErrorGrowth:
+        """Let cloning and DAgger walk on a tightrope, and draw their costs by horizon."""
+
+        error_rate: float = 0.001
+        """probability with which a step is not the learned one"""
+        episodes: int = 200_000
+        """episodes of each method"""
+        seed: int = 0
+        """seed of training and of the episodes"""
+        out: str | None = None
+        """the output directory; default runs/error_growth"""
+
+    options = flags.parse(ErrorGrowth, "etude figure error-growth", arguments)
+    enable_cache()
+    from etude.studies.error_growth import measure_error_growth
+
+    directory, results = measure_error_growth(**vars(options))
+    for name in ("cloning", "dagger"):
+        growth = results[name]
+        print(
+            f"{name:8}slope {growth['slope']:.3f} ± {growth['slope_error']:.3f} (standard error), "
+            f"exact {growth['exact_slope']:.3f}"
+        )
+    print(f"drawn   {directory / 'error_growth.png'}")
+
+
+def _demonstrations_needed(arguments: list[str]) -> None:
+    """`etude figure demonstrations-needed`: returns of cloning and DAgger by an expert's labels"""
+
+    @dataclasses.dataclass
+    class DemonstrationsNeeded:
+        """Clone an expert, and let DAgger ask it, with growing numbers of labels, and draw the
+        returns. A measurement that was stopped goes on."""
+
+        environment: str = "LunarLander-v3"
+        """a Gymnasium id"""
+        expert: str = "heuristic"
+        """as of etude record"""
+        labels: tuple[int, ...] = (500, 1_000, 2_000, 4_000, 8_000)
+        """numbers of labels, multiples of 10"""
+        gradient_steps: int = 5_000
+        """gradient steps of each run, a multiple of 10"""
+        seeds: int = 5
+        """seeds of each method with each number of labels"""
+        episodes: int = 100
+        """episodes that judge each run"""
+        out: str | None = None
+        """the output directory; default runs/demonstrations_needed-ENVIRONMENT"""
+
+    options = flags.parse(DemonstrationsNeeded, "etude figure demonstrations-needed", arguments)
+    enable_cache()
+    from etude.studies.demonstrations_needed import measure_demonstrations_needed
+
+    directory, measured = measure_demonstrations_needed(**vars(options))
+    print(f"expert  {measured['expert_mean']:.1f}")
+    for name in ("cloning", "dagger"):
+        for labels, returns in measured[name].items():
+            low, high = returns["ci95"]
+            print(f"{name:8}{labels:>6} labels {returns['iqm']:8.1f} ({low:.1f} to {high:.1f})")
+    print(f"drawn   {directory / 'demonstrations_needed.png'}")

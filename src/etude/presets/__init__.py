@@ -12,6 +12,7 @@ PRESETS: Presets = {
     **policy_gradient.PRESETS,
     **actor_critic.PRESETS,
     **trust_region.PRESETS,
+    **imitation.PRESETS,
     **control.PRESETS,
     **imitation.PRESETS,
 }

@@ -8,7 +8,7 @@ class Preset(NamedTuple):
 
     algorithm: Any
     num_envs: int
-    steps: int  # environment steps of each seed
+    steps: int  # of each seed: environment steps, or gradient steps where it does not play
 
 
 Presets = dict[tuple[str, str], Preset]  # (algorithm, environment)

@@ -47,7 +47,7 @@ def draw_learning_curve(
     steps, curves = _downsample(
         np.asarray(steps, float).reshape(-1), np.atleast_2d(np.asarray(curves, float))
     )
-    figure, axes = _new_figure(steps, loss or "return per episode (sum of rewards)")
+    figure, axes = new_figure(steps, loss or "return per episode (sum of rewards)")
     _draw_seeds(axes, steps, curves)
     if evaluations is not None:
         _draw_evaluations(axes, bool(loss), *evaluations)
@@ -62,7 +62,7 @@ def draw_learning_curve(
         # a short name beside the others of the legend
         subtitle += f"; {policy}evaluation" if policy else ""
         _draw_evaluation(axes, evaluation, "final evaluation" if evaluations is None else "final")
-    _save(figure, axes, path, title, subtitle)
+    finish_figure(figure, axes, path, title, subtitle)
 
 
 def draw_overestimation(
@@ -77,7 +77,7 @@ def draw_overestimation(
     thin lines are seeds. The image has 1440 x 840 pixels.
     """
     steps = np.asarray(steps, float)
-    figure, axes = _new_figure(steps, "value and discounted return of the greedy policy")
+    figure, axes = new_figure(steps, "value and discounted return of the greedy policy")
     for (name, (estimates, returns)), color in zip(curves.items(), (EMBER, BLUE), strict=False):
         for curve in estimates if len(estimates) > 1 else ():
             axes.plot(steps, curve, color=color, alpha=0.32, linewidth=0.7)
@@ -98,21 +98,21 @@ def draw_overestimation(
             label="true return",
             zorder=3,
         )
-    _save(figure, axes, path, title, subtitle)
+    finish_figure(figure, axes, path, title, subtitle)
 
 
 def draw_bars(
     path: Path, values: dict[str, float], label: str, title: str = "", subtitle: str = ""
 ) -> None:
     """Draw a labeled bar for each named value, as a PNG of 1440 x 840 pixels."""
-    figure, axes = _new_figure(np.zeros(1), label)
+    figure, axes = new_figure(np.zeros(1), label)
     axes.set_xlim(-0.6, len(values) - 0.4)
     bars = axes.bar(range(len(values)), list(values.values()), width=0.6, color=BLUE, zorder=2)
     labels = [f"{value:,.0f}" if value >= 100 else f"{value:.3g}" for value in values.values()]
     axes.bar_label(bars, labels=labels, padding=3, color=INK, fontsize=9)
     axes.set_xticks(range(len(values)), list(values), color=INK)
     axes.set_xlabel("")
-    _save(figure, axes, path, title, subtitle, numbered=False)
+    finish_figure(figure, axes, path, title, subtitle, numbered="y")
 
 
 def draw_lines(
@@ -129,7 +129,7 @@ def draw_lines(
     The image has 1440 x 840 pixels.
     """
     xs = np.asarray(xs, float)
-    figure, axes = _new_figure(xs, label)
+    figure, axes = new_figure(xs, label)
     axes.set_xlabel(xlabel)
     for (name, values), color in zip(curves.items(), (EMBER, BLUE, INK), strict=False):
         values = np.asarray(values, float)
@@ -149,10 +149,10 @@ def draw_lines(
             xs, mean - half_width, mean + half_width, color=color, alpha=0.16, linewidth=0
         )
     axes.set_ylim(bottom=0)
-    _save(figure, axes, path, title, subtitle)
+    finish_figure(figure, axes, path, title, subtitle)
 
 
-def _new_figure(steps, label):
+def new_figure(steps, label):
     """Return a figure and its axes, which span zero to the last step."""
     from matplotlib.figure import Figure  # half a second to import, so only where it is needed
     from matplotlib.layout_engine import ConstrainedLayoutEngine
@@ -166,11 +166,11 @@ def _new_figure(steps, label):
     return figure, axes
 
 
-def _save(figure, axes, path, title, subtitle, numbered=True):
-    """Caption and save the figure; the x axis is `numbered` unless it has names."""
+def finish_figure(figure, axes, path, title, subtitle, numbered="xy"):
+    """Caption and save the figure, with round ticks on the axes in `numbered`."""
     draw_caption(axes, title, subtitle)
-    for axis in (axes.xaxis, axes.yaxis)[not numbered :]:
-        _number(axis)
+    for name in numbered:
+        _number(getattr(axes, f"{name}axis"))
     image = io.BytesIO()
     figure.savefig(image, format="png", dpi=DPI, metadata={"Software": None})
     files.write_bytes(Path(path), image.getvalue())

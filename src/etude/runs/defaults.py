@@ -3,6 +3,7 @@
 from typing import Any
 
 from etude.algorithms import algorithm_factory
+from etude.algorithms.protocol import reads_outside
 from etude.environments.sources import EnvironmentLike
 from etude.presets import preset
 
@@ -12,13 +13,13 @@ def defaults_for(
 ) -> tuple[Any, dict[str, Any]]:
     """The algorithm called `name` and the options that differ from the defaults of any run.
 
-    They are those of its preset for the environment, where there is one. Where it learns from a
-    dataset and does not play there are none, for a preset's copies and budget are those of play.
-    Raises InvalidInput for an unknown name.
+    They are those of its preset for the environment, where there is one. With a dataset, what would
+    play without one has none, for the copies and the budget of its preset are those of play. Raises
+    InvalidInput for an unknown name.
     """
     known = preset(name, environment) if isinstance(environment, str) else None
     if known is None:
         return algorithm_factory(name)(), {}
     options = {"num_envs": known.num_envs, "steps": known.steps}
-    plays = not has_dataset or "dataset" in known.algorithm.takes
-    return known.algorithm, options if plays else {}
+    plays_elsewhere = has_dataset and not reads_outside(known.algorithm, "dataset")
+    return known.algorithm, {} if plays_elsewhere else options

@@ -82,7 +82,7 @@ def test_goals_are_of_the_same_episode_wherever_the_ring_begins(rollouts, pictur
     relabel = jax.jit(gcsl.relabel_rows, static_argnums=0)
     batch = relabel(GOAL_INPUT, KEY, buffer, Indices(time % RING, env))
     seen, goals = (numbers(batch.observation[name], pictures) for name in ("observation", "goal"))
-    np.testing.assert_array_equal(batch.action, seen)  # as these lives act
+    np.testing.assert_array_equal(batch.action[:, 0], seen)  # as these lives act
     for i, (t, copy) in enumerate(where):
         assert (seen[i :: len(where)] == lived.rows[t][copy]["observation"]).all()
         expected = later_in_episode(lived, t, copy)
@@ -172,9 +172,10 @@ def test_it_plays_at_random_first_and_then_as_its_settings_say():
     def shares(key):
         """How often the first action is done."""
         state = init_state(method, key, spec)
-        policy = state.learner.policy
-        head = jax.tree.map(lambda x: jnp.zeros_like(x).at[0].add(2.0 * (x.ndim == 1)), policy.head)
-        state = replace(state, learner=replace(state.learner, policy=replace(policy, head=head)))
+        weights = state.learner.weights
+        sure = lambda x: jnp.zeros_like(x).at[:1].add(2.0 * (x.ndim == 1))
+        weights = replace(weights, head=jax.tree.map(sure, weights.head))
+        state = replace(state, learner=replace(state.learner, weights=weights))
 
         def share(explore=True, steps=random_steps, **settings):
             now = replace(state, steps=jnp.int32(steps))

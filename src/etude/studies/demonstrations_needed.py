@@ -1,0 +1,270 @@
+"""How many labels of an expert cloning and DAgger need: returns by the number of labels.
+
+A label is a state with what the expert does there. Cloning gets those of the expert's own episodes,
+from the first to as many as are given; DAgger those of the states that it comes to in its rounds,
+the first of which is the expert's. Networks and gradient steps are the same.
+"""
+
+import tempfile
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from etude.algorithms.imitation.bc import BC
+from etude.algorithms.imitation.dagger import DAgger
+from etude.data.dataset import Dataset, episode_returns
+from etude.errors import InvalidInput
+from etude.reporting import imitation_figures
+from etude.reporting.statistics import summarize_returns
+from etude.runs.interrupt import Interrupted
+from etude.runs.record import record
+from etude.runs.settings import machine_info, package_versions, plain_fields
+from etude.runs.train import train
+from etude.storage import files
+from etude.struct import replace
+
+LABELS = (500, 1_000, 2_000, 4_000, 8_000)
+ROUNDS = 10  # of DAgger, each with as many labels and gradient steps
+# a small network, so that errors are left that can compound
+HIDDEN, LEARNING_RATE = (16, 16), 3e-3
+# seeds of the expert's episodes, apart from those of the episodes that judge: equal seeds would
+# begin equal episodes
+FIRST_RECORDING_SEED = 10_000
+
+
+def measure_demonstrations_needed(
+    environment: str = "LunarLander-v3",
+    expert: str = "heuristic",
+    labels: Sequence[int] = LABELS,
+    gradient_steps: int = 5_000,
+    seeds: int = 5,
+    episodes: int = 100,
+    out: str | Path | None = None,
+) -> tuple[Path, dict[str, Any]]:
+    """Clone an expert, and let DAgger ask it, with growing numbers of labels; draw the returns.
+
+    Writes demonstrations_needed.json into the directory `out` after every run, and at the end
+    demonstrations_needed.png. Where `out` has a measurement, which was stopped, or is to have more
+    labels or seeds, it goes on.
+
+    Args:
+        environment: a Gymnasium id.
+        expert: as in `etude.record`.
+        labels: numbers of labels, each a multiple of ROUNDS.
+        gradient_steps: of each run, a multiple of ROUNDS.
+        seeds: of each method with each number of labels.
+        episodes: of Gymnasium's environment that judge the expert and each run.
+        out: the directory; by default runs/demonstrations_needed-ENVIRONMENT.
+
+    Returns:
+        The directory and what is measured: the content of demonstrations_needed.json, which is the
+        arguments, date, versions, machine and all returns, expert_mean, the mean return of the
+        expert, and for "cloning" and "dagger" the statistics of `summarize_returns` by number of
+        labels.
+
+    Raises:
+        InvalidInput: for arguments that do not fit, and for a directory with another measurement.
+        Interrupted: after Ctrl-C.
+    """
+    check_numbers(labels, gradient_steps, seeds, episodes)
+    stem = f"demonstrations_needed-{environment.split(':')[-1].replace('/', '-')}"
+    directory = Path(out) if out is not None else Path("runs") / stem
+    path = directory / "demonstrations_needed.json"
+    settings: dict[str, Any] = {
+        "environment": environment,
+        "expert": expert,
+        "labels": sorted(labels),
+        "gradient_steps": gradient_steps,
+        "rounds": ROUNDS,
+        "seeds": seeds,
+        "episodes": episodes,
+        "hyperparameters": {
+            "cloning": plain_fields(cloning(gradient_steps)),
+            "dagger": {
+                name: value
+                for name, value in plain_fields(dagger(gradient_steps, ROUNDS)).items()
+                if name not in ("rollout_length", "capacity")  # which follow from the labels
+            },
+        },
+    }
+    measured = begin_or_go_on(path, settings)
+    directory.mkdir(parents=True, exist_ok=True)
+    if "expert_returns" not in measured:
+        judged = record(environment, expert, episodes=episodes, progress=False)
+        measured["expert_returns"] = episode_returns(judged).tolist()
+    for seed in range(seeds):
+        for count in settings["labels"]:
+            for name in ("cloning", "dagger"):
+                returns = measured["returns"][name].setdefault(str(count), [])
+                if len(returns) > seed:
+                    continue
+                data: Dataset | None = None
+                if name == "cloning":
+                    data = first_steps(record_steps(environment, expert, count, seed), count)
+                try:
+                    returns.append(judge(environment, expert, data, count, settings, seed))
+                except Interrupted as stopped:
+                    raise Interrupted(
+                        f"stopped; {path} has what is measured, and the same command goes on",
+                        stopped.signal,
+                    ) from None
+                measured["measured"] = datetime.now().strftime("%Y-%m-%d %H:%M")
+                files.write_json(path, measured)
+    summary = summarize_measured(measured)
+    imitation_figures.draw_returns_by_labels(
+        directory / "demonstrations_needed.png",
+        summary,
+        title=f"Return by the number of labels, {environment}",
+        subtitle=f"{expert} as the expert; IQM of {seeds} seeds with 95 % intervals, "
+        f"{episodes} episodes each",
+    )
+    return directory, summary
+
+
+def check_numbers(labels: Sequence[int], gradient_steps: int, seeds: int, episodes: int) -> None:
+    """Raise InvalidInput for numbers with which nothing can be measured."""
+    for name, value in (("seeds", seeds), ("episodes", episodes)):
+        if value < 2:
+            raise InvalidInput(f"{name} is {value}; give at least 2")
+    if not labels:
+        raise InvalidInput("labels is empty; give at least one number of labels")
+    for name, values in (("labels", labels), ("gradient_steps", [gradient_steps])):
+        for value in values:
+            if value < ROUNDS or value % ROUNDS:
+                raise InvalidInput(
+                    f"{name} is {value}; give a multiple of {ROUNDS}, the rounds of DAgger"
+                )
+
+
+def cloning(gradient_steps: int) -> BC:
+    """Behavior cloning with as many gradient steps."""
+    return BC(
+        learning_rate=LEARNING_RATE,
+        hidden=HIDDEN,
+        gradient_steps=gradient_steps // ROUNDS,
+        learning_rate_decay=float(gradient_steps),
+    )
+
+
+def dagger(gradient_steps: int, labels: int) -> DAgger:
+    """DAgger with as many gradient steps and labels, in ROUNDS rounds."""
+    return DAgger(
+        learning_rate=LEARNING_RATE,
+        hidden=HIDDEN,
+        gradient_steps=gradient_steps // ROUNDS,
+        learning_rate_decay=float(gradient_steps),
+        beta=0.0,
+        rollout_length=labels // ROUNDS,
+        capacity=labels,
+    )
+
+
+def begin_or_go_on(path: Path, settings: dict[str, Any]) -> dict[str, Any]:
+    """What is measured so far, for these settings: no returns, or those in the file.
+
+    Raises InvalidInput for a file of other settings, but for the numbers of labels and seeds, and
+    for one in which none of the returns is missing.
+    """
+    if not path.exists():
+        return {
+            **settings,
+            "versions": package_versions(),
+            "machine": machine_info(),
+            "returns": {"cloning": {}, "dagger": {}},
+        }
+    measured = files.read_json(path)
+    differing = [name for name, value in settings.items() if measured.get(name) != value]
+    if set(differing) - {"labels", "seeds"}:
+        raise InvalidInput(
+            f"{path} is a measurement with other settings ({', '.join(differing)}); give another "
+            "--out"
+        )
+    known = [
+        len(by_labels.get(str(count), [])) >= settings["seeds"]
+        for by_labels in measured["returns"].values()
+        for count in settings["labels"]
+    ]
+    if all(known):
+        raise InvalidInput(f"{path} is a complete measurement already; give another --out")
+    return measured | settings
+
+
+def record_steps(
+    environment: str, expert: str | Path, steps: int, seed: int, noise: float = 0.0
+) -> Dataset:
+    """Whole episodes of the expert with at least `steps` steps; `noise` as in `etude.record`."""
+    episodes, seed = 10, FIRST_RECORDING_SEED + seed
+    while True:
+        dataset = record(
+            environment, expert, episodes=episodes, seed=seed, noise=noise, progress=False
+        )
+        if dataset.num_steps >= steps:
+            return dataset
+        episodes *= 2
+
+
+def first_steps(dataset: Dataset, count: int) -> Dataset:
+    """The first `count` steps of a dataset; an episode that goes on is truncated there."""
+    transitions = jax.tree.map(lambda x: x[:count], dataset.transitions)
+    ends = np.minimum(np.cumsum(dataset.episode_lengths), count)
+    lengths = np.diff(ends, prepend=0)
+    truncated = transitions.truncated.at[-1].set(~transitions.terminated[-1])
+    return replace(
+        dataset,
+        transitions=replace(transitions, truncated=truncated),
+        episode_lengths=jax.numpy.asarray(lengths[lengths > 0], np.int32),
+    )
+
+
+def judge(
+    environment: str,
+    expert: str,
+    demonstrations: Dataset | None,
+    labels: int,
+    settings: dict[str, Any],
+    seed: int,
+) -> list[float]:
+    """The returns of what is learned from demonstrations, or else by DAgger from the expert."""
+    gradient_steps = settings["gradient_steps"]
+    options: dict[str, Any] = {
+        "seed": seed,
+        "evaluation_episodes": settings["episodes"],
+        "progress": False,
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        options["out"] = Path(folder) / "run"
+        if demonstrations is not None:
+            run = train(
+                cloning(gradient_steps),
+                environment,
+                steps=gradient_steps,
+                dataset=demonstrations,
+                **options,
+            )
+        else:
+            run = train(
+                dagger(gradient_steps, labels),
+                environment,
+                steps=labels,
+                expert=expert,
+                num_envs=1,
+                backend="gymnasium",
+                **options,
+            )
+        return run.summary["evaluation"]["returns"][0]
+
+
+def summarize_measured(measured: dict[str, Any]) -> dict[str, Any]:
+    """What is measured, with the statistics of each method by number of labels."""
+    statistics = {
+        name: {
+            str(count): summarize_returns(by_labels[str(count)][: measured["seeds"]])
+            for count in measured["labels"]
+        }
+        for name, by_labels in measured["returns"].items()
+    }
+    return {**measured, **statistics, "expert_mean": float(np.mean(measured["expert_returns"]))}
