@@ -58,10 +58,9 @@ def products_per_step(algorithm: Any, workload: dict[str, Any]) -> dict[Any, flo
     from etude.training import init_train_state, train_iteration
 
     name, num_envs = workload["environment"], workload["num_envs"]
-    environment = environment_source(name).outline(
-        num_envs, "jax" if name in JAX_ENVIRONMENTS else "gymnasium"
-    )
-    start_jax(algorithm, environment.spec)
+    backend = "jax" if name in JAX_ENVIRONMENTS else "gymnasium"
+    environment = environment_source(name).outline(num_envs, backend)
+    start_jax(algorithm, environment.spec, backend)
     key, outside = jax.random.key(workload["seed"]), outside_of(workload)
     init = partial(init_train_state, algorithm, environment, outside=outside)
     products, train_counting = with_counts(

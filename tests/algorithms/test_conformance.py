@@ -775,7 +775,8 @@ CONTINUOUS_ACTIONS = (
 def test_every_algorithm_with_hidden_layers_takes_networks_of_ones_own(name):
     """Traced, not run: of a Dict of observations."""
     for other, (algorithm, *_) in SMALL.items():
-        assert (other in OWN) == hasattr(algorithm, "hidden")
+        # an agent in a field takes them itself
+        assert (other in OWN) == (hasattr(algorithm, "hidden") and not hasattr(algorithm, "agent"))
     action = ACTIONS["bounded" if name in CONTINUOUS_ACTIONS else "discrete"]
     seen = gymnasium.spaces.Dict({kind: OBSERVATIONS[kind] for kind in ("discrete", "box")})
     assert_update_keeps_shapes(OWN[name], GymnasiumEnvs(partial(Noise, seen, action), 2))

@@ -57,7 +57,7 @@ def test_batches_hold_what_was_labelled_and_nothing_else():
     found, counts = np.unique(drawn, return_counts=True)
     np.testing.assert_array_equal(found, expected)
     np.testing.assert_allclose(counts / 9_000, 1 / len(expected), rtol=0.2)
-    np.testing.assert_array_equal(batch.action, drawn % 3)
+    np.testing.assert_array_equal(batch.action[:, 0], drawn % 3)
 
 
 def test_only_who_has_control_acts_and_labels():

@@ -26,7 +26,7 @@ from etude.runs.job_checkpoints import checkpoint_template, save_job
 from etude.runs.options import RunOptions
 from etude.runs.run import create_run
 from etude.runs.settings import from_json, to_json
-from etude.runs.torsos import find_torso
+from etude.runs.torsos import find_torso, with_torso
 from etude.runs.train import resolve_settings
 from etude.storage.files import CorruptFile
 from etude.struct import replace
@@ -298,6 +298,7 @@ def test_the_torso_of_an_agent_in_a_field_is_the_runs_own():
     assert from_json(config, Owner, torso=own).algorithm == owned.algorithm
     with pytest.raises(InvalidInput, match="this run's torso is torsos:own, .* add --torso"):
         from_json(config, Owner)
+    assert with_torso(etude.GAIL(agent=PPO), "gail", own).agent.torso is own
 
 
 # On the command line, where a person names it

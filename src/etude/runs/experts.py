@@ -140,7 +140,10 @@ def open_expert(
     An expert with another torso is loaded with that (`etude.load`) and given as a Run.
     """
     key, (kind, name) = jax.random.key(seed), identify(expert)
-    made = expert_of(find_expert(expert, environment, torso), expert_name(expert), spec, key)
+    if is_person(expert):
+        made = person_expert(spec)
+    else:
+        made = expert_of(find_expert(expert, environment, torso), expert_name(expert), spec, key)
     memory = jax.eval_shape(lambda: made.policy.initial_memory(made.state, spec, key))
     for leaf in jax.tree.leaves(memory):
         if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):

@@ -50,11 +50,14 @@ def find_torso(torso: TorsoLike | None) -> TorsoMaker | None:
 def with_torso(algorithm: Any, name: str, torso: TorsoLike | None) -> Any:
     """The algorithm, called `name`, with a torso that is handed in beside it.
 
-    Raises InvalidInput for an algorithm without networks, and for one with another torso.
+    One with an agent in a field hands it on to that. Raises InvalidInput for an algorithm without
+    networks, and for one with another torso.
     """
     maker = find_torso(torso)
     if maker is None:
         return algorithm
+    if not has_torso(type(algorithm)) and hasattr(algorithm, "agent"):
+        return replace(algorithm, agent=with_torso(algorithm.agent, name, maker))
     if not has_torso(type(algorithm)):
         takers = ", ".join(key for key in ALGORITHMS if has_torso(algorithm_class(key)))
         raise InvalidInput(

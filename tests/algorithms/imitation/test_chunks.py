@@ -64,7 +64,8 @@ def test_no_chunk_has_actions_of_two_episodes(recurrent):
     @jax.jit
     def read(key):
         state = init_state(bc, key, dataset.spec, Outside(dataset))
-        return bc.read(state.sequences, ~state.is_held_out, dataset, key)[0]
+        rows = bc.draw_rows(~state.is_held_out, dataset, key)
+        return bc.read(state.sequences, ~state.is_held_out, dataset, key, rows)[0]
 
     batch = jax.device_get(read(KEY))
     leading = (5, 12) if recurrent else (60,)
@@ -186,7 +187,8 @@ def test_an_average_of_the_weights_acts_and_is_handed_on():
 
     @jax.jit
     def step(state, key):
-        batch, _ = bc.read(state.sequences, ~state.is_held_out, dataset, key)
+        rows = bc.draw_rows(~state.is_held_out, dataset, key)
+        batch, _ = bc.read(state.sequences, ~state.is_held_out, dataset, key, rows)
         state = replace(state, learner=cloning.gradient_step(bc, state.learner, batch, key)[0])
         seen = dataset.transitions.observation
         action = bc.act(state, seen, (), key, explore=False)[0]

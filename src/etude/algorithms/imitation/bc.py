@@ -9,6 +9,7 @@ its own, keep the modes of an expert who does one thing or another in the same s
 """
 
 import math
+from functools import partial
 from typing import Any, ClassVar
 
 import jax
@@ -203,17 +204,24 @@ class BC:
         assert dataset is not None  # as `needs` asks for
         key_steps, key_validation = jax.random.split(key)
 
-        def step(state, key):
-            batch, readers = self.read(state.sequences, ~state.is_held_out, dataset, key)
+        def step(state, inputs):
+            key, rows = inputs
+            batch, readers = self.read(state.sequences, ~state.is_held_out, dataset, key, rows)
             key_loss = jax.random.fold_in(key, LOSS)
             learner, metrics, carry = cloning.gradient_step(self, state.learner, batch, key_loss)
             return replace(state, learner=learner, sequences=Sequences(readers, carry)), metrics
 
-        state, metrics = jax.lax.scan(step, state, jax.random.split(key_steps, self.gradient_steps))
+        keys = jax.random.split(key_steps, self.gradient_steps)
+        rows = jax.vmap(partial(self.draw_rows, ~state.is_held_out, dataset))(keys)
+        state, metrics = jax.lax.scan(step, state, (keys, rows))
         metrics = jax.tree.map(jnp.mean, metrics)
         if self.validation_share:
             batch, readers = self.read(
-                state.held_out_sequences, state.is_held_out, dataset, key_validation
+                state.held_out_sequences,
+                state.is_held_out,
+                dataset,
+                key_validation,
+                self.draw_rows(state.is_held_out, dataset, key_validation),
             )
             key_loss = jax.random.fold_in(key_validation, LOSS)
             measured, carry = cloning.measure(self, state.learner, batch, key_loss)
@@ -221,15 +229,22 @@ class BC:
             metrics |= {f"validation_{name}": value for name, value in measured.items()}
         return state, {**metrics, "updates": jnp.int32(self.gradient_steps)}
 
+    def draw_rows(self, is_among: Array, dataset: Dataset, key: Array) -> Any:
+        """Draw the rows of a batch of single steps; () for sequences, which are read in turn."""
+        if self.recurrent:
+            return ()
+        return dataset_sampling.random_steps(key, dataset, is_among, self.batch_size)
+
     def read(
-        self, sequences: Sequences, is_among: Array, dataset: Dataset, key: Array
+        self, sequences: Sequences, is_among: Array, dataset: Dataset, key: Array, rows: Any
     ) -> tuple[Demonstrations, Any]:
-        """Return (a batch of the episodes in `is_among`, next readers of the sequences)."""
+        """Return (a batch of the episodes in `is_among`, next readers of the sequences).
+
+        `rows` are those of `draw_rows`.
+        """
         is_first: Array | None = None
         readers: Any = ()
-        if not sequences.readers:
-            rows = dataset_sampling.random_steps(key, dataset, is_among, self.batch_size)
-        else:
+        if sequences.readers:
             rows, is_first, readers = dataset_sampling.read_steps(
                 key, dataset, is_among, sequences.readers, self.sequence_length
             )

@@ -14,6 +14,7 @@ The functions read these hyperparameters of `algorithm`:
     normalize_observation                                                   input of the policy
 """
 
+import math
 from typing import Any
 
 import jax
@@ -266,10 +267,15 @@ def loss(
 
 
 def optimizer(algorithm: Any, steps: Array) -> optax.GradientTransformation:
-    """AdamW with gradient clipping; the learning rate decays with the gradient steps."""
+    """AdamW with gradient clipping; the learning rate decays with the gradient steps.
+
+    A norm that has no bound is not computed.
+    """
     learning_rate = algorithm.learning_rate * linear_decay(steps, algorithm.learning_rate_decay)
+    largest = algorithm.max_gradient_norm
+    is_unbounded = not isinstance(largest, jax.core.Tracer) and math.isinf(largest)
     return optax.chain(
-        optax.clip_by_global_norm(algorithm.max_gradient_norm),
+        optax.identity() if is_unbounded else optax.clip_by_global_norm(largest),
         optax.adamw(learning_rate, weight_decay=algorithm.weight_decay, mask=is_weight_matrix),
     )
 
