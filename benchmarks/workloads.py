@@ -221,7 +221,6 @@ BC = {
         "activation": "relu",
         "learning_rate": 1e-3,
         "weight_decay": 0.0,
-        "entropy_coefficient": 0.0,
         "batch_size": 256,
         "gradient_steps": 100,
     },

@@ -53,7 +53,7 @@ def main() -> None:
         ),
         batch_size=hyperparameters["batch_size"],
         optimizer_kwargs={"lr": hyperparameters["learning_rate"]},
-        ent_weight=hyperparameters["entropy_coefficient"],
+        ent_weight=0.0,
         l2_weight=hyperparameters["weight_decay"],
         device="cpu",
     )
