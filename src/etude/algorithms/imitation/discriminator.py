@@ -164,7 +164,7 @@ class Discriminator:
 
 
 def init_discriminator(algorithm: Any, key: Array, spec: EnvironmentSpec) -> Discriminator:
-    """Return a discriminator that takes each step for the expert's with probability ½."""
+    """Return a discriminator whose networks give 0; so without -log π, D = ½ for every step."""
     seen = (spec.observation,) if algorithm.next_observation else ()
     space = Composite((spec.observation, spec.action, *seen, Box((1,))))
     network = make_network(key, space, algorithm.hidden, 1, "tanh", final_scale=0.0)
