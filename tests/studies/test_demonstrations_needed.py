@@ -76,7 +76,7 @@ def judged(monkeypatch):
     """What each run was given, (method, labels, seed); before the fourth is an interrupt."""
     runs, interrupted = [], []
 
-    def judge(environment, expert, demonstrations, labels, settings, seed):
+    def train_and_evaluate(settings, hidden, labels, demonstrations, seed):
         if len(runs) == 3 and not interrupted:
             interrupted.append(True)
             raise Interrupted("stopped")
@@ -85,7 +85,7 @@ def judged(monkeypatch):
         runs.append((name, labels, seed))
         return [float(labels), float(seed), 100.0]
 
-    monkeypatch.setattr(demonstrations_needed, "judge", judge)
+    monkeypatch.setattr(demonstrations_needed, "train_and_evaluate", train_and_evaluate)
     monkeypatch.setattr(demonstrations_needed, "record", lambda *_, **__: recorded())
     monkeypatch.setattr(demonstrations_needed, "ROUNDS", 3)
     return runs
@@ -106,25 +106,28 @@ def test_a_measurement_that_was_stopped_goes_on(judged, tmp_path, monkeypatch):
     told = json.loads((directory / "demonstrations_needed.json").read_text())
     assert told["returns"]["cloning"]["3"] == [[3.0, 0.0, 100.0], [3.0, 1.0, 100.0]]
     assert Image.open(directory / "demonstrations_needed.png").size == (1440, 840)
-    with pytest.raises(InvalidInput, match="is a complete measurement already; give another --out"):
-        measure()
+    image, again = tmp_path / "demonstrations_needed.png", judged.copy()
+    image.unlink()
+    assert measure()[1] == measured and judged == again and image.exists()
     with pytest.raises(InvalidInput, match="other settings .expert.; give another --out"):
         measure(expert="random")
     judged.clear()
     drawn = mock.Mock()
     monkeypatch.setattr(demonstrations_needed.imitation_figures, "draw_returns_by_labels", drawn)
-    measure(seeds=3, labels=[9, 6])
-    assert drawn.call_count == 1
-    assert judged[:3] == [("cloning", 9, 0), ("dagger", 9, 0), ("cloning", 9, 1)]
-    assert judged[4:] == [(*one, 2) for one in [*each[2:], ("cloning", 9), ("dagger", 9)]]
+    _, measured = measure(seeds=3, labels=[9])
+    assert drawn.call_count == 1 and measured["labels"] == [3, 6, 9]
+    more = [("cloning", 9), ("dagger", 9)]
+    assert judged == [*((*one, seed) for seed in (0, 1) for one in more)] + [
+        (*one, 2) for one in [*each, *more]
+    ]
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"labels": []}, "labels is empty"),
-        ({"labels": [500, 5]}, "labels is 5; give a multiple of 10"),
-        ({"gradient_steps": 99}, "gradient_steps is 99; give a multiple of 10"),
+        ({"labels": [500, 5]}, "labels is 5; give a multiple of 20"),
+        ({"gradient_steps": 99}, "gradient_steps is 99; give a multiple of 20"),
         ({"seeds": 1}, "seeds is 1; give at least 2"),
         ({"episodes": 1}, "episodes is 1; give at least 2"),
     ],

@@ -193,13 +193,15 @@ def _demonstrations_needed(arguments: list[str]) -> None:
         expert: str = "heuristic"
         """as of etude record"""
         labels: tuple[int, ...] = (500, 1_000, 2_000, 4_000, 8_000)
-        """numbers of labels, multiples of 10"""
-        gradient_steps: int = 5_000
-        """gradient steps of each run, a multiple of 10"""
-        seeds: int = 5
-        """seeds of each method with each number of labels"""
+        """numbers of labels, multiples of 20"""
+        hidden: tuple[int, ...] = ()
+        """units of each hidden layer of the policy; none for a linear one"""
+        gradient_steps: int = 10_000
+        """gradient steps of each run, a multiple of 20"""
+        seeds: int = 20
+        """number of seeds of each method with each number of labels"""
         episodes: int = 100
-        """episodes that judge each run"""
+        """episodes in which each run is evaluated"""
         out: str | None = None
         """the output directory; default runs/demonstrations_needed-ENVIRONMENT"""
 

@@ -3,6 +3,11 @@
 A label is a state with what the expert does there. Cloning gets those of the expert's own episodes,
 from the first to as many as are given; DAgger those of the states that it comes to in its rounds,
 the first of which is the expert's. Networks and gradient steps are the same.
+
+Where a policy can be all that the expert is, the expert's own states show enough. One that cannot
+errs in some states whatever it is shown. Which they are is what DAgger learns to choose by the
+states of the policy itself, and cloning by states that the policy does not stay in. So the policy
+here is linear by default.
 """
 
 import tempfile
@@ -28,9 +33,8 @@ from etude.storage import files
 from etude.struct import replace
 
 LABELS = (500, 1_000, 2_000, 4_000, 8_000)
-ROUNDS = 10  # of DAgger, each with as many labels and gradient steps
-# a small network, so that errors are left that can compound
-HIDDEN, LEARNING_RATE = (16, 16), 3e-3
+ROUNDS = 20  # of DAgger; each asks for an equal part of the labels, and fits for one of the steps
+LEARNING_RATE = 0.01
 # seeds of the expert's episodes, apart from those of the episodes that judge: equal seeds would
 # begin equal episodes
 FIRST_RECORDING_SEED = 10_000
@@ -40,40 +44,45 @@ def measure_demonstrations_needed(
     environment: str = "LunarLander-v3",
     expert: str = "heuristic",
     labels: Sequence[int] = LABELS,
-    gradient_steps: int = 5_000,
-    seeds: int = 5,
+    hidden: Sequence[int] = (),
+    gradient_steps: int = 10_000,
+    seeds: int = 20,
     episodes: int = 100,
     out: str | Path | None = None,
 ) -> tuple[Path, dict[str, Any]]:
     """Clone an expert, and let DAgger ask it, with growing numbers of labels; draw the returns.
 
     Writes demonstrations_needed.json into the directory `out` after every run, and at the end
-    demonstrations_needed.png. Where `out` has a measurement, which was stopped, or is to have more
-    labels or seeds, it goes on.
+    demonstrations_needed.png. Where `out` has a measurement, it adds what is missing of it, or of
+    more labels or seeds, and draws it again.
 
     Args:
         environment: a Gymnasium id.
         expert: as in `etude.record`.
         labels: numbers of labels, each a multiple of ROUNDS.
-        gradient_steps: of each run, a multiple of ROUNDS.
-        seeds: of each method with each number of labels.
-        episodes: of Gymnasium's environment that judge the expert and each run.
+        hidden: units of each hidden layer; () for a linear policy.
+        gradient_steps: of a run, in all; a multiple of ROUNDS.
+        seeds: number of seeds, from 0 on, of each method with each number of labels.
+        episodes: number of episodes of Gymnasium's environment in which the expert and each run
+            are evaluated.
         out: the directory; by default runs/demonstrations_needed-ENVIRONMENT.
 
     Returns:
-        The directory and what is measured: the content of demonstrations_needed.json, which is the
-        arguments, date, versions, machine and all returns, expert_mean, the mean return of the
-        expert, and for "cloning" and "dagger" the statistics of `summarize_returns` by number of
+        The directory and a dict: what demonstrations_needed.json holds (arguments, versions,
+        machine, `date`, and all returns), and beside it `expert_mean`, the mean return of the
+        expert, and under "cloning" and "dagger" what `summarize_returns` says of each number of
         labels.
 
     Raises:
-        InvalidInput: for arguments that do not fit, and for a directory with another measurement.
+        InvalidInput: for arguments that do not fit, and for a directory with a measurement of other
+            settings.
         Interrupted: after Ctrl-C.
     """
     check_numbers(labels, gradient_steps, seeds, episodes)
     stem = f"demonstrations_needed-{environment.split(':')[-1].replace('/', '-')}"
     directory = Path(out) if out is not None else Path("runs") / stem
     path = directory / "demonstrations_needed.json"
+    hidden = tuple(hidden)
     settings: dict[str, Any] = {
         "environment": environment,
         "expert": expert,
@@ -83,46 +92,55 @@ def measure_demonstrations_needed(
         "seeds": seeds,
         "episodes": episodes,
         "hyperparameters": {
-            "cloning": plain_fields(cloning(gradient_steps)),
+            "cloning": plain_fields(cloning(hidden, gradient_steps)),
             "dagger": {
                 name: value
-                for name, value in plain_fields(dagger(gradient_steps, ROUNDS)).items()
+                for name, value in plain_fields(dagger(hidden, gradient_steps, ROUNDS)).items()
                 if name not in ("rollout_length", "capacity")  # which follow from the labels
             },
         },
     }
     measured = begin_or_go_on(path, settings)
     directory.mkdir(parents=True, exist_ok=True)
+    try:
+        measure_missing(path, measured, hidden)
+    except Interrupted as stopped:
+        raise Interrupted(
+            f"stopped; {path} has what is measured, and the same command goes on", stopped.signal
+        ) from None
+    summary = summarize_measured(measured)
+    imitation_figures.draw_returns_by_labels(
+        directory / "demonstrations_needed.png",
+        summary,
+        title=f"Return by the number of labels, {environment}",
+        subtitle=f"{expert} as the expert; IQM of {summary['seeds']} seeds with 95 % intervals, "
+        f"{episodes} episodes each",
+    )
+    return directory, summary
+
+
+def measure_missing(path: Path, measured: dict[str, Any], hidden: tuple[int, ...]) -> None:
+    """Add the returns that are missing, and write all to `path` after each run."""
+    environment, expert = measured["environment"], measured["expert"]
     if "expert_returns" not in measured:
-        judged = record(environment, expert, episodes=episodes, progress=False)
-        measured["expert_returns"] = episode_returns(judged).tolist()
-    for seed in range(seeds):
-        for count in settings["labels"]:
+        episodes = record(environment, expert, episodes=measured["episodes"], progress=False)
+        measured["expert_returns"] = episode_returns(episodes).tolist()
+    for seed in range(measured["seeds"]):
+        recorded: Dataset | None = None  # the longest, of which fewer labels are the first
+        for count in measured["labels"]:
             for name in ("cloning", "dagger"):
                 returns = measured["returns"][name].setdefault(str(count), [])
                 if len(returns) > seed:
                     continue
                 data: Dataset | None = None
                 if name == "cloning":
-                    data = first_steps(record_steps(environment, expert, count, seed), count)
-                try:
-                    returns.append(judge(environment, expert, data, count, settings, seed))
-                except Interrupted as stopped:
-                    raise Interrupted(
-                        f"stopped; {path} has what is measured, and the same command goes on",
-                        stopped.signal,
-                    ) from None
-                measured["measured"] = datetime.now().strftime("%Y-%m-%d %H:%M")
+                    recorded = recorded or record_steps(
+                        environment, expert, max(measured["labels"]), seed
+                    )
+                    data = first_steps(recorded, count)
+                returns.append(train_and_evaluate(measured, hidden, count, data, seed))
+                measured["date"] = datetime.now().strftime("%Y-%m-%d %H:%M")
                 files.write_json(path, measured)
-    summary = summarize_measured(measured)
-    imitation_figures.draw_returns_by_labels(
-        directory / "demonstrations_needed.png",
-        summary,
-        title=f"Return by the number of labels, {environment}",
-        subtitle=f"{expert} as the expert; IQM of {seeds} seeds with 95 % intervals, "
-        f"{episodes} episodes each",
-    )
-    return directory, summary
 
 
 def check_numbers(labels: Sequence[int], gradient_steps: int, seeds: int, episodes: int) -> None:
@@ -140,21 +158,21 @@ def check_numbers(labels: Sequence[int], gradient_steps: int, seeds: int, episod
                 )
 
 
-def cloning(gradient_steps: int) -> BC:
-    """Behavior cloning with as many gradient steps."""
+def cloning(hidden: tuple[int, ...], gradient_steps: int) -> BC:
+    """Behavior cloning with so many gradient steps in all, in ROUNDS updates."""
     return BC(
         learning_rate=LEARNING_RATE,
-        hidden=HIDDEN,
+        hidden=hidden,
         gradient_steps=gradient_steps // ROUNDS,
         learning_rate_decay=float(gradient_steps),
     )
 
 
-def dagger(gradient_steps: int, labels: int) -> DAgger:
-    """DAgger with as many gradient steps and labels, in ROUNDS rounds."""
+def dagger(hidden: tuple[int, ...], gradient_steps: int, labels: int) -> DAgger:
+    """DAgger with so many gradient steps and labels in all, in ROUNDS rounds."""
     return DAgger(
         learning_rate=LEARNING_RATE,
-        hidden=HIDDEN,
+        hidden=hidden,
         gradient_steps=gradient_steps // ROUNDS,
         learning_rate_decay=float(gradient_steps),
         beta=0.0,
@@ -164,10 +182,9 @@ def dagger(gradient_steps: int, labels: int) -> DAgger:
 
 
 def begin_or_go_on(path: Path, settings: dict[str, Any]) -> dict[str, Any]:
-    """What is measured so far, for these settings: no returns, or those in the file.
+    """What is measured so far: no returns, or those in the file, whose labels and seeds stay.
 
-    Raises InvalidInput for a file of other settings, but for the numbers of labels and seeds, and
-    for one in which none of the returns is missing.
+    Raises InvalidInput for a file of other settings, but for the numbers of labels and seeds.
     """
     if not path.exists():
         return {
@@ -177,20 +194,18 @@ def begin_or_go_on(path: Path, settings: dict[str, Any]) -> dict[str, Any]:
             "returns": {"cloning": {}, "dagger": {}},
         }
     measured = files.read_json(path)
-    differing = [name for name, value in settings.items() if measured.get(name) != value]
-    if set(differing) - {"labels", "seeds"}:
+    differing = [
+        name
+        for name, value in settings.items()
+        if name not in ("labels", "seeds") and measured.get(name) != value
+    ]
+    if differing:
         raise InvalidInput(
             f"{path} is a measurement with other settings ({', '.join(differing)}); give another "
             "--out"
         )
-    known = [
-        len(by_labels.get(str(count), [])) >= settings["seeds"]
-        for by_labels in measured["returns"].values()
-        for count in settings["labels"]
-    ]
-    if all(known):
-        raise InvalidInput(f"{path} is a complete measurement already; give another --out")
-    return measured | settings
+    labels = sorted({*measured["labels"], *settings["labels"]})
+    return measured | {"labels": labels, "seeds": max(measured["seeds"], settings["seeds"])}
 
 
 def record_steps(
@@ -220,15 +235,14 @@ def first_steps(dataset: Dataset, count: int) -> Dataset:
     )
 
 
-def judge(
-    environment: str,
-    expert: str,
-    demonstrations: Dataset | None,
-    labels: int,
+def train_and_evaluate(
     settings: dict[str, Any],
+    hidden: tuple[int, ...],
+    labels: int,
+    demonstrations: Dataset | None,
     seed: int,
 ) -> list[float]:
-    """The returns of what is learned from demonstrations, or else by DAgger from the expert."""
+    """The returns of the clone of `demonstrations`, or without them of DAgger."""
     gradient_steps = settings["gradient_steps"]
     options: dict[str, Any] = {
         "seed": seed,
@@ -239,18 +253,18 @@ def judge(
         options["out"] = Path(folder) / "run"
         if demonstrations is not None:
             run = train(
-                cloning(gradient_steps),
-                environment,
+                cloning(hidden, gradient_steps),
+                settings["environment"],
                 steps=gradient_steps,
                 dataset=demonstrations,
                 **options,
             )
         else:
             run = train(
-                dagger(gradient_steps, labels),
-                environment,
+                dagger(hidden, gradient_steps, labels),
+                settings["environment"],
                 steps=labels,
-                expert=expert,
+                expert=settings["expert"],
                 num_envs=1,
                 backend="gymnasium",
                 **options,
