@@ -8,8 +8,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from etude.environments.backends.jax_envs import JaxEnvs
-from etude.environments.tasks.tightrope import Tightrope
 from etude.errors import InvalidInput
 from etude.rollout import BoundPolicy
 from etude.studies import error_growth
@@ -35,20 +33,19 @@ def learned(monkeypatch):
 
 
 def test_simulated_costs_are_those_of_the_formulas(learned, tmp_path):
-    """By four standard errors; an error may lead a clone back, which the formula leaves out."""
-    directory, found = measure_error_growth(0.01, 20_000, out=tmp_path / "figure")
+    """By four standard errors. An error that led a clone back would show: at ε = .05 in a third."""
+    directory, found = measure_error_growth(0.05, 4_000, out=tmp_path / "figure")
     for name, cost_of in (("cloning", closed_form), ("dagger", np.multiply)):
         growth = found[name]
-        exact = cost_of(0.01, np.array(HORIZONS))
+        exact = cost_of(0.05, np.array(HORIZONS))
         np.testing.assert_allclose(growth["exact"], exact, rtol=1e-5)
         error = np.array(growth["standard_error"])
         assert (error < 0.1 * exact).all()
-        back = 0.01 / 2 * np.array(HORIZONS) * exact if name == "cloning" else 0
-        assert (np.abs(np.subtract(growth["cost"], exact)) < 4 * error + back).all()
-        assert abs(growth["slope"] - growth["exact_slope"]) < 4 * growth["slope_error"] + 0.1
+        assert (np.abs(np.subtract(growth["cost"], exact)) < 4 * error).all()
+        assert abs(growth["slope"] - growth["exact_slope"]) < 4 * growth["slope_error"]
         assert 0 < growth["slope_error"] < 0.05
     told = json.loads((directory / "error_growth.json").read_text())
-    assert told["episodes"] == 20_000 and {name: told[name] for name in found} == found
+    assert told == found and told["episodes"] == 4_000
     assert found["dagger"]["learned_actions"][0] == BACK_TO_THE_ROPE
     assert Image.open(directory / "error_growth.png").size == (1440, 840)
     with pytest.raises(InvalidInput, match="holds a measurement already; give another --out"):
@@ -56,13 +53,15 @@ def test_simulated_costs_are_those_of_the_formulas(learned, tmp_path):
 
 
 def test_an_error_is_one_of_the_other_actions():
-    places, environment = jnp.ones(2_000, int), JaxEnvs(Tightrope(), 2_000)
+    places = jnp.ones(2_000, int)
     policy = BoundPolicy(lambda place, memory, key: (jnp.full(2_000, 2), memory))
     for error_rate, shares in ((1.0, [0.5, 0.5, 0]), (0.3, [0.15, 0.15, 0.7])):
-        act = with_errors(policy, environment, error_rate).act
+        act = with_errors(policy, 3, jnp.array([0, error_rate, 0])).act
         action, memory = act(places, "memory", jax.random.key(0))
         assert memory == "memory"
         np.testing.assert_allclose(np.bincount(action, minlength=3) / 2_000, shares, atol=0.05)
+        action, _ = act(2 * places, "memory", jax.random.key(0))
+        assert (action == 2).all()  # no error in another place
 
 
 def test_the_slope_is_that_of_a_power():
