@@ -219,7 +219,7 @@ IMITATION = [
         shown=HOPPER._replace(labels=EPISODES, noise=0.1),
     ),
     # every policy without a memory is right half of the time
-    feed_forward("bc", "etude/TMaze-v0", iqm_at_most(0.6), CUE),
+    feed_forward("bc", "etude/TMaze-v0", iqm_at_most(0.65), CUE),
     Row("bc", "etude/TMaze-v0", iqm_at_least(1), shown=CUE),
     *(
         row
@@ -281,7 +281,7 @@ ROWS_WITH_GOALS = [
     Row("ppo", "Hopper-v5", iqm_at_least(2000)),
     Row("ppo", BLIND_CART, iqm_at_least(450)),
     # the same without recurrence, which must fail
-    Row("ppo", "etude/CartPoleWithoutVelocity-v1", iqm_at_most(200), None, *FEED_FORWARD),
+    feed_forward("ppo", BLIND_CART, iqm_at_most(200)),
     Row("ppo", "CartPole-v1", iqm_at_least(490)),
     Row("ppo", "LunarLander-v3", iqm_at_least(200)),
     Row("ppo", "Pendulum-v1", iqm_at_least(-200)),
