@@ -67,5 +67,5 @@ ALGORITHMS = {                  # name: (module, attribute, summary)
     "random": ("etude.algorithms.control.random_policy", "Random",
         "uniformly random actions of every kind; learns nothing"),
     "heuristic": ("etude.algorithms.control.heuristic", "Heuristic",
-        "a controller written by hand: LunarLander and tasks of etude"),
+        "a controller written by hand: LunarLander, CartPole and tasks of etude"),
 }

@@ -96,7 +96,7 @@ def test_goals_are_of_the_same_episode_wherever_the_ring_begins(rollouts, pictur
 
 @jax.jit
 def goals_in(buffer):
-    return gcsl.draw_goals(KEY, buffer, gcsl.count_goals(buffer), 500)
+    return gcsl.draw_last_observations(KEY, buffer, gcsl.count_goals(buffer), 500)
 
 
 def drawn_goals(buffer):

@@ -11,7 +11,6 @@ A person is asked in another way, as in HG-DAgger (Kelly et al., 2019): the lear
 person takes over and gives back. Labels are what the person does while in control, and no others.
 """
 
-import math
 from functools import partial
 from typing import Any, ClassVar
 
@@ -21,8 +20,8 @@ import jax.numpy as jnp
 from etude.algorithms.assumptions import Assumptions
 from etude.algorithms.common import on_policy
 from etude.algorithms.imitation import cloning
-from etude.algorithms.imitation.cloning import LOSS, AnyHead, Cloner, Demonstrations
-from etude.algorithms.imitation.heads.direct import Direct
+from etude.algorithms.imitation.cloning import LOSS, Cloner, Demonstrations
+from etude.algorithms.imitation.cloning_fields import RecurrentFields
 from etude.algorithms.protocol import NOTHING, Component, Outside, algorithm
 from etude.counters import count_up
 from etude.data.dataset import Dataset
@@ -30,12 +29,9 @@ from etude.data.replay import ring_buffer
 from etude.data.replay.ring_buffer import Indices, RingBuffer
 from etude.data.transition import Transition, flatten_time, zeros_like_spec
 from etude.errors import InvalidInput
-from etude.estimators.running_statistics import Normalization
-from etude.nn.custom_torso import TorsoMaker
-from etude.nn.networks import Activation
-from etude.nn.recurrent import GRU, LSTM, Carry, unroll_cell
+from etude.nn.recurrent import Carry, unroll_cell
 from etude.spaces import EnvironmentSpec, executed_action
-from etude.struct import code, nested, replace, static, struct, traced
+from etude.struct import replace, static, struct, traced
 from etude.types import Array, Metrics
 
 
@@ -72,7 +68,7 @@ class DAggerState:
 
 
 @algorithm
-class DAgger:
+class DAgger(RecurrentFields):
     """DAgger for every kind of action space, with any expert.
 
     The expert is queried once for each environment step; a person takes over in a window. It labels
@@ -80,39 +76,10 @@ class DAgger:
     learner is cloned from that first, as by `bc`, before it plays.
     """
 
-    learning_rate: float = traced(1e-3, above=0)
-    """Step size of Adam."""
-    learning_rate_decay: float = traced(math.inf, above=0)
-    """Gradient steps over which the learning rate falls linearly to zero; inf: constant."""
-    weight_decay: float = traced(0.0, at_least=0)
-    """Share of each weight that a gradient step takes away, per unit of the learning rate
-    (AdamW)."""
-    max_gradient_norm: float = traced(math.inf, above=0, infinite=True)
-    """Largest global norm of the gradient; larger gradients are scaled down to it; inf: no clip."""
     beta: float = traced(0.5, at_least=0, at_most=1)
     """β: in round i, counted from 0, the expert acts at a step with probability β^i. The first
     round is the expert's alone, or the dataset; with 0, all others are the learner's, as in the
     paper's experiments. A person takes over instead."""
-    head: AnyHead = nested(Direct())
-    """What is predicted from the features of a state, and by which loss."""
-    hidden: tuple[int, ...] = static((256, 256), at_least=1)
-    """Units of each hidden layer."""
-    activation: Activation = static("relu")
-    """Activation function of the hidden layers."""
-    torso: TorsoMaker | None = code()
-    """Function that makes a network of one's own, in place of the hidden layers: hidden and
-    activation have no effect with it; see `etude.TorsoMaker`."""
-    recurrent: GRU | LSTM | None = nested(None)
-    """Recurrent cell before the hidden layers. Sequences begin with what it remembers of the
-    episode before them, which is computed anew in each round."""
-    sequence_length: int = static(16, at_least=1)
-    """Steps of backpropagation through time, which is truncated there, a divisor of batch_size; no
-    effect with recurrent "none"."""
-    normalize_observation: Normalization | None = nested(Normalization())
-    """Whether observations are normalized to mean 0 and std 1 by the statistics of all labelled
-    states; images are not."""
-    batch_size: int = static(256, at_least=1)
-    """Labelled states in a gradient step."""
     gradient_steps: int = static(1_000, at_least=1)
     """Gradient steps per round."""
     rollout_length: int = static(1_000, at_least=1)
@@ -124,7 +91,6 @@ class DAgger:
     takes: ClassVar[tuple[str, ...]] = ("dataset",)
     reads_next_observations: ClassVar[bool] = False
     takes_interventions: ClassVar[bool] = True
-    state_noise: ClassVar[bool] = False
     chunk: ClassVar[int] = 1
     ema: ClassVar[None] = None
 

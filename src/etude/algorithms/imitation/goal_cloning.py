@@ -8,8 +8,10 @@ to achieve what it achieved at any later step, the last observation included.
 
 A goal environment shows a desired goal, whose place g takes, and what is achieved, which the policy
 does not see: its other entries tell the state. In any other environment a goal is a whole
-observation. The functions read these hyperparameters of `algorithm`, and those of `cloning`:
+observation, and in every one it may be parts of an observation that are named. The functions read
+these hyperparameters of `algorithm`, and those of `cloning`:
 
+    goal         names of the parts of an observation that are the goal
     horizon      whether the policy is told how many steps remain, and out of how many
 """
 
@@ -19,13 +21,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from etude.algorithms.assumptions import Assumptions
 from etude.algorithms.imitation import cloning
 from etude.algorithms.imitation.cloning import Cloner, Demonstrations
 from etude.algorithms.protocol import Component
 from etude.counters import count_back
 from etude.data.transition import Transition
-from etude.environments.goal_spaces import entries_of, goal_distance, goal_space, has_goals
+from etude.environments.goal_spaces import (
+    achieved_goal,
+    entries_of,
+    goal_distance,
+    goal_space,
+    shows_goal,
+)
 from etude.nn.action_masks import mask_space
 from etude.spaces import (
     ACHIEVED_GOAL,
@@ -40,29 +47,39 @@ from etude.struct import replace, static, struct
 from etude.types import Array
 
 REMAINING_STEPS = "remaining_steps"  # an entry of the policy's input, in units of the horizon
-ASSUMPTIONS = Assumptions(action_masks=True, distances=True)
 
 
 @struct
 class GoalInput:
     """The input of a policy with goals, a Dict, as a function of observation and goal.
 
-    In a goal environment it is the observation without "achieved_goal", with the goal as
-    "desired_goal"; in any other the observation and the goal side by side. With a horizon it has
-    the remaining steps, too.
+    Where observations show a goal, it is the observation without "achieved_goal", with the goal as
+    "desired_goal"; elsewhere the observation and the goal side by side. With a horizon it has the
+    remaining steps, too.
     """
 
     observation_space: Space = static()
     horizon: int = static(0)
+    names: tuple[str, ...] = static(())  # the parts of an observation that are the goal
+
+    @property
+    def is_shown(self) -> bool:
+        """Whether observations say which goal is desired."""
+        return shows_goal(self.observation_space, self.names)
+
+    @property
+    def goal_space(self) -> Space:
+        """The space of the goals."""
+        return goal_space(self.observation_space, self.names)
 
     @property
     def space(self) -> Composite:
         """The space of the input."""
-        if has_goals(self.observation_space):
+        if self.is_shown:
             entries = entries_of(self.observation_space)
             entries[DESIRED_GOAL] = entries.pop(ACHIEVED_GOAL)
         else:
-            entries = {"goal": self.observation_space, "observation": self.observation_space}
+            entries = {"goal": self.goal_space, "observation": self.observation_space}
             if (mask := mask_space(self.observation_space)) is not None:
                 entries[ACTION_MASK] = mask
         if self.horizon:
@@ -72,7 +89,7 @@ class GoalInput:
 
     def __call__(self, observation: Any, goal: Any, remaining_steps: Array) -> dict[str, Any]:
         """The input where `goal` is asked for, and is to be achieved in so many steps; [n, ...]."""
-        if has_goals(self.observation_space):
+        if self.is_shown:
             entries = {name: observation[name] for name in observation if name != ACHIEVED_GOAL}
             entries[DESIRED_GOAL] = goal
         else:
@@ -84,19 +101,19 @@ class GoalInput:
         return entries
 
     def achieved_goal(self, observation: Any) -> Any:
-        """The goal that an observation is, or says to be achieved."""
-        return observation[ACHIEVED_GOAL] if has_goals(self.observation_space) else observation
+        """The goal that an observation is, has as a part, or says to be achieved."""
+        return achieved_goal(self.observation_space, observation, self.names)
 
     def desired_goal(self, observation: Any, memory: "GoalMemory") -> Any:
         """The goal to act for: the environment's, or the one drawn for the episode."""
-        return observation[DESIRED_GOAL] if has_goals(self.observation_space) else memory.goal
+        return observation[DESIRED_GOAL] if self.is_shown else memory.goal
 
 
 @struct
 class GoalMemory:
     """What an episode remembers, [env, ...]."""
 
-    goal: Any  # drawn at its start; () in a goal environment, which shows one
+    goal: Any  # drawn at its start; () where observations show one
     step: Array  # int32: steps of the episode so far
 
 
@@ -111,13 +128,13 @@ def get_goal_policy(state: Any) -> Any:
 GOAL_POLICY = Component(
     get_goal_policy,
     cloning.put_cloned_policy,
-    settings=("hidden", "activation", "torso", "normalize_observation", "head", "horizon"),
+    settings=("hidden", "activation", "torso", "normalize_observation", "head", "goal", "horizon"),
 )
 
 
 def init_goal_cloner(algorithm: Any, key: Array, spec: EnvironmentSpec) -> tuple[Cloner, GoalInput]:
     """The initial policy and optimizer state, and the policy's input."""
-    goal_input = GoalInput(spec.observation, algorithm.horizon)
+    goal_input = GoalInput(spec.observation, algorithm.horizon, algorithm.goal)
     cloner = cloning.init_cloner(algorithm, key, replace(spec, observation=goal_input.space))
     return cloner, goal_input
 
@@ -168,7 +185,7 @@ def distance_to_goal(state: Any, memory: GoalMemory, observation: Any) -> dict[s
     goal_input = state.goal_input
     return {
         "distance": goal_distance(
-            goal_space(goal_input.observation_space),
+            goal_input.goal_space,
             goal_input.achieved_goal(observation),
             goal_input.desired_goal(observation, memory),
         )
