@@ -110,28 +110,33 @@ def test_the_loss_is_the_negative_log_likelihood_of_the_experts_actions(space, a
     spec = EnvironmentSpec(Box((3,)), space, 1)
     bc = BC(hidden=(5,), head=Direct(initial_std=0.5))
     dataset = recorded(normal((4, 3)), actions, spec)
-    learner = begun(bc, dataset).learner
-    weights = jax.tree.map(lambda x: x + 0.3 * jax.random.normal(KEY, x.shape), learner.weights)
-    log_std = jnp.full_like(weights.head.log_std, math.log(0.5))
-    weights = replace(weights, head=replace(weights.head, log_std=log_std))
-    policy = replace(learner, weights=weights).policy
     steps = dataset.transitions
-    batch = single_actions(steps)
-    loss_of = lambda weights: cloning.loss(bc, weights, batch, KEY)
-    (loss, (metrics, _)), gradient = jax.jit(jax.value_and_grad(loss_of, has_aux=True))(weights)
-    features, _ = policy.torso(steps.observation)
-    outputs = np.asarray(features @ policy.head.weight.T + policy.head.bias, np.float64)
+
+    @jax.jit
+    def computed(key):
+        learner = init_state(bc, key, spec, Outside(dataset)).learner
+        weights = jax.tree.map(lambda x: x + 0.3 * jax.random.normal(key, x.shape), learner.weights)
+        log_std = jnp.full_like(weights.head.log_std, math.log(0.5))
+        weights = replace(weights, head=replace(weights.head, log_std=log_std))
+        loss_of = lambda weights: cloning.loss(bc, weights, single_actions(steps), key)
+        (loss, (metrics, _)), gradient = jax.value_and_grad(loss_of, has_aux=True)(weights)
+
+        def policy_gradient_loss(policy):
+            return weighted_nll(policy(steps.observation).log_prob(steps.action), jnp.ones(4))
+
+        policy = replace(learner, weights=weights).policy
+        features, _ = policy.torso(steps.observation)
+        return (
+            (loss, metrics["nll"]),
+            (features, policy.head),
+            (replace(learner, weights=gradient).policy, jax.grad(policy_gradient_loss)(policy)),
+        )
+
+    (loss, nll), (features, head), gradients = jax.device_get(computed(KEY))
+    outputs = np.float64(features) @ np.float64(head.weight).T + head.bias
     assert loss == pytest.approx(expected(outputs, np.asarray(steps.action)), rel=1e-5)
-    assert metrics["nll"] == loss
-
-    def policy_gradient_loss(policy):
-        return weighted_nll(policy(steps.observation).log_prob(steps.action), jnp.ones(4))
-
-    jax.tree.map(
-        partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-7),
-        replace(learner, weights=gradient).policy,
-        jax.jit(jax.grad(policy_gradient_loss))(policy),
-    )
+    assert nll == loss
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-7), *gradients)
 
 
 def test_a_gradient_step_is_one_of_adam_with_decayed_weights():
@@ -144,24 +149,31 @@ def test_a_gradient_step_is_one_of_adam_with_decayed_weights():
         learning_rate_decay=10.0,
         normalize_observation=None,
     )
-    state = begun(bc, dataset)
-    batch = single_actions(dataset.transitions)
-    learner = replace(state.learner, steps=jnp.int32(5))  # where half of the learning rate is left
-    after, _, _ = jax.jit(partial(cloning.gradient_step, bc))(learner, batch, KEY)
-    loss_of = lambda weights: cloning.loss(bc, weights, batch, KEY)
-    gradient = jax.jit(jax.grad(loss_of, has_aux=True))(state.learner.weights)[0]
+
+    @jax.jit
+    def step(key):
+        batch = single_actions(dataset.transitions)
+        learner = init_state(bc, key, spec, Outside(dataset)).learner
+        learner = replace(learner, steps=jnp.int32(5))  # where half of the learning rate is left
+        loss_of = lambda weights: cloning.loss(bc, weights, batch, key)[0]
+        after, _, _ = cloning.gradient_step(bc, learner, batch, key)
+        return learner, jax.grad(loss_of)(learner.weights), after
+
+    learner, gradient, after = step(KEY)
 
     def stepped(weight, slope):
         first = slope / (jnp.abs(slope) + 1e-8)  # Adam's first step
         decay = 0.2 * weight if weight.ndim > 1 else 0  # neither of biases nor of deviations
         return weight - 0.05 * (first + decay)
 
-    expected = jax.tree.map(stepped, state.learner.weights, gradient)
+    expected = jax.tree.map(stepped, learner.weights, gradient)
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4), after.weights, expected)
     assert after.steps == 6
 
 
-@pytest.mark.parametrize("space", [ARM, Discrete(3)], ids=["box", "discrete"])
+@pytest.mark.parametrize(
+    "space", [ARM, pytest.param(Discrete(3), marks=pytest.mark.system)], ids=["box", "discrete"]
+)
 def test_a_function_of_the_observation_is_learned(space):
     seen = normal((400, 2))
     actions = (
@@ -233,9 +245,10 @@ def test_images_and_choices_are_not_normalized():
         truncations=[np.zeros(4, bool)],
     )
     bc = BC(hidden=(4,))
-    state = begun(bc, dataset)
-    assert state.learner.observation_statistics == (None, None)
-    given = cloning.normalized(bc, state.learner, dataset.transitions.observation)
+    begin = lambda: init_state(bc, KEY, spec, Outside(dataset))
+    learner = jax.eval_shape(begin).learner
+    assert learner.observation_statistics == (None, None)
+    given = cloning.normalized(bc, learner, dataset.transitions.observation)
     jax.tree.map(np.testing.assert_array_equal, given, dataset.transitions.observation)
 
 
@@ -296,23 +309,33 @@ def test_a_memory_is_that_of_the_whole_episode_wherever_a_sequence_begins(cell):
         gradient_steps=1,
     )
     dataset = recorded(normal((400, 2)), np.zeros(400, np.int64), episodes=2)
-    outside = Outside(dataset)
-    state = init_state(bc, KEY, dataset.spec, outside)
-    update = jax.jit(lambda state, key: bc.update(state, (), key, outside)[0])
-    for i in range(77):  # more than an episode of 200 steps, from a random step on
-        state = update(state, jax.random.fold_in(KEY, i))
-    seen = cloning.normalized(bc, state.learner, dataset.transitions.observation).reshape(2, 200, 2)
-    unroll = jax.jit(lambda torso, seen: torso(seen, (), jnp.zeros((200, 2), bool))[1])
-    carries = unroll(state.learner.policy.torso, jnp.swapaxes(seen, 0, 1))
-    row = np.asarray(state.sequences.readers.row)
-    assert (row % 200 > 4).any()
-    for reader, at in enumerate(row):
-        if at % 200 == 0:
-            continue  # where it begins anew, what it remembers is dropped
-        for told, expected in zip(state.sequences.carry, carries, strict=True):
-            np.testing.assert_allclose(
-                told[reader], expected[at % 200 - 1, at // 200], rtol=1e-4, atol=1e-5
-            )
+    rows = np.array([0, 1, 150, 199, 200, 205])
+
+    @jax.jit
+    def read(dataset, key):
+        outside = Outside(dataset)
+        state = init_state(bc, key, dataset.spec, outside)
+        # more than an episode of 200 steps, from a random step on
+        keys = jax.random.split(key, 77)
+        state, _ = jax.lax.scan(lambda state, k: bc.update(state, (), k, outside), state, keys)
+        seen = cloning.normalized(bc, state.learner, dataset.transitions.observation)
+        seen = jnp.swapaxes(seen.reshape(2, 200, 2), 0, 1)
+        _, carries = state.learner.policy.torso(seen, (), jnp.zeros((200, 2), bool))
+        return state.sequences, bc.carry_before(state.learner, dataset, rows), carries
+
+    sequences, of_rows, carries = jax.device_get(read(dataset, KEY))
+    assert (sequences.readers.row % 200 > 4).any()
+    for before, places in ((sequences.carry, sequences.readers.row), (of_rows, rows)):
+        for told, after in zip(before, carries, strict=True):
+            for carry, row in zip(told, places, strict=True):
+                episode, step = divmod(row, 200)
+                if step:
+                    expected = after[step - 1, episode]
+                elif places is rows:
+                    expected = 0
+                else:
+                    continue  # where a reader begins anew, what it remembers is dropped
+                np.testing.assert_allclose(carry, expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.system
@@ -333,17 +356,18 @@ def test_a_memory_knows_what_was_seen_at_the_first_step_alone():
 
 
 def test_a_policy_that_plays_remembers_through_its_episode():
-    bc = BC(hidden=(6,), recurrent=GRU(5))
     dataset = recorded(normal((20, 2)), np.zeros(20, np.int64))
     spec = replace(dataset.spec, num_envs=3)
-    state = begun(bc, dataset)
-    memory = bc.initial_memory(state, spec, KEY)
-    act = jax.jit(lambda memory: bc.act(state, jnp.ones((3, 2)), memory, KEY, explore=True))
-    _, after = act(memory)
-    assert jax.tree.map(jnp.shape, memory) == jax.tree.map(jnp.shape, after)
-    assert (memory[0] == 0).all() and (after[0] != 0).any()
-    feed_forward = BC(hidden=(6,))
-    assert feed_forward.initial_memory(begun(feed_forward, dataset), spec, KEY) == ()
+
+    def play(bc, key):
+        state = init_state(bc, key, spec, Outside(dataset))
+        memory = bc.initial_memory(state, spec, key)
+        return memory, bc.act(state, jnp.ones((3, 2)), memory, key, explore=True)[1]
+
+    before, after = jax.jit(partial(play, BC(hidden=(6,), recurrent=GRU(5))))(KEY)
+    assert jax.tree.map(jnp.shape, before) == jax.tree.map(jnp.shape, after)
+    assert (before[0] == 0).all() and (after[0] != 0).any()
+    assert jax.eval_shape(partial(play, BC(hidden=(6,))), KEY) == ((), ())
 
 
 # Its place among the others
@@ -355,17 +379,29 @@ def test_reinforcement_begins_with_a_cloned_policy():
         make(hidden=(8,), activation="tanh", normalize_observation=Normalization())
         for make in (BC, PPO)
     )
-    state, _ = cloned(bc, dataset, updates=1)
-    part = bc.components["policy"].get(state)
-    reinforced = put_components(ppo, begun(ppo, dataset), {"policy": part})
-    seen = 3 + normal((8, 2), 1)
-    for key in jax.random.split(KEY, 3):
-        np.testing.assert_array_equal(
-            ppo.act(reinforced, seen, (), key, explore=True)[0],
-            bc.act(state, seen, (), key, explore=True)[0],
+    seen, spec = 3 + normal((8, 2), 1), replace(dataset.spec, num_envs=8)
+
+    @jax.jit
+    def both(key):
+        begin = lambda algorithm: init_state(
+            algorithm, key, spec, Outside(dataset) if algorithm.needs else NOTHING
         )
-    back = bc.components["policy"].put(begun(bc, dataset), ppo.components["policy"].get(reinforced))
-    jax.tree.map(np.testing.assert_array_equal, back.learner.policy, state.learner.policy)
+        state, fresh = begin(bc), begin(bc)
+        weights = jax.tree.map(lambda x: x + 1, state.learner.weights)
+        state = replace(state, learner=replace(state.learner, weights=weights))
+        part = bc.components["policy"].get(state)
+        reinforced = put_components(ppo, begin(ppo), {"policy": part})
+        back = bc.components["policy"].put(fresh, ppo.components["policy"].get(reinforced))
+        actions = [
+            jax.vmap(lambda k, of=of, at=at: of.act(at, seen, (), k, explore=True)[0])(
+                jax.random.split(key, 3)
+            )
+            for of, at in ((ppo, reinforced), (bc, state))
+        ]
+        return actions, (back.learner.policy, state.learner.policy)
+
+    for pair in jax.device_get(both(KEY)):
+        jax.tree.map(np.testing.assert_array_equal, *pair)
 
 
 def test_sequences_that_do_not_fill_a_batch_are_refused():

@@ -70,11 +70,7 @@ class RecurrentFields(CloningFields):
 
 @struct
 class GoalFields(CloningFields):
-    """The fields of those whose policy is told a goal.
-
-    They have no recurrent cell: what it remembers of a step would have been read with another goal
-    than the one that the step has in hindsight.
-    """
+    """The fields of those whose policy is told a goal."""
 
     goal: tuple[str, ...] = static(())
     """Names of the entries of a Dict observation, or indices of the elements of a vector, that are
@@ -87,6 +83,13 @@ class GoalFields(CloningFields):
     chunk: ClassVar[int] = 1
     ema: ClassVar[None] = None
     components: ClassVar[dict[str, Component]] = {"policy": GOAL_POLICY}
+    lacks: ClassVar[dict[str, str]] = {
+        "recurrent": (
+            "the memory before a step would have to be that of an episode with the goal that the "
+            "step has in hindsight, and it was read with another; --frame-stack 4 shows the latest "
+            "observations instead"
+        )
+    }
 
     @property
     def assumes(self) -> Assumptions:
