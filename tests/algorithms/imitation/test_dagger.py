@@ -21,7 +21,7 @@ from etude.environments.backends.jax_envs import JaxEnvs
 from etude.environments.protocol import StepResult
 from etude.errors import InvalidInput
 from etude.nn.recurrent import GRU, LSTM
-from etude.rollout import bind_policy, rollout
+from etude.rollout import bind_policy, init_rollout_state, rollout
 from etude.spaces import Box, Discrete
 from etude.struct import replace, validate
 from etude.training import init_rollout, init_train_state, pure_train
@@ -140,8 +140,20 @@ def test_every_visited_state_has_the_experts_label_whoever_acted():
 
 
 def test_an_expert_with_a_memory_walks_along_the_learners_path():
-    """It counts the steps of the episode, whoever acts; and its label is what is executed first."""
-    _, _, experience = rounds(replace(SMALL, beta=0.0), Counts(), 2)
+    """It counts the steps of the episode, while the learner acts."""
+    outside = asking(Counts())
+
+    @jax.jit
+    def play(key):
+        state = init_state(SMALL, key, ENVIRONMENT.spec, outside)
+        state = replace(state, rounds=jnp.int32(1))
+        alone = replace(SMALL, beta=0.0)
+        policy = bind_policy(alone, state, ENVIRONMENT, explore=True, outside=outside)
+        start = init_rollout_state(ENVIRONMENT, policy, key)
+        return rollout(ENVIRONMENT, policy, start, key, 2 * ROUND)[1]
+
+    experience = play(KEY)
+    assert (experience.action != experience.memory.label).any()
     done = np.asarray(experience.done).reshape(-1, NUM_ENVS)
     label, steps = np.asarray(experience.memory.label).reshape(-1, NUM_ENVS), np.zeros(NUM_ENVS)
     for now, ended in zip(label, done, strict=True):
