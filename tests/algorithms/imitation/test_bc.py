@@ -347,9 +347,11 @@ def test_a_memory_knows_what_was_seen_at_the_first_step_alone():
     seen[:, 0, 0], seen[:, :, 1] = 2 * cue - 1, np.arange(6)
     dataset = recorded(seen.reshape(-1, 2), np.repeat(cue, 6), episodes=40)
     shared = dict(hidden=(16,), batch_size=96, learning_rate=1e-2)
-    bc = BC(recurrent=GRU(16), sequence_length=12, **shared)
+    bc = BC(recurrent=GRU(16), sequence_length=12, validation_share=0.5, **shared)
     _, metrics = cloned(bc, dataset)
     assert metrics["action_error"][-1] < 0.01
+    # of episodes that are held out too, whose sequences begin at any step
+    assert metrics["validation_action_error"][-1] < 0.01
     _, blind = cloned(BC(**shared), dataset)
     # of six steps, five are guessed
     assert blind["action_error"][-1] == pytest.approx(5 / 12, abs=0.1)

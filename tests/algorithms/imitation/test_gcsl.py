@@ -116,6 +116,26 @@ def test_an_episode_is_played_for_where_one_in_the_ring_ended():
     assert len(ends) > 5 and drawn_goals(buffer) == ends
 
 
+@pytest.mark.parametrize("names", [("place",), ("gear", "place")])
+def test_an_episode_is_played_for_named_parts_of_an_observation(names):
+    """By their shapes: the goal in the memory, the distance of it."""
+    space = Composite((Discrete(5), Box((2,))), ("gear", "place"))
+    spec = EnvironmentSpec(space, Discrete(2), 3)
+    method = GCSL(hidden=(4,), goal=names)
+
+    def play(key):
+        state = init_state(method, key, spec)
+        memory = method.initial_memory(state, spec, key)
+        seen = {"gear": jnp.zeros(3, jnp.int32), "place": jnp.zeros((3, 2))}
+        action, after = method.act(state, seen, memory, key, True)
+        return memory, after, action, method.final_measures(state, after, seen)
+
+    memory, after, action, measured = jax.eval_shape(play, KEY)
+    assert memory.goal.keys() == set(names) and memory.goal["place"].shape == (3, 2)
+    assert jax.tree.map(jnp.shape, memory) == jax.tree.map(jnp.shape, after)
+    assert action.shape == measured["distance"].shape == (3,)
+
+
 def test_what_is_stored_is_what_was_executed():
     """A sample of a normal beyond the bounds of a Box is cut to them."""
     step = replace(Lives(0, ENVS, images=False).live(1), memory=GoalMemory((), np.int32([[1, 1]])))
