@@ -3,7 +3,8 @@
 Goals are parts of an observation that are named: entries of a Dict, or elements of a vector. Where
 none are, an observation may show a goal by itself: in a goal environment, as those of
 Gymnasium-Robotics, it is a Dict which says what goal the state achieves and what goal is desired.
-In any other environment the whole observation is what can be asked for.
+In any other environment the whole observation is what can be asked for, but for its action mask,
+which is no state to come to.
 """
 
 from typing import Any
@@ -46,30 +47,55 @@ def goal_space(observation_space: Space, names: tuple[str, ...] = ()) -> Space:
     Args:
         observation_space: the space of observations.
         names: the entries of a Dict, or the indices of the elements of a vector, that are the goal.
-            None: it is "achieved_goal", or a whole observation where there is no such entry.
+            None: it is "achieved_goal", or where there is no such entry a whole observation, but
+            for its action mask.
 
     Raises:
         InvalidInput: for a name that is not there, with those that are.
     """
-    if not names:
-        entries = entries_of(observation_space) if has_goals(observation_space) else {}
-        return entries.get(ACHIEVED_GOAL, observation_space)
-    _check_names(observation_space, names)
-    if isinstance(observation_space, Box):
-        indices = _indices(names)
-        low, high = (tuple(bound[indices].tolist()) for bound in observation_space.bounds)
-        return replace(observation_space, shape=(len(indices),), low=low, high=high)
-    entries, chosen = entries_of(observation_space), tuple(sorted(set(names)))
-    return Composite(tuple(entries[name] for name in chosen), chosen)
+    if shows_goal(observation_space, names):
+        return entries_of(observation_space)[ACHIEVED_GOAL]
+    if names:
+        _check_names(observation_space, names)
+    return part_space(observation_space, names or names_beside_mask(observation_space))
 
 
 def achieved_goal(observation_space: Space, observation: Any, names: tuple[str, ...] = ()) -> Any:
     """The goal that an observation [n, ...] achieves, in the space that `goal_space` returns."""
+    if shows_goal(observation_space, names):
+        return observation[ACHIEVED_GOAL]
+    return part_of(observation_space, observation, names or names_beside_mask(observation_space))
+
+
+def names_beside_mask(space: Space) -> tuple[str, ...]:
+    """The names of the entries of an observation beside its action mask; () if it has none."""
+    if not isinstance(space, Composite) or ACTION_MASK not in (space.names or ()):
+        return ()
+    return tuple(name for name in entries_of(space) if name != ACTION_MASK)
+
+
+def part_space(space: Space, names: tuple[str, ...]) -> Space:
+    """The space of the entries of a Dict, or the elements of a vector, with these names.
+
+    It is the whole space without names.
+    """
     if not names:
-        return observation[ACHIEVED_GOAL] if has_goals(observation_space) else observation
-    if isinstance(observation_space, Box):
-        return observation[..., _indices(names)]
-    return {name: observation[name] for name in names}
+        return space
+    if isinstance(space, Box):
+        indices = _indices(names)
+        low, high = (tuple(bound[indices].tolist()) for bound in space.bounds)
+        return replace(space, shape=(len(indices),), low=low, high=high)
+    entries, chosen = entries_of(space), tuple(sorted(set(names)))
+    return Composite(tuple(entries[name] for name in chosen), chosen)
+
+
+def part_of(space: Space, value: Any, names: tuple[str, ...]) -> Any:
+    """The part of a value [n, ...] of `space` that is in the space of `part_space`."""
+    if not names:
+        return value
+    if isinstance(space, Box):
+        return value[..., _indices(names)]
+    return {name: value[name] for name in names}
 
 
 def entries_of(space: Any) -> dict[str, Space]:
@@ -85,8 +111,8 @@ def has_distance(space: Space) -> bool:
 def goal_distance(space: Space, achieved: Any, desired: Any) -> Array:
     """The Euclidean distance of goals [n, ...] from others, [n], over the Box leaves of a space.
 
-    It is in the units of the observations. What is discrete does not count, nor does an action
-    mask. The space has a Box.
+    Differences are in the units of the observations, which may differ from leaf to leaf. What is
+    discrete does not count, nor does an action mask. The space must have a Box; see `has_distance`.
     """
     leaves = zip(
         _is_measured(space), jax.tree.leaves(achieved), jax.tree.leaves(desired), strict=True

@@ -13,7 +13,12 @@ import scipy.stats
 from etude.algorithms.imitation import cloning
 from etude.algorithms.imitation.bc import BC
 from etude.algorithms.imitation.cloning import Demonstrations
+from etude.algorithms.imitation.heads.autoregressive import Autoregressive
+from etude.algorithms.imitation.heads.deterministic import Deterministic
 from etude.algorithms.imitation.heads.direct import Direct
+from etude.algorithms.imitation.heads.flow import Flow
+from etude.algorithms.imitation.heads.latent import Latent
+from etude.algorithms.imitation.heads.mixture import Mixture
 from etude.algorithms.protocol import NOTHING, Outside, init_state, put_components
 from etude.algorithms.trust_region.ppo import PPO
 from etude.data.dataset import make_dataset
@@ -171,6 +176,18 @@ def test_a_gradient_step_is_one_of_adam_with_decayed_weights():
     assert after.steps == 6
 
 
+def test_of_every_head_weight_matrices_decay_and_standard_deviations_do_not():
+    for head in (Direct(), Deterministic(), Mixture(), Latent(), Autoregressive(), Flow()):
+        network = jax.eval_shape(lambda key, head=head: head.make(key, ARM, 5, 3, "relu"), KEY)
+        arrays = jax.tree_util.tree_leaves_with_path(network)
+        for (path, leaf), decays in zip(
+            arrays, jax.tree.leaves(cloning.decay_mask(network)), strict=True
+        ):
+            name = jax.tree_util.keystr(path[-1:])
+            assert decays == (leaf.ndim > 1 and name != ".log_std"), (head, name)
+            assert name not in (".log_std", ".bias") or not decays
+
+
 @pytest.mark.parametrize(
     "space", [ARM, pytest.param(Discrete(3), marks=pytest.mark.system)], ids=["box", "discrete"]
 )
@@ -287,9 +304,10 @@ def test_what_is_held_out_is_never_learned_and_a_network_that_memorizes_knows_no
 
 
 def test_a_single_episode_cannot_be_held_out():
-    dataset = recorded(normal((4, 2)), np.zeros(4, np.int64))
+    outside = Outside(recorded(normal((4, 2)), np.zeros(4, np.int64)))
     with pytest.raises(InvalidInput, match=r"validation_share is 0.2 .* a single episode"):
-        begun(BC(validation_share=0.2), dataset)
+        BC(validation_share=0.2).check_outside(outside)
+    BC().check_outside(outside)
 
 
 # Memory

@@ -402,7 +402,7 @@ def test_settings_that_do_not_fit_are_refused_and_labels_that_are_dropped_are_to
         validate(DAgger(recurrent=GRU(), batch_size=20))
     assert DAgger(capacity=8_500).remarks(2, 8_000) == ()
     (remark,) = DAgger(capacity=8_500).remarks(2, 10_000)
-    assert "of 10,000 labelled states the latest 8,000 are kept" in remark
+    assert "of 10,000 visited states the latest 8,000 are kept" in remark
     with pytest.raises(InvalidInput, match="capacity 100 cannot hold one rollout of 200"):
         small = replace(SMALL, capacity=100)
         jax.eval_shape(lambda: init_state(small, KEY, ENVIRONMENT.spec, asking(Signs())))

@@ -164,9 +164,18 @@ def test_beside_a_mask_the_policy_sees_it_where_it_reads_it():
     space = GoalInput(masked, 5).space
     assert space.names == ("action_mask", "goal", "observation", "remaining_steps")
     seen = {"action_mask": np.ones((1, 2)), "place": np.zeros((1, 2))}
-    entries = GoalInput(masked, 5)(seen, seen, jnp.float32([9]))
-    assert entries["action_mask"] is seen["action_mask"]
+    place = {"place": seen["place"]}
+    assert GoalInput(masked).achieved_goal(seen) == place
+    entries = GoalInput(masked, 5)(seen, place, jnp.float32([9]))
+    assert entries["action_mask"] is seen["action_mask"] and entries["observation"] == place
+    assert space.parts[1] == space.parts[2] == Composite((SEEN,), ("place",))
     assert entries["remaining_steps"] == 1  # of more steps than the horizon has
+
+
+def test_an_entry_called_as_the_remaining_steps_is_not_written_over():
+    names = ("achieved_goal", "desired_goal", "remaining_steps")
+    with pytest.raises(InvalidInput, match="horizon is 5, and observations have an entry remain"):
+        _ = GoalInput(Composite((SEEN,) * 3, names), 5).space
 
 
 def test_the_policy_is_told_how_many_steps_remain():

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from etude.algorithms.assumptions import Assumptions
 from etude.algorithms.common import on_policy
 from etude.algorithms.imitation import chunks, cloning
-from etude.algorithms.imitation.cloning import LOSS, Cloner, Demonstrations
+from etude.algorithms.imitation.cloning import KEY_OF_LOSS, Cloner, Demonstrations
 from etude.algorithms.imitation.cloning_fields import RecurrentFields
 from etude.algorithms.protocol import Component, Outside, algorithm
 from etude.data import dataset_sampling
@@ -41,7 +41,7 @@ class BCState:
 
 @struct
 class Sequences:
-    """Where a recurrent network reads a dataset, and what it remembers; else empty."""
+    """The next rows that a recurrent network reads, and its carries before; else empty."""
 
     readers: Any = ()  # EpisodeReaders
     carry: Carry = ()  # before the steps that are read next, [reader, ...]
@@ -61,7 +61,7 @@ class BC(RecurrentFields):
     handed on in their place; diffusion gains by it."""
     validation_share: float = static(0.0, at_least=0, at_most=0.9)
     """Share of the episodes that are held out. The metrics of the head, such as validation_nll, are
-    measured on a batch of them in each update; they say little of the return."""
+    measured on a batch of them in each update; small losses there say little of the return."""
 
     plays: ClassVar[bool] = False
     needs: ClassVar[tuple[str, ...]] = ("dataset",)
@@ -75,7 +75,7 @@ class BC(RecurrentFields):
 
     @property
     def assumes(self) -> Assumptions:
-        """A memory stands in for what observations do not tell.
+        """A recurrent policy does without observations that tell the whole state.
 
         A mask says what is legal now, and nothing of the later actions of a chunk.
         """
@@ -93,9 +93,14 @@ class BC(RecurrentFields):
             )
 
     def check_outside(self, outside: Outside) -> None:
-        """Raise InvalidInput where no episode is as long as a chunk."""
+        """Raise InvalidInput where no episode is as long as a chunk, or one alone to be divided."""
         dataset = outside.dataset
         assert dataset is not None  # as `needs` asks for
+        if self.validation_share and dataset.num_episodes == 1:
+            raise InvalidInput(
+                f"validation_share is {self.validation_share} and the dataset has a single "
+                "episode, which is needed to learn from; leave it out, or record another"
+            )
         longest = int(dataset.episode_lengths.max())
         if self.chunk > longest:
             raise InvalidInput(
@@ -111,11 +116,6 @@ class BC(RecurrentFields):
         """Return the initial policy and optimizer state, and the statistics of the dataset."""
         dataset = outside.dataset
         assert dataset is not None  # as `needs` asks for
-        if self.validation_share and dataset.num_episodes == 1:
-            raise InvalidInput(
-                f"validation_share is {self.validation_share} and the dataset has a single "
-                "episode, which is needed to learn from; leave it out, or record another"
-            )
         key_policy, key_held_out, key_sequences = jax.random.split(key, 3)
         is_held_out = dataset_sampling.hold_out(
             key_held_out, dataset.num_episodes, self.validation_share
@@ -159,11 +159,12 @@ class BC(RecurrentFields):
         def step(state, inputs):
             key, rows = inputs
             batch, readers = self.read(state.sequences, ~state.is_held_out, dataset, key, rows)
-            key_loss = jax.random.fold_in(key, LOSS)
+            key_loss = jax.random.fold_in(key, KEY_OF_LOSS)
             learner, metrics, carry = cloning.gradient_step(self, state.learner, batch, key_loss)
             return replace(state, learner=learner, sequences=Sequences(readers, carry)), metrics
 
         keys = jax.random.split(key_steps, self.gradient_steps)
+        # all at once, since inside the loop each draw would cost a step some of its time
         rows = jax.vmap(partial(self.draw_rows, ~state.is_held_out, dataset))(keys)
         state, metrics = jax.lax.scan(step, state, (keys, rows))
         metrics = jax.tree.map(jnp.mean, metrics)

@@ -32,9 +32,9 @@ class CloningFields:
     learning_rate_decay: float = traced(math.inf, above=0)
     """Gradient steps over which the learning rate falls linearly to zero; inf: constant."""
     weight_decay: float = traced(0.0, at_least=0)
-    """Share of each weight that a gradient step takes away, per unit of the learning rate
-    (AdamW)."""
-    max_gradient_norm: float = traced(math.inf, above=0, infinite=True)
+    """Each gradient step multiplies the weight matrices by 1 - learning_rate × weight_decay, but
+    neither biases nor standard deviations (AdamW)."""
+    max_gradient_norm: float = traced(math.inf, above=0)
     """Largest global norm of the gradient; larger gradients are scaled down to it; inf: no clip."""
     head: AnyHead = nested(Direct())
     """What is predicted from the features of a state, and by which loss."""
@@ -53,7 +53,7 @@ class CloningFields:
     gradient_steps: int = static(100, at_least=1)
     """Gradient steps per update."""
 
-    state_noise: ClassVar[bool] = False
+    state_noise: ClassVar[bool] = False  # which a run of PPO with the same policy must have
 
 
 @struct
@@ -76,9 +76,10 @@ class GoalFields(CloningFields):
     """Names of the entries of a Dict observation, or indices of the elements of a vector, that are
     the goal; none: the desired goal, where the environment shows one, else a whole observation."""
     horizon: int = static(0, at_least=0)
-    """Steps of an episode, of which the policy is then told how many remain to achieve the goal; 0:
-    it is not told."""
+    """Steps of the longest episode, of which the policy is then told how many remain to achieve the
+    goal; 0: it is not told."""
 
+    # what `cloning` reads and is no choice here
     recurrent: ClassVar[None] = None
     chunk: ClassVar[int] = 1
     ema: ClassVar[None] = None

@@ -4,7 +4,7 @@
                                     k ~ U{1, ..., T - t}
 
 The steps (sₜ, aₜ) are those of a dataset. Its episodes need not have had a goal in common, or any:
-each shows how to get to where it came.
+each shows how to reach what it reached.
 """
 
 from typing import Any, ClassVar
@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from etude.algorithms.imitation import cloning, goal_cloning
-from etude.algorithms.imitation.cloning import LOSS, Cloner, Demonstrations
+from etude.algorithms.imitation.cloning import Cloner, Demonstrations
 from etude.algorithms.imitation.cloning_fields import GoalFields
 from etude.algorithms.imitation.goal_cloning import GoalInput, GoalMemory
 from etude.algorithms.protocol import Outside, algorithm
@@ -95,21 +95,13 @@ class GCBC(GoalFields):
         assert dataset is not None  # as `needs` asks for
         every_episode = jnp.ones(dataset.num_episodes, bool)
 
-        def step(learner, key):
+        def draw(key):
             key_rows, key_goals = jax.random.split(key)
             rows = dataset_sampling.random_steps(key_rows, dataset, every_episode, self.batch_size)
-            batch = relabel_steps(state.goal_input, key_goals, dataset, rows)
-            key_loss = jax.random.fold_in(key, LOSS)
-            learner, metrics, _ = cloning.gradient_step(self, learner, batch, key_loss)
-            return learner, metrics
+            return relabel_steps(state.goal_input, key_goals, dataset, rows)
 
-        keys = jax.random.split(key, self.gradient_steps)
-        learner, metrics = jax.lax.scan(step, state.learner, keys)
-        metrics = jax.tree.map(jnp.mean, metrics)
-        return replace(state, learner=learner), {
-            **metrics,
-            "updates": jnp.int32(self.gradient_steps),
-        }
+        learner, metrics = cloning.fit(self, state.learner, draw, key)
+        return replace(state, learner=learner), metrics
 
 
 def relabel_steps(
@@ -126,5 +118,8 @@ def relabel_steps(
 
 # Name on the command line: (constructor, description).
 ALGORITHMS = {
-    "gcbc": (GCBC, "goal-conditioned behavior cloning: how a dataset got to where it came")
+    "gcbc": (
+        GCBC,
+        "goal-conditioned behavior cloning: how episodes of a dataset reached what they reached",
+    )
 }

@@ -8,7 +8,7 @@ It is goal-conditioned behavior cloning of its own episodes, again and again: th
 goal, and whatever it achieves instead is a demonstration of how to achieve that. No reward is read.
 
 In a noisy environment the goals that were achieved by luck are imitated as well: the policy learns
-the probability of an action where the goal was achieved, which is not that of the best action.
+p(a|s, g was achieved), which may favor a risky action that was lucky over the best one.
 """
 
 from typing import Any
@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from etude.algorithms.common.exploration import mix_actions
 from etude.algorithms.control.random_policy import Random, RandomState
 from etude.algorithms.imitation import cloning, goal_cloning
-from etude.algorithms.imitation.cloning import LOSS, Cloner, Demonstrations
+from etude.algorithms.imitation.cloning import Cloner, Demonstrations
 from etude.algorithms.imitation.cloning_fields import GoalFields
 from etude.algorithms.imitation.goal_cloning import GoalInput, GoalMemory
 from etude.algorithms.protocol import algorithm
@@ -52,8 +52,8 @@ class GCSL(GoalFields):
     In a goal environment, such as etude/PointRoom-v0, the policy acts for the goal that is desired.
     In any other, a goal is a whole observation, or parts of it that are named, and an episode is
     played for what a random one of the episodes in the buffer achieved at its end; before one has
-    ended, for what any step there achieved. Evaluations report the distance to the goal at the end
-    of an episode, beside the return.
+    ended, for what any step there achieved, or zeros where there is none. Evaluations report the
+    distance to the goal at the end of an episode, beside the return.
 
     By default Box actions are those of a normal distribution. The authors' code cuts each element
     of a Box into three bins, and so can hold several ways to a goal, of which a normal is the mean;
@@ -76,7 +76,7 @@ class GCSL(GoalFields):
     """Steps that are kept; beyond it, the oldest are dropped."""
 
     def remarks(self, num_envs: int, steps: int) -> tuple[str, ...]:
-        """What to know of a buffer that does not hold all steps, and of a play that is random."""
+        """What to know of a buffer that does not hold all steps, and of random actions alone."""
         rollout = self.rollout_length * num_envs
         held = self.capacity // rollout * rollout
         of_buffer = (
@@ -87,7 +87,12 @@ class GCSL(GoalFields):
             f"all {steps:,} steps are random actions (random_steps {self.random_steps:,}), so the "
             "policy never plays for its goals"
         )
-        return (of_buffer,) * (held < steps) + (of_play,) * (self.random_steps >= steps)
+        drops_steps, plays_at_random = held < steps, self.random_steps >= steps
+        return tuple(
+            remark
+            for remark, applies in ((of_buffer, drops_steps), (of_play, plays_at_random))
+            if applies
+        )
 
     def init(self, key: Array, spec: EnvironmentSpec) -> GCSLState:
         """Return the initial policy and optimizer state, and an empty buffer."""
@@ -139,30 +144,22 @@ class GCSL(GoalFields):
         )
         learner = cloning.add_observations(self, state.learner, newest.observation)
 
-        def step(learner, key):
+        def draw(key):
             key_rows, key_goals = jax.random.split(key)
             indices = sample_indices(buffer, key_rows, self.batch_size)
-            batch = relabel_rows(state.goal_input, key_goals, buffer, indices)
-            key_loss = jax.random.fold_in(key, LOSS)
-            learner, metrics, _ = cloning.gradient_step(self, learner, batch, key_loss)
-            return learner, metrics
+            return relabel_rows(state.goal_input, key_goals, buffer, indices)
 
-        learner, metrics = jax.lax.scan(
-            step, learner, jax.random.split(key_steps, self.gradient_steps)
-        )
+        learner, metrics = cloning.fit(self, learner, draw, key_steps)
         steps = count_up(state.steps, experience.reward.size)
         goal_counts = count_goals(buffer) if len(state.goal_counts) else ()
-        return GCSLState(learner, buffer, goal_counts, steps, state.goal_input), {
-            **jax.tree.map(jnp.mean, metrics),
-            "updates": jnp.int32(self.gradient_steps),
-        }
+        return GCSLState(learner, buffer, goal_counts, steps, state.goal_input), metrics
 
 
 def to_stored(experience: Transition, action_space: Any) -> Transition:
     """A rollout as the buffer holds it: the actions as they were executed, and the step as memory.
 
-    A last observation is a goal, whatever ended the episode, so that every end is stored as a
-    truncation, whose next observation the buffer keeps.
+    The last observation of an episode may become a goal, whatever ended it. The buffer keeps it for
+    truncated episodes alone, so every end is stored as a truncation.
     """
     action = executed_action(action_space, experience.action).astype(experience.action.dtype)
     return replace(

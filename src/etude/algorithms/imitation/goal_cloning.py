@@ -4,12 +4,14 @@
                                     k ~ U{1, ..., T - t}
 
 Whatever an episode of T steps was meant to achieve, its action at step t is a demonstration of how
-to achieve what it achieved at any later step, the last observation included.
+to achieve what it achieved at any later step, the last observation included. With a horizon the
+policy is told k as well, π_θ(aₜ|sₜ, g, k). When it plays, k is what is left of the horizon: it is
+asked to be at the goal when the horizon is over, not as soon as it can.
 
-A goal environment shows a desired goal, whose place g takes, and what is achieved, which the policy
-does not see: its other entries tell the state. In any other environment a goal is a whole
-observation, and in every one it may be parts of an observation that are named. The functions read
-these hyperparameters of `algorithm`, and those of `cloning`:
+A goal environment shows the desired goal and the achieved one. In learning g takes the place of the
+desired goal, and the policy never sees the achieved one: other entries tell the state. In any other
+environment a goal is a whole observation, and in every one it may be parts of an observation that
+are named. The functions read these hyperparameters of `algorithm`, and those of `cloning`:
 
     goal         names of the parts of an observation that are the goal
     horizon      whether the policy is told how many steps remain, and out of how many
@@ -31,8 +33,12 @@ from etude.environments.goal_spaces import (
     entries_of,
     goal_distance,
     goal_space,
+    names_beside_mask,
+    part_of,
+    part_space,
     shows_goal,
 )
+from etude.errors import InvalidInput
 from etude.nn.action_masks import mask_space
 from etude.spaces import (
     ACHIEVED_GOAL,
@@ -77,12 +83,20 @@ class GoalInput:
         """The space of the input."""
         if self.is_shown:
             entries = entries_of(self.observation_space)
+            # the goals that it learns with were achieved, so their space is that of those
             entries[DESIRED_GOAL] = entries.pop(ACHIEVED_GOAL)
         else:
-            entries = {"goal": self.goal_space, "observation": self.observation_space}
+            beside_mask = names_beside_mask(self.observation_space)
+            state = part_space(self.observation_space, beside_mask)
+            entries = {"goal": self.goal_space, "observation": state}
             if (mask := mask_space(self.observation_space)) is not None:
                 entries[ACTION_MASK] = mask
         if self.horizon:
+            if REMAINING_STEPS in entries:
+                raise InvalidInput(
+                    f"horizon is {self.horizon}, and observations have an entry {REMAINING_STEPS}, "
+                    "as what the horizon adds would be called; leave horizon out"
+                )
             entries[REMAINING_STEPS] = Box((), low=0.0, high=1.0)
         names = tuple(sorted(entries))
         return Composite(tuple(entries[name] for name in names), names)
@@ -93,7 +107,9 @@ class GoalInput:
             entries = {name: observation[name] for name in observation if name != ACHIEVED_GOAL}
             entries[DESIRED_GOAL] = goal
         else:
-            entries = {"goal": goal, "observation": observation}
+            beside_mask = names_beside_mask(self.observation_space)
+            state = part_of(self.observation_space, observation, beside_mask)
+            entries = {"goal": goal, "observation": state}
             if mask_space(self.observation_space) is not None:
                 entries[ACTION_MASK] = observation[ACTION_MASK]
         if self.horizon:
@@ -120,7 +136,8 @@ class GoalMemory:
 def get_goal_policy(state: Any) -> Any:
     """The weights that act for goals, and the statistics that normalize their input.
 
-    They are no component of algorithms without goals, whose networks have another input.
+    It is a function of its own, since components are the same where `get` is: a run of bc, whose
+    network has another input, cannot start from these.
     """
     return cloning.get_cloned_policy(state)
 
@@ -155,24 +172,28 @@ def act_for_goal(
     remaining_steps = jnp.maximum(algorithm.horizon - memory.step, 1)
     policy_input = state.goal_input(observation, goal, remaining_steps)
     action, _ = cloning.act_as_cloned(algorithm, state.learner, policy_input, (), key, sampled)
+    # it never stands still, for `episode_offsets` finds episodes by steps that follow each other
     return action, replace(memory, step=count_back(memory.step, 1) + 1)
 
 
 def relabel(
-    goal_input: GoalInput, key: Array, num_later: Array, read: Callable[[int | Array], Transition]
+    goal_input: GoalInput,
+    key: Array,
+    steps_left: Array,
+    steps_after: Callable[[int | Array], Transition],
 ) -> Demonstrations:
     """Steps [n] as demonstrations of how to achieve what was achieved later in their episodes.
 
     Args:
         goal_input: the policy's input.
         key: of the goals that are drawn.
-        num_later: int32 [n], the number of steps from each one to the last of its episode, itself
-            included: of the observations that follow it.
-        read: from an offset, or one for each of the n steps, to the steps that are so much later,
-            [n, ...]. It is called with offsets below `num_later`.
+        steps_left: int32 [n], how many steps of the episode are left, the step itself included: as
+            many observations follow it.
+        steps_after: returns the steps [n, ...] that come so many steps after those n. Its argument
+            is one number, or int32 [n], below `steps_left`.
     """
-    offset = jax.random.randint(key, num_later.shape, 0, num_later)
-    step, later_step = read(0), read(offset)
+    offset = jax.random.randint(key, steps_left.shape, 0, steps_left)
+    step, later_step = steps_after(0), steps_after(offset)
     goal = goal_input.achieved_goal(later_step.next_observation)
     return cloning.single_actions(goal_input(step.observation, goal, offset + 1), step.action)
 
