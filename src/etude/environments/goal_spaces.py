@@ -57,14 +57,16 @@ def goal_space(observation_space: Space, names: tuple[str, ...] = ()) -> Space:
         return entries_of(observation_space)[ACHIEVED_GOAL]
     if names:
         _check_names(observation_space, names)
-    return part_space(observation_space, names or names_beside_mask(observation_space))
+    return space_of_named(observation_space, names or names_beside_mask(observation_space))
 
 
 def achieved_goal(observation_space: Space, observation: Any, names: tuple[str, ...] = ()) -> Any:
     """The goal that an observation [n, ...] achieves, in the space that `goal_space` returns."""
     if shows_goal(observation_space, names):
         return observation[ACHIEVED_GOAL]
-    return part_of(observation_space, observation, names or names_beside_mask(observation_space))
+    return value_of_named(
+        observation_space, observation, names or names_beside_mask(observation_space)
+    )
 
 
 def names_beside_mask(space: Space) -> tuple[str, ...]:
@@ -74,7 +76,7 @@ def names_beside_mask(space: Space) -> tuple[str, ...]:
     return tuple(name for name in entries_of(space) if name != ACTION_MASK)
 
 
-def part_space(space: Space, names: tuple[str, ...]) -> Space:
+def space_of_named(space: Space, names: tuple[str, ...]) -> Space:
     """The space of the entries of a Dict, or the elements of a vector, with these names.
 
     It is the whole space without names.
@@ -89,8 +91,8 @@ def part_space(space: Space, names: tuple[str, ...]) -> Space:
     return Composite(tuple(entries[name] for name in chosen), chosen)
 
 
-def part_of(space: Space, value: Any, names: tuple[str, ...]) -> Any:
-    """The part of a value [n, ...] of `space` that is in the space of `part_space`."""
+def value_of_named(space: Space, value: Any, names: tuple[str, ...]) -> Any:
+    """The part of a value [n, ...] of `space` that is in the space of `space_of_named`."""
     if not names:
         return value
     if isinstance(space, Box):

@@ -12,7 +12,7 @@ The functions read these hyperparameters of `algorithm`:
     head, chunk                                                             what is predicted
     ema                                                                     average of the weights
     normalize_observation                                                   input of the policy
-    batch_size, gradient_steps                                              of `fit`
+    gradient_steps                                                          of `fit_policy`
 """
 
 import math
@@ -237,7 +237,7 @@ def act_as_cloned(
     return algorithm.head.act(cloner.acting.head, context, key, explore)[:, 0], carry
 
 
-def fit(
+def fit_policy(
     algorithm: Any, cloner: Cloner, draw: Callable[[Array], Demonstrations], key: Array
 ) -> tuple[Cloner, Metrics]:
     """Take `gradient_steps`, each on the batch that `draw` returns for a key; return metrics too.

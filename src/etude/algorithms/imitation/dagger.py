@@ -283,7 +283,7 @@ class DAgger(RecurrentFields):
             else partial(self.sample_labelled, buffer, labels)
         )
 
-        fitted, metrics = cloning.fit(self, learner, sample, key)
+        fitted, metrics = cloning.fit_policy(self, learner, sample, key)
         if labels is None:
             return fitted, metrics
         has_labels = labels[-1] > 0

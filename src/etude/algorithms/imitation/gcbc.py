@@ -100,7 +100,7 @@ class GCBC(GoalFields):
             rows = dataset_sampling.random_steps(key_rows, dataset, every_episode, self.batch_size)
             return relabel_steps(state.goal_input, key_goals, dataset, rows)
 
-        learner, metrics = cloning.fit(self, state.learner, draw, key)
+        learner, metrics = cloning.fit_policy(self, state.learner, draw, key)
         return replace(state, learner=learner), metrics
 
 

@@ -149,7 +149,7 @@ class GCSL(GoalFields):
             indices = sample_indices(buffer, key_rows, self.batch_size)
             return relabel_rows(state.goal_input, key_goals, buffer, indices)
 
-        learner, metrics = cloning.fit(self, learner, draw, key_steps)
+        learner, metrics = cloning.fit_policy(self, learner, draw, key_steps)
         steps = count_up(state.steps, experience.reward.size)
         goal_counts = count_goals(buffer) if len(state.goal_counts) else ()
         return GCSLState(learner, buffer, goal_counts, steps, state.goal_input), metrics

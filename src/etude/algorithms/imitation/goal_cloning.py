@@ -34,9 +34,9 @@ from etude.environments.goal_spaces import (
     goal_distance,
     goal_space,
     names_beside_mask,
-    part_of,
-    part_space,
     shows_goal,
+    space_of_named,
+    value_of_named,
 )
 from etude.errors import InvalidInput
 from etude.nn.action_masks import mask_space
@@ -87,7 +87,7 @@ class GoalInput:
             entries[DESIRED_GOAL] = entries.pop(ACHIEVED_GOAL)
         else:
             beside_mask = names_beside_mask(self.observation_space)
-            state = part_space(self.observation_space, beside_mask)
+            state = space_of_named(self.observation_space, beside_mask)
             entries = {"goal": self.goal_space, "observation": state}
             if (mask := mask_space(self.observation_space)) is not None:
                 entries[ACTION_MASK] = mask
@@ -108,7 +108,7 @@ class GoalInput:
             entries[DESIRED_GOAL] = goal
         else:
             beside_mask = names_beside_mask(self.observation_space)
-            state = part_of(self.observation_space, observation, beside_mask)
+            state = value_of_named(self.observation_space, observation, beside_mask)
             entries = {"goal": goal, "observation": state}
             if mask_space(self.observation_space) is not None:
                 entries[ACTION_MASK] = observation[ACTION_MASK]
