@@ -92,7 +92,7 @@ def normal(shape, seed=0):
             np.clip(normal((4, 2), 1), -1, 1),
             lambda out, a: -scipy.stats.norm.logpdf(a, out, 0.5).sum(-1).mean(),
         ),
-        (
+        pytest.param(
             MultiDiscrete((2, 3), (0, 0), (2,)),
             np.array([[0, 2], [1, 0], [1, 1], [0, 0]]),
             lambda out, a: (
@@ -101,11 +101,13 @@ def normal(shape, seed=0):
                     + scipy.special.log_softmax(out[:, 2:], -1)[np.arange(4), a[:, 1]]
                 ).mean()
             ),
+            marks=pytest.mark.system,
         ),
-        (
+        pytest.param(
             MultiBinary((2,)),
             np.array([[0, 1], [1, 1], [0, 0], [1, 0]], np.int8),
             lambda out, a: np.log1p(np.exp(-(2.0 * a - 1) * out)).sum(-1).mean(),
+            marks=pytest.mark.system,
         ),
     ],
     ids=["discrete", "box", "multidiscrete", "multibinary"],
@@ -188,9 +190,8 @@ def test_of_every_head_weight_matrices_decay_and_standard_deviations_do_not():
             assert name not in (".log_std", ".bias") or not decays
 
 
-@pytest.mark.parametrize(
-    "space", [ARM, pytest.param(Discrete(3), marks=pytest.mark.system)], ids=["box", "discrete"]
-)
+@pytest.mark.system
+@pytest.mark.parametrize("space", [ARM, Discrete(3)], ids=["box", "discrete"])
 def test_a_function_of_the_observation_is_learned(space):
     seen = normal((400, 2))
     actions = (
