@@ -49,10 +49,11 @@ way, with the same settings.
 bc and dagger imitate an expert, which is a heuristic or one run of a preset with the seed 0: sac
 with 100,000 steps on HalfCheetah, ppo on Hopper. Its mean return over 100 episodes stands in the
 column of the bar. bc learns from the first 2,000 steps of its episodes on MuJoCo's environments,
-and from 5,000 on the landers; its own steps are gradient steps. *first-round* is what dagger has
-after its first round, 1,000 labels and as many gradient steps. *noise*: normal noise of standard
-deviation 0.1 in what was executed while the steps were recorded, `etude record --noise 0.1`. All
-seeds of a row have the same expert, and the same steps of it.
+from 5,000 on the landers, 1,100 in the T-maze and 10,000 on the cart-pole without velocities, whose
+presets have a memory that *feed-forward* is without; its own steps are gradient steps.
+*first-round* is what dagger has after its first round, 1,000 labels and as many gradient steps.
+*noise*: normal noise of standard deviation 0.1 in what was executed while the steps were recorded,
+`etude record --noise 0.1`. All seeds of a row have the same expert, and the same steps of it.
 """
 REMARKS = {  # on rows that miss their bar
     "rainbow-LunarLander-v3": "one seed of five learns to hover and never lands; at a discount of "

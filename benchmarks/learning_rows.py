@@ -147,7 +147,8 @@ HINDSIGHT = [
     ("ddpg", "etude/PointRoomContinuous-v0"),
 ]
 # what learns with a memory where velocities are hidden, and must not without
-MEMORY = [("dqn", "etude/CartPoleWithoutVelocity-v1"), ("sac", "etude/PendulumWithoutVelocity-v1")]
+BLIND_CART = "etude/CartPoleWithoutVelocity-v1"
+MEMORY = [("dqn", BLIND_CART), ("sac", "etude/PendulumWithoutVelocity-v1")]
 # presets with the torso of examples/simba.py in place of their hidden layers
 SIMBA = [("sac", "Pendulum-v1"), ("ppo", "LunarLander-v3")]
 # rainbow is to learn from fewer steps than plain double DQN; what decays, decays over the budget
@@ -170,10 +171,20 @@ def rainbow(steps: int) -> Row:
     return Row("rainbow", "LunarLander-v3", goal, steps=steps, fields=decays)
 
 
+def feed_forward(
+    algorithm: str, environment: str, goal: Goal | None = None, shown: Shown | None = None
+) -> Row:
+    """A preset with a memory, without it."""
+    without = (("recurrent", None),)
+    return Row(algorithm, environment, goal, setting="feed-forward", fields=without, shown=shown)
+
+
 LANDERS = ("LunarLander-v3", "LunarLanderContinuous-v3")
 # runs that show what is cloned on MuJoCo's environments: one seed of each
 CHEETAH, HOPPER = Shown("sac", 100_000), Shown("ppo")
 EPISODES = 2_000  # labels: two whole episodes of HalfCheetah, and at least as many of Hopper
+# a memory in an expert who needs one, and whether its clones have one
+CUE, VELOCITIES = Shown("heuristic", labels=1_100), Shown("heuristic", labels=10_000)
 FIRST_ROUND = ("first-round", (("gradient_steps", 100), ("learning_rate_decay", 1_000.0)))
 IMITATORS = ("bc", "dagger")  # whose rows say who shows them what to do
 IMITATION = [
@@ -207,6 +218,17 @@ IMITATION = [
         setting="noise",
         shown=HOPPER._replace(labels=EPISODES, noise=0.1),
     ),
+    # every policy without a memory is right half of the time
+    feed_forward("bc", "etude/TMaze-v0", iqm_at_most(0.65), CUE),
+    Row("bc", "etude/TMaze-v0", iqm_at_least(1), shown=CUE),
+    *(
+        row
+        for algorithm, shown in (("bc", VELOCITIES), ("dagger", Shown("heuristic")))
+        for row in (
+            feed_forward(algorithm, BLIND_CART, iqm_at_most(200), shown),
+            Row(algorithm, BLIND_CART, iqm_at_least(450), shown=shown),
+        )
+    ),
 ]
 SB3_TRPO = Row("trpo", "LunarLanderContinuous-v3", library="sb3-contrib")
 ROWS_WITH_GOALS = [
@@ -219,8 +241,8 @@ ROWS_WITH_GOALS = [
     # the notebook of GCSL ends at 0.100, and is at 0.7 with goals from other episodes
     Row("gcsl", "etude/PointRoom-v0", distance_at_most(0.12)),
     Row("gcsl", "etude/PointRoomContinuous-v0", distance_at_most(0.12)),
-    *(Row(*pair, setting="feed-forward", fields=(("recurrent", None),)) for pair in MEMORY),
-    *(Row(*pair, interval_above(Row(*pair, setting="feed-forward").name)) for pair in MEMORY),
+    *(feed_forward(*pair) for pair in MEMORY),
+    *(Row(*pair, interval_above(feed_forward(*pair).name)) for pair in MEMORY),
     *(Row(*pair, setting="simba", fields=(("torso", SimBa),)) for pair in SIMBA),
     Row("dqn", "CartPole-v1", four_of_five_seeds(475)),
     Row("dqn", "Acrobot-v1", iqm_at_least(-85)),
@@ -257,15 +279,9 @@ ROWS_WITH_GOALS = [
     Row("natural-gradient", "InvertedPendulum-v5", iqm_at_least(990)),
     Row("ppo", "HalfCheetah-v5", iqm_at_least(1500)),
     Row("ppo", "Hopper-v5", iqm_at_least(2000)),
-    Row("ppo", "etude/CartPoleWithoutVelocity-v1", iqm_at_least(450)),
+    Row("ppo", BLIND_CART, iqm_at_least(450)),
     # the same without recurrence, which must fail
-    Row(
-        "ppo",
-        "etude/CartPoleWithoutVelocity-v1",
-        iqm_at_most(200),
-        setting="feed-forward",
-        fields=(("recurrent", None),),
-    ),
+    feed_forward("ppo", BLIND_CART, iqm_at_most(200)),
     Row("ppo", "CartPole-v1", iqm_at_least(490)),
     Row("ppo", "LunarLander-v3", iqm_at_least(200)),
     Row("ppo", "Pendulum-v1", iqm_at_least(-200)),

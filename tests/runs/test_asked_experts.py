@@ -212,7 +212,11 @@ def test_a_file_names_no_code_to_import(tmp_path):
         ("ppo", {"expert": "random"}, "expert is random, and ppo takes none; leave it out, or rec"),
         ("dagger", {"expert": "ppo"}, "expert is ppo, which has to learn before it can act"),
         ("dagger", {"expert": "nobody"}, "no expert is called 'nobody'"),
-        ("dagger", {"expert": "heuristic"}, "there is no heuristic for 'CartPole-v1'"),
+        (
+            "dagger",
+            {"expert": "heuristic", "frame_stack": 2},
+            "the heuristic for 'CartPole-v1' reads",
+        ),
         ("dagger", {"dataset": "x.npz"}, "dagger needs an expert; give one with --expert"),
         ("dagger", {"expert": "random", "dataset": "x.npz"}, "x.npz cannot be read"),
     ],

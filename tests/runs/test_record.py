@@ -452,8 +452,8 @@ class Unplayed(Endless):
             "there is no heuristic for an environment without an id; there is one for LunarLander-",
         ),
         (
-            dict(environment="CartPole-v1", expert="heuristic"),
-            "there is no heuristic for 'CartPole-v1'; there is one for LunarLander-v3, ",
+            dict(environment="Acrobot-v1", expert="heuristic"),
+            "there is no heuristic for 'Acrobot-v1'; there is one for LunarLander-v3, ",
         ),
         (dict(expert=Endless), "expert is the class Endless; give a function of one observation"),
         (dict(expert="there.npz"), "there.npz is not a run"),

@@ -49,9 +49,10 @@ ALGORITHMS = {                  # name: (module, attribute, summary)
     "bc": ("etude.algorithms.imitation.bc", "BC",
         "behavior cloning: every kind of action, from a dataset"),
     "dagger": ("etude.algorithms.imitation.dagger", "DAgger",
-        "dataset aggregation: an expert labels what the learner gets into"),
+        "dataset aggregation: an expert labels the states that the learner visits"),
     "gcbc": ("etude.algorithms.imitation.gcbc", "GCBC",
-        "goal-conditioned behavior cloning: how a dataset got to where it came"),
+        "goal-conditioned behavior cloning: how episodes of a dataset reached what they "
+        "reached"),
     "gcsl": ("etude.algorithms.imitation.gcsl", "GCSL",
         "goal-conditioned supervised learning: its own play, cloned in hindsight"),
     "airl": ("etude.algorithms.imitation.gail", "AIRL",
@@ -67,5 +68,5 @@ ALGORITHMS = {                  # name: (module, attribute, summary)
     "random": ("etude.algorithms.control.random_policy", "Random",
         "uniformly random actions of every kind; learns nothing"),
     "heuristic": ("etude.algorithms.control.heuristic", "Heuristic",
-        "a controller written by hand: LunarLander and tasks of etude"),
+        "a controller written by hand: LunarLander, CartPole and tasks of etude"),
 }

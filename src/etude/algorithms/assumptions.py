@@ -4,7 +4,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from etude.environments.goal_spaces import entries_of, goal_space, has_distance, has_goals
+from etude.environments.goal_spaces import entries_of, goal_space, has_distance, shows_goal
 from etude.errors import InvalidInput
 from etude.nn.action_masks import check_mask, mask_space, space_beside_mask
 from etude.spaces import (
@@ -43,6 +43,7 @@ class Assumptions(NamedTuple):
     action_masks: bool = False  # it never chooses, nor values, what an observation's mask forbids
     goals: bool = False  # observations are a Dict with the keys desired_goal and achieved_goal
     distances: bool = False  # goals have a Box, in which the distance to them is measured
+    goal: tuple[str, ...] = ()  # the parts of an observation that are the goal, if they are named
 
 
 def check_spaces(assumptions: Assumptions, spec: EnvironmentSpec, name: str) -> None:
@@ -75,7 +76,9 @@ def check_spaces(assumptions: Assumptions, spec: EnvironmentSpec, name: str) -> 
             f"{ACHIEVED_GOAL}, of vectors of floats of one shape, and in this environment "
             f"{objection}; wrap it, or choose a goal environment, such as etude/PointRoom-v0"
         )
-    if assumptions.distances and (objection := _objection_to_distances(spec.observation)):
+    if assumptions.distances and (
+        objection := _objection_to_distances(spec.observation, assumptions.goal)
+    ):
         raise InvalidInput(
             f"{subject} measures the distance to a goal, over the parts of it that are a Box, and "
             f"in this environment {objection}; wrap it, or choose a goal environment, such as "
@@ -116,10 +119,10 @@ def _objection_to_goals(observation: Space) -> str:
     return ""
 
 
-def _objection_to_distances(observation: Space) -> str:
+def _objection_to_distances(observation: Space, names: tuple[str, ...]) -> str:
     """Say what keeps a distance between goals of an environment from being measured, else ""."""
-    goal = goal_space(observation)
-    if has_goals(observation):
+    goal = goal_space(observation, names)
+    if shows_goal(observation, names):
         entries = entries_of(observation)
         if _shapes(desired := entries[DESIRED_GOAL]) != _shapes(goal):
             return f"{DESIRED_GOAL} is {desired} and {ACHIEVED_GOAL} {goal}"

@@ -126,6 +126,7 @@ class Algorithm(Policy, Protocol):
     takes_interventions: bool  # whether its expert may be one that has control only now and then
     default_num_envs: int  # parallel environments, where a run does not say how many
     components: Mapping[str, Component]  # parts that runs can start from another with, by name
+    lacks: Mapping[str, str]  # hyperparameters that others of its kind have, and why it has not
 
     def init(self, key: Array, spec: EnvironmentSpec) -> Any:
         """The state before training: parameters, optimizer, replay buffer.
@@ -250,6 +251,7 @@ DEFAULTS = {
     "assumes": Assumptions(),
     "default_num_envs": 1,
     "components": MappingProxyType({}),
+    "lacks": MappingProxyType({}),
 }
 
 

@@ -53,6 +53,12 @@ def steps_to_end(dataset: Dataset, rows: Array) -> Array:
     return ends[jnp.searchsorted(ends, rows, side="right")] - rows
 
 
+def steps_from_start(dataset: Dataset, rows: Array) -> Array:
+    """The number of steps of their episodes before those at `rows`, int32 [n]."""
+    starts = episode_starts(dataset)
+    return rows - starts[jnp.searchsorted(starts, rows, side="right") - 1]
+
+
 def random_starts(key: Array, dataset: Dataset, is_among: Array, shape: tuple[int, ...]) -> Array:
     """First rows of episodes drawn with replacement from those in `is_among`, int32 [*shape]."""
     ends = is_among.astype(jnp.int32).cumsum()

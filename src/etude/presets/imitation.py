@@ -9,6 +9,7 @@ from etude.algorithms.imitation.dagger import DAgger
 from etude.algorithms.imitation.gail import GAIL
 from etude.algorithms.imitation.gcsl import GCSL
 from etude.algorithms.trust_region.ppo import PPO
+from etude.nn.recurrent import GRU
 from etude.presets.preset import Preset, Presets
 
 PRESETS: Presets = {
@@ -34,6 +35,14 @@ PRESETS: Presets = {
     # ten rounds of 1,000 labels and 1,000 gradient steps, as in the homework of the course (CS 285,
     # 2023), with the network of the others
     ("dagger", "Hopper-v5"): Preset(DAgger(beta=0.0, learning_rate_decay=10_000.0), 1, 10_000),
+    # a memory, of a cue that is seen at the first step alone, or in place of velocities
+    ("bc", "etude/TMaze-v0"): Preset(BC(recurrent=GRU(), hidden=(64, 64)), 1, 1_000),
+    ("bc", "etude/CartPoleWithoutVelocity-v1"): Preset(
+        BC(recurrent=GRU(), hidden=(64, 64), learning_rate_decay=3_000.0), 1, 3_000
+    ),
+    ("dagger", "etude/CartPoleWithoutVelocity-v1"): Preset(
+        DAgger(beta=0.0, recurrent=GRU(), hidden=(64, 64), learning_rate_decay=10_000.0), 1, 10_000
+    ),
     # The entropy bonus keeps the policy from certainty before the discriminator tells good from
     # bad; the budget is twice what five of five seeds needed to balance for 500 steps.
     ("gail", "CartPole-v1"): Preset(GAIL(agent=PPO(entropy_coefficient=0.01)), 8, 300_000),

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from etude.algorithms.control.heuristic import HEURISTICS, Heuristic
+from etude.algorithms.control.heuristic import HEURISTICS, Heuristic, HeuristicState
 from etude.environments import make
 from etude.errors import InvalidInput
 from etude.rollout import bind_policy, evaluate
@@ -16,6 +16,7 @@ from etude.runs.train import resolve_settings
 from etude.spaces import Box, Discrete, EnvironmentSpec, to_environment_action
 
 LANDERS = ["LunarLander-v3", "LunarLanderContinuous-v3"]
+CARTS = ["CartPole-v1", "etude/CartPoleWithoutVelocity-v1"]
 every_lander = pytest.mark.parametrize("name", LANDERS)
 
 
@@ -89,7 +90,34 @@ def test_it_lands(name):
     assert returns.mean() > 200
 
 
-@pytest.mark.parametrize("name, told", [("CartPole-v1", "'CartPole-v1'"), ("", "without an id")])
+def test_a_pole_is_balanced_with_velocities_and_with_a_memory_in_their_place():
+    """For 500 steps in every episode; and what is remembered gives the actions of the velocities,
+    but for the first step, at which there are none."""
+    controllers = {name: HEURISTICS[name] for name in CARTS}
+    carts = {name: make(name, 20, "jax") for name in CARTS}
+
+    @jax.jit
+    def play(key):
+        heuristic, returns = Heuristic(), []
+        for name, cart in carts.items():
+            policy = bind_policy(heuristic, HeuristicState(controllers[name]), cart)
+            returns.append(evaluate(cart, policy, key, 20)[0])
+        return returns
+
+    np.testing.assert_array_equal(play(jax.random.key(0)), 500)
+    rng = np.random.default_rng(0)
+    before, velocity = rng.normal(size=(2, 100, 2)).astype(np.float32)
+    after = before + 0.02 * velocity
+    told = np.stack([after[:, 0], velocity[:, 0], after[:, 1], velocity[:, 1]], 1)
+    remembering = controllers[CARTS[1]]
+    action, memory = remembering.act(after, before)
+    np.testing.assert_array_equal(action, told @ [0.1, 0.2, 3, 1] > 0)
+    np.testing.assert_array_equal(memory, after)
+    first, _ = remembering.act(after, remembering.initial_memory(100, None))
+    np.testing.assert_array_equal(first, after @ [0.1, 3] > 0)
+
+
+@pytest.mark.parametrize("name, told", [("Acrobot-v1", "'Acrobot-v1'"), ("", "without an id")])
 def test_an_environment_without_a_heuristic_is_refused(name, told):
     spec = EnvironmentSpec(Box((8,)), Discrete(4), 1, name)
     with pytest.raises(

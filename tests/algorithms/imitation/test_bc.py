@@ -13,7 +13,12 @@ import scipy.stats
 from etude.algorithms.imitation import cloning
 from etude.algorithms.imitation.bc import BC
 from etude.algorithms.imitation.cloning import Demonstrations
+from etude.algorithms.imitation.heads.autoregressive import Autoregressive
+from etude.algorithms.imitation.heads.deterministic import Deterministic
 from etude.algorithms.imitation.heads.direct import Direct
+from etude.algorithms.imitation.heads.flow import Flow
+from etude.algorithms.imitation.heads.latent import Latent
+from etude.algorithms.imitation.heads.mixture import Mixture
 from etude.algorithms.protocol import NOTHING, Outside, init_state, put_components
 from etude.algorithms.trust_region.ppo import PPO
 from etude.data.dataset import make_dataset
@@ -87,7 +92,7 @@ def normal(shape, seed=0):
             np.clip(normal((4, 2), 1), -1, 1),
             lambda out, a: -scipy.stats.norm.logpdf(a, out, 0.5).sum(-1).mean(),
         ),
-        (
+        pytest.param(
             MultiDiscrete((2, 3), (0, 0), (2,)),
             np.array([[0, 2], [1, 0], [1, 1], [0, 0]]),
             lambda out, a: (
@@ -96,11 +101,13 @@ def normal(shape, seed=0):
                     + scipy.special.log_softmax(out[:, 2:], -1)[np.arange(4), a[:, 1]]
                 ).mean()
             ),
+            marks=pytest.mark.system,
         ),
-        (
+        pytest.param(
             MultiBinary((2,)),
             np.array([[0, 1], [1, 1], [0, 0], [1, 0]], np.int8),
             lambda out, a: np.log1p(np.exp(-(2.0 * a - 1) * out)).sum(-1).mean(),
+            marks=pytest.mark.system,
         ),
     ],
     ids=["discrete", "box", "multidiscrete", "multibinary"],
@@ -110,28 +117,33 @@ def test_the_loss_is_the_negative_log_likelihood_of_the_experts_actions(space, a
     spec = EnvironmentSpec(Box((3,)), space, 1)
     bc = BC(hidden=(5,), head=Direct(initial_std=0.5))
     dataset = recorded(normal((4, 3)), actions, spec)
-    learner = begun(bc, dataset).learner
-    weights = jax.tree.map(lambda x: x + 0.3 * jax.random.normal(KEY, x.shape), learner.weights)
-    log_std = jnp.full_like(weights.head.log_std, math.log(0.5))
-    weights = replace(weights, head=replace(weights.head, log_std=log_std))
-    policy = replace(learner, weights=weights).policy
     steps = dataset.transitions
-    batch = single_actions(steps)
-    loss_of = lambda weights: cloning.loss(bc, weights, batch, KEY)
-    (loss, (metrics, _)), gradient = jax.jit(jax.value_and_grad(loss_of, has_aux=True))(weights)
-    features, _ = policy.torso(steps.observation)
-    outputs = np.asarray(features @ policy.head.weight.T + policy.head.bias, np.float64)
+
+    @jax.jit
+    def computed(key):
+        learner = init_state(bc, key, spec, Outside(dataset)).learner
+        weights = jax.tree.map(lambda x: x + 0.3 * jax.random.normal(key, x.shape), learner.weights)
+        log_std = jnp.full_like(weights.head.log_std, math.log(0.5))
+        weights = replace(weights, head=replace(weights.head, log_std=log_std))
+        loss_of = lambda weights: cloning.loss(bc, weights, single_actions(steps), key)
+        (loss, (metrics, _)), gradient = jax.value_and_grad(loss_of, has_aux=True)(weights)
+
+        def policy_gradient_loss(policy):
+            return weighted_nll(policy(steps.observation).log_prob(steps.action), jnp.ones(4))
+
+        policy = replace(learner, weights=weights).policy
+        features, _ = policy.torso(steps.observation)
+        return (
+            (loss, metrics["nll"]),
+            (features, policy.head),
+            (replace(learner, weights=gradient).policy, jax.grad(policy_gradient_loss)(policy)),
+        )
+
+    (loss, nll), (features, head), gradients = jax.device_get(computed(KEY))
+    outputs = np.float64(features) @ np.float64(head.weight).T + head.bias
     assert loss == pytest.approx(expected(outputs, np.asarray(steps.action)), rel=1e-5)
-    assert metrics["nll"] == loss
-
-    def policy_gradient_loss(policy):
-        return weighted_nll(policy(steps.observation).log_prob(steps.action), jnp.ones(4))
-
-    jax.tree.map(
-        partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-7),
-        replace(learner, weights=gradient).policy,
-        jax.jit(jax.grad(policy_gradient_loss))(policy),
-    )
+    assert nll == loss
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-7), *gradients)
 
 
 def test_a_gradient_step_is_one_of_adam_with_decayed_weights():
@@ -144,23 +156,41 @@ def test_a_gradient_step_is_one_of_adam_with_decayed_weights():
         learning_rate_decay=10.0,
         normalize_observation=None,
     )
-    state = begun(bc, dataset)
-    batch = single_actions(dataset.transitions)
-    learner = replace(state.learner, steps=jnp.int32(5))  # where half of the learning rate is left
-    after, _, _ = jax.jit(partial(cloning.gradient_step, bc))(learner, batch, KEY)
-    loss_of = lambda weights: cloning.loss(bc, weights, batch, KEY)
-    gradient = jax.jit(jax.grad(loss_of, has_aux=True))(state.learner.weights)[0]
+
+    @jax.jit
+    def step(key):
+        batch = single_actions(dataset.transitions)
+        learner = init_state(bc, key, spec, Outside(dataset)).learner
+        learner = replace(learner, steps=jnp.int32(5))  # where half of the learning rate is left
+        loss_of = lambda weights: cloning.loss(bc, weights, batch, key)[0]
+        after, _, _ = cloning.gradient_step(bc, learner, batch, key)
+        return learner, jax.grad(loss_of)(learner.weights), after
+
+    learner, gradient, after = step(KEY)
 
     def stepped(weight, slope):
         first = slope / (jnp.abs(slope) + 1e-8)  # Adam's first step
         decay = 0.2 * weight if weight.ndim > 1 else 0  # neither of biases nor of deviations
         return weight - 0.05 * (first + decay)
 
-    expected = jax.tree.map(stepped, state.learner.weights, gradient)
+    expected = jax.tree.map(stepped, learner.weights, gradient)
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4), after.weights, expected)
     assert after.steps == 6
 
 
+def test_of_every_head_weight_matrices_decay_and_standard_deviations_do_not():
+    for head in (Direct(), Deterministic(), Mixture(), Latent(), Autoregressive(), Flow()):
+        network = jax.eval_shape(lambda key, head=head: head.make(key, ARM, 5, 3, "relu"), KEY)
+        arrays = jax.tree_util.tree_leaves_with_path(network)
+        for (path, leaf), decays in zip(
+            arrays, jax.tree.leaves(cloning.decay_mask(network)), strict=True
+        ):
+            name = jax.tree_util.keystr(path[-1:])
+            assert decays == (leaf.ndim > 1 and name != ".log_std"), (head, name)
+            assert name not in (".log_std", ".bias") or not decays
+
+
+@pytest.mark.system
 @pytest.mark.parametrize("space", [ARM, Discrete(3)], ids=["box", "discrete"])
 def test_a_function_of_the_observation_is_learned(space):
     seen = normal((400, 2))
@@ -233,9 +263,10 @@ def test_images_and_choices_are_not_normalized():
         truncations=[np.zeros(4, bool)],
     )
     bc = BC(hidden=(4,))
-    state = begun(bc, dataset)
-    assert state.learner.observation_statistics == (None, None)
-    given = cloning.normalized(bc, state.learner, dataset.transitions.observation)
+    begin = lambda: init_state(bc, KEY, spec, Outside(dataset))
+    learner = jax.eval_shape(begin).learner
+    assert learner.observation_statistics == (None, None)
+    given = cloning.normalized(bc, learner, dataset.transitions.observation)
     jax.tree.map(np.testing.assert_array_equal, given, dataset.transitions.observation)
 
 
@@ -274,9 +305,10 @@ def test_what_is_held_out_is_never_learned_and_a_network_that_memorizes_knows_no
 
 
 def test_a_single_episode_cannot_be_held_out():
-    dataset = recorded(normal((4, 2)), np.zeros(4, np.int64))
+    outside = Outside(recorded(normal((4, 2)), np.zeros(4, np.int64)))
     with pytest.raises(InvalidInput, match=r"validation_share is 0.2 .* a single episode"):
-        begun(BC(validation_share=0.2), dataset)
+        BC(validation_share=0.2).check_outside(outside)
+    BC().check_outside(outside)
 
 
 # Memory
@@ -296,23 +328,33 @@ def test_a_memory_is_that_of_the_whole_episode_wherever_a_sequence_begins(cell):
         gradient_steps=1,
     )
     dataset = recorded(normal((400, 2)), np.zeros(400, np.int64), episodes=2)
-    outside = Outside(dataset)
-    state = init_state(bc, KEY, dataset.spec, outside)
-    update = jax.jit(lambda state, key: bc.update(state, (), key, outside)[0])
-    for i in range(77):  # more than an episode of 200 steps, from a random step on
-        state = update(state, jax.random.fold_in(KEY, i))
-    seen = cloning.normalized(bc, state.learner, dataset.transitions.observation).reshape(2, 200, 2)
-    unroll = jax.jit(lambda torso, seen: torso(seen, (), jnp.zeros((200, 2), bool))[1])
-    carries = unroll(state.learner.policy.torso, jnp.swapaxes(seen, 0, 1))
-    row = np.asarray(state.sequences.readers.row)
-    assert (row % 200 > 4).any()
-    for reader, at in enumerate(row):
-        if at % 200 == 0:
-            continue  # where it begins anew, what it remembers is dropped
-        for told, expected in zip(state.sequences.carry, carries, strict=True):
-            np.testing.assert_allclose(
-                told[reader], expected[at % 200 - 1, at // 200], rtol=1e-4, atol=1e-5
-            )
+    rows = np.array([0, 1, 150, 199, 200, 205])
+
+    @jax.jit
+    def read(dataset, key):
+        outside = Outside(dataset)
+        state = init_state(bc, key, dataset.spec, outside)
+        # more than an episode of 200 steps, from a random step on
+        keys = jax.random.split(key, 77)
+        state, _ = jax.lax.scan(lambda state, k: bc.update(state, (), k, outside), state, keys)
+        seen = cloning.normalized(bc, state.learner, dataset.transitions.observation)
+        seen = jnp.swapaxes(seen.reshape(2, 200, 2), 0, 1)
+        _, carries = state.learner.policy.torso(seen, (), jnp.zeros((200, 2), bool))
+        return state.sequences, bc.carry_before(state.learner, dataset, rows), carries
+
+    sequences, of_rows, carries = jax.device_get(read(dataset, KEY))
+    assert (sequences.readers.row % 200 > 4).any()
+    for before, places in ((sequences.carry, sequences.readers.row), (of_rows, rows)):
+        for told, after in zip(before, carries, strict=True):
+            for carry, row in zip(told, places, strict=True):
+                episode, step = divmod(row, 200)
+                if step:
+                    expected = after[step - 1, episode]
+                elif places is rows:
+                    expected = 0
+                else:
+                    continue  # where a reader begins anew, what it remembers is dropped
+                np.testing.assert_allclose(carry, expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.system
@@ -324,26 +366,29 @@ def test_a_memory_knows_what_was_seen_at_the_first_step_alone():
     seen[:, 0, 0], seen[:, :, 1] = 2 * cue - 1, np.arange(6)
     dataset = recorded(seen.reshape(-1, 2), np.repeat(cue, 6), episodes=40)
     shared = dict(hidden=(16,), batch_size=96, learning_rate=1e-2)
-    bc = BC(recurrent=GRU(16), sequence_length=12, **shared)
+    bc = BC(recurrent=GRU(16), sequence_length=12, validation_share=0.5, **shared)
     _, metrics = cloned(bc, dataset)
     assert metrics["action_error"][-1] < 0.01
+    # of episodes that are held out too, whose sequences begin at any step
+    assert metrics["validation_action_error"][-1] < 0.01
     _, blind = cloned(BC(**shared), dataset)
     # of six steps, five are guessed
     assert blind["action_error"][-1] == pytest.approx(5 / 12, abs=0.1)
 
 
 def test_a_policy_that_plays_remembers_through_its_episode():
-    bc = BC(hidden=(6,), recurrent=GRU(5))
     dataset = recorded(normal((20, 2)), np.zeros(20, np.int64))
     spec = replace(dataset.spec, num_envs=3)
-    state = begun(bc, dataset)
-    memory = bc.initial_memory(state, spec, KEY)
-    act = jax.jit(lambda memory: bc.act(state, jnp.ones((3, 2)), memory, KEY, explore=True))
-    _, after = act(memory)
-    assert jax.tree.map(jnp.shape, memory) == jax.tree.map(jnp.shape, after)
-    assert (memory[0] == 0).all() and (after[0] != 0).any()
-    feed_forward = BC(hidden=(6,))
-    assert feed_forward.initial_memory(begun(feed_forward, dataset), spec, KEY) == ()
+
+    def play(bc, key):
+        state = init_state(bc, key, spec, Outside(dataset))
+        memory = bc.initial_memory(state, spec, key)
+        return memory, bc.act(state, jnp.ones((3, 2)), memory, key, explore=True)[1]
+
+    before, after = jax.jit(partial(play, BC(hidden=(6,), recurrent=GRU(5))))(KEY)
+    assert jax.tree.map(jnp.shape, before) == jax.tree.map(jnp.shape, after)
+    assert (before[0] == 0).all() and (after[0] != 0).any()
+    assert jax.eval_shape(partial(play, BC(hidden=(6,))), KEY) == ((), ())
 
 
 # Its place among the others
@@ -355,17 +400,29 @@ def test_reinforcement_begins_with_a_cloned_policy():
         make(hidden=(8,), activation="tanh", normalize_observation=Normalization())
         for make in (BC, PPO)
     )
-    state, _ = cloned(bc, dataset, updates=1)
-    part = bc.components["policy"].get(state)
-    reinforced = put_components(ppo, begun(ppo, dataset), {"policy": part})
-    seen = 3 + normal((8, 2), 1)
-    for key in jax.random.split(KEY, 3):
-        np.testing.assert_array_equal(
-            ppo.act(reinforced, seen, (), key, explore=True)[0],
-            bc.act(state, seen, (), key, explore=True)[0],
+    seen, spec = 3 + normal((8, 2), 1), replace(dataset.spec, num_envs=8)
+
+    @jax.jit
+    def both(key):
+        begin = lambda algorithm: init_state(
+            algorithm, key, spec, Outside(dataset) if algorithm.needs else NOTHING
         )
-    back = bc.components["policy"].put(begun(bc, dataset), ppo.components["policy"].get(reinforced))
-    jax.tree.map(np.testing.assert_array_equal, back.learner.policy, state.learner.policy)
+        state, fresh = begin(bc), begin(bc)
+        weights = jax.tree.map(lambda x: x + 1, state.learner.weights)
+        state = replace(state, learner=replace(state.learner, weights=weights))
+        part = bc.components["policy"].get(state)
+        reinforced = put_components(ppo, begin(ppo), {"policy": part})
+        back = bc.components["policy"].put(fresh, ppo.components["policy"].get(reinforced))
+        actions = [
+            jax.vmap(lambda k, of=of, at=at: of.act(at, seen, (), k, explore=True)[0])(
+                jax.random.split(key, 3)
+            )
+            for of, at in ((ppo, reinforced), (bc, state))
+        ]
+        return actions, (back.learner.policy, state.learner.policy)
+
+    for pair in jax.device_get(both(KEY)):
+        jax.tree.map(np.testing.assert_array_equal, *pair)
 
 
 def test_sequences_that_do_not_fill_a_batch_are_refused():

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from etude.algorithms.imitation import cloning
+from etude.algorithms.imitation import chunks, cloning
 from etude.algorithms.imitation.bc import BC
 from etude.algorithms.imitation.heads.autoregressive import Autoregressive
 from etude.algorithms.imitation.heads.deterministic import Deterministic
@@ -148,6 +148,27 @@ def test_the_executed_actions_are_those_of_their_time(chunk, execute):
         np.testing.assert_array_equal(action, time)
         time = np.where(done, 0, time + 1)
     assert len({tuple(column) for column in played.done.T}) == 5
+
+
+def test_a_chunk_of_one_is_a_single_action():
+    """Acting in chunks of one is acting without chunks, by the same keys."""
+    bc = BC(hidden=(3,), head=Autoregressive(3, 4))
+    spec = EnvironmentSpec(Box((1,)), Discrete(3), 50)
+
+    @jax.jit
+    def play(key):
+        learner = init_state(bc, key, spec, Outside(recorded())).learner
+        memory, pairs = chunks.empty_chunks(bc, (), spec), []
+        for i, key_act in enumerate(jax.random.split(key, 2)):
+            arguments = (key_act, True)
+            seen = jnp.full((50, 1), 1.0 + i)
+            action, memory = chunks.act_in_chunks(bc, learner, seen, memory, *arguments)
+            pairs.append((action, cloning.act_as_cloned(bc, learner, seen, (), *arguments)[0]))
+        return pairs
+
+    for action, expected in jax.device_get(play(KEY)):
+        np.testing.assert_array_equal(action, expected)
+        assert len(set(action.tolist())) == 3
 
 
 def test_a_memory_goes_on_while_a_chunk_is_executed():

@@ -11,6 +11,7 @@ import pytest
 
 from etude.algorithms.imitation import cloning
 from etude.algorithms.imitation.bc import BC
+from etude.algorithms.imitation.cloning_fields import RecurrentFields
 from etude.algorithms.imitation.dagger import DAgger, DAggerMemory, LabelledSteps
 from etude.algorithms.protocol import Expert, Outside, init_state
 from etude.data.dataset import make_dataset
@@ -20,7 +21,7 @@ from etude.environments.backends.jax_envs import JaxEnvs
 from etude.environments.protocol import StepResult
 from etude.errors import InvalidInput
 from etude.nn.recurrent import GRU, LSTM
-from etude.rollout import bind_policy, rollout
+from etude.rollout import bind_policy, init_rollout_state, rollout
 from etude.spaces import Box, Discrete
 from etude.struct import replace, validate
 from etude.training import init_rollout, init_train_state, pure_train
@@ -69,9 +70,20 @@ class Counts(NamedTuple):
 
 
 ENVIRONMENT = JaxEnvs(Walk(), NUM_ENVS)
+ROUNDS, KEPT = 4, 3  # in the ring are the latest three of four rounds
 SMALL = DAgger(
-    hidden=(8,), batch_size=16, gradient_steps=3, rollout_length=ROUND, capacity=4 * 4 * ROUND
+    hidden=(8,),
+    batch_size=16,
+    gradient_steps=1,
+    learning_rate=1e-30,  # the weights stand still
+    rollout_length=ROUND,
+    capacity=KEPT * NUM_ENVS * ROUND,
 )
+
+
+def in_order(x, length):
+    """The rows of a ring whose oldest is the second round that it was given, from the oldest on."""
+    return jnp.roll(x[:length], -ROUND, 0)
 
 
 def asking(policy):
@@ -79,7 +91,7 @@ def asking(policy):
 
 
 @partial(jax.jit, static_argnames=("policy", "iterations"))
-def rounds(dagger, policy, iterations):
+def rounds(dagger, policy, iterations=ROUNDS):
     """(the state of training and its metrics after each round, the experience of each round)."""
     outside = asking(policy)
     training = init_train_state(dagger, ENVIRONMENT, KEY, outside)
@@ -100,11 +112,11 @@ def rounds(dagger, policy, iterations):
 def test_the_expert_acts_in_a_share_of_the_steps_that_falls_from_round_to_round():
     """Its labels are 1 and 2; the learner, whose weights stand still, says something else half of
     the time."""
-    _, metrics, experience = rounds(replace(SMALL, beta=0.6, learning_rate=1e-30), Signs(), 4)
+    _, metrics, experience = rounds(replace(SMALL, beta=0.6), Signs())
     np.testing.assert_allclose(metrics["beta"], [1, 0.6, 0.36, 0.216], rtol=1e-5)
     is_label = np.asarray(experience.action == experience.memory.label)
     assert is_label[0].all()
-    _, _, alone = rounds(replace(SMALL, beta=0.0, learning_rate=1e-30), Signs(), 4)
+    _, _, alone = rounds(replace(SMALL, beta=0.0), Signs())
     assert (alone.action[0] == alone.memory.label[0]).all()
     agrees = (alone.action == alone.memory.label)[1:].mean()  # where the learner acts alone
     for index, share in ((1, 0.6), (2, 0.36), (3, 0.216)):
@@ -114,22 +126,34 @@ def test_the_expert_acts_in_a_share_of_the_steps_that_falls_from_round_to_round(
 
 
 def test_every_visited_state_has_the_experts_label_whoever_acted():
-    training, _, experience = rounds(replace(SMALL, beta=0.0), Signs(), 3)
+    training, _, experience = rounds(replace(SMALL, beta=0.0), Signs())
     label = 1 + (experience.observation[..., 0] > 0)
     np.testing.assert_array_equal(experience.memory.label, label)
     assert (experience.action[1:] != label[1:]).any()  # the learner acts
-    # and all of them are kept, in their order
+    # and they are kept, in their order, as far as there is room
     buffer = training.algorithm_state.buffer
-    assert ring_buffer.num_valid(buffer) == 3 * ROUND
-    kept = jax.tree.map(lambda x: x[: 3 * ROUND], buffer.storage)
-    np.testing.assert_array_equal(kept.action, label.reshape(-1, NUM_ENVS))
-    seen = experience.observation.reshape(-1, NUM_ENVS, 2)
+    assert ring_buffer.num_valid(buffer) == KEPT * ROUND
+    kept = jax.tree.map(lambda x: in_order(x, KEPT * ROUND), buffer.storage)
+    np.testing.assert_array_equal(kept.action, label[1:].reshape(-1, NUM_ENVS))
+    seen = experience.observation[1:].reshape(-1, NUM_ENVS, 2)
     np.testing.assert_array_equal(kept.observation, seen)
 
 
 def test_an_expert_with_a_memory_walks_along_the_learners_path():
-    """It counts the steps of the episode, whoever acts; and its label is what is executed first."""
-    _, _, experience = rounds(replace(SMALL, beta=0.0), Counts(), 2)
+    """It counts the steps of the episode, while the learner acts."""
+    outside = asking(Counts())
+
+    @jax.jit
+    def play(key):
+        state = init_state(SMALL, key, ENVIRONMENT.spec, outside)
+        state = replace(state, rounds=jnp.int32(1))
+        alone = replace(SMALL, beta=0.0)
+        policy = bind_policy(alone, state, ENVIRONMENT, explore=True, outside=outside)
+        start = init_rollout_state(ENVIRONMENT, policy, key)
+        return rollout(ENVIRONMENT, policy, start, key, 2 * ROUND)[1]
+
+    experience = play(KEY)
+    assert (experience.action != experience.memory.label).any()
     done = np.asarray(experience.done).reshape(-1, NUM_ENVS)
     label, steps = np.asarray(experience.memory.label).reshape(-1, NUM_ENVS), np.zeros(NUM_ENVS)
     for now, ended in zip(label, done, strict=True):
@@ -139,8 +163,8 @@ def test_an_expert_with_a_memory_walks_along_the_learners_path():
 
 
 def test_a_round_is_cloning_on_all_labels_so_far():
-    dagger = replace(SMALL, gradient_steps=1)
-    training, _, _ = rounds(dagger, Signs(), 2)
+    dagger = replace(SMALL, learning_rate=1e-3)
+    training, _, _ = rounds(dagger, Signs())
     state = training.algorithm_state
 
     @jax.jit
@@ -161,52 +185,61 @@ def test_a_round_is_cloning_on_all_labels_so_far():
 
 
 def test_batches_are_drawn_from_all_that_is_kept_and_from_nothing_else():
-    """Of three rounds in room for two."""
-    dagger = replace(SMALL, capacity=2 * 4 * ROUND, batch_size=4_000, gradient_steps=1)
-    training, _, experience = rounds(dagger, Signs(), 3)
+    """Of four rounds in room for three."""
+    training, _, experience = rounds(SMALL, Signs())
     state = training.algorithm_state
+    dagger = replace(SMALL, batch_size=6_000)
     batch = jax.jit(dagger.sample)(state.buffer, state.rows, (), KEY)
     drawn = {tuple(row) for row in np.asarray(batch.observation)}
-    first, *others = np.asarray(experience.observation).reshape(3, -1, 2)
+    first, *others = np.asarray(experience.observation).reshape(ROUNDS, -1, 2)
     assert drawn == {tuple(row) for rows in others for row in rows}
     assert not drawn & {tuple(row) for row in first}
     np.testing.assert_array_equal(batch.action[:, 0], 1 + (batch.observation[:, 0] > 0))
 
 
 @pytest.mark.parametrize(
-    "cell",
-    [pytest.param(GRU(6), marks=pytest.mark.slow), pytest.param(LSTM(6), marks=pytest.mark.system)],
-    ids=["gru", "lstm"],
+    "cell", [GRU(6), pytest.param(LSTM(6), marks=pytest.mark.system)], ids=["gru", "lstm"]
 )
 def test_a_sequence_begins_with_what_is_remembered_of_its_episode(cell):
     """By the weights of now, in a ring that has come around; and each row is as likely as any."""
+    rows_held = 2 * ROUND
     dagger = replace(
-        SMALL, recurrent=cell, sequence_length=4, batch_size=16_000, capacity=2 * 4 * ROUND
+        SMALL, recurrent=cell, sequence_length=4, batch_size=16_000, capacity=rows_held * NUM_ENVS
     )
-    training, _, _ = rounds(dagger, Signs(), 3)
-    state = training.algorithm_state
-    before = jax.jit(dagger.carries_before)(state.learner, state.buffer)
-    in_order = lambda x: jnp.roll(x, -ROUND, 0)  # from the oldest row on
-    kept = jax.tree.map(in_order, state.buffer.storage)
-    is_first = jnp.concatenate([jnp.ones_like(kept.done[:1]), kept.done[:-1]])
-    seen = cloning.normalized(dagger, state.learner, kept.observation)
-    carries = jax.jit(lambda torso, seen: torso(seen, (), is_first)[1])(
-        state.learner.policy.torso, seen
-    )
+    noise = np.random.default_rng(0).normal(size=(3, ROUND, NUM_ENVS, 2)).astype(np.float32)
+    ends = np.random.default_rng(1).random((3, ROUND, NUM_ENVS)) < 1 / 7
+
+    @jax.jit
+    def read(key):
+        state = init_state(dagger, key, ENVIRONMENT.spec, asking(Signs()))
+        ring, learner = state.buffer, state.learner
+        for seen, done in zip(noise, ends, strict=True):
+            label = jnp.zeros(done.shape, ring.storage.action.dtype)
+            ring = ring_buffer.insert(ring, LabelledSteps(seen, label, jnp.asarray(done)))
+        learner = cloning.add_observations(dagger, learner, noise.reshape(-1, 2) + 1)
+        before = dagger.carries_before(learner, ring)
+        kept = jax.tree.map(partial(in_order, length=rows_held), ring.storage)
+        is_first = jnp.concatenate([jnp.ones_like(kept.done[:1]), kept.done[:-1]])
+        seen = cloning.normalized(dagger, learner, kept.observation)
+        carries = learner.policy.torso(seen, (), is_first)[1]
+        batch = dagger.sample(ring, jnp.int32(rows_held), before, key)
+        return before, kept, is_first, carries, batch
+
+    before, kept, is_first, carries, batch = jax.device_get(read(KEY))
+    before = jax.tree.map(partial(in_order, length=rows_held), before)
     for told, after in zip(before, carries, strict=True):
-        expected = jnp.where(is_first[..., None], 0, jnp.concatenate([after[:1], after[:-1]]))
-        np.testing.assert_allclose(in_order(told), expected, rtol=1e-4, atol=1e-5)
-    batch = jax.jit(dagger.sample)(state.buffer, state.rows, before, KEY)
+        expected = np.where(is_first[..., None], 0, np.concatenate([after[:1], after[:-1]]))
+        np.testing.assert_allclose(told, expected, rtol=1e-4, atol=1e-5)
     place = {row: at for at, row in np.ndenumerate(_rows(kept.observation))}
     drawn = _rows(batch.observation)
     rows = np.array([[place[seen][0] for seen in of_time] for of_time in drawn])
     env = np.array([place[seen][1] for seen in drawn[0]])
-    np.testing.assert_array_equal(rows, (rows[0] + np.arange(4)[:, None]) % (2 * ROUND))
-    np.testing.assert_array_equal(batch.is_first[1:], np.asarray(is_first)[rows[1:], env])
+    np.testing.assert_array_equal(rows, (rows[0] + np.arange(4)[:, None]) % rows_held)
+    np.testing.assert_array_equal(batch.is_first[1:], is_first[rows[1:], env])
     for told, expected in zip(batch.carry, before, strict=True):
-        np.testing.assert_array_equal(told, np.asarray(in_order(expected))[rows[0], env])
-    counts = np.bincount(rows.ravel(), minlength=2 * ROUND)
-    np.testing.assert_allclose(counts / rows.size, 1 / (2 * ROUND), rtol=0.3)
+        np.testing.assert_array_equal(told, np.asarray(expected)[rows[0], env])
+    counts = np.bincount(rows.ravel(), minlength=rows_held)
+    np.testing.assert_allclose(counts / rows.size, 1 / rows_held, rtol=0.3)
 
 
 def _rows(observations):
@@ -218,19 +251,22 @@ def _rows(observations):
 
 
 def test_an_agent_that_is_evaluated_asks_no_expert():
-    training, _, _ = rounds(replace(SMALL, recurrent=GRU(4), sequence_length=4), Signs(), 1)
-    state, spec = training.algorithm_state, ENVIRONMENT.spec
+    dagger = replace(SMALL, recurrent=GRU(4), sequence_length=4)
+
+    def play(explore, key):
+        state = init_state(dagger, key, ENVIRONMENT.spec, asking(Signs()))
+        policy = bind_policy(dagger, state, ENVIRONMENT, explore=explore)
+        memory = policy.initial_memory(key)
+        return memory, *policy.act(jnp.ones((NUM_ENVS, 2)), memory, key)
+
     for explore in (False, True):
-        policy = bind_policy(replace(SMALL, recurrent=GRU(4)), state, ENVIRONMENT, explore=explore)
-        memory = policy.initial_memory(KEY)
-        action, after = jax.jit(policy.act)(jnp.ones((NUM_ENVS, 2)), memory, KEY)
+        memory, action, after = jax.eval_shape(partial(play, explore), KEY)
         assert action.shape == (NUM_ENVS,) and memory.label == () and memory.expert == ()
         assert jax.tree.map(jnp.shape, memory) == jax.tree.map(jnp.shape, after)
-    assert spec.num_envs == NUM_ENVS
 
 
 def test_an_episode_that_is_cut_off_ends_where_it_is():
-    training, _, _ = rounds(SMALL, Signs(), 1)
+    training, _, _ = rounds(SMALL, Signs())  # the last of which is in the first rows of the ring
     state = training.algorithm_state
     is_cut = jnp.array([True, False, True, False])
     before, after = (
@@ -266,7 +302,9 @@ def with_dataset(dagger, num_envs, dataset):
     return jax.jit(lambda key: dagger.init(key, spec, outside))(KEY)
 
 
-ROUND_ZERO = replace(SMALL, beta=1.0, rollout_length=4, capacity=24)
+ROUND_ZERO = replace(
+    SMALL, beta=1.0, learning_rate=1e-3, gradient_steps=3, rollout_length=4, capacity=24
+)
 
 
 @partial(jax.jit, static_argnames=("dagger", "num_envs"))
@@ -328,8 +366,8 @@ def test_round_zero_is_behavior_cloning():
     ones = {"observations": np.ones((15, 2), np.float32), "actions": np.full(11, 2)}
     dataset = demonstrations(**ones)
     state = with_dataset(ROUND_ZERO, 1, dataset)
-    names = [field.name for field in dataclasses.fields(BC)]
-    bc = BC(**{name: getattr(ROUND_ZERO, name) for name in names if name != "validation_share"})
+    names = [field.name for field in dataclasses.fields(RecurrentFields)]
+    bc = BC(**{name: getattr(ROUND_ZERO, name) for name in names})
 
     @jax.jit
     def cloned(key):
@@ -364,6 +402,7 @@ def test_settings_that_do_not_fit_are_refused_and_labels_that_are_dropped_are_to
         validate(DAgger(recurrent=GRU(), batch_size=20))
     assert DAgger(capacity=8_500).remarks(2, 8_000) == ()
     (remark,) = DAgger(capacity=8_500).remarks(2, 10_000)
-    assert "of 10,000 labelled states the latest 8,000 are kept" in remark
+    assert "of 10,000 visited states the latest 8,000 are kept" in remark
     with pytest.raises(InvalidInput, match="capacity 100 cannot hold one rollout of 200"):
-        init_state(replace(SMALL, capacity=100), KEY, ENVIRONMENT.spec, asking(Signs()))
+        small = replace(SMALL, capacity=100)
+        jax.eval_shape(lambda: init_state(small, KEY, ENVIRONMENT.spec, asking(Signs())))

@@ -103,19 +103,25 @@ def test_what_was_achieved_by_luck_is_imitated():
     np.testing.assert_allclose(fitted(KEY, lucky), [8 / 11, 2 / 9], atol=0.01)
 
 
-def test_an_episode_is_played_for_the_last_observation_of_one_of_the_dataset(dataset):
-    method, spec = GCBC(hidden=(4,)), replace(SPEC, num_envs=300)
+@pytest.mark.parametrize("goal", [(), ("1",)], ids=["whole", "part"])
+def test_an_episode_is_played_for_the_last_observation_of_one_of_the_dataset(dataset, goal):
+    """Or for an element of it."""
+    method, spec = GCBC(hidden=(4,), goal=goal), replace(SPEC, num_envs=300)
+    part = slice(1, 2) if goal else slice(None)
 
     @jax.jit
     def play(key, dataset):
         state = init_state(method, key, spec, Outside(dataset))
         begun = method.initial_memory(state, spec, key)
-        _, after = method.act(state, begun.goal, begun, key, False)
-        return begun, after, method.final_measures(state, after, after.goal + jnp.array([3, 4]))
+        seen = jnp.zeros((300, 2)).at[:, part].set(begun.goal)
+        _, after = method.act(state, seen, begun, key, False)
+        far = jnp.array([0, 5]) if goal else jnp.array([3, 4])
+        return begun, after, method.final_measures(state, after, seen + far)
 
     begun, after, measured = play(KEY, dataset)
     drawn, counts = np.unique(np.asarray(begun.goal), axis=0, return_counts=True)
-    np.testing.assert_array_equal(drawn, [told(i, n) for i, n in enumerate(LENGTHS)])
+    ends = [told(i, n)[part] for i, n in enumerate(LENGTHS)]
+    np.testing.assert_array_equal(drawn, sorted(map(list, ends)))
     assert (counts > 70).all()
     # it stays in the memory, and the distance to it is told
     np.testing.assert_array_equal(after.goal, begun.goal)
@@ -137,14 +143,39 @@ def test_a_desired_goal_is_replaced_and_the_achieved_one_is_not_seen():
     assert goal_input.desired_goal(seen, GoalMemory((), 0)) is seen["desired_goal"]
 
 
+def test_a_goal_of_named_parts_is_drawn_seen_and_measured():
+    """Of entries of a Dict, and of elements of a vector; the policy sees the rest as before."""
+    robot = Composite((Discrete(5), SEEN), ("gear", "place"))
+    goal_input = GoalInput(robot, names=("place",))
+    goals = Composite((SEEN,), ("place",))
+    assert goal_input.space == Composite((goals, robot), ("goal", "observation"))
+    seen = {"gear": np.ones(1), "place": np.zeros((1, 2))}
+    assert goal_input.achieved_goal(seen) == {"place": seen["place"]}
+    entries = goal_input(seen, "a goal", jnp.ones(1))
+    assert entries == {"goal": "a goal", "observation": seen}
+    shown = GoalInput(GOALS, names=("place",))
+    assert shown.space.names == ("goal", "observation") and not shown.is_shown
+    memory = GoalMemory({"place": np.zeros((1, 3))}, 0)
+    assert shown.desired_goal({}, memory) is memory.goal
+
+
 def test_beside_a_mask_the_policy_sees_it_where_it_reads_it():
     masked = Composite((MultiBinary((2,)), SEEN), ("action_mask", "place"))
     space = GoalInput(masked, 5).space
     assert space.names == ("action_mask", "goal", "observation", "remaining_steps")
     seen = {"action_mask": np.ones((1, 2)), "place": np.zeros((1, 2))}
-    entries = GoalInput(masked, 5)(seen, seen, jnp.float32([9]))
-    assert entries["action_mask"] is seen["action_mask"]
+    place = {"place": seen["place"]}
+    assert GoalInput(masked).achieved_goal(seen) == place
+    entries = GoalInput(masked, 5)(seen, place, jnp.float32([9]))
+    assert entries["action_mask"] is seen["action_mask"] and entries["observation"] == place
+    assert space.parts[1] == space.parts[2] == Composite((SEEN,), ("place",))
     assert entries["remaining_steps"] == 1  # of more steps than the horizon has
+
+
+def test_an_entry_called_as_the_remaining_steps_is_not_written_over():
+    names = ("achieved_goal", "desired_goal", "remaining_steps")
+    with pytest.raises(InvalidInput, match="horizon is 5, and observations have an entry remain"):
+        _ = GoalInput(Composite((SEEN,) * 3, names), 5).space
 
 
 def test_the_policy_is_told_how_many_steps_remain():
@@ -186,6 +217,14 @@ def test_the_policy_is_told_how_many_steps_remain():
 def test_goals_without_a_distance_are_refused_by_name(space, message):
     with pytest.raises(InvalidInput, match=message):
         init_state(GCBC(), KEY, EnvironmentSpec(space, Discrete(2)))
+
+
+def test_a_goal_without_a_distance_is_refused_where_the_whole_has_one():
+    spec = EnvironmentSpec(Composite((Discrete(5), SEEN), ("gear", "place")), Discrete(2))
+    with pytest.raises(InvalidInput, match="goals are .*gear"):
+        init_state(GCBC(goal=("gear",)), KEY, spec)
+    with pytest.raises(InvalidInput, match="goal is 'wheel', and .* gear, place; name some"):
+        init_state(GCBC(goal=("wheel",)), KEY, spec)
 
 
 @pytest.mark.system

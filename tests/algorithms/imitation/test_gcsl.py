@@ -96,7 +96,7 @@ def test_goals_are_of_the_same_episode_wherever_the_ring_begins(rollouts, pictur
 
 @jax.jit
 def goals_in(buffer):
-    return gcsl.draw_goals(KEY, buffer, gcsl.count_goals(buffer), 500)
+    return gcsl.draw_last_observations(KEY, buffer, gcsl.count_goals(buffer), 500)
 
 
 def drawn_goals(buffer):
@@ -114,6 +114,26 @@ def test_an_episode_is_played_for_where_one_in_the_ring_ended():
     buffer, lived = filled(11)
     ends = {lived.rows[t][i]["after"] for t, i in held(buffer, lived) if is_done(lived.rows[t][i])}
     assert len(ends) > 5 and drawn_goals(buffer) == ends
+
+
+@pytest.mark.parametrize("names", [("place",), ("gear", "place")])
+def test_an_episode_is_played_for_named_parts_of_an_observation(names):
+    """By their shapes: the goal in the memory, the distance of it."""
+    space = Composite((Discrete(5), Box((2,))), ("gear", "place"))
+    spec = EnvironmentSpec(space, Discrete(2), 3)
+    method = GCSL(hidden=(4,), goal=names)
+
+    def play(key):
+        state = init_state(method, key, spec)
+        memory = method.initial_memory(state, spec, key)
+        seen = {"gear": jnp.zeros(3, jnp.int32), "place": jnp.zeros((3, 2))}
+        action, after = method.act(state, seen, memory, key, True)
+        return memory, after, action, method.final_measures(state, after, seen)
+
+    memory, after, action, measured = jax.eval_shape(play, KEY)
+    assert memory.goal.keys() == set(names) and memory.goal["place"].shape == (3, 2)
+    assert jax.tree.map(jnp.shape, memory) == jax.tree.map(jnp.shape, after)
+    assert action.shape == measured["distance"].shape == (3,)
 
 
 def test_what_is_stored_is_what_was_executed():

@@ -140,6 +140,27 @@ def turn_and_lift(observation: Array) -> tuple[Array, Array]:
     return jnp.where(on_ground, 0, turn), jnp.where(on_ground, -0.5 * y_velocity, lift)
 
 
+def cart_pole(observation: Array) -> Array:
+    """CartPole's action, int32 [...], from (x, x', θ, θ'), [..., 4], in Gymnasium's units.
+
+    It pushes to the right, 1, where 0.1 x + 0.2 x' + 3 θ + θ' > 0, so that the cart runs under the
+    pole, and slowly back to the middle.
+    """
+    return (observation @ jnp.array([0.1, 0.2, 3.0, 1.0]) > 0).astype(jnp.int32)
+
+
+def cart_pole_without_velocity(observation: Array, memory: Array) -> tuple[Array, Array]:
+    """The action of `cart_pole`, int32 [env], and (x, θ), [env, 2], which are observed.
+
+    Velocities are differences from those of the step before, 0.02 s ago; at the first step of an
+    episode, whose memory is NaN, they count as zero.
+    """
+    velocity = jnp.nan_to_num((observation - memory) / 0.02)
+    x, angle = observation[..., 0], observation[..., 1]
+    state = jnp.stack([x, velocity[..., 0], angle, velocity[..., 1]], -1)
+    return cart_pole(state), observation
+
+
 def tightrope(observation: Array) -> Array:
     """Tightrope's action, int32 [...], from places [...]: ahead on the rope, and back to it."""
     return 2 - observation
@@ -175,6 +196,13 @@ HEURISTICS = {
     "LunarLanderContinuous-v3": Controller(
         memoryless(lunar_lander_continuous), Box((8,)), Box((2,), low=-1.0, high=1.0)
     ),
+    "CartPole-v1": Controller(memoryless(cart_pole), Box((4,)), Discrete(2)),
+    "etude/CartPoleWithoutVelocity-v1": Controller(
+        cart_pole_without_velocity,
+        Box((2,)),
+        Discrete(2),
+        initial_memory=lambda num_envs, key: jnp.full((num_envs, 2), jnp.nan),
+    ),
     "etude/Tightrope-v0": Controller(memoryless(tightrope), Discrete(3), Discrete(3)),
     "etude/TMaze-v0": Controller(
         t_maze, Box((2,)), Discrete(3), initial_memory=lambda num_envs, key: jnp.zeros(num_envs)
@@ -187,5 +215,8 @@ HEURISTICS = {
 
 # Name on the command line: (constructor, description).
 ALGORITHMS = {
-    "heuristic": (Heuristic, "a controller written by hand: LunarLander and tasks of etude")
+    "heuristic": (
+        Heuristic,
+        "a controller written by hand: LunarLander, CartPole and tasks of etude",
+    )
 }

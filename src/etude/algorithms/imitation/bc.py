@@ -8,7 +8,6 @@ whose standard deviation, the same in all states, to what is left. Other heads, 
 its own, keep the modes of an expert who does one thing or another in the same state.
 """
 
-import math
 from functools import partial
 from typing import Any, ClassVar
 
@@ -18,19 +17,18 @@ import jax.numpy as jnp
 from etude.algorithms.assumptions import Assumptions
 from etude.algorithms.common import on_policy
 from etude.algorithms.imitation import chunks, cloning
-from etude.algorithms.imitation.cloning import LOSS, AnyHead, Cloner, Demonstrations
-from etude.algorithms.imitation.heads.direct import Direct
+from etude.algorithms.imitation.cloning import KEY_OF_LOSS, Cloner, Demonstrations
+from etude.algorithms.imitation.cloning_fields import RecurrentFields
 from etude.algorithms.protocol import Component, Outside, algorithm
 from etude.data import dataset_sampling
 from etude.data.dataset import Dataset
+from etude.data.dataset_sampling import EpisodeReaders
 from etude.errors import InvalidInput
-from etude.estimators.running_statistics import Normalization
-from etude.nn.custom_torso import TorsoMaker
-from etude.nn.networks import Activation
-from etude.nn.recurrent import GRU, LSTM, Carry
+from etude.nn.recurrent import Carry
 from etude.optim.averaging import EMA
 from etude.spaces import EnvironmentSpec
-from etude.struct import code, nested, replace, static, struct, traced
+from etude.struct import nested, replace, static, struct
+from etude.trees import where_done
 from etude.types import Array, Metrics
 
 
@@ -39,32 +37,20 @@ class BCState:
     learner: Cloner
     is_held_out: Array  # bool [episode]: it is no episode to learn from
     sequences: "Sequences"  # to learn from
-    held_out_sequences: "Sequences"  # to measure on
 
 
 @struct
 class Sequences:
-    """Where a recurrent network reads a dataset, and what it remembers; else empty."""
+    """The next rows that a recurrent network reads, and its carries before; else empty."""
 
     readers: Any = ()  # EpisodeReaders
     carry: Carry = ()  # before the steps that are read next, [reader, ...]
 
 
 @algorithm
-class BC:
+class BC(RecurrentFields):
     """Behavior cloning (BC) for every kind of action space, of single actions or of chunks."""
 
-    learning_rate: float = traced(1e-3, above=0)
-    """Step size of Adam."""
-    learning_rate_decay: float = traced(math.inf, above=0)
-    """Gradient steps over which the learning rate falls linearly to zero; inf: constant."""
-    weight_decay: float = traced(0.0, at_least=0)
-    """Share of each weight that a gradient step takes away, per unit of the learning rate
-    (AdamW)."""
-    max_gradient_norm: float = traced(math.inf, above=0, infinite=True)
-    """Largest global norm of the gradient; larger gradients are scaled down to it; inf: no clip."""
-    head: AnyHead = nested(Direct())
-    """What is predicted from the features of a state, and by which loss."""
     chunk: int = static(1, at_least=1)
     """Actions that are predicted at once, from a step on. At the end of an episode the last action
     stands for those that are missing, which do not count in the loss."""
@@ -73,36 +59,14 @@ class BC:
     ema: EMA | None = nested(None)
     """Moving average of the weights over gradient steps, which then acts, is validated and is
     handed on in their place; diffusion gains by it."""
-    hidden: tuple[int, ...] = static((256, 256), at_least=1)
-    """Units of each hidden layer."""
-    activation: Activation = static("relu")
-    """Activation function of the hidden layers."""
-    torso: TorsoMaker | None = code()
-    """Function that makes a network of one's own, in place of the hidden layers: hidden and
-    activation have no effect with it; see `etude.TorsoMaker`."""
-    recurrent: GRU | LSTM | None = nested(None)
-    """Recurrent cell before the hidden layers. A sequence goes on where the one before it ended, to
-    the end of an episode, so the cell remembers what it would when it plays."""
-    sequence_length: int = static(16, at_least=1)
-    """Steps of backpropagation through time, which is truncated there, a divisor of batch_size; no
-    effect with recurrent "none"."""
-    normalize_observation: Normalization | None = nested(Normalization())
-    """Whether observations are normalized to mean 0 and std 1 by the statistics of the episodes to
-    learn from; images are not."""
     validation_share: float = static(0.0, at_least=0, at_most=0.9)
     """Share of the episodes that are held out. The metrics of the head, such as validation_nll, are
-    measured on a batch of them in each update, where the carries of a recurrent cell are those of
-    the update before; they say little of the return."""
-    batch_size: int = static(256, at_least=1)
-    """Steps of the dataset in a gradient step."""
-    gradient_steps: int = static(100, at_least=1)
-    """Gradient steps per update."""
+    measured on a batch of them in each update; small losses there say little of the return."""
 
     plays: ClassVar[bool] = False
     needs: ClassVar[tuple[str, ...]] = ("dataset",)
     reads_next_observations: ClassVar[bool] = False
     rollout_length: ClassVar[int] = 0
-    state_noise: ClassVar[bool] = False
 
     @property
     def components(self) -> dict[str, Component]:
@@ -111,7 +75,7 @@ class BC:
 
     @property
     def assumes(self) -> Assumptions:
-        """A memory stands in for what observations do not tell.
+        """A recurrent policy does without observations that tell the whole state.
 
         A mask says what is legal now, and nothing of the later actions of a chunk.
         """
@@ -129,9 +93,14 @@ class BC:
             )
 
     def check_outside(self, outside: Outside) -> None:
-        """Raise InvalidInput where no episode is as long as a chunk."""
+        """Raise InvalidInput where no episode is as long as a chunk, or one alone to be divided."""
         dataset = outside.dataset
         assert dataset is not None  # as `needs` asks for
+        if self.validation_share and dataset.num_episodes == 1:
+            raise InvalidInput(
+                f"validation_share is {self.validation_share} and the dataset has a single "
+                "episode, which is needed to learn from; leave it out, or record another"
+            )
         longest = int(dataset.episode_lengths.max())
         if self.chunk > longest:
             raise InvalidInput(
@@ -147,12 +116,7 @@ class BC:
         """Return the initial policy and optimizer state, and the statistics of the dataset."""
         dataset = outside.dataset
         assert dataset is not None  # as `needs` asks for
-        if self.validation_share and dataset.num_episodes == 1:
-            raise InvalidInput(
-                f"validation_share is {self.validation_share} and the dataset has a single "
-                "episode, which is needed to learn from; leave it out, or record another"
-            )
-        key_policy, key_held_out, key_sequences, key_held_out_sequences = jax.random.split(key, 4)
+        key_policy, key_held_out, key_sequences = jax.random.split(key, 3)
         is_held_out = dataset_sampling.hold_out(
             key_held_out, dataset.num_episodes, self.validation_share
         )
@@ -162,24 +126,12 @@ class BC:
             dataset.transitions.observation,
             dataset_sampling.steps_of(dataset, ~is_held_out) if self.validation_share else None,
         )
-        return BCState(
-            learner,
-            is_held_out,
-            self.init_sequences(key_sequences, learner, dataset, ~is_held_out),
-            self.init_sequences(key_held_out_sequences, learner, dataset, is_held_out)
-            if self.validation_share
-            else Sequences(),
-        )
-
-    def init_sequences(
-        self, key: Array, learner: Cloner, dataset: Dataset, is_among: Array
-    ) -> Sequences:
-        """Return where sequences of these episodes begin; nothing without a recurrent cell."""
         if not self.recurrent:
-            return Sequences()
+            return BCState(learner, is_held_out, Sequences())
         count = self.batch_size // self.sequence_length
-        readers = dataset_sampling.init_readers(key, dataset, is_among, count)
-        return Sequences(readers, cloning.start_carry(learner, count))
+        readers = dataset_sampling.init_readers(key_sequences, dataset, ~is_held_out, count)
+        carry = cloning.start_carry(learner, count)
+        return BCState(learner, is_held_out, Sequences(readers, carry))
 
     def initial_memory(self, state: BCState, spec: EnvironmentSpec, key: Array) -> Any:
         """Return a blank carry, and no actions of a chunk; () where neither is needed."""
@@ -207,27 +159,48 @@ class BC:
         def step(state, inputs):
             key, rows = inputs
             batch, readers = self.read(state.sequences, ~state.is_held_out, dataset, key, rows)
-            key_loss = jax.random.fold_in(key, LOSS)
+            key_loss = jax.random.fold_in(key, KEY_OF_LOSS)
             learner, metrics, carry = cloning.gradient_step(self, state.learner, batch, key_loss)
             return replace(state, learner=learner, sequences=Sequences(readers, carry)), metrics
 
         keys = jax.random.split(key_steps, self.gradient_steps)
+        # all at once, since inside the loop each draw would cost a step some of its time
         rows = jax.vmap(partial(self.draw_rows, ~state.is_held_out, dataset))(keys)
         state, metrics = jax.lax.scan(step, state, (keys, rows))
         metrics = jax.tree.map(jnp.mean, metrics)
         if self.validation_share:
-            batch, readers = self.read(
-                state.held_out_sequences,
-                state.is_held_out,
-                dataset,
-                key_validation,
-                self.draw_rows(state.is_held_out, dataset, key_validation),
-            )
-            key_loss = jax.random.fold_in(key_validation, LOSS)
-            measured, carry = cloning.measure(self, state.learner, batch, key_loss)
-            state = replace(state, held_out_sequences=Sequences(readers, carry))
+            measured = self.validate(state, dataset, key_validation)
             metrics |= {f"validation_{name}": value for name, value in measured.items()}
         return state, {**metrics, "updates": jnp.int32(self.gradient_steps)}
+
+    def validate(self, state: BCState, dataset: Dataset, key: Array) -> Metrics:
+        """Return the metrics of a batch of the episodes that are held out.
+
+        A recurrent cell reads the episodes from their start, with the weights of now.
+        """
+        key_start, key_rows, key_loss = jax.random.split(key, 3)
+        sequences = Sequences()
+        if self.recurrent:
+            count = self.batch_size // self.sequence_length
+            start = dataset_sampling.random_steps(key_start, dataset, state.is_held_out, count)
+            carry = self.carry_before(state.learner, dataset, start)
+            sequences = Sequences(EpisodeReaders(start, jnp.zeros(count, bool)), carry)
+        rows = self.draw_rows(state.is_held_out, dataset, key_rows)
+        batch, _ = self.read(sequences, state.is_held_out, dataset, key_rows, rows)
+        return cloning.measure(self, state.learner, batch, key_loss)[0]
+
+    def carry_before(self, learner: Cloner, dataset: Dataset, rows: Array) -> Carry:
+        """Return the carry before the steps at `rows` [n] of what their episodes showed so far."""
+        steps_before = dataset_sampling.steps_from_start(dataset, rows)
+
+        def read(step, carry):
+            row = jnp.minimum(rows - steps_before + step, rows)
+            observation = jax.tree.map(lambda x: x[row], dataset.transitions.observation)
+            _, after = cloning.observe_context(self, learner, observation, carry)
+            return jax.tree.map(partial(where_done, step < steps_before), after, carry)
+
+        carry = cloning.start_carry(learner, len(rows))
+        return jax.lax.fori_loop(0, steps_before.max(), read, carry)
 
     def draw_rows(self, is_among: Array, dataset: Dataset, key: Array) -> Any:
         """Draw the rows of a batch of single steps; () for sequences, which are read in turn."""

@@ -12,9 +12,11 @@ The functions read these hyperparameters of `algorithm`:
     head, chunk                                                             what is predicted
     ema                                                                     average of the weights
     normalize_observation                                                   input of the policy
+    gradient_steps                                                          of `fit_policy`
 """
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -44,7 +46,9 @@ from etude.spaces import EnvironmentSpec, Space, leaves_with_path
 from etude.struct import replace, static, struct
 from etude.types import Array, Metrics
 
-LOSS = 2**31  # folded into the key that draws a batch, it gives the key of the batch's loss
+# folded into the key that draws a batch, it gives that of its loss; `split(key, n)` folds in
+# numbers below n
+KEY_OF_LOSS = 2**31
 AnyHead = Direct | Deterministic | Mixture | Latent | Autoregressive | Flow | Diffusion
 
 
@@ -68,11 +72,13 @@ class ClonedPolicy:
 
 @struct
 class Cloner:
-    """A policy that is cloned, with its optimizer's state and what normalizes its input."""
+    """What learns to act as the expert: a policy, its optimizer's state, its input's statistics."""
 
     weights: ClonedPolicy
     average: ClonedPolicy | tuple[()]  # of the weights over gradient steps; () without one
-    observation_statistics: Any  # a RunningMeanStd or None for each leaf of the observation
+    # a RunningMeanStd for each leaf of the observation, in the order of `jax.tree.leaves`; None for
+    # a leaf that is not normalized
+    observation_statistics: Any
     opt_state: Any
     steps: Array  # int32: gradient steps taken
 
@@ -83,7 +89,7 @@ class Cloner:
 
     @property
     def policy(self) -> PolicyNetwork:
-        """The policy of a direct head as that of policy gradients."""
+        """The policy as PPO and others hold it; for a direct head with single actions alone."""
         torso, head = self.acting.torso, self.acting.head
         spaces = self.acting.action_space, self.acting.observation_space
         return PolicyNetwork(torso, head.layer, head.log_std, *spaces)
@@ -91,13 +97,16 @@ class Cloner:
 
 @struct
 class Demonstrations:
-    """What the expert does: [sample, ...], or [time, sequence, ...] for a recurrent network."""
+    """Observations with the actions to imitate, [sample, ...].
+
+    For a recurrent network they are [time, sequence, ...].
+    """
 
     observation: Any  # not normalized
-    action: Any  # the expert's, [..., chunk, *action]
-    is_valid: Array  # bool [..., chunk]: the action counts
+    action: Any  # [..., chunk, *action]
+    is_valid: Array  # bool [..., chunk]: False for what stands in after the end of an episode
     carry: Carry = ()  # before the first steps, [sequence, ...]
-    is_first: Array | None = None  # bool [time, sequence]: an episode begins, which resets it
+    is_first: Array | None = None  # bool [time, sequence]: an episode begins: reset the carry
 
 
 def single_actions(observation: Any, action: Any) -> Demonstrations:
@@ -141,7 +150,8 @@ POLICY: Component = on_policy.POLICY._replace(put=put_policy_network)
 def policy_component(algorithm: Any) -> Component:
     """The policy as what others can start from.
 
-    That of a direct head is one that policy gradients take, where it predicts single actions.
+    With a direct head that predicts single actions it is the policy of PPO and others. With another
+    head, or chunks, runs of these algorithms alone can start from it.
     """
     if isinstance(algorithm.head, Direct) and algorithm.chunk == 1:
         return POLICY
@@ -155,7 +165,7 @@ def policy_component(algorithm: Any) -> Component:
 
 
 def init_cloner(algorithm: Any, key: Array, spec: EnvironmentSpec) -> Cloner:
-    """Return the initial policy and optimizer state, and statistics of no observations."""
+    """Return the initial policy and optimizer state, and empty statistics."""
     torso, num_features, key_head = make_headless_torso(
         key,
         spec.observation,
@@ -222,9 +232,29 @@ def observe_context(
 def act_as_cloned(
     algorithm: Any, cloner: Cloner, observation: Any, carry: Carry, key: Array, explore: bool
 ) -> tuple[Any, Carry]:
-    """Return (action, next carry): the first of the chunk that is predicted, as the head acts."""
+    """Return (action [env, *action], next carry): the first action of the predicted chunk."""
     context, carry = observe_context(algorithm, cloner, observation, carry)
     return algorithm.head.act(cloner.acting.head, context, key, explore)[:, 0], carry
+
+
+def fit_policy(
+    algorithm: Any, cloner: Cloner, draw: Callable[[Array], Demonstrations], key: Array
+) -> tuple[Cloner, Metrics]:
+    """Take `gradient_steps`, each on the batch that `draw` returns for a key; return metrics too.
+
+    The batches are of single steps, or have carries of their own.
+    """
+
+    def step(cloner, key):
+        batch, key_loss = draw(key), jax.random.fold_in(key, KEY_OF_LOSS)
+        cloner, metrics, _ = gradient_step(algorithm, cloner, batch, key_loss)
+        return cloner, metrics
+
+    cloner, metrics = jax.lax.scan(step, cloner, jax.random.split(key, algorithm.gradient_steps))
+    return cloner, {
+        **jax.tree.map(jnp.mean, metrics),
+        "updates": jnp.int32(algorithm.gradient_steps),
+    }
 
 
 def gradient_step(
@@ -269,20 +299,25 @@ def loss(
 def optimizer(algorithm: Any, steps: Array) -> optax.GradientTransformation:
     """AdamW with gradient clipping; the learning rate decays with the gradient steps.
 
-    A norm that has no bound is not computed.
+    Where the norm of the gradient has no bound it is not computed; a bound that `vmap` sweeps is
+    traced, and has.
     """
     learning_rate = algorithm.learning_rate * linear_decay(steps, algorithm.learning_rate_decay)
     largest = algorithm.max_gradient_norm
     is_unbounded = not isinstance(largest, jax.core.Tracer) and math.isinf(largest)
     return optax.chain(
         optax.identity() if is_unbounded else optax.clip_by_global_norm(largest),
-        optax.adamw(learning_rate, weight_decay=algorithm.weight_decay, mask=is_weight_matrix),
+        optax.adamw(learning_rate, weight_decay=algorithm.weight_decay, mask=decay_mask),
     )
 
 
-def is_weight_matrix(params: Any) -> Any:
-    """True for the arrays that decay: neither biases nor standard deviations."""
-    return jax.tree.map(lambda x: x.ndim > 1, params)
+def decay_mask(params: Any) -> Any:
+    """True for each array that decays: not for biases, nor for standard deviations of their own."""
+
+    def decays(path, x):
+        return x.ndim > 1 and not jax.tree_util.keystr(path[-1:]).endswith("log_std")
+
+    return jax.tree_util.tree_map_with_path(decays, params)
 
 
 def check_sequences(algorithm: Any) -> None:

@@ -2,16 +2,17 @@
 
     π_i = β_i π* + (1 - β_i) π̂_i,   D ← D ∪ {(s, π*(s)) : s visited by π_i},   π̂_{i+1} ← clone of D
 
-In round i the expert π* acts with probability β_i = β^i at each step, and the learner π̂_i
-otherwise. Whoever acts, the expert labels the state with what it would do, and the learner is
-cloned from all that was labelled so far. So it learns what to do after its own mistakes, which the
-expert by itself never shows. D begins empty, or with a dataset of demonstrations as round zero.
+In round i = 0, 1, ... the expert π* acts with probability β_i = β^i at each step, and the learner
+π̂_i otherwise. Whoever acts, the expert labels the state with what it would do, and the learner is
+cloned from all that was labelled so far: it takes more gradient steps from where it is. So it
+learns what to do after its own mistakes, which demonstrations never show. D begins empty, or with a
+dataset of demonstrations as round zero. The paper trains each π̂ anew and returns the one that is
+best in validation; here `--evaluate-every` finds the best of those that are evaluated.
 
 A person is asked in another way, as in HG-DAgger (Kelly et al., 2019): the learner plays, and the
 person takes over and gives back. Labels are what the person does while in control, and no others.
 """
 
-import math
 from functools import partial
 from typing import Any, ClassVar
 
@@ -21,8 +22,8 @@ import jax.numpy as jnp
 from etude.algorithms.assumptions import Assumptions
 from etude.algorithms.common import on_policy
 from etude.algorithms.imitation import cloning
-from etude.algorithms.imitation.cloning import LOSS, AnyHead, Cloner, Demonstrations
-from etude.algorithms.imitation.heads.direct import Direct
+from etude.algorithms.imitation.cloning import Cloner, Demonstrations
+from etude.algorithms.imitation.cloning_fields import RecurrentFields
 from etude.algorithms.protocol import NOTHING, Component, Outside, algorithm
 from etude.counters import count_up
 from etude.data.dataset import Dataset
@@ -30,13 +31,12 @@ from etude.data.replay import ring_buffer
 from etude.data.replay.ring_buffer import Indices, RingBuffer
 from etude.data.transition import Transition, flatten_time, zeros_like_spec
 from etude.errors import InvalidInput
-from etude.estimators.running_statistics import Normalization
-from etude.nn.custom_torso import TorsoMaker
-from etude.nn.networks import Activation
-from etude.nn.recurrent import GRU, LSTM, Carry, unroll_cell
+from etude.nn.recurrent import Carry, unroll_cell
 from etude.spaces import EnvironmentSpec, executed_action
-from etude.struct import code, nested, replace, static, struct, traced
+from etude.struct import replace, static, struct, traced
 from etude.types import Array, Metrics
+
+KEY_OF_ROUND_ZERO = 2**31  # folded into the key of `init`; `split(key, n)` folds in numbers below n
 
 
 @struct
@@ -67,64 +67,37 @@ class DAggerMemory:
 class DAggerState:
     learner: Cloner
     buffer: RingBuffer  # of LabelledSteps
-    rows: Array  # int32: how many of its rows of time, the newest ones, have labels
+    # int32: how many time steps of all copies are in it, the newest ones; a dataset that was put in
+    # need not fill whole rounds
+    rows: Array
     rounds: Array  # int32: rounds so far, with the dataset as one
 
 
 @algorithm
-class DAgger:
+class DAgger(RecurrentFields):
     """DAgger for every kind of action space, with any expert.
 
     The expert is queried once for each environment step; a person takes over in a window. It labels
     single states, so there are no chunks of actions as in behavior cloning. With a dataset the
-    learner is cloned from that first, as by `bc`, before it plays.
+    learner is cloned from that first, as by `bc`, for as many gradient steps as a round has.
     """
 
-    learning_rate: float = traced(1e-3, above=0)
-    """Step size of Adam."""
-    learning_rate_decay: float = traced(math.inf, above=0)
-    """Gradient steps over which the learning rate falls linearly to zero; inf: constant."""
-    weight_decay: float = traced(0.0, at_least=0)
-    """Share of each weight that a gradient step takes away, per unit of the learning rate
-    (AdamW)."""
-    max_gradient_norm: float = traced(math.inf, above=0, infinite=True)
-    """Largest global norm of the gradient; larger gradients are scaled down to it; inf: no clip."""
     beta: float = traced(0.5, at_least=0, at_most=1)
     """β: in round i, counted from 0, the expert acts at a step with probability β^i. The first
-    round is the expert's alone, or the dataset; with 0, all others are the learner's, as in the
-    paper's experiments. A person takes over instead."""
-    head: AnyHead = nested(Direct())
-    """What is predicted from the features of a state, and by which loss."""
-    hidden: tuple[int, ...] = static((256, 256), at_least=1)
-    """Units of each hidden layer."""
-    activation: Activation = static("relu")
-    """Activation function of the hidden layers."""
-    torso: TorsoMaker | None = code()
-    """Function that makes a network of one's own, in place of the hidden layers: hidden and
-    activation have no effect with it; see `etude.TorsoMaker`."""
-    recurrent: GRU | LSTM | None = nested(None)
-    """Recurrent cell before the hidden layers. Sequences begin with what it remembers of the
-    episode before them, which is computed anew in each round."""
-    sequence_length: int = static(16, at_least=1)
-    """Steps of backpropagation through time, which is truncated there, a divisor of batch_size; no
-    effect with recurrent "none"."""
-    normalize_observation: Normalization | None = nested(Normalization())
-    """Whether observations are normalized to mean 0 and std 1 by the statistics of all labelled
-    states; images are not."""
-    batch_size: int = static(256, at_least=1)
-    """Labelled states in a gradient step."""
+    round is the expert's alone, or the dataset; with 0, all others are the learner's. A person
+    takes over instead."""
     gradient_steps: int = static(1_000, at_least=1)
     """Gradient steps per round."""
     rollout_length: int = static(1_000, at_least=1)
-    """Environment steps of each environment copy per round, each of which the expert labels."""
+    """Environment steps of each environment copy per round."""
     capacity: int = static(100_000, at_least=1)
-    """Labelled states that are kept; beyond it, the oldest are dropped."""
+    """Visited states that are kept, in whole rounds; beyond it, the oldest are dropped, with their
+    labels. A person labels some of them, any other expert all."""
 
     needs: ClassVar[tuple[str, ...]] = ("expert",)
     takes: ClassVar[tuple[str, ...]] = ("dataset",)
     reads_next_observations: ClassVar[bool] = False
     takes_interventions: ClassVar[bool] = True
-    state_noise: ClassVar[bool] = False
     chunk: ClassVar[int] = 1
     ema: ClassVar[None] = None
 
@@ -135,7 +108,7 @@ class DAgger:
 
     @property
     def assumes(self) -> Assumptions:
-        """A memory stands in for what observations do not tell."""
+        """A recurrent policy does without observations that tell the whole state."""
         return on_policy.observation_assumptions(self)
 
     def validate_fields(self) -> None:
@@ -147,13 +120,13 @@ class DAgger:
             )
 
     def remarks(self, num_envs: int, steps: int) -> tuple[str, ...]:
-        """What to know of a buffer that does not hold all labelled states."""
+        """What to know of a buffer that does not hold all visited states."""
         round_steps = self.rollout_length * num_envs
         held = self.capacity // round_steps * round_steps
         if held >= steps:
             return ()
         return (
-            f"of {steps:,} labelled states the latest {held:,} are kept (capacity "
+            f"of {steps:,} visited states the latest {held:,} are kept (capacity "
             f"{self.capacity:,}, whole rounds)",
         )
 
@@ -176,14 +149,16 @@ class DAgger:
             return DAggerState(learner, buffer, rows=jnp.int32(0), rounds=jnp.int32(0))
         buffer, rows = self.insert_dataset(buffer, dataset)
         learner = cloning.add_observations(self, learner, dataset.transitions.observation)
-        learner, _ = self.fit(learner, buffer, rows, jax.random.fold_in(key, 0))
+        key_fit = jax.random.fold_in(key, KEY_OF_ROUND_ZERO)
+        learner, _ = self.fit(learner, buffer, rows, key_fit)
         return DAggerState(learner, buffer, rows, rounds=jnp.int32(1))
 
     def insert_dataset(self, buffer: RingBuffer, dataset: Dataset) -> tuple[RingBuffer, Array]:
         """Return the buffer with the dataset's latest steps, and how many rows of time they take.
 
-        Each copy has as many of them, one after another, and the fewer than `num_envs` that are
-        left over are the oldest, which are dropped. They end where a rollout begins.
+        The steps are cut into `num_envs` stretches of one length, one for each copy, wherever that
+        is in an episode; fewer than `num_envs` of the oldest steps are left over and dropped. The
+        stretches end at the row before a rollout begins.
         """
         num_envs = ring_buffer.num_envs(buffer)
         rows = min(dataset.num_steps // num_envs, ring_buffer.length(buffer))
@@ -205,7 +180,7 @@ class DAgger:
             buffer.storage,
             labelled,
         )
-        # neither what stands before nor the first rollout goes on with an episode of it
+        # the rows before and the first rollout are of other episodes than the dataset
         done = storage.done.at[: end - rows].set(True).at[end - 1].set(True)
         return replace(
             buffer, storage=replace(storage, done=done), inserted=jnp.int32(end)
@@ -219,9 +194,8 @@ class DAgger:
         if (expert := outside.expert) is None:
             return DAggerMemory(carry, (), ())
         memory, treedef = jax.tree.flatten(expert.policy.initial_memory(expert.state, spec, key))
-        label = jax.tree.map(
-            lambda x: jnp.zeros((spec.num_envs, *x.shape), x.dtype), zeros_like_spec(spec).action
-        )
+        action = zeros_like_spec(spec).action
+        label = jnp.zeros((spec.num_envs, *action.shape), action.dtype)
         is_labelled = None if expert.has_control is None else jnp.zeros(spec.num_envs, bool)
         return DAggerMemory(carry, tuple(memory), label, is_labelled, treedef)
 
@@ -234,9 +208,10 @@ class DAgger:
         explore: bool,
         outside: Outside = NOTHING,
     ) -> tuple[Any, DAggerMemory]:
-        """Return (action, next memory): in training, of π_i; else the learner's mode.
+        """Return (action, next memory).
 
-        Without an expert at hand, `explore` gives a sample of the learner's policy.
+        With `explore` the action is that of π_i where there is an expert, whose learner plays its
+        mode, and else a sample of the learner's policy. Without, it is the learner's mode.
         """
         key_learner, key_expert, key_mix = jax.random.split(key, 3)
         expert = outside.expert if explore else None
@@ -308,13 +283,7 @@ class DAgger:
             else partial(self.sample_labelled, buffer, labels)
         )
 
-        def step(learner, key):
-            batch, key_loss = sample(key), jax.random.fold_in(key, LOSS)
-            learner, metrics, _ = cloning.gradient_step(self, learner, batch, key_loss)
-            return learner, metrics
-
-        fitted, metrics = jax.lax.scan(step, learner, jax.random.split(key, self.gradient_steps))
-        metrics = jax.tree.map(jnp.mean, metrics) | {"updates": jnp.int32(self.gradient_steps)}
+        fitted, metrics = cloning.fit_policy(self, learner, sample, key)
         if labels is None:
             return fitted, metrics
         has_labels = labels[-1] > 0
@@ -322,9 +291,9 @@ class DAgger:
         return jax.tree.map(partial(jnp.where, has_labels), fitted, learner), metrics
 
     def carries_before(self, learner: Cloner, buffer: RingBuffer) -> Carry:
-        """Return the learner's carries before all rows of the buffer, by its weights now.
+        """Return the carry before each row of the buffer, by the learner's weights now.
 
-        They are [time, env, size]; () without a recurrent cell. An episode whose first rows are
+        Carries are [time, env, size]; () without a recurrent cell. An episode whose first rows are
         overwritten begins with zeros at its oldest row.
         """
         torso = learner.weights.torso
@@ -404,5 +373,5 @@ def count_labels(buffer: RingBuffer) -> Array:
 
 # Name on the command line: (constructor, description).
 ALGORITHMS = {
-    "dagger": (DAgger, "dataset aggregation: an expert labels what the learner gets into")
+    "dagger": (DAgger, "dataset aggregation: an expert labels the states that the learner visits")
 }

@@ -8,35 +8,29 @@ It is goal-conditioned behavior cloning of its own episodes, again and again: th
 goal, and whatever it achieves instead is a demonstration of how to achieve that. No reward is read.
 
 In a noisy environment the goals that were achieved by luck are imitated as well: the policy learns
-the probability of an action where the goal was achieved, which is not that of the best action.
+p(a|s, g was achieved), which may favor a risky action that was lucky over the best one.
 """
 
-import math
-from typing import Any, ClassVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from etude.algorithms.assumptions import Assumptions
 from etude.algorithms.common.exploration import mix_actions
 from etude.algorithms.control.random_policy import Random, RandomState
 from etude.algorithms.imitation import cloning, goal_cloning
-from etude.algorithms.imitation.cloning import LOSS, AnyHead, Cloner, Demonstrations
+from etude.algorithms.imitation.cloning import Cloner, Demonstrations
+from etude.algorithms.imitation.cloning_fields import GoalFields
 from etude.algorithms.imitation.goal_cloning import GoalInput, GoalMemory
-from etude.algorithms.imitation.heads.direct import Direct
-from etude.algorithms.protocol import Component, algorithm
+from etude.algorithms.protocol import algorithm
 from etude.counters import count_up
 from etude.data.replay import ring_buffer
 from etude.data.replay.hindsight import episode_offsets
 from etude.data.replay.ring_buffer import Indices, RingBuffer
 from etude.data.replay.uniform import sample_indices
 from etude.data.transition import Transition, zeros_like_spec
-from etude.environments.goal_spaces import has_goals
-from etude.estimators.running_statistics import Normalization
-from etude.nn.custom_torso import TorsoMaker
-from etude.nn.networks import Activation
 from etude.spaces import EnvironmentSpec, executed_action
-from etude.struct import code, nested, replace, static, struct, traced
+from etude.struct import replace, static, struct, traced
 from etude.types import Array, Metrics
 
 
@@ -44,21 +38,22 @@ from etude.types import Array, Metrics
 class GCSLState:
     learner: Cloner
     buffer: RingBuffer  # of Transitions, whose memory is the step of the episode, from 1
-    # int32 [row * env]: the number of possible goals in the buffer up to each step; () in a goal
-    # environment
+    # int32 [row * env]: the number of possible goals in the buffer up to each step; () where
+    # observations show a goal
     goal_counts: Any
     steps: Array  # int32: environment steps taken, summed over all environment copies
     goal_input: GoalInput
 
 
 @algorithm
-class GCSL:
+class GCSL(GoalFields):
     """Goal-conditioned supervised learning (GCSL) for every kind of action space.
 
     In a goal environment, such as etude/PointRoom-v0, the policy acts for the goal that is desired.
-    In any other, a goal is a whole observation, and an episode is played for the last observation
-    of a random one of the episodes in the buffer; before one has ended, for any observation there.
-    Evaluations report the distance to the goal at the end of an episode, beside the return.
+    In any other, a goal is a whole observation, or parts of it that are named, and an episode is
+    played for what a random one of the episodes in the buffer achieved at its end; before one has
+    ended, for what any step there achieved, or zeros where there is none. Evaluations report the
+    distance to the goal at the end of an episode, beside the return.
 
     By default Box actions are those of a normal distribution. The authors' code cuts each element
     of a Box into three bins, and so can hold several ways to a goal, of which a normal is the mean;
@@ -66,16 +61,8 @@ class GCSL:
     """
 
     learning_rate: float = traced(5e-4, above=0)
-    """Step size of Adam."""
-    learning_rate_decay: float = traced(math.inf, above=0)
-    """Gradient steps over which the learning rate falls linearly to zero; inf: constant."""
-    weight_decay: float = traced(0.0, at_least=0)
-    """Share of each weight that a gradient step takes away, per unit of the learning rate
-    (AdamW)."""
-    max_gradient_norm: float = traced(math.inf, above=0, infinite=True)
-    """Largest global norm of the gradient; larger gradients are scaled down to it; inf: no clip."""
-    head: AnyHead = nested(Direct())
-    """What is predicted from the features of a state, and by which loss."""
+    hidden: tuple[int, ...] = static((400, 300), at_least=1)
+    gradient_steps: int = static(50, at_least=1)
     random_steps: int = static(10_000, at_least=0)
     """Environment steps of all copies with random actions, before the policy plays; it learns from
     them, too."""
@@ -83,37 +70,13 @@ class GCSL:
     """Whether training plays samples of the policy; else it plays the policy's mode."""
     epsilon: float = traced(0.0, at_least=0, at_most=1)
     """Probability of a random action in place of the policy's, in training."""
-    hidden: tuple[int, ...] = static((400, 300), at_least=1)
-    """Units of each hidden layer."""
-    activation: Activation = static("relu")
-    """Activation function of the hidden layers."""
-    torso: TorsoMaker | None = code()
-    """Function that makes a network of one's own, in place of the hidden layers: hidden and
-    activation have no effect with it; see `etude.TorsoMaker`."""
-    horizon: int = static(0, at_least=0)
-    """Steps of an episode, of which the policy is then told how many remain to achieve the goal; 0:
-    it is not told."""
-    normalize_observation: Normalization | None = nested(Normalization())
-    """Whether the policy's input, goals included, is normalized to mean 0 and std 1 by the
-    statistics of all that was played; images are not."""
-    batch_size: int = static(256, at_least=1)
-    """Steps of the buffer in a gradient step."""
-    gradient_steps: int = static(50, at_least=1)
-    """Gradient steps per update."""
     rollout_length: int = static(50, at_least=1)
     """Environment steps of each environment copy per update."""
     capacity: int = static(100_000, at_least=1)
     """Steps that are kept; beyond it, the oldest are dropped."""
 
-    recurrent: ClassVar[None] = None
-    chunk: ClassVar[int] = 1
-    ema: ClassVar[None] = None
-    state_noise: ClassVar[bool] = False
-    assumes: ClassVar[Assumptions] = goal_cloning.ASSUMPTIONS
-    components: ClassVar[dict[str, Component]] = {"policy": goal_cloning.GOAL_POLICY}
-
     def remarks(self, num_envs: int, steps: int) -> tuple[str, ...]:
-        """What to know of a buffer that does not hold all steps, and of a play that is random."""
+        """What to know of a buffer that does not hold all steps, and of random actions alone."""
         rollout = self.rollout_length * num_envs
         held = self.capacity // rollout * rollout
         of_buffer = (
@@ -124,22 +87,27 @@ class GCSL:
             f"all {steps:,} steps are random actions (random_steps {self.random_steps:,}), so the "
             "policy never plays for its goals"
         )
-        return (of_buffer,) * (held < steps) + (of_play,) * (self.random_steps >= steps)
+        drops_steps, plays_at_random = held < steps, self.random_steps >= steps
+        return tuple(
+            remark
+            for remark, applies in ((of_buffer, drops_steps), (of_play, plays_at_random))
+            if applies
+        )
 
     def init(self, key: Array, spec: EnvironmentSpec) -> GCSLState:
         """Return the initial policy and optimizer state, and an empty buffer."""
         learner, goal_input = goal_cloning.init_goal_cloner(self, key, spec)
         example = zeros_like_spec(spec, jnp.int32(0))
         buffer = ring_buffer.init(example, self.capacity, spec.num_envs, self.rollout_length)
-        goal_counts = () if has_goals(spec.observation) else count_goals(buffer)
+        goal_counts = () if goal_input.is_shown else count_goals(buffer)
         return GCSLState(learner, buffer, goal_counts, jnp.int32(0), goal_input)
 
     def initial_memory(self, state: GCSLState, spec: EnvironmentSpec, key: Array) -> GoalMemory:
-        """Return the goals with which an episode begins, where the environment shows none."""
-        if has_goals(spec.observation):
+        """Return the goals with which an episode begins, where observations show none."""
+        if state.goal_input.is_shown:
             return goal_cloning.first_memory((), spec.num_envs)
-        goal = draw_goals(key, state.buffer, state.goal_counts, spec.num_envs)
-        return goal_cloning.first_memory(goal, spec.num_envs)
+        last = draw_last_observations(key, state.buffer, state.goal_counts, spec.num_envs)
+        return goal_cloning.first_memory(state.goal_input.achieved_goal(last), spec.num_envs)
 
     def act(
         self, state: GCSLState, observation: Any, memory: GoalMemory, key: Array, explore: bool
@@ -176,30 +144,22 @@ class GCSL:
         )
         learner = cloning.add_observations(self, state.learner, newest.observation)
 
-        def step(learner, key):
+        def draw(key):
             key_rows, key_goals = jax.random.split(key)
             indices = sample_indices(buffer, key_rows, self.batch_size)
-            batch = relabel_rows(state.goal_input, key_goals, buffer, indices)
-            key_loss = jax.random.fold_in(key, LOSS)
-            learner, metrics, _ = cloning.gradient_step(self, learner, batch, key_loss)
-            return learner, metrics
+            return relabel_rows(state.goal_input, key_goals, buffer, indices)
 
-        learner, metrics = jax.lax.scan(
-            step, learner, jax.random.split(key_steps, self.gradient_steps)
-        )
+        learner, metrics = cloning.fit_policy(self, learner, draw, key_steps)
         steps = count_up(state.steps, experience.reward.size)
         goal_counts = count_goals(buffer) if len(state.goal_counts) else ()
-        return GCSLState(learner, buffer, goal_counts, steps, state.goal_input), {
-            **jax.tree.map(jnp.mean, metrics),
-            "updates": jnp.int32(self.gradient_steps),
-        }
+        return GCSLState(learner, buffer, goal_counts, steps, state.goal_input), metrics
 
 
 def to_stored(experience: Transition, action_space: Any) -> Transition:
     """A rollout as the buffer holds it: the actions as they were executed, and the step as memory.
 
-    A last observation is a goal, whatever ended the episode, so that every end is stored as a
-    truncation, whose next observation the buffer keeps.
+    The last observation of an episode may become a goal, whatever ended it. The buffer keeps it for
+    truncated episodes alone, so every end is stored as a truncation.
     """
     action = executed_action(action_space, experience.action).astype(experience.action.dtype)
     return replace(
@@ -248,8 +208,11 @@ def count_goals(buffer: RingBuffer) -> Array:
     return jnp.cumsum(is_goal.ravel(), dtype=jnp.int32)
 
 
-def draw_goals(key: Array, buffer: RingBuffer, goal_counts: Array, num_envs: int) -> Any:
-    """Random ones of the possible goals in a buffer, [env, ...]; zeros where it is empty."""
+def draw_last_observations(
+    key: Array, buffer: RingBuffer, goal_counts: Array, num_envs: int
+) -> Any:
+    """What random ones of the possible goals in a buffer are part of, [env, ...]; zeros where it is
+    empty."""
     number = jax.random.randint(key, (num_envs,), 0, jnp.maximum(goal_counts[-1], 1))
     row = jnp.searchsorted(goal_counts, number, side="right")
     time, env = jnp.divmod(jnp.minimum(row, len(goal_counts) - 1), ring_buffer.num_envs(buffer))

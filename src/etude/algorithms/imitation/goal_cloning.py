@@ -4,12 +4,16 @@
                                     k ~ U{1, ..., T - t}
 
 Whatever an episode of T steps was meant to achieve, its action at step t is a demonstration of how
-to achieve what it achieved at any later step, the last observation included.
+to achieve what it achieved at any later step, the last observation included. With a horizon the
+policy is told k as well, π_θ(aₜ|sₜ, g, k). When it plays, k is what is left of the horizon: it is
+asked to be at the goal when the horizon is over, not as soon as it can.
 
-A goal environment shows a desired goal, whose place g takes, and what is achieved, which the policy
-does not see: its other entries tell the state. In any other environment a goal is a whole
-observation. The functions read these hyperparameters of `algorithm`, and those of `cloning`:
+A goal environment shows the desired goal and the achieved one. In learning g takes the place of the
+desired goal, and the policy never sees the achieved one: other entries tell the state. In any other
+environment a goal is a whole observation, and in every one it may be parts of an observation that
+are named. The functions read these hyperparameters of `algorithm`, and those of `cloning`:
 
+    goal         names of the parts of an observation that are the goal
     horizon      whether the policy is told how many steps remain, and out of how many
 """
 
@@ -19,13 +23,22 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from etude.algorithms.assumptions import Assumptions
 from etude.algorithms.imitation import cloning
 from etude.algorithms.imitation.cloning import Cloner, Demonstrations
 from etude.algorithms.protocol import Component
 from etude.counters import count_back
 from etude.data.transition import Transition
-from etude.environments.goal_spaces import entries_of, goal_distance, goal_space, has_goals
+from etude.environments.goal_spaces import (
+    achieved_goal,
+    entries_of,
+    goal_distance,
+    goal_space,
+    names_beside_mask,
+    shows_goal,
+    space_of_named,
+    value_of_named,
+)
+from etude.errors import InvalidInput
 from etude.nn.action_masks import mask_space
 from etude.spaces import (
     ACHIEVED_GOAL,
@@ -40,43 +53,63 @@ from etude.struct import replace, static, struct
 from etude.types import Array
 
 REMAINING_STEPS = "remaining_steps"  # an entry of the policy's input, in units of the horizon
-ASSUMPTIONS = Assumptions(action_masks=True, distances=True)
 
 
 @struct
 class GoalInput:
     """The input of a policy with goals, a Dict, as a function of observation and goal.
 
-    In a goal environment it is the observation without "achieved_goal", with the goal as
-    "desired_goal"; in any other the observation and the goal side by side. With a horizon it has
-    the remaining steps, too.
+    Where observations show a goal, it is the observation without "achieved_goal", with the goal as
+    "desired_goal"; elsewhere the observation and the goal side by side. With a horizon it has the
+    remaining steps, too.
     """
 
     observation_space: Space = static()
     horizon: int = static(0)
+    names: tuple[str, ...] = static(())  # the parts of an observation that are the goal
+
+    @property
+    def is_shown(self) -> bool:
+        """Whether observations say which goal is desired."""
+        return shows_goal(self.observation_space, self.names)
+
+    @property
+    def goal_space(self) -> Space:
+        """The space of the goals."""
+        return goal_space(self.observation_space, self.names)
 
     @property
     def space(self) -> Composite:
         """The space of the input."""
-        if has_goals(self.observation_space):
+        if self.is_shown:
             entries = entries_of(self.observation_space)
+            # the goals that it learns with were achieved, so their space is that of those
             entries[DESIRED_GOAL] = entries.pop(ACHIEVED_GOAL)
         else:
-            entries = {"goal": self.observation_space, "observation": self.observation_space}
+            beside_mask = names_beside_mask(self.observation_space)
+            state = space_of_named(self.observation_space, beside_mask)
+            entries = {"goal": self.goal_space, "observation": state}
             if (mask := mask_space(self.observation_space)) is not None:
                 entries[ACTION_MASK] = mask
         if self.horizon:
+            if REMAINING_STEPS in entries:
+                raise InvalidInput(
+                    f"horizon is {self.horizon}, and observations have an entry {REMAINING_STEPS}, "
+                    "as what the horizon adds would be called; leave horizon out"
+                )
             entries[REMAINING_STEPS] = Box((), low=0.0, high=1.0)
         names = tuple(sorted(entries))
         return Composite(tuple(entries[name] for name in names), names)
 
     def __call__(self, observation: Any, goal: Any, remaining_steps: Array) -> dict[str, Any]:
         """The input where `goal` is asked for, and is to be achieved in so many steps; [n, ...]."""
-        if has_goals(self.observation_space):
+        if self.is_shown:
             entries = {name: observation[name] for name in observation if name != ACHIEVED_GOAL}
             entries[DESIRED_GOAL] = goal
         else:
-            entries = {"goal": goal, "observation": observation}
+            beside_mask = names_beside_mask(self.observation_space)
+            state = value_of_named(self.observation_space, observation, beside_mask)
+            entries = {"goal": goal, "observation": state}
             if mask_space(self.observation_space) is not None:
                 entries[ACTION_MASK] = observation[ACTION_MASK]
         if self.horizon:
@@ -84,26 +117,27 @@ class GoalInput:
         return entries
 
     def achieved_goal(self, observation: Any) -> Any:
-        """The goal that an observation is, or says to be achieved."""
-        return observation[ACHIEVED_GOAL] if has_goals(self.observation_space) else observation
+        """The goal that an observation is, has as a part, or says to be achieved."""
+        return achieved_goal(self.observation_space, observation, self.names)
 
     def desired_goal(self, observation: Any, memory: "GoalMemory") -> Any:
         """The goal to act for: the environment's, or the one drawn for the episode."""
-        return observation[DESIRED_GOAL] if has_goals(self.observation_space) else memory.goal
+        return observation[DESIRED_GOAL] if self.is_shown else memory.goal
 
 
 @struct
 class GoalMemory:
     """What an episode remembers, [env, ...]."""
 
-    goal: Any  # drawn at its start; () in a goal environment, which shows one
+    goal: Any  # drawn at its start; () where observations show one
     step: Array  # int32: steps of the episode so far
 
 
 def get_goal_policy(state: Any) -> Any:
     """The weights that act for goals, and the statistics that normalize their input.
 
-    They are no component of algorithms without goals, whose networks have another input.
+    It is a function of its own, since components are the same where `get` is: a run of bc, whose
+    network has another input, cannot start from these.
     """
     return cloning.get_cloned_policy(state)
 
@@ -111,13 +145,13 @@ def get_goal_policy(state: Any) -> Any:
 GOAL_POLICY = Component(
     get_goal_policy,
     cloning.put_cloned_policy,
-    settings=("hidden", "activation", "torso", "normalize_observation", "head", "horizon"),
+    settings=("hidden", "activation", "torso", "normalize_observation", "head", "goal", "horizon"),
 )
 
 
 def init_goal_cloner(algorithm: Any, key: Array, spec: EnvironmentSpec) -> tuple[Cloner, GoalInput]:
     """The initial policy and optimizer state, and the policy's input."""
-    goal_input = GoalInput(spec.observation, algorithm.horizon)
+    goal_input = GoalInput(spec.observation, algorithm.horizon, algorithm.goal)
     cloner = cloning.init_cloner(algorithm, key, replace(spec, observation=goal_input.space))
     return cloner, goal_input
 
@@ -138,24 +172,28 @@ def act_for_goal(
     remaining_steps = jnp.maximum(algorithm.horizon - memory.step, 1)
     policy_input = state.goal_input(observation, goal, remaining_steps)
     action, _ = cloning.act_as_cloned(algorithm, state.learner, policy_input, (), key, sampled)
+    # it never stands still, for `episode_offsets` finds episodes by steps that follow each other
     return action, replace(memory, step=count_back(memory.step, 1) + 1)
 
 
 def relabel(
-    goal_input: GoalInput, key: Array, num_later: Array, read: Callable[[int | Array], Transition]
+    goal_input: GoalInput,
+    key: Array,
+    steps_left: Array,
+    steps_after: Callable[[int | Array], Transition],
 ) -> Demonstrations:
     """Steps [n] as demonstrations of how to achieve what was achieved later in their episodes.
 
     Args:
         goal_input: the policy's input.
         key: of the goals that are drawn.
-        num_later: int32 [n], the number of steps from each one to the last of its episode, itself
-            included: of the observations that follow it.
-        read: from an offset, or one for each of the n steps, to the steps that are so much later,
-            [n, ...]. It is called with offsets below `num_later`.
+        steps_left: int32 [n], how many steps of the episode are left, the step itself included: as
+            many observations follow it.
+        steps_after: returns the steps [n, ...] that come so many steps after those n. Its argument
+            is one number, or int32 [n], below `steps_left`.
     """
-    offset = jax.random.randint(key, num_later.shape, 0, num_later)
-    step, later_step = read(0), read(offset)
+    offset = jax.random.randint(key, steps_left.shape, 0, steps_left)
+    step, later_step = steps_after(0), steps_after(offset)
     goal = goal_input.achieved_goal(later_step.next_observation)
     return cloning.single_actions(goal_input(step.observation, goal, offset + 1), step.action)
 
@@ -168,7 +206,7 @@ def distance_to_goal(state: Any, memory: GoalMemory, observation: Any) -> dict[s
     goal_input = state.goal_input
     return {
         "distance": goal_distance(
-            goal_space(goal_input.observation_space),
+            goal_input.goal_space,
             goal_input.achieved_goal(observation),
             goal_input.desired_goal(observation, memory),
         )
