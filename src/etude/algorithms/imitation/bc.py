@@ -166,7 +166,7 @@ class BC(RecurrentFields):
         keys = jax.random.split(key_steps, self.gradient_steps)
         # all at once, since inside the loop each draw would cost a step some of its time
         rows = jax.vmap(partial(self.draw_rows, ~state.is_held_out, dataset))(keys)
-        state, metrics = jax.lax.scan(step, state, (keys, rows))
+        state, metrics = jax.lax.scan(step, state, (keys, rows), unroll=cloning.UNROLL)
         metrics = jax.tree.map(jnp.mean, metrics)
         if self.validation_share:
             measured = self.validate(state, dataset, key_validation)

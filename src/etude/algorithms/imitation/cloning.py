@@ -49,6 +49,9 @@ from etude.types import Array, Metrics
 # folded into the key that draws a batch, it gives that of its loss; `split(key, n)` folds in
 # numbers below n
 KEY_OF_LOSS = 2**31
+# gradient steps in a turn of the compiled loop: between two steps of one turn the weights are not
+# copied, which makes cloning 5 % faster
+UNROLL = 2
 AnyHead = Direct | Deterministic | Mixture | Latent | Autoregressive | Flow | Diffusion
 
 
@@ -250,7 +253,8 @@ def fit_policy(
         cloner, metrics, _ = gradient_step(algorithm, cloner, batch, key_loss)
         return cloner, metrics
 
-    cloner, metrics = jax.lax.scan(step, cloner, jax.random.split(key, algorithm.gradient_steps))
+    keys = jax.random.split(key, algorithm.gradient_steps)
+    cloner, metrics = jax.lax.scan(step, cloner, keys, unroll=UNROLL)
     return cloner, {
         **jax.tree.map(jnp.mean, metrics),
         "updates": jnp.int32(algorithm.gradient_steps),

@@ -6,6 +6,8 @@ Supervised Learning", 2021).
 
 It is goal-conditioned behavior cloning of its own episodes, again and again: the policy plays for a
 goal, and whatever it achieves instead is a demonstration of how to achieve that. No reward is read.
+Here t is drawn from all steps, and then k; the paper draws from all pairs of steps, so that early
+steps come more often.
 
 In a noisy environment the goals that were achieved by luck are imitated as well: the policy learns
 p(a|s, g was achieved), which may favor a risky action that was lucky over the best one.
