@@ -26,10 +26,12 @@ from etude.environments.backends.episode_log import EpisodeSeeds
 from etude.environments.protocol import StepResult
 from etude.environments.sources import environment_source
 from etude.errors import EnvironmentFault, ExpertFault, InvalidInput
+from etude.keys import recording_key
 from etude.nn.recurrent import GRU
 from etude.rollout import bind_policy, evaluate
+from etude.runs import episode_collection
 from etude.runs import record as recording
-from etude.runs.evaluation import final_evaluation_key
+from etude.runs.evaluation import PolicyEvaluator
 from etude.runs.inspection import inspect_dataset
 from etude.runs.interrupt import Interrupted, InterruptHandler
 from etude.runs.job import train_job
@@ -68,7 +70,7 @@ def bits(dataset):
 def played_by_hand(make_env, spec, actions, lengths, copies, seed):
     """The dataset of the recorded actions [step, ...], taken in Gymnasium environments that begin
     with the seeds that etude gives its copies."""
-    key_reset, _ = jax.random.split(final_evaluation_key(seed, 0))
+    key_reset, _ = jax.random.split(recording_key(seed))
     bits_of_key = int(jax.random.bits(key_reset))
     episodes, start = [], 0
     for i, length in enumerate(lengths):
@@ -222,8 +224,8 @@ def test_the_seed_makes_the_file(tmp_path):
 
 def test_where_chunks_end_makes_no_difference(monkeypatch):
     whole = quietly(Walk(), "random", episodes=4)
-    monkeypatch.setattr(recording, "MAX_CHUNK", 3)
-    monkeypatch.setattr(recording, "CHUNK_SECONDS", 1e-9)
+    monkeypatch.setattr(episode_collection, "MAX_CHUNK", 3)
+    monkeypatch.setattr(episode_collection, "CHUNK_SECONDS", 1e-9)
     assert content_hash(quietly(Walk(), "random", episodes=4)) == content_hash(whole)
 
 
@@ -251,11 +253,16 @@ def run_of(algorithm, environment, directory, steps):
     return run
 
 
-def test_the_episodes_of_a_run_are_those_of_its_evaluation(tmp_path):
+def evaluated(run, episodes, seed):
+    """The returns of a run's stochastic policy on the episodes of a recording."""
+    with contextlib.closing(PolicyEvaluator(run.settings, episodes, explore=True)) as evaluator:
+        return evaluator.evaluate(run.states()[0], recording_key(seed)).returns
+
+
+def test_the_episodes_of_a_run_are_played_as_evaluations_play(tmp_path):
     run = run_of(etude.QLearning(), "FrozenLake-v1", tmp_path / "run", 400)
     dataset = quietly("FrozenLake-v1", run, episodes=20, seed=5, stochastic=True)
-    (returns,) = run.evaluate(20, seed=5, explore=True)["returns"]
-    np.testing.assert_array_equal(episode_returns(dataset), returns)
+    np.testing.assert_array_equal(episode_returns(dataset), evaluated(run, 20, seed=5))
 
 
 @pytest.mark.system
@@ -263,8 +270,7 @@ def test_a_recurrent_policy_is_recorded_as_it_is_evaluated(tmp_path):
     ppo = etude.PPO(hidden=(8,), recurrent=GRU(), rollout_length=16, batch_size=32)
     run = run_of(ppo, "CartPole-v1", tmp_path / "run", 1000)
     dataset = quietly("CartPole-v1", run.directory, episodes=10, stochastic=True)
-    (returns,) = run.evaluate(10, seed=0, explore=True)["returns"]
-    np.testing.assert_array_equal(episode_returns(dataset), returns)
+    np.testing.assert_array_equal(episode_returns(dataset), evaluated(run, 10, seed=0))
 
 
 @pytest.mark.slow
@@ -277,7 +283,7 @@ def test_a_planner_is_recorded_as_it_is_evaluated():
     @jax.jit
     def returns(key):
         policy = bind_policy(mpc, mpc.init(key, environment.spec), environment)
-        return evaluate(environment, policy, final_evaluation_key(0, 0), 2)[0]
+        return evaluate(environment, policy, recording_key(0), 2)[0]
 
     np.testing.assert_allclose(episode_returns(dataset), returns(jax.random.key(0)), rtol=1e-5)
     assert not dataset.transitions.terminated.any()
@@ -349,7 +355,7 @@ def fails_after(calls):
 
 def test_whole_episodes_survive_what_ends_a_recording(tmp_path, monkeypatch):
     """They are in a folder beside it, which is no recording to write over, and become a dataset."""
-    monkeypatch.setattr(recording, "MAX_CHUNK", 7)  # so episodes go on from chunk to chunk
+    monkeypatch.setattr(episode_collection, "MAX_CHUNK", 7)  # so episodes go on from chunk to chunk
     monkeypatch.chdir(tmp_path)
     keywords: Any = dict(episodes=6, out="noise.npz")
     with pytest.raises(
@@ -383,9 +389,10 @@ def told(self, *arguments):
     append(self, *arguments)
     print(self.num_episodes, flush=True)
 PartsWriter.append = told
-import etude.runs.record as recording
-recording.CHUNK_SECONDS = 0.02
-recording.record(
+from etude.runs import episode_collection
+from etude.runs.record import record
+episode_collection.CHUNK_SECONDS = 0.02
+record(
     "CartPole-v1", "random", episodes=50_000, out=sys.argv[1], seed=int(sys.argv[2]), progress=False
 )
 """

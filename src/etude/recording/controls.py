@@ -158,8 +158,10 @@ def make_controls(
 
     Raises InvalidInput for keys that do not fit the actions, and where there are none by default.
     """
-    text = ("" if mouse else default_keys(spec.id, spec.action)) if keys is None else keys
-    bindings = parse_bindings(text, spec.action) if text else ()
+    bindings: tuple[Binding, ...] = ()
+    if not mouse:
+        text = default_keys(spec.id, spec.action) if keys is None else keys
+        bindings = parse_bindings(text, spec.action)
     ramp_steps = 1 if wait else max(1, round(RAMP_SECONDS * frames))
     return Controls(spec.action, bindings, ramp_steps=ramp_steps, use_mouse=mouse)
 

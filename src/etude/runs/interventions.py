@@ -20,7 +20,7 @@ from etude.errors import InvalidInput
 from etude.recording.controls import make_controls
 from etude.recording.play import IDLE, Pace, frames_per_second, handle_event, key_legend, picture_of
 from etude.recording.session import Interventions
-from etude.recording.window import Panel, Window, check_screen, import_pygame
+from etude.recording.window import Panel, Window, check_screen
 from etude.rollout import EpisodeSums, bind_policy, rollout
 from etude.runs.interrupt import InterruptHandler
 from etude.runs.options import PERSON
@@ -52,7 +52,6 @@ def check_interventions(settings: Settings) -> None:
     make_controls(settings.outline().spec, settings.keys, 1.0)  # the keys fit
     settings.source.check_pictures("rgb_array")
     check_screen("a person needs one to play; take another expert here")
-    import_pygame()
 
 
 class PersonRollout:

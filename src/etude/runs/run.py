@@ -23,6 +23,7 @@ from etude.environments.sources import EnvironmentLike
 from etude.errors import InvalidInput
 from etude.reporting import figures
 from etude.reporting.statistics import iqm
+from etude.runs.config import CONFIG, from_json, read_config, start_as_before, to_json, write_config
 from etude.runs.display import Display
 from etude.runs.evaluation import evaluate_on_dataset, evaluate_policies
 from etude.runs.interrupt import Interrupted, InterruptHandler
@@ -46,15 +47,7 @@ from etude.runs.outside import (
     reopen_dataset,
 )
 from etude.runs.periodic_evaluation import state_of_seed
-from etude.runs.settings import (
-    CONFIG,
-    Settings,
-    from_json,
-    read_config,
-    start_as_before,
-    to_json,
-    write_config,
-)
+from etude.runs.settings import Settings
 from etude.runs.torsos import TorsoLike, names_torso
 from etude.storage import files, metrics_csv
 from etude.storage.files import CorruptFile

@@ -21,6 +21,7 @@ from etude.environments.goals import check_goal_reward, goal_reward_for
 from etude.environments.sources import EnvironmentLike, EnvironmentSource, environment_source
 from etude.errors import InvalidInput
 from etude.presets import preset
+from etude.runs.config import from_json, read_config, start_as_before, to_json, write_config
 from etude.runs.defaults import defaults_for
 from etude.runs.display import Display, display_for
 from etude.runs.experts import ExpertLike, check_expert, expert_name, open_expert, reopen_expert
@@ -42,19 +43,11 @@ from etude.runs.outside import (
 from etude.runs.periodic_evaluation import records_in
 from etude.runs.processes import train_jobs
 from etude.runs.run import Run, create_run, load_beside, remove_if_untrained
-from etude.runs.settings import (
-    Settings,
-    environment_changes,
-    from_json,
-    read_config,
-    spaces_text,
-    start_as_before,
-    to_json,
-    write_config,
-)
+from etude.runs.settings import Settings, spaces_text
 from etude.runs.stopping import early_stops
 from etude.runs.threads import choose_threads, start_with
 from etude.runs.torsos import TorsoLike, torso_of, with_torso
+from etude.runs.versions import environment_changes
 from etude.runs.video import record_video
 from etude.storage import files
 from etude.storage.metrics_csv import read_metrics
