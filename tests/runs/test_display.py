@@ -48,6 +48,7 @@ def evaluation_of(returns):
         "cut": 0,
         "max_steps": 9,
         "episodes": 4,
+        "explore": False,
         "deterministic": True,
         "environment": "Gymnasium",
     }

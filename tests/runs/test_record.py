@@ -26,7 +26,7 @@ from etude.environments.backends.episode_log import EpisodeSeeds
 from etude.environments.protocol import StepResult
 from etude.environments.sources import environment_source
 from etude.errors import EnvironmentFault, ExpertFault, InvalidInput
-from etude.keys import recording_key
+from etude.keys import final_evaluation_key, periodic_evaluation_key, recording_key, rendering_key
 from etude.nn.recurrent import GRU
 from etude.rollout import bind_policy, evaluate
 from etude.runs import episode_collection
@@ -43,6 +43,7 @@ from etude.runs.train import resolve_settings
 from etude.spaces import Discrete
 from etude.storage.datasets.formats import read_dataset, read_recorded, write_recorded
 from etude.storage.datasets.npz import read_npz
+from etude.training import split_run_key
 from etude.trees import content_hash
 
 quietly = partial(record, progress=False)
@@ -288,6 +289,55 @@ def test_a_planner_is_recorded_as_it_is_evaluated():
     np.testing.assert_allclose(episode_returns(dataset), returns(jax.random.key(0)), rtol=1e-5)
     assert not dataset.transitions.terminated.any()
     assert np.asarray(dataset.episode_lengths).tolist() == [200, 200]
+
+
+def starts(key, copies=10, episodes=20):
+    """The seeds of the episodes of Gymnasium environments that are reset with this key."""
+    of_copies = [EpisodeSeeds(int(jax.random.bits(key)), copy) for copy in range(copies)]
+    return {seeds(number) for seeds in of_copies for number in range(episodes)}
+
+
+def test_no_use_of_a_seed_begins_the_episodes_of_another():
+    """Training, evaluation in it, the final one, videos, a recording and a person, of small
+    seeds."""
+    uses = []
+    for seed in range(5):
+        uses.append(starts(split_run_key(jax.random.key(seed)).reset))
+        uses.append(starts(jax.random.split(recording_key(seed))[0]))
+        uses.append(starts(jax.random.split(periodic_evaluation_key(seed))[0]))
+        uses += [starts(jax.random.split(final_evaluation_key(seed, i))[0]) for i in range(3)]
+        uses.append(starts(rendering_key(seed)))
+    assert len(set().union(*uses)) == sum(map(len, uses)) == 35 * 200
+    assert min(set().union(*uses)) > 1000  # a person's begin with the seed itself
+
+
+@pytest.mark.system
+def test_no_run_begins_the_episodes_of_a_recording(tmp_path):
+    """As the environments are reset: by training, evaluations in it, the final one and a
+    recording."""
+    begun: list[list[int]] = []  # of each environment
+
+    class Short(Endless):
+        def __init__(self):
+            self.seeds: list[int] = []
+            begun.append(self.seeds)
+
+        def reset(self, *, seed=None, options=None):
+            self.seeds.append(seed)
+            self.time = 0
+            return super().reset(seed=seed)
+
+        def step(self, action):
+            self.time += 1
+            return 0, 0.0, self.time == 2, False, {}
+
+    for seed in (0, 1):
+        quietly(Short, lambda observation: 0, episodes=5, seed=seed)
+    evaluations = dict(evaluate_every=20, evaluate_with=5, evaluation_episodes=5)
+    options: Any = dict(steps=40, seeds=2, out=tmp_path / "run", progress=False, **evaluations)
+    etude.train(etude.QLearning(), Short, **options)
+    played = [set(seeds) for seeds in begun if len(seeds) > 1]
+    assert len(played) == 27 and len(set().union(*played)) == sum(map(len, played))
 
 
 # What ends early

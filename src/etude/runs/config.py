@@ -41,6 +41,7 @@ NOT_PLAIN = (
     "algorithm",
     "source",
     "dataset",
+    "dataset_notes",
     "expert",
     "outside",
     "initial",

@@ -165,7 +165,8 @@ def summarize_evaluation(
     return {
         "environment": settings.source.evaluated_on,
         "episodes": len(played[0].returns),
-        "deterministic": not explore,
+        "explore": explore,
+        "deterministic": not explore and settings.algorithm.is_deterministic,
         "cut": sum(episodes.cut for episodes in played),
         "max_steps": settings.max_evaluation_steps,
         **statistics.summarize_returns([episodes.returns for episodes in played]),

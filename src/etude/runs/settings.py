@@ -68,6 +68,7 @@ class Settings(RecordedOptions):
     # of observation and action, by which an environment given as an object is known again
     spaces: dict[str, str] = dataclasses.field(default_factory=dict)
     dataset: DatasetRecord | None = None
+    dataset_notes: tuple[str, ...] = ()  # of a new run: what was found as the dataset was read
     expert: ExpertRecord | None = None
     outside: Outside = NOTHING  # of a run that is loaded, the shapes alone
     initial: dict[str, InitialRecord] = dataclasses.field(default_factory=dict)

@@ -207,9 +207,11 @@ def resolve_settings(
             "none; leave it out"
         )
     if options.dataset is not None:
-        dataset, record = open_dataset(options.dataset, spec)
+        dataset, record, notes = open_dataset(options.dataset, spec)
         check_next_observations(algorithm, name, dataset)
-        settings = replace(settings, dataset=record, outside=Outside(dataset=dataset))
+        settings = replace(
+            settings, dataset=record, dataset_notes=notes, outside=Outside(dataset=dataset)
+        )
     if is_person(options.expert):
         check_interventions(settings)
     if options.expert is not None:
@@ -538,6 +540,8 @@ def run_training(run: Run, display: Display, video: bool = False) -> Run:
             settings = run.settings
             for remark in settings.algorithm.remarks(settings.num_envs, settings.trained_steps):
                 display.warn(remark)
+            for note in settings.dataset_notes:
+                display.warn(f"of the dataset: {note}")
             for event in run_jobs(run, interrupt, display.warn):
                 if event.seeds not in latest_events and not event.metrics:  # of a resumed job
                     compiled_before += event.compile_seconds

@@ -105,6 +105,11 @@ class BC:
     state_noise: ClassVar[bool] = False
 
     @property
+    def is_deterministic(self) -> bool:
+        """A head that has several modes draws one."""
+        return self.head.is_deterministic
+
+    @property
     def components(self) -> dict[str, Component]:
         """The policy, which others can start from where they take its kind."""
         return {"policy": cloning.policy_component(self)}

@@ -129,6 +129,11 @@ class DAgger:
     ema: ClassVar[None] = None
 
     @property
+    def is_deterministic(self) -> bool:
+        """A head that has several modes draws one."""
+        return self.head.is_deterministic
+
+    @property
     def components(self) -> dict[str, Component]:
         """The policy, which others can start from where they take its kind."""
         return {"policy": cloning.policy_component(self)}

@@ -88,6 +88,11 @@ class GCBC:
     assumes: ClassVar[Assumptions] = goal_cloning.ASSUMPTIONS
     components: ClassVar[dict[str, Component]] = {"policy": goal_cloning.GOAL_POLICY}
 
+    @property
+    def is_deterministic(self) -> bool:
+        """A head that has several modes draws one."""
+        return self.head.is_deterministic
+
     def steps_per_update(self, num_envs: int) -> int:
         """Steps of the budget in one update, which are gradient steps."""
         return self.gradient_steps

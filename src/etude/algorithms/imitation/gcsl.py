@@ -112,6 +112,11 @@ class GCSL:
     assumes: ClassVar[Assumptions] = goal_cloning.ASSUMPTIONS
     components: ClassVar[dict[str, Component]] = {"policy": goal_cloning.GOAL_POLICY}
 
+    @property
+    def is_deterministic(self) -> bool:
+        """A head that has several modes draws one."""
+        return self.head.is_deterministic
+
     def remarks(self, num_envs: int, steps: int) -> tuple[str, ...]:
         """What to know of a buffer that does not hold all steps, and of a play that is random."""
         rollout = self.rollout_length * num_envs
