@@ -43,7 +43,7 @@ def controls(space, keys, **options):
         (LANDER, "left=1@0", r"'left=1@0', and the action space is Discrete\(n=4"),
         (LANDER, "left=4", "'left=4', and .* give a whole number from 0 to 3"),
         (LANDER, "left=0.5", "give a whole number from 0 to 3"),
-        (LANDER, "left=1,left=2", "which says twice what left: 1 does"),
+        (LANDER, "left=1,left=2", "which says twice what left: action 1 does"),
         (LANDER, "none=0", "in which no key does anything"),
         (STICK, "left=1", "'left=1', and the action space is Box"),
         (STICK, "left=1@2", "an action has 2 elements, counted from 0"),
