@@ -14,10 +14,11 @@ import numpy as np
 import pytest
 from commands import etude as etude_process
 from commands import here, kill, start
+from gymnasium.envs.toy_text.frozen_lake import FrozenLakeEnv
 from hands import Hands
 
 import etude
-from etude.errors import InvalidInput
+from etude.errors import EnvironmentFault, InvalidInput
 from etude.runs import record_person
 from etude.runs.record import record
 from etude.runs.record_person import record_person as play_and_record
@@ -97,6 +98,43 @@ def test_each_kept_episode_is_on_the_disk_before_the_next(sits_down, tmp_path):
     with pytest.raises(Exception, match="stopped; 1 episode is in .*lake"):
         play_and_record("FrozenLake-v1", out=tmp_path / "lake", progress=False)
     assert etude.read_dataset(tmp_path / "lake").num_episodes == 1
+
+
+def test_a_full_disk_and_a_failing_environment_leave_what_was_kept(
+    sits_down, tmp_path, monkeypatch
+):
+    append, appended = record_person.append_episode, []
+
+    def append_one(writer, episode):
+        if appended:
+            raise OSError(28, "No space left on device")
+        appended.append(episode)
+        append(writer, episode)
+
+    monkeypatch.setattr(record_person, "append_episode", append_one)
+    sits_down(["right", "Enter", "right", "Enter"])
+    kept = "1 episode is in .*full. Make room"
+    with pytest.raises(InvalidInput, match=rf"full cannot be written .No space left.*; {kept}"):
+        play_and_record("FrozenLake-v1", out=tmp_path / "full", progress=False)
+    assert etude.read_dataset(tmp_path / "full").num_episodes == 1
+    appended.clear()
+
+    class Breaks(FrozenLakeEnv):
+        def step(self, action):
+            if appended:
+                raise ArithmeticError("too much")
+            return super().step(action)
+
+    sits_down(["right", "Enter", "right"])
+    with pytest.raises(EnvironmentFault, match="too much .*; 1 episode is in .*broken$"):
+        play_and_record(
+            lambda: Breaks(render_mode="rgb_array"),
+            out=tmp_path / "broken",
+            keys="right=2",
+            wait=True,
+            progress=False,
+        )
+    assert etude.read_dataset(tmp_path / "broken").num_episodes == 1
 
 
 @pytest.mark.parametrize(

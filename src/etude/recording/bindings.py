@@ -135,9 +135,13 @@ def name_without_version(environment_id: str) -> str:
 
 
 def finite_bounds(space: Box) -> tuple[np.ndarray, np.ndarray]:
-    """(low, high) of a Box for a person, where elements without a bound have -1 or 1."""
+    """(low, high) of a Box for a person: -1 and 1 stand for bounds that are not there, or where
+    these are beyond the other bound, what is 2 away from that."""
     low, high = space.bounds
-    return np.where(np.isfinite(low), low, -1), np.where(np.isfinite(high), high, 1)
+    return (
+        np.where(np.isfinite(low), low, np.where(high > -1, -1, high - 2)),
+        np.where(np.isfinite(high), high, np.where(low < 1, 1, low + 2)),
+    )
 
 
 def _parse_binding(part: str, space: Space, example: str) -> Binding:

@@ -150,19 +150,26 @@ def write_episodes(
     writer: MinariWriter | None = None
     successes: list[bool | None] = []
     try:
-        for episode in played:
-            if writer is None:
-                writer = MinariWriter(path, spec)
-            append_episode(writer, episode)
-            successes.append(episode.success)
+        try:
+            for episode in played:
+                if writer is None:
+                    writer = MinariWriter(path, spec)
+                append_episode(writer, episode)
+                successes.append(episode.success)
+        finally:
+            if writer is not None:
+                writer.close()
     except KeyboardInterrupt:
         raise Interrupted(f"stopped; {kept_text(len(successes), out)}") from None
     except EnvironmentFault as fault:
         kept = kept_text(len(successes), out)
         raise EnvironmentFault(f"{fault}; {kept}") from fault.__cause__
-    finally:
-        if writer is not None:
-            writer.close()
+    except OSError as error:
+        kept = kept_text(len(successes), out)
+        raise InvalidInput(
+            f"{out} cannot be written ({error.strerror or error}); {kept}. Make room, and record "
+            "on to another --out"
+        ) from error
     return successes
 
 
