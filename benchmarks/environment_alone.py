@@ -20,7 +20,7 @@ def main() -> None:
     steps, seconds = {"gymnasium": step_gymnasium, "envpool": step_envpool, "jax": step_jax}[
         workload["backend"]
     ](workload)
-    from etude.runs.settings import package_versions
+    from etude.runs.versions import package_versions
 
     print(json.dumps({"steps": steps, "seconds": seconds, "versions": package_versions()}))
 

@@ -17,8 +17,8 @@ from report import RUNS
 import etude
 from etude.data.dataset import dataset_shapes, episode_returns
 from etude.environments.sources import environment_source
+from etude.runs.config_values import plain_fields
 from etude.runs.options import RunOptions
-from etude.runs.settings import plain_fields
 from etude.runs.train import train_new
 from etude.storage import files
 from etude.struct import replace

@@ -22,9 +22,9 @@ from workloads import PEER_PYTHON
 
 import etude
 from etude.errors import InvalidInput
+from etude.runs.config import to_json
 from etude.runs.options import RunOptions
 from etude.runs.run import Run
-from etude.runs.settings import to_json
 from etude.runs.torsos import torso_of
 from etude.runs.train import resolve_settings, train_new
 from etude.storage import files

@@ -24,7 +24,7 @@ def main() -> None:
     from products import seconds_of
     from run_etude import make_algorithm
 
-    from etude.runs.settings import package_versions
+    from etude.runs.versions import package_versions
 
     workload = json.loads(sys.argv[1])
     algorithm = make_algorithm(workload["algorithm"], workload["hyperparameters"])

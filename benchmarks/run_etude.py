@@ -12,7 +12,7 @@ def main() -> None:
     import jax
 
     from etude.environments.sources import environment_source
-    from etude.runs.settings import package_versions
+    from etude.runs.versions import package_versions
 
     workload = json.loads(sys.argv[1])
     algorithm = make_algorithm(workload["algorithm"], workload["hyperparameters"])

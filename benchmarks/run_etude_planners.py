@@ -21,7 +21,7 @@ def main() -> None:
     from etude.planning.tree.mcts import search
     from etude.planning.tree.rules import UCT
     from etude.planning.tree.tree import SearchSettings
-    from etude.runs.settings import package_versions
+    from etude.runs.versions import package_versions
 
     workload = json.loads(sys.argv[1])
     jax.config.update("jax_enable_x64", workload.get("x64", False))

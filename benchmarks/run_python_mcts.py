@@ -12,7 +12,7 @@ import stopwatch
 from etude.planning.tree.mcts_python import SimulatorRollout, search_simulator
 from etude.planning.tree.rules import UCT
 from etude.planning.tree.tree import SearchSettings
-from etude.runs.settings import package_versions
+from etude.runs.versions import package_versions
 
 LINES = ((0, 1, 2), (3, 4, 5), (6, 7, 8), (0, 3, 6), (1, 4, 7), (2, 5, 8), (0, 4, 8), (2, 4, 6))
 

@@ -74,6 +74,7 @@ _MODULE_OF = {
     "Run": "runs.run",
     "preset": "presets",
     "record": "runs.record",
+    "record_person": "runs.record_person",
     "Dataset": "data.dataset",
     "make_dataset": "data.dataset",
     "read_dataset": "storage.datasets.formats",

@@ -140,6 +140,7 @@ def test_a_run_leaves_what_it_should(trained):
     assert {
         "environment",
         "episodes",
+        "explore",
         "deterministic",
         "cut",
         "max_steps",

@@ -208,3 +208,14 @@ def test_samples_that_do_not_count_are_as_if_they_were_not_there():
     some = running_statistics.update_statistics(begun, jnp.asarray(seen), jnp.asarray(is_counted))
     alone = running_statistics.update_statistics(begun, jnp.asarray(samples[is_counted]))
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5), some, alone)
+
+
+def test_where_no_sample_counts_nothing_changes():
+    samples = jnp.ones((5, 3))
+    for begun in (
+        running_statistics.init_statistics((3,)),
+        running_statistics.update_statistics(running_statistics.init_statistics((3,)), samples),
+    ):
+        same = running_statistics.update_statistics(begun, samples + 1, jnp.zeros(5, bool))
+        for one, other in zip(*map(jax.tree.leaves, (same, begun)), strict=True):
+            np.testing.assert_array_equal(one, other)

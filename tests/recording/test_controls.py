@@ -10,6 +10,7 @@ from etude.recording.bindings import (
     KEYS_OF,
     TURN_BASED,
     default_keys,
+    finite_bounds,
     is_turn_based,
     name_without_version,
     parse_bindings,
@@ -43,7 +44,7 @@ def controls(space, keys, **options):
         (LANDER, "left=1@0", r"'left=1@0', and the action space is Discrete\(n=4"),
         (LANDER, "left=4", "'left=4', and .* give a whole number from 0 to 3"),
         (LANDER, "left=0.5", "give a whole number from 0 to 3"),
-        (LANDER, "left=1,left=2", "which says twice what left: 1 does"),
+        (LANDER, "left=1,left=2", "which says twice what left: action 1 does"),
         (LANDER, "none=0", "in which no key does anything"),
         (STICK, "left=1", "'left=1', and the action space is Box"),
         (STICK, "left=1@2", "an action has 2 elements, counted from 0"),
@@ -145,6 +146,32 @@ def test_sticks_lean_elements_of_a_box_and_press_arrows_elsewhere():
     hands.lean(1, 0.1)
     hands.action()
     assert hands.action() == 0
+
+
+def test_a_stick_is_one_press_until_it_comes_back_and_lets_keys_be():
+    hands = controls(LANDER, "left=1,right=3,up=2,none=0")
+    hands.press("left")
+    assert not hands.lean(0, 0.01)  # at rest
+    assert hands.action() == 1
+    assert [hands.lean(0, value) for value in (0.4, 0.6, 0.9, 0.6)] == [False, True, False, False]
+    assert hands.action() == 3
+    hands.lean(0, 0.2)
+    hands.action()
+    assert hands.action() == 1  # which is held
+    hands = controls(STICK, "left=-1@0,right=1@0")
+    assert [hands.lean(1, value) for value in (0.6, 0.9, 0.0)] == [True, False, False]
+    hands.lean(1, 1.0)
+    assert hands.action()[1] == -3
+    hands.lean(1, 0.0)
+    assert hands.action()[1] == 0  # no key moves this element
+
+
+def test_bounds_of_a_box_for_a_person():
+    space = Box((3,), low=np.array([2, -np.inf, -np.inf]), high=np.array([np.inf, -3, np.inf]))
+    np.testing.assert_array_equal(finite_bounds(space), [[2, -5, -1], [4, -3, 1]])
+    hands = controls(Box((1,)), "left=-5@0")
+    hands.press("left")
+    assert hands.action() == -5
 
 
 def test_the_keys_of_every_named_environment_fit_it():

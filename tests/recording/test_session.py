@@ -30,6 +30,16 @@ def test_an_episode_waits_for_a_key_and_is_kept_or_tried_again_with_the_same_see
     assert (session.phase, session.seed, session.kept, session.success) == ("ready", 11, 1, None)
 
 
+def test_a_decision_stands_whatever_follows_before_it_is_taken():
+    for command, phase in (("stop", "stopped"), ("discard", "ready"), ("keep", "ready")):
+        session = playing()
+        session.add_step(1.0, False, None)
+        session.command("keep")
+        session.command(command)
+        assert session.take_decision() == "keep"
+        assert (session.phase, session.kept) == (phase, 1)
+
+
 def test_nothing_of_no_steps_is_kept_or_discarded():
     session = Session()
     session.command("discard")

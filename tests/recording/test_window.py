@@ -206,10 +206,14 @@ def test_the_picture_is_scaled_and_the_strip_below_it_is_legible():
 
 
 def test_without_a_screen_there_is_a_way_out(monkeypatch):
-    for variable in window.DISPLAY_VARIABLES:
+    for variable in (*window.DISPLAYS, "SDL_VIDEODRIVER"):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setattr(window.sys, "platform", "linux")
     with pytest.raises(InvalidInput, match="no screen here .*DISPLAY is not set.; do else"):
         check_screen("do else")
-    monkeypatch.setenv("DISPLAY", ":7")
+    # SDL then draws where nobody sees it
+    monkeypatch.setenv("DISPLAY", ":9999")
+    with pytest.raises(InvalidInput, match="no screen answers here .DISPLAY is :9999.; do else"):
+        check_screen("do else")
+    monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
     check_screen("do else")

@@ -110,7 +110,7 @@ def test_config_json_has_the_directory_of_a_run_and_what_its_policy_remembers(ru
     "backend",
     [
         pytest.param("jax", marks=pytest.mark.system),
-        pytest.param("gymnasium", marks=pytest.mark.slow),
+        pytest.param("gymnasium", marks=pytest.mark.system),
     ],
 )
 def test_a_resumed_run_is_the_whole_one_bit_for_bit(tmp_path, backend):

@@ -16,11 +16,11 @@ from records import begun, finished, rewrite_checkpoint, rewrite_config
 import etude
 from etude.errors import Diverged, InvalidInput
 from etude.runs import job_checkpoints
+from etude.runs.config import read_config
 from etude.runs.display import NullDisplay
 from etude.runs.interrupt import InterruptHandler
 from etude.runs.job import open_job, train_job
 from etude.runs.periodic_evaluation import PeriodicEvaluation
-from etude.runs.settings import read_config
 from etude.runs.stopping import EvaluationRecord
 from etude.runs.train import larger_budget
 from etude.storage import metrics_csv

@@ -14,8 +14,10 @@ from records import metadata_of, rewrite_config
 
 import etude
 from etude.errors import InvalidInput
-from etude.runs.display import run_headline
-from etude.runs.interrupt import InterruptHandler
+from etude.runs import train
+from etude.runs.config import read_config
+from etude.runs.display import NullDisplay, run_headline
+from etude.runs.interrupt import Interrupted, InterruptHandler
 from etude.runs.job import train_job
 from etude.runs.job_checkpoints import checkpoint_template, restore_job, save_job
 from etude.runs.options import RunOptions
@@ -50,6 +52,35 @@ def recorded(seed=0, numbers=4):
         truncations=np.zeros(sum(LENGTHS), bool),
         episode_lengths=np.array(LENGTHS),
     )
+
+
+def test_what_was_found_as_the_dataset_was_read_is_told_as_a_new_run_begins(tmp_path):
+    """Of a format that does not say how episodes end; the file holds none of it."""
+    arrays = recorded()
+    path, starts = tmp_path / "rollouts.npz", np.cumsum((0, *LENGTHS[:-1]))
+    np.savez(
+        path,
+        obs=arrays["observations"],
+        acts=arrays["actions"],
+        terminal=np.ones(len(LENGTHS), bool),
+        indices=starts[1:],
+    )
+    settings = resolve_settings(etude.BC(), "CartPole-v1", RunOptions(steps=100, dataset=path))
+    told = settings.dataset_notes
+    assert len(told) == 2 and told[1] == "it has no rewards, which are zero here"
+    assert (
+        read_config(create_run(settings, tmp_path / "run").directory)
+        .keys()
+        .isdisjoint({"dataset_notes"})
+    )
+    warned = []
+    with (
+        mock.patch.object(train, "run_jobs", side_effect=KeyboardInterrupt),
+        mock.patch.object(NullDisplay, "warn", lambda self, text: warned.append(text)),
+        pytest.raises(Interrupted),
+    ):
+        train.run_training(create_run(settings, tmp_path / "other"), NullDisplay())
+    assert warned == [f"of the dataset: {note}" for note in told]
 
 
 def written(path, seed=0, **changes):

@@ -2,10 +2,16 @@
 
 import math
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.interpreters.partial_eval import dce_jaxpr
 
 import etude
+from etude.algorithms.imitation.cloning import AnyHead
+from etude.algorithms.imitation.heads.action_head import Context
+from etude.kinds import kinds_of
 from etude.reporting.statistics import summarize_returns
 from etude.runs.display import RunProgress, cut_off_rows, evaluation_rows, run_headline
 from etude.runs.job_progress import ProgressEvent
@@ -13,6 +19,7 @@ from etude.runs.options import RunOptions
 from etude.runs.run import latest_return
 from etude.runs.stopping import EarlyStop
 from etude.runs.train import resolve_settings
+from etude.spaces import Box, Discrete, EnvironmentSpec
 
 
 def settings_of(**options):
@@ -48,6 +55,7 @@ def evaluation_of(returns):
         "cut": 0,
         "max_steps": 9,
         "episodes": 4,
+        "explore": False,
         "deterministic": True,
         "environment": "Gymnasium",
     }
@@ -89,3 +97,49 @@ def test_episodes_that_were_cut_off_are_counted():
     assert cut_off_rows(0, 100, 30_000) == []
     text = "3 of 100 episodes were cut off at 30,000 steps"
     assert cut_off_rows(3, 100, 30_000) == [("cut off", text)]
+
+
+@pytest.mark.parametrize(
+    ("explore", "is_deterministic", "text"),
+    [
+        (False, True, "deterministic policy"),
+        (False, False, "policy without exploration, which draws at random"),
+        (True, True, "stochastic policy"),
+        (True, False, "stochastic policy"),
+    ],
+)
+def test_the_table_says_which_policy_was_evaluated(explore, is_deterministic, text):
+    deterministic = not explore and is_deterministic
+    told = evaluation_of([[1.0] * 4]) | {"explore": explore, "deterministic": deterministic}
+    assert dict(evaluation_rows(told))["evaluation"] == f"4 episodes on Gymnasium, {text}"
+
+
+def uses_its_key(function, *arguments):
+    """Whether what a function of a key gives depends on it, by what the compiler keeps of it."""
+    jaxpr = jax.make_jaxpr(function)(jax.random.key(0), *arguments).jaxpr
+    _, used = dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
+    return used[0]
+
+
+@pytest.mark.parametrize("head", kinds_of(AnyHead).values(), ids=lambda head: head.__name__)
+def test_a_head_says_whether_it_draws_without_exploring(head):
+    space = Box((2,), low=(-1.0, -1.0), high=(1.0, 1.0))
+    make = lambda key: head().make(key, space, 3, 2, "relu")
+    network = jax.eval_shape(make, jax.random.key(0))
+    context = Context(jnp.zeros((5, 3)), None)
+    act = lambda key, network: head().act(network, context, key, explore=False)
+    assert uses_its_key(act, network) is not head().is_deterministic
+
+
+def test_algorithms_say_whether_they_draw_without_exploring():
+    spec = EnvironmentSpec(Box((3,)), Discrete(2))
+    clone = etude.BC(head=etude.Mixture())
+    assert not clone.is_deterministic and etude.BC().is_deterministic
+    assert not etude.DAgger(head=etude.Flow()).is_deterministic
+    assert etude.GAIL().is_deterministic and etude.SQIL().is_deterministic
+    for policy in (etude.Random(), etude.DQN(hidden=(4,))):
+        state = jax.eval_shape(lambda key, policy=policy: policy.init(key, spec), jax.random.key(0))
+        act = lambda key, state, policy=policy: policy.act(
+            state, jnp.zeros((1, 3)), (), key, False
+        )[0]
+        assert uses_its_key(act, state) is not policy.is_deterministic

@@ -173,6 +173,24 @@ def test_a_person_who_stops_keeps_the_labels_of_the_round(sits_down, tmp_path):
 
 
 @pytest.mark.system
+@pytest.mark.parametrize("labelled_round", [0, 1])
+def test_a_round_without_labels_leaves_what_was_learned(sits_down, tmp_path, labelled_round):
+    script = []
+    for number in range(2):
+        has_control, wanted = number == 0, number == labelled_round
+        begin = ["Space"] if has_control == wanted else [["Tab", "Space"]]
+        script += [*begin, *[""] * (ROUND - 1)]
+    sits_down(script)
+    run = etude.train(
+        SMALL, "CartPole-v1", steps=2 * ROUND, expert="person", out=tmp_path / "r", **OPTIONS
+    )
+    assert run.metrics["expert_share"][labelled_round] == 1
+    state = run.states()[0]
+    assert state.learner.observation_statistics[0].count == ROUND
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(state.learner))
+
+
+@pytest.mark.system
 def test_a_person_who_always_plays_is_dagger_with_an_expert_who_does(sits_down, tmp_path):
     """With the same labels, and an expert in control of every step, the learners are equal."""
 

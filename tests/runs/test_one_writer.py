@@ -15,10 +15,10 @@ from records import begun, finished, rewrite_checkpoint, rewrite_config
 
 import etude
 from etude.errors import EnvironmentFault, InvalidInput
+from etude.runs.config import read_config
 from etude.runs.interrupt import Interrupted
 from etude.runs.options import RunOptions
 from etude.runs.run import create_run
-from etude.runs.settings import read_config
 from etude.runs.train import resolve_settings
 from etude.runs.video import record_video
 from etude.storage import metrics_csv

@@ -20,14 +20,21 @@ import etude
 from etude.algorithms.assumptions import Assumptions
 from etude.environments.protocol import StepResult
 from etude.errors import InvalidInput
-from etude.keys import FINAL_EVALUATION, INITIAL_MEMORY, PERIODIC_EVALUATION, RENDERING
+from etude.keys import (
+    FINAL_EVALUATION,
+    INITIAL_MEMORY,
+    PERIODIC_EVALUATION,
+    RECORDING,
+    RENDERING,
+    periodic_evaluation_key,
+)
 from etude.runs.display import evaluation_rows
 from etude.runs.evaluation import PolicyEvaluator, evaluate_policies
 from etude.runs.interrupt import Interrupted, InterruptHandler
 from etude.runs.job import train_job
 from etude.runs.job_checkpoints import TrainJob
 from etude.runs.options import RunOptions
-from etude.runs.periodic_evaluation import PeriodicEvaluation, best_directory, periodic_key
+from etude.runs.periodic_evaluation import PeriodicEvaluation, best_directory
 from etude.runs.run import create_run
 from etude.runs.train import choose_row_every, resolve_settings
 from etude.spaces import Box
@@ -338,12 +345,14 @@ def test_an_episode_that_never_ends_is_cut_off_and_counted(capsys):
 
 def test_the_keys_of_evaluations_are_apart_from_each_other_and_from_training():
     key = jax.random.key(3)
-    roles = jnp.uint32([FINAL_EVALUATION, PERIODIC_EVALUATION, RENDERING, INITIAL_MEMORY])
+    roles = jnp.uint32(
+        [FINAL_EVALUATION, PERIODIC_EVALUATION, RENDERING, INITIAL_MEMORY, RECORDING]
+    )
     keys = [jax.random.split(key, 64), jax.vmap(jax.random.fold_in, (None, 0))(key, roles)]
     assert (keys[0][:4] == jnp.stack(split_run_key(key))).all()
     data = np.concatenate([jax.random.key_data(of_role) for of_role in keys])
-    assert len(np.unique(data, axis=0)) == 68
-    assert (jax.random.key_data(periodic_key(3)) == data[65]).all()
+    assert len(np.unique(data, axis=0)) == 69
+    assert (jax.random.key_data(periodic_evaluation_key(3)) == data[65]).all()
 
 
 @pytest.mark.parametrize(

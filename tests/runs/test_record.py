@@ -26,10 +26,12 @@ from etude.environments.backends.episode_log import EpisodeSeeds
 from etude.environments.protocol import StepResult
 from etude.environments.sources import environment_source
 from etude.errors import EnvironmentFault, ExpertFault, InvalidInput
+from etude.keys import final_evaluation_key, periodic_evaluation_key, recording_key, rendering_key
 from etude.nn.recurrent import GRU
 from etude.rollout import bind_policy, evaluate
+from etude.runs import episode_collection
 from etude.runs import record as recording
-from etude.runs.evaluation import final_evaluation_key
+from etude.runs.evaluation import PolicyEvaluator
 from etude.runs.inspection import inspect_dataset
 from etude.runs.interrupt import Interrupted, InterruptHandler
 from etude.runs.job import train_job
@@ -41,6 +43,7 @@ from etude.runs.train import resolve_settings
 from etude.spaces import Discrete
 from etude.storage.datasets.formats import read_dataset, read_recorded, write_recorded
 from etude.storage.datasets.npz import read_npz
+from etude.training import split_run_key
 from etude.trees import content_hash
 
 quietly = partial(record, progress=False)
@@ -68,7 +71,7 @@ def bits(dataset):
 def played_by_hand(make_env, spec, actions, lengths, copies, seed):
     """The dataset of the recorded actions [step, ...], taken in Gymnasium environments that begin
     with the seeds that etude gives its copies."""
-    key_reset, _ = jax.random.split(final_evaluation_key(seed, 0))
+    key_reset, _ = jax.random.split(recording_key(seed))
     bits_of_key = int(jax.random.bits(key_reset))
     episodes, start = [], 0
     for i, length in enumerate(lengths):
@@ -111,7 +114,7 @@ def test_what_is_recorded_is_what_gymnasium_plays_by_hand(tmp_path):
 @pytest.mark.parametrize(
     "kind",
     [
-        pytest.param("bounded", marks=pytest.mark.slow),
+        pytest.param("bounded", marks=pytest.mark.system),
         pytest.param("integers", marks=pytest.mark.system),
         pytest.param("multidiscrete", marks=pytest.mark.system),
     ],
@@ -168,13 +171,14 @@ class Walk:
         return position, StepResult(position, at_end.astype(jnp.float32), at_end, jnp.bool_(False))
 
 
-def test_an_environment_in_jax_is_recorded_with_a_function():
-    """Each episode walks to the end, and the function saw where it was."""
-    dataset = quietly(Walk(), lambda position: position % 3, episodes=4, frame_stack=1)
+def test_an_environment_in_jax_is_recorded_with_a_function(tmp_path):
+    """Each episode walks to the end, and the function saw where it was; there are no seeds."""
+    dataset = quietly(Walk(), lambda position: position % 3, episodes=4, out=tmp_path / "walk")
     steps = dataset.transitions
     np.testing.assert_array_equal(steps.action, np.asarray(steps.observation) % 3)
     np.testing.assert_array_equal(np.asarray(steps.next_observation)[steps.done], [3] * 4)
     np.testing.assert_array_equal(episode_returns(dataset), [1] * 4)
+    assert read_recorded(tmp_path / "walk").seeds == (None,) * 4
 
 
 @pytest.mark.parametrize("name", ["noise.npz", "noise-v0"])
@@ -198,11 +202,6 @@ def test_the_seeds_of_the_episodes_are_kept(tmp_path, name):
     assert bits(read_dataset(path, dataset.spec)) == bits(dataset)
 
 
-def test_an_environment_in_jax_has_no_seeds_to_keep(tmp_path):
-    quietly(Walk(), lambda position: position % 3, episodes=2, out=tmp_path / "walk")
-    assert read_recorded(tmp_path / "walk").seeds == (None, None)
-
-
 def test_what_cannot_be_written_is_refused_before_anything_is_played(tmp_path, monkeypatch):
     monkeypatch.setattr(recording, "make_expert", lambda *_: pytest.fail("it got so far"))
     space = gymnasium.spaces.Dict({"a/b": gymnasium.spaces.Box(-1, 1)})
@@ -213,18 +212,13 @@ def test_what_cannot_be_written_is_refused_before_anything_is_played(tmp_path, m
         quietly(noise, "random", episodes=2, out=tmp_path / "a")
 
 
-def test_the_seed_makes_the_file(tmp_path):
-    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
-        quietly(Walk(), "random", episodes=3, out=tmp_path / f"{name}.npz", seed=seed)
+def test_the_seed_makes_the_file_wherever_chunks_end(tmp_path, monkeypatch):
+    for name, seed in (("a", 0), ("c", 1), ("b", 0)):
+        quietly(Walk(), "random", episodes=4, out=tmp_path / f"{name}.npz", seed=seed)
+        monkeypatch.setattr(episode_collection, "MAX_CHUNK", 3)
+        monkeypatch.setattr(episode_collection, "CHUNK_SECONDS", 1e-9)
     a, b, c = ((tmp_path / f"{name}.npz").read_bytes() for name in "abc")
     assert a == b != c
-
-
-def test_where_chunks_end_makes_no_difference(monkeypatch):
-    whole = quietly(Walk(), "random", episodes=4)
-    monkeypatch.setattr(recording, "MAX_CHUNK", 3)
-    monkeypatch.setattr(recording, "CHUNK_SECONDS", 1e-9)
-    assert content_hash(quietly(Walk(), "random", episodes=4)) == content_hash(whole)
 
 
 def test_a_frame_stack_is_recorded_as_the_expert_sees_it():
@@ -251,11 +245,17 @@ def run_of(algorithm, environment, directory, steps):
     return run
 
 
-def test_the_episodes_of_a_run_are_those_of_its_evaluation(tmp_path):
+def evaluated(run, episodes, seed):
+    """The returns of a run's stochastic policy on the episodes of a recording."""
+    with contextlib.closing(PolicyEvaluator(run.settings, episodes, explore=True)) as evaluator:
+        return evaluator.evaluate(run.states()[0], recording_key(seed)).returns
+
+
+@pytest.mark.system
+def test_the_episodes_of_a_run_are_played_as_evaluations_play(tmp_path):
     run = run_of(etude.QLearning(), "FrozenLake-v1", tmp_path / "run", 400)
     dataset = quietly("FrozenLake-v1", run, episodes=20, seed=5, stochastic=True)
-    (returns,) = run.evaluate(20, seed=5, explore=True)["returns"]
-    np.testing.assert_array_equal(episode_returns(dataset), returns)
+    np.testing.assert_array_equal(episode_returns(dataset), evaluated(run, 20, seed=5))
 
 
 @pytest.mark.system
@@ -263,11 +263,10 @@ def test_a_recurrent_policy_is_recorded_as_it_is_evaluated(tmp_path):
     ppo = etude.PPO(hidden=(8,), recurrent=GRU(), rollout_length=16, batch_size=32)
     run = run_of(ppo, "CartPole-v1", tmp_path / "run", 1000)
     dataset = quietly("CartPole-v1", run.directory, episodes=10, stochastic=True)
-    (returns,) = run.evaluate(10, seed=0, explore=True)["returns"]
-    np.testing.assert_array_equal(episode_returns(dataset), returns)
+    np.testing.assert_array_equal(episode_returns(dataset), evaluated(run, 10, seed=0))
 
 
-@pytest.mark.slow
+@pytest.mark.system
 def test_a_planner_is_recorded_as_it_is_evaluated():
     mpc = etude.MPC(planner=etude.CEM(elites=2), horizon=3, samples=4, iterations=2)
     dataset = quietly("Pendulum-v1", mpc, episodes=2)
@@ -277,11 +276,60 @@ def test_a_planner_is_recorded_as_it_is_evaluated():
     @jax.jit
     def returns(key):
         policy = bind_policy(mpc, mpc.init(key, environment.spec), environment)
-        return evaluate(environment, policy, final_evaluation_key(0, 0), 2)[0]
+        return evaluate(environment, policy, recording_key(0), 2)[0]
 
     np.testing.assert_allclose(episode_returns(dataset), returns(jax.random.key(0)), rtol=1e-5)
     assert not dataset.transitions.terminated.any()
     assert np.asarray(dataset.episode_lengths).tolist() == [200, 200]
+
+
+def starts(key, copies=10, episodes=20):
+    """The seeds of the episodes of Gymnasium environments that are reset with this key."""
+    of_copies = [EpisodeSeeds(int(jax.random.bits(key)), copy) for copy in range(copies)]
+    return {seeds(number) for seeds in of_copies for number in range(episodes)}
+
+
+def test_no_use_of_a_seed_begins_the_episodes_of_another():
+    """Training, evaluation in it, the final one, videos, a recording and a person, of small
+    seeds."""
+    uses = []
+    for seed in range(5):
+        uses.append(starts(split_run_key(jax.random.key(seed)).reset))
+        uses.append(starts(jax.random.split(recording_key(seed))[0]))
+        uses.append(starts(jax.random.split(periodic_evaluation_key(seed))[0]))
+        uses += [starts(jax.random.split(final_evaluation_key(seed, i))[0]) for i in range(3)]
+        uses.append(starts(rendering_key(seed)))
+    assert len(set().union(*uses)) == sum(map(len, uses)) == 35 * 200
+    assert min(set().union(*uses)) > 1000  # a person's begin with the seed itself
+
+
+@pytest.mark.system
+def test_no_run_begins_the_episodes_of_a_recording(tmp_path):
+    """As the environments are reset: by training, evaluations in it, the final one and a
+    recording."""
+    begun: list[list[int]] = []  # of each environment
+
+    class Short(Endless):
+        def __init__(self):
+            self.seeds: list[int] = []
+            begun.append(self.seeds)
+
+        def reset(self, *, seed=None, options=None):
+            self.seeds.append(seed)
+            self.time = 0
+            return super().reset(seed=seed)
+
+        def step(self, action):
+            self.time += 1
+            return 0, 0.0, self.time == 2, False, {}
+
+    for seed in (0, 1):
+        quietly(Short, lambda observation: 0, episodes=5, seed=seed)
+    evaluations = dict(evaluate_every=20, evaluate_with=5, evaluation_episodes=5)
+    options: Any = dict(steps=40, seeds=2, out=tmp_path / "run", progress=False, **evaluations)
+    etude.train(etude.QLearning(), Short, **options)
+    played = [set(seeds) for seeds in begun if len(seeds) > 1]
+    assert len(played) == 27 and len(set().union(*played)) == sum(map(len, played))
 
 
 # What ends early
@@ -300,7 +348,9 @@ class Endless(gymnasium.Env):
         return 0, 0.0, False, False, {}
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.system)]
+)
 def test_a_signal_ends_the_recording_and_nothing_is_written(tmp_path, number):
     calls = []
 
@@ -349,7 +399,7 @@ def fails_after(calls):
 
 def test_whole_episodes_survive_what_ends_a_recording(tmp_path, monkeypatch):
     """They are in a folder beside it, which is no recording to write over, and become a dataset."""
-    monkeypatch.setattr(recording, "MAX_CHUNK", 7)  # so episodes go on from chunk to chunk
+    monkeypatch.setattr(episode_collection, "MAX_CHUNK", 7)  # so episodes go on from chunk to chunk
     monkeypatch.chdir(tmp_path)
     keywords: Any = dict(episodes=6, out="noise.npz")
     with pytest.raises(
@@ -383,9 +433,10 @@ def told(self, *arguments):
     append(self, *arguments)
     print(self.num_episodes, flush=True)
 PartsWriter.append = told
-import etude.runs.record as recording
-recording.CHUNK_SECONDS = 0.02
-recording.record(
+from etude.runs import episode_collection
+from etude.runs.record import record
+episode_collection.CHUNK_SECONDS = 0.02
+record(
     "CartPole-v1", "random", episodes=50_000, out=sys.argv[1], seed=int(sys.argv[2]), progress=False
 )
 """
@@ -535,8 +586,9 @@ def test_noise_is_executed_and_what_the_expert_says_is_recorded(tmp_path, space,
         share = 0.2 * (1 - 1 / sizes[type(space).__name__])
         np.testing.assert_allclose((got != expected).mean((0, 1)), share, rtol=0.25)
     assert read_recorded(out, dataset.spec).seeds == (None,) * 10
-    again = record(lambda: Listens(space), expert, **arguments | {"out": tmp_path / "again.npz"})
-    assert content_hash(again) == content_hash(dataset)
+    if isinstance(space, gymnasium.spaces.Discrete):
+        again = record(lambda: Listens(space), expert, **arguments | {"out": None})
+        assert content_hash(again) == content_hash(dataset)
 
 
 @pytest.mark.parametrize("noise", [-0.1, 1.5, float("nan"), "much", True])

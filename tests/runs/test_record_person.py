@@ -9,16 +9,19 @@ import sys
 import time
 
 import gymnasium
+import gymnasium_spaces  # noqa: F401  registers etude-tests/Noise-v0
 import numpy as np
 import pytest
 from commands import etude as etude_process
 from commands import here, kill, start
+from gymnasium.envs.toy_text.frozen_lake import FrozenLakeEnv
 from hands import Hands
 
 import etude
-from etude.errors import InvalidInput
+from etude.errors import EnvironmentFault, InvalidInput
 from etude.runs import record_person
 from etude.runs.record import record
+from etude.runs.record_person import record_person as play_and_record
 from etude.storage.datasets.formats import read_recorded
 
 pytest.importorskip("h5py")
@@ -69,7 +72,7 @@ def test_what_does_not_replay_is_said(sits_down, tmp_path, capsys):
             return np.zeros((30, 40, 3), np.uint8)
 
     sits_down(["+right", "Enter", "Esc"])
-    dataset = record(Dice, "person", out=tmp_path / "dice", keys="left=0,right=1", wait=True)
+    dataset = play_and_record(Dice, out=tmp_path / "dice", keys="left=0,right=1", wait=True)
     assert dataset.num_steps == 1
     said = " ".join(capsys.readouterr().out.split())
     assert "the replay differs: episode 0, step 0: after the reset observations" in said
@@ -78,7 +81,7 @@ def test_what_does_not_replay_is_said(sits_down, tmp_path, capsys):
 def test_nothing_is_left_where_no_episode_is_kept(sits_down, tmp_path):
     sits_down(["right", "Backspace", "right", "Esc"])
     with pytest.raises(InvalidInput, match="no episode was kept, so .*walk is not written"):
-        record("FrozenLake-v1", "person", out=tmp_path / "walk", progress=False)
+        play_and_record("FrozenLake-v1", out=tmp_path / "walk", progress=False)
     assert not [*tmp_path.iterdir()]
 
 
@@ -92,32 +95,99 @@ def test_each_kept_episode_is_on_the_disk_before_the_next(sits_down, tmp_path):
         raise KeyboardInterrupt
 
     sits_down(script())
-    with pytest.raises(Exception, match="stopped; 1 episodes are in .*lake"):
-        record("FrozenLake-v1", "person", out=tmp_path / "lake", progress=False)
+    with pytest.raises(Exception, match="stopped; 1 episode is in .*lake"):
+        play_and_record("FrozenLake-v1", out=tmp_path / "lake", progress=False)
     assert etude.read_dataset(tmp_path / "lake").num_episodes == 1
+
+
+def test_a_full_disk_and_a_failing_environment_leave_what_was_kept(
+    sits_down, tmp_path, monkeypatch
+):
+    append, appended = record_person.append_episode, []
+
+    def append_one(writer, episode):
+        if appended:
+            raise OSError(28, "No space left on device")
+        appended.append(episode)
+        append(writer, episode)
+
+    monkeypatch.setattr(record_person, "append_episode", append_one)
+    sits_down(["right", "Enter", "right", "Enter"])
+    kept = "1 episode is in .*full. Make room"
+    with pytest.raises(InvalidInput, match=rf"full cannot be written .No space left.*; {kept}"):
+        play_and_record("FrozenLake-v1", out=tmp_path / "full", progress=False)
+    assert etude.read_dataset(tmp_path / "full").num_episodes == 1
+    appended.clear()
+
+    class Breaks(FrozenLakeEnv):
+        def step(self, action):
+            if appended:
+                raise ArithmeticError("too much")
+            return super().step(action)
+
+    sits_down(["right", "Enter", "right"])
+    with pytest.raises(EnvironmentFault, match="too much .*; 1 episode is in .*broken$"):
+        play_and_record(
+            lambda: Breaks(render_mode="rgb_array"),
+            out=tmp_path / "broken",
+            keys="right=2",
+            wait=True,
+            progress=False,
+        )
+    assert etude.read_dataset(tmp_path / "broken").num_episodes == 1
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         (dict(keys="left"), "keys has 'left', which is not KEY=VALUE"),
+        (dict(keys=""), "keys has '', which is not KEY=VALUE"),
         (dict(speed=0), "speed is 0; it must be a number from 0.01 to 100"),
         (dict(keys="left=1", mouse=True), "leave out one of them"),
+        (dict(wait=True, mouse=True), "wait takes a step for each key, and a mouse has none"),
         (dict(mouse=True), "the mouse moves in two directions, and the action space is Discrete"),
-        (dict(out=None), "out is missing"),
         (dict(out="x.npz"), "an .npz cannot hold; give x, and convert it with `etude dataset x --"),
-        (dict(noise=0.1), "noise is 0.1, and the expert is a person"),
-        (dict(frame_stack=2), "frame_stack is 2, and the expert is a person"),
-        (dict(expert="random", wait=True), "wait is True, which is for a person who plays"),
-        (dict(expert="random"), "episodes is missing; a person alone stops without"),
+        (dict(out="x.h5"), "x.h5 is neither an .npz file nor a directory in Minari's layout"),
+        (dict(out="there"), "there exists already; choose another name"),
         (dict(episodes=0), "episodes is 0; it must be a whole number of at least 1"),
+        (dict(seed=2**32 - 1, episodes=1), "seed is 4294967295, and episodes have seeds up to"),
+        (
+            dict(environment="etude-tests/Noise-v0"),
+            "Noise-v0 draws no pictures of the kind rgb_array: its render_modes are none",
+        ),
     ],
 )
-def test_what_does_not_fit_is_refused_before_anybody_plays(sits_down, tmp_path, options, message):
+def test_what_does_not_fit_is_refused_before_anybody_plays(
+    sits_down, tmp_path, monkeypatch, options, message
+):
     sits_down(iter(()))
-    given = dict(environment="CartPole-v1", expert="person", out="new", progress=False) | options
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "there").mkdir()
+    given = dict(environment="CartPole-v1", out="new", progress=False) | options
     with pytest.raises(InvalidInput, match=message):
-        record(**given)
+        play_and_record(**given)
+    assert [*tmp_path.iterdir()] == [tmp_path / "there"]
+
+
+@pytest.mark.parametrize(
+    ("expert", "flags", "message"),
+    [
+        ("person", ("--noise", 0.1), "noise is 0.1, and the expert is a person, who has none"),
+        ("person", ("--frame-stack", 2), "frame_stack is 2, and the expert is a person"),
+        ("random", ("--wait",), "wait is True, which is for a person who plays; leave it out"),
+        ("random", ("--keys", "left=0"), "keys is left=0, which is for a person who plays"),
+        ("random", (), "episodes is missing; a person alone stops without"),
+    ],
+)
+def test_flags_of_the_other_kind_of_expert_are_refused(tmp_path, expert, flags, message):
+    ended = here("record", "CartPole-v1", "--expert", expert, *flags, "--out", "a", cwd=tmp_path)
+    assert ended.returncode == 2 and message in ended.stderr
+    assert not [*tmp_path.iterdir()]
+
+
+def test_in_python_a_person_has_a_function_of_their_own():
+    with pytest.raises(InvalidInput, match="record a person with etude.record_person"):
+        record("CartPole-v1", "person", episodes=1)
 
 
 def test_without_a_screen_it_says_so(monkeypatch, tmp_path):
@@ -135,7 +205,6 @@ from unittest import mock
 import pygame
 from etude.recording.window import Window
 from etude.runs import record_person
-from etude.runs.record import record
 
 KEYS = [pygame.K_LEFT, pygame.K_RIGHT, pygame.K_RETURN]
 append = record_person.append_episode
@@ -152,7 +221,7 @@ def told(writer, episode):
     print(len(episode.actions), flush=True)
 
 record_person.Window, record_person.append_episode = Restless, told
-record("CartPole-v1", "person", out=sys.argv[1], speed=100.0, progress=False)
+record_person.record_person("CartPole-v1", out=sys.argv[1], speed=100.0, progress=False)
 """
 
 

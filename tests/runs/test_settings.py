@@ -27,7 +27,8 @@ from etude.nn.noisy import NoisyLayers
 from etude.nn.recurrent import GRU, LSTM
 from etude.planning.planners import CEM, CMAES, ICEM, GradientShooting, RandomShooting
 from etude.presets import PRESETS
-from etude.runs.settings import DatasetRecord, InitialRecord, Settings, from_json, to_json
+from etude.runs.config import from_json, to_json
+from etude.runs.settings import DatasetRecord, InitialRecord, Settings
 from etude.storage import files
 from etude.struct import replace
 

@@ -18,6 +18,7 @@ from torsos import Own, own, wider
 
 import etude
 from etude.errors import InvalidInput
+from etude.runs.config import from_json, to_json
 from etude.runs.display import run_headline
 from etude.runs.experts import make_expert
 from etude.runs.interrupt import InterruptHandler
@@ -25,7 +26,6 @@ from etude.runs.job import train_job
 from etude.runs.job_checkpoints import checkpoint_template, save_job
 from etude.runs.options import RunOptions
 from etude.runs.run import create_run
-from etude.runs.settings import from_json, to_json
 from etude.runs.torsos import find_torso, with_torso
 from etude.runs.train import resolve_settings
 from etude.storage.files import CorruptFile

@@ -262,7 +262,7 @@ def test_an_id_is_looked_up_in_minaris_local_root(tmp_path, monkeypatch):
         writer.append(**episode(1))
     assert locate_dataset(name) == root / name
     assert read_dataset(name).num_episodes == 1
-    opened, record = open_dataset(name, SPEC)
+    opened, record, _ = open_dataset(name, SPEC)
     assert (opened.num_steps, record.path) == (3, str(root / name))
     assert inspect_dataset(name).path == root / name
     with pytest.raises(InvalidInput) as refused:

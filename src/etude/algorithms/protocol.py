@@ -123,6 +123,7 @@ class Algorithm(Policy, Protocol):
     reads_next_observations: bool
     assumes: Assumptions  # what it takes for granted of the environment
     rollout_length: int  # environment steps of each environment per update
+    is_deterministic: bool  # whether `act`, without `explore`, draws nothing at random
     takes_interventions: bool  # whether its expert may be one that has control only now and then
     default_num_envs: int  # parallel environments, where a run does not say how many
     components: Mapping[str, Component]  # parts that runs can start from another with, by name
@@ -247,6 +248,7 @@ DEFAULTS = {
     "reads_next_observations": True,
     "plays": True,
     "learns": True,
+    "is_deterministic": True,
     "takes_interventions": False,
     "assumes": Assumptions(),
     "default_num_envs": 1,
@@ -259,9 +261,10 @@ DEFAULTS = {
 def algorithm(cls):
     """Make a class an algorithm: a frozen struct, with defaults for what it leaves undefined.
 
-    By default it has no memory, needs and takes nothing from outside, plays, learns, asks an expert
-    at every step, assumes no kind of space, plays in one environment and has no components. These
-    are attributes of the class and no hyperparameters.
+    By default it has no memory, needs and takes nothing from outside, plays, learns, draws nothing
+    at random where it does not explore, asks an expert at every step, assumes no kind of space,
+    plays in one environment and has no components. These are attributes of the class and no
+    hyperparameters.
     """
     for name, default in DEFAULTS.items():
         if not hasattr(cls, name):

@@ -20,7 +20,7 @@ from etude.cli import flags
 from etude.cli.console import enable_cache, fail, parse_options
 from etude.cli.datasets import _dataset
 from etude.cli.figures import _figure, _plan
-from etude.runs.options import EnvironmentOptions, PersonOptions, RunOptions
+from etude.runs.options import PERSON, EnvironmentOptions, PersonOptions, RunOptions, is_person
 
 HELP = """usage: etude COMMAND [...]
 
@@ -41,6 +41,9 @@ Deep reinforcement learning: train agents, evaluate them and watch them.
 `etude train ppo LunarLander-v3 --help` lists every hyperparameter with its default.
 `etude COMMAND --help` describes a command.
 """
+# flags of `etude record` that a person does not have, and that a person alone has
+OF_POLICIES = ("stochastic", "noise", "side_cameras", "torso", "frame_stack", "action_masks")
+OF_A_PERSON = ("keys", "speed", "wait", "mouse")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -372,12 +375,30 @@ def _record(arguments: list[str]) -> None:
         """keyword argument of gymnasium.make as NAME=VALUE, with the value in JSON; may be
         repeated"""
 
-    record_options = flags.parse(Record, "etude record", arguments)
+    asked = flags.parse(Record, "etude record", arguments)
     enable_cache()
-    from etude.runs.record import record
+    options = vars(asked) | {"options": parse_options(asked.options)}
+    unset = {field.name: field.default for field in dataclasses.fields(Record)}
+    if is_person(asked.expert):
+        from etude.runs.record_person import record_person
 
-    chosen = vars(record_options)
-    record(**chosen | {"options": parse_options(record_options.options)})
+        del options["expert"]
+        for name in OF_POLICIES:
+            if (value := options.pop(name)) != unset[name]:
+                fail(f"{name} is {value}, and the expert is a person, who has none; leave it out")
+        record_person(**options)
+    else:
+        from etude.runs.record import record
+
+        for name in OF_A_PERSON:
+            if (value := options.pop(name)) != unset[name]:
+                fail(
+                    f"{name} is {value}, which is for a person who plays; leave it out, or give "
+                    f"the expert {PERSON}"
+                )
+        if asked.episodes is None:
+            fail("episodes is missing; a person alone stops without a number of them")
+        record(**options)
 
 
 def _environments(arguments: list[str]) -> None:

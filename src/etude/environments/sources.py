@@ -239,7 +239,13 @@ class IdSource:
         return stacked(environment, self.frame_stack)
 
     def check_pictures(self, render_mode: str) -> None:
-        """Do nothing: only the environment itself knows."""
+        # Gymnasium opens a window on the pictures of rgb_array, where the environment has none
+        modes = self._made.render_modes
+        if not {render_mode, "rgb_array"} & {*modes}:
+            raise InvalidInput(
+                f"{self.name} draws no pictures of the kind {render_mode}: its render_modes are "
+                f"{', '.join(modes) or 'none'}"
+            )
 
     def make_rendered(
         self, render_mode: str, max_episode_steps: int | None = None, replay: int = 0
@@ -248,9 +254,14 @@ class IdSource:
         environment = GymnasiumEnvs(self._factory(render_mode), 1, 0, self.spec, limits)
         return stacked(environment, self.frame_stack)
 
-    @cached_property
+    @property
     def spec(self) -> EnvironmentSpec:
-        """The spec of one Gymnasium environment, which is made and reset to read it."""
+        """The spec of one Gymnasium environment."""
+        return self._made.spec
+
+    @cached_property
+    def _made(self) -> "Made":
+        """What one environment, which is made and reset, says of itself."""
         make_env = self._factory()
         with explained_creation(self.name, self.options):
             with time_limit(self.timeout, f"making {self.name}"):
@@ -258,7 +269,7 @@ class IdSource:
             with closing_in_time(env, self.timeout, self.name):
                 spec = spec_from_env(env, make_env)
                 check_reset(env, spec, self.timeout)
-                return spec
+                return Made(spec, tuple(env.metadata.get("render_modes") or ()))
 
     def _envpool_id(self) -> str:
         # Gymnasium's, since EnvPool keeps retired ids, for which no policy can be evaluated
@@ -266,6 +277,13 @@ class IdSource:
 
     def _factory(self, render_mode: str | None = None) -> Callable[[], gymnasium.Env]:
         return env_factory(self.name, self.options, render_mode, self.action_masks)
+
+
+class Made(NamedTuple):
+    """What one environment of an id says of itself."""
+
+    spec: EnvironmentSpec
+    render_modes: tuple[str, ...]
 
 
 class Probe(NamedTuple):

@@ -1,5 +1,6 @@
 """Running mean and variance for normalization, updated by batches (Chan et al., 1979)."""
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -51,7 +52,11 @@ def update_statistics(
     merged = (
         (1 - weight) * statistics.variance + weight * variance + weight * (1 - weight) * shift**2
     )
-    return RunningMeanStd(statistics.mean + weight * shift, merged, count)
+    updated = RunningMeanStd(statistics.mean + weight * shift, merged, count)
+    if is_counted is None:
+        return updated
+    # the mean of no samples is NaN
+    return jax.tree.map(partial(jnp.where, n > 0), updated, statistics)
 
 
 def normalize(statistics: RunningMeanStd, x: Array, clip: float | Array) -> Array:

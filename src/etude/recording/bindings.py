@@ -63,9 +63,14 @@ class Binding(NamedTuple):
     value: float  # in the environment's own units
     element: int | None  # of the action, in row-major order; None for a Discrete space
 
+    @property
+    def place(self) -> tuple[frozenset[str], int | None]:
+        """The keys in any order, and the element: no two bindings have the same."""
+        return frozenset(self.keys), self.element
+
     def __str__(self) -> str:
-        place = "" if self.element is None else f"a[{self.element}] = "
-        return f"{' + '.join(self.keys) or 'no key'}: {place}{self.value:g}"
+        what = "action " if self.element is None else f"a[{self.element}] = "
+        return f"{' + '.join(self.keys) or 'no key'}: {what}{self.value:g}"
 
 
 def parse_bindings(text: str, space: Space) -> tuple[Binding, ...]:
@@ -78,7 +83,7 @@ def parse_bindings(text: str, space: Space) -> tuple[Binding, ...]:
         raise InvalidInput(f"a person cannot play with actions {space}, which are no single array")
     bindings = [_parse_binding(part.strip(), space, example) for part in text.split(",")]
     for binding in bindings:
-        if [(x.keys, x.element) for x in bindings].count((binding.keys, binding.element)) > 1:
+        if [x.place for x in bindings].count(binding.place) > 1:
             raise InvalidInput(f"keys is {text!r:.80}, which says twice what {binding} does")
     if not any(binding.keys for binding in bindings):
         raise InvalidInput(f"keys is {text!r:.80}, in which no key does anything; write {example}")
@@ -130,9 +135,13 @@ def name_without_version(environment_id: str) -> str:
 
 
 def finite_bounds(space: Box) -> tuple[np.ndarray, np.ndarray]:
-    """(low, high) of a Box for a person, where elements without a bound have -1 or 1."""
+    """(low, high) of a Box for a person: -1 and 1 stand for bounds that are not there, or where
+    these are beyond the other bound, what is 2 away from that."""
     low, high = space.bounds
-    return np.where(np.isfinite(low), low, -1), np.where(np.isfinite(high), high, 1)
+    return (
+        np.where(np.isfinite(low), low, np.where(high > -1, -1, high - 2)),
+        np.where(np.isfinite(high), high, np.where(low < 1, 1, low + 2)),
+    )
 
 
 def _parse_binding(part: str, space: Space, example: str) -> Binding:

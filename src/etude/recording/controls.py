@@ -44,6 +44,7 @@ class Controls:
         self.held: dict[str, None] = {}  # in the order in which they were pressed
         self.tapped: dict[str, None] = {}  # since the last action
         self.sticks: dict[int, float] = {}  # by the number of the axis, in [-1, 1]
+        self.leaning: set[str] = set()  # the arrow keys for which sticks stand just now
         self.mouse = np.zeros(2)  # right and up, in [-1, 1]
         resting = [binding for binding in bindings if not binding.keys]
         if isinstance(space, Discrete):
@@ -76,6 +77,7 @@ class Controls:
         self.held.clear()
         self.tapped.clear()
         self.sticks.clear()
+        self.leaning.clear()
         self.mouse[:] = 0
         if isinstance(self.space, Discrete):
             self.choice = self.first_choice
@@ -87,17 +89,22 @@ class Controls:
         self.mouse = np.clip([right, up], -1, 1)
 
     def lean(self, axis: int, value: float) -> bool:
-        """A stick leans by a value in [-1, 1], to the right and down; whether it means anything."""
+        """A stick leans by a value in [-1, 1], to the right and down.
+
+        Returns whether that is like a key that goes down: it came to lean far enough just now.
+        """
         if isinstance(self.space, Box):
-            self.sticks[axis] = 0.0 if abs(value) < DEAD_ZONE else value
-            return abs(value) >= PRESSED and axis < len(self.value)
+            before, self.sticks[axis] = self.sticks.get(axis, 0.0), value
+            return axis < len(self.value) and abs(value) >= PRESSED > abs(before)
         if axis > 1:
             return False
         means = False
         for key, sign in zip(ARROWS[:2] if axis == 0 else ARROWS[2:], (-1, 1), strict=True):
-            if sign * value >= PRESSED:
-                means |= key in self.held or self.press(key)
-            else:
+            if sign * value >= PRESSED and key not in self.leaning:
+                self.leaning.add(key)
+                means |= self.press(key)
+            elif sign * value < PRESSED and key in self.leaning:
+                self.leaning.remove(key)
                 self.release(key)
         return means
 
@@ -117,13 +124,14 @@ class Controls:
             )
             most = reach / self.ramp_steps
             target = self.value + np.clip(target - self.value, -most, most)
+            self.value = target.copy()  # where the keys have moved it, whatever else moves
             for axis, lean in self.sticks.items():
-                if lean and axis < len(target):
+                if abs(lean) >= DEAD_ZONE and axis < len(target):
                     target[axis] = self._between(axis, -lean if axis == 1 else lean)
             if self.use_mouse:
                 target = np.array([self._between(i, lean) for i, lean in enumerate(self.mouse)])
-            target = target.clip(self.low, self.high)
-        self.value, dtype = target, np.dtype(gymnasium_dtype(self.space))
+            target = target.clip(*(bound.ravel() for bound in self.space.bounds))
+        dtype = np.dtype(gymnasium_dtype(self.space))
         rounded = target if dtype.kind == "f" else target.round()
         return rounded.astype(dtype).reshape(self.space.shape)
 
@@ -158,8 +166,10 @@ def make_controls(
 
     Raises InvalidInput for keys that do not fit the actions, and where there are none by default.
     """
-    text = ("" if mouse else default_keys(spec.id, spec.action)) if keys is None else keys
-    bindings = parse_bindings(text, spec.action) if text else ()
+    bindings: tuple[Binding, ...] = ()
+    if not mouse:
+        text = default_keys(spec.id, spec.action) if keys is None else keys
+        bindings = parse_bindings(text, spec.action)
     ramp_steps = 1 if wait else max(1, round(RAMP_SECONDS * frames))
     return Controls(spec.action, bindings, ramp_steps=ramp_steps, use_mouse=mouse)
 

@@ -221,7 +221,7 @@ def panel(session: Session, controls: Controls, speed: float) -> Panel:
     per_key = "each key is a step" if session.step_per_key else "playing"
     outcome = {None: "it is over", True: "success", False: "no success"}[session.success]
     status, tone = {
-        "ready": ("press a key to begin", "waiting"),
+        "ready": (f"press {'Enter' if controls.use_mouse else 'a key'} to begin", "waiting"),
         "playing": (per_key, "playing"),
         "paused": ("paused", "paused"),
         "over": (f"{outcome}: keep it?", "waiting"),

@@ -55,6 +55,10 @@ class Session:
         match command, self.phase:
             case _, "stopped":
                 return
+            case "stop", _ if self.decision == "keep":
+                self.episodes = self.kept + 1
+            case _ if self.decision is not None:
+                return
             case "keep", "over" | "playing" | "paused" if self.steps:
                 self.decision = "keep"
             case "discard", _ if self.steps:

@@ -13,8 +13,8 @@ import numpy as np
 
 from etude.errors import InvalidInput
 
-# environment variables that name a display on Linux
-DISPLAY_VARIABLES = ("DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER")
+DISPLAYS = ("DISPLAY", "WAYLAND_DISPLAY")  # environment variables that name a screen on Linux
+UNSEEN_DRIVERS = ("offscreen", "dummy", "evdev")  # of SDL, which takes one where no screen answers
 
 LEAST_SIDE, MOST_SIDE = 400, 960  # pixels of the longer side of the picture, as shown
 LEAST_WIDTH = 600  # of the window
@@ -81,11 +81,27 @@ def import_pygame() -> Any:
 
 
 def check_screen(way_out: str) -> None:
-    """Raise InvalidInput, with what to do in its place, where no window can be opened."""
-    if sys.platform.startswith("linux") and not any(map(os.environ.get, DISPLAY_VARIABLES)):
+    """Raise InvalidInput, with what to do in its place, where no window can be seen.
+
+    Where no screen answers, SDL would open a window that nobody sees.
+    """
+    if not sys.platform.startswith("linux") or os.environ.get("SDL_VIDEODRIVER"):
+        return
+    named = [f"{name} is {os.environ[name]}" for name in DISPLAYS if os.environ.get(name)]
+    if not named:
         raise InvalidInput(
             f"there is no screen here to open a window on (DISPLAY is not set); {way_out}"
         )
+    pygame = import_pygame()
+    try:
+        pygame.display.init()
+        driver = pygame.display.get_driver()
+    except pygame.error:
+        driver = ""
+    finally:
+        pygame.display.quit()
+    if driver in ("", *UNSEEN_DRIVERS):
+        raise InvalidInput(f"no screen answers here ({', '.join(named)}); {way_out}")
 
 
 class Window:

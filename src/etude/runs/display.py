@@ -380,13 +380,12 @@ def evaluation_rows(
         return dataset_rows(evaluation)
     low, high = map(three_digits, evaluation["ci95"])
     seeds = len(evaluation["per_seed"])
-    mode = "deterministic" if evaluation["deterministic"] else "stochastic"
     of_best = f", best checkpoint{best_steps(evaluation)}" if evaluation["which"] == "best" else ""
     rows = [
         (
             "evaluation",
             f"{evaluation['episodes']} episodes{' a seed' if seeds > 1 else ''} on "
-            f"{evaluation['environment']}, {mode} policy{of_best}",
+            f"{evaluation['environment']}, {policy_text(evaluation)}{of_best}",
         ),
         ("return, IQM", f"{three_digits(evaluation['iqm'])}   95 % interval {low} to {high}"),
         (
@@ -411,11 +410,20 @@ def evaluation_rows(
             (
                 "return in training",
                 f"{three_digits(training['iqm'])} in the latest {sum(training['episodes'])} "
-                "episodes: the policy that explores differs from the deterministic one by more "
+                "episodes: the policy that explores differs from the evaluated one by more "
                 "than the interval (etude evaluate RUN --stochastic plays it)",
             )
         )
     return rows
+
+
+def policy_text(evaluation: dict[str, Any]) -> str:
+    """Which policy was evaluated, in words."""
+    if evaluation["explore"]:
+        return "stochastic policy"
+    if evaluation["deterministic"]:
+        return "deterministic policy"
+    return "policy without exploration, which draws at random"
 
 
 def measure_row(name: str, measure: dict[str, Any], seeds: int) -> tuple[str, str]:

@@ -15,7 +15,7 @@ from etude.data.dataset import Dataset
 from etude.environments.backends.in_process import HostLimits
 from etude.environments.protocol import Environment
 from etude.errors import InvalidInput
-from etude.keys import FINAL_EVALUATION
+from etude.keys import final_evaluation_key
 from etude.reporting import statistics
 from etude.rollout import bind_policy, copies_for, play_episodes
 from etude.runs.interrupt import InterruptHandler
@@ -165,7 +165,8 @@ def summarize_evaluation(
     return {
         "environment": settings.source.evaluated_on,
         "episodes": len(played[0].returns),
-        "deterministic": not explore,
+        "explore": explore,
+        "deterministic": not explore and settings.algorithm.is_deterministic,
         "cut": sum(episodes.cut for episodes in played),
         "max_steps": settings.max_evaluation_steps,
         **statistics.summarize_returns([episodes.returns for episodes in played]),
@@ -180,11 +181,6 @@ def summarize_measure(values: list[np.ndarray]) -> dict[str, Any]:
     summary = statistics.summarize_returns(values)
     medians = [float(np.median(of_seed)) for of_seed in values]
     return {**{key: summary[key] for key in SUCCESS_KEYS}, "medians": medians}
-
-
-def final_evaluation_key(seed: int, number: int) -> Array:
-    """The key of the episodes of the policy `number` in an evaluation with this seed."""
-    return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), FINAL_EVALUATION), number)
 
 
 def success_rate(environment: Environment, episodes: int) -> float | None:

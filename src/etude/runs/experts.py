@@ -30,11 +30,12 @@ from etude.errors import ExpertFault, InvalidInput
 from etude.importing import import_object, is_importable
 from etude.kinds import qualified_name
 from etude.nn.action_masks import action_mask
+from etude.runs.config_values import plain_fields
 from etude.runs.defaults import defaults_for
 from etude.runs.options import PERSON, is_person
 from etude.runs.person import person_expert
 from etude.runs.run import Run, load_beside
-from etude.runs.settings import ExpertRecord, plain_fields
+from etude.runs.settings import ExpertRecord
 from etude.runs.torsos import TorsoLike, find_torso
 from etude.spaces import (
     ACTION_MASK,

@@ -20,7 +20,7 @@ from etude.errors import InvalidInput
 from etude.recording.controls import make_controls
 from etude.recording.play import IDLE, Pace, frames_per_second, handle_event, key_legend, picture_of
 from etude.recording.session import Interventions
-from etude.recording.window import Panel, Window, check_screen, import_pygame
+from etude.recording.window import Panel, Window, check_screen
 from etude.rollout import EpisodeSums, bind_policy, rollout
 from etude.runs.interrupt import InterruptHandler
 from etude.runs.options import PERSON
@@ -52,11 +52,14 @@ def check_interventions(settings: Settings) -> None:
     make_controls(settings.outline().spec, settings.keys, 1.0)  # the keys fit
     settings.source.check_pictures("rgb_array")
     check_screen("a person needs one to play; take another expert here")
-    import_pygame()
 
 
 class PersonRollout:
-    """Plays rollouts in a window. The person begins the first round, and the learner all others."""
+    """Plays rollouts in a window.
+
+    The person has control as the first round begins, for the learner knows nothing yet, and the
+    learner as each later round does. Tab changes that at any time.
+    """
 
     def __init__(self, settings: Settings, environment: Environment, interrupt: InterruptHandler):
         self.settings, self.environment, self.interrupt = settings, environment, interrupt
@@ -119,7 +122,7 @@ class PersonRollout:
         self.controls.release_all()
         steps, totals = [], []
         for time in range(self.round_steps):
-            self._wait(rounds, float(np.asarray(rollout_state.episode_return)[0]))
+            self._wait(rounds, _return_of(rollout_state))
             held = self._held(outside)
             rollout_state, transition, sums = run_compiled(
                 self.play_step, state, rollout_state, jax.random.fold_in(key, time), held
@@ -129,7 +132,7 @@ class PersonRollout:
             steps.append(jax.device_get(transition))
             totals.append(jax.device_get(sums))
         if session.phase != "stopped":
-            self._show(rounds, 0.0, learning=True)
+            self._show(rounds, _return_of(rollout_state), learning=True)
         experience = jax.tree.map(lambda *rows: np.concatenate(rows), *steps)
         return rollout_state, experience, jax.tree.map(lambda *x: np.sum(x, 0), *totals)
 
@@ -180,6 +183,11 @@ class PersonRollout:
         )
         title = f"{self.settings.title} – round {rounds + 1}"
         self.window.show(picture_of(self.env), panel, title)
+
+
+def _return_of(rollout_state: Any) -> float:
+    """The return of the running episode."""
+    return float(np.asarray(rollout_state.episode_return)[0])
 
 
 def take_step(

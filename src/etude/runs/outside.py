@@ -3,7 +3,7 @@
 import dataclasses
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from etude.algorithms import ALGORITHMS, algorithm_factory
 from etude.algorithms.protocol import reads_outside
@@ -11,8 +11,9 @@ from etude.data.dataset import Dataset, check_dataset
 from etude.errors import InvalidInput
 from etude.runs.settings import DatasetRecord
 from etude.spaces import EnvironmentSpec
-from etude.storage.datasets.formats import FORMATS, read_dataset
+from etude.storage.datasets.formats import FORMATS, read_recorded
 from etude.storage.datasets.minari_root import locate_dataset
+from etude.storage.datasets.recorded_episodes import dataset_of, named
 from etude.struct import replace
 from etude.trees import content_hash
 
@@ -53,26 +54,38 @@ def can_learn_offline(algorithm: Any) -> bool:
     return any(field.name == "plays" for field in dataclasses.fields(algorithm))
 
 
-def open_dataset(dataset: DatasetLike, spec: EnvironmentSpec) -> tuple[Dataset, DatasetRecord]:
-    """A dataset in a file or at hand, for the spaces of `spec`, and its record for config.json.
+class OpenedDataset(NamedTuple):
+    """A dataset with what is known of where it came from."""
+
+    dataset: Dataset
+    record: DatasetRecord  # for config.json
+    notes: tuple[str, ...]  # what was lost or assumed as it was read, such as pictures in JPEG
+
+
+def open_dataset(dataset: DatasetLike, spec: EnvironmentSpec) -> OpenedDataset:
+    """A dataset in a file or at hand, for the spaces of `spec`.
 
     Raises InvalidInput for a file that holds none, and for a dataset of other spaces.
     """
+    notes: tuple[str, ...] = ()
     if isinstance(dataset, Dataset):
         path, opened = "", dataset
     elif not isinstance(dataset, str | Path):
         raise InvalidInput(f"dataset is {dataset!r}; give {FORMATS}, or an etude.Dataset")
     else:
         path = os.path.abspath(locate_dataset(dataset))
-        opened = read_dataset(path, spec)
+        with named(Path(path)):
+            recorded = read_recorded(path, spec)
+            opened, notes = dataset_of(recorded, spec), recorded.notes
     check_dataset(opened, spec)
-    return opened, DatasetRecord(
+    record = DatasetRecord(
         path=path,
         sha256=content_hash(opened),
         steps=opened.num_steps,
         episodes=opened.num_episodes,
         environment=opened.spec.id,
     )
+    return OpenedDataset(opened, record, notes)
 
 
 def check_next_observations(algorithm: Any, name: str, dataset: Dataset) -> None:
@@ -103,7 +116,7 @@ def reopen_dataset(
             f"this run learns from {record.path}, which is not there; say with --dataset where it "
             "is now"
         )
-    opened, found = open_dataset(record.path if dataset is None else dataset, spec)
+    opened, found, _ = open_dataset(record.path if dataset is None else dataset, spec)
     if found.sha256 != record.sha256:
         raise InvalidInput(
             f"this run learns from {record.path or 'a dataset'} with the hash "

@@ -14,7 +14,7 @@ import jax
 
 from etude.environments.protocol import Environment
 from etude.errors import Diverged
-from etude.keys import PERIODIC_EVALUATION
+from etude.keys import periodic_evaluation_key
 from etude.runs.evaluation import DatasetEvaluator, PolicyEvaluator
 from etude.runs.interrupt import InterruptHandler
 from etude.runs.settings import Settings
@@ -24,11 +24,6 @@ from etude.storage.files import CorruptFile
 from etude.training import ProgressReport
 
 Columns = dict[str, list[float]]  # the cells [seed] of each column, NaN where not measured
-
-
-def periodic_key(seed: int) -> jax.Array:
-    """The key of every evaluation of a seed during training: the episodes begin the same."""
-    return jax.random.fold_in(jax.random.key(seed), PERIODIC_EVALUATION)
 
 
 def state_of_seed(tree: Any, number: int, num_seeds: int) -> Any:
@@ -87,7 +82,7 @@ class PeriodicEvaluation:
             if self.evaluator.environment is not None:
                 interrupt.watch(self.evaluator.environment, cancel_after=0)
             cells = [
-                self.evaluator.cells(self.state_of(report, i), periodic_key(seed))
+                self.evaluator.cells(self.state_of(report, i), periodic_evaluation_key(seed))
                 for i, seed in enumerate(self.seeds)
             ]
         except KeyboardInterrupt:

@@ -1,5 +1,6 @@
 """Recording a person, who plays in a window: each kept episode is on the disk before the next."""
 
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -9,142 +10,174 @@ from rich.markup import escape
 from rich.table import Table
 
 from etude.data.dataset import Dataset, episode_returns
+from etude.environments.backends.watchdog import TIMEOUT
 from etude.environments.registry import env_factory
-from etude.environments.sources import EnvironmentSource
-from etude.errors import InvalidInput
+from etude.environments.sources import EnvironmentLike, EnvironmentSource, environment_source
+from etude.errors import EnvironmentFault, InvalidInput
 from etude.recording.bindings import is_turn_based
 from etude.recording.controls import make_controls
 from etude.recording.play import PlayedEpisode, frames_per_second, play_in_window
 from etude.recording.session import Session
-from etude.recording.window import Window, check_screen, import_pygame
+from etude.recording.window import Window, check_screen
 from etude.reporting.statistics import three_digits
 from etude.runs.inspection import describe_replay
 from etude.runs.interrupt import Interrupted
-from etude.runs.options import AT_MOST, PERSON
+from etude.runs.options import AT_MOST, MAX_EVALUATION_STEPS, PERSON, RunOptions, check_whole
 from etude.runs.replay import replay_episodes
 from etude.spaces import EnvironmentSpec
-from etude.storage.datasets.formats import read_dataset, read_recorded
+from etude.storage.datasets.formats import check_new_path, read_dataset, read_recorded
 from etude.storage.datasets.minari_writer import MinariWriter
-
-
-def check_person(
-    source: EnvironmentSource,
-    *,
-    out: Path | None,
-    stochastic: bool,
-    noise: float,
-    side_cameras: bool,
-    torso: Any,
-    frame_stack: int,
-    action_masks: bool,
-    keys: str | None,
-    mouse: bool,
-) -> None:
-    """Raise InvalidInput for what a recording of a person cannot have, and without a screen."""
-    for name, value in (
-        ("stochastic", stochastic),
-        ("noise", noise),
-        ("side_cameras", side_cameras),
-        ("torso", torso),
-        ("frame_stack", frame_stack > 1 and frame_stack),
-        ("action_masks", action_masks),
-    ):
-        if value:
-            raise InvalidInput(
-                f"{name} is {value!r:.80}, and the expert is a person, whose actions are recorded "
-                "as they are, on what the environment itself observes; leave it out"
-            )
-    if keys is not None and mouse:
-        raise InvalidInput("keys and mouse are two ways to say one action; leave out one of them")
-    if out is None:
-        raise InvalidInput("out is missing, and what a person plays is written episode by episode")
-    if out.suffix == ".npz":
-        raise InvalidInput(
-            f"out is {out}, and what a person plays is written episode by episode, which an .npz "
-            f"cannot hold; give {out.with_suffix('')}, and convert it with `etude dataset "
-            f"{out.with_suffix('')} --to {out}`"
-        )
-    source.check_pictures("rgb_array")
-    check_screen("a person needs one to play; take another expert here")
-    import_pygame()
+from etude.storage.datasets.recorded_episodes import RecordedEpisodes
 
 
 def record_person(
-    source: EnvironmentSource,
-    out: Path,
+    environment: EnvironmentLike,
     *,
-    episodes: int | None,
-    seed: int,
+    out: str | Path,
+    episodes: int | None = None,
+    seed: int = 0,
     keys: str | None = None,
     speed: float = 1.0,
     wait: bool = False,
     mouse: bool = False,
     options: dict[str, Any] | None = None,
-    max_steps: int,
+    environment_timeout: int = TIMEOUT,
+    max_evaluation_steps: int = MAX_EVALUATION_STEPS,
     progress: bool = True,
 ) -> Dataset:
     """Record what a person plays in a window, as a dataset in Minari's layout.
 
+    The window says what each key does. Enter keeps an episode, also an unfinished one, which is
+    then truncated; Backspace discards it and tries it again from the same seed; Esc stops.
+
     Args:
-        source: of the environment, checked by `check_person`.
-        out: the directory of the dataset, a new one.
+        environment: as in `etude.train`; it draws pictures of the kind rgb_array.
+        out: the directory of the dataset, a new one, which has each kept episode before the next
+            one begins.
         episodes: after how many kept ones it stops; None: when the person stops.
         seed: of the first episode; the next ones follow it.
         keys: what keys mean; see `etude.recording.bindings`.
         speed: how many times as fast as the environment is meant to be.
         wait: take a step for each press of a key; environments that stand still do so in any case.
         mouse: the place of the mouse is the action, in a Box of two numbers.
-        options: keyword arguments of `gymnasium.make`, for the replay at the end.
-        max_steps: after which an episode is truncated.
+        options, environment_timeout, max_evaluation_steps: as in `etude.train`. An episode that is
+            cut off is truncated.
         progress: say what was recorded.
 
     Returns:
         The dataset.
 
     Raises:
-        InvalidInput: for arguments that do not fit, and where no episode was kept.
+        InvalidInput: for arguments that do not fit, before anybody plays; and where no episode was
+            kept.
         EnvironmentFault: where the environment fails; the episodes kept before are there.
         Interrupted: after Ctrl-C; the episodes kept before are there.
     """
+    RunOptions(
+        seed=seed,
+        options=options or {},
+        environment_timeout=environment_timeout,
+        max_evaluation_steps=max_evaluation_steps,
+        expert=PERSON,
+        keys=keys,
+        speed=speed,
+    ).validate_fields()
+    if episodes is not None:
+        check_whole("episodes", episodes, 1, AT_MOST["evaluation_episodes"])
     if seed + (episodes or 0) > AT_MOST["seed"]:
         raise InvalidInput(f"seed is {seed}, and episodes have seeds up to {AT_MOST['seed']:,}")
-    with closing(source.make_rendered("rgb_array")) as environment, Window() as window:
-        env, spec = environment.vector_env.envs[0], environment.spec  # type: ignore[attr-defined]
+    check_hands(keys, mouse=mouse, wait=wait)
+    check_directory(Path(out))
+    path = Path(out).absolute()  # before an environment can change the working directory
+    source = environment_source(environment, options, 1, False, environment_timeout)
+    source.check_pictures("rgb_array")
+    check_screen("a person needs one to play; take another expert here")
+    with closing(source.make_rendered("rgb_array")) as rendered, Window() as window:
+        env, spec = rendered.vector_env.envs[0], rendered.spec  # type: ignore[attr-defined]
+        check_new_path(path, spec)
         wait = wait or is_turn_based(spec.id)
         controls = make_controls(spec, keys, frames_per_second(env), mouse, wait)
         session = Session(seed, wait, episodes)
         played = play_in_window(
-            env, window, controls, session, speed=speed, max_steps=max_steps, title=source.name
+            env,
+            window,
+            controls,
+            session,
+            speed=speed,
+            max_steps=max_evaluation_steps,
+            title=source.name,
         )
-        successes = write_episodes(out, spec, played)
+        successes = write_episodes(path, str(out), spec, played)
     if not successes:
         raise InvalidInput(f"no episode was kept, so {out} is not written")
-    dataset = read_dataset(out, spec)
+    dataset = read_dataset(path, spec)
     if progress:
-        report(out, spec, dataset, successes, source, options)
+        console = Console(highlight=False)
+        console.print(person_table(dataset, successes, source.name))
+        console.print(f"written {out}", soft_wrap=True, markup=False)
+        said = replay_text(source, read_recorded(path, spec), spec, options)
+        console.print(said, soft_wrap=True, markup=False)
     return dataset
 
 
-def write_episodes(out: Path, spec: EnvironmentSpec, played: Any) -> list[bool | None]:
+def check_hands(keys: str | None, *, mouse: bool, wait: bool) -> None:
+    """Raise InvalidInput for two ways of playing at once."""
+    if keys is not None and mouse:
+        raise InvalidInput("keys and mouse are two ways to say one action; leave out one of them")
+    if wait and mouse:
+        raise InvalidInput("wait takes a step for each key, and a mouse has none; leave out one")
+
+
+def check_directory(out: Path) -> None:
+    """Raise InvalidInput where no dataset can be written episode by episode."""
+    if out.suffix == ".npz":
+        raise InvalidInput(
+            f"out is {out}, and what a person plays is written episode by episode, which an .npz "
+            f"cannot hold; give {out.with_suffix('')}, and convert it with `etude dataset "
+            f"{out.with_suffix('')} --to {out}`"
+        )
+    check_new_path(out)
+
+
+def write_episodes(
+    path: Path, out: str, spec: EnvironmentSpec, played: Iterator[PlayedEpisode]
+) -> list[bool | None]:
     """Write each episode before the next one begins; for each whether it was a success.
 
-    The directory is made with the first episode, so that without one nothing is left.
+    The directory is made with the first episode, so that without one nothing is left. Messages
+    call it `out`.
     """
     writer: MinariWriter | None = None
     successes: list[bool | None] = []
     try:
-        for episode in played:
-            if writer is None:
-                writer = MinariWriter(out, spec)
-            append_episode(writer, episode)
-            successes.append(episode.success)
+        try:
+            for episode in played:
+                if writer is None:
+                    writer = MinariWriter(path, spec)
+                append_episode(writer, episode)
+                successes.append(episode.success)
+        finally:
+            if writer is not None:
+                writer.close()
     except KeyboardInterrupt:
-        kept = f"{len(successes):,} episodes are in {out}" if successes else "nothing is written"
-        raise Interrupted(f"stopped; {kept}") from None
-    finally:
-        if writer is not None:
-            writer.close()
+        raise Interrupted(f"stopped; {kept_text(len(successes), out)}") from None
+    except EnvironmentFault as fault:
+        kept = kept_text(len(successes), out)
+        raise EnvironmentFault(f"{fault}; {kept}") from fault.__cause__
+    except OSError as error:
+        kept = kept_text(len(successes), out)
+        raise InvalidInput(
+            f"{out} cannot be written ({error.strerror or error}); {kept}. Make room, and record "
+            "on to another --out"
+        ) from error
     return successes
+
+
+def kept_text(count: int, out: str) -> str:
+    """What is on the disk where a recording ends early."""
+    if not count:
+        return "nothing is written"
+    return f"{count:,} {'episode is' if count == 1 else 'episodes are'} in {out}"
 
 
 def append_episode(writer: MinariWriter, episode: PlayedEpisode) -> None:
@@ -159,36 +192,35 @@ def append_episode(writer: MinariWriter, episode: PlayedEpisode) -> None:
     )
 
 
-def report(
-    out: Path,
-    spec: EnvironmentSpec,
-    dataset: Dataset,
-    successes: list[bool | None],
-    source: EnvironmentSource,
-    options: dict[str, Any] | None,
-) -> None:
-    """Say what was recorded, and whether the same seeds and actions give it once more."""
+def person_table(dataset: Dataset, successes: list[bool | None], environment: str) -> Table:
+    """The table of what was recorded."""
     returns, told = episode_returns(dataset), [x for x in successes if x is not None]
     table = Table(title="recorded", title_justify="left", show_header=False)
     for row in (
         ("expert", PERSON),
-        ("environment", source.name),
+        ("environment", environment),
         ("episodes", f"{dataset.num_episodes:,}"),
         ("steps", f"{dataset.num_steps:,}"),
         ("return, mean", three_digits(returns.mean())),
         *([("successes", f"{sum(told)} of {len(told)}")] if told else []),
     ):
         table.add_row(*map(escape, row))
-    console = Console(highlight=False)
-    console.print(table)
-    console.print(f"written {out}", soft_wrap=True, markup=False)
+    return table
+
+
+def replay_text(
+    source: EnvironmentSource,
+    recorded: RecordedEpisodes,
+    spec: EnvironmentSpec,
+    options: dict[str, Any] | None,
+) -> str:
+    """Play the episodes again, and say whether the same seeds and actions gave them once more."""
     factory: Any = source  # a function's, where it has no id
     make_env = env_factory(source.name, options) if source.kind == "id" else factory.make_env
-    replayed = replay_episodes(read_recorded(out, spec), spec, make_env)
-    said = (
-        f"the replay differs: {replayed.difference}; the environment is not deterministic given "
-        "its seed"
-        if replayed.difference
-        else describe_replay(replayed)
-    )
-    console.print(said, soft_wrap=True, markup=False)
+    replayed = replay_episodes(recorded, spec, make_env)
+    if replayed.difference:
+        return (
+            f"the replay differs: {replayed.difference}; the environment is not deterministic "
+            "given its seed"
+        )
+    return describe_replay(replayed)

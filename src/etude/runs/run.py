@@ -23,6 +23,7 @@ from etude.environments.sources import EnvironmentLike
 from etude.errors import InvalidInput
 from etude.reporting import figures
 from etude.reporting.statistics import iqm
+from etude.runs.config import CONFIG, from_json, read_config, start_as_before, to_json, write_config
 from etude.runs.display import Display
 from etude.runs.evaluation import evaluate_on_dataset, evaluate_policies
 from etude.runs.interrupt import Interrupted, InterruptHandler
@@ -46,15 +47,7 @@ from etude.runs.outside import (
     reopen_dataset,
 )
 from etude.runs.periodic_evaluation import state_of_seed
-from etude.runs.settings import (
-    CONFIG,
-    Settings,
-    from_json,
-    read_config,
-    start_as_before,
-    to_json,
-    write_config,
-)
+from etude.runs.settings import Settings
 from etude.runs.torsos import TorsoLike, names_torso
 from etude.storage import files, metrics_csv
 from etude.storage.files import CorruptFile
@@ -187,14 +180,15 @@ class Run:
 
         A policy plays `episodes` whole episodes on the Gymnasium environment of that id, or on the
         environment itself where it was given as an object. It is deterministic (its mode, the
-        greedy action) unless `explore`. An algorithm that has nothing to act with is evaluated on
-        the dataset that it learned from, or on another `dataset` of the same spaces.
+        greedy action) unless `explore`, or unless its algorithm draws in any case: one of several
+        modes of a head, or the plans of a planner. An algorithm that has nothing to act with is
+        evaluated on the dataset that it learned from, or on another `dataset` of the same spaces.
 
         Returns:
-            Of a policy: environment (which of the two), episodes, deterministic, cut (the episodes
-            of all seeds that were cut off after max_steps), max_steps, mean, std, iqm, ci95
-            [low, high] of the IQM, per_seed [seed], returns [seed][episode], which, steps (of each
-            seed's checkpoint); best_means [seed] of the evaluations that chose the best; and
+            Of a policy: environment (which of the two), episodes, explore, deterministic, cut (the
+            episodes of all seeds that were cut off after max_steps), max_steps, mean, std, iqm,
+            ci95 [low, high] of the IQM, per_seed [seed], returns [seed][episode], which, steps (of
+            each seed's checkpoint); best_means [seed] of the evaluations that chose the best; and
             success (iqm, ci95, per_seed) of the share of episodes whose last `info` says
             `is_success`, where it says so; and measures (by name: iqm, ci95, per_seed and medians
             [seed]) of what the algorithm tells of the end of an episode, such as the distance to
@@ -262,7 +256,7 @@ class Run:
         """The dataset to evaluate on, and its path: the one that is given, else the run's own."""
         spec, record = self.settings.outline().spec, self.settings.dataset
         if dataset is not None:
-            opened, found = open_dataset(dataset, spec)
+            opened, found, _ = open_dataset(dataset, spec)
             check_next_observations(self.settings.algorithm, self.settings.name, opened)
             return opened, found.path
         assert record is not None  # a run of an algorithm that needs a dataset has one

@@ -21,6 +21,7 @@ from etude.environments.goals import check_goal_reward, goal_reward_for
 from etude.environments.sources import EnvironmentLike, EnvironmentSource, environment_source
 from etude.errors import InvalidInput
 from etude.presets import preset
+from etude.runs.config import from_json, read_config, start_as_before, to_json, write_config
 from etude.runs.defaults import defaults_for
 from etude.runs.display import Display, display_for
 from etude.runs.experts import ExpertLike, check_expert, expert_name, open_expert, reopen_expert
@@ -42,19 +43,11 @@ from etude.runs.outside import (
 from etude.runs.periodic_evaluation import records_in
 from etude.runs.processes import train_jobs
 from etude.runs.run import Run, create_run, load_beside, remove_if_untrained
-from etude.runs.settings import (
-    Settings,
-    environment_changes,
-    from_json,
-    read_config,
-    spaces_text,
-    start_as_before,
-    to_json,
-    write_config,
-)
+from etude.runs.settings import Settings, spaces_text
 from etude.runs.stopping import early_stops
 from etude.runs.threads import choose_threads, start_with
 from etude.runs.torsos import TorsoLike, torso_of, with_torso
+from etude.runs.versions import environment_changes
 from etude.runs.video import record_video
 from etude.storage import files
 from etude.storage.metrics_csv import read_metrics
@@ -214,9 +207,11 @@ def resolve_settings(
             "none; leave it out"
         )
     if options.dataset is not None:
-        dataset, record = open_dataset(options.dataset, spec)
+        dataset, record, notes = open_dataset(options.dataset, spec)
         check_next_observations(algorithm, name, dataset)
-        settings = replace(settings, dataset=record, outside=Outside(dataset=dataset))
+        settings = replace(
+            settings, dataset=record, dataset_notes=notes, outside=Outside(dataset=dataset)
+        )
     if is_person(options.expert):
         check_interventions(settings)
     if options.expert is not None:
@@ -545,6 +540,8 @@ def run_training(run: Run, display: Display, video: bool = False) -> Run:
             settings = run.settings
             for remark in settings.algorithm.remarks(settings.num_envs, settings.trained_steps):
                 display.warn(remark)
+            for note in settings.dataset_notes:
+                display.warn(f"of the dataset: {note}")
             for event in run_jobs(run, interrupt, display.warn):
                 if event.seeds not in latest_events and not event.metrics:  # of a resumed job
                     compiled_before += event.compile_seconds

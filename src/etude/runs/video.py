@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from etude.errors import InvalidInput
-from etude.keys import RENDERING
+from etude.keys import rendering_key
 from etude.recording.window import check_screen
 from etude.rollout import bind_policy, init_rollout_state, rollout
 from etude.runs.options import AT_MOST, check_whole
@@ -40,7 +40,7 @@ def render_episodes(
         rollout_state, transition, _ = rollout(environment, policy, rollout_state, key, 1)
         return rollout_state, transition.reward[0, 0], transition.done[0, 0]
 
-    key = jax.random.fold_in(jax.random.key(seed), RENDERING)
+    key = rendering_key(seed)
     rollout_state = init_rollout_state(environment, policy, key)
     episodes_done = time = 0
     while episodes_done < episodes:

@@ -25,10 +25,11 @@ from etude.data.dataset import Dataset, episode_returns
 from etude.errors import InvalidInput
 from etude.reporting import imitation_figures
 from etude.reporting.statistics import summarize_returns
+from etude.runs.config_values import plain_fields
 from etude.runs.interrupt import Interrupted
 from etude.runs.record import record
-from etude.runs.settings import machine_info, package_versions, plain_fields
 from etude.runs.train import train
+from etude.runs.versions import machine_info, package_versions
 from etude.storage import files
 from etude.struct import replace
 

@@ -32,6 +32,10 @@ class AgentInField:
     def assumes(self) -> Assumptions:
         return self.agent.assumes
 
+    @property
+    def is_deterministic(self) -> bool:
+        return self.agent.is_deterministic
+
     def first_update(self, num_envs: int) -> tuple[int, str]:
         return self.agent.first_update(num_envs)
 

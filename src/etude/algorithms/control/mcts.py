@@ -48,6 +48,7 @@ class MCTS:
     rollout_length: int = static(1, at_least=1)
     """Environment steps of each copy between updates, which do nothing."""
     learns: ClassVar[bool] = False
+    is_deterministic: ClassVar[bool] = False
     assumes: ClassVar[Assumptions] = Assumptions(("Discrete",), known_model=True, action_masks=True)
 
     def init(self, key: Array, spec: EnvironmentSpec) -> MCTSState:

@@ -48,6 +48,7 @@ class MPC:
     rollout_length: int = static(1, at_least=1)
     """Environment steps of each copy between updates, which do nothing."""
     learns: ClassVar[bool] = False
+    is_deterministic: ClassVar[bool] = False
 
     def validate_fields(self) -> None:
         if isinstance(self.planner, SamplingPlanner):

@@ -55,6 +55,11 @@ class CloningFields:
 
     state_noise: ClassVar[bool] = False  # which a run of PPO with the same policy must have
 
+    @property
+    def is_deterministic(self) -> bool:
+        """Whether evaluations draw nothing; a head that has several modes draws one."""
+        return self.head.is_deterministic
+
 
 @struct
 class RecurrentFields(CloningFields):

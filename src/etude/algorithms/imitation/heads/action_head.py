@@ -40,6 +40,8 @@ class ActionHead(Protocol):
     `network` is what `make` returned, a tree of arrays. Actions are in the policy's units.
     """
 
+    is_deterministic: bool  # whether `act`, without `explore`, draws nothing at random
+
     def make(
         self, key: Array, space: Space, num_features: int, chunk: int, activation: Activation
     ) -> Any:

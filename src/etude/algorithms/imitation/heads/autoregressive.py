@@ -9,6 +9,7 @@ state, reads the parts so far.
 """
 
 import math
+from typing import ClassVar
 
 import equinox as eqx
 import jax
@@ -117,6 +118,8 @@ class Autoregressive:
     effect with other action spaces."""
     units: int = static(128, at_least=1)
     """Units of the recurrent cell that reads the parts."""
+
+    is_deterministic: ClassVar[bool] = False
 
     def make(
         self, key: Array, space: Space, num_features: int, chunk: int, activation: Activation

@@ -6,6 +6,8 @@ Its minimum is the mean action of the expert in each state. Where the expert doe
 another, the mean may be neither.
 """
 
+from typing import ClassVar
+
 import equinox as eqx
 
 from etude.algorithms.imitation.heads.action_head import (
@@ -42,6 +44,8 @@ class DeterministicNetwork:
 @struct
 class Deterministic:
     """One action and no noise, by the mean squared error: for Box actions."""
+
+    is_deterministic: ClassVar[bool] = True
 
     def make(
         self, key: Array, space: Space, num_features: int, chunk: int, activation: Activation

@@ -11,6 +11,7 @@ the next t, which is none at 0.
 
 import math
 from collections.abc import Callable
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -41,6 +42,8 @@ class Diffusion:
     """Steps of DDIM from noise to an action, at most training_steps."""
     hidden: tuple[int, ...] = static((256, 256), at_least=1)
     """Units of each hidden layer of the network ε."""
+
+    is_deterministic: ClassVar[bool] = False
 
     def validate_fields(self) -> None:
         if self.steps > self.training_steps:

@@ -6,6 +6,8 @@ The mean μ(s) is fitted to the actions, and the standard deviation σ, the same
 what is left. The parts of an action, and the actions of a chunk, are independent.
 """
 
+from typing import ClassVar
+
 import equinox as eqx
 import jax.numpy as jnp
 
@@ -55,6 +57,8 @@ class Direct:
     entropy_coefficient: float = traced(0.0, at_least=0)
     """Weight of the entropy bonus, per nat, in the loss; larger values keep the policy from
     certainty."""
+
+    is_deterministic: ClassVar[bool] = True
 
     def make(
         self, key: Array, space: Space, num_features: int, chunk: int, activation: Activation

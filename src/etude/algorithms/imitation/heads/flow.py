@@ -9,6 +9,7 @@ them part its modes.
 """
 
 from collections.abc import Callable
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -35,6 +36,8 @@ class Flow:
     """Steps of Euler's method from noise to an action."""
     hidden: tuple[int, ...] = static((256, 256), at_least=1)
     """Units of each hidden layer of the network v."""
+
+    is_deterministic: ClassVar[bool] = False
 
     def make(
         self, key: Array, space: Space, num_features: int, chunk: int, activation: Activation

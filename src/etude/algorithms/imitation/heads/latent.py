@@ -16,6 +16,7 @@ any size of either.
 """
 
 import math
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -67,6 +68,8 @@ class Latent:
     would have no upper bound."""
     hidden: tuple[int, ...] = static((128, 128), at_least=1)
     """Units of each hidden layer of the encoder, and of the decoder."""
+
+    is_deterministic: ClassVar[bool] = False
 
     def make(
         self, key: Array, space: Space, num_features: int, chunk: int, activation: Activation

@@ -6,6 +6,8 @@ The components are normals of a whole chunk, with independent elements: the acti
 belong to the same one. To act, a component is drawn by the weights w, and its mean is done.
 """
 
+from typing import ClassVar
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -54,6 +56,8 @@ class Mixture:
     min_std: float = traced(0.01, above=0)
     """Least standard deviation of a component, without which the likelihood of actions that are
     fitted exactly would have no upper bound."""
+
+    is_deterministic: ClassVar[bool] = False
 
     def make(
         self, key: Array, space: Space, num_features: int, chunk: int, activation: Activation
