@@ -36,9 +36,6 @@ from etude.struct import replace
 LABELS = (500, 1_000, 2_000, 4_000, 8_000)
 ROUNDS = 20  # of DAgger; each asks for an equal part of the labels, and fits for one of the steps
 LEARNING_RATE = 0.01
-# seeds of the expert's episodes, apart from those of the episodes that judge: equal seeds would
-# begin equal episodes
-FIRST_RECORDING_SEED = 10_000
 
 
 def measure_demonstrations_needed(
@@ -213,7 +210,7 @@ def record_steps(
     environment: str, expert: str | Path, steps: int, seed: int, noise: float = 0.0
 ) -> Dataset:
     """Whole episodes of the expert with at least `steps` steps; `noise` as in `etude.record`."""
-    episodes, seed = 10, FIRST_RECORDING_SEED + seed
+    episodes = 10
     while True:
         dataset = record(
             environment, expert, episodes=episodes, seed=seed, noise=noise, progress=False
