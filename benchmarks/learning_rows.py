@@ -29,13 +29,15 @@ class Shown(NamedTuple):
 
     With `labels`, as many steps of its episodes are recorded to learn from, the last episode cut
     off there; without, it is asked while the row learns. With `noise`, as of `etude record`, the
-    actions that are executed differ from what is recorded.
+    actions that are executed differ from what is recorded. With `every`, only the first and then
+    each step that is `every` later is shown, an episode of one step each.
     """
 
     expert: str
     steps: int | None = None  # of the run of the expert; None for the preset's
     labels: int | None = None
     noise: float = 0.0
+    every: int = 1
 
 
 class Row(NamedTuple):
@@ -175,7 +177,16 @@ LANDERS = ("LunarLander-v3", "LunarLanderContinuous-v3")
 CHEETAH, HOPPER = Shown("sac", 100_000), Shown("ppo")
 EPISODES = 2_000  # labels: two whole episodes of HalfCheetah, and at least as many of Hopper
 FIRST_ROUND = ("first-round", (("gradient_steps", 100), ("learning_rate_decay", 1_000.0)))
-IMITATORS = ("bc", "dagger")  # whose rows say who shows them what to do
+# one run of PPO, which balances for the 500 steps of every episode
+BALANCED = Shown("ppo", labels=5_000)
+IMITATORS = (
+    "bc",
+    "dagger",
+    "gail",
+    "airl",
+    "iq-learn",
+    "sqil",
+)  # whose rows say who shows them what to do
 IMITATION = [
     *(Row("bc", lander, shown=Shown("heuristic", labels=5_000)) for lander in LANDERS),
     *(
@@ -206,6 +217,23 @@ IMITATION = [
         interval_above("bc-Hopper-v5"),
         setting="noise",
         shown=HOPPER._replace(labels=EPISODES, noise=0.1),
+    ),
+    *(
+        Row(algorithm, "CartPole-v1", iqm_at_least(475), shown=BALANCED)
+        for algorithm in ("gail", "airl", "sqil")
+    ),
+    # a coin says what is the expert's, and nothing may tell that balancing is asked for
+    Row(
+        "gail",
+        "CartPole-v1",
+        iqm_at_most(100),
+        setting="shuffled",
+        fields=(("shuffle_labels", True),),
+        shown=BALANCED,
+    ),
+    # 25 steps of one episode
+    Row(
+        "iq-learn", "CartPole-v1", iqm_at_least(475), shown=BALANCED._replace(labels=500, every=20)
     ),
 ]
 SB3_TRPO = Row("trpo", "LunarLanderContinuous-v3", library="sb3-contrib")

@@ -60,6 +60,8 @@ ALGORITHMS = {                  # name: (module, attribute, summary)
         "adversarial imitation: PPO or SAC is paid for passing as the expert"),
     "sqil": ("etude.algorithms.imitation.sqil", "SQIL",
         "SAC or DQN with a reward of 1 for the expert's steps and 0 for its own"),
+    "iq-learn": ("etude.algorithms.imitation.iq_learn", "IQLearn",
+        "inverse soft Q-learning: one Q is policy and reward"),
     "mpc": ("etude.algorithms.control.mpc", "MPC",
         "model-predictive control with the environment's true model: a bounded Box"),
     "mcts": ("etude.algorithms.control.mcts", "MCTS",

@@ -6,9 +6,12 @@ batches of 256, with observations normalized by what was shown.
 
 from etude.algorithms.imitation.bc import BC
 from etude.algorithms.imitation.dagger import DAgger
-from etude.algorithms.imitation.gail import GAIL
+from etude.algorithms.imitation.gail import AIRL, GAIL
 from etude.algorithms.imitation.gcsl import GCSL
+from etude.algorithms.imitation.iq_learn import IQLearn
+from etude.algorithms.imitation.sqil import SQIL
 from etude.algorithms.trust_region.ppo import PPO
+from etude.algorithms.value.dqn import DQN
 from etude.presets.preset import Preset, Presets
 
 PRESETS: Presets = {
@@ -37,6 +40,14 @@ PRESETS: Presets = {
     # The entropy bonus keeps the policy from certainty before the discriminator tells good from
     # bad; the budget is twice what five of five seeds needed to balance for 500 steps.
     ("gail", "CartPole-v1"): Preset(GAIL(agent=PPO(entropy_coefficient=0.01)), 8, 300_000),
+    # AIRL is paid -log π too, so its agent has no entropy bonus.
+    ("airl", "CartPole-v1"): Preset(AIRL(), 8, 300_000),
+    # The settings of github.com/Div99/IQ-Learn for this task: a network of 2 x 64 with
+    # ELU, Adam at 1e-4, batches of 32, α = 0.5, observations as they are, 3,000 gradient steps. Its
+    # command for one thinned episode has a temperature of 0.001; its default of 0.01 does better
+    # here.
+    ("iq-learn", "CartPole-v1"): Preset(IQLearn(), 1, 3_000),
+    ("sqil", "CartPole-v1"): Preset(SQIL(agent=DQN()), 1, 100_000),
     # The room, the 200 episodes of 50 steps, the hidden layers and the remaining steps as input are
     # those of GCSLDemo.ipynb in github.com/dibyaghosh/gcsl (at 1179c3c). Learning rate, batch, one
     # gradient step for each step of play and a start at random are those of the code beside it (at

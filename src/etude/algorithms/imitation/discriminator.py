@@ -79,19 +79,15 @@ class Discriminator:
 
     def add_observations(self, algorithm: Any, observations: Any) -> "Discriminator":
         """Return the discriminator with observations [n, ...] added to its statistics."""
-        if not algorithm.normalize_observation:
-            return self
         statistics = running_statistics.update_observation_statistics(
-            self.observation_statistics, observations
+            algorithm.normalize_observation, self.observation_statistics, observations
         )
         return replace(self, observation_statistics=statistics)
 
     def normalized(self, algorithm: Any, observation: Any) -> Any:
         """Return the observation, normalized if the algorithm does so."""
-        if not algorithm.normalize_observation:
-            return observation
         return running_statistics.normalize_leaves(
-            self.observation_statistics, observation, algorithm.normalize_observation.clip
+            algorithm.normalize_observation, self.observation_statistics, observation
         )
 
     def encode(self, algorithm: Any, steps: Steps) -> Array:
