@@ -354,7 +354,7 @@ def test_of_an_episode_every_second_step_is_shown():
         actions=[[0, 1, 0, 1, 1]],
         rewards=[np.ones(5)],
         terminations=[[0, 0, 0, 0, 1]],
-        truncations=[np.zeros(5)],
+        truncations=[np.zeros(5, bool)],
     )
     shown = learning_experts.thin(dataset, 2)
     steps = shown.transitions

@@ -55,7 +55,7 @@ ALGORITHMS = {                  # name: (module, attribute, summary)
     "gcsl": ("etude.algorithms.imitation.gcsl", "GCSL",
         "goal-conditioned supervised learning: its own play, cloned in hindsight"),
     "airl": ("etude.algorithms.imitation.gail", "AIRL",
-        "adversarial inverse RL: GAIL whose discriminator holds a reward"),
+        "adversarial inverse RL: GAIL whose discriminator learns a shaped reward"),
     "gail": ("etude.algorithms.imitation.gail", "GAIL",
         "adversarial imitation: PPO or SAC is paid for passing as the expert"),
     "sqil": ("etude.algorithms.imitation.sqil", "SQIL",

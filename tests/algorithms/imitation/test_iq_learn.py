@@ -32,7 +32,8 @@ def steps_of(counts):
 
 def loss_by_loop(q, expert, everywhere):
     """L(Q), step by step; `everywhere` are the steps of the second mean."""
-    value = lambda s: TAU * np.log(np.exp(np.asarray(q)[s] / TAU).sum())
+    q, expert, everywhere = jax.tree.map(np.asarray, (q, expert, everywhere))
+    value = lambda s: TAU * np.log(np.exp(q[s] / TAU).sum())
 
     def next_values(steps):
         return [
