@@ -1,10 +1,10 @@
-"""An algorithm in a field of another: the inner one acts and learns, the outer one says from what.
+"""An algorithm in a field of another: the agent acts and learns, its owner changes what from.
 
-    class Outer(AgentInField):
+    class Owner(AgentInField):
         agent: PPO | SAC = nested(PPO())          # its hyperparameters are flags --agent.NAME
 
-Its state is the field `agent` of the outer one's state, and it is given everything as if it were
-alone: its own spec, its own count of steps, and experience that the outer one may have changed.
+The owner changes rewards, as GAIL, or batches, as SQIL. The agent's state is the field `agent` of
+the owner's state.
 """
 
 from typing import Any
@@ -16,7 +16,11 @@ from etude.types import Array
 
 
 class AgentInField:
-    """What an algorithm with another in its field `agent` takes over from that one."""
+    """What an algorithm with another in its field `agent` passes on to that one.
+
+    The agent plays, and needs nothing from outside; `*outside` is what the owner needs. Components
+    are not passed on: a run cannot start with the agent's policy, nor another with this one's.
+    """
 
     agent: Any
 
@@ -49,5 +53,8 @@ class AgentInField:
         return self.agent.act(state.agent, observation, memory, key, explore)
 
     def truncate_episodes(self, state: Any, is_cut: Array) -> Any:
-        """Return the state after the agent's running episodes were cut off."""
+        """Return the state after the agent's running episodes were cut off.
+
+        Buffers of the owner stay as they are.
+        """
         return replace(state, agent=self.agent.truncate_episodes(state.agent, is_cut))
