@@ -3,13 +3,17 @@
     class Owner(AgentInField):
         agent: PPO | SAC = nested(PPO())          # its hyperparameters are flags --agent.NAME
 
-The owner changes rewards, as GAIL, or batches, as SQIL. The agent's state is the field `agent` of
-the owner's state.
+The owner changes rewards, as GAIL, or adds steps to batches of replay, as SQIL. The agent's state
+is the field `agent` of the owner's state.
 """
 
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+
 from etude.algorithms.assumptions import Assumptions
+from etude.data.transition import ReplayBatch, Transition
 from etude.spaces import EnvironmentSpec
 from etude.struct import replace
 from etude.types import Array
@@ -51,6 +55,22 @@ class AgentInField:
     ) -> tuple[Any, Any]:
         """Act as the agent does."""
         return self.agent.act(state.agent, observation, memory, key, explore)
+
+    def add_steps(self, batch: ReplayBatch, steps: Transition) -> ReplayBatch:
+        """Return a batch of the agent's replay with steps [n] from elsewhere after its own rows.
+
+        Own rows may sum several steps (DQN's n_step), the others are single steps. The agent is one
+        without memory.
+        """
+        weight = batch.weight
+        # prioritized replay did not draw these steps; 1 is the greatest of its weights
+        if jnp.ndim(weight):
+            weight = jnp.concatenate([weight, jnp.ones_like(steps.reward)])
+        return ReplayBatch(
+            jax.tree.map(lambda *x: jnp.concatenate(x), batch.transition, steps),
+            jnp.concatenate([batch.discount, self.agent.discount * ~steps.terminated]),
+            weight,
+        )
 
     def truncate_episodes(self, state: Any, is_cut: Array) -> Any:
         """Return the state after the agent's running episodes were cut off.

@@ -74,24 +74,13 @@ class SQIL(AgentInField):
         return SQILState(agent), metrics
 
     def add_expert(self, batch: ReplayBatch, dataset: Dataset, key: Array) -> ReplayBatch:
-        """Return the batch with rewards of 0, and as many steps of the expert with rewards of 1.
-
-        Own rows may sum several steps (DQN's n_step); those of the expert are single steps.
-        """
-        own = replace(batch.transition, reward=jnp.zeros_like(batch.transition.reward))
-        rows = jax.random.randint(key, own.reward.shape, 0, dataset.num_steps)
+        """Return the batch with rewards of 0, and as many steps of the expert with rewards of 1."""
+        reward = batch.transition.reward
+        own = replace(batch.transition, reward=jnp.zeros_like(reward))
+        rows = jax.random.randint(key, reward.shape, 0, dataset.num_steps)
         expert = jax.tree.map(lambda x: x[rows], dataset.transitions)
-        # no memory is read, for a recurrent agent is refused; this one has the right shape
-        expert = replace(expert, reward=jnp.ones_like(own.reward), memory=own.memory)
-        discount = self.agent.discount * ~expert.terminated
-        weight = batch.weight
-        # prioritized replay does not draw the expert's rows; 1 is the greatest of its weights
-        if jnp.ndim(weight):
-            weight = jnp.concatenate([weight, jnp.ones_like(weight)])
-        return ReplayBatch(
-            jax.tree.map(lambda *x: jnp.concatenate(x), own, expert),
-            jnp.concatenate([batch.discount, discount]),
-            weight,
+        return self.add_steps(
+            replace(batch, transition=own), replace(expert, reward=jnp.ones_like(reward))
         )
 
 
