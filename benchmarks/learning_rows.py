@@ -9,6 +9,7 @@ import report
 sys.path.append(str(report.HERE.parent / "examples"))
 from simba import SimBa
 
+from etude.algorithms.actor_critic.sac import SAC
 from etude.data.replay.prioritized import Prioritized
 from etude.presets import PRESETS
 
@@ -230,6 +231,24 @@ IMITATION = [
         setting="shuffled",
         fields=(("shuffle_labels", True),),
         shown=BALANCED,
+    ),
+    Row("gail", "HalfCheetah-v5", iqm_at_least(1500), shown=CHEETAH._replace(labels=5_000)),
+    # as many gradient steps of the agent as steps; the settings of `sac` on this task
+    Row(
+        "gail",
+        "HalfCheetah-v5",
+        share_of_expert_at_least(0.7),
+        steps=200_000,
+        setting="sac",
+        fields=(
+            (
+                "agent",
+                SAC(learning_rate=1e-3, capacity=1_000_000, warmup_steps=10_000, gradient_steps=8),
+            ),
+            ("reward", "logit"),
+            ("batch_size", 256),
+        ),
+        shown=CHEETAH._replace(labels=5_000),
     ),
     # 25 steps of one episode
     Row(

@@ -14,6 +14,7 @@ from etude.algorithms.trust_region.ppo import PPO
 from etude.data.dataset import make_dataset
 from etude.data.transition import Transition
 from etude.errors import InvalidInput
+from etude.nn.networks import make_network
 from etude.spaces import Box, Discrete, EnvironmentSpec
 from etude.struct import replace, validate
 
@@ -141,7 +142,6 @@ def test_the_loss_is_the_cross_entropy_of_both_with_the_absorbing_states(
 ):
     """Against a loop over steps; the penalty by differences of f."""
     discriminator = fitted[0].discriminator
-    network = discriminator.network
     expert = discriminator.steps_of(dataset.transitions)
     learner = discriminator.steps_of(
         jax.tree.map(lambda x: x[:, 0], replace(experience, memory=()))
@@ -160,6 +160,7 @@ def test_the_loss_is_the_cross_entropy_of_both_with_the_absorbing_states(
 
     features = [discriminator.encode(SMALL, steps) for steps in (expert, learner)]
     key, small = jax.random.key(3), 1e-2
+    network = make_network(jax.random.key(4), Box(features[0].shape[1:]), (8,), 1, "tanh")
     share = np.asarray(jax.random.uniform(key, (8, 1)))
     between = share * np.asarray(features[0]) + (1 - share) * np.asarray(features[1])
     slopes = [

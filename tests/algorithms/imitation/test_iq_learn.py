@@ -50,7 +50,7 @@ def loss_by_loop(q, expert, everywhere):
 def test_the_loss_is_that_of_a_loop_over_steps():
     """The agent's own steps count in the second mean alone."""
     q = jnp.asarray(np.random.default_rng(0).normal(size=(3, 2)), jnp.float32)
-    expert, own = steps_of(COUNTS), steps_of(np.array([[1, 4], [0, 1], [2, 2]]))
+    expert, own = steps_of(COUNTS), steps_of(np.array([[3, 4], [0, 1], [2, 0]]))
     for steps, everywhere in (
         (None, expert),
         (own, jax.tree.map(lambda *x: jnp.concatenate(x), expert, own)),

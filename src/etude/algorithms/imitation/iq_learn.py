@@ -25,6 +25,8 @@ import optax
 
 from etude.algorithms.assumptions import Assumptions
 from etude.algorithms.protocol import Outside, algorithm
+from etude.algorithms.value.heads import ScalarHead
+from etude.algorithms.value.q_functions import DiscreteQ, make_discrete_q
 from etude.data.dataset import Dataset
 from etude.data.replay import ring_buffer, uniform
 from etude.data.replay.ring_buffer import RingBuffer
@@ -32,7 +34,7 @@ from etude.data.transition import Transition, zeros_like_spec
 from etude.estimators import running_statistics
 from etude.estimators.running_statistics import Normalization
 from etude.nn.custom_torso import TorsoMaker
-from etude.nn.networks import Activation, Network, make_network
+from etude.nn.networks import Activation
 from etude.spaces import EnvironmentSpec
 from etude.struct import code, nested, replace, static, struct, traced
 from etude.types import Array, Metrics
@@ -40,7 +42,7 @@ from etude.types import Array, Metrics
 
 @struct
 class IQLearnState:
-    q: Network  # observation -> Q(s, ·), [..., action]
+    q: DiscreteQ  # observation -> Q(s, ·), [..., action]; -inf for illegal actions
     opt_state: optax.OptState
     observation_statistics: Any  # of the dataset: a RunningMeanStd or None for each leaf
     buffer: Any  # a RingBuffer of the agent's own steps; () unless online
@@ -68,7 +70,8 @@ class IQLearn:
     """Function that makes a network of one's own, in place of the hidden layers: hidden and
     activation have no effect with it; see `etude.TorsoMaker`."""
     normalize_observation: Normalization | None = nested(None)
-    """Whether observations are normalized to mean 0 and std 1 by the statistics of the dataset."""
+    """Whether observations are normalized to mean 0 and std 1 by the statistics of the dataset. The
+    states of one good episode hardly differ, and what differs is then made much of."""
     batch_size: int = static(32, at_least=1)
     """Steps of the dataset in a gradient step, and as many of the agent's own where online."""
     gradient_steps: int = static(100, at_least=1)
@@ -81,7 +84,7 @@ class IQLearn:
     """Own steps that are kept, the latest; no effect unless online."""
 
     needs: ClassVar[tuple[str, ...]] = ("dataset",)
-    assumes: ClassVar[Assumptions] = Assumptions(("Discrete",))
+    assumes: ClassVar[Assumptions] = Assumptions(("Discrete",), action_masks=True)
 
     @property
     def plays(self) -> bool:
@@ -95,8 +98,15 @@ class IQLearn:
         """Return a random Q function, the statistics of the dataset, and no steps of its own."""
         dataset = outside.dataset
         assert dataset is not None  # as `needs` asks for
-        q = make_network(
-            key, spec.observation, self.hidden, spec.action.n, self.activation, torso=self.torso
+        q = make_discrete_q(
+            key,
+            spec.observation,
+            spec.action.n,
+            hidden=self.hidden,
+            activation=self.activation,
+            head=ScalarHead(),
+            recurrent=None,
+            torso=self.torso,
         )
         statistics = running_statistics.update_observation_statistics(
             self.normalize_observation,
@@ -178,7 +188,7 @@ class IQLearn:
         )
 
     def loss(
-        self, q: Network, expert: Transition, own: Transition | None = None
+        self, q: DiscreteQ, expert: Transition, own: Transition | None = None
     ) -> tuple[Array, Metrics]:
         """Return L(Q) of steps [n] of the expert, and of the agent if there are any."""
         next_value = self.next_value(q, expert)
@@ -196,7 +206,7 @@ class IQLearn:
         """Return V(s) = τ log Σₐ exp(Q(s, a) / τ), [...], of Q(s, ·) [..., action]."""
         return self.temperature * jax.nn.logsumexp(q / self.temperature, -1)
 
-    def next_value(self, q: Network, steps: Transition) -> Array:
+    def next_value(self, q: DiscreteQ, steps: Transition) -> Array:
         """Return γ V(s'), [n], which is 0 after a step that terminates."""
         return self.discount * ~steps.terminated * self.value(q(steps.next_observation))
 
