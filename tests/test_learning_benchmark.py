@@ -230,6 +230,8 @@ def test_time_to_threshold_of_each_seed():
         {"steps": 20, "seconds": 3.0, "stays": 0.5},
         None,
     ]
+    del metrics["episode_return"]  # as of cloning, which plays no episodes
+    assert families.time_to_threshold("CartPole-v1", metrics, 6.0) == [None, None]
 
 
 def test_another_library_is_a_script(tmp_path, monkeypatch):
