@@ -39,10 +39,11 @@ def time_to_threshold(
     """Return when each seed of a finished run reached its threshold, None for one that never did.
 
     It is steps, seconds, and stays, the share of later rows at or above the threshold. Without a
-    threshold it is None for all. `train_seconds` are those of each seed.
+    threshold, or without episodes of training, it is None for all. `train_seconds` are those of
+    each seed.
     """
     seeds = np.unique(metrics["seed"])
-    if environment not in THRESHOLD:
+    if environment not in THRESHOLD or "episode_return" not in metrics:
         return [None] * len(seeds)
     columns = [metrics[name] for name in ("step", "updates", "episode_return")]
     crossings = [

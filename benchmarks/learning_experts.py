@@ -15,7 +15,7 @@ from learning_rows import Row, Shown
 from report import RUNS
 
 import etude
-from etude.data.dataset import dataset_shapes, episode_returns
+from etude.data.dataset import Dataset, dataset_shapes, episode_returns
 from etude.environments.sources import environment_source
 from etude.runs.config_values import plain_fields
 from etude.runs.options import RunOptions
@@ -42,7 +42,9 @@ class ExpertRun(NamedTuple):
 
     @property
     def demonstrations(self) -> Path:
-        return self.directory / f"{self.shown.labels}-labels-noise-{self.shown.noise:g}.npz"
+        every = f"-every-{self.shown.every}" if self.shown.every > 1 else ""
+        name = f"{self.shown.labels}-labels-noise-{self.shown.noise:g}{every}.npz"
+        return self.directory / name
 
     def expert(self) -> str | Path:
         """The expert, as `etude record` takes it."""
@@ -73,7 +75,8 @@ class ExpertRun(NamedTuple):
         if self.shown.labels is not None and not self.demonstrations.exists():
             labels, noise = self.shown.labels, self.shown.noise
             recorded = record_steps(self.environment, self.expert(), labels, 0, noise)
-            etude.write_dataset(self.demonstrations, first_steps(recorded, labels))
+            shown = thin(first_steps(recorded, labels), self.shown.every)
+            etude.write_dataset(self.demonstrations, shown)
 
     def train(self) -> None:
         """Train the expert, or go on with it."""
@@ -103,7 +106,21 @@ def plan_expert(row: Row) -> ExpertRun:
         }
     name = f"{shown.expert}-{row.environment.split('/')[-1]}-{digest_of(settings)}"
     told = settings | {"labels": shown.labels, "noise": shown.noise}
+    if shown.every > 1:
+        told["every"] = shown.every
     return ExpertRun(shown, row.environment, told, RUNS / "experts" / name)
+
+
+def thin(dataset: Dataset, every: int) -> Dataset:
+    """The first step of a dataset and each that is `every` later, as episodes of one step."""
+    if every == 1:
+        return dataset
+    transitions = jax.tree.map(lambda x: x[::every], dataset.transitions)
+    return replace(
+        dataset,
+        transitions=replace(transitions, truncated=~transitions.terminated),
+        episode_lengths=jax.numpy.ones(len(transitions.reward), np.int32),
+    )
 
 
 def stand_ins(row: Row) -> dict[str, Any]:

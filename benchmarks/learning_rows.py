@@ -9,6 +9,7 @@ import report
 sys.path.append(str(report.HERE.parent / "examples"))
 from simba import SimBa
 
+from etude.algorithms.actor_critic.sac import SAC
 from etude.data.replay.prioritized import Prioritized
 from etude.presets import PRESETS
 
@@ -29,13 +30,15 @@ class Shown(NamedTuple):
 
     With `labels`, as many steps of its episodes are recorded to learn from, the last episode cut
     off there; without, it is asked while the row learns. With `noise`, as of `etude record`, the
-    actions that are executed differ from what is recorded.
+    actions that are executed differ from what is recorded. With `every`, only the first and then
+    each step that is `every` later is shown, an episode of one step each.
     """
 
     expert: str
     steps: int | None = None  # of the run of the expert; None for the preset's
     labels: int | None = None
     noise: float = 0.0
+    every: int = 1
 
 
 class Row(NamedTuple):
@@ -186,7 +189,10 @@ EPISODES = 2_000  # labels: two whole episodes of HalfCheetah, and at least as m
 # a memory in an expert who needs one, and whether its clones have one
 CUE, VELOCITIES = Shown("heuristic", labels=1_100), Shown("heuristic", labels=10_000)
 FIRST_ROUND = ("first-round", (("gradient_steps", 100), ("learning_rate_decay", 1_000.0)))
-IMITATORS = ("bc", "dagger")  # whose rows say who shows them what to do
+# one run of PPO, which balances for the 500 steps of every episode
+BALANCED = Shown("ppo", labels=5_000)
+# whose rows say who shows them what to do
+IMITATORS = ("bc", "dagger", "gail", "airl", "iq-learn", "sqil")
 IMITATION = [
     *(Row("bc", lander, shown=Shown("heuristic", labels=5_000)) for lander in LANDERS),
     *(
@@ -228,6 +234,41 @@ IMITATION = [
             feed_forward(algorithm, BLIND_CART, iqm_at_most(200), shown),
             Row(algorithm, BLIND_CART, iqm_at_least(450), shown=shown),
         )
+    ),
+    *(
+        Row(algorithm, "CartPole-v1", iqm_at_least(475), shown=BALANCED)
+        for algorithm in ("gail", "airl", "sqil")
+    ),
+    # a coin says what is the expert's, and nothing may tell that balancing is asked for
+    Row(
+        "gail",
+        "CartPole-v1",
+        iqm_at_most(100),
+        setting="shuffled",
+        fields=(("shuffle_labels", True),),
+        shown=BALANCED,
+    ),
+    Row("gail", "HalfCheetah-v5", iqm_at_least(1500), shown=CHEETAH._replace(labels=5_000)),
+    # as many gradient steps of the agent as steps; the settings of `sac` on this task
+    Row(
+        "gail",
+        "HalfCheetah-v5",
+        share_of_expert_at_least(0.7),
+        steps=200_000,
+        setting="sac",
+        fields=(
+            (
+                "agent",
+                SAC(learning_rate=1e-3, capacity=1_000_000, warmup_steps=10_000, gradient_steps=8),
+            ),
+            ("reward", "logit"),
+            ("batch_size", 256),
+        ),
+        shown=CHEETAH._replace(labels=5_000),
+    ),
+    # 25 steps of one episode
+    Row(
+        "iq-learn", "CartPole-v1", iqm_at_least(475), shown=BALANCED._replace(labels=500, every=20)
     ),
 ]
 SB3_TRPO = Row("trpo", "LunarLanderContinuous-v3", library="sb3-contrib")

@@ -32,8 +32,10 @@ from learning_rows import (
 from learning_runs import Job, Plan
 
 import etude
+from etude.data.dataset import make_dataset, to_recorded_arrays
 from etude.reporting.statistics import bootstrap_interval
 from etude.runs.interrupt import Interrupted, InterruptHandler
+from etude.spaces import Box, Discrete, EnvironmentSpec
 
 ROW = Row("a2c", "CartPole-v1", iqm_at_least(2.5))
 SCORES = [1.0, 2.0, 4.0, 9.0]
@@ -228,6 +230,8 @@ def test_time_to_threshold_of_each_seed():
         {"steps": 20, "seconds": 3.0, "stays": 0.5},
         None,
     ]
+    del metrics["episode_return"]  # as of cloning, which plays no episodes
+    assert families.time_to_threshold("CartPole-v1", metrics, 6.0) == [None, None]
 
 
 def test_another_library_is_a_script(tmp_path, monkeypatch):
@@ -337,9 +341,31 @@ def test_what_an_expert_shows_is_made_once(tmp_path, monkeypatch):
     assert expert.mean() == 3 and expert.options() == {"dataset": expert.demonstrations}
     noisy = learning_experts.plan_expert(row._replace(shown=row.shown._replace(noise=0.5)))
     assert expert.settings != noisy.settings and expert.demonstrations != noisy.demonstrations
+    thinned = learning_experts.plan_expert(row._replace(shown=row.shown._replace(every=20)))
+    assert expert.settings != thinned.settings and expert.demonstrations != thinned.demonstrations
     asked = learning_experts.plan_expert(row._replace(shown=Shown("heuristic")))
     assert asked.options() == {"expert": "heuristic"}
     assert asked.directory == noisy.directory == expert.directory
+
+
+def test_of_an_episode_every_second_step_is_shown():
+    spec = EnvironmentSpec(Box((1,)), Discrete(2))
+    dataset = make_dataset(
+        spec,
+        observations=[np.arange(6.0)[:, None]],
+        actions=[[0, 1, 0, 1, 1]],
+        rewards=[np.ones(5)],
+        terminations=[[0, 0, 0, 0, 1]],
+        truncations=[np.zeros(5, bool)],
+    )
+    shown = learning_experts.thin(dataset, 2)
+    steps = shown.transitions
+    np.testing.assert_array_equal(steps.observation[:, 0], [0, 2, 4])
+    np.testing.assert_array_equal(steps.next_observation[:, 0], [1, 3, 5])
+    np.testing.assert_array_equal(steps.action, [0, 0, 1])
+    np.testing.assert_array_equal(steps.terminated, [False, False, True])
+    assert make_dataset(spec, **to_recorded_arrays(shown)).num_episodes == 3
+    assert learning_experts.thin(dataset, 1) is dataset
 
 
 def test_settings_of_what_imitates_are_known_before_its_expert():

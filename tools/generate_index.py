@@ -43,6 +43,7 @@ ORDER = (
     "imitation.gcsl",
     "imitation.gail",
     "imitation.sqil",
+    "imitation.iq_learn",
     "control.mpc",
     "control.mcts",
     "control.random_policy",

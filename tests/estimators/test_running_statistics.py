@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from etude.estimators import running_statistics
+from etude.estimators.running_statistics import Normalization
 from etude.spaces import Box, Composite, Discrete, MultiBinary
 
 update = jax.jit(running_statistics.update_statistics)
@@ -157,7 +158,7 @@ def test_only_numbers_of_a_tree_are_normalized():
     assert [one is not None for one in each] == [True, False, True, True, False]
     seen = [observations(rng, 50) for _ in range(4)]
     for batch in seen:
-        each = running_statistics.update_observation_statistics(each, batch)
+        each = running_statistics.update_observation_statistics(Normalization(), each, batch)
     arm, clock = (
         np.concatenate([batch[name] for batch in seen]).astype(float) for name in ("arm", "clock")
     )
@@ -168,7 +169,7 @@ def test_only_numbers_of_a_tree_are_normalized():
     )
 
     fresh = observations(rng, 3, 5)
-    told = running_statistics.normalize_leaves(each, fresh, 10.0)
+    told = running_statistics.normalize_leaves(Normalization(), each, fresh)
     np.testing.assert_allclose(told["arm"], (fresh["arm"] - arm.mean(0)) / arm.std(0), atol=1e-3)
     np.testing.assert_allclose(
         told["clock"], (fresh["clock"] - clock.mean()) / clock.std(), atol=1e-3
@@ -187,15 +188,18 @@ def test_only_numbers_of_a_tree_are_normalized():
 
 def test_one_observation_without_a_tree():
     each = running_statistics.init_observation_statistics(Box((2,)))
-    each = running_statistics.update_observation_statistics(each, np.float32([[0, 10], [2, 30]]))
+    seen, told = np.float32([[0, 10], [2, 30]]), np.float32([2, 10])
+    assert running_statistics.update_observation_statistics(None, each, seen) is each
+    each = running_statistics.update_observation_statistics(Normalization(), each, seen)
     np.testing.assert_allclose(
-        running_statistics.normalize_leaves(each, np.float32([2, 10]), 10.0), [1, -1], rtol=1e-5
+        running_statistics.normalize_leaves(Normalization(), each, told), [1, -1], rtol=1e-5
     )
+    assert running_statistics.normalize_leaves(None, each, told) is told
     choice = np.int32([1, 2])
     none = running_statistics.update_observation_statistics(
-        running_statistics.init_observation_statistics(Discrete(3)), choice
+        Normalization(), running_statistics.init_observation_statistics(Discrete(3)), choice
     )
-    assert running_statistics.normalize_leaves(none, choice, 10.0) is choice
+    assert running_statistics.normalize_leaves(Normalization(), none, choice) is choice
 
 
 def test_samples_that_do_not_count_are_as_if_they_were_not_there():

@@ -84,9 +84,17 @@ def init_observation_statistics(space: Space) -> tuple[RunningMeanStd | None, ..
 
 
 def update_observation_statistics(
-    statistics: tuple[RunningMeanStd | None, ...], observation: Any, is_counted: Array | None = None
+    normalization: Normalization | None,
+    statistics: tuple[RunningMeanStd | None, ...],
+    observation: Any,
+    is_counted: Array | None = None,
 ) -> tuple[RunningMeanStd | None, ...]:
-    """The statistics with observations [n, ...] added, as `update_statistics` adds samples."""
+    """The statistics with observations [n, ...] added, as `update_statistics` adds samples.
+
+    Without a `normalization` nothing is added.
+    """
+    if not normalization:
+        return statistics
     return tuple(
         leaf_statistics and update_statistics(leaf_statistics, x, is_counted)
         for leaf_statistics, x in zip(statistics, jax.tree.leaves(observation), strict=True)
@@ -94,14 +102,21 @@ def update_observation_statistics(
 
 
 def normalize_leaves(
-    statistics: tuple[RunningMeanStd | None, ...], observation: Any, clip: float | Array
+    normalization: Normalization | None,
+    statistics: tuple[RunningMeanStd | None, ...],
+    observation: Any,
 ) -> Any:
-    """The observation with each leaf that has statistics normalized; leading axes are any."""
+    """The observation with each leaf that has statistics normalized; leading axes are any.
+
+    Without a `normalization` it is returned as it is.
+    """
+    if not normalization:
+        return observation
     values, structure = jax.tree.flatten(observation)
     return jax.tree.unflatten(
         structure,
         [
-            normalize(leaf_statistics, x, clip) if leaf_statistics else x
+            normalize(leaf_statistics, x, normalization.clip) if leaf_statistics else x
             for leaf_statistics, x in zip(statistics, values, strict=True)
         ],
     )

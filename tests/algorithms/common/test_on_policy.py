@@ -501,7 +501,9 @@ def test_pictures_are_normalized_when_asked():
     ppo = PPO(hidden=(2,), normalize_observation=Normalization())
     statistics = running_statistics.init_observation_statistics(spec.observation)
     pictures = np.random.default_rng(0).integers(0, 11, (64, 7, 7, 3), dtype=np.uint8)
-    statistics = running_statistics.update_observation_statistics(statistics, pictures)
+    statistics = running_statistics.update_observation_statistics(
+        Normalization(), statistics, pictures
+    )
     learner = on_policy.LearnerState(None, None, statistics, None, None, None)
     told = np.asarray(jax.jit(partial(on_policy.normalize_observation, ppo))(learner, pictures))
     np.testing.assert_allclose(told.mean(0), 0, atol=1e-4)

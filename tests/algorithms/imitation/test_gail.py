@@ -14,6 +14,7 @@ from etude.algorithms.trust_region.ppo import PPO
 from etude.data.dataset import make_dataset
 from etude.data.transition import Transition
 from etude.errors import InvalidInput
+from etude.nn.networks import make_network
 from etude.spaces import Box, Discrete, EnvironmentSpec
 from etude.struct import replace, validate
 
@@ -55,40 +56,54 @@ def experience():
 
 
 def start(algorithm, dataset):
-    return init_state(algorithm, jax.random.key(0), SPEC, Outside(dataset=dataset))
+    init = jax.jit(lambda key: init_state(algorithm, key, SPEC, Outside(dataset=dataset)))
+    return init(jax.random.key(0))
 
 
-def updated(algorithm, dataset, experience):
+@pytest.fixture(scope="module")
+def started(dataset):
+    """The state of SMALL before training, without its agent, which takes long to compile."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(PPO, "init", lambda self, key, spec: ())
+        return start(SMALL, dataset)
+
+
+def updated(algorithm, dataset, experience, state=None):
     update = jax.jit(
         lambda state: algorithm.update(
             state, experience, jax.random.key(2), Outside(dataset=dataset)
         )
     )
-    return update(start(algorithm, dataset))
+    return update(state or start(algorithm, dataset))
 
 
 @pytest.fixture(scope="module")
-def fitted(dataset, experience):
-    """(state, metrics) after an update of SMALL."""
-    return updated(SMALL, dataset, experience)
+def fitted(started, dataset, experience):
+    """The state after an update of SMALL without its agent."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(PPO, "update", lambda self, state, experience, key: (state, {}))
+        return updated(SMALL, dataset, experience, started)[0]
 
 
-def test_the_agent_learns_as_on_a_constant_reward_where_the_discriminator_cannot_tell(
-    dataset, experience
-):
-    """D = ½: a step is paid log 2, and so is each that would follow in the absorbing state."""
-    algorithm = replace(SMALL, gradient_steps=0, reward="positive")
-    state, metrics = updated(algorithm, dataset, experience)
+def test_a_step_is_paid_log_2_where_the_discriminator_cannot_tell(started, experience):
+    """D = ½, and so is each step paid that would follow in the absorbing state."""
     for_ever = np.log(2) * AGENT.discount / (1 - AGENT.discount)
-    reward = np.log(2) + np.where(experience.terminated, for_ever, 0)
-    reward = jnp.asarray(reward, jnp.float32)
-    key_agent = jax.random.split(jax.random.key(2))[1]
-    expected, _ = jax.jit(AGENT.update)(
-        start(algorithm, dataset).agent, replace(experience, reward=reward), key_agent
+    expected = np.log(2) + np.where(experience.terminated, for_ever, 0)
+    paid = SMALL.reward_of(started.agent, started.discriminator, experience)
+    np.testing.assert_allclose(paid, expected, rtol=1e-5)
+
+
+def test_the_agent_is_updated_with_these_rewards(started, experience, monkeypatch):
+    given = []
+    update = lambda self, state, experience, key: (given.append(experience), {})
+    monkeypatch.setattr(PPO, "update", update)
+    _, metrics = SMALL.update_agent(
+        started.agent, started.discriminator, experience, jax.random.key(0)
     )
-    for own, of_ppo in zip(jax.tree.leaves(state.agent), jax.tree.leaves(expected), strict=True):
-        np.testing.assert_allclose(own, of_ppo, rtol=1e-4, atol=1e-6)
-    assert np.isfinite(metrics["value_loss"])
+    reward = SMALL.reward_of(started.agent, started.discriminator, experience)
+    np.testing.assert_array_equal(given[0].reward, reward)
+    assert given[0].observation is experience.observation
+    np.testing.assert_allclose(metrics["imitation_reward"], reward.mean(), rtol=1e-5)
 
 
 def assert_finite(state, metrics):
@@ -99,14 +114,10 @@ def assert_finite(state, metrics):
     assert int(metrics["updates"]) > 0
 
 
-def test_the_rewards_of_the_environment_are_never_read(fitted):
-    """They are NaN here, and everything that is learned is finite."""
-    assert_finite(*fitted)
-
-
 @pytest.mark.system
-def test_nor_are_they_by_an_agent_that_learns_from_replay(dataset, experience):
-    agent = SAC(hidden=(8,), rollout_length=8, warmup_steps=0)
+@pytest.mark.parametrize("agent", [AGENT, SAC(hidden=(8,), rollout_length=8, warmup_steps=0)])
+def test_the_rewards_of_the_environment_are_never_read(agent, dataset, experience):
+    """They are NaN here, and everything that is learned is finite."""
     assert_finite(*updated(replace(SMALL, agent=agent), dataset, experience))
 
 
@@ -130,8 +141,7 @@ def test_the_loss_is_the_cross_entropy_of_both_with_the_absorbing_states(
     fitted, dataset, experience
 ):
     """Against a loop over steps; the penalty by differences of f."""
-    discriminator = fitted[0].discriminator
-    network = discriminator.network
+    discriminator = fitted.discriminator
     expert = discriminator.steps_of(dataset.transitions)
     learner = discriminator.steps_of(
         jax.tree.map(lambda x: x[:, 0], replace(experience, memory=()))
@@ -141,20 +151,22 @@ def test_the_loss_is_the_cross_entropy_of_both_with_the_absorbing_states(
     )
     expected = 0.0
     for steps, sign in ((expert, 1), (learner, -1)):
-        f, f_absorbing = map(np.asarray, discriminator.logits(SMALL, steps))
-        judged = list(f) + [f_absorbing] * int(steps.terminated.sum())
+        ends = int(steps.terminated.sum())
+        judged = [*discriminator.logits(SMALL, steps), *[discriminator.absorbing_logit()] * ends]
+        judged = np.asarray(judged)
         expected += np.mean([np.log(1 + np.exp(-sign * x)) for x in judged])
     np.testing.assert_allclose(total, expected, rtol=1e-5)
     np.testing.assert_allclose(metrics["discriminator_loss"], expected, rtol=1e-5)
 
     features = [discriminator.encode(SMALL, steps) for steps in (expert, learner)]
     key, small = jax.random.key(3), 1e-2
+    network = make_network(jax.random.key(4), Box(features[0].shape[1:]), (8,), 1, "tanh")
     share = np.asarray(jax.random.uniform(key, (8, 1)))
     between = share * np.asarray(features[0]) + (1 - share) * np.asarray(features[1])
     slopes = [
         np.asarray(network.head(between + small * unit) - network.head(between - small * unit))
         / (2 * small)
-        for unit in np.eye(between.shape[1], dtype=np.float32)
+        for unit in np.eye(between.shape[1], dtype=np.float32)[:-1]  # not along the mark
     ]
     norms = np.sqrt((np.stack(slopes) ** 2).sum(0))[:, 0]
     penalty = gradient_penalty(network, *features, key)
@@ -177,10 +189,10 @@ def test_rewards_are_those_of_the_probability(reward):
 
 def test_what_follows_a_terminated_step_is_paid_for_ever(fitted, experience):
     """The value of the end is that of a chain that goes round in the absorbing state."""
-    state = fitted[0]
+    state = fitted
     paid = SMALL.reward_of(state.agent, state.discriminator, experience)
     alone = replace(SMALL, absorbing=False).reward_of(state.agent, state.discriminator, experience)
-    _, f_absorbing = state.discriminator.logits(SMALL, state.discriminator.steps_of(experience))
+    f_absorbing = state.discriminator.absorbing_logit()
     a, gamma = float(SMALL.reward_of_logit(f_absorbing)), float(AGENT.discount)
     chain = np.linalg.solve(np.eye(2) - gamma * np.array([[0, 1], [0, 1]]), [0, a])
     after = np.where(experience.terminated, chain[0], 0)  # the step itself, then a for ever
@@ -188,10 +200,23 @@ def test_what_follows_a_terminated_step_is_paid_for_ever(fitted, experience):
     assert experience.truncated[3, 0] and (experience.terminated[3, 0] or after[3, 0] == 0)
 
 
+def test_a_new_discriminator_is_right_for_one_half(started, dataset):
+    """It gives ½ to every step, so all count as the learner's."""
+    discriminator = started.discriminator
+    expert = discriminator.steps_of(dataset.transitions)
+    _, metrics = discriminator.loss(SMALL, expert, expert, jax.random.key(0))
+    assert metrics["discriminator_accuracy"] == 0.5
+    np.testing.assert_allclose(metrics["discriminator_loss"], 2 * np.log(2), rtol=1e-5)
+
+
 def test_settings_that_do_not_go_together():
     with pytest.raises(InvalidInput, match="agent.discount is 1.*absorbing off"):
         validate(replace(SMALL, agent=replace(AGENT, discount=1.0)))
     validate(replace(SMALL, agent=replace(AGENT, discount=1.0), absorbing=False))
+    with pytest.raises(InvalidInput, match=r"agent.recurrent is set.*judges single steps"):
+        validate(GAIL(agent=SAC(recurrent=etude.GRU(4))))
+    with pytest.raises(InvalidInput, match=r"agent.hindsight is set.*judges single steps"):
+        validate(GAIL(agent=SAC(hindsight=etude.Hindsight())))
     with pytest.raises(InvalidInput, match=r"agent.learning_rate is -1.0; it must be above 0"):
         validate(etude.GAIL(agent=replace(AGENT, learning_rate=-1.0)))
 
@@ -232,8 +257,8 @@ def test_airl_holds_the_reward_of_an_expert_who_chooses_once(experience):
         lambda x: x[:2].reshape(4, *x.shape[2:])[:3], replace(steps, memory=())
     )
     log_prob = algorithm.log_prob(state.agent, one_of_each.observation, one_of_each.action)
-    judged = after.discriminator.steps_of(one_of_each, log_prob)
-    f, _ = after.discriminator.logits(algorithm, judged)
+    judged = replace(after.discriminator.steps_of(one_of_each), log_prob=log_prob)
+    f = after.discriminator.logits(algorithm, judged)
     learner = np.array([6, 5, 5]) / 16
     expected = np.log(often / 16) - np.log(learner)
     np.testing.assert_allclose(f, expected, atol=0.1)
@@ -246,3 +271,6 @@ def test_airl_is_paid_the_logit_and_remembers_nothing():
         validate(AIRL(reward="positive"))
     with pytest.raises(InvalidInput, match="agent.recurrent too"):
         validate(AIRL(agent=replace(AGENT, recurrent=etude.GRU(4))))
+    for agent in (SAC(), replace(AGENT, entropy_coefficient=0.1)):
+        with pytest.raises(InvalidInput, match="-log π in the reward is already"):
+            validate(AIRL(agent=agent))

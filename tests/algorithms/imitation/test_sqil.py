@@ -50,7 +50,7 @@ def test_a_batch_has_as_many_steps_of_the_expert_with_a_reward_of_1(weight):
 
 
 def test_settings_of_the_agent_that_a_dataset_cannot_serve():
-    with pytest.raises(InvalidInput, match="agent.recurrent is on"):
+    with pytest.raises(InvalidInput, match="agent.recurrent is set"):
         validate(SQIL(agent=etude.SAC(recurrent=etude.GRU(4))))
-    with pytest.raises(InvalidInput, match="agent.hindsight is on"):
+    with pytest.raises(InvalidInput, match="agent.hindsight is set"):
         validate(SQIL(agent=etude.DQN(hindsight=etude.Hindsight())))

@@ -1,22 +1,30 @@
-"""An algorithm in a field of another: the inner one acts and learns, the outer one says from what.
+"""An algorithm in a field of another: the agent acts and learns, its owner changes what from.
 
-    class Outer(AgentInField):
+    class Owner(AgentInField):
         agent: PPO | SAC = nested(PPO())          # its hyperparameters are flags --agent.NAME
 
-Its state is the field `agent` of the outer one's state, and it is given everything as if it were
-alone: its own spec, its own count of steps, and experience that the outer one may have changed.
+The owner changes rewards, as GAIL, or adds steps to batches of replay, as SQIL. The agent's state
+is the field `agent` of the owner's state.
 """
 
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+
 from etude.algorithms.assumptions import Assumptions
+from etude.data.transition import ReplayBatch, Transition
 from etude.spaces import EnvironmentSpec
 from etude.struct import replace
 from etude.types import Array
 
 
 class AgentInField:
-    """What an algorithm with another in its field `agent` takes over from that one."""
+    """What an algorithm with another in its field `agent` passes on to that one.
+
+    The agent plays, and needs nothing from outside; `*outside` is what the owner needs. Components
+    are not passed on: a run cannot start with the agent's policy, nor another with this one's.
+    """
 
     agent: Any
 
@@ -52,6 +60,25 @@ class AgentInField:
         """Act as the agent does."""
         return self.agent.act(state.agent, observation, memory, key, explore)
 
+    def add_steps(self, batch: ReplayBatch, steps: Transition) -> ReplayBatch:
+        """Return a batch of the agent's replay with steps [n] from elsewhere after its own rows.
+
+        Own rows may sum several steps (DQN's n_step), the others are single steps. The agent is one
+        without memory.
+        """
+        weight = batch.weight
+        # prioritized replay did not draw these steps; 1 is the greatest of its weights
+        if jnp.ndim(weight):
+            weight = jnp.concatenate([weight, jnp.ones_like(steps.reward)])
+        return ReplayBatch(
+            jax.tree.map(lambda *x: jnp.concatenate(x), batch.transition, steps),
+            jnp.concatenate([batch.discount, self.agent.discount * ~steps.terminated]),
+            weight,
+        )
+
     def truncate_episodes(self, state: Any, is_cut: Array) -> Any:
-        """Return the state after the agent's running episodes were cut off."""
+        """Return the state after the agent's running episodes were cut off.
+
+        Buffers of the owner stay as they are.
+        """
         return replace(state, agent=self.agent.truncate_episodes(state.agent, is_cut))

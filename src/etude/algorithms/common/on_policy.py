@@ -201,12 +201,8 @@ def is_recurrent(algorithm: Any) -> bool:
 
 def normalize_observation(algorithm: Any, learner: LearnerState, observation: Any) -> Any:
     """Return the observation, normalized by its running statistics if the algorithm does so."""
-    return (
-        running_statistics.normalize_leaves(
-            learner.observation_statistics, observation, algorithm.normalize_observation.clip
-        )
-        if algorithm.normalize_observation
-        else observation
+    return running_statistics.normalize_leaves(
+        algorithm.normalize_observation, learner.observation_statistics, observation
     )
 
 
@@ -357,11 +353,10 @@ def finish_update(algorithm: Any, learner: LearnerState, experience: Transition)
 
     An update calls it last, so that it normalizes observations as the policy did in the rollout.
     """
-    learner = replace(learner, steps=count_up(learner.steps, experience.reward.size))
-    if not algorithm.normalize_observation:
-        return learner
-    observations = flatten_time(experience.observation)
     statistics = running_statistics.update_observation_statistics(
-        learner.observation_statistics, observations
+        algorithm.normalize_observation,
+        learner.observation_statistics,
+        flatten_time(experience.observation),
     )
-    return replace(learner, observation_statistics=statistics)
+    steps = count_up(learner.steps, experience.reward.size)
+    return replace(learner, steps=steps, observation_statistics=statistics)

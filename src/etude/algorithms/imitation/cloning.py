@@ -202,20 +202,16 @@ def add_observations(
 
     With `is_counted`, bool [n], only those count.
     """
-    if not algorithm.normalize_observation:
-        return cloner
     statistics = running_statistics.update_observation_statistics(
-        cloner.observation_statistics, observations, is_counted
+        algorithm.normalize_observation, cloner.observation_statistics, observations, is_counted
     )
     return replace(cloner, observation_statistics=statistics)
 
 
 def normalized(algorithm: Any, cloner: Cloner, observation: Any) -> Any:
     """The observation, normalized if the algorithm does so."""
-    if not algorithm.normalize_observation:
-        return observation
     return running_statistics.normalize_leaves(
-        cloner.observation_statistics, observation, algorithm.normalize_observation.clip
+        algorithm.normalize_observation, cloner.observation_statistics, observation
     )
 
 

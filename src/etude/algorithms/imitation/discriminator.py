@@ -3,29 +3,32 @@
     D(x) = 1 / (1 + exp(-f(x)))        the probability that the step x is the expert's
     L(f) = E_expert[-log D(x)] + E_learner[-log(1 - D(x))] + λ E[(‖∇f(x̂)‖ - 1)²]
 
-x is (s, a), and s' too where that is asked for. x̂ lies at random between the features of a step of
-the expert and of one of the learner (Gulrajani et al., 2017). Equal steps give D = ½ and a loss of
-2 log 2.
+x is (s, a), and s' too where that is asked for. The first two terms are the cross-entropy, 2 log 2
+where D = ½ everywhere. The third, the gradient penalty, pulls the slope of f to 1; x̂ lies at random
+between the features of a step of the expert and of one of the learner (Gulrajani et al., 2017).
 
 In adversarial inverse reinforcement learning, AIRL (Fu et al., 2018), f has a form of its own:
 
-    f(s, a, s') = g(s, a) + γ h(s') - h(s) - log π(a|s)        h = 0 where an episode terminates
+    f(s, a, s') = g(s, a) + γ h(s') - h(s) - log π(a|s)        h(s') = 0 where (s, a) terminates
 
-π is the learner. Where it is the expert, D = ½ everywhere, and g + γ h(s') - h(s) is the advantage
-of the expert's reward, of which g is the part that no shaping can make.
+π is the learner. (The paper calls f what is before -log π.) Where π is the expert's policy, D = ½
+everywhere, and g + γ h(s') - h(s) is the expert's soft advantage, with a temperature of 1. That
+determines g up to a shaping of the reward: g itself can be the advantage. The penalty is that of g.
 
-Absorbing states (Kostrikov et al., 2019): where an episode terminates, an absorbing state follows,
-in which the agent would stay for ever. It is one more input x, the same for all episodes, so that
-the end of an episode is judged too: by whether the expert's episodes end as well.
+Absorbing states (discriminator-actor-critic, DAC; Kostrikov et al., 2019): where an episode
+terminates, an absorbing state follows, in which the agent would stay for ever. It is one more input
+x, all zeros but for a mark, so that the end of an episode is judged too: by whether the expert's
+episodes end as well. The means are over steps and these states, one for each end; in AIRL its f is
+g alone.
 
 The functions read these hyperparameters of `algorithm`:
 
     learning_rate, gradient_penalty     Adam's step size; λ
     hidden                              units of the hidden layers
-    next_observation                                  whether x has s' too
-    normalize_observation                             input of the discriminator
-    absorbing                                         whether absorbing states are judged
-    inverse_rl, agent.discount                        whether f has the form of AIRL; γ
+    next_observation                    whether x has s' too
+    normalize_observation               whether s and s' are normalized, and the clip of that
+    absorbing                           whether absorbing states are judged
+    inverse_rl, agent.discount          whether f has the form of AIRL; γ
 """
 
 from typing import Any
@@ -55,43 +58,43 @@ class Steps:
 
 @struct
 class Discriminator:
-    """The network f, its optimizer's state and the statistics that normalize observations."""
+    """The network of f, its optimizer's state and the statistics that normalize observations.
 
-    # (observation, action, next observation if it is read, absorbing) -> f, g in AIRL, [..., 1]
+    In AIRL the network is g, and `logits` adds the rest.
+    """
+
+    # (observation, action, next observation if it is read, mark) -> f, g in AIRL, [..., 1]
     network: Network
     shaping: Any  # h of AIRL, a Network: observation -> [..., 1]; else ()
     opt_state: optax.OptState
     observation_statistics: Any  # a RunningMeanStd or None for each leaf of the observation
     action_space: Space = static()
 
-    def steps_of(self, transitions: Transition, log_prob: Array | float = 0.0) -> Steps:
-        """Return what a discriminator reads of transitions; actions are those that were executed.
+    def steps_of(self, transitions: Transition) -> Steps:
+        """Return what a discriminator reads of transitions; log π is 0 until it is known.
 
-        Else the part of an action beyond its bounds would give the learner away.
+        Actions are those that were executed, else the part of an action beyond its bounds would
+        give the learner away. In AIRL log π is that of the executed action too.
         """
         return Steps(
             transitions.observation,
             executed_action(self.action_space, transitions.action),
             transitions.next_observation,
             transitions.terminated,
-            jnp.broadcast_to(jnp.float32(log_prob), transitions.terminated.shape),
+            jnp.zeros(transitions.terminated.shape),
         )
 
     def add_observations(self, algorithm: Any, observations: Any) -> "Discriminator":
         """Return the discriminator with observations [n, ...] added to its statistics."""
-        if not algorithm.normalize_observation:
-            return self
         statistics = running_statistics.update_observation_statistics(
-            self.observation_statistics, observations
+            algorithm.normalize_observation, self.observation_statistics, observations
         )
         return replace(self, observation_statistics=statistics)
 
     def normalized(self, algorithm: Any, observation: Any) -> Any:
-        """Return the observation, normalized if the algorithm does so."""
-        if not algorithm.normalize_observation:
-            return observation
+        """Return the observation [..., *shape], normalized if the algorithm does so."""
         return running_statistics.normalize_leaves(
-            self.observation_statistics, observation, algorithm.normalize_observation.clip
+            algorithm.normalize_observation, self.observation_statistics, observation
         )
 
     def encode(self, algorithm: Any, steps: Steps) -> Array:
@@ -101,24 +104,23 @@ class Discriminator:
             inputs.append(self.normalized(algorithm, steps.next_observation))
         return self.network.encoder((*inputs, jnp.zeros((*steps.terminated.shape, 1))))
 
-    def logits(
-        self, algorithm: Any, steps: Steps, features: Array | None = None
-    ) -> tuple[Array, Array]:
-        """Return (f of steps, [...], f of the absorbing state, []).
-
-        `features` are those of the steps, if they are known.
-        """
+    def logits(self, algorithm: Any, steps: Steps, features: Array | None = None) -> Array:
+        """Return f of steps, [...]; `features` are those of `encode`, if they are known."""
         if features is None:
             features = self.encode(algorithm, steps)
-        head = self.network.head
-        f, f_absorbing = head(features)[..., 0], head(absorbing_features(features))[0]
+        f = self.network.head(features)[..., 0]
         if algorithm.inverse_rl:
             h, next_h = (
                 self.shaping(self.normalized(algorithm, observation))[..., 0]
                 for observation in (steps.observation, steps.next_observation)
             )
             f += algorithm.agent.discount * ~steps.terminated * next_h - h - steps.log_prob
-        return f, f_absorbing
+        return f
+
+    def absorbing_logit(self) -> Array:
+        """Return f of the absorbing state, []: its features are 0 but for the mark, the last."""
+        num_features = self.network.head.layers[0].in_features
+        return self.network.head(jnp.zeros(num_features).at[-1].set(1.0))[0]
 
     def gradient_step(
         self, algorithm: Any, expert: Steps, learner: Steps, key: Array
@@ -141,8 +143,9 @@ class Discriminator:
     ) -> tuple[Array, Metrics]:
         """Return L of steps [n] of each, and metrics."""
         of_expert, of_learner = (self.encode(algorithm, steps) for steps in (expert, learner))
-        f_expert, f_absorbing = self.logits(algorithm, expert, of_expert)
-        f_learner, _ = self.logits(algorithm, learner, of_learner)
+        f_expert = self.logits(algorithm, expert, of_expert)
+        f_learner = self.logits(algorithm, learner, of_learner)
+        f_absorbing = self.absorbing_logit()
 
         def mean(step_loss, absorbing_loss, terminated):
             """The mean over steps and, for each that terminates, the absorbing state after it."""
@@ -156,7 +159,7 @@ class Discriminator:
             nll_learner, jax.nn.softplus(f_absorbing), learner.terminated
         )
         penalty = gradient_penalty(self.network, of_expert, of_learner, key)
-        is_right = jnp.concatenate([f_expert > 0, f_learner < 0])
+        is_right = jnp.concatenate([f_expert > 0, f_learner <= 0])
         return cross_entropy + algorithm.gradient_penalty * penalty, {
             "discriminator_loss": cross_entropy,
             "discriminator_accuracy": is_right.mean(),
@@ -164,7 +167,7 @@ class Discriminator:
 
 
 def init_discriminator(algorithm: Any, key: Array, spec: EnvironmentSpec) -> Discriminator:
-    """Return a discriminator whose networks give 0; so without -log π, D = ½ for every step."""
+    """Return a discriminator whose networks give 0: but for -log π in AIRL, D = ½ everywhere."""
     seen = (spec.observation,) if algorithm.next_observation else ()
     space = Composite((spec.observation, spec.action, *seen, Box((1,))))
     network = make_network(key, space, algorithm.hidden, 1, "tanh", final_scale=0.0)
@@ -183,20 +186,18 @@ def init_discriminator(algorithm: Any, key: Array, spec: EnvironmentSpec) -> Dis
     )
 
 
-def absorbing_features(features: Array) -> Array:
-    """Return the features of the absorbing state, [n]: zeros but for its mark, which is the last.
-
-    `features` are those of steps, [..., n].
-    """
-    return jnp.zeros(features.shape[-1]).at[-1].set(1.0)
-
-
 def gradient_penalty(network: Network, expert: Array, learner: Array, key: Array) -> Array:
-    """Return E[(‖∇f(x̂)‖ - 1)²] at random places x̂ between features [n, feature] of both."""
+    """Return E[(‖∇f(x̂)‖ - 1)²] at random places x̂ between features [n, feature] of both.
+
+    The slope along the mark is left out: it is 0 in every step, so the penalty would be paid there,
+    and move f of the absorbing state.
+    """
     share = jax.random.uniform(key, (len(expert), 1))
     between = share * expert + (1 - share) * learner
-    gradient = jax.grad(lambda x: network.head(x).sum())(between)  # rows do not mix
-    return ((jnp.sqrt((gradient**2).sum(-1) + 1e-12) - 1) ** 2).mean()
+    # each row of f depends on its own x alone, so this is the gradient at each
+    gradient = jax.grad(lambda x: network.head(x).sum())(between)[:, :-1]
+    norm = jnp.sqrt((gradient**2).sum(-1) + 1e-12)  # differentiable at 0 too
+    return ((norm - 1) ** 2).mean()
 
 
 def discriminator_optimizer(algorithm: Any) -> optax.GradientTransformation:

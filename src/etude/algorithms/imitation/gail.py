@@ -2,23 +2,25 @@
 
     min over π   max over D   E_expert[log D(s, a)] + E_π[log(1 - D(s, a))]
 
-A discriminator D learns to tell the expert's steps from the learner's, and an agent, PPO or SAC,
-learns to be taken for the expert: the logit f = log D - log(1 - D) makes its rewards. The
-environment's own reward is never read. With SAC, which learns from replay, rewards are computed
-when a batch is drawn, by the discriminator of that moment (Kostrikov et al., 2019).
+A discriminator D learns to tell the expert's steps from the learner's; it is the probability of the
+expert (in the paper, of the learner). An agent, PPO or SAC, learns to be taken for the expert: the
+logit f = log D - log(1 - D) makes its rewards. The paper's term -λ H(π) is the agent's own entropy
+bonus. The environment's reward is never read. With SAC, which learns from replay, rewards are
+computed when a batch is drawn, by the discriminator of that moment.
 
     reward            r                     sign
-    "positive"        -log(1 - D)           ≥ 0: who lives longer gets more, whatever it does
-    "logit"           log D - log(1 - D)    either
-    "negative"        log D                 ≤ 0: who dies sooner loses less, whatever it does
+    "positive"        -log(1 - D)           ≥ 0: who lives longer gets more    that of the paper
+    "logit"           log D - log(1 - D)    either: no fixed bias              of AIRL and DAC
+    "negative"        log D                 ≤ 0: who dies sooner loses less
 
-That episodes end tells of the task too, unless what follows is judged as well. With `absorbing`, a
-step that terminates is paid for the absorbing state in which the agent would stay for ever after:
-r(s, a) + γ / (1 - γ) r(absorbing).
+So the end of an episode is a reward or a punishment that nobody judged. With `absorbing` it is
+judged: a step that terminates is paid for the absorbing state in which the agent would stay for
+ever after, r(s, a) + γ / (1 - γ) r(absorbing), as in discriminator-actor-critic (DAC; Kostrikov et
+al., 2019), which learns the value of that state in place of writing it down.
 
 AIRL, adversarial inverse reinforcement learning (Fu et al., 2018), is GAIL with another form of f,
-which holds a reward that explains the expert; see `discriminator`. Its agent is paid the logit,
-which has -log π(a|s) in it, so an entropy bonus beside it would count twice.
+a learned reward and its shaping; see `discriminator`. Its agent is paid the logit, which has
+-log π(a|s) in it, so an entropy bonus beside it would count twice: it is PPO without one.
 """
 
 from functools import partial
@@ -46,9 +48,9 @@ from etude.types import Array, Metrics
 
 @struct
 class GAILState:
-    agent: Any  # the state of the agent
+    agent: Any  # the state of the agent; SAC's has a replay buffer of its own
     discriminator: Discriminator
-    buffer: RingBuffer  # the learner's latest steps, which the discriminator is fitted on
+    learner_steps: RingBuffer  # of Steps: the agent's latest, which the discriminator is fitted on
 
 
 @algorithm
@@ -56,42 +58,47 @@ class GAIL(AgentInField):
     """Generative adversarial imitation learning (GAIL), with PPO or SAC as the agent."""
 
     agent: PPO | SAC = nested(PPO())
-    """What learns from the discriminator's rewards."""
+    """What learns from the discriminator's rewards; the flags without "agent." are those of the
+    discriminator."""
     reward: Literal["positive", "logit", "negative"] = static("positive")
     """What the agent is paid for a step: -log(1 - D), log D - log(1 - D) or log D."""
     inverse_rl: bool = static(False)
     """Whether the logit has the form of adversarial inverse reinforcement learning, with reward
-    "logit": a learned reward, shaping of it, and -log π of the agent."""
+    "logit": a learned reward, shaping of it, and -log π of the agent, PPO."""
     absorbing: bool = static(True)
     """Whether the absorbing state after a terminated episode is judged and paid; without it, a
-    positive reward alone keeps the agent alive and a negative one makes it end its episodes."""
+    positive reward alone keeps the agent alive and a negative one makes it end its episodes. Such a
+    step is paid γ / (1 - γ) times as much as one in the absorbing state, 99 times with the default
+    discount."""
     learning_rate: float = traced(1e-3, above=0)
     """Step size of Adam for the discriminator."""
     gradient_penalty: float = traced(1.0, at_least=0)
-    """Weight λ of the gradient penalty, which keeps the discriminator smooth."""
+    """Weight λ of the gradient penalty, which pulls the slope of the discriminator to 1."""
     hidden: tuple[int, ...] = static((64, 64), at_least=1)
     """Units of each hidden layer of the discriminator."""
     next_observation: bool = static(False)
     """Whether the discriminator reads the next observation too."""
     normalize_observation: Normalization | None = nested(Normalization())
     """Whether the discriminator's observations are normalized to mean 0 and std 1, by those of the
-    dataset and of the learner."""
+    dataset, counted once, and all that the agent has seen so far."""
     batch_size: int = static(256, at_least=1)
     """Steps of the expert, and as many of the learner, in a gradient step of the discriminator."""
     gradient_steps: int = static(4, at_least=0)
     """Gradient steps of the discriminator before each update of the agent."""
     capacity: int = static(16_384, at_least=1)
-    """Latest steps of the learner that the discriminator is fitted on, at least one rollout."""
+    """Latest steps of the agent that the discriminator is fitted on, rounded down to whole rollouts
+    and raised to one; SAC's own replay buffer is agent.capacity."""
     shuffle_labels: bool = static(False)
-    """Whether a coin says which steps are the expert's: a control, in which there is nothing to
-    learn from the dataset."""
+    """Whether the steps of expert and agent are mixed before they are told apart: a control, in
+    which there is nothing to learn from the dataset, and an agent that does well all the same is
+    paid for living on."""
 
     needs: ClassVar[tuple[str, ...]] = ("dataset",)
 
     def validate_fields(self) -> None:
         if self.inverse_rl and self.reward != "logit":
             raise InvalidInput(
-                f'inverse_rl is on, and reward is "{self.reward}"; its agent is paid the logit: '
+                f'inverse_rl is on, and reward is "{self.reward}"; AIRL pays its agent the logit: '
                 'set reward to "logit"'
             )
         if self.inverse_rl and self.agent.recurrent:
@@ -99,16 +106,33 @@ class GAIL(AgentInField):
                 "inverse_rl is on, and agent.recurrent too; log π of a recurrent policy depends on "
                 "more than the step: leave one of them off"
             )
-        discount = self.agent.discount
-        is_concrete = not isinstance(discount, jax.core.Tracer)
-        if self.absorbing and is_concrete and discount == 1:
+        if self.inverse_rl and self.has_entropy_bonus():
+            raise InvalidInput(
+                "inverse_rl is on, and the agent has an entropy bonus, which -log π in the reward "
+                "is already; take agent ppo with an entropy_coefficient of 0"
+            )
+        if isinstance(self.agent, SAC):
+            for name in ("recurrent", "hindsight"):
+                if getattr(self.agent, name) is not None:
+                    raise InvalidInput(
+                        f"agent.{name} is set, and the discriminator judges single steps as they "
+                        "were observed, not those that SAC then learns from: leave it out"
+                    )
+        if self.absorbing and is_concrete(discount := self.agent.discount) and discount == 1:
             raise InvalidInput(
                 "agent.discount is 1, with which staying in the absorbing state for ever is worth "
                 "infinitely much; give a discount below 1, or leave absorbing off"
             )
 
+    def has_entropy_bonus(self) -> bool:
+        """Whether the agent is paid for the entropy of its policy, as far as that is known."""
+        if isinstance(self.agent, SAC):
+            return True
+        coefficient = self.agent.entropy_coefficient
+        return is_concrete(coefficient) and coefficient != 0
+
     def init(self, key: Array, spec: EnvironmentSpec, outside: Outside) -> GAILState:
-        """Return the agent's initial state, a discriminator that cannot tell, no steps."""
+        """Return the agent's initial state, a discriminator that cannot tell, no steps of it."""
         key_agent, key_discriminator = jax.random.split(key)
         discriminator = init_discriminator(self, key_discriminator, spec)
         dataset = outside.dataset
@@ -133,8 +157,7 @@ class GAIL(AgentInField):
         dataset = outside.dataset
         assert dataset is not None  # as `needs` asks for
         key_discriminator, key_agent = jax.random.split(key)
-        steps = state.discriminator.steps_of(experience)
-        buffer = ring_buffer.insert(state.buffer, steps)
+        buffer = ring_buffer.insert(state.learner_steps, state.discriminator.steps_of(experience))
         discriminator = state.discriminator.add_observations(
             self, flatten_time(experience.observation)
         )
@@ -152,15 +175,15 @@ class GAIL(AgentInField):
 
     def draw(
         self,
-        agent: Any,
+        agent_state: Any,
         discriminator: Discriminator,
         buffer: RingBuffer,
         dataset: Dataset,
         key: Array,
     ) -> tuple[Steps, Steps]:
-        """Draw `batch_size` steps of the expert, and as many of the learner.
+        """Draw `batch_size` steps of the expert, and as many of the agent.
 
-        `agent` is the state of the agent.
+        With `shuffle_labels` both are drawn from the mixture.
         """
         size = self.batch_size
         key_expert, key_learner, key_labels = jax.random.split(key, 3)
@@ -170,7 +193,7 @@ class GAIL(AgentInField):
         learner = ring_buffer.gather(buffer, uniform.sample_indices(buffer, key_learner, size))
         if self.inverse_rl:
             expert, learner = (
-                replace(x, log_prob=self.log_prob(agent, x.observation, x.action))
+                replace(x, log_prob=self.log_prob(agent_state, x.observation, x.action))
                 for x in (expert, learner)
             )
         if not self.shuffle_labels:
@@ -184,37 +207,43 @@ class GAIL(AgentInField):
         return first, second
 
     def update_agent(
-        self, state: Any, discriminator: Discriminator, experience: Transition, key: Array
+        self, agent_state: Any, discriminator: Discriminator, experience: Transition, key: Array
     ) -> tuple[Any, Metrics]:
         """Update the agent with rewards of the discriminator in place of the environment's."""
+        reward = self.reward_of(agent_state, discriminator, experience)
+        paid = {"imitation_reward": reward.mean()}
         if isinstance(self.agent, PPO):
-            reward = self.reward_of(state, discriminator, experience)
-            return self.agent.update(state, replace(experience, reward=reward), key)
+            experience = replace(experience, reward=reward)
+            agent_state, metrics = self.agent.update(agent_state, experience, key)
+            return agent_state, metrics | paid
 
         def relabel(
-            state: Any, buffer: RingBuffer, indices: Indices, batch: ReplayBatch, key: Array
+            agent_state: Any, buffer: RingBuffer, indices: Indices, batch: ReplayBatch, key: Array
         ) -> ReplayBatch:
-            reward = self.reward_of(state, discriminator, batch.transition)
+            reward = self.reward_of(agent_state, discriminator, batch.transition)
             return replace(batch, transition=replace(batch.transition, reward=reward))
 
-        return self.agent.update(state, experience, key, relabel=relabel)
+        agent_state, metrics = self.agent.update(agent_state, experience, key, relabel=relabel)
+        return agent_state, metrics | paid
 
-    def log_prob(self, agent: Any, observation: Any, action: Any) -> Array:
-        """Return log π(a|s) of the agent in this state, [...]."""
-        if isinstance(self.agent, PPO):
-            observation = on_policy.normalize_observation(self.agent, agent.learner, observation)
-            return agent.learner.networks.policy(observation).log_prob(action)
-        return agent.policy(observation).log_prob(action)
+    def log_prob(self, agent_state: Any, observation: Any, action: Any) -> Array:
+        """Return log π(a|s) of the agent, which is PPO, [...]."""
+        learner = agent_state.learner
+        observation = on_policy.normalize_observation(self.agent, learner, observation)
+        return learner.networks.policy(observation).log_prob(action)
 
-    def reward_of(self, agent: Any, discriminator: Discriminator, transitions: Transition) -> Array:
-        """Return what the agent in the state `agent` is paid for transitions, [...]."""
+    def reward_of(
+        self, agent_state: Any, discriminator: Discriminator, transitions: Transition
+    ) -> Array:
+        """Return what the agent is paid for transitions, [...]."""
         steps = discriminator.steps_of(transitions)
         if self.inverse_rl:
-            log_prob = self.log_prob(agent, steps.observation, steps.action)
+            log_prob = self.log_prob(agent_state, steps.observation, steps.action)
             steps = replace(steps, log_prob=log_prob)
-        reward, reward_absorbing = map(self.reward_of_logit, discriminator.logits(self, steps))
+        reward = self.reward_of_logit(discriminator.logits(self, steps))
         if not self.absorbing:
             return reward
+        reward_absorbing = self.reward_of_logit(discriminator.absorbing_logit())
         after = self.agent.discount / (1 - self.agent.discount) * reward_absorbing
         return reward + jnp.where(transitions.terminated, after, 0.0)
 
@@ -228,11 +257,16 @@ class GAIL(AgentInField):
         return f
 
 
-# GAIL whose logit holds a reward that explains the expert.
+def is_concrete(value: Any) -> bool:
+    """Whether a number is known, not one that a compiled function is given."""
+    return not isinstance(value, jax.core.Tracer)
+
+
+# GAIL whose logit holds a learned reward and its shaping.
 AIRL = partial(GAIL, inverse_rl=True, reward="logit")
 
 # Name on the command line: (constructor, description).
 ALGORITHMS = {
-    "airl": (AIRL, "adversarial inverse RL: GAIL whose discriminator holds a reward"),
+    "airl": (AIRL, "adversarial inverse RL: GAIL whose discriminator learns a shaped reward"),
     "gail": (GAIL, "adversarial imitation: PPO or SAC is paid for passing as the expert"),
 }

@@ -2,8 +2,10 @@
 
     r = 1 for the steps of the expert,   r = 0 for those of the agent
 
-Each batch has as many of both. The agent learns from replay, so it comes back to where the expert
-was, and does there what the expert did. The environment's own reward is never read.
+To each batch of the agent's own steps as many of the expert's are added. A reward of 1 for what the
+expert did draws the agent back to where the expert was when it has left there; cloning has no such
+pull. The environment's own reward is never read. No reward is below 0, so what follows the end of
+an episode, 0, is the worst there is: where the expert ends its episodes early, SQIL does not.
 """
 
 from typing import Any, ClassVar
@@ -34,8 +36,8 @@ class SQIL(AgentInField):
     """Soft Q imitation learning (SQIL), with SAC or DQN as the agent."""
 
     agent: SAC | DQN = nested(SAC())
-    """What learns from the rewards. SAC is soft, as the method is meant; DQN takes discrete actions
-    with an ε-greedy policy."""
+    """What learns from the rewards. SAC, for discrete actions too, is soft, as the method is meant;
+    DQN has a hard maximum in its target."""
 
     needs: ClassVar[tuple[str, ...]] = ("dataset",)
 
@@ -43,8 +45,8 @@ class SQIL(AgentInField):
         for name in ("recurrent", "hindsight"):
             if getattr(self.agent, name) is not None:
                 raise InvalidInput(
-                    f"agent.{name} is on; what it needs of each step is not in a dataset: leave it "
-                    "off"
+                    f"agent.{name} is set; what it needs of each step is not in a dataset: leave "
+                    "it out"
                 )
         if not self.agent.plays:
             raise InvalidInput(
@@ -59,7 +61,7 @@ class SQIL(AgentInField):
     def update(
         self, state: SQILState, experience: Transition, key: Array, outside: Outside
     ) -> tuple[SQILState, Metrics]:
-        """Update the agent on batches of which half the rows are the expert's."""
+        """Update the agent on batches to which as many rows of the expert are added."""
         dataset = outside.dataset
         assert dataset is not None  # as `needs` asks for
 
@@ -73,18 +75,12 @@ class SQIL(AgentInField):
 
     def add_expert(self, batch: ReplayBatch, dataset: Dataset, key: Array) -> ReplayBatch:
         """Return the batch with rewards of 0, and as many steps of the expert with rewards of 1."""
-        own = replace(batch.transition, reward=jnp.zeros_like(batch.transition.reward))
-        rows = jax.random.randint(key, own.reward.shape, 0, dataset.num_steps)
+        reward = batch.transition.reward
+        own = replace(batch.transition, reward=jnp.zeros_like(reward))
+        rows = jax.random.randint(key, reward.shape, 0, dataset.num_steps)
         expert = jax.tree.map(lambda x: x[rows], dataset.transitions)
-        expert = replace(expert, reward=jnp.ones_like(own.reward), memory=own.memory)
-        discount = self.agent.discount * ~expert.terminated
-        weight = batch.weight
-        if jnp.ndim(weight):  # of prioritized replay, which does not draw the expert's rows
-            weight = jnp.concatenate([weight, jnp.ones_like(weight)])
-        return ReplayBatch(
-            jax.tree.map(lambda *x: jnp.concatenate(x), own, expert),
-            jnp.concatenate([batch.discount, discount]),
-            weight,
+        return self.add_steps(
+            replace(batch, transition=own), replace(expert, reward=jnp.ones_like(reward))
         )
 
 
