@@ -17,6 +17,7 @@ from gymnasium_spaces import ACTIONS
 
 import etude
 from etude.algorithms.imitation.bc import BC
+from etude.algorithms.imitation.cloning import is_weight_matrix
 from etude.algorithms.imitation.heads import diffusion, flow
 from etude.algorithms.imitation.heads.action_head import Context
 from etude.algorithms.imitation.heads.autoregressive import Autoregressive, bin_center, to_choices
@@ -117,6 +118,14 @@ def computed():
     return networks, losses, acts, (features, actions, is_valid)
 
 
+def test_weight_decay_leaves_standard_deviations_and_biases_alone(computed):
+    """By their names, in the networks of all heads."""
+    for network in computed[0].values():
+        for path, decays in jax.tree_util.tree_leaves_with_path(is_weight_matrix(network)):
+            name = path[-1].name
+            assert decays == (name not in ("bias", "recurrent_bias", "log_std")), name
+
+
 def test_what_does_not_count_changes_no_likelihood(computed):
     """A latent head reads it, for a chunk is one action to its encoder."""
     for head, losses in computed[1].items():
@@ -207,12 +216,12 @@ def test_a_latent_head_has_the_bound_summed_over_elements(computed):
     mean, log_std = np.split(
         mlp(network.encoder, np.concatenate([features, actions.reshape(STATES, -1)], -1)), 2, -1
     )
-    weights = []
+    std, weights = np.exp(network.log_std).reshape(CHUNK, 2), []
     for key in jax.random.split(KEY, 3):
         z = mean + np.exp(log_std) * np.asarray(jax.random.normal(key, mean.shape))
         decoded = mlp(network.decoder, np.concatenate([features, z], -1))
         decoded = decoded.reshape(STATES, CHUNK, 2)
-        density = norm.logpdf(actions, decoded, np.exp(network.log_std)).sum(-1)
+        density = norm.logpdf(actions, decoded, std).sum(-1)
         ratio = (norm.logpdf(z) - norm.logpdf(z, mean, np.exp(log_std))).sum(-1)
         weights.append((density * is_valid).sum(-1) + 0.5 * ratio)
     total = np.log(3) - scipy.special.logsumexp(weights, 0)
