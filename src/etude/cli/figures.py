@@ -276,9 +276,13 @@ def _chunk_lengths(arguments: list[str]) -> None:
 
     @dataclasses.dataclass
     class ChunkLengths:
-        """Clone the expert that pushes a block, with chunks of several lengths, and draw how often
-        the clones succeed."""
+        """Clone the expert of a task with chunks of several lengths, and draw how often the clones
+        succeed."""
 
+        environment: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="ENVIRONMENT")] = (
+            "etude/Push-v0"
+        )
+        """etude/Push-v0, etude/Avoiding-v0 or etude/Fork-v0"""
         chunks: tuple[int, ...] = (1, 4, 8, 16)
         """lengths of chunks, of which half are executed"""
         gradient_steps: int = 6_000
@@ -290,7 +294,7 @@ def _chunk_lengths(arguments: list[str]) -> None:
         episodes: int = 1_000
         """episodes that each clone plays"""
         out: str | None = None
-        """the output directory; default runs/chunk_lengths"""
+        """the output directory; default runs/chunk_lengths-ENVIRONMENT"""
 
     options = flags.parse(ChunkLengths, "etude figure chunk-lengths", arguments)
     enable_cache()

@@ -132,20 +132,20 @@ def draw_row(axes: Any, row: int, of_head: dict[str, Any], color: str) -> None:
 
 
 def draw_ways_by_head(
-    file: Path, drawn: dict[str, Any], task: Any, title: str, subtitle: str
+    file: Path, measured: dict[str, Any], task: Any, title: str, subtitle: str
 ) -> None:
     """Draw the ways of episodes from above, a panel for each head, as a PNG.
 
-    drawn    name: episodes, of which `positions` [time, n] begin with (x, y), and `is_success`
-    task     a `TaskWithModes`: the discs in the way, and the limits of x and y
-
-    Forward is to the right, and left is up. The image is 1440 pixels wide.
+    `measured` is what `measure_modes_by_head` returns; of the `task`, a `TaskWithModes`, the discs
+    in the way and the limits of x and y are drawn. Forward is to the right, and left is up. The
+    image is 1440 pixels wide.
     """
     from matplotlib.figure import Figure
     from matplotlib.patches import Circle
 
     columns = 4
-    rows = math.ceil(len(drawn) / columns)
+    found = measured["heads"]
+    rows = math.ceil(len(found) / columns)
     (left, right), (bottom, top) = task.limits
     width = 7.2
     panel = 0.94 * width / columns * (top - bottom) / (right - left)
@@ -155,19 +155,19 @@ def draw_ways_by_head(
     figure.subplots_adjust(
         left=0.02, right=0.98, bottom=0.1 / height, top=1 - 0.8 / height, wspace=0.05, hspace=0.2
     )
-    for axes, (name, episodes) in zip(all_axes.flat, drawn.items(), strict=False):
+    for axes, (name, of_head) in zip(all_axes.flat, found.items(), strict=False):
         for center, radius in task.discs:
             axes.add_patch(Circle(center, radius, color=GRID, zorder=1))
-        for episode in episodes:
-            x, y = np.asarray(episode.positions)[:, :2].T
-            color = BLUE if episode.is_success else EMBER
+        for way in of_head["ways"]:
+            x, y = np.array(way["positions"]).T
+            color = BLUE if way["is_success"] else EMBER
             axes.plot(x, y, color=color, linewidth=0.7, alpha=0.5, zorder=2)
         axes.set_title(name, loc="left", fontsize=9, color=INK, pad=4)
     for axes in all_axes.flat:
         axes.set(xlim=(left, right), ylim=(bottom, top), aspect="equal", xticks=[], yticks=[])
         for spine in axes.spines.values():
             spine.set_color(GRID)
-    for axes in all_axes.flat[len(drawn) :]:
+    for axes in all_axes.flat[len(found) :]:
         axes.axis("off")
     figures.draw_caption(all_axes[0, 0], title, subtitle)
     figures.save_figure(figure, file)

@@ -10,7 +10,7 @@ from etude.reporting import imitation_figures
 from etude.runs.record import record
 from etude.runs.settings import machine_info, package_versions, plain_fields
 from etude.storage import files
-from etude.studies.modes_by_head import check_new, summarize_modes
+from etude.studies.modes_by_head import summarize_modes
 from etude.studies.tasks_with_modes import (
     HEADS,
     cloning_with,
@@ -19,12 +19,12 @@ from etude.studies.tasks_with_modes import (
     task_with_modes,
 )
 
-ENVIRONMENT = "etude/Push-v0"
 CHUNKS = (1, 4, 8, 16)  # actions that are predicted at once, of which half are executed
 COMPARED = ("deterministic", "flow")  # heads
 
 
 def measure_chunk_lengths(
+    environment: str = "etude/Push-v0",
     chunks: Sequence[int] = CHUNKS,
     gradient_steps: int = 6_000,
     seeds: int = 5,
@@ -32,17 +32,18 @@ def measure_chunk_lengths(
     episodes: int = 1_000,
     out: str | Path | None = None,
 ) -> tuple[Path, dict[str, Any]]:
-    """Clone the expert that pushes a block, with chunks of several lengths, and draw the successes.
+    """Clone the expert of a task with chunks of several lengths, and draw the successes.
 
     Writes chunk_lengths.png and chunk_lengths.json into the directory `out`.
 
     Args:
+        environment: etude/Push-v0, etude/Avoiding-v0 or etude/Fork-v0.
         chunks: lengths of chunks, of which half are executed, and the action of a chunk of one.
         gradient_steps: of each clone.
         seeds: clones of each head with each length.
         demonstrations: episodes of the expert, the same for all clones.
         episodes: that each clone plays.
-        out: the directory; by default runs/chunk_lengths.
+        out: the directory; by default runs/chunk_lengths-ENVIRONMENT.
 
     Returns:
         The directory and what is measured: the content of chunk_lengths.json, which is the
@@ -54,18 +55,22 @@ def measure_chunk_lengths(
     """
     if not chunks:
         raise InvalidInput("chunks is empty; give at least one length")
-    directory = Path(out or "runs/chunk_lengths")
-    path = check_new(directory, "chunk_lengths.json", seeds)
-    task, chunks = task_with_modes(ENVIRONMENT), sorted(chunks)
-    dataset = record(ENVIRONMENT, "heuristic", episodes=demonstrations, progress=False)
+    task, chunks = task_with_modes(environment), sorted(chunks)
+    directory = Path(out or f"runs/chunk_lengths-{environment.replace('/', '-')}")
+    path = directory / "chunk_lengths.json"
+    if seeds < 2:
+        raise InvalidInput(f"seeds is {seeds}; give at least 2")
+    if path.exists():
+        raise InvalidInput(f"{directory} holds a measurement already; give another --out")
+    dataset = record(environment, "heuristic", episodes=demonstrations, progress=False)
     found: dict[str, Any] = {name: {} for name in COMPARED}
     for chunk in chunks:
         for name, of_head in found.items():
             cloning: Any = cloning_with(HEADS[name], gradient_steps, chunk, max(1, chunk // 2))
-            played = list(play_clones(cloning, dataset, ENVIRONMENT, seeds, episodes))
+            played = list(play_clones(cloning, dataset, environment, seeds, episodes))
             of_head[str(chunk)] = summarize_modes(task, played)
     measured = {
-        "environment": ENVIRONMENT,
+        "environment": environment,
         "chunks": chunks,
         "gradient_steps": gradient_steps,
         "seeds": seeds,
@@ -85,7 +90,7 @@ def measure_chunk_lengths(
     imitation_figures.draw_success_by_chunk(
         directory / "chunk_lengths.png",
         measured,
-        title=f"Success by the length of chunks, {ENVIRONMENT}",
+        title=f"Success by the length of chunks, {environment}",
         subtitle=f"{demonstrations} episodes of the expert; IQM of {seeds} seeds with 95 % "
         f"intervals, {episodes:,} episodes each",
     )

@@ -44,7 +44,9 @@ def measure_modes_by_head(
 ) -> tuple[Path, dict[str, Any]]:
     """Clone an expert of several modes with each head, and draw what becomes of the modes.
 
-    Writes modes_by_head.png, ways_by_head.png and modes_by_head.json into the directory `out`.
+    Writes modes_by_head.json into the directory `out` after every head, and at the end
+    modes_by_head.png and ways_by_head.png. Where `out` has a measurement, which was stopped, or is
+    to have more heads, it goes on.
 
     Args:
         environment: etude/Fork-v0, etude/Avoiding-v0 or etude/Push-v0.
@@ -63,24 +65,15 @@ def measure_modes_by_head(
         `summarize_modes`; "cloning" has the hyperparameters of each head.
 
     Raises:
-        InvalidInput: for arguments that do not fit, and a directory with a measurement in it.
+        InvalidInput: for arguments that do not fit, and a directory with another measurement.
     """
     task = task_with_modes(environment)
     for name in heads:
         if name not in HEADS:
             raise InvalidInput(f"no head is called {name!r}; there are {', '.join(HEADS)}")
     directory = Path(out or f"runs/modes_by_head-{environment.replace('/', '-')}")
-    path = check_new(directory, "modes_by_head.json", seeds)
-    dataset = record(environment, "heuristic", episodes=demonstrations, progress=False)
-    recorded = recorded_episodes(dataset)
-    found: dict[str, Any] = {"expert": summarize_modes(task, [recorded])}
-    drawn, settings = {"expert": recorded[:DRAWN_EPISODES]}, {}
-    for name in heads:
-        cloning: Any = cloning_with(HEADS[name], gradient_steps, chunk, execute)
-        played = list(play_clones(cloning, dataset, environment, seeds, episodes))
-        found[name], settings[name] = summarize_modes(task, played), plain_fields(cloning)
-        drawn[name] = played[0][:DRAWN_EPISODES]
-    measured = {
+    path = directory / "modes_by_head.json"
+    settings = {
         "environment": environment,
         "gradient_steps": gradient_steps,
         "chunk": chunk,
@@ -88,14 +81,20 @@ def measure_modes_by_head(
         "seeds": seeds,
         "demonstrations": demonstrations,
         "episodes": episodes,
-        "measured": datetime.now().strftime("%Y-%m-%d %H:%M"),
-        "versions": package_versions(),
-        "machine": machine_info(),
-        "heads": found,
-        "cloning": settings,
     }
+    measured = begin_or_go_on_with_heads(path, settings, heads)
     directory.mkdir(parents=True, exist_ok=True)
-    files.write_json(path, measured)
+    dataset = record(environment, "heuristic", episodes=demonstrations, progress=False)
+    measured["heads"]["expert"] = summarize_modes(task, [recorded_episodes(dataset)])
+    for name in heads:
+        if name in measured["heads"]:
+            continue
+        cloning: Any = cloning_with(HEADS[name], gradient_steps, chunk, execute)
+        played = list(play_clones(cloning, dataset, environment, seeds, episodes))
+        measured["heads"][name] = summarize_modes(task, played)
+        measured["cloning"][name] = plain_fields(cloning)
+        measured["measured"] = datetime.now().strftime("%Y-%m-%d %H:%M")
+        files.write_json(path, measured)
     subtitle = f"{demonstrations} episodes of the expert, {gradient_steps:,} gradient steps"
     imitation_figures.draw_modes_by_head(
         directory / "modes_by_head.png",
@@ -105,7 +104,7 @@ def measure_modes_by_head(
     )
     imitation_figures.draw_ways_by_head(
         directory / "ways_by_head.png",
-        drawn,
+        measured,
         task,
         title=f"The ways of each head, {environment}",
         subtitle=f"{subtitle}; {DRAWN_EPISODES} episodes of one seed, red without success",
@@ -113,16 +112,28 @@ def measure_modes_by_head(
     return directory, measured
 
 
-def check_new(directory: Path, name: str, seeds: int) -> Path:
-    """The path of a new measurement in a directory.
+def begin_or_go_on_with_heads(
+    path: Path, settings: dict[str, Any], heads: Sequence[str]
+) -> dict[str, Any]:
+    """What is measured so far, for these settings: no head, or those in the file.
 
-    Raises InvalidInput where there is one already, and for fewer than two seeds.
+    Raises InvalidInput for fewer than two seeds, and for a file of other settings or of all heads.
     """
-    if seeds < 2:
-        raise InvalidInput(f"seeds is {seeds}; give at least 2")
-    if (directory / name).exists():
-        raise InvalidInput(f"{directory} holds a measurement already; give another --out")
-    return directory / name
+    if settings["seeds"] < 2:
+        raise InvalidInput(f"seeds is {settings['seeds']}; give at least 2")
+    if not path.exists():
+        found = {"heads": {}, "cloning": {}}
+        return {**settings, "versions": package_versions(), "machine": machine_info(), **found}
+    measured = files.read_json(path)
+    differing = [name for name, value in settings.items() if measured.get(name) != value]
+    if differing:
+        raise InvalidInput(
+            f"{path} is a measurement with other settings ({', '.join(differing)}); give another "
+            "--out"
+        )
+    if not set(heads) - set(measured["heads"]):
+        raise InvalidInput(f"{path} has these heads already; give other --heads, or another --out")
+    return measured
 
 
 def summarize_modes(task: TaskWithModes, played: list[list[PlayedEpisode]]) -> dict[str, Any]:
@@ -131,6 +142,7 @@ def summarize_modes(task: TaskWithModes, played: list[list[PlayedEpisode]]) -> d
     success, entropy   of each: per_seed, iqm and ci95, the 95 % interval; None where undefined
     left               the same of the share of successes in mode 1, for tasks of two modes
     modes              successes by mode, [seed][mode]
+    ways               of some episodes of the first seed: is_success and the (x, y), [time][2]
 
     Entropy is that of the modes of successes, -Σ p log p with the number of modes as base: 1 where
     all are equally frequent, 0 where a single one is left.
@@ -147,6 +159,13 @@ def summarize_modes(task: TaskWithModes, played: list[list[PlayedEpisode]]) -> d
         "entropy": summarize_seeds(entropy),
         **({"left": summarize_seeds(share[:, 1])} if task.num_modes == 2 else {}),
         "modes": modes.tolist(),
+        "ways": [
+            {
+                "is_success": episode.is_success,
+                "positions": np.round(np.float64(episode.positions[:, :2]), 3).tolist(),
+            }
+            for episode in played[0][:DRAWN_EPISODES]
+        ],
     }
 
 

@@ -34,7 +34,7 @@ HEADS: dict[str, AnyHead] = {
     "deterministic": Deterministic(),
     "direct": Direct(),
     "mixture": Mixture(components=10),
-    "latent": Latent(hidden=HIDDEN),
+    "latent": Latent(latent_size=2, hidden=(64, 64)),
     "autoregressive": Autoregressive(),
     "flow": Flow(hidden=HIDDEN),
     "diffusion": Diffusion(hidden=HIDDEN),
