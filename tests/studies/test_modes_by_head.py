@@ -15,7 +15,7 @@ from etude.studies.chunk_lengths import measure_chunk_lengths
 from etude.studies.modes_by_head import measure_modes_by_head, summarize_modes
 from etude.studies.tasks_with_modes import (
     TASKS,
-    PlayedEpisode,
+    EpisodeOutcome,
     first_episodes,
     push_side,
     recorded_episodes,
@@ -26,7 +26,7 @@ FORK = TASKS["etude/Fork-v0"]
 
 def passing(y, is_success=True):
     """An episode at the fork that ends at this height."""
-    return PlayedEpisode(np.array([[-1.0, 0.0], [1.0, y]]), is_success)
+    return EpisodeOutcome(np.array([[-1.0, 0.0], [1.0, y]]), is_success)
 
 
 def test_the_side_of_a_push_is_that_on_which_the_pusher_first_comes_behind_the_block():

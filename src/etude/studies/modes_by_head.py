@@ -19,7 +19,7 @@ from etude.runs.settings import machine_info, package_versions, plain_fields
 from etude.storage import files
 from etude.studies.tasks_with_modes import (
     HEADS,
-    PlayedEpisode,
+    EpisodeOutcome,
     TaskWithModes,
     cloning_with,
     count_modes,
@@ -136,7 +136,7 @@ def begin_or_go_on_with_heads(
     return measured
 
 
-def summarize_modes(task: TaskWithModes, played: list[list[PlayedEpisode]]) -> dict[str, Any]:
+def summarize_modes(task: TaskWithModes, played: list[list[EpisodeOutcome]]) -> dict[str, Any]:
     """The successes and modes of episodes [seed][episode], and their statistics over seeds.
 
     success, entropy   of each: per_seed, iqm and ci95, the 95 % interval; None where undefined

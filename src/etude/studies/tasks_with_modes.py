@@ -89,7 +89,7 @@ TASKS = {
 }
 
 
-class PlayedEpisode(NamedTuple):
+class EpisodeOutcome(NamedTuple):
     """An episode: its positions [time, n], the last one included, and whether it succeeded."""
 
     positions: np.ndarray
@@ -122,7 +122,7 @@ def cloning_with(head: AnyHead, gradient_steps: int, chunk: int = 1, execute: in
 
 def play_clones(
     cloning: Any, dataset: Dataset, environment: str, seeds: int, episodes: int
-) -> Iterator[list[PlayedEpisode]]:
+) -> Iterator[list[EpisodeOutcome]]:
     """Yield the episodes of the clones of seeds 0, 1, ..., each after one update of training.
 
     Episodes are played without `explore`, so the noise of a mixture or a normal is left out.
@@ -143,11 +143,11 @@ def play_clones(
         yield first_episodes(jax.device_get(train_and_play(jax.random.key(seed))))
 
 
-def first_episodes(played: Transition) -> list[PlayedEpisode]:
+def first_episodes(played: Transition) -> list[EpisodeOutcome]:
     """The first episode of each copy of transitions [time, env, ...], which is complete."""
     ends = played.done.argmax(0)
     return [
-        PlayedEpisode(
+        EpisodeOutcome(
             np.concatenate([played.observation[:1, i], played.next_observation[: end + 1, i]]),
             bool(played.reward[end, i] == 1),
         )
@@ -155,12 +155,12 @@ def first_episodes(played: Transition) -> list[PlayedEpisode]:
     ]
 
 
-def recorded_episodes(dataset: Dataset) -> list[PlayedEpisode]:
+def recorded_episodes(dataset: Dataset) -> list[EpisodeOutcome]:
     """The episodes of a dataset."""
     steps = jax.device_get(dataset.transitions)
     ends = np.cumsum(np.asarray(dataset.episode_lengths))
     return [
-        PlayedEpisode(
+        EpisodeOutcome(
             np.concatenate([steps.observation[start:end], steps.next_observation[end - 1 : end]]),
             bool(steps.reward[end - 1] == 1),
         )
@@ -168,7 +168,7 @@ def recorded_episodes(dataset: Dataset) -> list[PlayedEpisode]:
     ]
 
 
-def count_modes(task: TaskWithModes, episodes: list[PlayedEpisode]) -> list[int]:
+def count_modes(task: TaskWithModes, episodes: list[EpisodeOutcome]) -> list[int]:
     """How many of the episodes that succeeded went each way, [mode]."""
     modes = [task.mode_of(episode.positions) for episode in episodes if episode.is_success]
     return [modes.count(mode) for mode in range(task.num_modes)]
