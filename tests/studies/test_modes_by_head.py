@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import etude
 from etude.data.dataset import make_dataset
 from etude.data.transition import Transition
 from etude.errors import InvalidInput
@@ -14,9 +15,12 @@ from etude.studies import chunk_lengths, modes_by_head
 from etude.studies.chunk_lengths import measure_chunk_lengths
 from etude.studies.modes_by_head import measure_modes_by_head, summarize_modes
 from etude.studies.tasks_with_modes import (
+    HEADS,
     TASKS,
     EpisodeOutcome,
+    cloning_with,
     first_episodes,
+    play_clones,
     push_side,
     recorded_episodes,
 )
@@ -157,3 +161,17 @@ def test_lengths_of_chunks_are_measured_and_drawn(played, tmp_path):
 def test_what_cannot_be_measured_is_refused(options, message, tmp_path):
     with pytest.raises(InvalidInput, match=message):
         measure_modes_by_head(**options, out=tmp_path)
+
+
+@pytest.mark.system
+@pytest.mark.parametrize("name", HEADS)
+def test_an_expert_who_passes_on_either_side_is_cloned_by_heads_of_several_modes(name):
+    """Both sides are kept, without the collision that their mean is."""
+    dataset = etude.record("etude/Fork-v0", "heuristic", episodes=200, progress=False)
+    cloning = cloning_with(HEADS[name], gradient_steps=12_000)
+    found = summarize_modes(FORK, list(play_clones(cloning, dataset, "etude/Fork-v0", 1, 400)))
+    if name in ("deterministic", "direct"):
+        assert found["success"]["iqm"] < 0.05
+        return
+    assert found["success"]["iqm"] >= 0.95
+    assert 0.4 <= found["left"]["iqm"] <= 0.6

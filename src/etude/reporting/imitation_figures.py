@@ -121,9 +121,12 @@ def style_rows(axes: Any, names: list[str], label: str) -> None:
 
 
 def draw_row(axes: Any, row: int, of_head: dict[str, Any], color: str) -> None:
-    """Draw the summary of a number over seeds in a row; a dash where no seed has one."""
+    """Draw the summary of a number over seeds in a row, or that no seed has one."""
     if of_head["iqm"] is None:
-        axes.text(0.5, row, "no success", color=FAINT, fontsize=8, ha="center", va="center")
+        box = {"facecolor": "white", "edgecolor": "none", "pad": 2}
+        axes.text(
+            0.5, row, "no success", color=FAINT, fontsize=8, ha="center", va="center", bbox=box
+        )
         return
     axes.plot(of_head["ci95"], [row, row], color=color, linewidth=2.4, alpha=0.35, zorder=2)
     seeds = [value for value in of_head["per_seed"] if value is not None]

@@ -15,7 +15,6 @@ import scipy.special
 import scipy.stats
 from gymnasium_spaces import ACTIONS
 
-import etude
 from etude.algorithms.imitation.bc import BC
 from etude.algorithms.imitation.cloning import is_weight_matrix
 from etude.algorithms.imitation.heads import diffusion, flow
@@ -31,7 +30,6 @@ from etude.algorithms.protocol import Outside, init_state
 from etude.data.dataset import make_dataset
 from etude.errors import InvalidInput
 from etude.optim.averaging import EMA
-from etude.rollout import bind_policy, init_rollout_state, rollout
 from etude.spaces import Box, EnvironmentSpec, MultiDiscrete, space_from_gymnasium
 from etude.struct import replace, validate
 
@@ -489,53 +487,3 @@ def test_six_elements_that_move_together_are_drawn_together():
     assert is_mixed.mean() <= 0.01
     assert (signs[~is_mixed, 0] > 0).mean() == pytest.approx(0.5, abs=0.05)
     np.testing.assert_allclose(np.abs(drawn[~is_mixed]).mean(), 0.5, atol=0.01)
-
-
-KEPT = {
-    "mixture": Mixture(),
-    "latent": Latent(latent_size=2, hidden=(128, 128)),
-    "autoregressive": Autoregressive(units=64),
-    "flow": Flow(hidden=(128, 128)),
-    "diffusion": Diffusion(hidden=(128, 128)),
-}
-LOST = {"direct": Direct(), "deterministic": Deterministic()}
-
-
-@pytest.mark.system
-@pytest.mark.parametrize("name", [*KEPT, *LOST])
-def test_an_expert_who_passes_on_either_side_is_cloned_by_heads_of_several_modes(name):
-    """Both sides are kept, without the collision that their mean is."""
-    dataset = etude.record("etude/Fork-v0", "heuristic", episodes=200, progress=False)
-    ema = EMA() if name == "diffusion" else None
-    passed, is_left = play_fork(BC(head=(KEPT | LOST)[name], ema=ema, **FORK), dataset)
-    if name in LOST:
-        assert passed.mean() < 0.05
-        return
-    assert passed.mean() >= 0.95
-    assert 0.4 <= is_left.mean() <= 0.6
-
-
-FORK = {
-    "hidden": (128, 128),
-    "batch_size": 128,
-    "gradient_steps": 6_000,
-    "learning_rate": 3e-3,
-    "learning_rate_decay": 6_000.0,
-}
-
-
-def play_fork(bc, dataset, copies=400):
-    """(whether each of many episodes passes, whether on the left), [episode], after an update."""
-    forks, outside = etude.make("etude/Fork-v0", copies, "jax"), Outside(dataset)
-
-    @jax.jit
-    def run(key):
-        state = init_state(bc, key, dataset.spec, outside)
-        state, _ = bc.update(state, (), key, outside)
-        policy = bind_policy(bc, state, forks)
-        start = init_rollout_state(forks, policy, key)
-        return rollout(forks, policy, start, key, 16)[1]
-
-    played = jax.device_get(run(KEY))
-    end = played.done.argmax(0), np.arange(copies)
-    return played.reward[end] == 1, played.next_observation[end][:, 1] > 0
