@@ -239,7 +239,7 @@ def _modes_by_head(arguments: list[str]) -> None:
             "diffusion",
         )
         """names of heads"""
-        gradient_steps: int = 6_000
+        gradient_steps: int = 12_000
         """gradient steps of each clone"""
         chunk: int = 1
         """actions that are predicted at once"""

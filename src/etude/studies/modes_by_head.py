@@ -34,7 +34,7 @@ DRAWN_EPISODES = 40  # of the first seed, in the picture of each head's ways
 def measure_modes_by_head(
     environment: str = "etude/Fork-v0",
     heads: Sequence[str] = tuple(HEADS),
-    gradient_steps: int = 6_000,
+    gradient_steps: int = 12_000,
     chunk: int = 1,
     execute: int = 1,
     seeds: int = 5,
