@@ -62,7 +62,8 @@ def measure_modes_by_head(
     Returns:
         The directory and what is measured: the content of modes_by_head.json, which is the
         arguments, date, versions, machine, and for "expert" and each head the result of
-        `summarize_modes`; "cloning" has the hyperparameters of each head.
+        `summarize_modes` and "ways", some episodes of the first seed; "cloning" has the
+        hyperparameters of each head.
 
     Raises:
         InvalidInput: for arguments that do not fit, and a directory with another measurement.
@@ -85,13 +86,13 @@ def measure_modes_by_head(
     measured = begin_or_go_on_with_heads(path, settings, heads)
     directory.mkdir(parents=True, exist_ok=True)
     dataset = record(environment, "heuristic", episodes=demonstrations, progress=False)
-    measured["heads"]["expert"] = summarize_modes(task, [recorded_episodes(dataset)])
+    measured["heads"]["expert"] = summarize_and_show(task, [recorded_episodes(dataset)])
     for name in heads:
         if name in measured["heads"]:
             continue
         cloning: Any = cloning_with(HEADS[name], gradient_steps, chunk, execute)
         played = list(play_clones(cloning, dataset, environment, seeds, episodes))
-        measured["heads"][name] = summarize_modes(task, played)
+        measured["heads"][name] = summarize_and_show(task, played)
         measured["cloning"][name] = plain_fields(cloning)
         measured["measured"] = datetime.now().strftime("%Y-%m-%d %H:%M")
         files.write_json(path, measured)
@@ -136,13 +137,27 @@ def begin_or_go_on_with_heads(
     return measured
 
 
+def summarize_and_show(task: TaskWithModes, played: list[list[EpisodeOutcome]]) -> dict[str, Any]:
+    """The result of `summarize_modes`, and some episodes of the first seed for a picture.
+
+    "ways" has of each of them is_success and positions, the (x, y) [time][2].
+    """
+    ways = [
+        {
+            "is_success": episode.is_success,
+            "positions": np.round(np.float64(episode.positions[:, :2]), 3).tolist(),
+        }
+        for episode in played[0][:DRAWN_EPISODES]
+    ]
+    return summarize_modes(task, played) | {"ways": ways}
+
+
 def summarize_modes(task: TaskWithModes, played: list[list[EpisodeOutcome]]) -> dict[str, Any]:
     """The successes and modes of episodes [seed][episode], and their statistics over seeds.
 
     success, entropy   of each: per_seed, iqm and ci95, the 95 % interval; None where undefined
     left               the same of the share of successes in mode 1, for tasks of two modes
     modes              successes by mode, [seed][mode]
-    ways               of some episodes of the first seed: is_success and the (x, y), [time][2]
 
     Entropy is that of the modes of successes, -Σ p log p with the number of modes as base: 1 where
     all are equally frequent, 0 where a single one is left.
@@ -159,13 +174,6 @@ def summarize_modes(task: TaskWithModes, played: list[list[EpisodeOutcome]]) -> 
         "entropy": summarize_seeds(entropy),
         **({"left": summarize_seeds(share[:, 1])} if task.num_modes == 2 else {}),
         "modes": modes.tolist(),
-        "ways": [
-            {
-                "is_success": episode.is_success,
-                "positions": np.round(np.float64(episode.positions[:, :2]), 3).tolist(),
-            }
-            for episode in played[0][:DRAWN_EPISODES]
-        ],
     }
 
 
