@@ -89,6 +89,8 @@ _MODULE_OF = {
     "measure_open_loop": "studies.open_loop",
     "measure_error_growth": "studies.error_growth",
     "measure_demonstrations_needed": "studies.demonstrations_needed",
+    "measure_modes_by_head": "studies.modes_by_head",
+    "measure_chunk_lengths": "studies.chunk_lengths",
     "InvalidInput": "errors",
 }
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
@@ -53,6 +53,8 @@ def _figure(arguments: list[str]) -> None:
         "open-loop": _open_loop,
         "error-growth": _error_growth,
         "demonstrations-needed": _demonstrations_needed,
+        "modes-by-head": _modes_by_head,
+        "chunk-lengths": _chunk_lengths,
     }
     if not arguments or arguments[0] in ("-h", "--help"):
         print("usage: etude figure NAME [...]\n\nMeasure and draw a result of the course:\n")
@@ -216,3 +218,100 @@ def _demonstrations_needed(arguments: list[str]) -> None:
             low, high = returns["ci95"]
             print(f"{name:8}{labels:>6} labels {returns['iqm']:8.1f} ({low:.1f} to {high:.1f})")
     print(f"drawn   {directory / 'demonstrations_needed.png'}")
+
+
+def _modes_by_head(arguments: list[str]) -> None:
+    """`etude figure modes-by-head`: what each head makes of an expert with several ways"""
+
+    @dataclasses.dataclass
+    class ModesByHead:
+        """Clone an expert of several ways with each head, and draw success, modes and ways."""
+
+        environment: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="ENVIRONMENT")] = (
+            "etude/Fork-v0"
+        )
+        """etude/Fork-v0, etude/Avoiding-v0 or etude/Push-v0"""
+        heads: tuple[str, ...] = (
+            "deterministic",
+            "direct",
+            "mixture",
+            "latent",
+            "autoregressive",
+            "flow",
+            "diffusion",
+        )
+        """names of heads"""
+        gradient_steps: int = 12_000
+        """gradient steps of each clone"""
+        chunk: int = 1
+        """actions that are predicted at once"""
+        execute: int = 1
+        """actions of a chunk that are executed"""
+        seeds: int = 5
+        """clones of each head"""
+        demonstrations: int = 200
+        """episodes of the expert"""
+        episodes: int = 1_000
+        """episodes that each clone plays"""
+        out: str | None = None
+        """the output directory; default runs/modes_by_head-ENVIRONMENT"""
+
+    options = flags.parse(ModesByHead, "etude figure modes-by-head", arguments)
+    enable_cache()
+    from etude.studies.modes_by_head import measure_modes_by_head
+
+    directory, measured = measure_modes_by_head(**vars(options))
+    for name, of_head in measured["heads"].items():
+        words = [f"success {_with_interval(of_head['success'])}"]
+        words += [
+            f"{column} {_with_interval(of_head[column])}"
+            for column in ("left", "entropy")
+            if column in of_head
+        ]
+        print(f"{name:16}" + ", ".join(words))
+    print(f"drawn   {directory / 'modes_by_head.png'}")
+    print(f"drawn   {directory / 'ways_by_head.png'}")
+
+
+def _chunk_lengths(arguments: list[str]) -> None:
+    """`etude figure chunk-lengths`: success of clones by the length of their chunks"""
+
+    @dataclasses.dataclass
+    class ChunkLengths:
+        """Clone the expert of a task with chunks of several lengths, and draw how often the clones
+        succeed."""
+
+        environment: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="ENVIRONMENT")] = (
+            "etude/Push-v0"
+        )
+        """etude/Push-v0, etude/Avoiding-v0 or etude/Fork-v0"""
+        chunks: tuple[int, ...] = (1, 4, 8, 16)
+        """lengths of chunks, of which half are executed"""
+        gradient_steps: int = 6_000
+        """gradient steps of each clone"""
+        seeds: int = 5
+        """clones of each head with each length"""
+        demonstrations: int = 200
+        """episodes of the expert"""
+        episodes: int = 1_000
+        """episodes that each clone plays"""
+        out: str | None = None
+        """the output directory; default runs/chunk_lengths-ENVIRONMENT"""
+
+    options = flags.parse(ChunkLengths, "etude figure chunk-lengths", arguments)
+    enable_cache()
+    from etude.studies.chunk_lengths import measure_chunk_lengths
+
+    directory, measured = measure_chunk_lengths(**vars(options))
+    for name, by_length in measured["heads"].items():
+        for chunk, found in by_length.items():
+            print(f"{name:16}chunk {chunk:>3}  success {_with_interval(found['success'])}")
+    print(f"drawn   {directory / 'chunk_lengths.png'}")
+
+
+def _with_interval(summary: dict[str, Any]) -> str:
+    """A number over seeds with its interval; a dash where no seed has one."""
+    if summary["iqm"] is None:
+        return "–"
+    low, high = summary["ci95"]
+    return f"{summary['iqm']:.3f} ({low:.3f} to {high:.3f})"

@@ -171,9 +171,14 @@ def finish_figure(figure, axes, path, title, subtitle, numbered="xy"):
     draw_caption(axes, title, subtitle)
     for name in numbered:
         _number(getattr(axes, f"{name}axis"))
+    save_figure(figure, path)
+
+
+def save_figure(figure: Any, file: Path | str) -> None:
+    """Write the figure as a PNG, atomically."""
     image = io.BytesIO()
     figure.savefig(image, format="png", dpi=DPI, metadata={"Software": None})
-    files.write_bytes(Path(path), image.getvalue())
+    files.write_bytes(Path(file), image.getvalue())
 
 
 def style_axes(axes, label):

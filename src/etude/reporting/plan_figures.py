@@ -1,6 +1,5 @@
 """Figures of plans: a trajectory with controls and costs, a video of the motion, a search tree."""
 
-import io
 import warnings
 from functools import partial
 from pathlib import Path
@@ -17,9 +16,9 @@ from etude.reporting.figures import (
     INK,
     draw_caption,
     format_thousands,
+    save_figure,
     style_axes,
 )
-from etude.storage import files
 
 LABELS = {  # axis labels of states and controls
     "double-integrator": (["position (m)", "velocity (m/s)"], ["force (N)"]),
@@ -307,10 +306,3 @@ def layout_tree(nodes: dict[int, tuple[int, int, int, float]]) -> dict[int, tupl
 
     place(0, 0)
     return positions
-
-
-def save_figure(figure: Any, file: Path) -> None:
-    """Write the figure as a PNG, atomically."""
-    image = io.BytesIO()
-    figure.savefig(image, format="png", dpi=DPI, metadata={"Software": None})
-    files.write_bytes(Path(file), image.getvalue())

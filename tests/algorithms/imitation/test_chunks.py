@@ -173,21 +173,26 @@ def test_a_chunk_of_one_is_a_single_action():
 
 def test_a_memory_goes_on_while_a_chunk_is_executed():
     """The cell reads every observation, also where nothing is predicted."""
-    bc = BC(hidden=(3,), head=Autoregressive(3, 4), recurrent=GRU(3), chunk=2, execute=2)
+    bc = BC(hidden=(), recurrent=GRU(3), chunk=2, execute=2)
     spec = EnvironmentSpec(Box((1,)), Discrete(3), 4)
 
     @jax.jit
     def play(key):
         state = init_state(bc, key, spec, Outside(recorded()))
         memory = bc.initial_memory(state, spec, key)
-        memories = [memory]
-        for i in range(3):
-            seen = jnp.full((4, 1), 1.0 + i)
-            action, memory = bc.act(state, seen, memory, key, explore=False)
-            memories.append(memory)
-        return memories, action
 
-    memories, action = play(KEY)
+        def step(memory, seen):
+            action, memory = bc.act(state, seen, memory, key, explore=False)
+            return memory, (memory, action)
+
+        _, (later, actions) = jax.lax.scan(
+            step, memory, jnp.arange(1.0, 4)[:, None, None] * jnp.ones((4, 1))
+        )
+        return memory, later, actions
+
+    start, later, actions = jax.device_get(play(KEY))
+    memories = [start, *(jax.tree.map(lambda x, i=i: x[i], later) for i in range(3))]
+    action = actions[-1]
     assert jax.tree.map(jnp.shape, memories[0]) == jax.tree.map(jnp.shape, memories[-1])
     np.testing.assert_array_equal([memory.num_left[0] for memory in memories], [0, 1, 0, 1])
     np.testing.assert_array_equal(memories[1].actions, memories[2].actions)

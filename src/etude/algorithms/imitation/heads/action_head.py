@@ -2,14 +2,15 @@
 
     observation --Torso--> features --head--> a chunk of actions [chunk, *action]
 
-A chunk is the actions from a step on, and most often one. The same expert may do one thing or
-another in the same state; the heads differ in how they hold what its actions have in common:
+A chunk is the next `chunk` actions, by default one. In the same state an expert may act in several
+ways, which are the modes of its actions. The heads differ in the distributions of actions that they
+can represent:
 
-    direct, deterministic      one action, and what is left is noise
-    mixture                    one of several
-    latent                     a function of noise that is drawn first
-    autoregressive             the parts of an action in turn, each with those before it
-    flow, diffusion            noise that is turned into an action step by step
+    direct, deterministic      one mode
+    mixture                    a few modes
+    latent                     an action as a function of a random z
+    autoregressive             an action element by element, each given those before it
+    flow, diffusion            noise that is turned into an action in several steps
 """
 
 from typing import Any, Protocol, cast
@@ -30,14 +31,17 @@ class Context:
     """What a head knows of a state: features [..., feature], and the choices that are legal."""
 
     features: Array
-    # of the first action, bool [..., n] in the order of its logits; None where all are
+    # bool [..., n], as `nn.action_masks` tells it; None without a mask, as in chunks of several
+    # actions, where a mask says nothing of the later ones
     legal: Array | None = None
 
 
 class ActionHead(Protocol):
-    """What a cloned policy asks of its head, which is a struct of settings.
+    """A head: a struct of settings that makes a network, gives its loss and acts with it.
 
-    `network` is what `make` returned, a tree of arrays. Actions are in the policy's units.
+    `network` is what `make` returned. Actions are in the policy's units: in [-1, 1] for a bounded
+    Box, choices from 0, and as they are for an unbounded Box, which is best scaled to about [-1, 1]
+    by the environment.
     """
 
     is_deterministic: bool  # whether `act`, without `explore`, draws nothing at random
@@ -47,7 +51,8 @@ class ActionHead(Protocol):
     ) -> Any:
         """The network from `num_features` to chunks of `chunk` actions of `space`.
 
-        Raises InvalidInput for a space that the head does not take.
+        `activation` is that of hidden layers of the head's own, where it has any. Raises
+        InvalidInput for a space that the head does not take.
         """
         ...
 
@@ -56,30 +61,37 @@ class ActionHead(Protocol):
     ) -> tuple[Array, Metrics]:
         """(the loss [], metrics) of the expert's chunks, [..., chunk, *action].
 
-        Actions count where `is_valid` [..., chunk] is True, and the first of a chunk always does.
+        `is_valid` [..., chunk] is True for the first actions of a chunk, at least for one. Those
+        after the end of an episode are copies of its last action: a network may read them, but the
+        loss leaves them out. `key` is for what the loss draws.
         """
         ...
 
     def act(self, network: Any, context: Context, key: Array, explore: bool) -> Array:
         """Chunks of actions [..., chunk, *action].
 
-        Without `explore` no noise is added to them; but where a head has several modes, one of
-        them is drawn all the same, for the mean of them may be what no expert does.
+        Without `explore` a mode is drawn all the same, for the mean of the modes may be what no
+        expert does; what is left out is the noise about it:
+
+            direct, deterministic      the most likely action, and the mean
+            mixture, latent            a component or z is drawn; then its mean
+            autoregressive             bins are drawn; then their centers. Choices are drawn
+            flow, diffusion            as with `explore`: from noise
         """
         ...
 
     def constrain(self, network: Any) -> Any:
-        """The network after a gradient step, brought back to the bounds of its numbers."""
+        """The network after a gradient step, with standard deviations of at least `min_std`."""
         ...
 
 
 def keep_network(network: Any) -> Any:
-    """The network as it is: its numbers have no bounds."""
+    """The network unchanged: for heads without parameters that have bounds."""
     return network
 
 
 def check_head_space(head: Any, space: Space, *kinds: ActionKind) -> None:
-    """Raise InvalidInput for a space of none of the `kinds` that the head takes."""
+    """Raise InvalidInput unless the space is of one of these `kinds`, which the head takes."""
     if not is_kind(space, *kinds):
         raise InvalidInput(
             f"head {tag_of(type(head))} takes {' or '.join(kinds)} actions, and this environment's "
@@ -87,37 +99,32 @@ def check_head_space(head: Any, space: Space, *kinds: ActionKind) -> None:
         )
 
 
-def box_for(head: Any, space: Space, kind: ActionKind = "Box") -> Box:
-    """The space itself, a Box of the `kind` that the head takes.
-
-    Raises InvalidInput for another space.
-    """
+def require_box(head: Any, space: Space, kind: ActionKind = "Box") -> Box:
+    """The space itself; raises InvalidInput unless it is a Box of the head's `kind`."""
     check_head_space(head, space, kind)
     return cast(Box, space)
 
 
 def valid_weight(is_valid: Array) -> Array:
-    """Weights [..., chunk] of mean 1, and of 0 where an action does not count."""
+    """Weights [..., chunk] of mean 1, and of 0 for actions that are not valid."""
     return is_valid / is_valid.mean()
 
 
 def per_action(total: Array, is_valid: Array) -> Array:
-    """The mean [] per action that counts, of sums [...] over the actions of chunks that do."""
-    return total.mean() / is_valid.sum(-1).mean()
+    """Totals [...] over the valid actions of chunks, divided by the number of these actions: []."""
+    return total.sum() / is_valid.sum()
 
 
 def squared_error(error: Array, is_valid: Array) -> Array:
-    """The mean square [] of the errors [..., chunk, n] of the actions that count."""
+    """The mean square [] of errors [..., chunk, n], over the elements of the valid actions."""
     return (valid_weight(is_valid)[..., None] * error**2).mean()
 
 
 def action_error(space: Space, action: Array, expert_action: Array, weight: Array) -> Array:
-    """How far actions are from the expert's, []: a number that is easier to read than a likelihood.
+    """How far actions [..., *action] are from the expert's, which are what was executed: [].
 
-    Actions are [..., *action], and their weights [...] in the mean are those of `valid_weight`.
-
-    For a Box it is the mean absolute difference of what is executed, in the policy's units, in
-    which bounded actions are in [-1, 1]; else the share of the choices that differ.
+    For a Box it is the mean absolute difference of what is executed, in the policy's units; else
+    the share of the choices that differ. `weight` [...] is `valid_weight(is_valid)`.
     """
     if isinstance(space, Box):
         error = jnp.abs(executed_action(space, action) - expert_action)
@@ -126,6 +133,12 @@ def action_error(space: Space, action: Array, expert_action: Array, weight: Arra
     return (weight[..., None] * error.reshape(*weight.shape, -1)).mean()
 
 
-def to_vectors(action: Array, is_valid: Array) -> Array:
-    """Actions of a Box, [..., chunk, *action], as [..., chunk, n]."""
-    return action.reshape(*is_valid.shape, -1)
+def to_vectors(action: Array, space: Box) -> Array:
+    """Actions of a Box, [..., chunk, *action], as vectors [..., chunk, n]."""
+    leading = action.shape[: action.ndim - len(space.shape)]
+    return action.reshape(*leading, -1)
+
+
+def from_vectors(vectors: Array, space: Box) -> Array:
+    """Vectors [..., chunk, n] as actions of a Box, [..., chunk, *action]."""
+    return vectors.reshape(*vectors.shape[:-1], *space.shape)

@@ -1,11 +1,11 @@
-"""The parts of an action in turn, each as a choice: an autoregressive model.
+"""The elements of an action one after the other, each as a choice: an autoregressive model.
 
     log π(a|s) = Σ_i log π(a_i | s, a_1, ..., a_(i-1))
 
-A part is an element of an action, and those of a chunk follow one another. An element of a Box is
-cut into bins, so a distribution of any shape costs as many numbers as it has bins, and all
-combinations of n elements n times as many. A recurrent cell, which begins with the features of the
-state, reads the parts so far.
+The elements, here called parts, are those of all actions of a chunk, in order. An element of a Box
+is cut into bins: n elements take n · bins logits, and can have any distribution, where a table of
+all combinations would take binsⁿ. A recurrent cell, which begins with the features of the state,
+reads the parts so far.
 """
 
 import math
@@ -61,13 +61,17 @@ class AutoregressiveNetwork:
         )
 
     def logits(self, memory: Array, is_choice: Array) -> Array:
-        """The logits [..., choice] of a part, after the cell has read the parts before it."""
+        """The logits of a part, after the cell has read the parts before it.
+
+        `is_choice` [..., choice] is what may be chosen; the other logits are as good as -inf.
+        """
         return jnp.where(is_choice, affine(self.output, memory), MASKED_LOGIT)
 
     def choices_of(self, context: Context) -> Array:
-        """What may be chosen in each part, bool [part, ..., choice].
+        """What may be chosen in each part, bool [part, ..., choice], in the order of the scan.
 
-        Parts have as many logits as the largest of them.
+        Parts have as many logits as the largest of them. `legal` is that of Discrete actions, or of
+        MultiDiscrete ones, one element after the other.
         """
         sizes, most = np.array(self.sizes), max(self.sizes)
         leading = [1] * (context.features.ndim - 1)
@@ -110,12 +114,12 @@ class AutoregressiveNetwork:
 
 @struct
 class Autoregressive:
-    """The parts of an action in turn, each as a choice that knows those before it: for discrete
+    """The elements of an action one after the other, each given those before it: for discrete
     actions, and for Box actions with bounds."""
 
     bins: int = static(21, at_least=2)
-    """Bins of each element of a Box, whose centers are even in [-1, 1], both ends included; no
-    effect with other action spaces."""
+    """Bins of each element of a Box: their centers are evenly spaced, the first at -1 and the last
+    at 1, so an action is off by at most 1 / (bins - 1); no effect with other action spaces."""
     units: int = static(128, at_least=1)
     """Units of the recurrent cell that reads the parts."""
 
@@ -158,7 +162,8 @@ class Autoregressive:
     def act(
         self, network: AutoregressiveNetwork, context: Context, key: Array, explore: bool
     ) -> Array:
-        """Choices that are drawn, at the centers of their bins; with `explore` anywhere in them."""
+        """Choices are drawn; of a Box their bins' centers, or with `explore` a place in the bin,
+        within [-1, 1]."""
         key_choice, key_place = jax.random.split(key)
         choices = jnp.moveaxis(network.sample(context, key_choice), 0, -1)
         choices = choices.reshape(*choices.shape[:-1], network.chunk, *network.space.zeros().shape)

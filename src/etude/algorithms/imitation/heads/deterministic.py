@@ -1,6 +1,6 @@
 """One action and no noise, by the mean squared error.
 
-    L = E[|μ(s) - a|²]
+    L = E[|μ(s) - a|²] / n,   n the number of elements of an action
 
 Its minimum is the mean action of the expert in each state. Where the expert does one thing or
 another, the mean may be neither.
@@ -13,8 +13,9 @@ import equinox as eqx
 from etude.algorithms.imitation.heads.action_head import (
     Context,
     action_error,
-    box_for,
+    from_vectors,
     keep_network,
+    require_box,
     squared_error,
     to_vectors,
     valid_weight,
@@ -37,8 +38,8 @@ class DeterministicNetwork:
 
     def __call__(self, features: Array) -> Array:
         """The actions of a chunk, [..., chunk, *action]."""
-        actions = affine(self.layer, features)
-        return actions.reshape(*actions.shape[:-1], self.chunk, *self.space.shape)
+        vectors = affine(self.layer, features)
+        return from_vectors(vectors.reshape(*vectors.shape[:-1], self.chunk, -1), self.space)
 
 
 @struct
@@ -50,8 +51,8 @@ class Deterministic:
     def make(
         self, key: Array, space: Space, num_features: int, chunk: int, activation: Activation
     ) -> DeterministicNetwork:
-        """A layer that starts near zero."""
-        box = box_for(self, space)
+        """A layer whose outputs are near zero at the start."""
+        box = require_box(self, space)
         size = chunk * num_parameters(space)
         return DeterministicNetwork(
             make_orthogonal_layer(key, num_features, size, 0.01), box, chunk
@@ -67,7 +68,7 @@ class Deterministic:
     ) -> tuple[Array, Metrics]:
         """The mean of (μ(s) - a)² over the elements of actions."""
         predicted = network(context.features)
-        loss = squared_error(to_vectors(predicted - action, is_valid), is_valid)
+        loss = squared_error(to_vectors(predicted - action, network.space), is_valid)
         error = action_error(network.space, predicted, action, valid_weight(is_valid))
         return loss, {"squared_error": loss, "action_error": error}
 

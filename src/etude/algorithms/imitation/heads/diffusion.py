@@ -1,12 +1,14 @@
-"""Noise that is taken from an action: a diffusion model (Ho et al., 2020; Chi et al., 2023).
+"""Noise that is removed until an action is left: diffusion (Ho et al., 2020; Chi et al., 2023).
 
     a_t = √ᾱ_t a + √(1 - ᾱ_t) ε,   ε ~ N(0, I),   t uniform in 1, ..., T
-    L = E[|ε_θ(s, a_t, t) - ε|²]
+    L = E[|ε_θ(s, a_t, t) - ε|²] / n,   n the number of elements of a
 
 ᾱ falls from 1 at t = 0 to nearly 0 at t = T, by the cosine schedule (Nichol & Dhariwal, 2021). To
-act, noise a_T goes down to a_0 by the steps of DDIM (Song et al., 2021), which add no noise: each
-takes the action that a_t and ε_θ tell, within [-1, 1], and puts back as much noise as is left at
-the next t, which is none at 0.
+act, noise a_T becomes a_0 by the steps of DDIM (Song et al., 2021), from t to the next t' < t:
+
+    â = (a_t - √(1 - ᾱ_t) ε_θ) / √ᾱ_t, clipped to [-1, 1]      the action as it is estimated
+    ε̂ = (a_t - √ᾱ_t â) / √(1 - ᾱ_t)                            its noise
+    a_t' = √ᾱ_t' â + √(1 - ᾱ_t') ε̂                             no noise is left at t' = 0
 """
 
 import math
@@ -19,12 +21,16 @@ import numpy as np
 
 from etude.algorithms.imitation.heads.action_head import (
     Context,
-    box_for,
+    from_vectors,
     keep_network,
+    require_box,
     squared_error,
     to_vectors,
 )
-from etude.algorithms.imitation.heads.denoising import DenoisingNetwork, make_denoising_network
+from etude.algorithms.imitation.heads.noisy_actions import (
+    NoisyActionNetwork,
+    make_noisy_action_network,
+)
 from etude.errors import InvalidInput
 from etude.nn.networks import Activation
 from etude.spaces import Space
@@ -34,9 +40,9 @@ from etude.types import Array, Metrics
 
 @struct
 class Diffusion:
-    """Noise that is taken from an action step by step: for Box actions with bounds."""
+    """Noise that is removed step by step until an action is left: for Box actions with bounds."""
 
-    training_steps: int = static(100, at_least=1)
+    training_steps: int = static(100, at_least=1, at_most=10_000)
     """T: degrees of noise in training."""
     steps: int = static(10, at_least=1)
     """Steps of DDIM from noise to an action, at most training_steps."""
@@ -54,14 +60,14 @@ class Diffusion:
 
     def make(
         self, key: Array, space: Space, num_features: int, chunk: int, activation: Activation
-    ) -> DenoisingNetwork:
+    ) -> NoisyActionNetwork:
         """The network ε."""
-        box = box_for(self, space, "bounded Box")
-        return make_denoising_network(key, box, num_features, chunk, self.hidden, activation)
+        box = require_box(self, space, "bounded Box")
+        return make_noisy_action_network(key, box, num_features, chunk, self.hidden, activation)
 
     def loss(
         self,
-        network: DenoisingNetwork,
+        network: NoisyActionNetwork,
         context: Context,
         action: Array,
         is_valid: Array,
@@ -69,27 +75,29 @@ class Diffusion:
     ) -> tuple[Array, Metrics]:
         """The mean of (ε_θ - ε)² over the elements of actions."""
         key_noise, key_time = jax.random.split(key)
-        vectors = to_vectors(action, is_valid)
+        vectors = to_vectors(action, network.space)
         noise = jax.random.normal(key_noise, vectors.shape)
-        time = jax.random.randint(key_time, vectors.shape[:-2], 1, self.training_steps + 1)
-        signal = jnp.asarray(cosine_schedule(self.training_steps))[time][..., None, None]
+        t = jax.random.randint(key_time, vectors.shape[:-2], 1, self.training_steps + 1)
+        signal = jnp.asarray(cosine_schedule(self.training_steps))[t][..., None, None]  # ᾱ_t
         noisy = jnp.sqrt(signal) * vectors + jnp.sqrt(1 - signal) * noise
-        error = network(context.features, noisy, time / self.training_steps) - noise
+        error = network(context.features, noisy, t / self.training_steps) - noise
         loss = squared_error(error, is_valid)
         return loss, {"noise_error": loss}
 
-    def act(self, network: DenoisingNetwork, context: Context, key: Array, explore: bool) -> Array:
-        """What DDIM makes of noise; with `explore` there is no noise beside it."""
+    def act(
+        self, network: NoisyActionNetwork, context: Context, key: Array, explore: bool
+    ) -> Array:
+        """What DDIM makes of noise; `explore` has no effect: the noise is drawn either way."""
         noise = jax.random.normal(key, network.noise_shape(context.features))
-        predict = lambda x, time: network(context.features, x, time / self.training_steps)
+        predict = lambda x, t: network(context.features, x, t / self.training_steps)
         action = denoise(predict, noise, self.training_steps, self.steps)
-        return action.reshape(*action.shape[:-1], *network.space.shape)
+        return from_vectors(action, network.space)
 
     constrain = staticmethod(keep_network)
 
 
 def cosine_schedule(training_steps: int) -> np.ndarray:
-    """ᾱ_t of t = 0, ..., T, float32 [T + 1]; no step takes away more than 99.9 % of it."""
+    """ᾱ_t of t = 0, ..., T, float32 [T + 1], in which β_t = 1 - ᾱ_t / ᾱ_(t-1) is at most 0.999."""
     angle = (np.arange(training_steps + 1) / training_steps + 0.008) / 1.008 * math.pi / 2
     kept = np.cos(angle[1:]) ** 2 / np.cos(angle[:-1]) ** 2
     return np.cumprod([1.0, *np.maximum(kept, 0.001)]).astype(np.float32)
@@ -103,8 +111,8 @@ def denoise(
     signals = cosine_schedule(training_steps)[times]
 
     def step(x, inputs):
-        time, signal, next_signal = inputs
-        action = (x - jnp.sqrt(1 - signal) * predict(x, time)) / jnp.sqrt(signal)
+        t, signal, next_signal = inputs
+        action = (x - jnp.sqrt(1 - signal) * predict(x, t)) / jnp.sqrt(signal)
         action = jnp.clip(action, -1, 1)
         noise = (x - jnp.sqrt(signal) * action) / jnp.sqrt(1 - signal)
         return jnp.sqrt(next_signal) * action + jnp.sqrt(1 - next_signal) * noise, None

@@ -1,9 +1,10 @@
 """One action and its noise: the distribution that policy gradients use, for every kind of action.
 
-    L = -E[log π(a|s)],   π = categorical, Bernoulli, or N(μ(s), σ²)
+    L = -E[log π(a|s)] - c E[H(π(·|s))],   π = categorical, Bernoulli, or N(μ(s), σ²)
 
-The mean μ(s) is fitted to the actions, and the standard deviation σ, the same in all states, to
-what is left. The parts of an action, and the actions of a chunk, are independent.
+c is `entropy_coefficient`. The mean μ(s) is fitted to the actions, and the standard deviation σ,
+the same in all states, to the residual errors. The elements of an action, and the actions of a
+chunk, are independent.
 """
 
 from typing import ClassVar
@@ -32,16 +33,15 @@ class DirectNetwork:
     chunk: int = static()
 
     def distribution(self, context: Context) -> Distribution:
-        """π(·|s), [...] of single actions, else [..., chunk]."""
-        size = distributions.num_parameters(self.space)
-        by_action = (self.chunk, size) if self.chunk > 1 else (size,)
+        """π(·|s) of each action of a chunk, [..., chunk]."""
+        by_action = self.chunk, distributions.num_parameters(self.space)
         parameters = affine(self.layer, context.features)
         parameters = parameters.reshape(*parameters.shape[:-1], *by_action)
         log_std = self.log_std.reshape(by_action) if isinstance(self.space, Box) else ()
         pi = distributions.distribution_for(self.space, parameters, log_std)
         if context.legal is None:
             return pi
-        return distributions.masked_distribution(pi, context.legal)
+        return distributions.masked_distribution(pi, context.legal[..., None, :])
 
 
 @struct
@@ -55,15 +55,15 @@ class Direct:
     """Least standard deviation of Box actions, without which the likelihood of actions that are
     fitted exactly would have no upper bound; no effect with other action spaces."""
     entropy_coefficient: float = traced(0.0, at_least=0)
-    """Weight of the entropy bonus, per nat, in the loss; larger values keep the policy from
-    certainty."""
+    """Weight of the entropy bonus, per nat, in the loss; larger values keep the policy
+    random."""
 
     is_deterministic: ClassVar[bool] = True
 
     def make(
         self, key: Array, space: Space, num_features: int, chunk: int, activation: Activation
     ) -> DirectNetwork:
-        """A layer that starts near zero, as that of `etude.nn.policies.make_policy`."""
+        """A layer whose outputs start near zero, as in `etude.nn.policies.make_policy`."""
         size = chunk * distributions.num_parameters(space)
         layer = make_orthogonal_layer(key, num_features, size, 0.01)
         log_std = jnp.full(size if isinstance(space, Box) else 0, jnp.log(self.initial_std))
@@ -74,9 +74,6 @@ class Direct:
     ) -> tuple[Array, Metrics]:
         """-E[log π(a|s)], minus the entropy bonus."""
         pi, weight = network.distribution(context), valid_weight(is_valid)
-        if network.chunk == 1:
-            axis = is_valid.ndim - 1
-            action, weight = action.squeeze(axis), weight.squeeze(axis)
         nll = weighted_nll(pi.log_prob(action), weight)
         entropy = (weight * pi.entropy()).mean()
         error = action_error(network.space, pi.mode(), action, weight)
@@ -86,10 +83,8 @@ class Direct:
     def act(self, network: DirectNetwork, context: Context, key: Array, explore: bool) -> Array:
         """Samples of π, or without `explore` its modes."""
         pi = network.distribution(context)
-        action = pi.sample(key) if explore else pi.mode()
-        leading = *context.features.shape[:-1], network.chunk
-        return action.reshape(*leading, *network.space.zeros().shape)
+        return pi.sample(key) if explore else pi.mode()
 
     def constrain(self, network: DirectNetwork) -> DirectNetwork:
-        """No standard deviation is below its least."""
+        """The network with standard deviations of at least `min_std`."""
         return replace(network, log_std=jnp.maximum(network.log_std, jnp.log(self.min_std)))

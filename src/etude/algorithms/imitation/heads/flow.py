@@ -1,11 +1,12 @@
 """Noise that flows to an action: flow matching along straight lines (Lipman et al., 2023).
 
     a_τ = (1 - τ) ε + τ a,   ε ~ N(0, I),   τ uniform in [0, 1]
-    L = E[|v(s, a_τ, τ) - (a - ε)|²]
+    L = E[|v(s, a_τ, τ) - (a - ε)|²] / n,   n the number of elements of a
 
-The best v is the mean velocity of all lines that pass a_τ. To act, noise follows it from τ = 0 to
-τ = 1, by the steps of Euler's method. A single step ends in the expert's mean action, and more of
-them part its modes.
+This is their optimal transport path with σ_min = 0. The best v is the mean velocity of all lines
+that pass a_τ. To act, noise follows it from τ = 0 to τ = 1, by the steps of Euler's method. With a
+single step every action is the expert's mean action; with more steps the actions split into its
+modes.
 """
 
 from collections.abc import Callable
@@ -16,12 +17,16 @@ import jax.numpy as jnp
 
 from etude.algorithms.imitation.heads.action_head import (
     Context,
-    box_for,
+    from_vectors,
     keep_network,
+    require_box,
     squared_error,
     to_vectors,
 )
-from etude.algorithms.imitation.heads.denoising import DenoisingNetwork, make_denoising_network
+from etude.algorithms.imitation.heads.noisy_actions import (
+    NoisyActionNetwork,
+    make_noisy_action_network,
+)
 from etude.nn.networks import Activation
 from etude.spaces import Space
 from etude.struct import static, struct
@@ -41,14 +46,14 @@ class Flow:
 
     def make(
         self, key: Array, space: Space, num_features: int, chunk: int, activation: Activation
-    ) -> DenoisingNetwork:
+    ) -> NoisyActionNetwork:
         """The network v."""
-        box = box_for(self, space)
-        return make_denoising_network(key, box, num_features, chunk, self.hidden, activation)
+        box = require_box(self, space)
+        return make_noisy_action_network(key, box, num_features, chunk, self.hidden, activation)
 
     def loss(
         self,
-        network: DenoisingNetwork,
+        network: NoisyActionNetwork,
         context: Context,
         action: Array,
         is_valid: Array,
@@ -56,7 +61,7 @@ class Flow:
     ) -> tuple[Array, Metrics]:
         """The mean of (v - (a - ε))² over the elements of actions."""
         key_noise, key_time = jax.random.split(key)
-        vectors = to_vectors(action, is_valid)
+        vectors = to_vectors(action, network.space)
         noise = jax.random.normal(key_noise, vectors.shape)
         time = jax.random.uniform(key_time, vectors.shape[:-2])
         noisy, velocity = straight_line(noise, vectors, time[..., None, None])
@@ -64,12 +69,14 @@ class Flow:
         loss = squared_error(error, is_valid)
         return loss, {"velocity_error": loss}
 
-    def act(self, network: DenoisingNetwork, context: Context, key: Array, explore: bool) -> Array:
-        """Where noise flows to; with `explore` there is no noise beside it."""
+    def act(
+        self, network: NoisyActionNetwork, context: Context, key: Array, explore: bool
+    ) -> Array:
+        """Where noise flows to; `explore` has no effect: the noise is drawn either way."""
         noise = jax.random.normal(key, network.noise_shape(context.features))
         field = lambda x, time: network(context.features, x, time)
         action = integrate(field, noise, self.steps)
-        return action.reshape(*action.shape[:-1], *network.space.shape)
+        return from_vectors(action, network.space)
 
     constrain = staticmethod(keep_network)
 

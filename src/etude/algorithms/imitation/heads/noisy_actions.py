@@ -1,4 +1,4 @@
-"""The network of heads that turn noise into actions: from state, noisy actions and time."""
+"""The network of heads that turn noise into actions: it reads the state, noisy actions and time."""
 
 import math
 
@@ -10,12 +10,18 @@ from etude.spaces import Box
 from etude.struct import static, struct
 from etude.types import Array
 
-FREQUENCIES = 4  # of the sines and cosines of the time
+# of the sines and cosines of the time; the slowest tells all times apart, and what the network
+# learns changes smoothly with them, so few more do
+FREQUENCIES = 4
 
 
 @struct
-class DenoisingNetwork:
-    """Features, noisy actions [..., chunk, n] and times [...] in [0, 1] to as many numbers."""
+class NoisyActionNetwork:
+    """From features, noisy actions [..., chunk, n] and a time [...] in [0, 1] to [..., chunk, n].
+
+    For flow that is a velocity, and time 1 is the action; for diffusion it is the noise, and time 0
+    is the action.
+    """
 
     mlp: MLP
     space: Box = static()
@@ -32,18 +38,18 @@ class DenoisingNetwork:
         return *features.shape[:-1], self.chunk, num_parameters(self.space)
 
 
-def make_denoising_network(
+def make_noisy_action_network(
     key: Array,
     space: Box,
     num_features: int,
     chunk: int,
     hidden: tuple[int, ...],
     activation: Activation,
-) -> DenoisingNetwork:
+) -> NoisyActionNetwork:
     """A network for chunks of actions of `space`, with these hidden layers."""
     size = chunk * num_parameters(space)
     sizes = (num_features + size + 2 * FREQUENCIES, *hidden, size)
-    return DenoisingNetwork(make_mlp(key, sizes, activation), space, chunk)
+    return NoisyActionNetwork(make_mlp(key, sizes, activation), space, chunk)
 
 
 def time_features(time: Array) -> Array:
