@@ -16,7 +16,7 @@ import scipy.stats
 from gymnasium_spaces import ACTIONS
 
 from etude.algorithms.imitation.bc import BC
-from etude.algorithms.imitation.cloning import is_weight_matrix
+from etude.algorithms.imitation.cloning import decay_mask
 from etude.algorithms.imitation.heads import diffusion, flow
 from etude.algorithms.imitation.heads.action_head import Context
 from etude.algorithms.imitation.heads.autoregressive import Autoregressive, bin_center, to_choices
@@ -119,7 +119,7 @@ def computed():
 def test_weight_decay_leaves_standard_deviations_and_biases_alone(computed):
     """By their names, in the networks of all heads."""
     for network in computed[0].values():
-        for path, decays in jax.tree_util.tree_leaves_with_path(is_weight_matrix(network)):
+        for path, decays in jax.tree_util.tree_leaves_with_path(decay_mask(network)):
             name = path[-1].name
             assert decays == (name not in ("bias", "recurrent_bias", "log_std")), name
 
