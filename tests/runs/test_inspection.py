@@ -86,7 +86,7 @@ def test_what_it_holds_is_shown(recorded):
     """Of Minari's layout its own spaces, of an .npz those of the environment that it names."""
     with np.load(recorded / "cartpole.npz") as arrays:
         lengths = arrays["episode_lengths"]
-    for name, format in (("cartpole-v0", "Minari"), ("cartpole.npz", "NumPy")):
+    for name, format in (("cartpole-v0", "Minari"), ("cartpole.npz", ".npz")):
         done = here("dataset", name, "--check", "--replay", cwd=recorded)
         assert done.returncode == 0, done.stderr
         said = " ".join(done.stdout.split())

@@ -160,7 +160,7 @@ class BC:
             self,
             cloning.init_cloner(self, key_policy, spec),
             dataset.transitions.observation,
-            dataset_sampling.steps_of(dataset, ~is_held_out) if self.validation_share else None,
+            dataset_sampling.is_step_of(dataset, ~is_held_out) if self.validation_share else None,
         )
         return BCState(
             learner,

@@ -68,7 +68,7 @@ class Group:
 
     def names(self) -> list[str]:
         """The names in the group, in alphabetical order."""
-        return list(self._group)
+        return sorted(self._group)
 
     def is_group(self, name: str) -> bool:
         """Whether there is a group of that name."""
@@ -114,6 +114,10 @@ class Group:
         self._budget.spend(_size(dataset.shape, dtype.itemsize), path)
         self._check_is_there(dataset, dtype.itemsize, path)
         return dataset[()]
+
+    def num_axes(self, name: str) -> int:
+        """The number of axes of the array of that name."""
+        return len(self._dataset(name).shape)
 
     def rows_of_bytes(self, name: str) -> Iterator[bytes]:
         """The bytes of each row of an array of bytes [row, byte] or of rows of several lengths."""

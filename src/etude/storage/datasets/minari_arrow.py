@@ -59,11 +59,11 @@ def read_arrow_episodes(
     if has_pictures:
         notes.append(JPEG_NOTE)
     for number, table in enumerate(read_tables(folder, names, FIELDS)):
+        rows = len(table["rewards"])
         episode = {
-            field: _value(table[field], field, space, is_jpeg, spend)
+            field: _value(_without_padding(table[field], field), field, space, is_jpeg, spend)
             for field, space in spaces.items()
         }
-        rows = len(table["rewards"])
         metadata = files.read_json(folder / str(number) / "metadata.json")
         if not isinstance(metadata, dict) or metadata.get("total_steps", rows - 1) != rows - 1:
             raise CorruptFile(
@@ -79,21 +79,13 @@ def read_arrow_episodes(
             notes.append("options were given to its resets")
         seed = metadata.get("seed")
         is_seed = type(seed) is int and seed >= 0
-        episodes.append(_without_padding(episode) | {"seed": seed if is_seed else None})
+        episodes.append(episode | {"seed": seed if is_seed else None})
     return episodes, notes
 
 
-def _without_padding(episode: dict[str, Any]) -> dict[str, Any]:
-    """The fields of an episode, of which those of its steps end with a row too many."""
-
-    def cut(value):
-        if isinstance(value, dict):
-            return {key: cut(part) for key, part in value.items()}
-        return tuple(map(cut, value)) if isinstance(value, tuple) else value[:-1]
-
-    return {
-        field: value if field == "observations" else cut(value) for field, value in episode.items()
-    }
+def _without_padding(column: Any, field: str) -> Any:
+    """A column without the last row of what belongs to a step, which may be missing values."""
+    return column if field == "observations" else column[:-1]
 
 
 def _value(array: Any, name: str, space: Space, is_jpeg: bool, spend: Any) -> Any:
