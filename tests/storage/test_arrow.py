@@ -12,55 +12,32 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from two_episodes import (
+    ACTIONS,
+    OBSERVATIONS,
+    REWARDS,
+    SPEC,
+    TERMINATED,
+    assert_same,
+    expected,
+    refusal,
+)
 
 import etude
-from etude.data.dataset import make_dataset
 from etude.errors import InvalidInput
 from etude.runs.inspection import inspect_dataset
 from etude.runs.options import RunOptions
 from etude.runs.train import resolve_settings
-from etude.spaces import Box, Composite, Discrete, EnvironmentSpec, space_from_gymnasium
+from etude.spaces import Box, Composite, Discrete, space_from_gymnasium
 from etude.storage.datasets import budget
 from etude.storage.datasets.arrow import read_tables, rows_of
 from etude.storage.datasets.formats import read_dataset, read_recorded
 from etude.storage.datasets.minari import read_minari
+from etude.storage.datasets.recorded_episodes import FIELDS
 from etude.storage.files import CorruptFile
 from etude.struct import replace
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # Minari's, of missing authors
-
-SPEC = EnvironmentSpec(Box((2,)), Box((1,), low=-1.0, high=1.0), 4, "House-v1")
-# two episodes, of 3 steps to an end and of 2
-OBSERVATIONS = [np.arange(8.0).reshape(4, 2), 10 + np.arange(6.0).reshape(3, 2)]
-ACTIONS = [np.array([[0.5], [-0.5], [1]]), np.array([[0.25], [0]])]
-REWARDS = [np.array([1.0, 2, 3]), np.array([4.0, 5])]
-TERMINATED = [np.array([0, 0, 1], bool), np.zeros(2, bool)]
-TRUNCATED = [np.zeros(3, bool), np.array([0, 1], bool)]
-
-
-def expected(**changes):
-    recorded = dict(
-        observations=OBSERVATIONS,
-        actions=ACTIONS,
-        rewards=REWARDS,
-        terminations=TERMINATED,
-        truncations=TRUNCATED,
-    )
-    return make_dataset(replace(SPEC, id=""), **recorded | changes)
-
-
-def assert_same(dataset, other):
-    assert jax.tree.structure(dataset) == jax.tree.structure(other)
-    jax.tree.map(np.testing.assert_array_equal, dataset, other)
-
-
-def refusal(path, spec=SPEC, **options):
-    with pytest.raises(InvalidInput) as refused:
-        read_dataset(path, spec, **options)
-    message = str(refused.value)
-    assert message.startswith(str(path)) and message.count(str(path)) == 1
-    assert "\n" not in message
-    return message
 
 
 def write_json(path, data):
@@ -402,6 +379,25 @@ def test_faults_of_minaris_arrow_are_named(tmp_path, monkeypatch):
     write_json(folder / "metadata.json", metadata | {"total_episodes": 2**31 - 1})
     (folder / "0").unlink()
     assert "it has no folder of episode 0" in read()
+
+
+@pytest.mark.parametrize("kind", ["arrow", "parquet"])
+def test_the_padding_of_a_step_may_be_missing(tmp_path, monkeypatch, kind):
+    """Minari pads the actions of some spaces with None."""
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+    spaces = gymnasium_spaces.OBSERVATIONS["box"], gymnasium_spaces.ACTIONS["discrete"]
+    episodes = written_by_minari("a-v0", *spaces, kind)
+    (file,) = (tmp_path / "a-v0" / "data" / "0").glob(f"*.{kind}")
+    (columns,) = read_tables(file.parent, [file.name], FIELDS)
+    table = {name: column.to_pylist() for name, column in columns.items()}
+    table["actions"][-1] = None
+    file.unlink()
+    if kind == "parquet":
+        pq.write_table(pa.table(table), file)
+    else:
+        stream(file, pa.table(table))
+    actions = read_minari(tmp_path / "a-v0").fields["actions"]
+    np.testing.assert_array_equal(actions[0], episodes[0]["actions"])
 
 
 # Hostile files

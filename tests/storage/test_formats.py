@@ -7,48 +7,33 @@ import h5py
 import jax
 import numpy as np
 import pytest
+from two_episodes import (
+    ACTIONS,
+    OBSERVATIONS,
+    RECORDED,
+    REWARDS,
+    SPEC,
+    TERMINATED,
+    TRUNCATED,
+    assert_same,
+    expected,
+    refusal,
+)
 
 from etude.data.dataset import make_dataset
 from etude.errors import InvalidInput
-from etude.spaces import Box, Composite, Discrete, EnvironmentSpec, space_from_gymnasium
+from etude.spaces import (
+    Box,
+    Composite,
+    Discrete,
+    EnvironmentSpec,
+    MultiBinary,
+    space_from_gymnasium,
+)
 from etude.storage.datasets.formats import read_dataset, read_recorded, write_dataset
 from etude.storage.datasets.minari_writer import MinariWriter
 from etude.struct import replace
 from etude.trees import content_hash
-
-SPEC = EnvironmentSpec(Box((2,)), Box((1,), low=-1.0, high=1.0), 4, "House-v1")
-# two episodes, of 3 steps to a failure and of 2 to a time limit
-OBSERVATIONS = [np.arange(8.0).reshape(4, 2), 10 + np.arange(6.0).reshape(3, 2)]
-ACTIONS = [np.array([[0.5], [-0.5], [1]]), np.array([[0.25], [0]])]
-REWARDS = [np.array([1.0, 2, 3]), np.array([4.0, 5])]
-TERMINATED = [np.array([0, 0, 1], bool), np.zeros(2, bool)]
-TRUNCATED = [np.zeros(3, bool), np.array([0, 1], bool)]
-
-
-def expected(**changes):
-    recorded = dict(
-        observations=OBSERVATIONS,
-        actions=ACTIONS,
-        rewards=REWARDS,
-        terminations=TERMINATED,
-        truncations=TRUNCATED,
-    )
-    return make_dataset(replace(SPEC, id=""), **recorded | changes)
-
-
-def assert_same(dataset, other):
-    assert jax.tree.structure(dataset) == jax.tree.structure(other)
-    jax.tree.map(np.testing.assert_array_equal, dataset, other)
-
-
-def refusal(path, spec=SPEC, **options):
-    with pytest.raises(InvalidInput) as refused:
-        read_dataset(path, spec, **options)
-    message = str(refused.value)
-    assert message.startswith(str(path)) and message.count(str(path)) == 1
-    assert "\n" not in message
-    return message
-
 
 # D4RL
 
@@ -110,9 +95,28 @@ def test_without_next_observations_d4rl_invents_no_successor_that_counts(tmp_pat
     assert "1 episodes that were cut off end one step earlier" in notes[1]
 
 
+def test_episodes_of_one_step(tmp_path):
+    """One that was cut off, without the observation after it, is left out and counted apart."""
+    one = {"observations": np.ones((1, 2)), "next_observations": np.zeros((1, 2))}
+    one |= {"actions": np.zeros((1, 1)), "rewards": np.ones(1)}
+    one |= {"terminals": np.array([True]), "timeouts": np.array([False])}
+    assert read_dataset(d4rl(tmp_path / "a.hdf5", **one), SPEC).num_steps == 1
+    ends = {"terminals": np.zeros(5), "timeouts": np.array([1, 1, 0, 1, 1])}
+    path = d4rl(tmp_path / "b.hdf5", "next_observations", **ends)
+    assert read_dataset(path, SPEC).episode_lengths.tolist() == [1]
+    notes = read_recorded(path).notes
+    assert notes[0].startswith("1 episodes that were cut off end one step earlier")
+    assert notes[1].startswith("3 episodes of one step that was cut off are left out")
+    one["terminals"] = np.array([False])
+    message = refusal(d4rl(path, "next_observations", **one))
+    assert "all its episodes are cut off after one step" in message
+
+
 @pytest.mark.parametrize(
     "changes, message",
     [
+        ({"next_observations": np.zeros((5, 3))}, "(5, 2) and next_observations (5, 3); they"),
+        ({"next_observations": np.zeros((5, 1))}, "(5, 2) and next_observations (5, 1); they"),
         (
             {"timeouts": np.zeros(5, bool), "terminals": np.arange(5) == 4},
             "episode 0, step 2: its next observation is not the observation that follows, and "
@@ -202,6 +206,8 @@ def test_other_faults_of_robomimic_are_named(tmp_path):
     )
     spec = replace(SPEC, observation=Composite((Box((2,)), Box(())), ("eye", "nose")))
     assert "its observations have no key 'nose'" in refusal(path, spec)
+    pair = replace(SPEC, observation=Composite((Box((2,)), Box((2,)))))
+    assert "those of the environment are a Tuple; make a Dict" in refusal(path, pair)
     with h5py.File(robomimic(path), "r+") as file:
         file["data"].move("demo_2", "demo_010")
     assert "demo_010 and demo_10 have one number" in refusal(path)
@@ -250,6 +256,7 @@ def test_imitation_is_read_without_its_infos(tmp_path, monkeypatch):
         ({"terminal": None}, "it has no key 'terminal'; "),
         ({"obs": np.zeros((5, 2))}, "obs has the shape (5, 2), and by acts and indices it should "),
         ({"indices": np.array([5])}, "episode 1 has no steps by its indices"),
+        ({"indices": np.array([2.5])}, "indices has the number 2.5; give whole ones"),
         ({"indices": np.array([[3]])}, "acts have the shape (5, 1) and indices (1, 1); "),
         ({"obs": np.array([print] * 7)}, "'obs' has the dtype object; only numbers can be read"),
         ({"speed": np.zeros(5)}, "it has the unknown key 'speed'; leave it out."),
@@ -259,7 +266,7 @@ def test_faults_of_imitation_are_named(tmp_path, changes, message):
     assert message in refusal(imitation(tmp_path / "a.npz", **changes))
 
 
-# The door
+# All formats
 
 
 def test_what_is_no_dataset_is_refused(tmp_path):
@@ -316,6 +323,36 @@ def test_without_spaces_real_numbers_are_unbounded(tmp_path):
     assert read_dataset(tmp_path / "c.npz").spec.observation == Box((2,))
 
 
+def test_the_way_out_of_unknown_spaces_is_one_that_python_has(tmp_path):
+    """And a right key of a Dict is not called a wrong one."""
+    cartpole = EnvironmentSpec(Box((2,)), Discrete(2), id="CartPole-v1")
+    house = replace(SPEC, observation=Composite((Box((2,)),), ("eye",)))
+    for name, spec, changes, reason in (
+        ("a", cartpole, {"actions": [[0, 1, 1], [1, 0]]}, "actions are whole numbers, and .npz fi"),
+        (
+            "b",
+            replace(house, action=MultiBinary((1,))),
+            {
+                "observations": [{"eye": x} for x in OBSERVATIONS],
+                "actions": [np.ones((len(x), 1), bool) for x in ACTIONS],
+            },
+            "its observations are a Dict or a Tuple, and without an environment it is not known",
+        ),
+    ):
+        path = tmp_path / f"{name}.npz"
+        write_dataset(path, make_dataset(spec, **RECORDED | changes))
+        message = refusal(path, None)
+        assert reason in message and f'spec=etude.make("{spec.id}").spec' in message
+        assert read_dataset(path, spec).num_episodes == 2
+
+
+def test_a_directory_may_be_called_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "it").mkdir()
+    with pytest.raises(InvalidInput, match="^it: it is a directory without data/metadata.json"):
+        read_dataset("it")
+
+
 @pytest.mark.parametrize("name", ["data.npz", "data-v0", "balance", "v1.2"])
 def test_what_was_written_is_read_back_with_its_seeds(tmp_path, name):
     dataset = replace(expected(), spec=replace(SPEC, num_envs=1))
@@ -327,6 +364,9 @@ def test_what_was_written_is_read_back_with_its_seeds(tmp_path, name):
         write_dataset(tmp_path / name, dataset)
     with pytest.raises(InvalidInput, match="there are 1 seeds and 2 episodes"):
         write_dataset(tmp_path / "other", dataset, seeds=[3])
+    for seed in (1.5, -5, 2**63, "3"):
+        with pytest.raises(InvalidInput, match=r"the seed of episode 1 is .*; give a whole number"):
+            write_dataset(tmp_path / "other", dataset, seeds=[3, seed])
     with pytest.raises(InvalidInput, match=r"a.csv is neither .* give .*a.npz or .*/a$"):
         write_dataset(tmp_path / "a.csv", dataset)
     assert [path.name for path in tmp_path.iterdir()] == [name]

@@ -264,13 +264,10 @@ def test_two_arrays_with_one_key_are_refused(path):
         ),
         ({"rewards": np.zeros(3)}, "rewards has 3 rows, "),
         ({"episode_lengths": np.array([4, 1])}, "observations['door'] has 6 rows, "),
-        (
-            {"environment_id": np.array(["a", "b"])},
-            "'environment_id' is not one line of text; give the environment's id",
-        ),
-        ({"environment_id": np.array("a\nb")}, "'environment_id' is not one line of text; "),
-        ({"environment_id": np.array("a\x1b[2J")}, "'environment_id' is not one line of text; "),
-        ({"environment_id": np.array("a" * 1001)}, "'environment_id' is not one line of text; "),
+        ({"environment_id": np.array(["a", "b"])}, "id in it is not one line of text; give one"),
+        ({"environment_id": np.array("a\nb")}, "id in it is not one line of text; "),
+        ({"environment_id": np.array("a\x1b[2J")}, "id in it is not one line of text; "),
+        ({"environment_id": np.array("a" * 1001)}, "id in it is not one line of text; "),
         ({"environment_id": np.zeros(1)}, "'environment_id' has the dtype float64; only text "),
         ({"actions": np.array(["a"] * 4)}, "'actions' has the dtype <U1; only numbers can be read"),
         (
@@ -344,14 +341,15 @@ def test_a_changed_byte_is_refused_or_changes_nothing(path, save):
     data = path.read_bytes()
     expected = bits(read_npz(path, SPEC))
     refused = 0
-    for index in range(0, len(data), 7):
+    indices = range(0, len(data), 47)
+    for index in indices:
         path.write_bytes(data[:index] + bytes([data[index] ^ 0xFF]) + data[index + 1 :])
         try:
             assert bits(read_npz(path, SPEC)) == expected  # a date, for one, says nothing
         except InvalidInput as error:
             assert str(path) in str(error)
             refused += 1
-    assert refused > len(data) / 7 / 2
+    assert refused > len(indices) / 2
 
 
 def test_a_key_that_is_there_twice_is_refused(path):

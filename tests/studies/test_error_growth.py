@@ -36,7 +36,7 @@ def learned(monkeypatch):
 
 def test_simulated_costs_are_those_of_the_formulas(learned, tmp_path):
     """By four standard errors; an error may lead a clone back, which the formula leaves out."""
-    directory, found = measure_error_growth(0.01, 20_000, out=tmp_path / "figure")
+    directory, found = measure_error_growth(0.01, 4_000, out=tmp_path / "figure")
     for name, cost_of in (("cloning", closed_form), ("dagger", np.multiply)):
         growth = found[name]
         exact = cost_of(0.01, np.array(HORIZONS))
@@ -48,7 +48,7 @@ def test_simulated_costs_are_those_of_the_formulas(learned, tmp_path):
         assert abs(growth["slope"] - growth["exact_slope"]) < 4 * growth["slope_error"] + 0.1
         assert 0 < growth["slope_error"] < 0.05
     told = json.loads((directory / "error_growth.json").read_text())
-    assert told["episodes"] == 20_000 and {name: told[name] for name in found} == found
+    assert told["episodes"] == 4_000 and {name: told[name] for name in found} == found
     assert found["dagger"]["learned_actions"][0] == BACK_TO_THE_ROPE
     assert Image.open(directory / "error_growth.png").size == (1440, 840)
     with pytest.raises(InvalidInput, match="holds a measurement already; give another --out"):

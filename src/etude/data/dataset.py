@@ -211,8 +211,8 @@ def check_spaces(dataset: Dataset, spec: EnvironmentSpec) -> None:
         if not same_space(recorded, needed):
             raise InvalidInput(
                 f"the {role} space of the dataset{_id_in_brackets(dataset.spec)} is {recorded}, "
-                f"and that of the environment{_id_in_brackets(spec)} is {needed}; give the dataset of "
-                "this environment, or wrap the environment as it was for the recording"
+                f"and that of the environment{_id_in_brackets(spec)} is {needed}; give the dataset "
+                "of this environment, or wrap the environment as it was for the recording"
             )
 
 

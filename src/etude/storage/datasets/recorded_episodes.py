@@ -215,17 +215,12 @@ def check_seeds(seeds: Iterable[int | None]) -> None:
 def errors_name(path: Path) -> Iterator[None]:
     """Begin the message of an InvalidInput of the block with the path, where it does not.
 
-    What is raised of a file in a directory begins with the path already. That of a directory itself
-    is not looked for: one may be called "it".
+    It does where `etude.storage.files` could not read the path, or a file in it.
     """
+    ends = ": ", os.sep, " is not a plain file", " cannot be read"  # for a path may be called "it"
     try:
         yield
     except InvalidInput as error:
-        beginnings = (
-            f"{path}: ",
-            f"{path}{os.sep}",
-            *(() if os.path.isdir(path) else (f"{path} ",)),
-        )
-        if str(error).startswith(beginnings):
+        if str(error).startswith(tuple(f"{path}{end}" for end in ends)):
             raise
         raise type(error)(f"{path}: {error}") from error
