@@ -49,6 +49,9 @@ def bits(dataset):
     return [np.asarray(x).tobytes() for x in jax.tree.leaves(dataset)]
 
 
+NO_ID = "the environment's id in it is not one line of text; give one"
+
+
 def refusal(path, spec=SPEC):
     with pytest.raises(InvalidInput) as refused:
         read_npz(path, spec)
@@ -264,10 +267,10 @@ def test_two_arrays_with_one_key_are_refused(path):
         ),
         ({"rewards": np.zeros(3)}, "rewards has 3 rows, "),
         ({"episode_lengths": np.array([4, 1])}, "observations['door'] has 6 rows, "),
-        ({"environment_id": np.array(["a", "b"])}, "id in it is not one line of text; give one"),
-        ({"environment_id": np.array("a\nb")}, "id in it is not one line of text; "),
-        ({"environment_id": np.array("a\x1b[2J")}, "id in it is not one line of text; "),
-        ({"environment_id": np.array("a" * 1001)}, "id in it is not one line of text; "),
+        ({"environment_id": np.array(["a", "b"])}, NO_ID),
+        ({"environment_id": np.array("a\nb")}, NO_ID),
+        ({"environment_id": np.array("a\x1b[2J")}, NO_ID),
+        ({"environment_id": np.array("a" * 1001)}, NO_ID),
         ({"environment_id": np.zeros(1)}, "'environment_id' has the dtype float64; only text "),
         ({"actions": np.array(["a"] * 4)}, "'actions' has the dtype <U1; only numbers can be read"),
         (

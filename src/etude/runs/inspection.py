@@ -78,8 +78,9 @@ def inspect_dataset(
         What was found; with `check` the faults too.
 
     Raises:
-        InvalidInput: naming the path, for what is no dataset, and, without `check`, for one with a
-            fault; for a replay without seeds or an environment; for `to` where it exists.
+        InvalidInput: naming the path, for what is not a dataset, and, without `check`, for one with
+            a fault; for a replay without seeds or an environment; for `to` where it exists, or
+            cannot be written.
         EnvironmentFault: where the environment fails in a replay.
     """
     path = locate_dataset(path)
@@ -227,7 +228,10 @@ def _convert_to(to, recorded, dataset, options):
         for end, length in zip(ends, np.asarray(dataset.episode_lengths), strict=True)
     ]
     episodes = episodes._replace(fields=episodes.fields | {"truncations": truncations})
-    write_recorded(to, dataset.spec, episodes, options)
+    try:
+        write_recorded(to, dataset.spec, episodes, options)
+    except OSError as error:
+        raise InvalidInput(f"{to} cannot be written ({error.strerror}); choose another") from error
     return (f"written {to}",)
 
 

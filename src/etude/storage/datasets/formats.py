@@ -12,6 +12,7 @@
 Each format is described at the head of its own module.
 """
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -87,7 +88,7 @@ def read_recorded(path: str | Path, spec: EnvironmentSpec | None = None) -> Reco
     """
     path = locate_dataset(path)
     with errors_name(path):
-        if path.is_dir():
+        if os.path.isdir(path):
             return _read_directory(path, spec)
         with files.open_plain(path) as file:
             start = file.read(len(_HDF5))
@@ -106,7 +107,7 @@ def environment_of(path: str | Path) -> str:
     "" for all other formats, whose spaces are in the files, or which name no environment.
     """
     path = locate_dataset(path)
-    if path.is_dir():
+    if os.path.isdir(path):
         return npz_parts.environment_id_of_parts(path) if npz_parts.is_parts(path) else ""
     with files.open_plain(path) as file:
         is_zip = file.read(len(_ZIP)) == _ZIP

@@ -35,6 +35,7 @@ from etude.storage.datasets.recorded_episodes import (
     RecordedEpisodes,
     checked_id,
     errors_name,
+    known_seed,
 )
 from etude.storage.files import CorruptFile
 
@@ -211,7 +212,6 @@ class _EpisodeReader:
             )
         if any(name.startswith("options") for name in group.attribute_names()):
             self.notes.append("options were given to its resets")
-        seed = group.attribute("seed")
         episode = {field: self._value(group, field, space) for field, space in self.spaces.items()}
         steps = group.attribute("total_steps")
         if steps not in (len(episode["rewards"]), None):
@@ -220,7 +220,7 @@ class _EpisodeReader:
                 f"{steps}; write it again"
             )
         return episode | {
-            "seed": seed if isinstance(seed, int) and seed >= 0 else None,
+            "seed": known_seed(group.attribute("seed")),
             "side_view": bool(group.attribute(SIDE_VIEW)),
         }
 

@@ -19,7 +19,7 @@ from etude.storage import files
 from etude.storage.datasets.arrow import import_pyarrow, read_tables, rows_of
 from etude.storage.datasets.budget import ReadBudget
 from etude.storage.datasets.pictures import JPEG_NOTE, decode_pictures, is_picture
-from etude.storage.datasets.recorded_episodes import FIELDS
+from etude.storage.datasets.recorded_episodes import FIELDS, known_seed
 from etude.storage.files import CorruptFile
 
 FORMATS = "arrow", "parquet"
@@ -77,9 +77,7 @@ def read_arrow_episodes(
             )
         if metadata.get("options"):
             notes.append("options were given to its resets")
-        seed = metadata.get("seed")
-        is_seed = type(seed) is int and seed >= 0
-        episodes.append(episode | {"seed": seed if is_seed else None})
+        episodes.append(episode | {"seed": known_seed(metadata.get("seed"))})
     return episodes, notes
 
 

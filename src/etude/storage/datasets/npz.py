@@ -54,6 +54,7 @@ from etude.storage.datasets.recorded_episodes import (
     checked_id,
     dataset_of,
     errors_name,
+    known_seed,
     which_environment,
 )
 from etude.storage.files import CorruptFile
@@ -298,7 +299,7 @@ def _seeds(arrays, lengths):
             f"{SEEDS!r} has the dtype {seeds.dtype} and the shape {seeds.shape}; give a whole "
             "number for each episode, and -1 for one without a seed"
         )
-    return tuple(None if seed < 0 else seed for seed in np.ravel(seeds).tolist())
+    return tuple(map(known_seed, np.ravel(seeds).tolist()))
 
 
 def _side_views(arrays, lengths):

@@ -3,6 +3,7 @@
 import contextlib
 import math
 import os
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +20,7 @@ from etude.struct import replace
 FIELDS = "observations", "actions", "rewards", "terminations", "truncations"
 LENGTHS = "episode_lengths"
 ID_LIMIT = 1000  # characters
+_ID = re.compile(r"[\w./-]{1,80}", re.ASCII)
 
 
 class RecordedEpisodes(NamedTuple):
@@ -187,9 +189,11 @@ def is_jump(observations: np.ndarray, next_observations: np.ndarray) -> np.ndarr
 
 def which_environment(environment_id: str) -> str:
     """The way out, in a message, for a file whose spaces have to be given."""
+    # what a file names is advised only where it is an id, which makes nothing but an environment
+    example = environment_id if _ID.fullmatch(environment_id) else "CartPole-v1"
     return (
-        "give the environment that it was recorded in: in Python "
-        f'spec=etude.make("{environment_id or "CartPole-v1"}").spec, else --environment'
+        "give the environment that it was recorded in, with --environment, in Python "
+        f'spec=etude.make("{example}").spec'
     )
 
 
@@ -197,8 +201,13 @@ def check_is_new(path: Path) -> None:
     """Raise InvalidInput for a path that exists, or whose directory does not."""
     if os.path.lexists(path):
         raise InvalidInput(f"{path} exists already; choose another name, or move it away")
-    if not path.parent.is_dir():
+    if not os.path.isdir(path.parent):
         raise InvalidInput(f"there is no directory {path.parent} for {path.name}; make it first")
+
+
+def known_seed(value: Any) -> int | None:
+    """A seed from a file; None where it is not one that a file can hold (see `check_seeds`)."""
+    return value if type(value) is int and 0 <= value < 2**63 else None
 
 
 def check_seeds(seeds: Iterable[int | None]) -> None:

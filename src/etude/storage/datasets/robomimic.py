@@ -89,8 +89,10 @@ def _episode(group: Group, name: str, spec: EnvironmentSpec | None, notes: list[
     before, after = group.group("obs"), group.group("next_obs")
     keys = _keys(before.names(), spec)
     dones = group.array("dones")
-    if dones.ndim == 2 and dones.shape[1] == 1:
+    if dones.shape[1:] == (1,):
         dones = dones[:, 0]
+    if dones.ndim != 1:
+        raise CorruptFile(f"{name}: dones has the shape {dones.shape}; it has a flag for each step")
     if dones[:-1].any():
         notes.append("dones before the last step of an episode are left out: they end none")
     terminations = np.zeros(dones.shape, bool)
@@ -119,9 +121,9 @@ def _keys(names: list[str], spec: EnvironmentSpec | None) -> list[str]:
         return list(needed)
     if len(names) != 1:
         raise InvalidInput(
-            f"its observations have the keys {', '.join(names)}, and the observation space is "
-            f"{spec.observation}; give an environment whose observations are a Dict with keys of "
-            "these"
+            f"the keys of its observations are {', '.join(names) or 'none'}, and the observation "
+            f"space is {spec.observation}; give an environment whose observations are a Dict with "
+            "keys of these"
         )
     return names
 
