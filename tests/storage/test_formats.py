@@ -1,6 +1,10 @@
 """Datasets of other libraries, in their own layouts: what is there is read, the rest is said."""
 
+import re
+import sys
 import zipfile
+from pathlib import Path
+from types import SimpleNamespace
 
 import gymnasium
 import h5py
@@ -30,8 +34,15 @@ from etude.spaces import (
     MultiBinary,
     space_from_gymnasium,
 )
-from etude.storage.datasets.formats import read_dataset, read_recorded, write_dataset
+from etude.storage.datasets.formats import (
+    read_dataset,
+    read_recorded,
+    recorded_of,
+    write_dataset,
+    write_recorded,
+)
 from etude.storage.datasets.minari_writer import MinariWriter
+from etude.storage.datasets.npz_parts import PartsWriter
 from etude.struct import replace
 from etude.trees import content_hash
 
@@ -269,6 +280,11 @@ def test_faults_of_imitation_are_named(tmp_path, changes, message):
 
 
 def test_what_is_no_dataset_is_refused(tmp_path):
+    (tmp_path / "zarr").mkdir()
+    (tmp_path / "zarr" / ".zgroup").touch()
+    assert "it is a zarr folder, which is not read; docs/imitation.md has" in refusal(
+        tmp_path / "zarr"
+    )
     (tmp_path / "folder").mkdir()
     assert "a directory without data/metadata.json" in refusal(tmp_path / "folder")
     (tmp_path / "folder" / "data").mkdir()
@@ -359,6 +375,39 @@ def test_a_directory_may_be_called_it(tmp_path, monkeypatch):
     (tmp_path / "it").mkdir()
     with pytest.raises(InvalidInput, match="^it: it is a directory without data/metadata.json"):
         read_dataset("it")
+
+
+def test_the_lines_that_convert_zarr_make_such_a_dataset(tmp_path, monkeypatch):
+    page = (Path(__file__).parents[2] / "docs" / "imitation.md").read_text()
+    code = next(x for x in re.findall(r"```python\n(.*?)```", page, re.S) if "zarr" in x)
+    folder = {
+        "data/state": np.concatenate([x[:-1] for x in OBSERVATIONS]),
+        "data/action": np.concatenate(ACTIONS),
+        "meta/episode_ends": np.array([3, 5]),
+    }
+    monkeypatch.setitem(sys.modules, "zarr", SimpleNamespace(open=lambda *_: folder))
+    monkeypatch.chdir(tmp_path)
+    exec(code, {})
+    wanted = expected(
+        observations=[x[[*range(len(x) - 1), -2]] for x in OBSERVATIONS],
+        rewards=[np.zeros(3), np.zeros(2)],
+        terminations=[np.zeros(3, bool), np.zeros(2, bool)],
+        truncations=[np.arange(n) == n - 1 for n in (3, 2)],
+    )
+    assert_same(read_dataset("pusht.npz", SPEC), wanted)
+
+
+def test_a_part_without_side_views_keeps_those_of_others_in_their_places(tmp_path):
+    dataset = replace(expected(), spec=replace(SPEC, num_envs=1))
+    recorded = recorded_of(dataset, [1, None])
+    folder = tmp_path / "a.npz.unfinished"
+    with PartsWriter(folder, SPEC) as parts:
+        for is_side_view in ((), (False, True), ()):
+            parts.append(recorded._replace(is_side_view=is_side_view))
+    read = read_recorded(folder, SPEC)
+    assert read.is_side_view == (False, False, False, True, False, False)
+    write_recorded(tmp_path / "b", SPEC, read)
+    assert read_recorded(tmp_path / "b").is_side_view == read.is_side_view
 
 
 @pytest.mark.parametrize("name", ["data.npz", "data-v0", "balance", "v1.2"])

@@ -204,6 +204,11 @@ def _read_directory(path, spec):
         )
     if (path / "dataset_dict.json").exists():
         raise InvalidInput("it holds several datasets of HuggingFace's; give the folder of one")
+    if (path / ".zgroup").exists() or (path / "zarr.json").exists():
+        raise InvalidInput(
+            "it is a zarr folder, which is not read; docs/imitation.md has lines that make an .npz "
+            "of one"
+        )
     raise InvalidInput(
         "it is a directory without data/metadata.json, meta/info.json or state.json; a dataset is "
         f"{FORMATS}"
