@@ -7,7 +7,7 @@ import pytest
 
 from etude.data.dataset import (
     Dataset,
-    check_same_spaces,
+    check_dataset_spaces,
     episode_returns,
     episode_starts,
     make_dataset,
@@ -631,9 +631,9 @@ NESTED = Composite((Box((2,), "float64"), Discrete(3)), ("a", "b"))
     ids=str,
 )
 def test_spaces_that_differ_in_precision_alone_are_the_same(recorded, needed):
-    check_same_spaces(dataset_of(recorded, Discrete(2)), EnvironmentSpec(needed, Discrete(2), 5))
+    check_dataset_spaces(dataset_of(recorded, Discrete(2)), EnvironmentSpec(needed, Discrete(2), 5))
     if not isinstance(recorded, Composite):
-        check_same_spaces(dataset_of(NESTED, recorded), EnvironmentSpec(NESTED, needed, 5))
+        check_dataset_spaces(dataset_of(NESTED, recorded), EnvironmentSpec(NESTED, needed, 5))
 
 
 @pytest.mark.parametrize(
@@ -658,7 +658,7 @@ def test_spaces_that_differ_in_precision_alone_are_the_same(recorded, needed):
 )
 def test_other_spaces_are_refused_with_both(recorded, needed):
     with pytest.raises(InvalidInput) as refused:
-        check_same_spaces(
+        check_dataset_spaces(
             dataset_of(recorded, Discrete(2)), EnvironmentSpec(needed, Discrete(2), 1, "Yard-v1")
         )
     assert str(refused.value).startswith(
@@ -667,7 +667,7 @@ def test_other_spaces_are_refused_with_both(recorded, needed):
     )
     if not isinstance(recorded, Composite):
         with pytest.raises(InvalidInput) as refused:
-            check_same_spaces(dataset_of(NESTED, recorded), EnvironmentSpec(NESTED, needed))
+            check_dataset_spaces(dataset_of(NESTED, recorded), EnvironmentSpec(NESTED, needed))
         assert str(refused.value).startswith(
             f"the action space of the dataset (House-v0) is {recorded}, and that of the "
             f"environment is {needed}; "

@@ -195,7 +195,7 @@ def check_last_observations(has_last_observations: bool) -> None:
         )
 
 
-def check_same_spaces(dataset: Dataset, spec: EnvironmentSpec) -> None:
+def check_dataset_spaces(dataset: Dataset, spec: EnvironmentSpec) -> None:
     """Check that a dataset has the spaces of an environment.
 
     They may differ in the precision of floats and the width of integers, which a dataset does not

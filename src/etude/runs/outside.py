@@ -7,7 +7,7 @@ from typing import Any
 
 from etude.algorithms import ALGORITHMS, algorithm_factory
 from etude.algorithms.protocol import reads_outside
-from etude.data.dataset import Dataset, check_same_spaces
+from etude.data.dataset import Dataset, check_dataset_spaces
 from etude.errors import InvalidInput
 from etude.runs.settings import DatasetRecord
 from etude.spaces import EnvironmentSpec
@@ -65,7 +65,7 @@ def open_dataset(dataset: DatasetLike, spec: EnvironmentSpec) -> tuple[Dataset, 
     else:
         path = os.path.abspath(locate_dataset(dataset))
         opened = read_dataset(path, spec)
-    check_same_spaces(opened, spec)
+    check_dataset_spaces(opened, spec)
     return opened, DatasetRecord(
         path=path,
         sha256=content_hash(opened),

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from etude.data.dataset import Dataset, check_same_spaces, make_dataset
+from etude.data.dataset import Dataset, check_dataset_spaces, make_dataset
 from etude.data.recorded_arrays import check_lengths, recorded_spaces
 from etude.errors import InvalidInput
 from etude.spaces import Box, Composite, EnvironmentSpec, leaves_with_path, recorded_dtype
@@ -103,7 +103,7 @@ def dataset_of(
     dataset = replace(dataset, has_last_observations=episodes.has_last_observations)
     if spec is None:
         return dataset
-    check_same_spaces(dataset, spec)
+    check_dataset_spaces(dataset, spec)
     return replace(dataset, spec=replace(spec, id=episodes.environment_id, num_envs=1))
 
 
