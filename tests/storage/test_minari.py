@@ -403,6 +403,8 @@ def test_a_changed_byte_is_refused(path):
         file.write_bytes(whole)
     main.write_bytes(data + b"\0")
     assert "main_data.hdf5 was changed since etude wrote it, or is damaged" in refusal(path)
+    with pytest.raises(InvalidInput, match="main_data.hdf5 was changed since etude wrote it"):
+        MinariWriter(path, SPEC, resume=True)
     trusted(path)
     assert read_minari(path).num_episodes == 3
 

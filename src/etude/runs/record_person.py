@@ -116,7 +116,7 @@ def record_person(
         played = play_in_window(
             env, window, controls, session, speed=speed, max_steps=max_steps, title=source.name
         )
-        successes = write_episodes(out, spec, played)
+        successes = write_episodes(out, spec, played, options)
     if not successes:
         raise InvalidInput(f"no episode was kept, so {out} is not written")
     dataset = read_dataset(out, spec)
@@ -125,7 +125,9 @@ def record_person(
     return dataset
 
 
-def write_episodes(out: Path, spec: EnvironmentSpec, played: Any) -> list[bool | None]:
+def write_episodes(
+    out: Path, spec: EnvironmentSpec, played: Any, options: dict[str, Any] | None
+) -> list[bool | None]:
     """Write each episode before the next one begins; for each whether it was a success.
 
     The directory is made with the first episode, so that without one nothing is left.
@@ -135,7 +137,7 @@ def write_episodes(out: Path, spec: EnvironmentSpec, played: Any) -> list[bool |
     try:
         for episode in played:
             if writer is None:
-                writer = MinariWriter(out, spec)
+                writer = MinariWriter(out, spec, options=options)
             append_episode(writer, episode)
             successes.append(episode.success)
     except KeyboardInterrupt:

@@ -195,6 +195,13 @@ def file_sum(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def part_names(space: Composite) -> tuple[str, ...]:
+    """The names that the parts of a Dict or a Tuple have in a file."""
+    if space.names is not None:
+        return space.names
+    return tuple(f"_index_{i}" for i in range(len(space.parts)))
+
+
 class _EpisodeReader:
     """Reads episodes with the spaces of `spec`, and notes what is worth telling."""
 
@@ -227,12 +234,7 @@ class _EpisodeReader:
     def _value(self, group, name, space):
         if isinstance(space, Composite):
             parts = group.group(name)
-            names = (
-                [f"_index_{i}" for i in range(len(space.parts))]
-                if space.names is None
-                else space.names
-            )
-            values = zip(names, space.parts, strict=True)
+            values = zip(part_names(space), space.parts, strict=True)
             return space.assemble([self._value(parts, *value) for value in values])
         is_compressed = self.is_jpeg and is_picture(space)
         if is_compressed and group.num_axes(name) < 1 + len(space.shape):  # else [row, *shape]

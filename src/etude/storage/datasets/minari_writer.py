@@ -22,7 +22,7 @@ import numpy as np
 from etude.data.dataset import make_dataset
 from etude.data.recorded_arrays import recorded_spaces
 from etude.errors import InvalidInput
-from etude.spaces import Composite, EnvironmentSpec, recorded_dtype, same_space
+from etude.spaces import Composite, EnvironmentSpec, same_space
 from etude.storage import files
 from etude.storage.datasets import minari
 from etude.storage.datasets.hdf5 import import_h5py
@@ -43,6 +43,7 @@ from etude.storage.datasets.recorded_episodes import (
     check_is_new,
     check_seeds,
     errors_name,
+    stored_dtype,
 )
 from etude.storage.writer_lock import sole_writer
 from etude.struct import replace
@@ -292,8 +293,7 @@ def write_episode(
     """
     group = file.create_group(f"episode_{number}")
     for field, space in recorded_spaces(spec).items():
-        dtype = {"rewards": np.float64, "terminations": bool, "truncations": bool}.get(field)
-        _write_value(group, field, space, episode[field], dtype)
+        _write_value(group, field, field, space, episode[field])
     steps = len(group["rewards"])
     group.attrs["id"], group.attrs["total_steps"] = number, steps
     if seed is not None:
@@ -303,15 +303,14 @@ def write_episode(
     return steps
 
 
-def _write_value(group, name, space, value, dtype):
+def _write_value(group, name, field, space, value):
     if isinstance(space, Composite):
         parts = group.create_group(name)
-        names = range(len(space.parts)) if space.names is None else space.names
-        for key, part in zip(names, space.parts, strict=True):
-            part_name = f"_index_{key}" if space.names is None else key
-            _write_value(parts, part_name, part, value[key], dtype)
+        values = zip(minari.part_names(space), space.parts, space.split(value), strict=True)
+        for part_name, part, part_value in values:
+            _write_value(parts, part_name, field, part, part_value)
         return
-    array = np.asarray(value).astype(dtype or recorded_dtype(space), copy=False)
+    array = np.asarray(value).astype(stored_dtype(field, space), copy=False)
     is_large = array.nbytes > _SMALL_ARRAY
     group.create_dataset(name, data=array, **(_COMPRESSION if is_large else {}))
 

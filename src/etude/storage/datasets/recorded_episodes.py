@@ -14,7 +14,7 @@ import numpy as np
 from etude.data.dataset import Dataset, check_dataset_spaces, make_dataset
 from etude.data.recorded_arrays import check_lengths, recorded_spaces
 from etude.errors import InvalidInput
-from etude.spaces import Box, Composite, EnvironmentSpec, leaves_with_path, recorded_dtype
+from etude.spaces import Box, Composite, EnvironmentSpec, Space, leaves_with_path, recorded_dtype
 from etude.struct import replace
 
 FIELDS = "observations", "actions", "rewards", "terminations", "truncations"
@@ -73,11 +73,7 @@ class RecordedEpisodes(NamedTuple):
             leaves = leaves_with_path(space)
             parts = [jax.tree.leaves(value) for value in self.fields[field]]
             arrays = [
-                np.concatenate([part[i] for part in parts]).astype(
-                    {"rewards": np.float64, "terminations": bool, "truncations": bool}.get(
-                        field, recorded_dtype(leaf)
-                    )
-                )
+                np.concatenate([part[i] for part in parts]).astype(stored_dtype(field, leaf))
                 for i, (_, leaf) in enumerate(leaves)
             ]
             structure = jax.tree.structure(self.fields[field][0])
@@ -185,6 +181,12 @@ def is_jump(observations: np.ndarray, next_observations: np.ndarray) -> np.ndarr
     """
     differs = observations[1:] != next_observations[:-1]
     return differs.any(axis=tuple(range(1, differs.ndim)))
+
+
+def stored_dtype(field: str, space: Space) -> np.dtype:
+    """The dtype of an array of a field in the files that etude writes."""
+    named = {"rewards": np.float64, "terminations": bool, "truncations": bool}
+    return np.dtype(named.get(field) or recorded_dtype(space))
 
 
 def which_environment(environment_id: str) -> str:
