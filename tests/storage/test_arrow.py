@@ -97,7 +97,7 @@ def test_a_folder_of_imitation_is_read_without_its_infos(tmp_path, monkeypatch):
         ({"obs": [[[1.0], [1.0, 2.0]]] * 2}, "'obs' has rows of 1 to 2 numbers; give rows of one"),
         ({"obs": [[[1.0, None]]] * 2}, "'obs' lacks 1 values"),
         ({"acts": [["a"] * 3, ["b"] * 2]}, "'acts' has the type string; only numbers are read"),
-        ({"terminal": [[True], [False]]}, "terminal is no flag of each episode"),
+        ({"terminal": [[True], [False]]}, "terminal is not a flag of each episode"),
     ],
 )
 def test_faults_of_a_folder_of_imitation_are_named(tmp_path, changes, message):

@@ -299,7 +299,7 @@ def test_what_is_no_dataset_is_refused(tmp_path):
         tmp_path / "a.csv"
     )
     (tmp_path / "a.npz").write_text("1,2\n")
-    assert "it is no whole .npz file" in refusal(tmp_path / "a.npz")
+    assert "it is damaged or not an .npz" in refusal(tmp_path / "a.npz")
     with MinariWriter(tmp_path / "b", SPEC) as writer:
         for i in range(2):
             writer.append(

@@ -28,10 +28,12 @@ from etude.spaces import Box, Composite, Discrete, EnvironmentSpec, space_from_g
 from etude.storage import files
 from etude.storage.datasets import minari_writer
 from etude.storage.datasets.formats import read_dataset
+from etude.storage.datasets.hdf5 import open_hdf5
 from etude.storage.datasets.minari import read_minari
 from etude.storage.datasets.minari_root import locate_dataset, minari_root
 from etude.storage.datasets.minari_spaces import decode_space, encode_space
 from etude.storage.datasets.minari_writer import MinariWriter, write_minari
+from etude.storage.datasets.pictures import decode_pictures
 from etude.storage.datasets.recorded_episodes import RecordedEpisodes, dataset_of
 from etude.struct import replace
 from etude.trees import content_hash
@@ -245,6 +247,11 @@ def test_pictures_of_another_size_are_refused_undecoded(tmp_path, monkeypatch, s
         file["episode_0/observations"] = rows
     with_metadata(tmp_path / "a", jpeg_encoding=True)
     monkeypatch.setattr(Image.Image, "load", lambda *_: pytest.fail("it was decoded"))
+    with h5py.File(tmp_path / "b", "w") as file:
+        file["x"] = np.zeros((1, 9), np.uint8)
+    with open_hdf5(tmp_path / "b") as file, pytest.raises(InvalidInput) as refused:
+        decode_pictures(file.rows_of_bytes("x"), "x", spec.observation, file.spend)
+    assert str(refused.value) == "row 0 of 'x' is not a whole JPEG (cannot identify image file)"
     assert f"a picture of {size[0]} by {size[1]}, {mode}, and its space" in refusal(tmp_path / "a")
 
 

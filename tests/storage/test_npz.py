@@ -315,7 +315,7 @@ def test_reading_runs_no_code(path):
 def test_what_is_no_zip_is_refused(path, data):
     path.write_bytes(data)
     message = refusal(path)
-    assert "it is no whole .npz file (" in message and "write or copy it again" in message
+    assert "it is damaged or not an .npz (" in message and "write or copy it again" in message
 
 
 def test_what_is_no_plain_file_is_refused(path, monkeypatch):
@@ -334,7 +334,7 @@ def test_no_truncation_goes_unseen(path):
     data = path.read_bytes()
     for length in range(0, len(data), 13):
         path.write_bytes(data[:length])
-        with pytest.raises(CorruptFile, match="no whole .npz file"):
+        with pytest.raises(CorruptFile, match="damaged or not an .npz"):
             read_npz(path, SPEC)
 
 
@@ -393,7 +393,7 @@ def test_a_header_that_lies_about_its_size_is_refused_unread(path, shape, monkey
         assert "'rewards' has 160 bytes and an array of the shape" in message
         assert "do not agree" in message
     else:
-        assert "no whole .npz file" in refusal(path)
+        assert "damaged or not an .npz" in refusal(path)
 
 
 def test_a_size_that_the_zip_lies_about_is_refused(path):
@@ -415,13 +415,13 @@ def test_a_size_that_the_zip_lies_about_is_refused(path):
 @pytest.mark.parametrize(
     "data, expected",
     [
-        (b"", "no whole .npz file"),
+        (b"", "damaged or not an .npz"),
         (b"\x93NUMPY\x09\x00" + bytes(90), "'rewards' is of version (9, 0)"),
-        (b"\x93NUMPY\x01\x00\xff\xff" + b"(" * 65535, "no whole .npz file"),
-        (b"\x93NUMPY\x01\x00\x10\x00" + b"(" * 16, "no whole .npz file"),
+        (b"\x93NUMPY\x01\x00\xff\xff" + b"(" * 65535, "damaged or not an .npz"),
+        (b"\x93NUMPY\x01\x00\x10\x00" + b"(" * 16, "damaged or not an .npz"),
         (header((4,), "|O") + bytes(32), "'rewards' has the dtype object"),
         (header((10**9,), "<U0"), "'rewards' has the dtype <U0"),
-        (b"\x80\x04K\x01." + bytes(90), "no whole .npz file"),  # a pickle
+        (b"\x80\x04K\x01." + bytes(90), "damaged or not an .npz"),  # a pickle
     ],
 )
 def test_members_that_are_no_arrays_of_numbers_are_refused(path, data, expected):
@@ -438,4 +438,4 @@ def test_members_that_are_encrypted_or_of_another_method_are_refused(path, chang
     local = data.rindex(b"PK\x03\x04")
     data[local + 6 if change == "encrypted" else local + 8] |= 1
     path.write_bytes(data)
-    assert "no whole .npz file" in refusal(path)
+    assert "damaged or not an .npz" in refusal(path)

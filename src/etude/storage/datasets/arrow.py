@@ -70,8 +70,7 @@ def read_tables(
         except Exception as error:  # pyarrow raises many kinds for a damaged file
             reason = f"{error}".partition("\n")[0][:200]
             raise CorruptFile(
-                f"{name} is no whole file of Arrow's or Parquet's ({reason}); write or copy it "
-                "again"
+                f"{name} is damaged, or not Arrow or Parquet ({reason}); write or copy it again"
             ) from error
 
 

@@ -54,7 +54,9 @@ def open_hdf5(path: Path) -> Iterator["Group"]:
         raise
     except Exception as error:  # h5py raises many kinds for a damaged file
         reason = f"{error}".partition("\n")[0]
-        raise CorruptFile(f"it is no whole HDF5 file ({reason}); write or copy it again") from error
+        raise CorruptFile(
+            f"it is damaged or not HDF5 ({reason}); write or copy it again"
+        ) from error
 
 
 class Group:
@@ -97,7 +99,7 @@ class Group:
         attribute = attributes.get_id(name)
         if attribute.shape != () or attribute.dtype.kind not in "biuf":
             raise CorruptFile(
-                f"the attribute {name!r} of {self._path or 'the file'!r} is no number; write it "
+                f"the attribute {name!r} of {self._path or 'the file'!r} is not a number; write it "
                 "again"
             )
         return attributes[name].item()
@@ -142,7 +144,7 @@ class Group:
     def _child(self, name):
         h5py, path = import_h5py(), self._path_of(name)
         if not name or "/" in name or name == ".":  # a path would be followed through any link
-            raise CorruptFile(f"{name[:NAME_LIMIT]!r} is no name in a group; rename it")
+            raise CorruptFile(f"{name[:NAME_LIMIT]!r} is not a name in a group; rename it")
         links = self._group.id.links
         if not links.exists(name.encode()):
             raise CorruptFile(f"it has no {path!r}; write it again, or add that")

@@ -111,7 +111,7 @@ def read_imitation_folder(path: Path) -> RecordedEpisodes:
             episodes["rews"] = [np.zeros(len(acts), np.float32) for acts in episodes["acts"]]
         ends = np.concatenate(terminal)
         if ends.ndim != 1:
-            raise CorruptFile("terminal is no flag of each episode; write it again")
+            raise CorruptFile("terminal is not a flag of each episode; write it again")
     return _recorded(episodes["obs"], episodes["acts"], episodes["rews"], ends, is_rewarded)
 
 

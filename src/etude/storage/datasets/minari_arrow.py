@@ -92,7 +92,7 @@ def _value(array: Any, name: str, space: Space, is_jpeg: bool, spend: Any) -> An
     if isinstance(space, Composite):
         keys = [*map(str, range(len(space.parts)))] if space.names is None else [*space.names]
         if not types.is_struct(array.type) or {x.name for x in array.type} != set(keys):
-            raise CorruptFile(f"{name!r} is no struct of {', '.join(keys)}; write it again")
+            raise CorruptFile(f"{name!r} is not a struct of {', '.join(keys)}; write it again")
         if array.null_count:
             raise CorruptFile(f"{name!r} lacks {array.null_count:,} values; write it again")
         return space.assemble(

@@ -227,7 +227,9 @@ def _opened(path):
         raise CorruptFile(f"it cannot be read ({error.strerror or error})") from error
     except Exception as error:  # zipfile, zlib and NumPy raise many kinds for a damaged file
         reason = str(error).partition("\n")[0]  # more lines of NumPy's advise to trust the file
-        raise CorruptFile(f"it is no whole .npz file ({reason}); write or copy it again") from error
+        raise CorruptFile(
+            f"it is damaged or not an .npz ({reason}); write or copy it again"
+        ) from error
 
 
 def _load(archive, members):
