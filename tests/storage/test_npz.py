@@ -315,7 +315,7 @@ def test_reading_runs_no_code(path):
 def test_what_is_no_zip_is_refused(path, data):
     path.write_bytes(data)
     message = refusal(path)
-    assert "it is damaged or not an .npz (" in message and "write or copy it again" in message
+    assert "it is damaged or not an .npz (" in message and "export or copy it again" in message
 
 
 def test_what_is_no_plain_file_is_refused(path, monkeypatch):

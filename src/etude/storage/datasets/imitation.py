@@ -106,12 +106,12 @@ def read_imitation_folder(path: Path) -> RecordedEpisodes:
                     # a list of rows, which is one row of the column
                     episodes[key].append(rows_of(table[key].slice(episode, 1), key)[0])
         if len(episodes["rews"]) not in (0, len(episodes["acts"])):
-            raise CorruptFile("some of its files have rews, and others none; write it again")
+            raise CorruptFile("some of its files have rews, and others none; export it again")
         if not is_rewarded:
             episodes["rews"] = [np.zeros(len(acts), np.float32) for acts in episodes["acts"]]
         ends = np.concatenate(terminal)
         if ends.ndim != 1:
-            raise CorruptFile("terminal is not a flag of each episode; write it again")
+            raise CorruptFile("terminal is not a flag of each episode; export it again")
     return _recorded(episodes["obs"], episodes["acts"], episodes["rews"], ends, is_rewarded)
 
 

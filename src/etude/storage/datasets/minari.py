@@ -133,7 +133,7 @@ def read_metadata(folder: Path) -> tuple[dict[str, Any], EnvironmentSpec]:
     if type(total) is not int or not 0 <= total < 2**31:
         raise CorruptFile(
             f"{METADATA} gives {str(total)!r:.80} as total_episodes, which should be a whole "
-            "number; write it again"
+            "number; export it again"
         )
     return metadata, EnvironmentSpec(
         decode_space(metadata.get("observation_space"), "observation"),
@@ -224,7 +224,7 @@ class _EpisodeReader:
         if steps not in (len(episode["rewards"]), None):
             raise CorruptFile(
                 f"episode_{number} has {len(episode['rewards'])} rewards, and its total_steps are "
-                f"{steps}; write it again"
+                f"{steps}; export it again"
             )
         return episode | {
             "seed": known_seed(group.attribute("seed")),
@@ -252,7 +252,7 @@ def _environment_id(metadata: dict[str, Any]) -> str:
         return checked_id(json.loads(text).get("id"))
     except (AttributeError, TypeError, RecursionError, json.JSONDecodeError) as error:
         raise CorruptFile(
-            f"the env_spec in {METADATA} is {text!r:.80}, not the JSON of one; write it again"
+            f"the env_spec in {METADATA} is {text!r:.80}, not the JSON of one; export it again"
         ) from error
 
 

@@ -30,21 +30,21 @@ def read_arrow_episodes(
 ) -> tuple[list[dict[str, Any]], list[str]]:
     """(the fields and the seed of each episode, what a reader should know).
 
-    Raises InvalidInput for files that are damaged, hostile, or of other spaces, and where pyarrow
-    is not installed.
+    Raises InvalidInput for files that are damaged, made to do harm, or of other spaces, and where
+    pyarrow is not installed.
     """
     import_pyarrow()
     folders = {*files.names_in(folder, r"\d{1,9}")}
     missing = next((number for number in range(total) if str(number) not in folders), None)
     if missing is not None:
-        raise CorruptFile(f"it has no folder of episode {missing}; write or copy it again")
+        raise CorruptFile(f"it has no folder of episode {missing}; export or copy it again")
     names = []
     for number in range(total):
         parts = files.names_in(folder / str(number), rf"[\w-]+\.{file_format}")
         if len(parts) != 1:
             raise CorruptFile(
                 f"the folder of episode {number} has {len(parts)} files of {file_format}, and one "
-                "is read; write it again with Minari"
+                "is read; export it again with Minari"
             )
         names.append(f"{number}/{parts[0]}")
     size = sum(files.plain_size(folder / name) for name in names)
@@ -68,7 +68,7 @@ def read_arrow_episodes(
         if not isinstance(metadata, dict) or metadata.get("total_steps", rows - 1) != rows - 1:
             raise CorruptFile(
                 f"episode {number} has {rows} rows, and its metadata.json does not give "
-                f"{rows - 1} as total_steps; write it again"
+                f"{rows - 1} as total_steps; export it again"
             )
         if metadata.get("id", number) != number:
             raise InvalidInput(
@@ -92,9 +92,9 @@ def _value(array: Any, name: str, space: Space, is_jpeg: bool, spend: Any) -> An
     if isinstance(space, Composite):
         keys = [*map(str, range(len(space.parts)))] if space.names is None else [*space.names]
         if not types.is_struct(array.type) or {x.name for x in array.type} != set(keys):
-            raise CorruptFile(f"{name!r} is not a struct of {', '.join(keys)}; write it again")
+            raise CorruptFile(f"{name!r} is not a struct of {', '.join(keys)}; export it again")
         if array.null_count:
-            raise CorruptFile(f"{name!r} lacks {array.null_count:,} values; write it again")
+            raise CorruptFile(f"{name!r} lacks {array.null_count:,} values; export it again")
         return space.assemble(
             [
                 _value(array.field(key), f"{name}/{key}", part, is_jpeg, spend)
@@ -103,7 +103,7 @@ def _value(array: Any, name: str, space: Space, is_jpeg: bool, spend: Any) -> An
         )
     if is_jpeg and isinstance(space, Box) and is_picture(space):
         if not types.is_binary(array.type) or array.null_count:
-            raise CorruptFile(f"{name!r} has rows of another kind than bytes; write it again")
+            raise CorruptFile(f"{name!r} has rows of another kind than bytes; export it again")
         return decode_pictures((x.as_py() for x in array), name, space, spend)
     rows = rows_of(array, name)
     shape = getattr(space, "shape", ())

@@ -228,7 +228,7 @@ def _opened(path):
     except Exception as error:  # zipfile, zlib and NumPy raise many kinds for a damaged file
         reason = str(error).partition("\n")[0]  # more lines of NumPy's advise to trust the file
         raise CorruptFile(
-            f"it is damaged or not an .npz ({reason}); write or copy it again"
+            f"it is damaged or not an .npz ({reason}); export or copy it again"
         ) from error
 
 
@@ -246,7 +246,7 @@ def _members(archive, required, optional, ignored):
     for member in archive.infolist():
         key = member.filename.removesuffix(_SUFFIX)
         if key in members:
-            raise CorruptFile(f"it has the key {key!r} twice; write it again")
+            raise CorruptFile(f"it has the key {key!r} twice; export it again")
         members[key] = member
     missing = [key for key in required if key not in members]
     for key in members:
@@ -282,7 +282,7 @@ def _check_sizes(archive, members, budget):
             if file.tell() + math.prod(shape) * dtype.itemsize != member.file_size:
                 raise CorruptFile(
                     f"{key!r} has {member.file_size:,} bytes and an array of the shape {shape}, "
-                    "which do not agree; write it again"
+                    "which do not agree; export it again"
                 )
 
 
