@@ -69,11 +69,6 @@ def by_episode(recorded):
     }
 
 
-def samples(space, count):
-    """Values of a Gymnasium space as arrays [count, ...]."""
-    return jax.tree.map(lambda *x: np.stack(x), *(space.sample() for _ in range(count)))
-
-
 def equal(a, b):
     """Same structure, types and bits."""
     assert jax.tree.structure(a) == jax.tree.structure(b)
@@ -143,8 +138,8 @@ def test_every_space_is_stored_as_a_policy_sees_it_and_had_back(kind):
             space_from_gymnasium(observation_space), space_from_gymnasium(action_space, "action")
         )
         recorded = recording() | {
-            "observations": samples(observation_space, 9),
-            "actions": samples(action_space, 6),
+            "observations": gymnasium_spaces.stacked(observation_space, 9),
+            "actions": gymnasium_spaces.stacked(action_space, 6),
         }
         dataset = make_dataset(spec, **recorded)
         expected = jax.eval_shape(lambda spec=spec: zeros_like_spec(spec))

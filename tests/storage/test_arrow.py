@@ -293,15 +293,11 @@ def test_links_that_lead_out_of_the_folder_are_refused(tmp_path):
 # Minari
 
 
-def sampled(space, count):
-    return jax.tree.map(lambda *x: np.stack(x), *(space.sample() for _ in range(count)))
-
-
 def written_by_minari(name, observation_space, action_space, data_format):
     episodes = [
         {
-            "observations": sampled(observation_space, steps + 1),
-            "actions": sampled(action_space, steps),
+            "observations": gymnasium_spaces.stacked(observation_space, steps + 1),
+            "actions": gymnasium_spaces.stacked(action_space, steps),
             "rewards": np.arange(steps) / 7,
             "terminations": np.arange(steps) == steps - 1,
             "truncations": np.zeros(steps, bool),

@@ -7,8 +7,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import gymnasium
+import gymnasium_spaces
 import h5py
-import jax
 import numpy as np
 import pytest
 from two_episodes import (
@@ -444,9 +444,7 @@ def test_both_formats_hold_the_same_dataset(tmp_path):
         eye=gymnasium.spaces.Box(0, 255, (32, 32, 3), np.uint8),
     )
     spec = replace(SPEC, observation=space_from_gymnasium(space), num_envs=1)
-    observations = [
-        jax.tree.map(lambda *x: np.stack(x), *(space.sample() for _ in range(n))) for n in (4, 3)
-    ]
+    observations = [gymnasium_spaces.stacked(space, n) for n in (4, 3)]
     dataset = make_dataset(
         spec,
         observations=observations,

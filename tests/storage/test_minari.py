@@ -43,15 +43,11 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # Minari's, of m
 SPEC = EnvironmentSpec(Box((2,)), Discrete(3, start=1), id="House-v0")
 
 
-def stacked(space, count):
-    return jax.tree.map(lambda *x: np.stack(x), *(space.sample() for _ in range(count)))
-
-
 def sampled(observation_space, action_space, steps):
     """An episode of samples, of so many steps."""
     return {
-        "observations": stacked(observation_space, steps + 1),
-        "actions": stacked(action_space, steps),
+        "observations": gymnasium_spaces.stacked(observation_space, steps + 1),
+        "actions": gymnasium_spaces.stacked(action_space, steps),
         "rewards": np.random.default_rng(steps).normal(size=steps),
         "terminations": np.arange(steps) == steps - 1,
         "truncations": np.zeros(steps, bool),

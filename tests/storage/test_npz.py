@@ -114,9 +114,7 @@ def test_every_space_comes_back_bit_for_bit(path, kind):
         spec = EnvironmentSpec(
             space_from_gymnasium(observation_space), space_from_gymnasium(action_space, "action")
         )
-        samples = lambda space, n: jax.tree.map(
-            lambda *x: np.stack(x), *(space.sample() for _ in range(n))
-        )
+        samples = lambda space, n: gymnasium_spaces.stacked(space, n)
         dataset = make_dataset(
             spec,
             observations=samples(observation_space, 12),
