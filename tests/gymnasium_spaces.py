@@ -7,6 +7,7 @@ import copy
 import sys
 
 import gymnasium
+import jax
 import numpy as np
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Tuple
 
@@ -155,3 +156,8 @@ class Modules(gymnasium.Env):
 
 if "etude-tests/Noise-v0" not in gymnasium.registry:
     gymnasium.register("etude-tests/Noise-v0", f"{__name__}:Noise", max_episode_steps=20)
+
+
+def stacked(space, count):
+    """So many samples of a space, stacked."""
+    return jax.tree.map(lambda *x: np.stack(x), *(space.sample() for _ in range(count)))

@@ -7,7 +7,7 @@ import pytest
 
 from etude.data.dataset import (
     Dataset,
-    check_dataset,
+    check_dataset_spaces,
     episode_returns,
     episode_starts,
     make_dataset,
@@ -67,11 +67,6 @@ def by_episode(recorded):
             for field in ("actions", "rewards", "terminations", "truncations")
         },
     }
-
-
-def samples(space, count):
-    """Values of a Gymnasium space as arrays [count, ...]."""
-    return jax.tree.map(lambda *x: np.stack(x), *(space.sample() for _ in range(count)))
 
 
 def equal(a, b):
@@ -143,8 +138,8 @@ def test_every_space_is_stored_as_a_policy_sees_it_and_had_back(kind):
             space_from_gymnasium(observation_space), space_from_gymnasium(action_space, "action")
         )
         recorded = recording() | {
-            "observations": samples(observation_space, 9),
-            "actions": samples(action_space, 6),
+            "observations": gymnasium_spaces.stacked(observation_space, 9),
+            "actions": gymnasium_spaces.stacked(action_space, 6),
         }
         dataset = make_dataset(spec, **recorded)
         expected = jax.eval_shape(lambda spec=spec: zeros_like_spec(spec))
@@ -631,9 +626,9 @@ NESTED = Composite((Box((2,), "float64"), Discrete(3)), ("a", "b"))
     ids=str,
 )
 def test_spaces_that_differ_in_precision_alone_are_the_same(recorded, needed):
-    check_dataset(dataset_of(recorded, Discrete(2)), EnvironmentSpec(needed, Discrete(2), 5))
+    check_dataset_spaces(dataset_of(recorded, Discrete(2)), EnvironmentSpec(needed, Discrete(2), 5))
     if not isinstance(recorded, Composite):
-        check_dataset(dataset_of(NESTED, recorded), EnvironmentSpec(NESTED, needed, 5))
+        check_dataset_spaces(dataset_of(NESTED, recorded), EnvironmentSpec(NESTED, needed, 5))
 
 
 @pytest.mark.parametrize(
@@ -658,7 +653,7 @@ def test_spaces_that_differ_in_precision_alone_are_the_same(recorded, needed):
 )
 def test_other_spaces_are_refused_with_both(recorded, needed):
     with pytest.raises(InvalidInput) as refused:
-        check_dataset(
+        check_dataset_spaces(
             dataset_of(recorded, Discrete(2)), EnvironmentSpec(needed, Discrete(2), 1, "Yard-v1")
         )
     assert str(refused.value).startswith(
@@ -667,7 +662,7 @@ def test_other_spaces_are_refused_with_both(recorded, needed):
     )
     if not isinstance(recorded, Composite):
         with pytest.raises(InvalidInput) as refused:
-            check_dataset(dataset_of(NESTED, recorded), EnvironmentSpec(NESTED, needed))
+            check_dataset_spaces(dataset_of(NESTED, recorded), EnvironmentSpec(NESTED, needed))
         assert str(refused.value).startswith(
             f"the action space of the dataset (House-v0) is {recorded}, and that of the "
             f"environment is {needed}; "

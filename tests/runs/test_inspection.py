@@ -12,7 +12,7 @@ from gymnasium.envs.registration import register
 
 import etude
 from etude.errors import EnvironmentFault, InvalidInput
-from etude.runs.inspection import inspect_dataset
+from etude.runs.inspection import inspect_dataset, inspection_table
 from etude.storage.datasets.formats import read_recorded
 from etude.trees import content_hash
 
@@ -86,7 +86,7 @@ def test_what_it_holds_is_shown(recorded):
     """Of Minari's layout its own spaces, of an .npz those of the environment that it names."""
     with np.load(recorded / "cartpole.npz") as arrays:
         lengths = arrays["episode_lengths"]
-    for name, format in (("cartpole-v0", "Minari"), ("cartpole.npz", "NumPy")):
+    for name, format in (("cartpole-v0", "Minari"), ("cartpole.npz", ".npz")):
         done = here("dataset", name, "--check", "--replay", cwd=recorded)
         assert done.returncode == 0, done.stderr
         said = " ".join(done.stdout.split())
@@ -158,7 +158,20 @@ def test_double_precision_and_inexact_bounds_replay(recorded, name):
 
 
 def test_what_a_recording_cut_off_replays(recorded):
-    assert inspect_dataset(recorded / "cut", replay=True).replay == (2, 8, 0, 2, "")
+    found = inspect_dataset(recorded / "cut", replay=True)
+    assert found.replay == (2, 8, 0, 2, "")
+    assert "0, 2" in inspection_table(found).columns[1].cells  # terminated, truncated
+
+
+def test_where_the_disk_does_not_take_it_is_named(recorded, tmp_path, monkeypatch):
+    def refuse(*_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("etude.storage.files.os.replace", refuse)
+    for name in ("a.npz", "a-v0"):
+        with pytest.raises(InvalidInput, match=f"{name} cannot be written .Permission denied"):
+            inspect_dataset(recorded / "cartpole.npz", to=tmp_path / name)
+    assert not list(tmp_path.iterdir())
 
 
 def test_what_minari_collected_replays(tmp_path, monkeypatch):

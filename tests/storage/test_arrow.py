@@ -12,55 +12,32 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from two_episodes import (
+    ACTIONS,
+    OBSERVATIONS,
+    REWARDS,
+    SPEC,
+    TERMINATED,
+    assert_same,
+    expected,
+    refusal,
+)
 
 import etude
-from etude.data.dataset import make_dataset
 from etude.errors import InvalidInput
 from etude.runs.inspection import inspect_dataset
 from etude.runs.options import RunOptions
 from etude.runs.train import resolve_settings
-from etude.spaces import Box, Composite, Discrete, EnvironmentSpec, space_from_gymnasium
+from etude.spaces import Box, Composite, Discrete, space_from_gymnasium
 from etude.storage.datasets import budget
 from etude.storage.datasets.arrow import read_tables, rows_of
 from etude.storage.datasets.formats import read_dataset, read_recorded
 from etude.storage.datasets.minari import read_minari
+from etude.storage.datasets.recorded_episodes import FIELDS
 from etude.storage.files import CorruptFile
 from etude.struct import replace
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # Minari's, of missing authors
-
-SPEC = EnvironmentSpec(Box((2,)), Box((1,), low=-1.0, high=1.0), 4, "House-v1")
-# two episodes, of 3 steps to an end and of 2
-OBSERVATIONS = [np.arange(8.0).reshape(4, 2), 10 + np.arange(6.0).reshape(3, 2)]
-ACTIONS = [np.array([[0.5], [-0.5], [1]]), np.array([[0.25], [0]])]
-REWARDS = [np.array([1.0, 2, 3]), np.array([4.0, 5])]
-TERMINATED = [np.array([0, 0, 1], bool), np.zeros(2, bool)]
-TRUNCATED = [np.zeros(3, bool), np.array([0, 1], bool)]
-
-
-def expected(**changes):
-    recorded = dict(
-        observations=OBSERVATIONS,
-        actions=ACTIONS,
-        rewards=REWARDS,
-        terminations=TERMINATED,
-        truncations=TRUNCATED,
-    )
-    return make_dataset(replace(SPEC, id=""), **recorded | changes)
-
-
-def assert_same(dataset, other):
-    assert jax.tree.structure(dataset) == jax.tree.structure(other)
-    jax.tree.map(np.testing.assert_array_equal, dataset, other)
-
-
-def refusal(path, spec=SPEC, **options):
-    with pytest.raises(InvalidInput) as refused:
-        read_dataset(path, spec, **options)
-    message = str(refused.value)
-    assert message.startswith(str(path)) and message.count(str(path)) == 1
-    assert "\n" not in message
-    return message
 
 
 def write_json(path, data):
@@ -120,7 +97,7 @@ def test_a_folder_of_imitation_is_read_without_its_infos(tmp_path, monkeypatch):
         ({"obs": [[[1.0], [1.0, 2.0]]] * 2}, "'obs' has rows of 1 to 2 numbers; give rows of one"),
         ({"obs": [[[1.0, None]]] * 2}, "'obs' lacks 1 values"),
         ({"acts": [["a"] * 3, ["b"] * 2]}, "'acts' has the type string; only numbers are read"),
-        ({"terminal": [[True], [False]]}, "terminal is no flag of each episode"),
+        ({"terminal": [[True], [False]]}, "terminal is not a flag of each episode"),
     ],
 )
 def test_faults_of_a_folder_of_imitation_are_named(tmp_path, changes, message):
@@ -316,15 +293,11 @@ def test_links_that_lead_out_of_the_folder_are_refused(tmp_path):
 # Minari
 
 
-def sampled(space, count):
-    return jax.tree.map(lambda *x: np.stack(x), *(space.sample() for _ in range(count)))
-
-
 def written_by_minari(name, observation_space, action_space, data_format):
     episodes = [
         {
-            "observations": sampled(observation_space, steps + 1),
-            "actions": sampled(action_space, steps),
+            "observations": gymnasium_spaces.stacked(observation_space, steps + 1),
+            "actions": gymnasium_spaces.stacked(action_space, steps),
             "rewards": np.arange(steps) / 7,
             "terminations": np.arange(steps) == steps - 1,
             "truncations": np.zeros(steps, bool),
@@ -402,6 +375,25 @@ def test_faults_of_minaris_arrow_are_named(tmp_path, monkeypatch):
     write_json(folder / "metadata.json", metadata | {"total_episodes": 2**31 - 1})
     (folder / "0").unlink()
     assert "it has no folder of episode 0" in read()
+
+
+@pytest.mark.parametrize("kind", ["arrow", "parquet"])
+def test_the_padding_of_a_step_may_be_missing(tmp_path, monkeypatch, kind):
+    """Minari pads the actions of some spaces with None."""
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+    spaces = gymnasium_spaces.OBSERVATIONS["box"], gymnasium_spaces.ACTIONS["discrete"]
+    episodes = written_by_minari("a-v0", *spaces, kind)
+    (file,) = (tmp_path / "a-v0" / "data" / "0").glob(f"*.{kind}")
+    (columns,) = read_tables(file.parent, [file.name], FIELDS)
+    table = {name: column.to_pylist() for name, column in columns.items()}
+    table["actions"][-1] = None
+    file.unlink()
+    if kind == "parquet":
+        pq.write_table(pa.table(table), file)
+    else:
+        stream(file, pa.table(table))
+    actions = read_minari(tmp_path / "a-v0").fields["actions"]
+    np.testing.assert_array_equal(actions[0], episodes[0]["actions"])
 
 
 # Hostile files

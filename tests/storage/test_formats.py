@@ -1,54 +1,50 @@
 """Datasets of other libraries, in their own layouts: what is there is read, the rest is said."""
 
+import re
+import sys
 import zipfile
+from pathlib import Path
+from types import SimpleNamespace
 
 import gymnasium
+import gymnasium_spaces
 import h5py
-import jax
 import numpy as np
 import pytest
+from two_episodes import (
+    ACTIONS,
+    OBSERVATIONS,
+    RECORDED,
+    REWARDS,
+    SPEC,
+    TERMINATED,
+    TRUNCATED,
+    assert_same,
+    expected,
+    refusal,
+)
 
 from etude.data.dataset import make_dataset
 from etude.errors import InvalidInput
-from etude.spaces import Box, Composite, Discrete, EnvironmentSpec, space_from_gymnasium
-from etude.storage.datasets.formats import read_dataset, read_recorded, write_dataset
+from etude.spaces import (
+    Box,
+    Composite,
+    Discrete,
+    EnvironmentSpec,
+    MultiBinary,
+    space_from_gymnasium,
+)
+from etude.storage.datasets.formats import (
+    read_dataset,
+    read_recorded,
+    recorded_of,
+    write_dataset,
+    write_recorded,
+)
 from etude.storage.datasets.minari_writer import MinariWriter
+from etude.storage.datasets.npz_parts import PartsWriter
 from etude.struct import replace
 from etude.trees import content_hash
-
-SPEC = EnvironmentSpec(Box((2,)), Box((1,), low=-1.0, high=1.0), 4, "House-v1")
-# two episodes, of 3 steps to a failure and of 2 to a time limit
-OBSERVATIONS = [np.arange(8.0).reshape(4, 2), 10 + np.arange(6.0).reshape(3, 2)]
-ACTIONS = [np.array([[0.5], [-0.5], [1]]), np.array([[0.25], [0]])]
-REWARDS = [np.array([1.0, 2, 3]), np.array([4.0, 5])]
-TERMINATED = [np.array([0, 0, 1], bool), np.zeros(2, bool)]
-TRUNCATED = [np.zeros(3, bool), np.array([0, 1], bool)]
-
-
-def expected(**changes):
-    recorded = dict(
-        observations=OBSERVATIONS,
-        actions=ACTIONS,
-        rewards=REWARDS,
-        terminations=TERMINATED,
-        truncations=TRUNCATED,
-    )
-    return make_dataset(replace(SPEC, id=""), **recorded | changes)
-
-
-def assert_same(dataset, other):
-    assert jax.tree.structure(dataset) == jax.tree.structure(other)
-    jax.tree.map(np.testing.assert_array_equal, dataset, other)
-
-
-def refusal(path, spec=SPEC, **options):
-    with pytest.raises(InvalidInput) as refused:
-        read_dataset(path, spec, **options)
-    message = str(refused.value)
-    assert message.startswith(str(path)) and message.count(str(path)) == 1
-    assert "\n" not in message
-    return message
-
 
 # D4RL
 
@@ -110,9 +106,28 @@ def test_without_next_observations_d4rl_invents_no_successor_that_counts(tmp_pat
     assert "1 episodes that were cut off end one step earlier" in notes[1]
 
 
+def test_episodes_of_one_step(tmp_path):
+    """One that was cut off, without the observation after it, is left out and counted apart."""
+    one = {"observations": np.ones((1, 2)), "next_observations": np.zeros((1, 2))}
+    one |= {"actions": np.zeros((1, 1)), "rewards": np.ones(1)}
+    one |= {"terminals": np.array([True]), "timeouts": np.array([False])}
+    assert read_dataset(d4rl(tmp_path / "a.hdf5", **one), SPEC).num_steps == 1
+    ends = {"terminals": np.zeros(5), "timeouts": np.array([1, 1, 0, 1, 1])}
+    path = d4rl(tmp_path / "b.hdf5", "next_observations", **ends)
+    assert read_dataset(path, SPEC).episode_lengths.tolist() == [1]
+    notes = read_recorded(path).notes
+    assert notes[0].startswith("1 episodes that were cut off end one step earlier")
+    assert notes[1].startswith("3 episodes of one step that was cut off are left out")
+    one["terminals"] = np.array([False])
+    message = refusal(d4rl(path, "next_observations", **one))
+    assert "all its episodes are cut off after one step" in message
+
+
 @pytest.mark.parametrize(
     "changes, message",
     [
+        ({"next_observations": np.zeros((5, 3))}, "(5, 2) and next_observations (5, 3); they"),
+        ({"next_observations": np.zeros((5, 1))}, "(5, 2) and next_observations (5, 1); they"),
         (
             {"timeouts": np.zeros(5, bool), "terminals": np.arange(5) == 4},
             "episode 0, step 2: its next observation is not the observation that follows, and "
@@ -184,6 +199,7 @@ def test_robomimic_is_read(tmp_path):
     [
         ({"next_obs": None}, "data/demo_10 has no 'next_obs', so the observation after its last"),
         ({"dones": None}, "data/demo_10 has no 'dones'"),
+        ({"dones": 1.0}, "demo_10: dones has the shape (); it has a flag for each step"),
         ({"next_obs/eye": np.zeros((2, 2))}, "demo_10, step 0: next_obs/eye is not the obs/eye"),
         ({"next_obs/eye": np.zeros((3, 2))}, "demo_10: obs/eye has the shape (2, 2) and next_obs"),
         ({"dones": np.zeros(2)}, "episode 1, step 1: truncations is False"),
@@ -197,11 +213,11 @@ def test_faults_of_robomimic_are_named(tmp_path, changes, message):
 
 def test_other_faults_of_robomimic_are_named(tmp_path):
     path = robomimic(tmp_path / "a.hdf5")
-    assert "its observations have the keys eye, hand, and the observation space is Box" in refusal(
-        path
-    )
+    assert "the keys of its observations are eye, hand, and the observation space" in refusal(path)
     spec = replace(SPEC, observation=Composite((Box((2,)), Box(())), ("eye", "nose")))
     assert "its observations have no key 'nose'" in refusal(path, spec)
+    pair = replace(SPEC, observation=Composite((Box((2,)), Box((2,)))))
+    assert "those of the environment are a Tuple; make a Dict" in refusal(path, pair)
     with h5py.File(robomimic(path), "r+") as file:
         file["data"].move("demo_2", "demo_010")
     assert "demo_010 and demo_10 have one number" in refusal(path)
@@ -250,6 +266,7 @@ def test_imitation_is_read_without_its_infos(tmp_path, monkeypatch):
         ({"terminal": None}, "it has no key 'terminal'; "),
         ({"obs": np.zeros((5, 2))}, "obs has the shape (5, 2), and by acts and indices it should "),
         ({"indices": np.array([5])}, "episode 1 has no steps by its indices"),
+        ({"indices": np.array([2.5])}, "indices has the number 2.5; give whole ones"),
         ({"indices": np.array([[3]])}, "acts have the shape (5, 1) and indices (1, 1); "),
         ({"obs": np.array([print] * 7)}, "'obs' has the dtype object; only numbers can be read"),
         ({"speed": np.zeros(5)}, "it has the unknown key 'speed'; leave it out."),
@@ -259,10 +276,15 @@ def test_faults_of_imitation_are_named(tmp_path, changes, message):
     assert message in refusal(imitation(tmp_path / "a.npz", **changes))
 
 
-# The door
+# All formats
 
 
 def test_what_is_no_dataset_is_refused(tmp_path):
+    (tmp_path / "zarr").mkdir()
+    (tmp_path / "zarr" / ".zgroup").touch()
+    assert "it is a zarr folder, which is not read; docs/imitation.md has" in refusal(
+        tmp_path / "zarr"
+    )
     (tmp_path / "folder").mkdir()
     assert "a directory without data/metadata.json" in refusal(tmp_path / "folder")
     (tmp_path / "folder" / "data").mkdir()
@@ -277,7 +299,7 @@ def test_what_is_no_dataset_is_refused(tmp_path):
         tmp_path / "a.csv"
     )
     (tmp_path / "a.npz").write_text("1,2\n")
-    assert "it is no whole .npz file" in refusal(tmp_path / "a.npz")
+    assert "it is damaged or not an .npz" in refusal(tmp_path / "a.npz")
     with MinariWriter(tmp_path / "b", SPEC) as writer:
         for i in range(2):
             writer.append(
@@ -316,6 +338,78 @@ def test_without_spaces_real_numbers_are_unbounded(tmp_path):
     assert read_dataset(tmp_path / "c.npz").spec.observation == Box((2,))
 
 
+def named_by(path, environment_id):
+    """The file with another environment's id."""
+    with np.load(path) as arrays:
+        np.savez(path, **dict(arrays) | {"environment_id": environment_id})
+    return path
+
+
+def test_the_way_out_of_unknown_spaces_is_one_that_python_has(tmp_path):
+    """And a right key of a Dict is not called a wrong one."""
+    cartpole = EnvironmentSpec(Box((2,)), Discrete(2), id="CartPole-v1")
+    house = replace(SPEC, observation=Composite((Box((2,)),), ("eye",)))
+    for name, spec, changes, reason in (
+        ("a", cartpole, {"actions": [[0, 1, 1], [1, 0]]}, "actions are whole numbers, and .npz fi"),
+        (
+            "b",
+            replace(house, action=MultiBinary((1,))),
+            {
+                "observations": [{"eye": x} for x in OBSERVATIONS],
+                "actions": [np.ones((len(x), 1), bool) for x in ACTIONS],
+            },
+            "its observations are a Dict or a Tuple, and without an environment it is not known",
+        ),
+    ):
+        path = tmp_path / f"{name}.npz"
+        write_dataset(path, make_dataset(spec, **RECORDED | changes))
+        message = refusal(path, None)
+        assert reason in message and f'spec=etude.make("{spec.id}").spec' in message
+        assert read_dataset(path, spec).num_episodes == 2
+        # what a file says is not advised where it would import a module
+        assert "os" not in refusal(named_by(path, "os:system"), None).split("spec=")[1]
+
+
+def test_a_directory_may_be_called_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "it").mkdir()
+    with pytest.raises(InvalidInput, match="^it: it is a directory without data/metadata.json"):
+        read_dataset("it")
+
+
+def test_the_lines_that_convert_zarr_make_such_a_dataset(tmp_path, monkeypatch):
+    page = (Path(__file__).parents[2] / "docs" / "imitation.md").read_text()
+    code = next(x for x in re.findall(r"```python\n(.*?)```", page, re.S) if "zarr" in x)
+    folder = {
+        "data/state": np.concatenate([x[:-1] for x in OBSERVATIONS]),
+        "data/action": np.concatenate(ACTIONS),
+        "meta/episode_ends": np.array([3, 5]),
+    }
+    monkeypatch.setitem(sys.modules, "zarr", SimpleNamespace(open=lambda *_: folder))
+    monkeypatch.chdir(tmp_path)
+    exec(code, {})
+    wanted = expected(
+        observations=[x[[*range(len(x) - 1), -2]] for x in OBSERVATIONS],
+        rewards=[np.zeros(3), np.zeros(2)],
+        terminations=[np.zeros(3, bool), np.zeros(2, bool)],
+        truncations=[np.arange(n) == n - 1 for n in (3, 2)],
+    )
+    assert_same(read_dataset("pusht.npz", SPEC), wanted)
+
+
+def test_a_part_without_side_views_keeps_those_of_others_in_their_places(tmp_path):
+    dataset = replace(expected(), spec=replace(SPEC, num_envs=1))
+    recorded = recorded_of(dataset, [1, None])
+    folder = tmp_path / "a.npz.unfinished"
+    with PartsWriter(folder, SPEC) as parts:
+        for is_side_view in ((), (False, True), ()):
+            parts.append(recorded._replace(is_side_view=is_side_view))
+    read = read_recorded(folder, SPEC)
+    assert read.is_side_view == (False, False, False, True, False, False)
+    write_recorded(tmp_path / "b", SPEC, read)
+    assert read_recorded(tmp_path / "b").is_side_view == read.is_side_view
+
+
 @pytest.mark.parametrize("name", ["data.npz", "data-v0", "balance", "v1.2"])
 def test_what_was_written_is_read_back_with_its_seeds(tmp_path, name):
     dataset = replace(expected(), spec=replace(SPEC, num_envs=1))
@@ -327,6 +421,9 @@ def test_what_was_written_is_read_back_with_its_seeds(tmp_path, name):
         write_dataset(tmp_path / name, dataset)
     with pytest.raises(InvalidInput, match="there are 1 seeds and 2 episodes"):
         write_dataset(tmp_path / "other", dataset, seeds=[3])
+    for seed in (1.5, -5, 2**63, "3"):
+        with pytest.raises(InvalidInput, match=r"the seed of episode 1 is .*; give a whole number"):
+            write_dataset(tmp_path / "other", dataset, seeds=[3, seed])
     with pytest.raises(InvalidInput, match=r"a.csv is neither .* give .*a.npz or .*/a$"):
         write_dataset(tmp_path / "a.csv", dataset)
     assert [path.name for path in tmp_path.iterdir()] == [name]
@@ -347,9 +444,7 @@ def test_both_formats_hold_the_same_dataset(tmp_path):
         eye=gymnasium.spaces.Box(0, 255, (32, 32, 3), np.uint8),
     )
     spec = replace(SPEC, observation=space_from_gymnasium(space), num_envs=1)
-    observations = [
-        jax.tree.map(lambda *x: np.stack(x), *(space.sample() for _ in range(n))) for n in (4, 3)
-    ]
+    observations = [gymnasium_spaces.stacked(space, n) for n in (4, 3)]
     dataset = make_dataset(
         spec,
         observations=observations,

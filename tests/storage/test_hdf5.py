@@ -166,14 +166,14 @@ def test_a_path_is_no_name_for_it_would_follow_links(path, name):
     with h5py.File(path, "w") as file:
         file["b/x"] = [1.0]
         file["a"] = h5py.SoftLink("/b")
-    assert "is no name in a group; rename it" in refusal(path, name)
+    assert "is not a name in a group; rename it" in refusal(path, name)
 
 
 @pytest.mark.parametrize("value", [[1, 2], np.zeros(2, "f4,f4"), h5py.Empty("f4"), "text"])
 def test_attributes_of_other_kinds_are_refused(path, value):
     with h5py.File(path, "w") as file:
         file.attrs["id"] = value
-    with open_hdf5(path) as file, pytest.raises(CorruptFile, match="'id' of .* is no number"):
+    with open_hdf5(path) as file, pytest.raises(CorruptFile, match="'id' of .* is not a number"):
         file.attribute("id")
 
 
@@ -200,7 +200,7 @@ def test_shapes_that_lie_are_refused_unread(path, shape):
 @pytest.mark.parametrize("data", [b"", b"\x89HDF\r\n\x1a\n", b"PK\x03\x04" * 99, bytes(9999)])
 def test_what_is_no_hdf5_is_refused(path, data):
     path.write_bytes(data)
-    assert "it is no whole HDF5 file (" in refusal(path)
+    assert "it is damaged or not HDF5 (" in refusal(path)
 
 
 def test_damage_is_refused_or_changes_nothing(path):

@@ -28,11 +28,13 @@ from etude.spaces import Box, Composite, Discrete, EnvironmentSpec, space_from_g
 from etude.storage import files
 from etude.storage.datasets import minari_writer
 from etude.storage.datasets.formats import read_dataset
+from etude.storage.datasets.hdf5 import open_hdf5
 from etude.storage.datasets.minari import read_minari
 from etude.storage.datasets.minari_root import locate_dataset, minari_root
 from etude.storage.datasets.minari_spaces import decode_space, encode_space
 from etude.storage.datasets.minari_writer import MinariWriter, write_minari
-from etude.storage.datasets.recorded_episodes import dataset_of
+from etude.storage.datasets.pictures import decode_pictures
+from etude.storage.datasets.recorded_episodes import RecordedEpisodes, dataset_of
 from etude.struct import replace
 from etude.trees import content_hash
 
@@ -41,15 +43,11 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # Minari's, of m
 SPEC = EnvironmentSpec(Box((2,)), Discrete(3, start=1), id="House-v0")
 
 
-def stacked(space, count):
-    return jax.tree.map(lambda *x: np.stack(x), *(space.sample() for _ in range(count)))
-
-
 def sampled(observation_space, action_space, steps):
     """An episode of samples, of so many steps."""
     return {
-        "observations": stacked(observation_space, steps + 1),
-        "actions": stacked(action_space, steps),
+        "observations": gymnasium_spaces.stacked(observation_space, steps + 1),
+        "actions": gymnasium_spaces.stacked(action_space, steps),
         "rewards": np.random.default_rng(steps).normal(size=steps),
         "terminations": np.arange(steps) == steps - 1,
         "truncations": np.zeros(steps, bool),
@@ -245,7 +243,24 @@ def test_pictures_of_another_size_are_refused_undecoded(tmp_path, monkeypatch, s
         file["episode_0/observations"] = rows
     with_metadata(tmp_path / "a", jpeg_encoding=True)
     monkeypatch.setattr(Image.Image, "load", lambda *_: pytest.fail("it was decoded"))
+    with h5py.File(tmp_path / "b", "w") as file:
+        file["x"] = np.zeros((1, 9), np.uint8)
+    with open_hdf5(tmp_path / "b") as file, pytest.raises(InvalidInput) as refused:
+        decode_pictures(file.rows_of_bytes("x"), "x", spec.observation, file.spend)
+    assert str(refused.value) == "row 0 of 'x' is not a whole JPEG (cannot identify image file)"
     assert f"a picture of {size[0]} by {size[1]}, {mode}, and its space" in refusal(tmp_path / "a")
+
+
+def test_pictures_that_are_arrays_are_read_whatever_the_metadata_leave_out(tmp_path):
+    """As a Minari before 0.5.4 wrote them, whose metadata do not tell."""
+    spec = EnvironmentSpec(Box((32, 32, 3), "uint8", 0, 255), Discrete(1))
+    pictures = np.arange(4 * 32 * 32 * 3).reshape(4, 32, 32, 3).astype(np.uint8)
+    with MinariWriter(tmp_path / "a", spec) as writer:
+        writer.append(**episode(0) | {"actions": [0] * 3, "observations": pictures})
+    with_metadata(tmp_path / "a", jpeg_encoding=...)
+    read = read_minari(tmp_path / "a")
+    np.testing.assert_array_equal(read.fields["observations"][0], pictures)
+    assert not read.notes
 
 
 # Its ids
@@ -359,15 +374,16 @@ def test_nothing_that_a_file_names_is_made(path, tmp_path):
 
 
 def test_episodes_that_the_metadata_do_not_count_are_left_out_and_said(path):
-    with_metadata(path, total_episodes=2)
+    with_metadata(path, total_episodes=2, minari_version="9.0")  # whatever version there will be
     read = read_minari(path)
     assert read.num_episodes == 2 and "do not count: only the first 2 are read" in read.notes[0]
 
 
 def test_episodes_are_read_by_number_and_not_by_name(tmp_path):
-    with MinariWriter(tmp_path / "a", SPEC) as writer:
-        for number in range(11):  # episode_10 is listed before episode_2
-            writer.append(**episode(number, 1))
+    episodes = [episode(number, 1) for number in range(11)]  # episode_10 is listed before episode_2
+    fields = {field: [given[field] for given in episodes] for field in episodes[0]}
+    recorded = RecordedEpisodes("etude", SPEC.id, SPEC, fields, (None,) * 11)
+    write_minari(tmp_path / "a", SPEC, recorded)
     rewards = np.concatenate(read_minari(tmp_path / "a").fields["rewards"])
     np.testing.assert_allclose(rewards, np.arange(11) * 0.1)
     with h5py.File(trusted(tmp_path / "a"), "r+") as file:
@@ -390,6 +406,8 @@ def test_a_changed_byte_is_refused(path):
         file.write_bytes(whole)
     main.write_bytes(data + b"\0")
     assert "main_data.hdf5 was changed since etude wrote it, or is damaged" in refusal(path)
+    with pytest.raises(InvalidInput, match="main_data.hdf5 was changed since etude wrote it"):
+        MinariWriter(path, SPEC, resume=True)
     trusted(path)
     assert read_minari(path).num_episodes == 3
 
@@ -398,7 +416,7 @@ def test_a_changed_byte_is_refused(path):
 
 
 def test_nothing_is_written_over(path, tmp_path):
-    before = {file: file.read_bytes() for file in path.rglob("*") if file.is_file()}
+    before = files_of(path)
     episodes = read_minari(path)
     for write in (lambda: MinariWriter(path, SPEC), lambda: write_minari(path, SPEC, episodes)):
         with pytest.raises(InvalidInput, match="house-v0 exists already; choose another name"):
@@ -408,9 +426,9 @@ def test_nothing_is_written_over(path, tmp_path):
     other = replace(SPEC, action=Discrete(4))
     with pytest.raises(InvalidInput, match="has the action space .* and the episodes to add have"):
         MinariWriter(path, other, resume=True)
-    assert {file: file.read_bytes() for file in path.rglob("*") if file.is_file()} == before
+    assert files_of(path) == before
     trusted(path)
-    with pytest.raises(InvalidInput, match="no dataset that etude wrote"):
+    with pytest.raises(InvalidInput, match="not a dataset that etude wrote"):
         MinariWriter(path, SPEC, resume=True)
 
 
@@ -455,7 +473,7 @@ def test_a_large_dataset_is_not_copied_for_each_episode(tmp_path, monkeypatch):
         lambda source, target: copied.append(copyfile(source, target).stat().st_size),
     )
     with MinariWriter(tmp_path / "a-v0", SPEC) as writer:
-        for number in range(40):
+        for number in range(20):
             writer.append(**episode(number, 50))
             if number % 7 == 0:
                 read = read_minari(tmp_path / "a-v0")
@@ -464,9 +482,9 @@ def test_a_large_dataset_is_not_copied_for_each_episode(tmp_path, monkeypatch):
                 ]
                 by_minari = minari.MinariDataset(tmp_path / "a-v0" / "data").total_episodes
                 assert 2 * by_minari >= number
-        assert len(copied) < 10
+        assert len(copied) < 8
     assert sum(copied) < 2.2 * (tmp_path / "a-v0" / "data" / "main_data.hdf5").stat().st_size
-    assert minari.MinariDataset(tmp_path / "a-v0" / "data").total_episodes == 40
+    assert minari.MinariDataset(tmp_path / "a-v0" / "data").total_episodes == 20
     assert not (tmp_path / "a-v0" / "data" / "pending").exists()
 
 
@@ -544,16 +562,92 @@ def test_a_full_disk_loses_no_episode_and_adds_none_twice(tmp_path, monkeypatch)
     assert len(list((path / "data").iterdir())) == 3
 
 
-def test_a_damaged_pending_episode_is_refused(path, monkeypatch):
-    monkeypatch.setattr(minari_writer, "SMALL_FILE", 0)
-    writer = MinariWriter(path, SPEC, resume=True)
-    writer.append(**episode(3))
-    (pending,) = (path / "data" / "pending").iterdir()
-    data = bytearray(pending.read_bytes())
+def flip(file):
+    data = bytearray(file.read_bytes())
     data[len(data) // 2] ^= 1
-    pending.write_bytes(data)
-    assert f"pending/{pending.name} is damaged" in refusal(path)
+    file.write_bytes(data)
+
+
+def files_of(path):
+    return {file: file.read_bytes() for file in path.rglob("*") if file.is_file()}
+
+
+@pytest.fixture
+def pending(path, monkeypatch):
+    """Of a process that ended: three episodes in the main file of `path`, and three that wait."""
+    with monkeypatch.context() as patch:
+        patch.setattr(MinariWriter, "_merge", lambda self: None)
+        with MinariWriter(path, SPEC, resume=True) as writer:
+            for number in range(3, 6):
+                writer.append(**episode(number), seed=10 + number)
+            assert (writer.num_episodes, writer.num_steps) == (6, 18)
+    assert read_minari(path).seeds == tuple(range(10, 16))
+    return sorted((path / "data" / "pending").iterdir())
+
+
+def damaged(path, pending):
+    flip(pending[1])
+    return f"pending/{pending[1].name} is damaged"
+
+
+def missing(path, pending):
+    pending[0].unlink()
+    return f"it has pending/{pending[1].name}, and no episode 3"
+
+
+def twice(path, pending):
+    shutil.copy(pending[0], pending[0].with_name(f"episode_3.{'0' * 64}.hdf5"))
+    return "episode 3 is in pending twice"
+
+
+def main_file_damaged(path, pending):
+    flip(path / "data" / "main_data.hdf5")
+    return "main_data.hdf5 was changed since etude wrote it, or is damaged"
+
+
+@pytest.mark.parametrize("fault", [damaged, missing, twice, main_file_damaged])
+def test_no_fault_is_resumed_and_nothing_lost(path, pending, fault):
+    """Neither read, nor put into the main file under new hashes, nor removed."""
+    message = fault(path, pending)
+    before = files_of(path)
+    assert message in refusal(path)
+    with pytest.raises(InvalidInput, match="house-v0: ") as refused:
+        MinariWriter(path, SPEC, resume=True)
+    assert message in str(refused.value)
+    assert files_of(path) == before
+
+
+def test_pending_episodes_do_not_vanish_with_the_hashes(path, pending):
+    trusted(path)
+    assert "its folder pending has episodes, and etude.json" in refusal(path)
+    shutil.rmtree(path / "data" / "pending")
+    assert read_minari(path).num_episodes == 3
+
+
+def test_damage_while_etude_writes_costs_no_episode(path):
+    writer = MinariWriter(path, SPEC, resume=True)
+    flip(path / "data" / "main_data.hdf5")
+    writer.append(**episode(3))
+    assert writer.num_episodes == 4
+    with pytest.raises(InvalidInput, match="main_data.hdf5 was changed since"):
+        writer.close()
+    assert len(list((path / "data" / "pending").iterdir())) == 1
+
+
+def test_a_writer_takes_one_environment_and_no_episode_after_its_end(path, tmp_path):
+    with pytest.raises(InvalidInput, match="is of the environment 'House-v0', and the episodes to"):
+        MinariWriter(path, replace(SPEC, id="Flat-v0"), resume=True)
+    writer = MinariWriter(path, SPEC, resume=True)
+    with pytest.raises(InvalidInput, match="the seed of episode 0 is -1; give a whole number"):
+        writer.append(**episode(3), seed=-1)
     writer.close()
+    with pytest.raises(InvalidInput, match="the writer of .*house-v0 is closed"):
+        writer.append(**episode(3))
+    assert read_minari(path).num_episodes == 3
+    spec = replace(SPEC, id="CartPole-v1")
+    MinariWriter(tmp_path / "b", spec, options={"sutton_barto_reward": True}).close()
+    metadata = json.loads((tmp_path / "b" / "data" / "metadata.json").read_text())
+    assert json.loads(metadata["env_spec"])["kwargs"]["sutton_barto_reward"] is True
 
 
 HERE = [str(folder) for folder in Path(__file__).parents[:2]]

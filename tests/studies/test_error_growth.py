@@ -32,8 +32,24 @@ def learned(monkeypatch):
         monkeypatch.setattr(error_growth, name, lambda *_, table=table: table)
 
 
-def test_simulated_costs_are_those_of_the_formulas(learned, tmp_path):
+def walks_in_numpy(learned, key, error_rates, size):
+    """As `simulate_walks`, step by step."""
+    rng, rows = np.random.default_rng(0), np.repeat(learned, error_growth.BATCHES, 0)
+    place, costs = np.ones((len(rows), size), int), []
+    for _ in range(max(HORIZONS)):
+        action = np.take_along_axis(rows, place, 1)
+        errs = rng.random(place.shape) < np.asarray(error_rates)[place]
+        action = np.where(errs, (action + rng.integers(1, 3, place.shape)) % 3, action)
+        place = np.clip(place + action - 1, 0, 2)
+        costs.append((place != 1).mean(1))
+    return np.cumsum(costs, 0)[np.array(HORIZONS) - 1].T
+
+
+@pytest.mark.parametrize("in_jax", [False, pytest.param(True, marks=pytest.mark.system)])
+def test_simulated_costs_are_those_of_the_formulas(learned, tmp_path, monkeypatch, in_jax):
     """By four standard errors. An error that led a clone back would show: at ε = .05 in a third."""
+    if not in_jax:  # whose compilation takes seconds
+        monkeypatch.setattr(error_growth, "simulate_walks", walks_in_numpy)
     directory, found = measure_error_growth(0.05, 4_000, out=tmp_path / "figure")
     for name, cost_of in (("cloning", closed_form), ("dagger", np.multiply)):
         growth = found[name]

@@ -26,7 +26,7 @@ class DatasetCommand:
     """play the episodes again on the Gymnasium environment, from the seeds that were recorded, and
     name the first difference"""
     to: Path | None = None
-    """write the dataset there: to an .npz, or with any other name to a directory in Minari's
+    """write the dataset there: to an .npz, or, without a suffix, to a directory in Minari's
     layout"""
     environment: str | None = None
     """the environment that it was recorded in, a Gymnasium id or module:Name, where the dataset

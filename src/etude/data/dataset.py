@@ -3,7 +3,7 @@
 `make_dataset` takes what a user of Gymnasium records: T + 1 observations and T actions, rewards and
 flags for an episode of T steps, in the environment's own units. `to_recorded_arrays` gives that
 back, so every file format is read and written in these terms. Everything here but `episode_starts`
-runs on the host.
+runs on the host, with NumPy.
 """
 
 from functools import partial
@@ -46,8 +46,9 @@ class Dataset:
 
     transitions: Transition  # [step, ...]; the last step of each episode, and no other, is done
     episode_lengths: Array  # int32 [episode], in steps, at least 1
-    spec: EnvironmentSpec = static()  # the spaces and id of the environment recorded, for one copy
-    # False: the next observation of each last step is the one before it, for it was not recorded
+    spec: EnvironmentSpec = static()  # the spaces and id of the environment recorded; num_envs is 1
+    # False: the observation after the last step of each episode was not recorded, and the
+    # next_observation of that step repeats its observation
     has_last_observations: bool = static(True)
 
     @property
@@ -59,7 +60,7 @@ class Dataset:
         return self.episode_lengths.shape[0]
 
 
-def dataset_shapes(spec: EnvironmentSpec, num_steps: int, num_episodes: int) -> Any:
+def dataset_shapes(spec: EnvironmentSpec, num_steps: int, num_episodes: int) -> Dataset:
     """A dataset of `jax.ShapeDtypeStruct` in place of arrays, for `jax.eval_shape`."""
     spec = replace(spec, num_envs=1)
     transitions = jax.tree.map(
@@ -78,7 +79,8 @@ def episode_starts(dataset: Dataset) -> Array:
 
 def episode_returns(dataset: Dataset) -> np.ndarray:
     """The undiscounted return of each episode, float64 [episode]."""
-    starts = episode_starts(replace(dataset, episode_lengths=np.asarray(dataset.episode_lengths)))
+    lengths = np.asarray(dataset.episode_lengths)
+    starts = lengths.cumsum() - lengths
     return np.add.reduceat(np.asarray(dataset.transitions.reward, np.float64), starts)
 
 
@@ -103,12 +105,12 @@ def make_dataset(
     Args:
         spec: the spaces to hold the values against, and the id of the environment.
         observations: [step + 1, ...] of each episode: the one that the reset returned, then the one
-            that each step returned.
+            that each step returned. Of episodes of 3 and 2 steps, end to end, there are 7 rows.
         actions: [step, ...] of each episode.
         rewards: [step] of each episode; give zeros where none were recorded.
         terminations, truncations: [step] of each episode, bool or 0 and 1. The last step of an
-            episode has one of them or both, and no other step has any. With both it counts as
-            terminated.
+            episode has one of them or both, and no other step has any. With both, both are kept,
+            and algorithms take it as terminated.
         episode_lengths: [episode], the number of steps of each episode, where the five arrays have
             all episodes end to end. Without it, each of the five is a sequence with one entry for
             each episode.
@@ -139,8 +141,8 @@ def make_dataset(
 def to_recorded_arrays(dataset: Dataset) -> dict[str, Any]:
     """The NumPy arrays from which `make_dataset` makes this dataset, with their names.
 
-    They are laid end to end, in the environment's own units and in the dtypes of its spaces; Box
-    actions come back but for rounding (see `from_environment_action`).
+    They are laid end to end, in the environment's own units and in the dtypes of its spaces, with
+    rewards in float32. Box actions come back but for rounding (see `from_environment_action`).
 
     Raises:
         InvalidInput: for a dataset in which a next observation is not the observation of the
@@ -193,7 +195,7 @@ def check_last_observations(has_last_observations: bool) -> None:
         )
 
 
-def check_dataset(dataset: Dataset, spec: EnvironmentSpec) -> None:
+def check_dataset_spaces(dataset: Dataset, spec: EnvironmentSpec) -> None:
     """Check that a dataset has the spaces of an environment.
 
     They may differ in the precision of floats and the width of integers, which a dataset does not
@@ -208,9 +210,9 @@ def check_dataset(dataset: Dataset, spec: EnvironmentSpec) -> None:
     ):
         if not same_space(recorded, needed):
             raise InvalidInput(
-                f"the {role} space of the dataset{_of(dataset.spec)} is {recorded}, and that of "
-                f"the environment{_of(spec)} is {needed}; give the dataset of this environment, or "
-                "wrap the environment as it was for the recording"
+                f"the {role} space of the dataset{_id_in_brackets(dataset.spec)} is {recorded}, "
+                f"and that of the environment{_id_in_brackets(spec)} is {needed}; give the dataset "
+                "of this environment, or wrap the environment as it was for the recording"
             )
 
 
@@ -219,27 +221,30 @@ def _convert(spec, arrays, lengths, truncate_unfinished):
     example = jax.eval_shape(partial(zeros_like_spec, spec))
     *observations, action, reward, terminations, truncations = arrays
     rows = _observation_rows(lengths)
-    stacked = [
+    leaves, structure = jax.tree.flatten(example.observation)
+    joined = [
         convert_observation(array, leaf.dtype)
-        for array, leaf in zip(observations, jax.tree.leaves(example.observation), strict=True)
+        for array, leaf in zip(observations, leaves, strict=True)
     ]
-    leaves = [
-        *(leaf[rows] for leaf in stacked),
-        convert_action(action, example.action.dtype),
-        convert_observation(reward, example.reward.dtype),
-        *(leaf[rows + 1] for leaf in stacked),
-        *end_flags(terminations, truncations, truncate_unfinished),
-    ]
-    transitions = jax.tree.unflatten(jax.tree.structure(example), leaves)
+    fields: dict[str, Any] = {
+        "observation": jax.tree.unflatten(structure, [leaf[rows] for leaf in joined]),
+        "action": convert_action(action, example.action.dtype),
+        "reward": convert_observation(reward, example.reward.dtype),
+        "next_observation": jax.tree.unflatten(structure, [leaf[rows + 1] for leaf in joined]),
+    }
+    flags: Any = end_flags(terminations, truncations, truncate_unfinished)
+    transitions = Transition(**fields, terminated=flags[0], truncated=flags[1])
     return jax.device_put(Dataset(transitions, lengths, spec))
 
 
 def end_flags(
     terminations: RecordedArray, truncations: RecordedArray, truncate_unfinished: bool
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(terminated, truncated) [step]: at the last step of an episode, and only there.
+    """Check the flags of the ends of episodes, and return (terminated, truncated), bool [step].
 
-    Raises InvalidInput, naming the first, for a flag before it, and for none there.
+    With `truncate_unfinished` the last step of an episode is truncated where it has no flag. Raises
+    InvalidInput, naming the first, for a flag before the last step of an episode, and for none
+    there.
     """
     terminated, truncated = (
         convert_choices(array, np.dtype(bool)) for array in (terminations, truncations)
@@ -263,9 +268,9 @@ def end_flags(
 
 
 def _observation_rows(lengths):
-    """The row of each step's observation where an episode of T steps has T + 1 rows, [step]."""
+    """The row of each step's observation, int [step]; an episode of T steps has T + 1 rows."""
     return np.arange(lengths.sum()) + np.repeat(np.arange(len(lengths)), lengths)
 
 
-def _of(spec):
+def _id_in_brackets(spec):
     return f" ({spec.id})" if spec.id else ""

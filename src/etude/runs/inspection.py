@@ -28,7 +28,7 @@ from etude.storage.datasets.recorded_episodes import (
     RecordedEpisodes,
     dataset_of,
     derived_spec,
-    named,
+    errors_name,
 )
 from etude.struct import replace
 from etude.trees import content_hash
@@ -78,8 +78,9 @@ def inspect_dataset(
         What was found; with `check` the faults too.
 
     Raises:
-        InvalidInput: naming the path, for what is no dataset, and, without `check`, for one with a
-            fault; for a replay without seeds or an environment; for `to` where it exists.
+        InvalidInput: naming the path, for what is not a dataset, and, without `check`, for one with
+            a fault; for a replay without seeds or an environment; for `to` where it exists, or
+            cannot be written.
         EnvironmentFault: where the environment fails in a replay.
     """
     path = locate_dataset(path)
@@ -89,7 +90,7 @@ def inspect_dataset(
     if environment is not None:
         source = environment_source(environment, options, frame_stack, action_masks, TIMEOUT)
         spec = replace(source.outline(1, source.evaluation_backend).spec, num_envs=1)
-    with named(path):
+    with errors_name(path):
         recorded, spec, notes = _read(path, spec)
         faults = find_faults_of(recorded, spec, truncate_unfinished) if check else []
         dataset = None if faults else dataset_of(recorded, spec, truncate_unfinished)
@@ -171,10 +172,7 @@ def _read(path, spec) -> tuple[RecordedEpisodes, EnvironmentSpec, tuple[str, ...
                 )
         spec = recorded.spec
     elif spec is None:
-        try:
-            spec = derived_spec(recorded)
-        except InvalidInput as error:
-            raise InvalidInput(f"{error}, with --environment") from error
+        spec = derived_spec(recorded)
         notes = ("its spaces are told from its arrays; --environment gives those to check against",)
     if side_views := sum(recorded.is_side_view):
         notes += (
@@ -230,7 +228,10 @@ def _convert_to(to, recorded, dataset, options):
         for end, length in zip(ends, np.asarray(dataset.episode_lengths), strict=True)
     ]
     episodes = episodes._replace(fields=episodes.fields | {"truncations": truncations})
-    write_recorded(to, dataset.spec, episodes, options)
+    try:
+        write_recorded(to, dataset.spec, episodes, options)
+    except OSError as error:
+        raise InvalidInput(f"{to} cannot be written ({error.strerror}); choose another") from error
     return (f"written {to}",)
 
 

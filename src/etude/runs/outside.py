@@ -7,13 +7,13 @@ from typing import Any, NamedTuple
 
 from etude.algorithms import ALGORITHMS, algorithm_factory
 from etude.algorithms.protocol import reads_outside
-from etude.data.dataset import Dataset, check_dataset
+from etude.data.dataset import Dataset, check_dataset_spaces
 from etude.errors import InvalidInput
 from etude.runs.settings import DatasetRecord
 from etude.spaces import EnvironmentSpec
 from etude.storage.datasets.formats import FORMATS, read_recorded
 from etude.storage.datasets.minari_root import locate_dataset
-from etude.storage.datasets.recorded_episodes import dataset_of, named
+from etude.storage.datasets.recorded_episodes import dataset_of, errors_name
 from etude.struct import replace
 from etude.trees import content_hash
 
@@ -74,10 +74,10 @@ def open_dataset(dataset: DatasetLike, spec: EnvironmentSpec) -> OpenedDataset:
         raise InvalidInput(f"dataset is {dataset!r}; give {FORMATS}, or an etude.Dataset")
     else:
         path = os.path.abspath(locate_dataset(dataset))
-        with named(Path(path)):
+        with errors_name(Path(path)):
             recorded = read_recorded(path, spec)
             opened, notes = dataset_of(recorded, spec), recorded.notes
-    check_dataset(opened, spec)
+    check_dataset_spaces(opened, spec)
     record = DatasetRecord(
         path=path,
         sha256=content_hash(opened),

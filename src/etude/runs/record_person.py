@@ -107,7 +107,7 @@ def record_person(
             max_steps=max_evaluation_steps,
             title=source.name,
         )
-        successes = write_episodes(path, str(out), spec, played)
+        successes = write_episodes(path, str(out), spec, played, options)
     if not successes:
         raise InvalidInput(f"no episode was kept, so {out} is not written")
     dataset = read_dataset(path, spec)
@@ -140,7 +140,11 @@ def check_directory(out: Path) -> None:
 
 
 def write_episodes(
-    path: Path, out: str, spec: EnvironmentSpec, played: Iterator[PlayedEpisode]
+    path: Path,
+    out: str,
+    spec: EnvironmentSpec,
+    played: Iterator[PlayedEpisode],
+    options: dict[str, Any] | None,
 ) -> list[bool | None]:
     """Write each episode before the next one begins; for each whether it was a success.
 
@@ -153,7 +157,7 @@ def write_episodes(
         try:
             for episode in played:
                 if writer is None:
-                    writer = MinariWriter(path, spec)
+                    writer = MinariWriter(path, spec, options=options)
                 append_episode(writer, episode)
                 successes.append(episode.success)
         finally:

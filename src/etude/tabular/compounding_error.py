@@ -2,8 +2,10 @@
 
 A deterministic expert takes the action π*(s). A policy errs where it takes another one. Trained on
 the expert's states, it errs in each of them with probability ε, the error rate, or less; nothing is
-known of its actions elsewhere. A horizon is a number T of steps, and p(sₜ) is the distribution of
-the state after t of them. Costs are in [0, 1] a step.
+known of its actions elsewhere. So ε is the largest error probability over the expert's states. A
+mean over these states, as a validation error is, does not do here: all errors may fall on the first
+step, and then only the bound ε T² of Ross & Bagnell holds. A horizon is a number T of steps, and
+p(sₜ) is the distribution of the state after t of them. Costs are in [0, 1] a step.
 
 Sources: Ross & Bagnell, "Efficient Reductions for Imitation Learning" (2010); Ross, Gordon &
 Bagnell, "A Reduction of Imitation Learning and Structured Prediction to No-Regret Online Learning"
@@ -17,7 +19,7 @@ from etude.types import Array
 
 
 def mistake_probability(error_rate: float | Array, time: int | Array) -> Array:
-    """Return the probability of at least one error in t steps from the expert's states.
+    """Return the probability of at least one error in t steps, each in a state of the expert.
 
         1 - (1 - ε)ᵗ ≤ ε t
 
@@ -32,13 +34,16 @@ def mistake_probability(error_rate: float | Array, time: int | Array) -> Array:
 
 
 def distribution_shift_bound(error_rate: float | Array, time: int | Array) -> Array:
-    """Return a bound on the distance of the policy's states from the expert's after t steps.
+    """Return a bound on the L1 distance, 0 to 2, of the policy's states from the expert's.
 
         p_θ(sₜ) = (1 - ε)ᵗ p*(sₜ) + (1 - (1 - ε)ᵗ) p_mistake(sₜ)
 
         Σₛ |p_θ(sₜ = s) - p*(sₜ = s)| ≤ 2 (1 - (1 - ε)ᵗ) ≤ 2 ε t
 
-    It is reached where no state after an error is one of the expert's, as on a tightrope.
+    Here p_θ(sₜ) and p*(sₜ) are the distributions of the states of the policy and of the expert
+    after t steps, and p_mistake(sₜ) is whatever distribution the policy's states have after a first
+    error. The bound is reached where no state after an error is one of the expert's, as on a
+    tightrope.
 
     Args:
         error_rate: ε, the probability of an error in each state of the expert, [...].
@@ -53,7 +58,7 @@ def distribution_shift_bound(error_rate: float | Array, time: int | Array) -> Ar
 
 
 def cloning_cost(error_rate: float | Array, horizon: int) -> Array:
-    """Return the expected cost of a policy whose first error costs 1 in that and each later step.
+    """Return the expected cost of a policy that pays 1 in the step of its first error and later.
 
         Σ_{t=1..T} (1 - (1 - ε)ᵗ) ≤ ε T (T + 1) / 2
 
@@ -75,19 +80,20 @@ def cloning_cost(error_rate: float | Array, horizon: int) -> Array:
 
 
 def cloning_cost_bound(error_rate: float | Array, horizon: int | Array) -> Array:
-    """Return the bound on the expected number of errors of a cloned policy.
+    """Return the lecture's bound on the expected number of errors of a cloned policy.
 
-        Σₜ E_θ[cₜ] ≤ Σₜ (ε + 2 ε t) ≤ ε T + 2 ε T²,    cₜ = 1(aₜ ≠ π*(sₜ))
+        Σ_{t=1..T} E_θ[cₜ] ≤ Σ_{t=1..T} (ε + 2 ε t) ≤ ε T + 2 ε T²,    cₜ = 1(aₜ ≠ π*(sₜ))
 
     On the expert's states a step costs ε, and `distribution_shift_bound` says how much of another
-    distribution the policy's states have.
+    distribution the policy's states have. `cloning_cost` bounds the same number, about four times
+    closer; this bound is the one that the lecture derives.
 
     Args:
         error_rate: ε, the probability of an error in each state of the expert, [...].
         horizon: T, in steps, [...].
 
     Returns:
-        The last of the bounds, [...].
+        ε T + 2 ε T², [...].
 
     Source: Ross & Bagnell (2010), with the constants of the lecture on imitation.
     """
@@ -95,9 +101,9 @@ def cloning_cost_bound(error_rate: float | Array, horizon: int | Array) -> Array
 
 
 def dagger_cost(error_rate: float | Array, horizon: int | Array) -> Array:
-    """Return the expected cost of a policy that errs as seldom in its own states.
+    """Return the expected cost of a policy that errs with probability ε in its own states too.
 
-        Σₜ ε = ε T
+        Σ_{t=1..T} ε = ε T
 
     DAgger asks the expert for its actions in the states that the policy comes to. Where the action
     of the expert undoes an error at once, an error costs one step, and not the rest of the horizon.
@@ -109,7 +115,8 @@ def dagger_cost(error_rate: float | Array, horizon: int | Array) -> Array:
     Returns:
         The cost of T steps, [...], which is linear in T.
 
-    Source: Ross, Gordon & Bagnell (2011), theorem 2.2 with u = 1: what an error adds to the cost
-    of an expert that goes on from there.
+    Source: Ross, Gordon & Bagnell (2011), theorem 2.2, J(π) ≤ J(π*) + u T ε, where u is the most
+    that one error adds to the cost if the expert acts afterwards. Here u = 1 and the expert costs
+    nothing, so it is an equality.
     """
     return jnp.asarray(error_rate) * horizon

@@ -178,7 +178,7 @@ def test_a_picture_shows_the_point_the_goal_and_the_walls():
     assert PointRoomEnv().render() is None
 
 
-@pytest.mark.slow
+@pytest.mark.system
 @pytest.mark.parametrize("backend", ["jax", "gymnasium"])
 def test_runs_on_both_backends(tmp_path, backend):
     run = etude.train(

@@ -16,7 +16,9 @@ from etude.environments.registry import env_factory
 from etude.environments.tasks.picture import FAILURE, POINT, START, SUCCESS, WALL
 from etude.environments.tasks.t_maze import TMaze, TMazeState, limited_t_maze
 from etude.environments.tasks.t_maze_env import CUE, TMazeEnv, empty_maze
+from etude.errors import InvalidInput
 from etude.rollout import bind_policy, evaluate
+from etude.struct import validate
 from etude.tabular.evaluation import expected_return
 from etude.tabular.mdp import make_mdp
 
@@ -116,6 +118,11 @@ def test_the_length_of_the_corridor_is_a_parameter():
     env.reset(seed=0)
     seen = [env.step(AHEAD)[0][1] for _ in range(5)]
     assert seen == [0, 0, 0, 1, 1]
+    for maze in (lambda length: validate(TMaze(length)), TMazeEnv):
+        maze(length=99)  # the turn is step 100, the last before the time limit
+        for length in (0, 100):
+            with pytest.raises(InvalidInput, match=f"length is {length}"):
+                maze(length=length)
 
 
 def test_a_picture_shows_the_cue_the_walker_and_the_reward():

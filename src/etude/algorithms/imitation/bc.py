@@ -124,7 +124,7 @@ class BC(RecurrentFields):
             self,
             cloning.init_cloner(self, key_policy, spec),
             dataset.transitions.observation,
-            dataset_sampling.steps_of(dataset, ~is_held_out) if self.validation_share else None,
+            dataset_sampling.is_step_of(dataset, ~is_held_out) if self.validation_share else None,
         )
         if not self.recurrent:
             return BCState(learner, is_held_out, Sequences())

@@ -1,8 +1,9 @@
 """A course of discs, in JAX: 24 routes lead from one start past three rows of obstacles.
 
-It is after an idea of D3IL (Jia et al., 2024): a task by which one can count how many of the ways
-of its demonstrations a policy has learned. `etude.environments.tasks.avoiding_env.avoiding_route`
-tells the route of an episode, and `route_entropy` how evenly the routes are taken.
+It is after an idea of D3IL (Jia et al., 2024): a task by which one can count how many routes of the
+demonstrations a policy has learned. Its expert is `etude.algorithms.control.heuristic`.
+`etude.environments.tasks.avoiding_env.avoiding_route` tells the route of an episode, and
+`route_entropy` how evenly the routes are taken.
 """
 
 import jax.numpy as jnp
@@ -22,10 +23,10 @@ class Avoiding:
     Observation: the position (x, y), [2], where x is forward and y to the left; it is the state
     too, and does not tell the route. An action, [2] in [-1, 1], is a displacement in units of 0.05;
     the walls at y = -1 and 1 and the line at x = 0 stop the point. The rows are at x = 0.5, 1.3 and
-    2.1; the discs of a row are 0.4 apart, around y = 0, and have radius 0.1. So there are
-    2 · 3 · 4 = 24 ways through the gaps. An episode begins at (0, 0). It ends where a step touches
-    a disc, with reward 0, or at x = 2.5, with reward 1; all other rewards are 0. It is cut off
-    after 120 steps.
+    2.1; the discs of a row are 0.4 apart, around y = 0, and have radius 0.1. So there are 2 · 3 · 4
+    = 24 ways through the gaps. An episode begins at (0, 0). It ends where the point comes closer
+    than 0.1 to the center of a disc on its way, with reward 0, or at x = 2.5, with reward 1; all
+    other rewards are 0. It is cut off after 120 steps.
     """
 
     @property

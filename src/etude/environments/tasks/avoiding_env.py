@@ -4,6 +4,7 @@
 episode is in its last `info`, and `avoiding_route` tells it of any positions.
 """
 
+import itertools
 from typing import Any
 
 import gymnasium
@@ -23,9 +24,10 @@ from etude.environments.tasks.picture import (
 
 STEP_SIZE = 0.05  # of an action of 1, on each axis
 ROWS = (0.5, 1.3, 2.1)  # where they are; the first has one disc, the next two, the last three
-SPACING, RADIUS = 0.4, 0.1  # of the discs of a row, from center to center
+SPACING, RADIUS = 0.4, 0.1  # of the discs of a row: from center to center, and of each
 FINISH = 2.5
 MAX_STEPS = 120
+# the center (x, y) of each disc
 DISCS = tuple((x, SPACING * (i - row / 2)) for row, x in enumerate(ROWS) for i in range(row + 1))
 NUM_ROUTES = 2 * 3 * 4
 SIZE, MARGIN = 0.04, 0.1  # of a picture: the radius of the point, and the walls
@@ -76,7 +78,7 @@ class AvoidingEnv(gymnasium.Env):
         if self.render_mode is None:
             return None
         picture = empty_obstacles()
-        for first, second in zip(self.trail, self.trail[1:], strict=False):
+        for first, second in itertools.pairwise(self.trail):
             picture.line(first, second, 0.025, TRAIL)
         picture.disc(self.trail[0], 0.03, START)
         position = self.trail[-1]
@@ -114,15 +116,18 @@ def avoiding_route(positions: np.ndarray) -> int:
 
 
 def route_entropy(routes: np.ndarray) -> float:
-    """The entropy of the routes of episodes, -Σ p log₂₄ p: 0 for a single one, 1 if all are equal.
+    """The entropy of the routes of episodes, -Σ p log₂₄ p, where p is the share of a route.
+
+    It is 0 if all episodes take one route, and 1 if all 24 routes are equally frequent.
 
     Args:
-        routes: [episode], of `avoiding_route`; episodes of -1, without a route, do not count.
+        routes: [episode], of `avoiding_route`; episodes of -1, without a route, do not count, and
+            if there are no others it is 0.
     """
     routes = np.asarray(routes)
     _, counts = np.unique(routes[routes >= 0], return_counts=True)
     share = counts / max(counts.sum(), 1)
-    return float(-(share * np.log(share)).sum() / np.log(NUM_ROUTES)) + 0.0
+    return float(-(share * np.log(share)).sum() / np.log(NUM_ROUTES)) + 0.0  # no -0.0
 
 
 def empty_obstacles() -> Picture:

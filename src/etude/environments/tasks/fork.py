@@ -1,6 +1,7 @@
 """A fork, in JAX: a disc lies ahead, and the expert passes it on the left or on the right.
 
-The mean of the two ways leads into the disc: a first task for policies of several modes.
+The mean of the two ways leads into the disc: a first task for policies of several modes. The expert
+is `etude.algorithms.control.heuristic`.
 """
 
 import jax
@@ -22,10 +23,10 @@ from etude.types import Array
 
 @struct
 class ForkState:
-    """How far the point has gone, int32 [], and how far to the left it is, float32 []."""
+    """How many steps the point has gone, and where it is to the left."""
 
-    steps: Array
-    y: Array
+    steps: Array  # int32 []
+    y: Array  # float32 []
 
 
 @struct

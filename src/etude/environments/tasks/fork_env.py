@@ -3,6 +3,7 @@
 `etude.environments.tasks.fork` describes the task and is its version in JAX.
 """
 
+import itertools
 from typing import Any
 
 import gymnasium
@@ -70,7 +71,7 @@ class ForkEnv(gymnasium.Env):
         if self.render_mode is None:
             return None
         picture = empty_course()
-        for first, second in zip(self.trail, self.trail[1:], strict=False):
+        for first, second in itertools.pairwise(self.trail):
             picture.line(first, second, 0.03, TRAIL)
         picture.disc(self.trail[0], 0.04, START)
         position = self.trail[-1]

@@ -44,17 +44,17 @@ class LanesState:
 class Lanes:
     """Keep a car in its lane, by what the camera in its middle sees.
 
-    Observation: a picture of the two lines of the lane, [9, 20], of brightness 0 to 1 (real
-    numbers, so that networks take it as a vector). Its rows are across the road 2 to 10 m ahead,
-    the nearest first, its columns from left to right, as far to each side as the row is ahead. The
+    Observation: a picture of the two lines of the lane, [9, 20], of brightness 0 to 1 (floats, not
+    uint8, so that networks flatten it in place of convolving it). Row i shows what is D = 2 + i m
+    ahead, across the car's axis, from D m to the left (first column) to D m to the right. The
     action, [1] in [-1, 1], steers: the curvature of the car's way in units of 0.15/m, left is
     positive. The car drives 1 m a step. The lane is 3 m wide; its middle is a sum of two waves, of
     wavelengths 60 and 31 m and amplitudes 2 and 1 m, whose phases are drawn for each episode and
     not observed. With probability 0.01 a step, a gust displaces the car to a side, by up to 1 m.
 
-    Reward is the progress, 1 m a step in the lane. An episode begins in the middle of the lane,
-    along it. It ends, with reward 0, where the car leaves the lane: the lane's middle is more than
-    1.5 m straight to its left or right. It is cut off after 200 steps.
+    Reward is 1, the way of a step in m, for each step that ends in the lane. An episode begins in
+    the middle of the lane, along it. It ends, with reward 0, where the car leaves the lane: the
+    lane's middle is more than 1.5 m straight to its left or right. It is cut off after 200 steps.
     """
 
     gust_probability: float = GUST_PROBABILITY

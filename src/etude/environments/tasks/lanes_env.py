@@ -2,16 +2,18 @@
 
 `etude.environments.tasks.lanes` describes the task and is its version in JAX.
 
-The expert steers along the arc of a circle to a point of the lane's middle (pure pursuit; Coulter,
-"Implementation of the Pure Pursuit Path Tracking Algorithm", 1992). Where the middle, 5 m ahead, is
-ℓ m to the left of where the car looks, that arc has the curvature
+The expert (`etude.algorithms.control.heuristic`) steers along the arc of a circle to a point of the
+lane's middle (pure pursuit; Coulter, "Implementation of the Pure Pursuit Path Tracking Algorithm",
+1992). Where the middle, 5 m ahead, is ℓ m to the left of where the car looks, that arc has the
+curvature
 
     κ(ℓ) = 2 ℓ / (ℓ² + 5²)
 
-From a camera that stands d m to the left of the car, the same middle is at ℓ - d. What it sees is
-what a car in its place would see, which should take the curvature κ(ℓ - d). So the steering for its
-picture differs from the expert's by the correction [κ(ℓ - d) - κ(ℓ)] / 0.15, in units of the
-action; for small ℓ it is about -2 d / 5² / 0.15, or ∓0.37.
+From a camera that stands d m to the left of the car's center and looks the same way, the same
+middle is at ℓ - d. It sees what a car in its place would see, and that car should take the
+curvature κ(ℓ - d). So the steering for its picture differs from the expert's by the correction
+[κ(ℓ - d) - κ(ℓ)] / 0.15, in units of the action; for small ℓ it is about -2 d / 5² / 0.15, which is
+-0.37 for the left camera and 0.37 for the right one.
 """
 
 import itertools
@@ -77,7 +79,7 @@ class LanesEnv(gymnasium.Env):
         self.trail.append(self.position)
         info = self._info()
         is_out = not info["is_success"]
-        return self._observe(), float(not is_out), is_out, False, info
+        return self._observe(), SPEED * (not is_out), is_out, False, info
 
     def side_views(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """What the side cameras see now, "left" and "right".

@@ -4,8 +4,10 @@ import numpy as np
 
 Color = tuple[int, int, int]
 FLOOR, GRID, WALL = (247, 245, 240), (232, 229, 221), (52, 60, 72)
-WHITE, TRAIL, POINT = (255, 255, 255), (120, 165, 215), (33, 102, 172)  # of what is moving
+# of the rim of what moves, of its way, and of itself
+WHITE, TRAIL, POINT = (255, 255, 255), (120, 165, 215), (33, 102, 172)
 START, SUCCESS, FAILURE = (176, 184, 196), (71, 160, 97), (203, 65, 60)
+GOAL = (236, 134, 44)  # of a goal that is not reached
 
 
 class Picture:
@@ -14,7 +16,8 @@ class Picture:
     Positions (x, y), lengths and radii are in the units of the plane; y grows upward.
 
     Args:
-        x, y: (low, high) of each coordinate, at the centers of the outermost pixels.
+        x, y: (low, high) of each coordinate. Those of x and the low y are at the centers of the
+            outermost pixels, and the high y is within two pixels of the top.
         width: columns of the picture; its rows follow from the shape of the rectangle, an even
             number of them, as films want it.
         color: of the background.
@@ -74,9 +77,9 @@ class Picture:
         if not len(rows) or not len(columns):
             return
         grid = np.stack(np.meshgrid(rows, columns, indexing="ij"), -1)
-        along, length = last - first, max(((last - first) ** 2).sum(), 1e-9)
-        nearest = np.clip((grid - first) @ along / length, 0, 1)[..., None]  # on the line, 0 to 1
-        distance = np.linalg.norm(grid - first - nearest * along, axis=-1)
+        along, length_squared = last - first, max(((last - first) ** 2).sum(), 1e-9)
+        nearest = np.clip((grid - first) @ along / length_squared, 0, 1)  # on the line, 0 to 1
+        distance = np.linalg.norm(grid - first - nearest[..., None] * along, axis=-1)
         coverage = opacity * np.clip(radius - distance + 0.5, 0, 1)[..., None]
         window = self.pixels[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
         window += coverage * (np.array(color) - window)

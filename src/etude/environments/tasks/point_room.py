@@ -1,8 +1,8 @@
-"""A point in a room walks to a goal, in JAX: a first task for hindsight.
+"""A point in a room walks to a goal, in JAX: a first task for relabeling with goals reached.
 
 It is the room of the notebook of "Learning to Reach Goals via Iterated Supervised Learning" (Ghosh
-et al., 2021; GCSLDemo.ipynb in github.com/dibyaghosh/gcsl), with the reward of "Multi-Goal
-Reinforcement Learning" (Plappert et al., 2018), of which the notebook has none.
+et al., 2021; GCSLDemo.ipynb in github.com/dibyaghosh/gcsl). The notebook has no reward; this one is
+that of "Multi-Goal Reinforcement Learning" (Plappert et al., 2018).
 """
 
 from collections.abc import Callable
@@ -44,12 +44,13 @@ class PointRoom:
     `continuous`, an action [2] in [-1, 1] is a displacement in units of 0.05. Noise of standard
     deviation 0.01 moves a step: one number, added to both coordinates. The only walls are the sides
     of the square, at which the point stops. Reward 0 within 0.05 of the goal, else -1. An episode
-    goes on at the goal, and is cut off after 50 steps, of which the farthest goals need 40.
+    goes on at the goal, and is cut off after 50 steps; the farthest goals are 39 steps away, or 20
+    where it is `continuous`.
     """
 
-    step_size: float = STEP_SIZE
-    noise: float = NOISE
-    continuous: bool = static(False)
+    step_size: float = STEP_SIZE  # the displacement of a step, and of an action of 1
+    noise: float = NOISE  # standard deviation of what is added to both coordinates
+    continuous: bool = static(False)  # whether an action is a displacement, not a choice of five
 
     @property
     def observation_space(self) -> Composite:

@@ -13,6 +13,7 @@ import numpy as np
 
 from etude.environments.tasks.picture import (
     FLOOR,
+    GOAL,
     GRID,
     POINT,
     START,
@@ -30,7 +31,7 @@ MAX_STEPS = 50
 DIRECTIONS = ((0.0, 1.0), (1.0, 0.0), (0.0, -1.0), (-1.0, 0.0), (0.0, 0.0))  # of the actions
 
 MARGIN = 0.1  # of a picture: the walls around the room
-DESIRED = (236, 134, 44)  # the color of a goal that is not reached
+DESIRED = GOAL  # the color of a goal that is not reached
 
 
 class PointRoomEnv(gymnasium.Env):

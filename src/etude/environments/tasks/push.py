@@ -1,7 +1,8 @@
-"""Pushing a disc with a disc, in JAX: the expert goes around the block on either side.
+"""Pushing a round block with a disc, in JAX: the expert goes around the block on either side.
 
 A small planar push, after the pushing tasks of Florence et al., "Implicit Behavioral Cloning"
-(2021): the mean of the two ways goes around on neither, and gets nowhere.
+(2021): the mean of the two ways goes around on neither, and gets nowhere. The expert is
+`etude.algorithms.control.heuristic`.
 """
 
 import jax
@@ -34,16 +35,17 @@ class PushState:
 
 @struct
 class Push:
-    """Push a block to a target that lies behind the place where one stands.
+    """Push a block to a target; the pusher starts between the two, so it first goes around.
 
     Pusher and block are discs of radius 0.1 and 0.15. Observation [4]: the position (x, y) of the
-    pusher, then that of the block. An action, [2] in [-1, 1], displaces the pusher in units of
-    0.05, within the square [-1, 1]². Where the discs overlap then, the block moves away along the
-    line of the centers until they touch: it slides without turning, and stops with the pusher
-    (quasi-static). The target is at (0.6, 0). An episode begins with the block at (0, 0) and the
-    pusher at (0.35, 0), between it and the target, each coordinate uniform within 0.05 of that; so
-    the pusher has to go around the block. It ends with reward 1 where the block is within 0.05 of
-    the target; all other rewards are 0. It is cut off after 100 steps.
+    pusher, in [-1, 1]², then that of the block, which can be pushed out of this square, up to 1.25.
+    An action, [2] in [-1, 1], displaces the pusher in units of 0.05, within the square. Where the
+    discs overlap then, the block moves away along the line of the centers until they touch: it
+    slides without turning, and stops with the pusher. The target is at (0.6, 0). An episode begins
+    with the block at (0, 0) and the pusher at (0.35, 0), between it and the target, each coordinate
+    uniform within 0.05 of that; so the pusher has to go around the block. It ends with reward 1
+    where the block is within 0.05 of the target; all other rewards are 0. It is cut off after 100
+    steps.
     """
 
     @property

@@ -3,6 +3,7 @@
 `etude.environments.tasks.push` describes the task and is its version in JAX.
 """
 
+import itertools
 from typing import Any
 
 import gymnasium
@@ -10,6 +11,7 @@ import numpy as np
 
 from etude.environments.tasks.picture import (
     FLOOR,
+    GOAL,
     GRID,
     POINT,
     SUCCESS,
@@ -28,7 +30,7 @@ START_DISTANCE = 0.35  # of the pusher from the block
 SPREAD = 0.05  # largest distance of either from its place at the start, on each axis
 REACH = 1 + CONTACT  # farthest coordinate of the block
 MAX_STEPS = 100
-DESIRED = (236, 134, 44)  # the color of the target
+DESIRED = GOAL  # the color of the target
 
 
 class PushEnv(gymnasium.Env):
@@ -68,7 +70,7 @@ class PushEnv(gymnasium.Env):
         if self.render_mode is None:
             return None
         picture = empty_table()
-        for first, second in zip(self.trail, self.trail[1:], strict=False):
+        for first, second in itertools.pairwise(self.trail):
             picture.line(first, second, 0.025, TRAIL)
         is_there = self._info()["is_success"]
         picture.disc(self.block, BLOCK_RADIUS, SUCCESS if is_there else WALL)
@@ -81,8 +83,8 @@ class PushEnv(gymnasium.Env):
         return np.concatenate([self.pusher, self.block])
 
     def _info(self) -> dict[str, Any]:
-        distance = ((self.block - np.array(TARGET, np.float32)) ** 2).sum()
-        return {"is_success": bool(distance <= np.float32(TOLERANCE**2))}
+        distance_squared = ((self.block - np.array(TARGET, np.float32)) ** 2).sum()
+        return {"is_success": bool(distance_squared <= np.float32(TOLERANCE**2))}
 
 
 def push_out(pusher: np.ndarray, block: np.ndarray) -> np.ndarray:

@@ -1,7 +1,8 @@
-"""A T-maze, in JAX: the way to choose at its end is seen at the first step alone.
+"""A T-maze, in JAX: only the first observation shows which way to turn at the end.
 
-The task is that of Bakker, "Reinforcement Learning with Long Short-Term Memory" (2001), for
-policies that have to remember.
+After the T-maze of Bakker, "Reinforcement Learning with Long Short-Term Memory" (2001), for
+policies that have to remember; rewards and observations are simpler here. Its expert is
+`etude.algorithms.control.heuristic`.
 """
 
 from typing import Any
@@ -33,11 +34,11 @@ class TMaze:
     later; and 1 at the junction, else 0. The actions are left, ahead and right. In the corridor,
     left and right run into a wall; at the junction ahead does. The turn at the junction ends the
     episode, with reward 1 on the side of the cue; all other rewards are 0. The sides are equally
-    probable, so a policy without a memory gets 1/2, and one that remembers the cue 1. An episode is
-    cut off after 100 steps.
+    probable, so a policy without a memory gets at most 1/2 on average, and one that remembers the
+    cue 1. An episode is cut off after 100 steps.
     """
 
-    length: int = static(LENGTH, at_least=1)  # steps from the start to the junction
+    length: int = static(LENGTH, at_least=1, at_most=MAX_STEPS - 1)  # steps from start to junction
 
     @property
     def observation_space(self) -> Box:
@@ -53,10 +54,10 @@ class TMaze:
 
     def step(self, state: TMazeState, action: Array, key: Array) -> tuple[TMazeState, StepResult]:
         terminated = (state.position == self.length) & (action != AHEAD)
-        is_right_side = action - AHEAD == state.side
+        is_cued_side = action - AHEAD == state.side
         position = jnp.minimum(state.position + (action == AHEAD), self.length)
         observation = jnp.stack([0.0, (position == self.length).astype(float)])
-        reward = (terminated & is_right_side).astype(float)
+        reward = (terminated & is_cued_side).astype(float)
         next_state = TMazeState(position, state.side)
         return next_state, StepResult(observation, reward, terminated, jnp.bool_(False))
 

@@ -11,6 +11,7 @@ import numpy as np
 from etude.environments.tasks.picture import (
     FAILURE,
     FLOOR,
+    GOAL,
     GRID,
     POINT,
     START,
@@ -19,12 +20,13 @@ from etude.environments.tasks.picture import (
     WHITE,
     Picture,
 )
+from etude.errors import InvalidInput
 
 LENGTH = 10  # steps from the start to the junction
 NUM_ACTIONS = 3  # left, ahead, right
 AHEAD = 1
 MAX_STEPS = 100
-CUE = (236, 134, 44)  # the color of a cue in a picture
+CUE = GOAL  # the color of a cue in a picture
 
 
 class TMazeEnv(gymnasium.Env):
@@ -33,6 +35,11 @@ class TMazeEnv(gymnasium.Env):
     metadata = {"render_modes": ["rgb_array"], "render_fps": 8}  # noqa: RUF012
 
     def __init__(self, length: int = LENGTH, render_mode: str | None = None):
+        if not 1 <= length < MAX_STEPS:
+            raise InvalidInput(
+                f"length is {length}; give 1 to {MAX_STEPS - 1}, for an episode has at most "
+                f"{MAX_STEPS} steps"
+            )
         self.length, self.render_mode = length, render_mode
         self.observation_space = gymnasium.spaces.Box(-1, 1, (2,), np.float32)
         self.action_space = gymnasium.spaces.Discrete(NUM_ACTIONS)

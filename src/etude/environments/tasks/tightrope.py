@@ -1,7 +1,8 @@
 """A tightrope walker, in JAX: errors compound where demonstrations say nothing.
 
 It is the example of the lectures on imitation, after the one of Ross & Bagnell, "Efficient
-Reductions for Imitation Learning" (2010). `etude.tabular.compounding_error` has what policies cost.
+Reductions for Imitation Learning" (2010). `etude.tabular.compounding_error` has what policies cost;
+the expert is `etude.algorithms.control.heuristic`.
 """
 
 import jax.numpy as jnp

@@ -14,7 +14,7 @@ NUM_PLACES, NUM_ACTIONS = 3, 3  # left of the rope, on it, right of it; left, ah
 ROPE = 1  # the place on the rope
 MAX_STEPS = 100
 
-# of a picture from above, in units of the rope's length; places are so far apart
+# of a picture from above, in units of the rope's length: from one place to the next, half the pole
 SIDE, POLE = 0.13, 0.09
 NET, MESH, ROPE_COLOR = (222, 229, 236), (206, 215, 225), (150, 116, 75)
 

@@ -1,9 +1,13 @@
-"""Arrow and Parquet files, read so that a hostile or damaged one is refused.
+"""Arrow and Parquet files, read so that one that is damaged or made to do harm is refused.
 
 Of a file only the columns that are asked for are read, and these hold numbers, bytes, or lists and
-structs of them. Columns with an extension type, which may name code, compressed parts of an Arrow
-file, whose sizes are not known before they are made, and dictionaries are refused. `pyarrow` is
-needed, which is an extra of etude.
+structs of them. Refused are:
+
+    columns with an extension type     it may name code
+    compressed parts of an Arrow file  their sizes are not known before memory is taken for them
+    dictionaries
+
+`pyarrow` is needed, which is an extra of etude.
 """
 
 import struct
@@ -70,8 +74,7 @@ def read_tables(
         except Exception as error:  # pyarrow raises many kinds for a damaged file
             reason = f"{error}".partition("\n")[0][:200]
             raise CorruptFile(
-                f"{name} is no whole file of Arrow's or Parquet's ({reason}); write or copy it "
-                "again"
+                f"{name} is damaged, or not Arrow or Parquet ({reason}); export or copy it again"
             ) from error
 
 
@@ -84,7 +87,7 @@ def rows_of(array: Any, name: str) -> np.ndarray:
     types, kind = import_pyarrow().types, array.type
     if array.null_count:
         raise CorruptFile(
-            f"{name!r} lacks {array.null_count:,} values; write it again, or leave their episodes "
+            f"{name!r} lacks {array.null_count:,} values; export it again, or leave their episodes "
             "out"
         )
     if types.is_fixed_size_list(kind):
@@ -109,10 +112,10 @@ def _read_columns(data, needed, optional, budget):
     pa = import_pyarrow()
     if data.startswith(_PARQUET):
         file = pa.parquet.ParquetFile(pa.BufferReader(data))
-        schema, rest = file.schema_arrow, file
+        schema, content = file.schema_arrow, file
     else:
         messages = _messages(data)
-        schema, rest = pa.ipc.read_schema(next(messages)), messages
+        schema, content = pa.ipc.read_schema(next(messages)), messages
     if missing := [name for name in needed if schema.names.count(name) != 1]:
         have = ", ".join(repr(name[:NAME_LIMIT]) for name in schema.names[:12]) or "none"
         raise InvalidInput(f"it has no column {missing[0]!r}; there are {have}")
@@ -120,9 +123,9 @@ def _read_columns(data, needed, optional, budget):
     for name in names:
         _check_type(schema.field(name), name)
     if data.startswith(_PARQUET):
-        batches = _parquet_batches(rest, schema, names, budget)
+        batches = _parquet_batches(content, schema, names, budget)
     else:
-        batches = _arrow_batches(rest, schema, names, budget)
+        batches = _arrow_batches(content, schema, names, budget)
     parts: dict[str, list] = {name: [] for name in names}
     for batch in batches:
         for name in names:

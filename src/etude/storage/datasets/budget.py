@@ -4,8 +4,9 @@ from pathlib import Path
 
 from etude.storage.files import CorruptFile
 
-# The arrays of a file may take so many bytes in memory, or so many times its own size. DEFLATE
-# reaches a ratio of 1,032, on zeros alone.
+# The arrays of a file may take SMALL bytes in memory, or LARGEST_RATIO times the size of the file,
+# whichever is more. DEFLATE reaches a ratio of 1,032 on zeros, so a large file of zeros alone is
+# refused.
 SMALL, LARGEST_RATIO = 2**28, 200
 
 

@@ -7,7 +7,8 @@
 
 Without `timeouts` an episode ends where a next observation is not the one that follows. Without
 `next_observations` the last observation of an episode is not in the file: a terminated episode has
-the one before in its place, since its future is worth zero, and another ends one step earlier.
+the one before in its place, since its future is worth zero; one that was cut off ends one step
+earlier, or is left out where it has no other step.
 """
 
 from pathlib import Path
@@ -16,7 +17,7 @@ import numpy as np
 
 from etude.errors import InvalidInput
 from etude.storage.datasets.hdf5 import Group, open_hdf5
-from etude.storage.datasets.recorded_episodes import FIELDS, RecordedEpisodes, named
+from etude.storage.datasets.recorded_episodes import FIELDS, RecordedEpisodes, errors_name, is_jump
 from etude.storage.files import CorruptFile
 
 _NEEDED = "observations", "actions", "rewards", "terminals"
@@ -24,17 +25,17 @@ _NEEDED = "observations", "actions", "rewards", "terminals"
 
 def is_d4rl(file: Group) -> bool:
     """Whether the root group of an HDF5 file has the layout of D4RL."""
-    return all(name in file for name in _NEEDED[:2])
+    return "observations" in file and "actions" in file
 
 
 def read_d4rl(path: Path) -> RecordedEpisodes:
-    """The episodes of a file of D4RL's.
+    """The episodes of a D4RL file.
 
     Raises:
         InvalidInput: naming the file, for one that cannot be read or lacks what is needed, and
             where h5py is not installed.
     """
-    with named(path):
+    with errors_name(path):
         with open_hdf5(path) as file:
             arrays = {name: _rows(file, name) for name in _NEEDED}
             for name in ("timeouts", "next_observations"):
@@ -47,6 +48,13 @@ def read_d4rl(path: Path) -> RecordedEpisodes:
                     f"observations has {num_steps:,} rows and {name} {len(array):,}; each has one "
                     "for each step"
                 )
+        shape = arrays["observations"].shape
+        next_shape = arrays.get("next_observations", arrays["observations"]).shape
+        if shape != next_shape:
+            raise CorruptFile(
+                f"observations has the shape {shape} and next_observations {next_shape}; they "
+                "should have the same"
+            )
         if not num_steps:
             raise InvalidInput("it has no steps; record at least one episode")
         terminated = arrays["terminals"] != 0
@@ -74,8 +82,7 @@ def _rows(file: Group, name: str) -> np.ndarray:
 def _truncated(arrays, terminated):
     """Where episodes were cut off, [step]; raises InvalidInput where that is not known."""
     if "next_observations" in arrays:
-        following = arrays["observations"][1:] != arrays["next_observations"][:-1]
-        jumps = np.append(following.reshape(len(following), -1).any(-1), False)
+        jumps = np.append(is_jump(arrays["observations"], arrays["next_observations"]), False)
     if "timeouts" not in arrays:
         if "next_observations" not in arrays:
             raise InvalidInput(
@@ -105,7 +112,7 @@ def _episodes(arrays, terminated, truncated, notes):
     is_last[-1:] = True
     ends = np.flatnonzero(is_last) + 1
     is_whole = "next_observations" in arrays
-    episodes, shortened, repeated = [], 0, 0
+    episodes, shortened, repeated, removed = [], 0, 0, 0
     for begin, end in zip([0, *ends[:-1].tolist()], ends.tolist(), strict=True):
         observations, stop = arrays["observations"][begin:end], end
         if is_whole:
@@ -114,10 +121,11 @@ def _episodes(arrays, terminated, truncated, notes):
         elif terminated[end - 1]:
             observations = np.concatenate([observations, observations[-1:]])
             repeated += 1
+        elif end - 1 == begin:
+            removed += 1
+            continue
         else:
             stop, shortened = end - 1, shortened + 1
-        if stop == begin:
-            continue
         truncations = np.zeros(stop - begin, bool)
         truncations[-1] = truncated[end - 1]
         episodes.append(
@@ -138,5 +146,15 @@ def _episodes(arrays, terminated, truncated, notes):
         notes.append(
             f"{shortened:,} episodes that were cut off end one step earlier, since the file does "
             "not have their last observation"
+        )
+    if removed:
+        notes.append(
+            f"{removed:,} episodes of one step that was cut off are left out, since the file does "
+            "not have their last observation"
+        )
+    if not episodes:
+        raise InvalidInput(
+            "all its episodes are cut off after one step, and it does not have the observation "
+            "after that; add next_observations"
         )
     return episodes

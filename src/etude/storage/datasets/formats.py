@@ -1,4 +1,4 @@
-"""The door to datasets in files: their format is told by what is there.
+"""Read and write datasets in files; the format is found from the content, not from the name.
 
     a zip of arrays                       NumPy's .npz, of etude's keys or those of imitation
     HDF5 with data/demo_0, …              robomimic
@@ -12,6 +12,7 @@
 Each format is described at the head of its own module.
 """
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,8 +24,8 @@ from etude.storage import files
 from etude.storage.datasets import npz, npz_parts
 from etude.storage.datasets.d4rl import is_d4rl, read_d4rl
 from etude.storage.datasets.hdf5 import import_h5py, open_hdf5
-from etude.storage.datasets.imitation import KEYS as IMITATION_KEYS
 from etude.storage.datasets.imitation import (
+    is_imitation,
     is_imitation_folder,
     read_imitation,
     read_imitation_folder,
@@ -33,8 +34,14 @@ from etude.storage.datasets.lerobot import is_lerobot, read_lerobot
 from etude.storage.datasets.minari import MAIN, is_minari, read_minari
 from etude.storage.datasets.minari_root import locate_dataset
 from etude.storage.datasets.minari_spaces import encode_space
-from etude.storage.datasets.minari_writer import check_new_directory, write_minari
-from etude.storage.datasets.recorded_episodes import RecordedEpisodes, dataset_of, named
+from etude.storage.datasets.minari_writer import write_minari
+from etude.storage.datasets.recorded_episodes import (
+    RecordedEpisodes,
+    check_is_new,
+    check_seeds,
+    dataset_of,
+    errors_name,
+)
 from etude.storage.datasets.robomimic import is_robomimic, read_robomimic
 
 FORMATS = (
@@ -56,30 +63,32 @@ def read_dataset(
         path: the file or the directory; or, where there is no path of that name, the id of a
             dataset in Minari's local root, as "D4RL/pen/human-v2".
         spec: the spaces of the environment that it was recorded in (`etude.make(...).spec`). Not
-            needed for Minari, whose files give them. Of other files, without it, real numbers
-            are unbounded, and actions that are whole numbers are refused.
+            needed for Minari, whose files give them. Of other files, without it, real numbers are
+            unbounded and uint8 observations are pictures; other whole numbers, as the actions of a
+            Discrete space are, and flags are refused, and so are Dict observations of an .npz.
         truncate_unfinished: as in `make_dataset`.
 
     Returns:
         The dataset, one episode after another.
 
     Raises:
-        InvalidInput: naming the path, for what is no dataset, is damaged or hostile, has other
-            spaces than `spec`, or whose episodes `make_dataset` refuses.
+        InvalidInput: naming the path, for what is not a dataset, is damaged or made to do harm, has
+            other spaces than `spec`, or whose episodes `make_dataset` refuses.
     """
     path = locate_dataset(path)
-    with named(path):
+    with errors_name(path):
         return dataset_of(read_recorded(path, spec), spec, truncate_unfinished)
 
 
 def read_recorded(path: str | Path, spec: EnvironmentSpec | None = None) -> RecordedEpisodes:
-    """The episodes at a path as they were recorded, whose values are not checked.
+    """What `read_dataset` makes a dataset of: the episodes as the file has them.
 
-    Arguments and errors are those of `read_dataset`.
+    Their values are not checked against the spaces. Arguments and other errors are those of
+    `read_dataset`.
     """
     path = locate_dataset(path)
-    with named(path):
-        if path.is_dir():
+    with errors_name(path):
+        if os.path.isdir(path):
             return _read_directory(path, spec)
         with files.open_plain(path) as file:
             start = file.read(len(_HDF5))
@@ -87,16 +96,18 @@ def read_recorded(path: str | Path, spec: EnvironmentSpec | None = None) -> Reco
             return _read_hdf5(path, spec)
         if not start.startswith(_ZIP) and path.suffix != ".npz":
             raise InvalidInput(f"it is in no format that etude reads; a dataset is {FORMATS}")
-        if npz.member_keys(path) >= set(IMITATION_KEYS[:2]):
+        if is_imitation(path):
             return read_imitation(path)
         return npz.read_recorded_npz(path, spec)
 
 
 def environment_of(path: str | Path) -> str:
-    """The id of the environment that an .npz or a folder of them names, "" for all else; no arrays
-    are read."""
+    """The id of the environment that an .npz or a folder of them names; no arrays are read.
+
+    "" for all other formats, whose spaces are in the files, or which name no environment.
+    """
     path = locate_dataset(path)
-    if path.is_dir():
+    if os.path.isdir(path):
         return npz_parts.environment_id_of_parts(path) if npz_parts.is_parts(path) else ""
     with files.open_plain(path) as file:
         is_zip = file.read(len(_ZIP)) == _ZIP
@@ -106,14 +117,15 @@ def environment_of(path: str | Path) -> str:
 def write_dataset(
     path: str | Path, dataset: Dataset, *, seeds: Sequence[int | None] | None = None
 ) -> None:
-    """Write a dataset: to an .npz, or in Minari's layout to a directory with any other name.
+    """Write a dataset: to an .npz, or in Minari's layout to a directory.
 
     It appears as a whole or not at all.
 
     Args:
-        path: a new file with the suffix .npz, or a new directory.
+        path: a new file with the suffix .npz, or a new directory without a suffix.
         dataset: what to write, in the environment's own units.
-        seeds: [episode], of the reset with which each began, None where that is not known.
+        seeds: [episode], of the reset with which each began, 0 to 2**63 - 1, None where that is not
+            known.
 
     Raises:
         InvalidInput: for a path that exists, and for a dataset that the format does not hold.
@@ -151,6 +163,7 @@ def recorded_of(dataset: Dataset, seeds: Sequence[int | None] | None = None) -> 
         raise InvalidInput(
             f"there are {len(known)} seeds and {dataset.num_episodes} episodes; give one for each"
         )
+    check_seeds(known)
     spec, recorded = dataset.spec, to_recorded_arrays(dataset)
     return RecordedEpisodes("etude", spec.id, spec, recorded, known)
 
@@ -160,16 +173,20 @@ def check_new_path(path: Path, spec: EnvironmentSpec | None = None) -> None:
 
     It is asked before the work of which the dataset is made.
     """
+    # the end of a name as run-0.5 is not a suffix
     if path.suffix and path.suffix != ".npz" and not path.suffix[1:].isdigit():
         raise InvalidInput(
-            f"{path} is neither an .npz file nor a directory in Minari's layout; give "
-            f"{path.with_suffix('.npz')} or {path.with_suffix('')}"
+            f"{path} is neither an .npz file nor, for Minari's layout, a directory without a "
+            f"suffix; give {path.with_suffix('.npz')} or {path.with_suffix('')}"
         )
-    check_new_directory(path)
-    if path.suffix != ".npz":
-        import_h5py()
+    check_is_new(path)
+    if path.suffix == ".npz":
         if spec is not None:
-            encode_space(spec.observation)
+            npz.array_keys(spec)
+        return
+    import_h5py()
+    if spec is not None:
+        encode_space(spec.observation)  # an action space is no Dict, whose names alone are refused
 
 
 def _read_directory(path, spec):
@@ -187,6 +204,11 @@ def _read_directory(path, spec):
         )
     if (path / "dataset_dict.json").exists():
         raise InvalidInput("it holds several datasets of HuggingFace's; give the folder of one")
+    if (path / ".zgroup").exists() or (path / "zarr.json").exists():
+        raise InvalidInput(
+            "it is a zarr folder, which is not read; docs/imitation.md has lines that make an .npz "
+            "of one"
+        )
     raise InvalidInput(
         "it is a directory without data/metadata.json, meta/info.json or state.json; a dataset is "
         f"{FORMATS}"
@@ -195,23 +217,17 @@ def _read_directory(path, spec):
 
 def _read_hdf5(path, spec):
     with open_hdf5(path) as file:
-        kind = (
-            "robomimic"
-            if is_robomimic(file)
-            else "D4RL"
-            if is_d4rl(file)
-            else "main"
-            if "episode_0" in file
-            else ""
-        )
-        names = ", ".join(repr(name[:40]) for name in file.names()[:8])
-    if kind == "robomimic":
+        has_demonstrations, has_steps, names = is_robomimic(file), is_d4rl(file), file.names()
+    if has_demonstrations:
         return read_robomimic(path, spec)
-    if kind == "D4RL":
+    if has_steps:
         return read_d4rl(path)
+    if "episode_0" in names:
+        raise InvalidInput(
+            "it is the main file of a Minari dataset; give the directory of the dataset"
+        )
+    there = ", ".join(repr(name[:40]) for name in names[:8])
     raise InvalidInput(
-        "it is the main file of a Minari dataset; give the directory of the dataset"
-        if kind
-        else f"it holds {names or 'nothing'}, and neither robomimic's data/demo_0 nor D4RL's "
+        f"it holds {there or 'nothing'}, and neither robomimic's data/demo_0 nor D4RL's "
         "observations and actions; convert it to one of these, or to an .npz"
     )

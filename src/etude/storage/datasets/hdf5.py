@@ -1,8 +1,9 @@
-"""HDF5 files, read so that a hostile or damaged one is refused before memory is taken for it.
+"""HDF5 files, read so that one that is damaged or made to do harm is refused.
 
 Only plain groups and arrays of numbers are read, by name. Links to other places, arrays whose
 values lie in other files, references, Python objects, filters that are plugins, and arrays that
-declare more than the file holds are refused. `h5py` is needed, which is an extra of etude.
+declare more than the file holds are refused before memory is taken for them. `h5py` is needed,
+which is an extra of etude.
 """
 
 import contextlib
@@ -54,7 +55,9 @@ def open_hdf5(path: Path) -> Iterator["Group"]:
         raise
     except Exception as error:  # h5py raises many kinds for a damaged file
         reason = f"{error}".partition("\n")[0]
-        raise CorruptFile(f"it is no whole HDF5 file ({reason}); write or copy it again") from error
+        raise CorruptFile(
+            f"it is damaged or not HDF5 ({reason}); export or copy it again"
+        ) from error
 
 
 class Group:
@@ -68,7 +71,7 @@ class Group:
 
     def names(self) -> list[str]:
         """The names in the group, in alphabetical order."""
-        return list(self._group)
+        return sorted(self._group)
 
     def is_group(self, name: str) -> bool:
         """Whether there is a group of that name."""
@@ -78,7 +81,7 @@ class Group:
         """The group of that name; raises CorruptFile where there is none."""
         child, path = self._child(name), self._path_of(name)
         if not isinstance(child, import_h5py().Group):
-            raise CorruptFile(f"{path!r} is an array and should be a group; write it again")
+            raise CorruptFile(f"{path!r} is an array and should be a group; export it again")
         return Group(child, path, self._budget)
 
     def attribute_names(self) -> list[str]:
@@ -97,7 +100,7 @@ class Group:
         attribute = attributes.get_id(name)
         if attribute.shape != () or attribute.dtype.kind not in "biuf":
             raise CorruptFile(
-                f"the attribute {name!r} of {self._path or 'the file'!r} is no number; write it "
+                f"the attribute {name!r} of {self._path or 'the file'!r} is not a number; write it "
                 "again"
             )
         return attributes[name].item()
@@ -115,6 +118,10 @@ class Group:
         self._check_is_there(dataset, dtype.itemsize, path)
         return dataset[()]
 
+    def num_axes(self, name: str) -> int:
+        """The number of axes of the array of that name."""
+        return len(self._dataset(name).shape)
+
     def rows_of_bytes(self, name: str) -> Iterator[bytes]:
         """The bytes of each row of an array of bytes [row, byte] or of rows of several lengths."""
         dataset, path = self._dataset(name), self._path_of(name)
@@ -122,7 +129,7 @@ class Group:
             yield from (row.tobytes() for row in self.array(name))
             return
         if import_h5py().check_vlen_dtype(dataset.dtype) != np.uint8 or dataset.ndim != 1:
-            raise CorruptFile(f"{path!r} has rows of another kind than bytes; write it again")
+            raise CorruptFile(f"{path!r} has rows of another kind than bytes; export it again")
         self._budget.spend(_size(dataset.shape, 16), path)
         _check_heaps(self._budget.path)
         for row in range(len(dataset)):
@@ -138,10 +145,10 @@ class Group:
     def _child(self, name):
         h5py, path = import_h5py(), self._path_of(name)
         if not name or "/" in name or name == ".":  # a path would be followed through any link
-            raise CorruptFile(f"{name[:NAME_LIMIT]!r} is no name in a group; rename it")
+            raise CorruptFile(f"{name[:NAME_LIMIT]!r} is not a name in a group; rename it")
         links = self._group.id.links
         if not links.exists(name.encode()):
-            raise CorruptFile(f"it has no {path!r}; write it again, or add that")
+            raise CorruptFile(f"it has no {path!r}; export it again, or add that")
         kind = links.get_info(name.encode()).type
         if kind != h5py.h5l.TYPE_HARD:
             kinds = {h5py.h5l.TYPE_SOFT: "soft link", h5py.h5l.TYPE_EXTERNAL: "external link"}
@@ -154,14 +161,14 @@ class Group:
     def _dataset(self, name):
         dataset, path = self._child(name), self._path_of(name)
         if not isinstance(dataset, import_h5py().Dataset):
-            raise CorruptFile(f"{path!r} is a group and should be an array; write it again")
+            raise CorruptFile(f"{path!r} is a group and should be an array; export it again")
         if dataset.is_virtual or dataset.external:
             raise CorruptFile(
                 f"the values of {path!r} are in other files, which are not read; copy them into "
                 "this file"
             )
         if dataset.shape is None:
-            raise CorruptFile(f"{path!r} holds nothing; write it again")
+            raise CorruptFile(f"{path!r} holds nothing; export it again")
         filters = dataset.id.get_create_plist()
         for number in (filters.get_filter(i)[0] for i in range(filters.get_nfilters())):
             if number not in _FILTERS:
@@ -190,7 +197,7 @@ class Group:
         if not is_whole:
             raise CorruptFile(
                 f"{path!r} has the shape {dataset.shape}, and the file does not hold so much; "
-                "write or copy it again"
+                "export or copy it again"
             )
 
 
@@ -213,6 +220,6 @@ def _check_heaps(path):
                 size = int.from_bytes(data[place + 8 : place + 16], "little")
                 step = 16 + -(-size // 8) * 8 if index else size
                 if not step:
-                    raise CorruptFile("a heap in it is damaged; write or copy it again")
+                    raise CorruptFile("a heap in it is damaged; export or copy it again")
                 place += step
             begin = data.find(_HEAP, begin + 1)

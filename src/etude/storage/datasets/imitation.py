@@ -1,8 +1,9 @@
-"""Datasets that the library `imitation` wrote, read without it: as `.npz`, or as a folder.
+"""Datasets that the library `imitation` wrote, read without it: as an `.npz`, or as a folder.
 
     obs         [step + 1, ...] of each episode
     acts        [step, ...] of each episode; rews, too, where rewards were recorded
-    terminal    [episode]: whether the episode came to its end
+    terminal    [episode]: whether the episode came to its end; one that did not has no flag of its
+                end, so `make_dataset` refuses it but with truncate_unfinished
     infos       Python objects, which are not read, for reading them runs code
     indices     of an .npz, [episode - 1]: the steps at which the episodes are divided
 
@@ -18,13 +19,23 @@ import numpy as np
 from etude.errors import InvalidInput
 from etude.storage import files
 from etude.storage.datasets.arrow import read_tables, rows_of
-from etude.storage.datasets.npz import read_arrays
-from etude.storage.datasets.recorded_episodes import FIELDS, RecordedEpisodes, named, split_episodes
+from etude.storage.datasets.npz import member_keys, read_arrays
+from etude.storage.datasets.recorded_episodes import (
+    FIELDS,
+    RecordedEpisodes,
+    errors_name,
+    split_episodes,
+)
 from etude.storage.files import CorruptFile
 
 KEYS = "obs", "acts", "terminal", "indices"
 STATE = "state.json"
 _SHARD = re.compile(r"\w[\w.-]*\.arrow", re.ASCII)
+
+
+def is_imitation(path: Path) -> bool:
+    """Whether an .npz file has the keys of `imitation`."""
+    return member_keys(path) >= {"obs", "acts"}
 
 
 def read_imitation(path: Path) -> RecordedEpisodes:
@@ -33,7 +44,7 @@ def read_imitation(path: Path) -> RecordedEpisodes:
     Raises InvalidInput, naming the file, for one that cannot be read, or whose arrays do not fit
     one another.
     """
-    with named(path):
+    with errors_name(path):
         arrays = read_arrays(path, list(KEYS), ("rews",), ignored=("infos",))
         actions, indices, terminal = (arrays[key] for key in ("acts", "indices", "terminal"))
         if not actions.ndim or indices.ndim != 1 or indices.dtype.kind not in "iuf":
@@ -43,7 +54,11 @@ def read_imitation(path: Path) -> RecordedEpisodes:
             )
         bounds = np.array([0, *indices.tolist(), len(actions)])
         lengths = np.diff(bounds).astype(np.int64)
-        if (lengths < 1).any() or (bounds % 1).any():
+        if (bounds % 1).any():
+            raise InvalidInput(
+                f"indices has the number {bounds[bounds % 1 != 0][0]}; give whole ones"
+            )
+        if (lengths < 1).any():
             raise InvalidInput(
                 f"episode {int((lengths < 1).argmax())} has no steps by its indices; they rise, "
                 "and are less than the number of acts"
@@ -79,11 +94,11 @@ def read_imitation_folder(path: Path) -> RecordedEpisodes:
     Raises InvalidInput, naming the path, for one that cannot be read or has other columns, and
     where pyarrow is not installed.
     """
-    with named(path):
+    with errors_name(path):
         episodes: dict[str, list] = {"obs": [], "acts": [], "rews": []}
         terminal: list[np.ndarray] = []
         is_rewarded = False
-        for table in read_tables(path, _shards(path), KEYS[:3], ["rews"]):
+        for table in read_tables(path, _shards(path), ["obs", "acts", "terminal"], ["rews"]):
             terminal.append(rows_of(table["terminal"], "terminal"))
             is_rewarded = "rews" in table
             for episode in range(len(terminal[-1])):
@@ -91,12 +106,12 @@ def read_imitation_folder(path: Path) -> RecordedEpisodes:
                     # a list of rows, which is one row of the column
                     episodes[key].append(rows_of(table[key].slice(episode, 1), key)[0])
         if len(episodes["rews"]) not in (0, len(episodes["acts"])):
-            raise CorruptFile("some of its files have rews, and others none; write it again")
+            raise CorruptFile("some of its files have rews, and others none; export it again")
         if not is_rewarded:
             episodes["rews"] = [np.zeros(len(acts), np.float32) for acts in episodes["acts"]]
         ends = np.concatenate(terminal)
         if ends.ndim != 1:
-            raise CorruptFile("terminal is no flag of each episode; write it again")
+            raise CorruptFile("terminal is not a flag of each episode; export it again")
     return _recorded(episodes["obs"], episodes["acts"], episodes["rews"], ends, is_rewarded)
 
 

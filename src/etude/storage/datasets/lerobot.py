@@ -8,8 +8,8 @@
     videos/, features of images       pictures, which are not read
 
 A row has what was observed before its action, so the observation after the last action of an
-episode is nowhere. The dataset has the one before it in its place, and says so to the algorithms
-that would learn from it.
+episode was not recorded. The dataset repeats the one before that action in its place, and
+algorithms that would read it refuse the dataset.
 """
 
 from pathlib import Path
@@ -18,10 +18,15 @@ from typing import Any
 import numpy as np
 
 from etude.errors import InvalidInput
-from etude.spaces import Composite, EnvironmentSpec, Space
+from etude.spaces import EnvironmentSpec, Space
 from etude.storage import files
 from etude.storage.datasets.arrow import import_pyarrow, read_tables, rows_of
-from etude.storage.datasets.recorded_episodes import FIELDS, RecordedEpisodes, named
+from etude.storage.datasets.recorded_episodes import (
+    FIELDS,
+    RecordedEpisodes,
+    errors_name,
+    observation_keys,
+)
 from etude.storage.files import CorruptFile
 
 INFO = Path("meta", "info.json")
@@ -38,7 +43,7 @@ def is_lerobot(path: Path) -> bool:
 
 
 def read_lerobot(path: Path, spec: EnvironmentSpec | None) -> RecordedEpisodes:
-    """The episodes of a directory of LeRobot's, in the order of their numbers.
+    """The episodes of a LeRobot directory, in the order of their numbers.
 
     Args:
         path: the directory, with meta and data in it.
@@ -50,7 +55,7 @@ def read_lerobot(path: Path, spec: EnvironmentSpec | None) -> RecordedEpisodes:
             observations that are pictures, and where pyarrow is not installed.
     """
     path = Path(path)
-    with named(path):
+    with errors_name(path):
         import_pyarrow()
         info = _read_info(path)
         features = info["features"]
@@ -60,7 +65,7 @@ def read_lerobot(path: Path, spec: EnvironmentSpec | None) -> RecordedEpisodes:
         ends = [*first_rows[1:].tolist(), len(columns["action"])]
         rows = [slice(*bounds) for bounds in zip(first_rows.tolist(), ends, strict=True)]
         notes = _notes(features, keys, columns, rows)
-    episodes = _episodes(columns, keys, rows, spec)
+        episodes = _episodes(columns, keys, rows, spec)
     return RecordedEpisodes(
         "LeRobot",
         "",
@@ -73,10 +78,10 @@ def read_lerobot(path: Path, spec: EnvironmentSpec | None) -> RecordedEpisodes:
 
 
 def _episodes(columns, keys, rows, spec) -> list[dict[str, Any]]:
-    """The fields of each episode, whose observations end with the one before the last action."""
-    is_dict = spec is not None and isinstance(spec.observation, Composite)
+    """The fields of each episode, whose observations end with the last one twice."""
+    is_dict = observation_keys(spec) is not None
     spaces = {} if spec is None else {STATE: spec.observation}
-    if spec is not None and isinstance(spec.observation, Composite):
+    if is_dict:
         spaces = dict(zip(keys, spec.observation.parts, strict=True))
     observations = {key: _fit(columns[key], spaces.get(key)) for key in keys}
     actions = _fit(columns["action"], None if spec is None else spec.action)
@@ -108,7 +113,7 @@ def _read_info(path: Path) -> dict[str, Any]:
     if not isinstance(info, dict) or not isinstance(info.get("features"), dict):
         raise CorruptFile(f"{INFO} has no object of features; restore it from a copy")
     version = info.get("codebase_version")
-    if not isinstance(version, str) or version[:3] not in ("v2.", "v3."):
+    if not isinstance(version, str) or not version.startswith(("v2.", "v3.")):
         raise InvalidInput(
             f"its codebase_version is {str(version)!r:.80}, and v2 and v3 are read; convert it "
             "with LeRobot"
@@ -129,9 +134,8 @@ def _read_info(path: Path) -> dict[str, Any]:
 
 def _observation_keys(features: dict[str, Any], spec: EnvironmentSpec | None) -> list[str]:
     """The features that are the observation."""
-    keys = [STATE]
-    if spec is not None and isinstance(spec.observation, Composite) and spec.observation.names:
-        keys = [PREFIX + name for name in spec.observation.names]
+    names = observation_keys(spec)
+    keys = [STATE] if names is None else [PREFIX + name for name in names]
     there = [name for name in features if name.startswith(PREFIX)]
     for key in keys:
         pictures = [name for name in there if features[name]["dtype"] in _PICTURES]

@@ -8,7 +8,7 @@
                               side_view where the episode is what a side camera saw of another one.
                               Infos and the attributes options are not read
     data/etude.json           where etude wrote it: the SHA-256 of these two files
-    data/pending/             where etude still writes, or was killed: the newest episodes
+    data/pending/             where etude still writes, or where it was killed: the newest episodes
     data/0/, data/1/, …       in place of the HDF5, where data_format is arrow or parquet: see
                               `etude.storage.datasets.minari_arrow`
 
@@ -30,7 +30,13 @@ from etude.storage.datasets.minari_arrow import FORMATS as ARROW_FORMATS
 from etude.storage.datasets.minari_arrow import read_arrow_episodes
 from etude.storage.datasets.minari_spaces import decode_space
 from etude.storage.datasets.pictures import JPEG_NOTE, decode_pictures, is_picture
-from etude.storage.datasets.recorded_episodes import FIELDS, RecordedEpisodes, checked_id, named
+from etude.storage.datasets.recorded_episodes import (
+    FIELDS,
+    RecordedEpisodes,
+    checked_id,
+    errors_name,
+    known_seed,
+)
 from etude.storage.files import CorruptFile
 
 DATA, METADATA, MAIN = "data", "metadata.json", "main_data.hdf5"
@@ -60,7 +66,7 @@ def read_minari(path: Path) -> RecordedEpisodes:
             not take, and where h5py, or pyarrow, is not installed.
     """
     folder = data_folder(path)
-    with named(path):
+    with errors_name(path):
         metadata, spec = read_metadata(folder)
         is_jpeg = metadata.get("jpeg_encoding", True) is not False
         total, file_format = metadata["total_episodes"], metadata.get("data_format", HDF5)
@@ -87,7 +93,8 @@ def _read_hdf5_episodes(
     reader = _EpisodeReader(spec, is_jpeg)
     with open_hdf5(folder / MAIN) as file:
         episodes = [reader.read(file, number) for number in range(total)]
-        # etude counts an episode once the file with it has its name
+        # A crash between the replacement of this file and that of the metadata leaves episodes that
+        # the metadata do not count yet; by its SHA-256 the file is whole.
         while sums and f"episode_{len(episodes)}" in file:
             episodes.append(reader.read(file, len(episodes)))
         if f"episode_{len(episodes)}" in file:
@@ -95,8 +102,14 @@ def _read_hdf5_episodes(
                 f"the file has episodes that its metadata do not count: only the first {total} "
                 "are read"
             )
-    for pending in pending_files(folder, len(episodes)) if sums else ():
-        _check_pending(pending)
+    pending_paths = pending_files(folder, len(episodes))
+    if pending_paths and not sums:
+        raise CorruptFile(
+            f"its folder {PENDING} has episodes, and {SUMS}, which says that they belong to it, is "
+            f"not there; restore {SUMS} from a copy, or move {PENDING} elsewhere"
+        )
+    for pending in pending_paths:
+        check_pending(pending)
         with open_hdf5(pending) as file:
             episodes.append(reader.read(file, len(episodes)))
     return episodes, reader.notes
@@ -120,7 +133,7 @@ def read_metadata(folder: Path) -> tuple[dict[str, Any], EnvironmentSpec]:
     if type(total) is not int or not 0 <= total < 2**31:
         raise CorruptFile(
             f"{METADATA} gives {str(total)!r:.80} as total_episodes, which should be a whole "
-            "number; write it again"
+            "number; export it again"
         )
     return metadata, EnvironmentSpec(
         decode_space(metadata.get("observation_space"), "observation"),
@@ -129,25 +142,35 @@ def read_metadata(folder: Path) -> tuple[dict[str, Any], EnvironmentSpec]:
     )
 
 
-def pending_files(folder: Path, number: int) -> list[Path]:
-    """The files of the pending episodes from `number` on, in order, up to the first missing."""
-    found = {}
-    if (folder / PENDING).is_dir():
-        for path in (folder / PENDING).iterdir():
-            if match := PENDING_NAME.fullmatch(path.name):
-                found[int(match[1])] = path
-    paths = []
-    while number in found:
-        paths.append(found[number])
-        number += 1
-    return paths
+def pending_files(folder: Path, num_merged: int) -> list[Path]:
+    """The files of the pending episodes, in order.
+
+    Those with a number below `num_merged` are in the main file by now, and are left out. Raises
+    CorruptFile where an episode is missing, or there twice.
+    """
+    if not (folder / PENDING).is_dir():
+        return []
+    found = []
+    for name in files.names_in(folder / PENDING, PENDING_NAME.pattern):
+        number = int(name.split(".")[0].removeprefix("episode_"))
+        if number >= num_merged:
+            found.append((number, folder / PENDING / name))
+    for expected, (number, path) in enumerate(sorted(found), num_merged):
+        if number > expected:
+            raise CorruptFile(
+                f"it has {PENDING}/{path.name}, and no episode {expected}; copy the whole directory"
+            )
+        if number < expected:
+            raise CorruptFile(f"episode {number} is in {PENDING} twice; copy the whole directory")
+    return [path for _, path in sorted(found)]
 
 
 def check_sums(folder: Path) -> dict[str, str]:
-    """The SHA-256 of each file, which is one of those in etude.json; {} where there is none.
+    """The SHA-256 of each file, which is one of those in etude.json; {} without etude.json.
 
-    Two are right while etude writes: that of the file before and of the one after. Raises
-    CorruptFile where a file has neither.
+    So what it returns is not empty where etude wrote the dataset. While etude merges, etude.json
+    lists two sums for each file, the new one and the old one. Raises CorruptFile where a file has
+    none of those listed.
     """
     path = folder / SUMS
     if not path.exists():
@@ -172,6 +195,13 @@ def file_sum(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def part_names(space: Composite) -> tuple[str, ...]:
+    """The names that the parts of a Dict or a Tuple have in a file."""
+    if space.names is not None:
+        return space.names
+    return tuple(f"_index_{i}" for i in range(len(space.parts)))
+
+
 class _EpisodeReader:
     """Reads episodes with the spaces of `spec`, and notes what is worth telling."""
 
@@ -189,30 +219,25 @@ class _EpisodeReader:
             )
         if any(name.startswith("options") for name in group.attribute_names()):
             self.notes.append("options were given to its resets")
-        seed = group.attribute("seed")
         episode = {field: self._value(group, field, space) for field, space in self.spaces.items()}
         steps = group.attribute("total_steps")
         if steps not in (len(episode["rewards"]), None):
             raise CorruptFile(
                 f"episode_{number} has {len(episode['rewards'])} rewards, and its total_steps are "
-                f"{steps}; write it again"
+                f"{steps}; export it again"
             )
         return episode | {
-            "seed": seed if isinstance(seed, int) and seed >= 0 else None,
+            "seed": known_seed(group.attribute("seed")),
             "side_view": bool(group.attribute(SIDE_VIEW)),
         }
 
     def _value(self, group, name, space):
         if isinstance(space, Composite):
             parts = group.group(name)
-            names = (
-                [f"_index_{i}" for i in range(len(space.parts))]
-                if space.names is None
-                else space.names
-            )
-            values = zip(names, space.parts, strict=True)
+            values = zip(part_names(space), space.parts, strict=True)
             return space.assemble([self._value(parts, *value) for value in values])
-        if self.is_jpeg and is_picture(space):
+        is_compressed = self.is_jpeg and is_picture(space)
+        if is_compressed and group.num_axes(name) < 1 + len(space.shape):  # else [row, *shape]
             self.notes.append(JPEG_NOTE)
             return decode_pictures(group.rows_of_bytes(name), name, space, group.spend)
         return group.array(name)
@@ -227,11 +252,12 @@ def _environment_id(metadata: dict[str, Any]) -> str:
         return checked_id(json.loads(text).get("id"))
     except (AttributeError, TypeError, RecursionError, json.JSONDecodeError) as error:
         raise CorruptFile(
-            f"the env_spec in {METADATA} is {text!r:.80}, not the JSON of one; write it again"
+            f"the env_spec in {METADATA} is {text!r:.80}, not the JSON of one; export it again"
         ) from error
 
 
-def _check_pending(path: Path) -> None:
+def check_pending(path: Path) -> None:
+    """Raise CorruptFile for a pending episode that does not fit the SHA-256 in its name."""
     if file_sum(path) != path.name.split(".")[1]:
         raise CorruptFile(
             f"{PENDING}/{path.name} is damaged: its content does not fit the SHA-256 in its name; "

@@ -19,7 +19,7 @@ from etude.storage import files
 from etude.storage.datasets.arrow import import_pyarrow, read_tables, rows_of
 from etude.storage.datasets.budget import ReadBudget
 from etude.storage.datasets.pictures import JPEG_NOTE, decode_pictures, is_picture
-from etude.storage.datasets.recorded_episodes import FIELDS
+from etude.storage.datasets.recorded_episodes import FIELDS, known_seed
 from etude.storage.files import CorruptFile
 
 FORMATS = "arrow", "parquet"
@@ -30,21 +30,21 @@ def read_arrow_episodes(
 ) -> tuple[list[dict[str, Any]], list[str]]:
     """(the fields and the seed of each episode, what a reader should know).
 
-    Raises InvalidInput for files that are damaged, hostile, or of other spaces, and where pyarrow
-    is not installed.
+    Raises InvalidInput for files that are damaged, made to do harm, or of other spaces, and where
+    pyarrow is not installed.
     """
     import_pyarrow()
     folders = {*files.names_in(folder, r"\d{1,9}")}
     missing = next((number for number in range(total) if str(number) not in folders), None)
     if missing is not None:
-        raise CorruptFile(f"it has no folder of episode {missing}; write or copy it again")
+        raise CorruptFile(f"it has no folder of episode {missing}; export or copy it again")
     names = []
     for number in range(total):
         parts = files.names_in(folder / str(number), rf"[\w-]+\.{file_format}")
         if len(parts) != 1:
             raise CorruptFile(
                 f"the folder of episode {number} has {len(parts)} files of {file_format}, and one "
-                "is read; write it again with Minari"
+                "is read; export it again with Minari"
             )
         names.append(f"{number}/{parts[0]}")
     size = sum(files.plain_size(folder / name) for name in names)
@@ -59,16 +59,16 @@ def read_arrow_episodes(
     if has_pictures:
         notes.append(JPEG_NOTE)
     for number, table in enumerate(read_tables(folder, names, FIELDS)):
+        rows = len(table["rewards"])
         episode = {
-            field: _value(table[field], field, space, is_jpeg, spend)
+            field: _value(_without_padding(table[field], field), field, space, is_jpeg, spend)
             for field, space in spaces.items()
         }
-        rows = len(table["rewards"])
         metadata = files.read_json(folder / str(number) / "metadata.json")
         if not isinstance(metadata, dict) or metadata.get("total_steps", rows - 1) != rows - 1:
             raise CorruptFile(
                 f"episode {number} has {rows} rows, and its metadata.json does not give "
-                f"{rows - 1} as total_steps; write it again"
+                f"{rows - 1} as total_steps; export it again"
             )
         if metadata.get("id", number) != number:
             raise InvalidInput(
@@ -77,23 +77,13 @@ def read_arrow_episodes(
             )
         if metadata.get("options"):
             notes.append("options were given to its resets")
-        seed = metadata.get("seed")
-        is_seed = type(seed) is int and seed >= 0
-        episodes.append(_without_padding(episode) | {"seed": seed if is_seed else None})
+        episodes.append(episode | {"seed": known_seed(metadata.get("seed"))})
     return episodes, notes
 
 
-def _without_padding(episode: dict[str, Any]) -> dict[str, Any]:
-    """The fields of an episode, of which those of its steps end with a row too many."""
-
-    def cut(value):
-        if isinstance(value, dict):
-            return {key: cut(part) for key, part in value.items()}
-        return tuple(map(cut, value)) if isinstance(value, tuple) else value[:-1]
-
-    return {
-        field: value if field == "observations" else cut(value) for field, value in episode.items()
-    }
+def _without_padding(column: Any, field: str) -> Any:
+    """A column without the last row of what belongs to a step, which may be missing values."""
+    return column if field == "observations" else column[:-1]
 
 
 def _value(array: Any, name: str, space: Space, is_jpeg: bool, spend: Any) -> Any:
@@ -102,9 +92,9 @@ def _value(array: Any, name: str, space: Space, is_jpeg: bool, spend: Any) -> An
     if isinstance(space, Composite):
         keys = [*map(str, range(len(space.parts)))] if space.names is None else [*space.names]
         if not types.is_struct(array.type) or {x.name for x in array.type} != set(keys):
-            raise CorruptFile(f"{name!r} is no struct of {', '.join(keys)}; write it again")
+            raise CorruptFile(f"{name!r} is not a struct of {', '.join(keys)}; export it again")
         if array.null_count:
-            raise CorruptFile(f"{name!r} lacks {array.null_count:,} values; write it again")
+            raise CorruptFile(f"{name!r} lacks {array.null_count:,} values; export it again")
         return space.assemble(
             [
                 _value(array.field(key), f"{name}/{key}", part, is_jpeg, spend)
@@ -113,7 +103,7 @@ def _value(array: Any, name: str, space: Space, is_jpeg: bool, spend: Any) -> An
         )
     if is_jpeg and isinstance(space, Box) and is_picture(space):
         if not types.is_binary(array.type) or array.null_count:
-            raise CorruptFile(f"{name!r} has rows of another kind than bytes; write it again")
+            raise CorruptFile(f"{name!r} has rows of another kind than bytes; export it again")
         return decode_pictures((x.as_py() for x in array), name, space, spend)
     rows = rows_of(array, name)
     shape = getattr(space, "shape", ())

@@ -32,7 +32,7 @@ def decode_space(text: Any, role: str) -> Space:
         InvalidInput: for a space that etude does not take.
     """
     if not isinstance(text, str):
-        raise CorruptFile(f"its metadata have no text for the {role} space; write it again")
+        raise CorruptFile(f"its metadata have no text for the {role} space; export it again")
     try:
         space = _decode(json.loads(text, object_pairs_hook=_unique, parse_constant=_infinite), 0)
     except (
@@ -40,7 +40,7 @@ def decode_space(text: Any, role: str) -> Space:
         *(AssertionError, AttributeError, RecursionError),
     ) as error:
         raise CorruptFile(
-            f"its {role} space is {text[:80]!r}, which describes none ({error}); write it again"
+            f"its {role} space is {text[:80]!r}, which describes none ({error}); export it again"
         ) from error
     return space_from_gymnasium(space, role)
 

@@ -22,7 +22,7 @@ import numpy as np
 from etude.data.dataset import make_dataset
 from etude.data.recorded_arrays import recorded_spaces
 from etude.errors import InvalidInput
-from etude.spaces import Composite, EnvironmentSpec, recorded_dtype, same_space
+from etude.spaces import Composite, EnvironmentSpec, same_space
 from etude.storage import files
 from etude.storage.datasets import minari
 from etude.storage.datasets.hdf5 import import_h5py
@@ -31,12 +31,20 @@ from etude.storage.datasets.minari import (
     MAIN,
     METADATA,
     PENDING,
+    PENDING_NAME,
     SIDE_VIEW,
     SUMS,
     SUMS_FORMAT,
 )
 from etude.storage.datasets.minari_spaces import encode_space
-from etude.storage.datasets.recorded_episodes import FIELDS, RecordedEpisodes
+from etude.storage.datasets.recorded_episodes import (
+    FIELDS,
+    RecordedEpisodes,
+    check_is_new,
+    check_seeds,
+    errors_name,
+    stored_dtype,
+)
 from etude.storage.writer_lock import sole_writer
 from etude.struct import replace
 
@@ -62,21 +70,35 @@ class MinariWriter:
     Args:
         path: the directory of the dataset, a new one.
         spec: the spaces of the environment that the episodes are recorded in, and its id.
-        resume: go on with a dataset that etude wrote, in place of refusing one that exists. What a
+        resume: append to a dataset that etude wrote, in place of refusing one that exists. What a
             crash left is repaired first.
+        options: the keyword arguments of `gymnasium.make` with which the environment was made; with
+            `resume` those of the dataset are kept.
+
+    Attributes:
+        num_episodes, num_steps: of all that is on the disk.
 
     Raises:
-        InvalidInput: for a path that exists, or cannot be gone on with, for spaces that the layout
+        InvalidInput: for a path that exists; with `resume` for a dataset that another program
+            wrote, that is damaged, or that is of another environment; for spaces that the layout
             does not hold, where another process writes, and where h5py is not installed.
     """
 
-    def __init__(self, path: str | Path, spec: EnvironmentSpec, *, resume: bool = False):
+    def __init__(
+        self,
+        path: str | Path,
+        spec: EnvironmentSpec,
+        *,
+        resume: bool = False,
+        options: Mapping[str, Any] | None = None,
+    ):
         self.path, self.spec = Path(path).absolute(), replace(spec, num_envs=1)
         self.folder = self.path / DATA
         import_h5py()
         if not (resume and os.path.lexists(self.path)):
-            check_new_directory(self.path)
-            _write_whole(self.path, self.spec, (), {})
+            check_is_new(self.path)
+            _write_whole(self.path, self.spec, (), options or {})
+        self._is_open = True
         with contextlib.ExitStack() as stack:
             stack.enter_context(sole_writer(self.path))
             if resume:
@@ -103,13 +125,19 @@ class MinariWriter:
             seed: that of the reset with which the episode began; None where there was none.
 
         Raises:
-            InvalidInput: for arrays that `make_dataset` refuses; nothing is written.
+            InvalidInput: for arrays that `make_dataset` refuses, for a seed that Gymnasium does not
+                take, and after `close`; nothing is written.
         """
+        if not self._is_open:
+            raise InvalidInput(
+                f"the writer of {self.path} is closed; make another one, with resume=True"
+            )
+        check_seeds([seed])
         values = (observations, actions, rewards, terminations, truncations)
         episode = dict(zip(FIELDS, values, strict=True))
         single: Any = {field: [value] for field, value in episode.items()}
         make_dataset(self.spec, **single)
-        number = self.num_episodes + len(self._pending)
+        number = self.num_episodes
         pending = self.folder / PENDING
         pending.mkdir(exist_ok=True)
         temporary = pending / f"{_TEMPORARY}_{number}.hdf5"
@@ -125,14 +153,20 @@ class MinariWriter:
         self._pending_bytes += final.stat().st_size
         main_bytes = (self.folder / MAIN).stat().st_size
         if main_bytes < SMALL_FILE or self._pending_bytes >= main_bytes:
-            with contextlib.suppress(OSError):  # the episode is safe; `close` tries again, and says
+            # the episode is safe; `close` tries again, and says what is wrong
+            with contextlib.suppress(OSError, files.CorruptFile):
                 self._merge()
 
     def close(self) -> None:
         """Put all episodes into the main file, and let other processes write."""
+        self._is_open = False
         with self._lock:
             if self._pending:
                 self._merge()
+
+    @property
+    def num_episodes(self) -> int:
+        return self._num_merged + len(self._pending)
 
     def __enter__(self) -> "MinariWriter":
         return self
@@ -141,13 +175,19 @@ class MinariWriter:
         self.close()
 
     def _check_resumable(self):
-        """Check that etude wrote what is there, undamaged, and with these spaces."""
-        if not (self.folder / SUMS).is_file():
+        """Check that etude wrote what is there, undamaged, for this environment and its spaces."""
+        with errors_name(self.path):
+            if not minari.check_sums(self.folder):
+                raise InvalidInput(
+                    "it is not a dataset that etude wrote, and episodes are appended only to such "
+                    "a one; choose another name"
+                )
+            _, found = minari.read_metadata(self.folder)
+        if found.id != self.spec.id:
             raise InvalidInput(
-                f"{self.path} is no dataset that etude wrote, and only such a one is gone on with; "
-                "choose another name"
+                f"{self.path} is of the environment {found.id!r}, and the episodes to add are of "
+                f"{self.spec.id!r}; choose another name"
             )
-        _, found = minari.read_metadata(self.folder)
         for role in ("observation", "action"):
             there, given = getattr(found, role), getattr(self.spec, role)
             if not same_space(there, given):
@@ -163,23 +203,28 @@ class MinariWriter:
             if path.name.startswith(_TEMPORARY):
                 path.unlink()
         with import_h5py().File(self.folder / MAIN, "r") as file:
-            self.num_episodes = len(file)
+            self._num_merged = len(file)
             self.num_steps = sum(int(file[name].attrs["total_steps"]) for name in file)
-        self._pending = minari.pending_files(self.folder, self.num_episodes)
+        with errors_name(self.path):
+            self._pending = minari.pending_files(self.folder, self._num_merged)
         for path in set(_entries(self.folder / PENDING)) - set(self._pending):
-            path.unlink()  # in the main file by now
+            if PENDING_NAME.fullmatch(path.name):
+                path.unlink()  # in the main file by now
         self._pending_bytes = sum(path.stat().st_size for path in self._pending)
         for path in self._pending:
             with import_h5py().File(path, "r") as file:
                 self.num_steps += sum(int(file[name].attrs["total_steps"]) for name in file)
         metadata = files.read_json(self.folder / METADATA)
-        if self._pending or metadata["total_episodes"] != self.num_episodes:
+        if self._pending or metadata["total_episodes"] != self._num_merged:
             self._merge()
 
     def _merge(self):
         """Replace the main file by one with the pending episodes too, then the metadata."""
         main, temporary = self.folder / MAIN, self.folder / f"{_TEMPORARY}_{MAIN}"
-        old = minari.check_sums(self.folder)
+        with errors_name(self.path):
+            old = minari.check_sums(self.folder)
+            for path in self._pending:
+                minari.check_pending(path)
         shutil.copyfile(main, temporary)
         h5py = import_h5py()
         with h5py.File(temporary, "r+") as target:
@@ -200,9 +245,9 @@ class MinariWriter:
         os.replace(temporary, main)
         os.replace(new_metadata, self.folder / METADATA)
         files.sync(self.folder)
-        for path in self._pending:
+        for path in reversed(self._pending):  # for who reads meanwhile, those left have no gap
             path.unlink()
-        self.num_episodes, self._pending, self._pending_bytes = count, [], 0
+        self._num_merged, self._pending, self._pending_bytes = count, [], 0
         with contextlib.suppress(OSError):
             (self.folder / PENDING).rmdir()
 
@@ -225,21 +270,13 @@ def write_minari(
     """
     path = Path(path).absolute()
     import_h5py()
-    check_new_directory(path)
+    check_is_new(path)
     is_side_view = episodes.is_side_view or (False,) * len(episodes.seeds)
     rows = (
         ({field: episodes.fields[field][i] for field in FIELDS}, seed, is_side_view[i])
         for i, seed in enumerate(episodes.seeds)
     )
     _write_whole(path, replace(spec, num_envs=1, id=episodes.environment_id), rows, options or {})
-
-
-def check_new_directory(path: Path) -> None:
-    """Raise InvalidInput for a path at which no new dataset can be."""
-    if os.path.lexists(path):
-        raise InvalidInput(f"{path} exists already; choose another name, or move it away")
-    if not path.parent.is_dir():
-        raise InvalidInput(f"there is no directory {path.parent} for {path.name}; make it first")
 
 
 def write_episode(
@@ -256,8 +293,7 @@ def write_episode(
     """
     group = file.create_group(f"episode_{number}")
     for field, space in recorded_spaces(spec).items():
-        dtype = {"rewards": np.float64, "terminations": bool, "truncations": bool}.get(field)
-        _write_value(group, field, space, episode[field], dtype)
+        _write_value(group, field, field, space, episode[field])
     steps = len(group["rewards"])
     group.attrs["id"], group.attrs["total_steps"] = number, steps
     if seed is not None:
@@ -267,15 +303,14 @@ def write_episode(
     return steps
 
 
-def _write_value(group, name, space, value, dtype):
+def _write_value(group, name, field, space, value):
     if isinstance(space, Composite):
         parts = group.create_group(name)
-        names = range(len(space.parts)) if space.names is None else space.names
-        for key, part in zip(names, space.parts, strict=True):
-            part_name = f"_index_{key}" if space.names is None else key
-            _write_value(parts, part_name, part, value[key], dtype)
+        values = zip(minari.part_names(space), space.parts, space.split(value), strict=True)
+        for part_name, part, part_value in values:
+            _write_value(parts, part_name, field, part, part_value)
         return
-    array = np.asarray(value).astype(dtype or recorded_dtype(space), copy=False)
+    array = np.asarray(value).astype(stored_dtype(field, space), copy=False)
     is_large = array.nbytes > _SMALL_ARRAY
     group.create_dataset(name, data=array, **(_COMPRESSION if is_large else {}))
 
@@ -300,7 +335,7 @@ def _write_whole(path, spec, rows, options):
         sums = {name: [minari.file_sum(folder / name)] for name in (MAIN, METADATA)}
         files.write_sealed(folder / SUMS, {"format": SUMS_FORMAT, "files": sums})
         files.sync(temporary)
-        check_new_directory(path)  # again, after the time that writing took
+        check_is_new(path)  # again, after the time that writing took
         os.replace(temporary, path)
         files.sync(path.parent)
     except BaseException:
@@ -313,7 +348,7 @@ def _metadata(path, spec, options):
     if not _DATASET_ID.fullmatch(name):
         name = (re.sub(r"[^-\w]+", "_", name, flags=re.ASCII).strip("-_") or "dataset") + "-v0"
     metadata = {
-        "data_format": "hdf5",
+        "data_format": minari.HDF5,
         "jpeg_encoding": False,
         "observation_space": encode_space(spec.observation),
         "action_space": encode_space(spec.action),

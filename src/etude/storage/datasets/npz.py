@@ -34,7 +34,6 @@ import difflib
 import io
 import itertools
 import math
-import os
 import zipfile
 from pathlib import Path
 
@@ -46,17 +45,21 @@ from etude.data.recorded_arrays import recorded_spaces
 from etude.errors import InvalidInput
 from etude.spaces import EnvironmentSpec, leaves_with_path
 from etude.storage import files
-from etude.storage.datasets.budget import LARGEST_RATIO, SMALL
+from etude.storage.datasets.budget import ReadBudget
 from etude.storage.datasets.recorded_episodes import (
     FIELDS,
-    ID_LIMIT,
     LENGTHS,
     RecordedEpisodes,
+    check_is_new,
+    checked_id,
     dataset_of,
-    named,
+    errors_name,
+    known_seed,
+    which_environment,
 )
 from etude.storage.files import CorruptFile
 
+FORMAT = ".npz"  # as messages call it
 ENVIRONMENT_ID, SEEDS, SIDE_VIEWS = "environment_id", "seeds", "side_views"
 _SUFFIX = ".npy"
 _READ_HEADER = {
@@ -77,11 +80,11 @@ def write_npz(path: Path, dataset: Dataset) -> None:
         InvalidInput: for a path that exists, and for a dataset that `to_recorded_arrays` refuses.
         OSError: when the disk refuses.
     """
-    check_new_file(path)
-    recorded = to_recorded_arrays(dataset)
+    check_is_new(Path(path))
+    spec, recorded = dataset.spec, to_recorded_arrays(dataset)
     unknown = (None,) * dataset.num_episodes
-    episodes = RecordedEpisodes("NumPy", dataset.spec.id, dataset.spec, recorded, unknown)
-    write_recorded_npz(path, dataset.spec, episodes)
+    episodes = RecordedEpisodes(FORMAT, spec.id, spec, recorded, unknown)
+    write_recorded_npz(path, spec, episodes.by_episode().end_to_end(spec))
 
 
 def write_recorded_npz(path: Path, spec: EnvironmentSpec, episodes: RecordedEpisodes) -> None:
@@ -90,10 +93,10 @@ def write_recorded_npz(path: Path, spec: EnvironmentSpec, episodes: RecordedEpis
     Raises as `write_npz` does.
     """
     path = Path(path)
-    check_new_file(path)
+    check_is_new(path)
     arrays = {
         key: array
-        for field, keys in _keys(spec).items()
+        for field, keys in array_keys(spec).items()
         for key, array in zip(keys, jax.tree.leaves(episodes.fields[field]), strict=True)
     }
     arrays[LENGTHS] = episodes.fields[LENGTHS]
@@ -127,7 +130,7 @@ def read_npz(path: Path, spec: EnvironmentSpec, *, truncate_unfinished: bool = F
         InvalidInput: naming the file, for one that cannot be read, that has other keys, or whose
             arrays `make_dataset` refuses.
     """
-    with named(path):
+    with errors_name(path):
         return dataset_of(read_recorded_npz(path, spec), spec, truncate_unfinished)
 
 
@@ -138,8 +141,13 @@ def read_recorded_npz(path: Path, spec: EnvironmentSpec | None) -> RecordedEpiso
     does, but for what their values are.
     """
     path = Path(path)
-    with named(path):
-        keys = {field: [field] for field in FIELDS} if spec is None else _keys(spec)
+    with errors_name(path):
+        keys = {field: [field] for field in FIELDS} if spec is None else array_keys(spec)
+        if spec is None and any(key.startswith("observations/") for key in member_keys(path)):
+            raise InvalidInput(
+                "its observations are a Dict or a Tuple, and without an environment it is not "
+                f"known of which parts; {which_environment(environment_id_of(path))}"
+            )
         required = [*itertools.chain(*keys.values()), LENGTHS]
         arrays = read_arrays(path, required, optional=(ENVIRONMENT_ID, SEEDS, SIDE_VIEWS))
         recorded = {
@@ -154,31 +162,23 @@ def read_recorded_npz(path: Path, spec: EnvironmentSpec | None) -> RecordedEpiso
         environment_id, lengths = _environment_id(arrays), arrays[LENGTHS]
         seeds, is_side_view = _seeds(arrays, lengths), _side_views(arrays, lengths)
     recorded[LENGTHS] = lengths
-    return RecordedEpisodes("NumPy", environment_id, None, recorded, seeds, (), is_side_view)
+    return RecordedEpisodes(FORMAT, environment_id, None, recorded, seeds, (), is_side_view)
 
 
 def environment_id_of(path: Path) -> str:
     """The id of the environment in a file, "" where it has none; nothing else is read."""
-    with named(path), _opened(path) as archive:
-        names = [member.filename.removesuffix(_SUFFIX) for member in archive.infolist()]
-        required = sorted({name for name in names if name != ENVIRONMENT_ID})
-        members = _members(archive, required, (ENVIRONMENT_ID,), ())
-        found = {k: v for k, v in members.items() if k == ENVIRONMENT_ID}
-        _check_sizes(archive, found, SMALL)
-        return _environment_id(_load(archive, found))
+    with errors_name(path), _opened(path) as archive:
+        if ENVIRONMENT_ID + _SUFFIX not in archive.namelist():
+            return ""
+        members = {ENVIRONMENT_ID: archive.getinfo(ENVIRONMENT_ID + _SUFFIX)}
+        _check_sizes(archive, members, ReadBudget(path, files.plain_size(path)))
+        return _environment_id(_load(archive, members))
 
 
 def member_keys(path: Path) -> set[str]:
-    """The keys of a file of NumPy; raises CorruptFile for what is none."""
-    with named(path), _opened(path) as archive:
+    """The keys of an .npz file; raises CorruptFile for a file that is not one."""
+    with errors_name(path), _opened(path) as archive:
         return {member.filename.removesuffix(_SUFFIX) for member in archive.infolist()}
-
-
-def check_new_file(path: Path) -> None:
-    """Raise InvalidInput for a path to which no new file can be written."""
-    path = Path(path)
-    if os.path.lexists(path):
-        raise InvalidInput(f"{path} exists already; choose another name, or move it away")
 
 
 def read_arrays(
@@ -189,15 +189,18 @@ def read_arrays(
     `ignored` keys may be there and are not read. Raises InvalidInput for a file that cannot be read
     or has other keys.
     """
-    size = files.plain_size(path)
+    budget = ReadBudget(path, files.plain_size(path))
     with _opened(path) as archive:
         members = _members(archive, required, optional, ignored)
-        _check_sizes(archive, members, max(SMALL, LARGEST_RATIO * size))
+        _check_sizes(archive, members, budget)
         return _load(archive, members)
 
 
-def _keys(spec):
-    """Return the keys of each field's arrays, in the order of the leaves of its space."""
+def array_keys(spec: EnvironmentSpec) -> dict[str, list[str]]:
+    """The keys of each field's arrays in a file, in the order of the leaves of its space.
+
+    Raises InvalidInput where two arrays would have one key.
+    """
     keys = {
         field: ["/".join(map(str, (field, *path))) for path, _ in leaves_with_path(space)]
         for field, space in recorded_spaces(spec).items()
@@ -224,7 +227,9 @@ def _opened(path):
         raise CorruptFile(f"it cannot be read ({error.strerror or error})") from error
     except Exception as error:  # zipfile, zlib and NumPy raise many kinds for a damaged file
         reason = str(error).partition("\n")[0]  # more lines of NumPy's advise to trust the file
-        raise CorruptFile(f"it is no whole .npz file ({reason}); write or copy it again") from error
+        raise CorruptFile(
+            f"it is damaged or not an .npz ({reason}); export or copy it again"
+        ) from error
 
 
 def _load(archive, members):
@@ -241,7 +246,7 @@ def _members(archive, required, optional, ignored):
     for member in archive.infolist():
         key = member.filename.removesuffix(_SUFFIX)
         if key in members:
-            raise CorruptFile(f"it has the key {key!r} twice; write it again")
+            raise CorruptFile(f"it has the key {key!r} twice; export it again")
         members[key] = member
     missing = [key for key in required if key not in members]
     for key in members:
@@ -259,15 +264,10 @@ def _members(archive, required, optional, ignored):
     return {key: member for key, member in members.items() if key not in ignored}
 
 
-def _check_sizes(archive, members, limit):
+def _check_sizes(archive, members, budget):
     """Check what the headers of the zip and of each array say, before anything is read."""
-    total = sum(member.file_size for member in members.values())
-    if total > limit:
-        raise CorruptFile(
-            f"its arrays would take {total:,} bytes, and of a file of this size at most {limit:,} "
-            "are read; if it is sound, write it with numpy.savez, without compression"
-        )
     for key, member in members.items():
+        budget.spend(member.file_size, key)
         with archive.open(member) as file:
             version = np.lib.format.read_magic(file)
             if version not in _READ_HEADER:
@@ -282,19 +282,15 @@ def _check_sizes(archive, members, limit):
             if file.tell() + math.prod(shape) * dtype.itemsize != member.file_size:
                 raise CorruptFile(
                     f"{key!r} has {member.file_size:,} bytes and an array of the shape {shape}, "
-                    "which do not agree; write it again"
+                    "which do not agree; export it again"
                 )
 
 
 def _environment_id(arrays):
-    environment_id = arrays.get(ENVIRONMENT_ID, np.array(""))
-    text = str(environment_id.item()) if environment_id.size == 1 else "\n"
-    if len(text) > ID_LIMIT or not text.isprintable():
-        raise InvalidInput(
-            f"{ENVIRONMENT_ID!r} is not one line of text; give the environment's id, as "
-            "'Pendulum-v1'"
-        )
-    return text
+    if ENVIRONMENT_ID not in arrays:
+        return ""
+    array = arrays[ENVIRONMENT_ID]
+    return checked_id(array.item() if array.size == 1 else array)
 
 
 def _seeds(arrays, lengths):
@@ -305,7 +301,7 @@ def _seeds(arrays, lengths):
             f"{SEEDS!r} has the dtype {seeds.dtype} and the shape {seeds.shape}; give a whole "
             "number for each episode, and -1 for one without a seed"
         )
-    return tuple(None if seed < 0 else seed for seed in np.ravel(seeds).tolist())
+    return tuple(map(known_seed, np.ravel(seeds).tolist()))
 
 
 def _side_views(arrays, lengths):

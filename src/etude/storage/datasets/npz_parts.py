@@ -4,10 +4,12 @@
 
 `etude record` writes one while it plays, and removes it once the dataset itself is written. So what
 is left after a crash can be read, and `etude dataset FOLDER --to OUT` makes a dataset of it. Where
-several copies played, it has more of the short episodes than the whole recording would have.
+several copies of the environment were played in parallel, short episodes end first, so there are
+more of them in it than in the whole recording.
 """
 
 import contextlib
+import itertools
 from pathlib import Path
 
 import jax
@@ -17,11 +19,11 @@ from etude.errors import InvalidInput
 from etude.spaces import EnvironmentSpec
 from etude.storage import files
 from etude.storage.datasets.npz import environment_id_of, read_recorded_npz, write_recorded_npz
-from etude.storage.datasets.recorded_episodes import FIELDS, LENGTHS, RecordedEpisodes, named
+from etude.storage.datasets.recorded_episodes import FIELDS, LENGTHS, RecordedEpisodes, errors_name
 from etude.storage.files import CorruptFile
 from etude.storage.writer_lock import sole_writer
 
-UNFINISHED = ".unfinished"  # the suffix of the folder of a recording that goes on, or was stopped
+UNFINISHED = ".unfinished"  # suffix of the folder of a recording that still runs, or was stopped
 _PART, _FIRST = r"part_\d{6}\.npz", "part_000000.npz"
 
 
@@ -38,7 +40,7 @@ def environment_id_of_parts(path: Path) -> str:
 def read_parts(path: Path, spec: EnvironmentSpec | None) -> RecordedEpisodes:
     """The episodes of all parts in order; `spec` and errors are those of `read_recorded_npz`."""
     path = Path(path)
-    with named(path):
+    with errors_name(path):
         names = files.names_in(path, _PART)
         for number, name in enumerate(names):
             if name != f"part_{number:06}.npz":
@@ -57,9 +59,14 @@ def read_parts(path: Path, spec: EnvironmentSpec | None) -> RecordedEpisodes:
         )
         for field in (*FIELDS, LENGTHS)
     }
-    note = "it is a recording that was stopped: `--to` makes a dataset of it"
+    note = (
+        f"it is a recording that was stopped: `etude dataset {path} --to NAME.npz` makes a "
+        "dataset of it, which may have too many short episodes"
+    )
     seeds = tuple(seed for part in parts for seed in part.seeds)
-    is_side_view = tuple(is_side for part in parts for is_side in part.is_side_view)
+    # a part without side views does not say so
+    flags = [part.is_side_view or (False,) * part.num_episodes for part in parts]
+    is_side_view = tuple(itertools.chain(*flags)) if any(map(any, flags)) else ()
     return first._replace(fields=fields, seeds=seeds, notes=(note,), is_side_view=is_side_view)
 
 
@@ -119,7 +126,10 @@ class PartsWriter:
         self.num_episodes += episodes.num_episodes
 
     def discard(self) -> None:
-        """Remove the parts, whose episodes are elsewhere by now; the first is the last to go."""
+        """Remove the parts, once their episodes are in a dataset.
+
+        The first goes last, since `is_parts` looks for it: so a crash leaves what can be read.
+        """
         for number in reversed(range(self.num_parts)):
             (self.path / f"part_{number:06}.npz").unlink()
         self.num_parts = self.num_episodes = 0

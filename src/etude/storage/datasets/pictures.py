@@ -49,5 +49,6 @@ def decode_pictures(
         except (OSError, SyntaxError, ValueError) as error:
             if isinstance(error, InvalidInput):
                 raise
-            raise CorruptFile(f"row {row} of {name!r} is no whole JPEG ({error})") from error
+            reason = f"{error}".partition(" <")[0]  # an object of Python's would follow
+            raise CorruptFile(f"row {row} of {name!r} is not a whole JPEG ({reason})") from error
     return np.stack(pictures) if pictures else np.zeros((0, *space.shape), np.uint8)

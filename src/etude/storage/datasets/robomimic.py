@@ -15,9 +15,15 @@ from pathlib import Path
 import numpy as np
 
 from etude.errors import InvalidInput
-from etude.spaces import Composite, EnvironmentSpec
+from etude.spaces import EnvironmentSpec
 from etude.storage.datasets.hdf5 import Group, open_hdf5
-from etude.storage.datasets.recorded_episodes import FIELDS, RecordedEpisodes, named
+from etude.storage.datasets.recorded_episodes import (
+    FIELDS,
+    RecordedEpisodes,
+    errors_name,
+    is_jump,
+    observation_keys,
+)
 from etude.storage.files import CorruptFile
 
 DATA, MASK = "data", "mask"
@@ -30,7 +36,7 @@ def is_robomimic(file: Group) -> bool:
 
 
 def read_robomimic(path: Path, spec: EnvironmentSpec | None) -> RecordedEpisodes:
-    """The episodes of a file of robomimic's.
+    """The episodes of a robomimic file.
 
     Args:
         path: the file.
@@ -41,7 +47,7 @@ def read_robomimic(path: Path, spec: EnvironmentSpec | None) -> RecordedEpisodes
         InvalidInput: naming the file, for one that cannot be read or lacks what is needed, and
             where h5py is not installed.
     """
-    with named(path), open_hdf5(path) as file:
+    with errors_name(path), open_hdf5(path) as file:
         data = file.group(DATA)
         names = _names(data)
         notes = ["it does not tell a failure from a time limit: a done at the end is a termination"]
@@ -83,16 +89,18 @@ def _episode(group: Group, name: str, spec: EnvironmentSpec | None, notes: list[
     before, after = group.group("obs"), group.group("next_obs")
     keys = _keys(before.names(), spec)
     dones = group.array("dones")
-    if dones.ndim == 2 and dones.shape[1] == 1:
+    if dones.shape[1:] == (1,):
         dones = dones[:, 0]
+    if dones.ndim != 1:
+        raise CorruptFile(f"{name}: dones has the shape {dones.shape}; it has a flag for each step")
     if dones[:-1].any():
         notes.append("dones before the last step of an episode are left out: they end none")
     terminations = np.zeros(dones.shape, bool)
     terminations[-1:] = dones[-1:] != 0
     observations = {key: _joined(before, after, key, name) for key in keys}
-    is_dict = spec is None or isinstance(spec.observation, Composite)
+    is_array = spec is not None and observation_keys(spec) is None
     return {
-        "observations": observations if is_dict else observations[keys[0]],
+        "observations": observations[keys[0]] if is_array else observations,
         "actions": group.array("actions"),
         "rewards": group.array("rewards"),
         "terminations": terminations,
@@ -104,18 +112,18 @@ def _keys(names: list[str], spec: EnvironmentSpec | None) -> list[str]:
     """The keys of the observations that are read."""
     if spec is None:
         return names
-    if isinstance(spec.observation, Composite) and spec.observation.names is not None:
-        if missing := [key for key in spec.observation.names if key not in names]:
+    if (needed := observation_keys(spec)) is not None:
+        if missing := [key for key in needed if key not in names]:
             raise InvalidInput(
                 f"its observations have no key {missing[0]!r}, which the observation space has; "
                 f"there are {', '.join(names)}"
             )
-        return list(spec.observation.names)
+        return list(needed)
     if len(names) != 1:
         raise InvalidInput(
-            f"its observations have the keys {', '.join(names)}, and the observation space is "
-            f"{spec.observation}; give an environment whose observations are a Dict with keys of "
-            "these"
+            f"the keys of its observations are {', '.join(names) or 'none'}, and the observation "
+            f"space is {spec.observation}; give an environment whose observations are a Dict with "
+            "keys of these"
         )
     return names
 
@@ -128,10 +136,10 @@ def _joined(before: Group, after: Group, key: str, name: str) -> np.ndarray:
             f"{name}: obs/{key} has the shape {first.shape} and next_obs/{key} {then.shape}; both "
             "have a row for each step"
         )
-    differs = (first[1:] != then[:-1]).reshape(len(first) - 1, -1).any(-1)
-    if differs.any():
+    jumps = is_jump(first, then)
+    if jumps.any():
         raise InvalidInput(
-            f"{name}, step {differs.argmax()}: next_obs/{key} is not the obs/{key} of the step "
+            f"{name}, step {jumps.argmax()}: next_obs/{key} is not the obs/{key} of the step "
             "after it; cut the demonstration in two there"
         )
     return np.concatenate([first, then[-1:]])
