@@ -113,3 +113,22 @@ def test_a_person_takes_over_and_gives_back():
     assert (round.phase, round.has_control) == ("stopped", False)
     round.begin_round()
     assert round.phase == "stopped"
+
+
+def test_in_turns_a_person_takes_a_step_for_each_key_and_the_learner_goes_on():
+    round = Interventions(step_per_key=True, has_control=True)
+    round.press_control()
+    assert round.is_step_due
+    round.add_step()
+    assert not round.is_step_due
+    round.press_control()
+    round.press_control()
+    assert round.single_steps == 2
+    round.command("take over")
+    assert round.is_step_due and not round.single_steps
+    round.press_control()
+    assert not round.single_steps
+    round.add_step()
+    assert (round.steps, round.labels) == (2, 1)
+    round.command("take over")
+    assert not round.is_step_due

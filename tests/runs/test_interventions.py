@@ -14,7 +14,7 @@ import etude
 from etude.algorithms.imitation.dagger import DAgger, LabelledSteps, count_labels
 from etude.algorithms.protocol import Expert, Outside, init_state
 from etude.data.replay.ring_buffer import RingBuffer
-from etude.errors import InvalidInput
+from etude.errors import EnvironmentFault, InvalidInput
 from etude.runs import interventions
 from etude.runs.options import RunOptions
 from etude.runs.person import person_expert
@@ -157,6 +157,39 @@ def test_a_run_that_a_person_plays_is_resumed_bit_for_bit(sits_down, tmp_path):
     resumed = etude.load(part.directory).states()[0]
     for one, other in zip(*map(jax.tree.leaves, (whole.states()[0], resumed)), strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.system
+def test_in_turns_only_keys_are_labels(sits_down, tmp_path):
+    """Where an environment stands still, looks without a key take no step of the person's."""
+    keys = ["+right", "-right", "", "+down", "-down", ""]
+    sits_down([*keys, "Tab", *[""] * (ROUND - 2)])
+    run = etude.train(
+        SMALL,
+        "FrozenLake-v1",
+        steps=ROUND,
+        options={"is_slippery": False},
+        expert="person",
+        out=tmp_path / "run",
+        **OPTIONS,
+    )
+    storage = run.states()[0].buffer.storage
+    is_labelled = np.asarray(storage.is_labelled).reshape(-1)[:ROUND]
+    assert is_labelled.tolist() == [True] * 2 + [False] * (ROUND - 2)
+    assert np.asarray(storage.action).reshape(-1)[:2].tolist() == [2, 1]
+
+
+@pytest.mark.system
+def test_a_picture_that_fails_says_when(sits_down, tmp_path, monkeypatch):
+    def fails(env):
+        raise OSError("no paint")
+
+    sits_down(["Space"])
+    monkeypatch.setattr(interventions, "picture_of", fails)
+    with pytest.raises(EnvironmentFault, match="raised OSError: no paint .step 0 of round 1, at"):
+        etude.train(
+            SMALL, "CartPole-v1", steps=ROUND, expert="person", out=tmp_path / "run", **OPTIONS
+        )
 
 
 @pytest.mark.system

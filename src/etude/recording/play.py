@@ -181,17 +181,21 @@ class RunningEpisode:
             success,
         )
 
-    @contextlib.contextmanager
-    def _faults(self, step: int) -> Iterator[None]:
-        try:
-            yield
-        except InvalidInput:
-            raise
-        except (Exception, SystemExit) as error:
-            raise EnvironmentFault(
-                f"the environment raised {type(error).__name__}: {error} (step "
-                f"{step} of its episode with seed {self.seed})"
-            ) from error
+    def _faults(self, step: int) -> contextlib.AbstractContextManager[None]:
+        return environment_faults(f"step {step} of its episode with seed {self.seed}")
+
+
+@contextlib.contextmanager
+def environment_faults(where: str) -> Iterator[None]:
+    """Raise what an environment raises within as an EnvironmentFault that says where."""
+    try:
+        yield
+    except InvalidInput:
+        raise
+    except (Exception, SystemExit) as error:
+        raise EnvironmentFault(
+            f"the environment raised {type(error).__name__}: {error} ({where})"
+        ) from error
 
 
 def picture_of(env: gymnasium.Env) -> np.ndarray:

@@ -112,8 +112,13 @@ class Session:
 
 @dataclasses.dataclass
 class Interventions:
-    """Where a round stands in which a learner plays and a person may take over."""
+    """Where a round stands in which a learner plays and a person may take over.
 
+    With `step_per_key`, a step of the person is taken for each press of a key; the learner goes on
+    by itself.
+    """
+
+    step_per_key: bool = False
     has_control: bool = False  # whether the person plays
     phase: Phase = "ready"
     steps: int = 0  # of the round
@@ -123,7 +128,8 @@ class Interventions:
     @property
     def is_step_due(self) -> bool:
         """Whether the next step may be taken now, as far as it depends on the person."""
-        return bool(self.single_steps) or self.phase == "playing"
+        waits = self.step_per_key and self.has_control
+        return bool(self.single_steps) or (self.phase == "playing" and not waits)
 
     def command(self, command: Command) -> None:
         """Do what a person asks for, where it means anything now."""
@@ -131,7 +137,7 @@ class Interventions:
             case _, "stopped":
                 return
             case "take over", _:
-                self.has_control = not self.has_control
+                self.has_control, self.single_steps = not self.has_control, 0
             case "pause", "playing":
                 self.phase = "paused"
             case "keep" | "pause", "ready" | "paused":
@@ -142,9 +148,11 @@ class Interventions:
                 self.phase, self.has_control, self.single_steps = "stopped", False, 0
 
     def press_control(self) -> None:
-        """A key that means an action went down: a round begins with it."""
+        """A key that means an action went down: a round begins with it, or a step is due."""
         if self.phase == "ready":
             self.phase = "playing"
+        if self.phase == "playing" and self.step_per_key and self.has_control:
+            self.single_steps += 1
 
     def lose_focus(self) -> None:
         """The window lost the keyboard."""

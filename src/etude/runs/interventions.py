@@ -17,8 +17,17 @@ import numpy as np
 from etude.algorithms.protocol import Algorithm, Outside, outside_arguments
 from etude.environments.protocol import Environment
 from etude.errors import InvalidInput
+from etude.recording.bindings import is_turn_based
 from etude.recording.controls import make_controls
-from etude.recording.play import IDLE, Pace, frames_per_second, handle_event, key_legend, picture_of
+from etude.recording.play import (
+    IDLE,
+    Pace,
+    environment_faults,
+    frames_per_second,
+    handle_event,
+    key_legend,
+    picture_of,
+)
 from etude.recording.session import Interventions
 from etude.recording.window import Panel, Window, check_screen
 from etude.rollout import EpisodeSums, bind_policy, rollout
@@ -65,7 +74,8 @@ class PersonRollout:
         self.settings, self.environment, self.interrupt = settings, environment, interrupt
         vector_env: Any = environment.vector_env  # type: ignore[attr-defined]
         self.env = vector_env.envs[0]
-        self.window, self.session = Window(), Interventions()
+        self.window = Window()
+        self.session = Interventions(step_per_key=is_turn_based(environment.spec.id))
         frames = frames_per_second(self.env)
         self.pace = Pace(settings.speed * frames)
         self.controls = make_controls(environment.spec, settings.keys, frames)
@@ -182,7 +192,9 @@ class PersonRollout:
             ("Tab  take over, or give back", "Space  pause", ".  one step", "Esc  stop and save"),
         )
         title = f"{self.settings.title} – round {rounds + 1}"
-        self.window.show(picture_of(self.env), panel, title)
+        with environment_faults(f"step {session.steps} of round {rounds + 1}, at its picture"):
+            picture = picture_of(self.env)
+        self.window.show(picture, panel, title)
 
 
 def _return_of(rollout_state: Any) -> float:
