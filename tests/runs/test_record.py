@@ -1,6 +1,7 @@
 """Recording: whole episodes, as Gymnasium plays them by hand, in a file that reads back equal."""
 
 import contextlib
+import errno
 import os
 import shutil
 import signal
@@ -422,6 +423,21 @@ def test_whole_episodes_survive_what_ends_a_recording(tmp_path, monkeypatch):
     (folder / "part_000000.npz").rename(folder / "part_000005.npz")
     with pytest.raises(InvalidInput, match="without data/metadata.json, meta/info.json or state"):
         read_recorded(folder, spec)
+
+
+def test_a_full_disk_at_the_end_leaves_the_episodes(tmp_path, monkeypatch):
+    """And says where they are."""
+
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(recording, "write_recorded", full)
+    with pytest.raises(
+        InvalidInput,
+        match="all.npz cannot be written .No space left on device.; make room for it; 2 whole ep",
+    ):
+        quietly(noise, "random", episodes=2, out=tmp_path / "all.npz")
+    assert [path.name for path in tmp_path.iterdir()] == ["all.npz.unfinished"]
 
 
 KILLED = """

@@ -282,9 +282,9 @@ def _chunk_lengths(arguments: list[str]) -> None:
         succeed."""
 
         environment: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="ENVIRONMENT")] = (
-            "etude/Push-v0"
+            "etude/Avoiding-v0"
         )
-        """etude/Push-v0, etude/Avoiding-v0 or etude/Fork-v0"""
+        """etude/Avoiding-v0, etude/Push-v0 or etude/Fork-v0"""
         chunks: tuple[int, ...] = (1, 4, 8, 16)
         """lengths of chunks, of which half are executed"""
         gradient_steps: int = 6_000

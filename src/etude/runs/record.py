@@ -91,7 +91,8 @@ def record(
         The dataset, one episode after another. With `out` it is read from there.
 
     Raises:
-        InvalidInput: for arguments that do not fit, before anything is played.
+        InvalidInput: for arguments that do not fit, before anything is played; and where the disk
+            refuses what is written.
         EnvironmentFault: where the environment fails.
         ExpertFault: where a function that acts as the expert fails.
         Interrupted: after Ctrl-C; `out` is not written, and whole episodes are in OUT.unfinished.
@@ -153,7 +154,8 @@ def record(
         recorded = to_recorded(played)
         dataset = make_dataset(spec, **recorded.fields)  # with actions within their bounds
         if path is not None and parts is not None:
-            write_recorded(path, spec, recorded, options)
+            with told_of_parts(parts, out):
+                write_recorded(path, spec, recorded, options)
             parts.discard()
             dataset = read_dataset(path, spec)
     if progress:
@@ -175,9 +177,16 @@ def parts_folder(path: Path) -> Path:
 
 @contextmanager
 def told_of_parts(parts: PartsWriter | None, out: str | Path | None) -> Iterator[None]:
-    """Where the block fails, the error says where the episodes that had ended are."""
+    """Where the block fails, the error says where the episodes that had ended are.
+
+    What the disk refuses, as where it is full, is InvalidInput.
+    """
     try:
-        yield
+        try:
+            yield
+        except OSError as error:
+            reason = error.strerror or error
+            raise InvalidInput(f"{out} cannot be written ({reason}); make room for it") from error
     except (Interrupted, InvalidInput, EnvironmentFault, ExpertFault) as error:
         if parts is None or not parts.num_episodes:
             raise

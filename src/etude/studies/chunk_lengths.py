@@ -25,7 +25,7 @@ COMPARED = ("deterministic", "flow")  # heads
 
 
 def measure_chunk_lengths(
-    environment: str = "etude/Push-v0",
+    environment: str = "etude/Avoiding-v0",
     chunks: Sequence[int] = CHUNKS,
     gradient_steps: int = 6_000,
     seeds: int = 5,
@@ -38,7 +38,7 @@ def measure_chunk_lengths(
     Writes chunk_lengths.png and chunk_lengths.json into the directory `out`.
 
     Args:
-        environment: etude/Push-v0, etude/Avoiding-v0 or etude/Fork-v0.
+        environment: etude/Avoiding-v0, etude/Push-v0 or etude/Fork-v0.
         chunks: lengths of chunks, of which half are executed, and the action of a chunk of one.
         gradient_steps: of each clone.
         seeds: clones of each head with each length.
