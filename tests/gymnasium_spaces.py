@@ -7,7 +7,6 @@ import copy
 import sys
 
 import gymnasium
-import jax
 import numpy as np
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Tuple
 
@@ -160,4 +159,6 @@ if "etude-tests/Noise-v0" not in gymnasium.registry:
 
 def stacked(space, count):
     """So many samples of a space, stacked."""
+    import jax  # not above, since processes of workers that have imported this have no JAX
+
     return jax.tree.map(lambda *x: np.stack(x), *(space.sample() for _ in range(count)))

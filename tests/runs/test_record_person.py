@@ -147,7 +147,7 @@ def test_a_full_disk_and_a_failing_environment_leave_what_was_kept(
         (dict(wait=True, mouse=True), "wait takes a step for each key, and a mouse has none"),
         (dict(mouse=True), "the mouse moves in two directions, and the action space is Discrete"),
         (dict(out="x.npz"), "an .npz cannot hold; give x, and convert it with `etude dataset x --"),
-        (dict(out="x.h5"), "x.h5 is neither an .npz file nor a directory in Minari's layout"),
+        (dict(out="x.h5"), "x.h5 is neither an .npz file nor, for Minari's layout, a directory"),
         (dict(out="there"), "there exists already; choose another name"),
         (dict(episodes=0), "episodes is 0; it must be a whole number of at least 1"),
         (dict(seed=2**32 - 1, episodes=1), "seed is 4294967295, and episodes have seeds up to"),

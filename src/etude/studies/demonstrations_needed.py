@@ -111,10 +111,15 @@ def measure_demonstrations_needed(
         directory / "demonstrations_needed.png",
         summary,
         title=f"Return by the number of labels, {environment}",
-        subtitle=f"{expert} as the expert; IQM of {summary['seeds']} seeds with 95 % intervals, "
-        f"{episodes} episodes each",
+        subtitle=f"{network_name(hidden)}, {expert} as the expert; IQM of {summary['seeds']} "
+        f"seeds with 95 % intervals, {episodes} episodes each",
     )
     return directory, summary
+
+
+def network_name(hidden: tuple[int, ...]) -> str:
+    """What the policy is, in the words of a figure."""
+    return f"hidden layers of {' and '.join(map(str, hidden))}" if hidden else "linear policies"
 
 
 def measure_missing(path: Path, measured: dict[str, Any], hidden: tuple[int, ...]) -> None:
