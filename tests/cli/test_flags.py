@@ -3,6 +3,7 @@
 import dataclasses
 
 import pytest
+import tyro
 from commands import here
 
 from etude.algorithms import ALGORITHMS, algorithm_class
@@ -152,6 +153,14 @@ def test_values_as_people_write_them(arguments, expected):
         *words,
         "--hidden",
     ]
+
+
+def test_names_are_all_words_that_follow_their_flag():
+    """And numbers only numbers, so that positional arguments may follow them."""
+    hints = {"task": tyro.conf.Positional[str], "names": tuple[str, ...], "sizes": tuple[int, ...]}
+    prepare = lambda arguments: flags.prepare(arguments, hints, "see --help")
+    assert prepare(["here", "--names", "a", "b,c"]) == ["here", "--names", "a", "b", "c"]
+    assert prepare(["--sizes", "1", "2", "here"]) == ["here", "--sizes", "1", "2"]
 
 
 @pytest.mark.parametrize(

@@ -325,8 +325,9 @@ def read_flag(token: Token, field: str, negated: bool, hint: Any) -> tuple[str, 
         element_type, flag_values, num_used = get_args(kind)[0], [], 0
         for text in token.values:
             pieces = [piece.strip() for piece in text.strip("()[] ").split(",") if piece.strip()]
-            if num_used and any(number(piece) is None for piece in pieces):
-                break
+            is_word = any(number(piece) is None for piece in pieces)
+            if num_used and is_word and element_type is not str:
+                break  # a positional argument, after numbers
             flag_values += [parse_value(flag, piece, element_type) for piece in pieces]
             num_used += 1
         return flag, flag_values, num_used
