@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from etude.algorithms.imitation.bc import BC
 from etude.data.dataset import episode_returns, make_dataset
 from etude.errors import InvalidInput
 from etude.reporting.statistics import summarize_returns
@@ -75,12 +76,17 @@ def judged(monkeypatch):
     """What each run was given, (method, labels, seed); before the fourth is an interrupt."""
     runs, interrupted = [], []
 
-    def train_and_evaluate(settings, hidden, labels, demonstrations, seed):
+    def train_and_evaluate(algorithm, settings, seed, **options):
         if len(runs) == 3 and not interrupted:
             interrupted.append(True)
             raise Interrupted("stopped")
-        name = "dagger" if demonstrations is None else "cloning"
-        assert demonstrations is None or demonstrations.num_steps == labels
+        name = "cloning" if isinstance(algorithm, BC) else "dagger"
+        if name == "cloning":
+            labels = options["dataset"].num_steps
+            assert options["steps"] == settings["gradient_steps"]
+        else:
+            labels = options["steps"]
+            assert options["expert"] == settings["expert"]
         runs.append((name, labels, seed))
         return [float(labels), float(seed), 100.0]
 

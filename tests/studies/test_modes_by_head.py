@@ -119,8 +119,9 @@ def test_modes_are_measured_and_drawn_for_each_head(played, tmp_path):
     assert found["cloning"]["flow"]["ema"] and not found["cloning"]["direct"]["ema"]
     assert Image.open(directory / "modes_by_head.png").size == (1440, 840)
     assert Image.open(directory / "ways_by_head.png").size[0] == 1440
-    with pytest.raises(InvalidInput, match="has these heads already; give other --heads, or ano"):
-        measure(("direct",))
+    (directory / "ways_by_head.png").unlink()
+    measure(("direct",))  # is drawn again, and nothing is trained for it
+    assert len(played) == 2 and (directory / "ways_by_head.png").exists()
     way = found["heads"]["expert"]["ways"][1]
     assert way == {"is_success": True, "positions": [[-1, 0], [0, -0.5], [1, -1]]}
 
@@ -140,14 +141,20 @@ def test_a_measurement_goes_on_with_other_heads(played, tmp_path, monkeypatch):
 
 
 def test_lengths_of_chunks_are_measured_and_drawn(played, tmp_path):
-    directory, measured = measure_chunk_lengths(
-        "etude/Fork-v0", (4, 1), seeds=2, episodes=8, out=tmp_path
+    measure = lambda chunks, seeds=2: measure_chunk_lengths(
+        "etude/Fork-v0", chunks, seeds=seeds, episodes=8, out=tmp_path
     )
-    assert played[:3] == [("Deterministic", 1, 1), ("Flow", 1, 1), ("Deterministic", 4, 2)]
+    measure((4,))
+    assert played == [("Deterministic", 4, 2), ("Flow", 4, 2)]
+    (tmp_path / "chunk_lengths.png").unlink()
+    directory, measured = measure((1,))  # which goes on
+    assert played[2:] == [("Deterministic", 1, 1), ("Flow", 1, 1)]
     found = json.loads((directory / "chunk_lengths.json").read_text())
     assert found == measured and found["chunks"] == [1, 4]
     assert found["heads"]["flow"]["4"]["success"]["per_seed"] == [0.5, 0.75]
     assert Image.open(directory / "chunk_lengths.png").size == (1440, 840)
+    with pytest.raises(InvalidInput, match="with other settings .seeds.; give another --out"):
+        measure((8,), seeds=3)
 
 
 @pytest.mark.parametrize(

@@ -105,6 +105,6 @@ def chunk_rows(dataset: Dataset, rows: Array, length: int) -> tuple[Array, Array
     return jnp.minimum(following, end - 1), following < end
 
 
-def _episode_of(dataset, rows):
+def _episode_of(dataset: Dataset, rows: Array) -> Array:
     """The number of the episode that each row is in, int32 [...]."""
     return jnp.searchsorted(dataset.episode_lengths.cumsum(), rows, side="right")

@@ -1,7 +1,6 @@
 """How often clones succeed by the length of their chunks, with one head and with another."""
 
 from collections.abc import Sequence
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +8,7 @@ from etude.errors import InvalidInput
 from etude.reporting import imitation_figures
 from etude.runs.config_values import plain_fields
 from etude.runs.record import record
-from etude.runs.versions import machine_info, package_versions
-from etude.storage import files
+from etude.studies.measurement import begin_or_go_on, save
 from etude.studies.modes_by_head import summarize_modes
 from etude.studies.tasks_with_modes import (
     HEADS,
@@ -35,7 +33,9 @@ def measure_chunk_lengths(
 ) -> tuple[Path, dict[str, Any]]:
     """Clone the expert of a task with chunks of several lengths, and draw the successes.
 
-    Writes chunk_lengths.png and chunk_lengths.json into the directory `out`.
+    Writes chunk_lengths.json into the directory `out` after the clones of each head with each
+    length, and at the end chunk_lengths.png. Where `out` has a measurement, it adds the lengths
+    that are missing, and draws it again.
 
     Args:
         environment: etude/Avoiding-v0, etude/Push-v0 or etude/Fork-v0.
@@ -52,42 +52,38 @@ def measure_chunk_lengths(
         "heads" the same for each head by length; "cloning" has the hyperparameters of each head.
 
     Raises:
-        InvalidInput: for arguments that do not fit, and a directory with a measurement in it.
+        InvalidInput: for arguments that do not fit, and a directory with another measurement.
     """
     if not chunks:
         raise InvalidInput("chunks is empty; give at least one length")
-    task, chunks = task_with_modes(environment), sorted(chunks)
+    task = task_with_modes(environment)
     directory = Path(out or f"runs/chunk_lengths-{environment.replace('/', '-')}")
     path = directory / "chunk_lengths.json"
     if seeds < 2:
         raise InvalidInput(f"seeds is {seeds}; give at least 2")
-    if path.exists():
-        raise InvalidInput(f"{directory} holds a measurement already; give another --out")
-    dataset = record(environment, "heuristic", episodes=demonstrations, progress=False)
-    found: dict[str, Any] = {name: {} for name in COMPARED}
-    for chunk in chunks:
-        for name, of_head in found.items():
-            cloning: Any = cloning_with(HEADS[name], gradient_steps, chunk, max(1, chunk // 2))
-            played = list(play_clones(cloning, dataset, environment, seeds, episodes))
-            of_head[str(chunk)] = summarize_modes(task, played)
-    measured = {
+    settings = {
         "environment": environment,
-        "chunks": chunks,
         "gradient_steps": gradient_steps,
         "seeds": seeds,
         "demonstrations": demonstrations,
         "episodes": episodes,
-        "measured": datetime.now().strftime("%Y-%m-%d %H:%M"),
-        "versions": package_versions(),
-        "machine": machine_info(),
-        "expert": summarize_modes(task, [recorded_episodes(dataset)]),
-        "heads": found,
         "cloning": {
             name: plain_fields(cloning_with(HEADS[name], gradient_steps)) for name in COMPARED
         },
     }
+    measured = begin_or_go_on(path, settings, {"heads": {name: {} for name in COMPARED}})
+    measured["chunks"] = sorted({*measured.get("chunks", ()), *chunks})
     directory.mkdir(parents=True, exist_ok=True)
-    files.write_json(path, measured)
+    dataset = record(environment, "heuristic", episodes=demonstrations, progress=False)
+    measured["expert"] = summarize_modes(task, [recorded_episodes(dataset)])
+    for chunk in measured["chunks"]:
+        for name, by_length in measured["heads"].items():
+            if str(chunk) in by_length:
+                continue
+            cloning: Any = cloning_with(HEADS[name], gradient_steps, chunk, max(1, chunk // 2))
+            played = list(play_clones(cloning, dataset, environment, seeds, episodes))
+            by_length[str(chunk)] = summarize_modes(task, played)
+            save(path, measured)
     imitation_figures.draw_success_by_chunk(
         directory / "chunk_lengths.png",
         measured,

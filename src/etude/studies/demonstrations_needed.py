@@ -12,7 +12,6 @@ here is linear by default.
 
 import tempfile
 from collections.abc import Sequence
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +28,8 @@ from etude.runs.config_values import plain_fields
 from etude.runs.interrupt import Interrupted
 from etude.runs.record import record
 from etude.runs.train import train
-from etude.runs.versions import machine_info, package_versions
-from etude.storage import files
 from etude.struct import replace
+from etude.studies.measurement import begin_or_go_on, save
 
 LABELS = (500, 1_000, 2_000, 4_000, 8_000)
 ROUNDS = 20  # of DAgger; each asks for an equal part of the labels, and fits for one of the steps
@@ -84,10 +82,8 @@ def measure_demonstrations_needed(
     settings: dict[str, Any] = {
         "environment": environment,
         "expert": expert,
-        "labels": sorted(labels),
         "gradient_steps": gradient_steps,
         "rounds": ROUNDS,
-        "seeds": seeds,
         "episodes": episodes,
         "hyperparameters": {
             "cloning": plain_fields(cloning(hidden, gradient_steps)),
@@ -98,7 +94,9 @@ def measure_demonstrations_needed(
             },
         },
     }
-    measured = begin_or_go_on(path, settings)
+    measured = begin_or_go_on(path, settings, {"returns": {"cloning": {}, "dagger": {}}})
+    measured["labels"] = sorted({*measured.get("labels", ()), *labels})
+    measured["seeds"] = max(measured.get("seeds", 0), seeds)
     directory.mkdir(parents=True, exist_ok=True)
     try:
         measure_missing(path, measured, hidden)
@@ -124,7 +122,9 @@ def network_name(hidden: tuple[int, ...]) -> str:
 
 def measure_missing(path: Path, measured: dict[str, Any], hidden: tuple[int, ...]) -> None:
     """Add the returns that are missing, and write all to `path` after each run."""
-    environment, expert = measured["environment"], measured["expert"]
+    environment, expert, steps = (
+        measured[name] for name in ("environment", "expert", "gradient_steps")
+    )
     if "expert_returns" not in measured:
         episodes = record(environment, expert, episodes=measured["episodes"], progress=False)
         measured["expert_returns"] = episode_returns(episodes).tolist()
@@ -135,15 +135,19 @@ def measure_missing(path: Path, measured: dict[str, Any], hidden: tuple[int, ...
                 returns = measured["returns"][name].setdefault(str(count), [])
                 if len(returns) > seed:
                     continue
-                data: Dataset | None = None
+                algorithm: BC | DAgger
                 if name == "cloning":
                     recorded = recorded or record_steps(
                         environment, expert, max(measured["labels"]), seed
                     )
-                    data = first_steps(recorded, count)
-                returns.append(train_and_evaluate(measured, hidden, count, data, seed))
-                measured["date"] = datetime.now().strftime("%Y-%m-%d %H:%M")
-                files.write_json(path, measured)
+                    algorithm = cloning(hidden, steps)
+                    options = {"steps": steps, "dataset": first_steps(recorded, count)}
+                else:
+                    algorithm = dagger(hidden, steps, count)
+                    options = {"steps": count, "expert": expert, "num_envs": 1}
+                    options["backend"] = "gymnasium"
+                returns.append(train_and_evaluate(algorithm, measured, seed, **options))
+                save(path, measured)
 
 
 def check_numbers(labels: Sequence[int], gradient_steps: int, seeds: int, episodes: int) -> None:
@@ -184,33 +188,6 @@ def dagger(hidden: tuple[int, ...], gradient_steps: int, labels: int) -> DAgger:
     )
 
 
-def begin_or_go_on(path: Path, settings: dict[str, Any]) -> dict[str, Any]:
-    """What is measured so far: no returns, or those in the file, whose labels and seeds stay.
-
-    Raises InvalidInput for a file of other settings, but for the numbers of labels and seeds.
-    """
-    if not path.exists():
-        return {
-            **settings,
-            "versions": package_versions(),
-            "machine": machine_info(),
-            "returns": {"cloning": {}, "dagger": {}},
-        }
-    measured = files.read_json(path)
-    differing = [
-        name
-        for name, value in settings.items()
-        if name not in ("labels", "seeds") and measured.get(name) != value
-    ]
-    if differing:
-        raise InvalidInput(
-            f"{path} is a measurement with other settings ({', '.join(differing)}); give another "
-            "--out"
-        )
-    labels = sorted({*measured["labels"], *settings["labels"]})
-    return measured | {"labels": labels, "seeds": max(measured["seeds"], settings["seeds"])}
-
-
 def record_steps(
     environment: str, expert: str | Path, steps: int, seed: int, noise: float = 0.0
 ) -> Dataset:
@@ -239,39 +216,19 @@ def first_steps(dataset: Dataset, count: int) -> Dataset:
 
 
 def train_and_evaluate(
-    settings: dict[str, Any],
-    hidden: tuple[int, ...],
-    labels: int,
-    demonstrations: Dataset | None,
-    seed: int,
+    algorithm: BC | DAgger, settings: dict[str, Any], seed: int, **options: Any
 ) -> list[float]:
-    """The returns of the clone of `demonstrations`, or without them of DAgger."""
-    gradient_steps = settings["gradient_steps"]
-    options: dict[str, Any] = {
-        "seed": seed,
-        "evaluation_episodes": settings["episodes"],
-        "progress": False,
-    }
+    """Train with the options of `etude.train`; return the returns of the evaluation."""
     with tempfile.TemporaryDirectory() as folder:
-        options["out"] = Path(folder) / "run"
-        if demonstrations is not None:
-            run = train(
-                cloning(hidden, gradient_steps),
-                settings["environment"],
-                steps=gradient_steps,
-                dataset=demonstrations,
-                **options,
-            )
-        else:
-            run = train(
-                dagger(hidden, gradient_steps, labels),
-                settings["environment"],
-                steps=labels,
-                expert=settings["expert"],
-                num_envs=1,
-                backend="gymnasium",
-                **options,
-            )
+        run = train(
+            algorithm,
+            settings["environment"],
+            seed=seed,
+            evaluation_episodes=settings["episodes"],
+            out=Path(folder) / "run",
+            progress=False,
+            **options,
+        )
         return run.summary["evaluation"]["returns"][0]
 
 

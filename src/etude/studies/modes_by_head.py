@@ -5,7 +5,6 @@ how evenly its successes go the expert's ways.
 """
 
 from collections.abc import Sequence
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,7 @@ from etude.reporting import imitation_figures
 from etude.reporting.statistics import bootstrap_interval, iqm
 from etude.runs.config_values import plain_fields
 from etude.runs.record import record
-from etude.runs.versions import machine_info, package_versions
-from etude.storage import files
+from etude.studies.measurement import begin_or_go_on, save
 from etude.studies.tasks_with_modes import (
     HEADS,
     EpisodeOutcome,
@@ -46,8 +44,8 @@ def measure_modes_by_head(
     """Clone an expert of several modes with each head, and draw what becomes of the modes.
 
     Writes modes_by_head.json into the directory `out` after every head, and at the end
-    modes_by_head.png and ways_by_head.png. Where `out` has a measurement, which was stopped, or is
-    to have more heads, it goes on.
+    modes_by_head.png and ways_by_head.png. Where `out` has a measurement, it adds the heads that
+    are missing, and draws it again.
 
     Args:
         environment: etude/Fork-v0, etude/Avoiding-v0 or etude/Push-v0.
@@ -70,6 +68,8 @@ def measure_modes_by_head(
         InvalidInput: for arguments that do not fit, and a directory with another measurement.
     """
     task = task_with_modes(environment)
+    if seeds < 2:
+        raise InvalidInput(f"seeds is {seeds}; give at least 2")
     for name in heads:
         if name not in HEADS:
             raise InvalidInput(f"no head is called {name!r}; there are {', '.join(HEADS)}")
@@ -84,7 +84,7 @@ def measure_modes_by_head(
         "demonstrations": demonstrations,
         "episodes": episodes,
     }
-    measured = begin_or_go_on_with_heads(path, settings, heads)
+    measured = begin_or_go_on(path, settings, {"heads": {}, "cloning": {}})
     directory.mkdir(parents=True, exist_ok=True)
     dataset = record(environment, "heuristic", episodes=demonstrations, progress=False)
     measured["heads"]["expert"] = summarize_and_show(task, [recorded_episodes(dataset)])
@@ -95,8 +95,7 @@ def measure_modes_by_head(
         played = list(play_clones(cloning, dataset, environment, seeds, episodes))
         measured["heads"][name] = summarize_and_show(task, played)
         measured["cloning"][name] = plain_fields(cloning)
-        measured["measured"] = datetime.now().strftime("%Y-%m-%d %H:%M")
-        files.write_json(path, measured)
+        save(path, measured)
     subtitle = f"{demonstrations} episodes of the expert, {gradient_steps:,} gradient steps"
     imitation_figures.draw_modes_by_head(
         directory / "modes_by_head.png",
@@ -112,30 +111,6 @@ def measure_modes_by_head(
         subtitle=f"{subtitle}; {DRAWN_EPISODES} episodes of one seed, red without success",
     )
     return directory, measured
-
-
-def begin_or_go_on_with_heads(
-    path: Path, settings: dict[str, Any], heads: Sequence[str]
-) -> dict[str, Any]:
-    """What is measured so far, for these settings: no head, or those in the file.
-
-    Raises InvalidInput for fewer than two seeds, and for a file of other settings or of all heads.
-    """
-    if settings["seeds"] < 2:
-        raise InvalidInput(f"seeds is {settings['seeds']}; give at least 2")
-    if not path.exists():
-        found = {"heads": {}, "cloning": {}}
-        return {**settings, "versions": package_versions(), "machine": machine_info(), **found}
-    measured = files.read_json(path)
-    differing = [name for name, value in settings.items() if measured.get(name) != value]
-    if differing:
-        raise InvalidInput(
-            f"{path} is a measurement with other settings ({', '.join(differing)}); give another "
-            "--out"
-        )
-    if not set(heads) - set(measured["heads"]):
-        raise InvalidInput(f"{path} has these heads already; give other --heads, or another --out")
-    return measured
 
 
 def summarize_and_show(task: TaskWithModes, played: list[list[EpisodeOutcome]]) -> dict[str, Any]:
