@@ -132,14 +132,21 @@ def test_a_head_says_whether_it_draws_without_exploring(head):
 
 
 def test_algorithms_say_whether_they_draw_without_exploring():
-    spec = EnvironmentSpec(Box((3,)), Discrete(2))
-    clone = etude.BC(head=etude.Mixture())
-    assert not clone.is_deterministic and etude.BC().is_deterministic
-    assert not etude.DAgger(head=etude.Flow()).is_deterministic
-    assert etude.GAIL().is_deterministic and etude.SQIL().is_deterministic
-    for policy in (etude.Random(), etude.DQN(hidden=(4,))):
-        state = jax.eval_shape(lambda key, policy=policy: policy.init(key, spec), jax.random.key(0))
+    arm = Box((2,), low=(-1.0, -1.0), high=(1.0, 1.0))
+    assert not etude.BC(head=etude.Mixture()).is_deterministic(arm)
+    assert not etude.DAgger(head=etude.Flow()).is_deterministic(arm)
+    for algorithm in (etude.BC(), etude.GAIL(), etude.SQIL()):
+        assert algorithm.is_deterministic(arm)
+    assert not etude.SQIL(agent=etude.DQN()).is_deterministic(arm)
+    for policy, space in (
+        (etude.Random(), Discrete(2)),
+        (etude.DQN(hidden=(4,)), Discrete(2)),
+        (etude.DQN(hidden=(4,)), arm),
+    ):
+        spec = EnvironmentSpec(Box((3,)), space)
+        init = lambda key, policy=policy, spec=spec: policy.init(key, spec)
+        state = jax.eval_shape(init, jax.random.key(0))
         act = lambda key, state, policy=policy: policy.act(
             state, jnp.zeros((1, 3)), (), key, False
         )[0]
-        assert uses_its_key(act, state) is not policy.is_deterministic
+        assert uses_its_key(act, state) is not policy.is_deterministic(space)

@@ -11,7 +11,7 @@ from etude.data.dataset import Dataset
 from etude.data.replay.ring_buffer import Indices, RingBuffer, truncate_newest
 from etude.data.transition import ReplayBatch, Transition
 from etude.errors import InvalidInput
-from etude.spaces import EnvironmentSpec
+from etude.spaces import EnvironmentSpec, Space
 from etude.struct import static, struct, validate
 from etude.types import Array, Metrics
 
@@ -123,7 +123,6 @@ class Algorithm(Policy, Protocol):
     reads_next_observations: bool
     assumes: Assumptions  # what it takes for granted of the environment
     rollout_length: int  # environment steps of each environment per update
-    is_deterministic: bool  # whether `act`, without `explore`, draws nothing at random
     takes_interventions: bool  # whether its expert may be one that has control only now and then
     default_num_envs: int  # parallel environments, where a run does not say how many
     components: Mapping[str, Component]  # parts that runs can start from another with, by name
@@ -187,6 +186,10 @@ class Algorithm(Policy, Protocol):
         It is called on the host before training, where arrays have values.
         """
 
+    def is_deterministic(self, action_space: Space) -> bool:
+        """Return whether `act`, without `explore`, draws nothing at random."""
+        return True
+
     def remarks(self, num_envs: int, steps: int) -> tuple[str, ...]:
         """What to know of settings that a run of `steps` takes, but not as they were given."""
         return ()
@@ -243,12 +246,12 @@ DEFAULTS = {
     "first_update": Algorithm.first_update,
     "check_outside": Algorithm.check_outside,
     "remarks": Algorithm.remarks,
+    "is_deterministic": Algorithm.is_deterministic,
     "needs": (),
     "takes": (),
     "reads_next_observations": True,
     "plays": True,
     "learns": True,
-    "is_deterministic": True,
     "takes_interventions": False,
     "assumes": Assumptions(),
     "default_num_envs": 1,

@@ -156,6 +156,7 @@ def summarize_evaluation(
     settings: Settings, explore: bool, played: list[Episodes]
 ) -> dict[str, Any]:
     """What `Run.evaluate` returns, of the episodes of each seed."""
+    action_space = settings.outline().spec.action
     rates = [[episodes.success] for episodes in played if episodes.success is not None]
     success = statistics.summarize_returns(rates) if len(rates) == len(played) else {}
     measures = {
@@ -166,7 +167,7 @@ def summarize_evaluation(
         "environment": settings.source.evaluated_on,
         "episodes": len(played[0].returns),
         "explore": explore,
-        "deterministic": not explore and settings.algorithm.is_deterministic,
+        "deterministic": not explore and settings.algorithm.is_deterministic(action_space),
         "cut": sum(episodes.cut for episodes in played),
         "max_steps": settings.max_evaluation_steps,
         **statistics.summarize_returns([episodes.returns for episodes in played]),

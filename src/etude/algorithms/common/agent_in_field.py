@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from etude.algorithms.assumptions import Assumptions
 from etude.data.transition import ReplayBatch, Transition
-from etude.spaces import EnvironmentSpec
+from etude.spaces import EnvironmentSpec, Space
 from etude.struct import replace
 from etude.types import Array
 
@@ -40,9 +40,8 @@ class AgentInField:
     def assumes(self) -> Assumptions:
         return self.agent.assumes
 
-    @property
-    def is_deterministic(self) -> bool:
-        return self.agent.is_deterministic
+    def is_deterministic(self, action_space: Space) -> bool:
+        return self.agent.is_deterministic(action_space)
 
     def first_update(self, num_envs: int) -> tuple[int, str]:
         return self.agent.first_update(num_envs)

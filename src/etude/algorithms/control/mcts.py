@@ -48,8 +48,11 @@ class MCTS:
     rollout_length: int = static(1, at_least=1)
     """Environment steps of each copy between updates, which do nothing."""
     learns: ClassVar[bool] = False
-    is_deterministic: ClassVar[bool] = False
     assumes: ClassVar[Assumptions] = Assumptions(("Discrete",), known_model=True, action_masks=True)
+
+    def is_deterministic(self, action_space: Space) -> bool:
+        """Return False: a search breaks ties and plays out at random."""
+        return False
 
     def init(self, key: Array, spec: EnvironmentSpec) -> MCTSState:
         """The model to plan on.

@@ -17,7 +17,7 @@ from etude.planning.planners import GradientPlanner, SamplingPlanner
 from etude.planning.plans import return_of_plans
 from etude.planning.protocol import Model
 from etude.planning.sampling.cem import CEM
-from etude.spaces import EnvironmentSpec
+from etude.spaces import EnvironmentSpec, Space
 from etude.struct import nested, static, struct, traced
 from etude.types import Array
 
@@ -48,7 +48,6 @@ class MPC:
     rollout_length: int = static(1, at_least=1)
     """Environment steps of each copy between updates, which do nothing."""
     learns: ClassVar[bool] = False
-    is_deterministic: ClassVar[bool] = False
 
     def validate_fields(self) -> None:
         if isinstance(self.planner, SamplingPlanner):
@@ -58,6 +57,10 @@ class MPC:
     def assumes(self) -> Assumptions:
         is_smooth = isinstance(self.planner, GradientPlanner)
         return Assumptions(("bounded Box",), smooth=is_smooth, known_model=True)
+
+    def is_deterministic(self, action_space: Space) -> bool:
+        """Return False: most planners draw samples."""
+        return False
 
     def init(self, key: Array, spec: EnvironmentSpec) -> MPCState:
         """The model to plan on.

@@ -31,8 +31,11 @@ class Random:
     rollout_length: int = static(1, at_least=1)
     """Environment steps of each copy between updates, which do nothing."""
     learns: ClassVar[bool] = False
-    is_deterministic: ClassVar[bool] = False
     assumes: ClassVar[Assumptions] = Assumptions(full_observation=False, action_masks=True)
+
+    def is_deterministic(self, action_space: Space) -> bool:
+        """Return False: every action is drawn."""
+        return False
 
     def init(self, key: Array, spec: EnvironmentSpec) -> RandomState:
         """The spaces to draw from; the key is not used."""

@@ -20,6 +20,7 @@ from etude.estimators.running_statistics import Normalization
 from etude.nn.custom_torso import TorsoMaker
 from etude.nn.networks import Activation
 from etude.nn.recurrent import GRU, LSTM
+from etude.spaces import Space
 from etude.struct import code, nested, static, struct, traced
 
 
@@ -55,9 +56,8 @@ class CloningFields:
 
     state_noise: ClassVar[bool] = False  # which a run of PPO with the same policy must have
 
-    @property
-    def is_deterministic(self) -> bool:
-        """Whether evaluations draw nothing; a head that has several modes draws one."""
+    def is_deterministic(self, action_space: Space) -> bool:
+        """Return whether evaluations draw nothing; a head that has several modes draws one."""
         return self.head.is_deterministic
 
 

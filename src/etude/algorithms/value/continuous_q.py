@@ -114,6 +114,11 @@ def with_maximizer(q: Any, maximizer: SamplingPlanner) -> Any:
     return replace(q, maximizer=maximizer) if isinstance(q, ContinuousQ) else q
 
 
+def is_deterministic(algorithm: Any, action_space: Space) -> bool:
+    """Whether evaluations draw nothing at random: over a Box the maximizer draws samples."""
+    return not isinstance(action_space, Box)
+
+
 def action_assumptions(dueling: bool, exploration: Any) -> Assumptions:
     """What DQN assumes: with dueling, or Boltzmann exploration, that there are actions to count."""
     if dueling or isinstance(exploration, Boltzmann):

@@ -145,14 +145,16 @@ class DQN:
 
     @property
     def assumes(self) -> Assumptions:
-        actions = continuous_q.action_assumptions(self.dueling, self.exploration)
-        return replay_agents.replay_assumptions(self, actions)
+        return replay_agents.replay_assumptions(
+            self, continuous_q.action_assumptions(self.dueling, self.exploration)
+        )
 
     @property
     def needs(self) -> tuple[str, ...]:
         return () if self.plays else ("dataset",)
 
     first_update, remarks = replay_agents.first_update, replay_agents.remarks
+    is_deterministic = continuous_q.is_deterministic
 
     def steps_per_update(self, num_envs: int) -> int:
         return self.rollout_length * num_envs if self.plays else self.gradient_steps
