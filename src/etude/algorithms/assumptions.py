@@ -35,6 +35,7 @@ class Assumptions(NamedTuple):
 
     actions: tuple[ActionKind, ...] = EVERY_ACTION  # the kinds of action space that it takes
     discrete_observations: bool = False  # observations are numbers of states, for it has a table
+    vector_observations: bool = False  # observations are vectors of floats, which it predicts
     episodes: bool = False  # episodes end, for it learns from whole ones
     full_observation: bool = True  # the observation determines what can happen next (Markov)
     smooth: bool = False  # dynamics and rewards have derivatives, which it follows
@@ -70,6 +71,12 @@ def check_spaces(assumptions: Assumptions, spec: EnvironmentSpec, name: str) -> 
             f"{name} keeps a value for each of so many states, and this "
             f"environment's observations are {spec.observation}; ppo takes every kind of them"
         )
+    if assumptions.vector_observations and not is_vector(spec.observation):
+        raise InvalidInput(
+            f"{subject} predicts observations, as numbers of one float Box, and this environment's "
+            f"are {spec.observation}; flatten them with gymnasium.wrappers.FlattenObservation if "
+            "they are several such Boxes"
+        )
     if assumptions.goals and (objection := _objection_to_goals(spec.observation)):
         raise InvalidInput(
             f"{subject} takes observations that are a Dict with the keys {DESIRED_GOAL} and "
@@ -84,6 +91,11 @@ def check_spaces(assumptions: Assumptions, spec: EnvironmentSpec, name: str) -> 
             f"in this environment {objection}; wrap it, or choose a goal environment, such as "
             "etude/PointRoom-v0"
         )
+
+
+def is_vector(space: Space) -> bool:
+    """Whether the values of a space are arrays of floats."""
+    return isinstance(space, Box) and np.issubdtype(space.dtype, np.floating)
 
 
 def is_kind(space: Space, *kinds: ActionKind) -> bool:

@@ -24,6 +24,7 @@ def return_of_plans(
     *,
     discount: float | Array = 1.0,
     particles: int = 1,
+    risk_aversion: float | Array = 0.0,
     final_value: Callable[[Any], Array] | None = None,
 ) -> Score:
     """Return a function that takes plans [samples, horizon, *action] to expected returns [samples].
@@ -32,8 +33,9 @@ def return_of_plans(
 
     Every plan starts from `state`, whose leaves are [1, 1, ...], or [particles, 1, ...] where they
     differ. The expectation is the mean over the particles; one is enough for a deterministic model.
-    All plans of a particle meet the same chances, so that the comparison depends on the plans
-    alone. `final_value` takes states [particle, plan, ...] to values [particle, plan].
+    With a `risk_aversion` c the value is mean − c·std over the particles, which shuns plans whose
+    outcome is uncertain. All plans of a particle meet the same chances, so that the comparison
+    depends on the plans alone. `final_value` takes states [particle, plan, ...] to values [particle, plan].
     """
 
     def score(plans):
@@ -46,7 +48,9 @@ def return_of_plans(
         if final_value is not None:
             end = discount ** len(rewards) * final_value(last_state)
             value += jnp.where(reach > 0, reach * end, 0)
-        return value.mean(0)
+        if particles == 1:
+            return value[0]
+        return value.mean(0) - risk_aversion * value.std(0)
 
     return score
 

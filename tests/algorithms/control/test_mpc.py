@@ -87,7 +87,7 @@ OPTIMIZERS = [ILQR(), DDP(), MultipleShooting(), GradientShooting()]
 def test_copies_are_planned_for_alone_and_the_key_decides(planner):
     """Actions are in the box; an episode begins with zeros; what a planner of plans by chance does
     is up to the key, and one with derivatives takes none."""
-    policy = policy_of(MPC("Pendulum-v1", planner, **SIZES))
+    policy = policy_of(MPC(model="Pendulum-v1", planner=planner, **SIZES))
     angle = np.float32([0.2, -0.1])
     observation = np.stack([np.cos(angle), np.sin(angle), np.zeros(2, np.float32)], 1)
     memory = jax.device_get(jax.jit(policy.initial_memory)(KEY))
@@ -108,7 +108,7 @@ def test_copies_are_planned_for_alone_and_the_key_decides(planner):
 @pytest.mark.parametrize("planner", OPTIMIZERS, ids=lambda planner: type(planner).__name__)
 def test_an_optimizer_plans_on_the_model(planner):
     """Its plan returns more on the model than none, and is where the next search starts."""
-    algorithm = MPC("Pendulum-v1", planner, horizon=8, iterations=20, discount=0.9)
+    algorithm = MPC(model="Pendulum-v1", planner=planner, horizon=8, iterations=20, discount=0.9)
     model, observation = true_model("Pendulum-v1"), jnp.float32([np.cos(0.3), np.sin(0.3), 0.0])
 
     @jax.jit
@@ -126,7 +126,7 @@ def test_an_optimizer_plans_on_the_model(planner):
 
 @pytest.mark.system
 def test_ilqr_swings_the_pendulum_up():
-    policy = policy_of(MPC("Pendulum-v1", ILQR(), iterations=10))
+    policy = policy_of(MPC(model="Pendulum-v1", planner=ILQR(), iterations=10))
     returns, _ = jax.jit(lambda key: evaluate(PENDULUM, policy, key, 2))(KEY)
     assert returns.mean() > -220
 

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from etude.nn.action_masks import masked
+from etude.spaces import Box, Discrete
 from etude.types import Array
 
 
@@ -51,3 +52,10 @@ def add_gaussian_noise(action: Array, std: float | Array, uniform_mask: Array, k
     noisy_action = jnp.clip(action + std * jax.random.normal(key_noise, action.shape), -1, 1)
     uniform_action = jax.random.uniform(key_uniform, action.shape, minval=-1, maxval=1)
     return jnp.where(uniform_mask, uniform_action, noisy_action)
+
+
+def random_actions(space: Box | Discrete, key: Array, num_envs: int) -> Array:
+    """Uniformly random actions of a bounded Box or a Discrete space, [env, *action]."""
+    if isinstance(space, Discrete):
+        return random_choice(key, (num_envs,), space.n)
+    return jax.random.uniform(key, (num_envs, *space.shape), minval=-1.0)

@@ -11,9 +11,9 @@ from etude.types import Array
 
 
 def evaluate_candidates(score: Score, candidates: Array) -> Array:
-    """Score the candidates, [samples]; NaN, as from a model that diverges, becomes −inf."""
+    """Score the candidates, [samples]; NaN and ∞, as from a model that diverges, become −∞."""
     values = score(candidates)
-    return jnp.where(jnp.isnan(values), -jnp.inf, values)
+    return jnp.where(values < jnp.inf, values, -jnp.inf)
 
 
 def argmax_candidate(candidates: Array, values: Array) -> tuple[Array, Array]:

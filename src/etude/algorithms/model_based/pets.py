@@ -1,0 +1,187 @@
+"""Planning on a learned model: probabilistic ensembles with trajectory sampling (PETS).
+
+    collect steps → fit a model p(s', r | s, a) to all of them → plan on it, act → collect …
+
+The versions of model-based reinforcement learning in the course differ by two settings:
+
+    version 0.5    the model is fitted once, to random steps; plans are followed to their end
+    version 1.0    it is fitted again to the steps that its plans led to
+    version 1.5    besides, a new plan is made at every step: model-predictive control
+
+PETS (Chua et al., 2018) is version 1.5 with an ensemble, whose members are so many possible worlds;
+a plan is worth its mean return over them.
+"""
+
+from functools import partial
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from etude.algorithms.assumptions import Assumptions
+from etude.algorithms.common import planning_policy
+from etude.algorithms.common.exploration import random_actions
+from etude.algorithms.common.planning_policy import PlanMemory, PlanningFields
+from etude.algorithms.model_based.fit_model import ASSUMPTIONS, MODEL, ModelFields, known_of
+from etude.algorithms.protocol import Component, algorithm
+from etude.data.replay import ring_buffer
+from etude.data.replay.ring_buffer import RingBuffer
+from etude.data.transition import Transition, zeros_like_spec
+from etude.errors import InvalidInput
+from etude.kinds import tag_of
+from etude.models.ensemble import Ensemble
+from etude.models.learned_model import Propagation
+from etude.models.model_rows import rows_of_buffer
+from etude.optim.schedules import assume_unbatched
+from etude.planning.planners import GradientPlanner, SamplingPlanner
+from etude.planning.sampling.icem import ICEM
+from etude.planning.sampling.random_shooting import RandomShooting
+from etude.spaces import EnvironmentSpec, Space
+from etude.struct import nested, replace, static, struct, traced
+from etude.types import Array, Metrics
+
+
+@struct
+class PETSState:
+    """The model, and the steps that it is fitted to."""
+
+    model: Any  # the state of the algorithm's dynamics model
+    steps: RingBuffer
+    spec: EnvironmentSpec = static()
+
+
+@algorithm
+class PETS(PlanningFields, ModelFields):
+    """Planning on a model that is learned while it plays: a bounded Box or Discrete actions."""
+
+    planner: SamplingPlanner | GradientPlanner = nested(ICEM(follow="mean"))
+    """Planner that searches for a plan; those with derivatives follow the mean of the members, and
+    plan where no episode can end, which --no-ends says."""
+    particles: int = static(5, at_least=1)
+    """Courses of chance for each plan, divided evenly among the members that predict."""
+    propagation: Propagation = static("ts-infinity")
+    """How particles meet members: ts-infinity, one member for the whole plan; ts1, another at each
+    step; mean, the mean of all without noise."""
+    risk_aversion: float = traced(0.0, at_least=0)
+    """Standard deviations over particles that are taken off a plan's mean return; 0 does not mind
+    risk."""
+    refit: bool = static(True)
+    """Whether the model is fitted again to new steps, or once."""
+    rollout_length: int = static(50, at_least=1)
+    """Environment steps of each copy between two fits."""
+    warmup_steps: int = static(200, at_least=0)
+    """Environment steps with random actions before the first fit."""
+    capacity: int = static(100_000, at_least=1)
+    """Latest steps that the model is fitted to."""
+    components: ClassVar[dict[str, Component]] = {"model": MODEL}
+
+    def validate_fields(self) -> None:
+        planning_policy.check_planning(self)
+        if self.propagation != "mean" and self.particles % self.model.num_members:
+            raise InvalidInput(
+                f"particles is {self.particles}, and cannot be divided evenly among the "
+                f"{self.model.num_members} members that predict; give a multiple of that"
+            )
+        if isinstance(self.planner, GradientPlanner) and self.ends:
+            raise InvalidInput(
+                f"{tag_of(type(self.planner))} needs derivatives, which there are not where an "
+                "episode ends; give --no-ends if no episode of this environment can end but by a "
+                "time limit, or a planner that samples plans, such as --planner icem"
+            )
+
+    @property
+    def assumes(self) -> Assumptions:
+        if isinstance(self.planner, GradientPlanner):
+            return ASSUMPTIONS._replace(actions=("bounded Box",), smooth=True)
+        return ASSUMPTIONS
+
+    def is_deterministic(self, action_space: Space) -> bool:
+        """Return False: most planners draw samples."""
+        return False
+
+    def first_update(self, num_envs: int) -> tuple[int, str]:
+        """The step of the first fit, and what says so."""
+        return max(self.warmup_steps, self.rollout_length * num_envs), "warmup_steps"
+
+    def init(self, key: Array, spec: EnvironmentSpec) -> PETSState:
+        """The model before its first fit, and no steps."""
+        model = self.model.init(key, spec, known_of(self, spec))
+        steps = ring_buffer.init(
+            zeros_like_spec(spec), self.capacity, spec.num_envs, self.rollout_length
+        )
+        return PETSState(model, steps, spec)
+
+    def initial_memory(self, state: PETSState, spec: EnvironmentSpec, key: Array) -> PlanMemory:
+        """No plan yet, in each environment."""
+        return planning_policy.initial_memory(self, spec)
+
+    def act(
+        self, state: PETSState, observation: Any, memory: PlanMemory, key: Array, explore: bool
+    ) -> tuple[Array, PlanMemory]:
+        """The next action of a plan, exploring or not, and what is left of it.
+
+        Before the first fit the action is random.
+        """
+        key_members, key_plan, key_random = jax.random.split(key, 3)
+
+        def plan(memory):
+            is_smooth = isinstance(self.planner, GradientPlanner)
+            propagation = "mean" if is_smooth else self.propagation
+            model = self.model.planning_model(state.model, key_members, propagation, self.ends)
+            return planning_policy.follow_plan(
+                self,
+                model,
+                observation,
+                memory,
+                key_plan,
+                state.spec.action,
+                particles=1 if is_smooth else self.particles,
+                risk_aversion=self.risk_aversion,
+            )
+
+        def act_randomly(memory):
+            num_envs = len(memory.age)
+            return random_actions(state.spec.action, key_random, num_envs), memory
+
+        return jax.lax.cond(assume_unbatched(state.model.is_fitted), plan, act_randomly, memory)
+
+    def update(
+        self, state: PETSState, experience: Transition, key: Array
+    ) -> tuple[PETSState, Metrics]:
+        """Add the rollout to the steps, and fit the model to all of them."""
+        diverged_plans = experience.memory.has_diverged.mean()
+        steps = ring_buffer.insert(state.steps, replace(experience, memory=()))
+        model, metrics = self.fit_if_due(state.model, steps, state.spec, key)
+        return replace(state, model=model, steps=steps), {
+            **metrics,
+            "diverged_plans": diverged_plans,
+        }
+
+    def fit_if_due(
+        self, model: Any, steps: RingBuffer, spec: EnvironmentSpec, key: Array
+    ) -> tuple[Any, Metrics]:
+        """Fit the model once there are enough steps, and again if it is to be fitted again."""
+
+        def fit(model):
+            return self.model.fit(model, rows_of_buffer(spec, steps), key)
+
+        def skip(model):
+            metrics = jax.eval_shape(fit, model)[1]
+            return model, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), metrics)
+
+        num_steps = steps.inserted * ring_buffer.num_envs(steps)
+        is_due = num_steps >= self.warmup_steps
+        if not self.refit:
+            is_due &= ~model.is_fitted
+        return jax.lax.cond(assume_unbatched(is_due), fit, skip, model)
+
+
+SingleNetwork = partial(Ensemble, members=1, elites=1, has_noise=False)
+Version10 = partial(
+    PETS, model=SingleNetwork(), particles=1, planner=RandomShooting(), samples=400, iterations=1
+)
+
+# Name on the command line: (constructor, description).
+ALGORITHMS = {
+    "pets": (PETS, "planning on an ensemble that it learns: a bounded Box or Discrete actions")
+}

@@ -1,0 +1,118 @@
+"""Fitting the weights of a dynamics network until rows that are held out no longer gain by it.
+
+Each member keeps the weights of the pass at which its own held-out error was least. The passes end
+when no member has gained for a while, or at a cap on gradient steps.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from etude.models.model_rows import draw_rows
+from etude.struct import replace, struct
+from etude.types import Array, Metrics
+
+IMPROVEMENT = 0.01  # a relative fall of the held-out error that counts (Janner et al., 2019)
+SHORTEST_PASS = 50  # gradient steps: with few rows, a pass goes through them several times
+EVALUATION_ROWS = 1_024  # held-out rows that are drawn once to measure the error in each pass
+
+
+@struct
+class FitState:
+    """The weights of all members, as they are fitted."""
+
+    weights: Any  # leaves [member, ...]; or of one network whose weights are random
+    opt_state: Any
+    best: Any  # the weights of each member's best pass
+    errors: Array  # [member]: their mean squared errors
+    without_gain: Array  # int32: passes since a member gained
+    gradient_steps: Array  # int32
+
+
+def fit_until_no_gain(
+    weights: Any,
+    opt_state: Any,
+    optimizer: optax.GradientTransformation,
+    loss: Callable[[Any, Array, Array], Array],
+    errors: Callable[[Any, Array], Array],
+    row_weights: Array,
+    held_out: Array,
+    key: Array,
+    *,
+    batch_size: int,
+    most_steps: int,
+    patience: int,
+) -> tuple[Any, Any, Metrics]:
+    """(weights of the best passes, optimizer state, metrics).
+
+    Args:
+        weights, opt_state: to start from; where there are several members, all leaves of the
+            weights have a leading axis [member].
+        loss: (weights, rows int32 [member, batch], key) -> [], the sum over members.
+        errors: (weights, rows int32 [row]) -> the mean squared error of each member, [member].
+        row_weights: how often each member counts each row in training, [member, row].
+        held_out: bool [row]: rows to measure on. Where there are none, every pass counts as a gain.
+        most_steps: gradient steps at most.
+        patience: passes without a gain after which it ends.
+    """
+    key_rows, key_steps = jax.random.split(key)
+    measured = draw_rows(key_rows, held_out, (EVALUATION_ROWS,))
+    # a pass draws as many rows as a member has, or more
+    pass_steps = jnp.ceil(row_weights.sum(-1).mean() / batch_size).astype(jnp.int32)
+    pass_steps = jnp.clip(pass_steps, SHORTEST_PASS, most_steps)
+    is_measured = held_out.any()
+
+    def gradient_step(number, state):
+        key_batch, key_loss = jax.random.split(jax.random.fold_in(key_steps, number))
+        keys = jax.random.split(key_batch, len(row_weights))
+        rows = jax.vmap(lambda key, weights: draw_rows(key, weights, (batch_size,)))(
+            keys, row_weights
+        )
+        gradient = jax.grad(loss)(state.weights, rows, key_loss)
+        updates, opt_state = optimizer.update(gradient, state.opt_state, state.weights)
+        return replace(
+            state, weights=optax.apply_updates(state.weights, updates), opt_state=opt_state
+        )
+
+    def take_pass(state):
+        end = jnp.minimum(state.gradient_steps + pass_steps, most_steps)
+        state = jax.lax.fori_loop(state.gradient_steps, end, gradient_step, state)
+        error = errors(state.weights, measured)
+        is_better = (error < (1 - IMPROVEMENT) * state.errors) | ~is_measured
+        best = select_members(is_better, state.weights, state.best)
+        return replace(
+            state,
+            best=best,
+            errors=jnp.where(is_better, error, state.errors),
+            without_gain=jnp.where(is_better.any(), 0, state.without_gain + 1),
+            gradient_steps=end,
+        )
+
+    def goes_on(state):
+        return (state.gradient_steps < most_steps) & (state.without_gain < patience)
+
+    # what was fitted before has to be beaten on the rows that are held out now
+    first = jnp.where(is_measured, errors(weights, measured), jnp.inf)
+    zero = jnp.int32(0)
+    state = jax.lax.while_loop(
+        goes_on, take_pass, FitState(weights, opt_state, weights, first, zero, zero)
+    )
+    metrics = {"heldout_mse": state.errors.mean(), "updates": state.gradient_steps}
+    return state.best, state.opt_state, {**metrics, "member_mse": state.errors}
+
+
+def select_members(chosen: Array, new: Any, old: Any) -> Any:
+    """`new` for the members in `chosen`, bool [member], else `old`; leaves [member, ...].
+
+    Of a single network, whose leaves have no such axis, `chosen` is bool [1].
+    """
+
+    def select(new, old):
+        if len(chosen) == 1:
+            return jnp.where(chosen[0], new, old)
+        return jnp.where(chosen.reshape(-1, *[1] * (new.ndim - 1)), new, old)
+
+    return jax.tree.map(select, new, old)

@@ -1,0 +1,226 @@
+"""Dynamics models made of networks: what ensembles and networks with random weights share.
+
+    x = standardized (s, a),    y = standardized (s' − s, r),    p(y | x) = N(μ(x), σ²(x))
+
+The end of episodes is learned by a classifier beside it (`episode_end`).
+"""
+
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from etude.estimators.calibration import mixture_moments
+from etude.models import model_rows
+from etude.models.dynamics_model import Prediction
+from etude.models.episode_end import EpisodeEnd, fit_episode_end, init_episode_end
+from etude.models.fitting import fit_until_no_gain
+from etude.models.gaussian_network import Gaussian, GaussianNetwork
+from etude.models.known_functions import KnownFunctions
+from etude.models.learned_model import LearnedModel, Propagation, step_vector
+from etude.models.model_rows import ModelRows
+from etude.models.standardization import Standardization, no_standardization, standardization_of
+from etude.nn.networks import Activation
+from etude.spaces import EnvironmentSpec
+from etude.struct import replace, static, struct, traced
+from etude.types import Array, Metrics
+
+MOST_HELD_OUT = 5_000  # rows (Janner et al., 2019)
+
+
+@struct
+class NetworkFields:
+    """The hyperparameters of networks that are fitted to steps."""
+
+    hidden: tuple[int, ...] = static((128, 128, 128), at_least=1)
+    """Units of each hidden layer."""
+    activation: Activation = static("silu")
+    """Activation function of the hidden layers."""
+    learning_rate: float = traced(1e-3, above=0)
+    """Step size of AdamW."""
+    weight_decay: float = traced(1e-4, at_least=0)
+    """Weight decay of AdamW, as a factor of the step size."""
+    batch_size: int = static(256, at_least=1)
+    """Rows in a gradient step of each member."""
+    gradient_steps: int = static(2_000, at_least=1)
+    """Gradient steps of a fit at most; it ends earlier where no member gains by more."""
+    patience: int = static(5, at_least=1)
+    """Passes through the rows without a gain on those held out, after which a fit ends (5: Janner
+    et al., 2019). A gain is a hundredth of the error."""
+    held_out: float = traced(0.2, at_least=0, at_most=0.9)
+    """Share of the rows that is never trained on, of at most 5,000 (0.2: Janner et al., 2019)."""
+
+
+class NetworkKind(Protocol):
+    """What a kind of network adds: weights, their loss, and the members that it stands for."""
+
+    learning_rate: Any
+    weight_decay: Any
+    batch_size: int
+    gradient_steps: int
+    patience: int
+    held_out: Any
+
+    def make_weights(self, key: Array, inputs: int, targets: int) -> Any: ...
+
+    def row_weights(self, key: Array, rows: ModelRows, in_training: Array) -> Array:
+        """How often each member counts each row, [member, row]; 0 for those not in training."""
+        ...
+
+    def loss(self, weights: Any, x: Array, y: Array, key: Array, num_rows: Array) -> Array:
+        """The loss [] of batches [member, batch, ...], summed over members."""
+        ...
+
+    def central_members(self, weights: Any) -> GaussianNetwork:
+        """The members, [member, ...], without chance: for the error on rows held out."""
+        ...
+
+    def draw_members(self, weights: Any, errors: Array, key: Array) -> GaussianNetwork:
+        """The members that plan, [member, ...]; `errors` [member] are those on rows held out."""
+        ...
+
+
+@struct
+class NetworkDynamics:
+    """The state of a model of networks."""
+
+    weights: Any
+    opt_state: Any
+    errors: Array  # [member]: mean squared error on rows that are held out, standardized
+    inputs: Standardization  # of (s, a)
+    targets: Standardization  # of (s' − s, r)
+    end: EpisodeEnd
+    salt: Array  # key of the hashes that say which rows are held out, and which a member counts
+    is_fitted: Array  # bool []
+    spec: EnvironmentSpec = static()
+    known: KnownFunctions = static()
+
+
+def init_dynamics(
+    kind: NetworkKind, key: Array, spec: EnvironmentSpec, known: KnownFunctions
+) -> NetworkDynamics:
+    """The state before the first fit."""
+    key_weights, key_end, salt = jax.random.split(key, 3)
+    size, action_size = model_rows.vector_sizes(spec)
+    inputs, targets = size + action_size, size + 1
+    weights = kind.make_weights(key_weights, inputs, targets)
+    return NetworkDynamics(
+        weights,
+        optimizer(kind).init(weights),
+        jnp.full(len(kind.central_members(weights).bounds.high), jnp.inf),
+        no_standardization(inputs),
+        no_standardization(targets),
+        init_episode_end(key_end, inputs + size),
+        salt,
+        jnp.zeros((), bool),
+        replace(spec, num_envs=1),
+        known,
+    )
+
+
+def fit_dynamics(
+    kind: NetworkKind, state: NetworkDynamics, rows: ModelRows, key: Array
+) -> tuple[NetworkDynamics, Metrics]:
+    """The state fitted to rows; weights go on from where they were."""
+    key_fit, key_end = jax.random.split(key)
+    held_out = model_rows.is_held_out(state.salt, rows, kind.held_out, MOST_HELD_OUT)
+    in_training = rows.is_valid & ~held_out
+    x, y = input_vectors(rows), target_vectors(rows)
+    inputs, targets = (standardization_of(z, in_training) for z in (x, y))
+    x, y = inputs.forward(x), targets.forward(y)
+    num_rows = in_training.sum()
+
+    def loss(weights, batch, key):
+        return kind.loss(weights, x[batch], y[batch], key, num_rows)
+
+    def errors(weights, measured):
+        predicted = predict_each(kind.central_members(weights), x[measured]).mean
+        return ((predicted - y[measured]) ** 2).mean((1, 2))
+
+    weights, opt_state, metrics = fit_until_no_gain(
+        state.weights,
+        state.opt_state,
+        optimizer(kind),
+        loss,
+        errors,
+        kind.row_weights(state.salt, rows, in_training),
+        held_out,
+        key_fit,
+        batch_size=kind.batch_size,
+        most_steps=kind.gradient_steps,
+        patience=kind.patience,
+    )
+    steps = step_vector(inputs, rows.observation, rows.action, rows.next_observation)
+    end = fit_episode_end(state.end, steps, rows.terminated, rows.is_valid, key_end)
+    member_errors = metrics.pop("member_mse")
+    state = replace(
+        state,
+        weights=weights,
+        opt_state=opt_state,
+        errors=member_errors,
+        inputs=inputs,
+        targets=targets,
+        end=end,
+        is_fitted=jnp.ones((), bool),
+    )
+    return state, metrics
+
+
+def planning_model(
+    kind: NetworkKind, state: NetworkDynamics, key: Array, propagation: Propagation, ends: bool
+) -> LearnedModel:
+    """The model to plan on, of the members that the kind draws."""
+    return LearnedModel(
+        kind.draw_members(state.weights, state.errors, key),
+        state.inputs,
+        state.targets,
+        state.end,
+        state.spec,
+        state.known,
+        propagation,
+        ends,
+    )
+
+
+def predict(
+    kind: NetworkKind, state: NetworkDynamics, observation: Array, action: Array, key: Array
+) -> Prediction:
+    """The distribution of (s', r) after vectors (s, a) [row, ...], in their units."""
+    members = kind.draw_members(state.weights, state.errors, key)
+    x = state.inputs.forward(jnp.concatenate([observation, action], -1))
+    normal = predict_each(members, x)
+    before = jnp.concatenate([observation, jnp.zeros((len(observation), 1))], -1)
+    means = before + state.targets.backward(normal.mean)
+    variances = normal.variance * state.targets.std**2
+    mean, aleatoric, epistemic = mixture_moments(means, variances)
+    return Prediction(mean, aleatoric, epistemic, means, variances)
+
+
+def predict_each(members: GaussianNetwork, x: Array) -> Gaussian:
+    """What each member predicts of standardized rows [row, in]: [member, row, target]."""
+    return jax.vmap(lambda member: member(x))(members)
+
+
+def input_vectors(rows: ModelRows) -> Array:
+    """(s, a), [row, column]."""
+    return jnp.concatenate([rows.observation, rows.action], -1)
+
+
+def target_vectors(rows: ModelRows) -> Array:
+    """(s' − s, r), [row, column]."""
+    return jnp.concatenate([rows.next_observation - rows.observation, rows.reward[:, None]], -1)
+
+
+def optimizer(kind: NetworkKind) -> optax.GradientTransformation:
+    """AdamW; biases and bounds do not decay."""
+    return optax.adamw(
+        kind.learning_rate,
+        weight_decay=kind.weight_decay,
+        mask=lambda weights: jax.tree_util.tree_map_with_path(is_weight, weights),
+    )
+
+
+def is_weight(path: Any, x: Array) -> bool:
+    """Whether an array is the matrix of a layer."""
+    return jax.tree_util.keystr(path[-1:]).endswith("weight")
