@@ -63,6 +63,7 @@ _MODULE_OF = {
     "rollout": "rollout",
     "evaluate": "rollout",
     "register_model": "models.true_models",
+    "register_reward": "models.known_functions",
     "register_goal_reward": "environments.goals",
     "Algorithm": "algorithms.protocol",
     "algorithm": "algorithms.protocol",

@@ -39,6 +39,7 @@ JAX_ENVIRONMENTS = {
 }
 # modules that register ids of etude with Gymnasium
 OWN_ENVIRONMENTS = (
+    "etude.environments.tasks.continuous_cart_pole_env",
     "etude.environments.wrappers.hide_velocity",
     "etude.environments.tasks.point_room_env",
     "etude.environments.tasks.tightrope_env",

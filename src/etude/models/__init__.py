@@ -1,1 +1,1 @@
-"""Models of environments for planning."""
+"""Models of environments for planning, and what is known of their steps."""

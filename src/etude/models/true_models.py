@@ -35,6 +35,7 @@ STATE_FROM_OBSERVATION: dict[str, Callable[[Array], Array]] = {
     "Acrobot-v1": acrobot_state,
     "MountainCar-v0": identity,
     "MountainCarContinuous-v0": identity,
+    "etude/CartPoleContinuous-v0": identity,
 }
 ENDLESS = {"Pendulum-v1"}  # of these, those whose episodes only a time limit ends
 USER_MODELS: dict[str, LiftedModel] = {}  # environment id -> model of `register_model`

@@ -30,24 +30,26 @@ STATES = {
     "Acrobot-v1": ([-PI, -PI, -4 * PI, -9 * PI], [PI, PI, 4 * PI, 9 * PI], 1e-3),
     "MountainCar-v0": ([-1.2, -0.07], [0.6, 0.07], 5e-7),
     "MountainCarContinuous-v0": ([-1.2, -0.07], [0.6, 0.07], 5e-7),
+    "etude/CartPoleContinuous-v0": ([-2.5, -3, -0.25, -3], [2.5, 3, 0.25, 3], 5e-7),
 }
 
 # other physics than the default, where ones hide mistakes: (attributes in Gymnasium, parameters of
 # the port)
+CART_POLE = dict(
+    gravity=8.0,
+    masscart=1.3,
+    masspole=0.25,
+    total_mass=1.55,
+    length=0.7,
+    polemass_length=0.175,
+    tau=0.03,
+)
+CART_POLE_PORT = dict(
+    gravity=8.0, cart_mass=1.3, pole_mass=0.25, half_length=0.7, push=7.0, time_step=0.03
+)
 PHYSICS = {
-    "CartPole-v1": (
-        dict(
-            gravity=8.0,
-            masscart=1.3,
-            masspole=0.25,
-            total_mass=1.55,
-            length=0.7,
-            polemass_length=0.175,
-            force_mag=7.0,
-            tau=0.03,
-        ),
-        dict(gravity=8.0, cart_mass=1.3, pole_mass=0.25, half_length=0.7, push=7.0, time_step=0.03),
-    ),
+    "CartPole-v1": (dict(CART_POLE, force_mag=7.0), CART_POLE_PORT),
+    "etude/CartPoleContinuous-v0": (dict(CART_POLE, push=7.0), CART_POLE_PORT),
     "Pendulum-v1": (
         dict(g=9.0, m=1.5, l=0.8, dt=0.04),
         dict(gravity=9.0, mass=1.5, length=0.8, time_step=0.04),
@@ -91,7 +93,7 @@ def margin(name, state):
     """How far a state [step, state] is inside (above 0) or outside the condition that
     terminates."""
     match name:
-        case "CartPole-v1":
+        case "CartPole-v1" | "etude/CartPoleContinuous-v0":
             return np.maximum(np.abs(state[:, 0]) - 2.4, np.abs(state[:, 2]) - math.radians(12))
         case "Acrobot-v1":
             return -np.cos(state[:, 0]) - np.cos(state[:, 0] + state[:, 1]) - 1
@@ -349,6 +351,7 @@ def test_control_is_the_action_in_physical_units(name):
         "CartPole-v1": lambda a: np.where(a == 1, 10.0, -10.0)[:, None],
         "Pendulum-v1": lambda a: a.clip(-2, 2),
         "MountainCarContinuous-v0": lambda a: a.clip(-1, 1),
+        "etude/CartPoleContinuous-v0": lambda a: 10 * a,
     }.get(name, lambda a: a[:, None] - 1)(actions).astype(np.float32)
     new, outcome = port_steps(compiled(name, False), states, actions)
     np.testing.assert_allclose(

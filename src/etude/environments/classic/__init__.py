@@ -1,19 +1,26 @@
 """Gymnasium's classic control in JAX: pure, differentiable and equal to the original step by step.
 
+The cart-pole under a continuous force stands beside them; its Gymnasium version is etude's own.
+
 Physical constants are floats of the pytree, so `vmap` can sweep them; the fields that shape a space
 are static. The defaults are Gymnasium's. Besides `reset` and `step`, whose actions are those of the
 environment, every port has
 
     dynamics(state, control) -> state      # arrays [state] and [control]
 
-for planners: controls are continuous, and no state terminates.
+for planners: controls are continuous, and no state terminates. What a step is worth and whether it
+ends the episode stand alone, for learned models of the rest:
+
+    reward(state, action, next_state) -> []
+    terminates(next_state) -> [], bool
 """
 
 from etude.environments.classic.acrobot import Acrobot
-from etude.environments.classic.cart_pole import CartPole
+from etude.environments.classic.cart_pole import CartPole, ContinuousCartPole
 from etude.environments.classic.mountain_car import ContinuousMountainCar, MountainCar
 from etude.environments.classic.pendulum import Pendulum
 from etude.environments.classic.without_velocity import WithoutVelocity
+from etude.environments.tasks.continuous_cart_pole_env import MAX_STEPS
 from etude.environments.wrappers.hide_velocity import POSITIONS
 from etude.environments.wrappers.time_limit import TimeLimit
 from etude.struct import replace
@@ -23,6 +30,7 @@ __all__ = [
     "PORTS",
     "Acrobot",
     "CartPole",
+    "ContinuousCartPole",
     "ContinuousMountainCar",
     "MountainCar",
     "Pendulum",
@@ -50,6 +58,7 @@ PORTS = {
     "Acrobot-v1": _with_time_limit(Acrobot, 500),
     "MountainCar-v0": _with_time_limit(MountainCar, 200),
     "MountainCarContinuous-v0": _with_time_limit(ContinuousMountainCar, 999),
+    "etude/CartPoleContinuous-v0": _with_time_limit(ContinuousCartPole, MAX_STEPS),
 }
 
 # the same for partially observed environments, whose Gymnasium versions are in

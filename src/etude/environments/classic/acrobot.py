@@ -85,8 +85,15 @@ class Acrobot:
         return state, self.observe(state)
 
     def step(self, state: Array, action: Array, key: Array) -> tuple[Array, StepResult]:
-        state = self.dynamics(state, self.torque * (action - 1)[None])
-        height = -jnp.cos(state[0]) - jnp.cos(state[0] + state[1])
-        terminated = height > self.goal_height
-        reward = jnp.where(terminated, jnp.float32(0), jnp.float32(-1))
-        return state, StepResult(self.observe(state), reward, terminated, jnp.bool_(False))
+        next_state = self.dynamics(state, self.torque * (action - 1)[None])
+        reward, terminated = self.reward(state, action, next_state), self.terminates(next_state)
+        return next_state, StepResult(
+            self.observe(next_state), reward, terminated, jnp.bool_(False)
+        )
+
+    def reward(self, state: Array, action: Array, next_state: Array) -> Array:
+        return jnp.where(self.terminates(next_state), jnp.float32(0), jnp.float32(-1))
+
+    def terminates(self, next_state: Array) -> Array:
+        height = -jnp.cos(next_state[0]) - jnp.cos(next_state[0] + next_state[1])
+        return height > self.goal_height

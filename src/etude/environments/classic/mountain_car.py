@@ -43,8 +43,8 @@ def _reset(car, key: Array) -> tuple[Array, Array]:
     return state, state
 
 
-def _at_goal(car, state: Array) -> Array:
-    position, velocity = state
+def _terminates(car, next_state: Array) -> Array:
+    position, velocity = next_state
     return (position >= car.goal_position) & (velocity >= car.goal_velocity)
 
 
@@ -72,14 +72,19 @@ class MountainCar:
     observation_space = property(_observation_space)
     dynamics = _dynamics
     reset = _reset
+    terminates = _terminates
 
     @property
     def action_space(self) -> Discrete:
         return Discrete(3)
 
     def step(self, state: Array, action: Array, key: Array) -> tuple[Array, StepResult]:
-        state = self.dynamics(state, (action - 1)[None])
-        return state, StepResult(state, jnp.float32(-1), _at_goal(self, state), jnp.bool_(False))
+        next_state = self.dynamics(state, (action - 1)[None])
+        reward, terminated = self.reward(state, action, next_state), self.terminates(next_state)
+        return next_state, StepResult(next_state, reward, terminated, jnp.bool_(False))
+
+    def reward(self, state: Array, action: Array, next_state: Array) -> Array:
+        return jnp.float32(-1)
 
 
 @struct
@@ -103,13 +108,16 @@ class ContinuousMountainCar:
     observation_space = property(_observation_space)
     dynamics = _dynamics
     reset = _reset
+    terminates = _terminates
 
     @property
     def action_space(self) -> Box:
         return Box((1,), low=-1.0, high=1.0)
 
     def step(self, state: Array, action: Array, key: Array) -> tuple[Array, StepResult]:
-        state = self.dynamics(state, jnp.clip(action, -1, 1))
-        terminated = _at_goal(self, state)
-        reward = jnp.where(terminated, 100.0, 0.0) - 0.1 * action[0] ** 2
-        return state, StepResult(state, reward, terminated, jnp.bool_(False))
+        next_state = self.dynamics(state, jnp.clip(action, -1, 1))
+        reward, terminated = self.reward(state, action, next_state), self.terminates(next_state)
+        return next_state, StepResult(next_state, reward, terminated, jnp.bool_(False))
+
+    def reward(self, state: Array, action: Array, next_state: Array) -> Array:
+        return jnp.where(self.terminates(next_state), 100.0, 0.0) - 0.1 * action[0] ** 2

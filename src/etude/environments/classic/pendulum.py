@@ -66,11 +66,21 @@ class Pendulum:
         return state, self.observe(state)
 
     def step(self, state: Array, action: Array, key: Array) -> tuple[Array, StepResult]:
+        next_state = self.dynamics(state, self._torque(action))
+        reward, terminated = self.reward(state, action, next_state), self.terminates(next_state)
+        return next_state, StepResult(
+            self.observe(next_state), reward, terminated, jnp.bool_(False)
+        )
+
+    def reward(self, state: Array, action: Array, next_state: Array) -> Array:
         angle, rate = state
-        torque = jnp.clip(action, -self.max_torque, self.max_torque)
-        cost = wrap(angle) ** 2 + 0.1 * rate**2 + 0.001 * torque[0] ** 2
-        state = self.dynamics(state, torque)
-        return state, StepResult(self.observe(state), -cost, jnp.bool_(False), jnp.bool_(False))
+        return -(wrap(angle) ** 2 + 0.1 * rate**2 + 0.001 * self._torque(action)[0] ** 2)
+
+    def terminates(self, next_state: Array) -> Array:
+        return jnp.bool_(False)
+
+    def _torque(self, action: Array) -> Array:
+        return jnp.clip(action, -self.max_torque, self.max_torque)
 
 
 def wrap(angle: Array) -> Array:
