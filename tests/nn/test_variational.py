@@ -38,21 +38,21 @@ kl = jax.jit(lambda network: network.kl(PRIOR))
 
 @jax.jit
 def fit(layer, x, y, num_rows):
-    """The layer after Adam on the negative ELBO, its noise averaged over 64 samples of each row."""
+    """The layer after Adam on the negative ELBO, its noise averaged over 32 samples of each row."""
 
     def loss(layer, key):
-        output = layer(jnp.broadcast_to(x, (64, *x.shape)), key)[..., 0]
+        output = layer(jnp.broadcast_to(x, (32, *x.shape)), key)[..., 0]
         nll = ((y - output) / NOISE) ** 2 / 2 + jnp.log(NOISE * jnp.sqrt(2 * jnp.pi))
         return negative_elbo(nll, layer.kl(PRIOR), num_rows)
 
-    optimizer = optax.adam(optax.linear_schedule(0.05, 0, 1500))
+    optimizer = optax.adam(optax.linear_schedule(0.1, 0, 800))
 
     def step(carry, key):
         layer, state = carry
         updates, state = optimizer.update(jax.grad(loss)(layer, key), state)
         return (optax.apply_updates(layer, updates), state), ()
 
-    keys = jax.random.split(KEY, 1500)
+    keys = jax.random.split(KEY, 800)
     return jax.lax.scan(step, (layer, optimizer.init(layer)), keys)[0][0]
 
 
@@ -91,20 +91,21 @@ def test_the_fit_is_the_mean_field_optimum_of_bayesian_linear_regression():
     assert (found_variance < 0.8 * np.diag(np.linalg.inv(precision))).all()
     assert elbo(layer, x, y) < log_evidence(x, y) - 0.1
 
-
-def test_data_that_are_there_twice_halve_the_variance():
-    x, y = regression(3)
+    # the same rows twice
     mean, precision = posterior(np.concatenate([x, x]), np.concatenate([y, y]))
     _, found_mean, halved = fitted(x, y, copies=2)
     np.testing.assert_allclose(found_mean, mean, atol=0.02)
     np.testing.assert_allclose(halved, 1 / np.diag(precision), rtol=0.05)
-    np.testing.assert_allclose(halved, fitted(x, y)[2] / 2, rtol=0.06)
+    np.testing.assert_allclose(halved, found_variance / 2, rtol=0.06)
 
 
 def test_the_bound_is_the_evidence_where_the_posterior_has_independent_weights():
-    """In one dimension, and in several with orthogonal features; one of them is always 0 here."""
+    """In one dimension, and in several with orthogonal features.
+
+    Here one feature is always 0, and a row is all 0, whose output has no variance.
+    """
     x, y = regression(3)
-    x = 4 * np.linalg.qr(x)[0] * [1, 0.5, 0]
+    x = np.concatenate([np.zeros((1, 3)), 4 * np.linalg.qr(x[1:])[0] * [1, 0.5, 0]])
     layer, _, variance = fitted(x, y)
     np.testing.assert_allclose(elbo(layer, x, y), log_evidence(x, y), atol=0.02)
     np.testing.assert_allclose(variance[2], PRIOR**2, rtol=0.05)
@@ -140,7 +141,7 @@ def samples():
         apply = jax.vmap(lambda network: network(INPUTS))
         return jax.vmap(lambda key: network(INPUTS, key))(keys), apply(drawn), drawn
 
-    keys = jax.random.wrap_key_data(np.arange(60_000, dtype=np.uint32).reshape(-1, 2))
+    keys = jax.random.wrap_key_data(np.arange(30_000, dtype=np.uint32).reshape(-1, 2))
     return network, *jax.device_get(sample(network, keys))
 
 
@@ -207,9 +208,3 @@ def test_it_starts_with_the_means_of_an_mlp_and_the_spread_asked_for():
         for rho in (layer.rho.weight, layer.rho.bias):
             np.testing.assert_allclose(np.log1p(np.exp(rho)), 0.2 / np.sqrt(inputs), rtol=1e-4)
     assert ours.activation == "silu"
-
-
-def test_an_input_of_zero_without_a_bias_has_a_finite_gradient():
-    layer = to_variational(linear_layer(3, 2, use_bias=False), 0.1)
-    gradient = jax.jit(jax.grad(lambda layer: layer(jnp.zeros((1, 3)), KEY).sum()))(layer)
-    assert all(np.isfinite(x).all() for x in jax.tree.leaves(gradient))
