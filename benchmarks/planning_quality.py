@@ -97,7 +97,7 @@ def pendulum_returns(starts: int, points: int) -> list[dict[str, Any]]:
         )
     ]
     for name, settings in PLANNERS.items():
-        algorithm = MPC("Pendulum-v1", **settings)
+        algorithm = MPC(model="Pendulum-v1", **settings)
         state = algorithm.init(key, environment.spec)
         policy = bind_policy(algorithm, state, environment)
         episode_returns = jax.jit(

@@ -280,7 +280,7 @@ SMALL = {
         "weights",
     ),
     "mpc": (
-        MPC("Pendulum-v1", CEM(elites=2), horizon=3, samples=4, iterations=2),
+        MPC(model="Pendulum-v1", planner=CEM(elites=2), horizon=3, samples=4, iterations=2),
         JaxEnvs(PORTS["Pendulum-v1"](), 2),
         {"bounded", "float64", "integers"},
         None,

@@ -71,4 +71,8 @@ ALGORITHMS = {                  # name: (module, attribute, summary)
         "uniformly random actions of every kind; learns nothing"),
     "heuristic": ("etude.algorithms.control.heuristic", "Heuristic",
         "a controller written by hand: LunarLander, CartPole and tasks of etude"),
+    "fit-model": ("etude.algorithms.model_based.fit_model", "FitModel",
+        "a model of the dynamics, fitted to a dataset; pets plans on it"),
+    "pets": ("etude.algorithms.model_based.pets", "PETS",
+        "planning on an ensemble that it learns: a bounded Box or Discrete actions"),
 }

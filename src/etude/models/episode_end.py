@@ -25,20 +25,22 @@ class EpisodeEnd:
 
     mlp: MLP
     opt_state: optax.OptState
-    log_odds: Array  # []: log(n₁ / n₀) of the rows; −inf where none has ended
+    num_ended: Array  # int32 []: n₁ of the rows
+    num_went_on: Array  # int32 []: n₀
 
     def probability(self, step: Array) -> Array:
         """P(terminated) [...], of standardized (s, a, s') [..., column].
 
         It is 0 where no row has ended its episode.
         """
-        return jax.nn.sigmoid(self.mlp(step)[..., 0] + self.log_odds)
+        log_odds = jnp.log(self.num_ended) - jnp.log(self.num_went_on)
+        return jax.nn.sigmoid(self.mlp(step)[..., 0] + log_odds)
 
 
 def init_episode_end(key: Array, inputs: int) -> EpisodeEnd:
     """A classifier of no rows, whose probability is 0."""
     mlp = make_mlp(key, [inputs, *HIDDEN, 1], "silu")
-    return EpisodeEnd(mlp, OPTIMIZER.init(mlp), jnp.float32(-jnp.inf))
+    return EpisodeEnd(mlp, OPTIMIZER.init(mlp), jnp.int32(0), jnp.int32(1))
 
 
 def fit_episode_end(
@@ -49,7 +51,6 @@ def fit_episode_end(
     Nothing is learned where none of them, or all, have ended their episode.
     """
     ended, went_on = terminated & is_valid, ~terminated & is_valid
-    log_odds = jnp.log(ended.sum()) - jnp.log(went_on.sum())
     is_ended = jnp.arange(BATCH_SIZE) < BATCH_SIZE // 2
 
     def loss(mlp, rows):
@@ -70,4 +71,4 @@ def fit_episode_end(
         return jax.lax.scan(step, end, jax.random.split(key, GRADIENT_STEPS))[0]
 
     end = jax.lax.cond(ended.any() & went_on.any(), fit, lambda end: end, end)
-    return replace(end, log_odds=log_odds)
+    return replace(end, num_ended=ended.sum(), num_went_on=went_on.sum())

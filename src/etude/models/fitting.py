@@ -54,7 +54,8 @@ def fit_until_no_gain(
         loss: (weights, rows int32 [member, batch], key) -> [], the sum over members.
         errors: (weights, rows int32 [row]) -> the mean squared error of each member, [member].
         row_weights: how often each member counts each row in training, [member, row].
-        held_out: bool [row]: rows to measure on. Where there are none, every pass counts as a gain.
+        held_out: bool [row]: rows to measure on. Where there are none, every pass counts as a
+            gain, and errors are told as 0.
         most_steps: gradient steps at most.
         patience: passes without a gain after which it ends.
     """
@@ -100,8 +101,9 @@ def fit_until_no_gain(
     state = jax.lax.while_loop(
         goes_on, take_pass, FitState(weights, opt_state, weights, first, zero, zero)
     )
-    metrics = {"heldout_mse": state.errors.mean(), "updates": state.gradient_steps}
-    return state.best, state.opt_state, {**metrics, "member_mse": state.errors}
+    errors_found = jnp.where(is_measured, state.errors, 0.0)
+    metrics = {"heldout_mse": errors_found.mean(), "updates": state.gradient_steps}
+    return state.best, state.opt_state, {**metrics, "member_mse": errors_found}
 
 
 def select_members(chosen: Array, new: Any, old: Any) -> Any:

@@ -49,18 +49,30 @@ class NetworkFields:
     """Passes through the rows without a gain on those held out, after which a fit ends (5: Janner
     et al., 2019). A gain is a hundredth of the error."""
     held_out: float = traced(0.2, at_least=0, at_most=0.9)
-    """Share of the rows that is never trained on, of at most 5,000 (0.2: Janner et al., 2019)."""
+    """Share of the rows that is never trained on, of at most 5,000 rows (0.2: Janner et al.,
+    2019)."""
 
 
 class NetworkKind(Protocol):
     """What a kind of network adds: weights, their loss, and the members that it stands for."""
 
-    learning_rate: Any
-    weight_decay: Any
-    batch_size: int
-    gradient_steps: int
-    patience: int
-    held_out: Any
+    @property
+    def learning_rate(self) -> Any: ...
+
+    @property
+    def weight_decay(self) -> Any: ...
+
+    @property
+    def batch_size(self) -> int: ...
+
+    @property
+    def gradient_steps(self) -> int: ...
+
+    @property
+    def patience(self) -> int: ...
+
+    @property
+    def held_out(self) -> Any: ...
 
     def make_weights(self, key: Array, inputs: int, targets: int) -> Any: ...
 
@@ -91,7 +103,7 @@ class NetworkDynamics:
     inputs: Standardization  # of (s, a)
     targets: Standardization  # of (s' − s, r)
     end: EpisodeEnd
-    salt: Array  # key of the hashes that say which rows are held out, and which a member counts
+    salt: Array  # data of the key of the hashes that say which rows are held out, and which a member counts
     is_fitted: Array  # bool []
     spec: EnvironmentSpec = static()
     known: KnownFunctions = static()
@@ -108,11 +120,11 @@ def init_dynamics(
     return NetworkDynamics(
         weights,
         optimizer(kind).init(weights),
-        jnp.full(len(kind.central_members(weights).bounds.high), jnp.inf),
+        jnp.zeros(len(kind.central_members(weights).bounds.high)),
         no_standardization(inputs),
         no_standardization(targets),
         init_episode_end(key_end, inputs + size),
-        salt,
+        jax.random.key_data(salt),
         jnp.zeros((), bool),
         replace(spec, num_envs=1),
         known,
@@ -124,7 +136,8 @@ def fit_dynamics(
 ) -> tuple[NetworkDynamics, Metrics]:
     """The state fitted to rows; weights go on from where they were."""
     key_fit, key_end = jax.random.split(key)
-    held_out = model_rows.is_held_out(state.salt, rows, kind.held_out, MOST_HELD_OUT)
+    salt = jax.random.wrap_key_data(state.salt)
+    held_out = model_rows.is_held_out(salt, rows, kind.held_out, MOST_HELD_OUT)
     in_training = rows.is_valid & ~held_out
     x, y = input_vectors(rows), target_vectors(rows)
     inputs, targets = (standardization_of(z, in_training) for z in (x, y))
@@ -144,7 +157,7 @@ def fit_dynamics(
         optimizer(kind),
         loss,
         errors,
-        kind.row_weights(state.salt, rows, in_training),
+        kind.row_weights(salt, rows, in_training),
         held_out,
         key_fit,
         batch_size=kind.batch_size,

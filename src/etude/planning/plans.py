@@ -35,7 +35,8 @@ def return_of_plans(
     differ. The expectation is the mean over the particles; one is enough for a deterministic model.
     With a `risk_aversion` c the value is mean − c·std over the particles, which shuns plans whose
     outcome is uncertain. All plans of a particle meet the same chances, so that the comparison
-    depends on the plans alone. `final_value` takes states [particle, plan, ...] to values [particle, plan].
+    depends on the plans alone. `final_value` takes states [particle, plan, ...] to values
+    [particle, plan].
     """
 
     def score(plans):

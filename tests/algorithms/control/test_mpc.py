@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import etude
+from etude.algorithms.common import planning_policy
 from etude.algorithms.control.mpc import MPC
 from etude.environments.backends.jax_envs import JaxEnvs
 from etude.environments.classic import PORTS
@@ -91,7 +92,7 @@ def test_copies_are_planned_for_alone_and_the_key_decides(planner):
     angle = np.float32([0.2, -0.1])
     observation = np.stack([np.cos(angle), np.sin(angle), np.zeros(2, np.float32)], 1)
     memory = jax.device_get(jax.jit(policy.initial_memory)(KEY))
-    assert not any(x.any() for x in jax.tree.leaves(memory))
+    assert not any(x.any() for x in jax.tree.leaves((memory.start, memory.actions)))
     act = jax.jit(policy.act)
     action, noted = jax.device_get(act(observation, memory, KEY))
     assert action.shape == (2, 1) and (np.abs(action) <= 1).all() and action[0] != action[1]
@@ -113,8 +114,12 @@ def test_an_optimizer_plans_on_the_model(planner):
 
     @jax.jit
     def planned(key):
-        action, start = algorithm.plan(model, observation, jnp.zeros((8, 1)), key)
-        plan = jnp.concatenate([action[None], start[:-1]])
+        memory = planning_policy.initial_memory(algorithm, PENDULUM.spec)
+        action, memory = planning_policy.follow_plan(
+            algorithm, model, jnp.stack([observation] * 2), memory, key, PENDULUM.spec.action
+        )
+        start = memory.start[0]
+        plan = jnp.concatenate([action[:1], start[:-1]])
         state = model.begin(observation[None, None], (), key)
         score = return_of_plans(model, state, key, discount=0.9)
         return start, score(jnp.stack([plan, jnp.zeros((8, 1))]))

@@ -5,18 +5,19 @@ replan_interval = horizon     follow the whole plan (open loop)
 """
 
 import math
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from etude.errors import InvalidInput
 from etude.planning.model_problem import ModelProblem
-from etude.planning.planners import SamplingPlanner
+from etude.planning.planners import GradientPlanner, SamplingPlanner
 from etude.planning.plans import return_of_plans
 from etude.planning.protocol import Model
+from etude.planning.sampling.cem import CEM
 from etude.spaces import Discrete, EnvironmentSpec, Space
-from etude.struct import replace, static, struct, traced
+from etude.struct import nested, replace, static, struct, traced
 from etude.types import Array
 
 
@@ -24,6 +25,8 @@ from etude.types import Array
 class PlanningFields:
     """The hyperparameters of a search for a plan."""
 
+    planner: SamplingPlanner | GradientPlanner = nested(CEM())
+    """Planner that searches for a plan; those with derivatives plan where no episode can end."""
     horizon: int = static(25, at_least=1)
     """Environment steps in a plan (25: Chua et al., 2018, on cart-pole)."""
     samples: int = static(100, at_least=1)
@@ -34,17 +37,6 @@ class PlanningFields:
     """Environment steps for which a plan is followed; 1 plans again at every step."""
     discount: float = traced(1.0, at_least=0, at_most=1)
     """Discount factor γ per environment step."""
-
-
-class Plans(Protocol):
-    """What an algorithm that plans has, beside `PlanningFields`."""
-
-    planner: Any
-    horizon: int
-    samples: int
-    iterations: int
-    replan_interval: int
-    discount: Any
 
 
 @struct
@@ -58,7 +50,7 @@ class PlanMemory:
     has_diverged: Array
 
 
-def check_planning(algorithm: Plans) -> None:
+def check_planning(algorithm: PlanningFields) -> None:
     """Raise InvalidInput for settings of a search that do not go together."""
     if isinstance(algorithm.planner, SamplingPlanner):
         algorithm.planner.check_samples(algorithm.samples)
@@ -83,7 +75,7 @@ def action_of_element(space: Space, element: Array) -> Array:
     return element.argmax(-1) if isinstance(space, Discrete) else element
 
 
-def initial_memory(algorithm: Plans, spec: EnvironmentSpec) -> PlanMemory:
+def initial_memory(algorithm: PlanningFields, spec: EnvironmentSpec) -> PlanMemory:
     """No plan, and the start of the first search around the middle of the box."""
     shape = element_shape(spec.action)
     plans = jnp.zeros((spec.num_envs, algorithm.horizon, *shape))
@@ -95,7 +87,7 @@ def initial_memory(algorithm: Plans, spec: EnvironmentSpec) -> PlanMemory:
 
 
 def follow_plan(
-    algorithm: Plans,
+    algorithm: PlanningFields,
     model: Model,
     observation: Any,
     memory: PlanMemory,
@@ -134,7 +126,7 @@ def follow_plan(
 
 
 def search_plan(
-    algorithm: Plans,
+    algorithm: PlanningFields,
     model: Model,
     observation: Any,
     start: Any,
@@ -173,7 +165,7 @@ def search_plan(
 
 
 def optimize_trajectory(
-    algorithm: Plans, problem: ModelProblem, state: Array, guess: Array
+    algorithm: PlanningFields, problem: ModelProblem, state: Array, guess: Array
 ) -> tuple[Array, Array, Array]:
     """(plan, the same as the start of the next search, whether its cost is finite).
 
@@ -185,7 +177,7 @@ def optimize_trajectory(
     return plan, plan, jnp.isfinite(solution.cost)
 
 
-def follow(algorithm: Plans, plan: Array, start: Any, is_finite: Array) -> PlanMemory:
+def follow(algorithm: PlanningFields, plan: Array, start: Any, is_finite: Array) -> PlanMemory:
     """The memory with which a plan begins; where it diverges, the middle of the box is taken."""
     actions = jnp.where(is_finite, plan[: algorithm.replan_interval], 0.0)
     return PlanMemory(start, actions, jnp.int32(0), ~is_finite)

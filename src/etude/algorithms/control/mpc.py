@@ -12,11 +12,10 @@ from etude.data.transition import Transition, zeros_like_spec
 from etude.kinds import tag_of
 from etude.models.true_models import model_for
 from etude.planning.model_problem import check_differentiable
-from etude.planning.planners import GradientPlanner, SamplingPlanner
+from etude.planning.planners import GradientPlanner
 from etude.planning.protocol import Model
-from etude.planning.sampling.cem import CEM
 from etude.spaces import EnvironmentSpec, Space
-from etude.struct import nested, static, struct
+from etude.struct import static, struct
 from etude.types import Array
 
 
@@ -34,8 +33,6 @@ class MPC(PlanningFields):
 
     model: str = static("")
     """Id of the environment whose model it plans on; by default the one that it acts in."""
-    planner: SamplingPlanner | GradientPlanner = nested(CEM())
-    """Planner that searches for a plan; those with derivatives plan where no episode can end."""
     rollout_length: int = static(1, at_least=1)
     """Environment steps of each copy between updates, which do nothing."""
     learns: ClassVar[bool] = False

@@ -36,7 +36,7 @@ from etude.optim.schedules import assume_unbatched
 from etude.planning.planners import GradientPlanner, SamplingPlanner
 from etude.planning.sampling.icem import ICEM
 from etude.planning.sampling.random_shooting import RandomShooting
-from etude.spaces import EnvironmentSpec, Space
+from etude.spaces import Box, Discrete, EnvironmentSpec, Space
 from etude.struct import nested, replace, static, struct, traced
 from etude.types import Array, Metrics
 
@@ -140,8 +140,10 @@ class PETS(PlanningFields, ModelFields):
             )
 
         def act_randomly(memory):
+            space = state.spec.action
+            assert isinstance(space, Box | Discrete)  # as `assumes` says
             num_envs = len(memory.age)
-            return random_actions(state.spec.action, key_random, num_envs), memory
+            return random_actions(space, key_random, num_envs), memory
 
         return jax.lax.cond(assume_unbatched(state.model.is_fitted), plan, act_randomly, memory)
 
