@@ -85,7 +85,7 @@ def test_it_lands(name):
     pytest.importorskip("Box2D", reason="it has no wheel for every platform")
     environment, heuristic = make(name, 10, "gymnasium"), Heuristic()
     policy = bind_policy(heuristic, heuristic.init(None, environment.spec), environment)
-    returns, _ = jax.jit(lambda key: evaluate(environment, policy, key, 20))(jax.random.key(0))
+    returns, _ = jax.jit(lambda key: evaluate(environment, policy, key, 100))(jax.random.key(0))
     environment.close()
     assert returns.mean() > 200
 
