@@ -1,1 +1,1 @@
-"""Pure functions over time: returns and advantages, losses, baselines, running statistics."""
+"""Pure functions over time or rows: returns, losses, baselines, statistics, calibration."""

@@ -37,10 +37,8 @@ from etude.types import Array
 class VariationalLinear:
     """A linear layer with a normal distribution over each weight and bias."""
 
-    mean: (
-        eqx.nn.Linear
-    )  # μ of the weight [outputs, inputs] and of the bias [outputs], if it has one
-    rho: eqx.nn.Linear  # ρ of the same
+    mean: eqx.nn.Linear  # μ: weight [outputs, inputs], bias [outputs] or None
+    rho: eqx.nn.Linear  # ρ of the same shapes
 
     def __call__(self, x: Array, key: Array) -> Array:
         """A sample of the output of each row, [..., inputs] to [..., outputs].
