@@ -103,7 +103,8 @@ class NetworkDynamics:
     inputs: Standardization  # of (s, a)
     targets: Standardization  # of (s' − s, r)
     end: EpisodeEnd
-    salt: Array  # data of the key of the hashes that say which rows are held out, and which a member counts
+    # data of the key of the hashes that say which rows are held out, and which a member counts
+    salt: Array
     is_fitted: Array  # bool []
     spec: EnvironmentSpec = static()
     known: KnownFunctions = static()
@@ -119,7 +120,7 @@ def init_dynamics(
     weights = kind.make_weights(key_weights, inputs, targets)
     return NetworkDynamics(
         weights,
-        optimizer(kind).init(weights),
+        model_optimizer(kind).init(weights),
         jnp.zeros(len(kind.central_members(weights).bounds.high)),
         no_standardization(inputs),
         no_standardization(targets),
@@ -154,7 +155,7 @@ def fit_dynamics(
     weights, opt_state, metrics = fit_until_no_gain(
         state.weights,
         state.opt_state,
-        optimizer(kind),
+        model_optimizer(kind),
         loss,
         errors,
         kind.row_weights(salt, rows, in_training),
@@ -225,7 +226,7 @@ def target_vectors(rows: ModelRows) -> Array:
     return jnp.concatenate([rows.next_observation - rows.observation, rows.reward[:, None]], -1)
 
 
-def optimizer(kind: NetworkKind) -> optax.GradientTransformation:
+def model_optimizer(kind: NetworkKind) -> optax.GradientTransformation:
     """AdamW; biases and bounds do not decay."""
     return optax.adamw(
         kind.learning_rate,

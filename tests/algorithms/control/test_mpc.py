@@ -114,7 +114,7 @@ def test_an_optimizer_plans_on_the_model(planner):
 
     @jax.jit
     def planned(key):
-        memory = planning_policy.initial_memory(algorithm, PENDULUM.spec)
+        memory = planning_policy.empty_plans(algorithm, PENDULUM.spec)
         action, memory = planning_policy.follow_plan(
             algorithm, model, jnp.stack([observation] * 2), memory, key, PENDULUM.spec.action
         )

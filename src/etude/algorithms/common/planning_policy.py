@@ -75,7 +75,7 @@ def action_of_element(space: Space, element: Array) -> Array:
     return element.argmax(-1) if isinstance(space, Discrete) else element
 
 
-def initial_memory(algorithm: PlanningFields, spec: EnvironmentSpec) -> PlanMemory:
+def empty_plans(algorithm: PlanningFields, spec: EnvironmentSpec) -> PlanMemory:
     """No plan, and the start of the first search around the middle of the box."""
     shape = element_shape(spec.action)
     plans = jnp.zeros((spec.num_envs, algorithm.horizon, *shape))

@@ -64,7 +64,7 @@ class MPC(PlanningFields):
 
     def initial_memory(self, state: MPCState, spec: EnvironmentSpec, key: Array) -> PlanMemory:
         """No plan yet, in each environment."""
-        return planning_policy.initial_memory(self, spec)
+        return planning_policy.empty_plans(self, spec)
 
     def act(
         self, state: MPCState, observation: Any, memory: PlanMemory, key: Array, explore: bool

@@ -113,7 +113,7 @@ class PETS(PlanningFields, ModelFields):
 
     def initial_memory(self, state: PETSState, spec: EnvironmentSpec, key: Array) -> PlanMemory:
         """No plan yet, in each environment."""
-        return planning_policy.initial_memory(self, spec)
+        return planning_policy.empty_plans(self, spec)
 
     def act(
         self, state: PETSState, observation: Any, memory: PlanMemory, key: Array, explore: bool
