@@ -73,6 +73,8 @@ ALGORITHMS = {                  # name: (module, attribute, summary)
         "a controller written by hand: LunarLander, CartPole and tasks of etude"),
     "fit-model": ("etude.algorithms.model_based.fit_model", "FitModel",
         "a model of the dynamics, fitted to a dataset; pets plans on it"),
+    "mbmf": ("etude.algorithms.model_based.mbmf", "MBMF",
+        "model-based, then model-free: imitate a planner, fine-tune by PPO or SAC"),
     "pets": ("etude.algorithms.model_based.pets", "PETS",
         "planning on an ensemble that it learns: a bounded Box or Discrete actions"),
 }

@@ -5,6 +5,7 @@ replan_interval = horizon     follow the whole plan (open loop)
 """
 
 import math
+from functools import partial
 from typing import Any
 
 import jax
@@ -18,6 +19,7 @@ from etude.planning.protocol import Model
 from etude.planning.sampling.cem import CEM
 from etude.spaces import Discrete, EnvironmentSpec, Space
 from etude.struct import nested, replace, static, struct, traced
+from etude.trees import where_done
 from etude.types import Array
 
 
@@ -112,7 +114,7 @@ def follow_plan(
 
         keys = jax.random.split(key, len(is_due))
         searched = jax.vmap(search_one)(observation, memory.start, keys)
-        return where_env(is_due, searched, memory)
+        return jax.tree.map(partial(where_done, is_due), searched, memory)
 
     # with an interval of 1 a plan is due in every environment
     memory = (
@@ -181,12 +183,3 @@ def follow(algorithm: PlanningFields, plan: Array, start: Any, is_finite: Array)
     """The memory with which a plan begins; where it diverges, the middle of the box is taken."""
     actions = jnp.where(is_finite, plan[: algorithm.replan_interval], 0.0)
     return PlanMemory(start, actions, jnp.int32(0), ~is_finite)
-
-
-def where_env(chosen: Array, new: Any, old: Any) -> Any:
-    """`new` for the environments in `chosen`, bool [env], else `old`; leaves [env, ...]."""
-
-    def select(new, old):
-        return jnp.where(chosen.reshape(-1, *[1] * (new.ndim - 1)), new, old)
-
-    return jax.tree.map(select, new, old)
