@@ -117,13 +117,13 @@ def test_what_it_does_not_take_is_said(name, options, message):
 def test_it_trains_in_worker_processes(tmp_path):
     """Shimmy's own entry of the registry cannot be sent to another process."""
     run = etude.train(
-        etude.PPO(hidden=(8,), rollout_length=8),
+        etude.PPO(hidden=(8,), rollout_length=64, batch_size=32),
         WALKER,
-        steps=32,
+        steps=128,
         num_envs=2,
         workers=2,
         options=SHORT,
         evaluation_episodes=1,
         out=tmp_path / "run",
     )
-    assert len(run.evaluate(1).returns.ravel()) == 1
+    assert run.evaluate(1)["episodes"] == 1
