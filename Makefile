@@ -53,7 +53,7 @@ benchmark-learning: .venv/.dev .venv/.package  ## Returns over several seeds: go
 	@.venv/bin/python benchmarks/learning.py $(ARGS)
 
 lock: .venv-lock/.uv  ## Compile the requirements anew; UPGRADE=1 takes the newest versions
-	@$(LOCK) pyproject.toml --group build --extra box2d --extra envpool --extra mujoco --extra data --extra parquet --group dev -o requirements-dev.txt
+	@$(LOCK) pyproject.toml --group build --extra box2d --extra envpool --extra mujoco --extra dm-control --extra data --extra parquet --group dev -o requirements-dev.txt
 	@$(LOCK) pyproject.toml --group build --extra box2d -c requirements-dev.txt -o requirements.txt
 	@$(LOCK) benchmarks/requirements.in --override benchmarks/overrides.txt -c requirements.txt \
 	    -o benchmarks/requirements.txt

@@ -174,6 +174,11 @@ def test_what_cannot_be_had_is_said_in_one_clear_word(asked, message):
             "FetchReach-v4",
             r"'FetchReach-v4' needs Gymnasium-Robotics: pip install \"etude\[robotics\]\"",
         ),
+        (
+            "dm_control",
+            "dm_control/walker-walk-v0",
+            r"'dm_control/walker-walk-v0' needs dm_control: pip install \"etude\[dm-control\]\"",
+        ),
     ],
 )
 def test_a_missing_extra_is_named(monkeypatch, module, name, message):
@@ -185,7 +190,7 @@ def test_a_missing_extra_is_named(monkeypatch, module, name, message):
         if part.startswith(("gymnasium.envs.mujoco", "gymnasium.envs.box2d"))
     ]:
         monkeypatch.delitem(sys.modules, part)
-    if module in ("ale_py", "gymnasium_robotics"):
+    if module in ("ale_py", "gymnasium_robotics", "dm_control"):
         others = {
             name: spec
             for name, spec in gymnasium.registry.items()

@@ -22,6 +22,12 @@ from etude.environments.tasks.push import limited_push
 from etude.environments.tasks.t_maze import limited_t_maze
 from etude.environments.tasks.tightrope import limited_tightrope
 from etude.environments.wrappers.action_mask import make_with_action_mask
+from etude.environments.wrappers.dm_control import (
+    NAMESPACE,
+    has_dm_control,
+    make_dm_control,
+    register_dm_control,
+)
 from etude.errors import EnvironmentFault, InvalidInput
 from etude.importing import import_module, split_name
 
@@ -121,7 +127,12 @@ def env_factory(
         if module:
             import_module("environment", name)
         spec = gymnasium.spec(env_id)  # all that another process needs
-    make_env = partial(gymnasium.make, spec, disable_env_checker=True, **(options or {}))
+    options = {"disable_env_checker": True, **(options or {})}
+    make_env = (
+        partial(make_dm_control, env_id, **options)
+        if env_id.startswith(NAMESPACE)
+        else partial(gymnasium.make, spec, **options)
+    )
     return partial(make_with_action_mask, make_env) if action_masks else make_env
 
 
@@ -155,6 +166,11 @@ def creation_error(name: str, options: dict[str, Any] | None, error: BaseExcepti
         return f"environment {name!r} is retired; use {newest}"
     if isinstance(error, gymnasium.error.NamespaceNotFound) and name.startswith("ALE/"):
         return f'environment {name!r} needs Atari: pip install "etude[atari]"'
+    if spec is None and env_id.startswith(NAMESPACE) and not has_dm_control():
+        return (
+            f'environment {name!r} needs dm_control: pip install "etude[dm-control]", for Python '
+            "3.11 or 3.12"
+        )
     if spec is None and env_id.startswith(ROBOTICS) and not has_robotics():
         return f'environment {name!r} needs Gymnasium-Robotics: pip install "etude[robotics]"'
     if isinstance(error, gymnasium.error.UnregisteredEnv) or (spec is None and newest):
@@ -188,6 +204,10 @@ def creation_error(name: str, options: dict[str, Any] | None, error: BaseExcepti
     message = f"environment {name!r} cannot be made{with_options}: {type(error).__name__}: {error}"
     if spec and "gymnasium_robotics" in str(spec.entry_point):
         message += '; pip install "etude[robotics]" installs a version of MuJoCo that it works with'
+    if env_id.startswith(NAMESPACE) and isinstance(error, AttributeError):  # of a newer MuJoCo
+        message += (
+            '; pip install "etude[dm-control]" installs a version of MuJoCo that it works with'
+        )
     return message
 
 
@@ -206,13 +226,15 @@ def newest_version(name: str) -> str | None:
 
 
 def register_plugins(name: str) -> None:
-    """Register the ids of etude, Atari and robots with Gymnasium where `name` needs them."""
+    """Register the ids of etude, Atari, dm_control and robots with Gymnasium, as `name` needs."""
     env_id = name.split(":")[-1]
     if name.startswith("etude/"):
         for module in OWN_ENVIRONMENTS:
             importlib.import_module(module)
     if name.startswith("ALE/") and importlib.util.find_spec("ale_py"):
         gymnasium.register_envs(importlib.import_module("ale_py"))
+    if env_id.startswith(NAMESPACE) and has_dm_control():
+        register_dm_control()
     if env_id.startswith(ROBOTICS) and env_id not in gymnasium.registry and has_robotics():
         with contextlib.redirect_stderr(io.StringIO()):  # it prints what is wrong in old versions
             gymnasium.register_envs(importlib.import_module("gymnasium_robotics"))
@@ -232,6 +254,7 @@ def list_environments(substring: str = "") -> list[tuple[str, list[str], str, st
     """
     register_plugins("ALE/")
     register_plugins("etude/")
+    register_plugins(NAMESPACE)
     register_plugins("FetchReach")
     names = sorted(name for name in gymnasium.registry if substring.lower() in name.lower())
     rows = []
