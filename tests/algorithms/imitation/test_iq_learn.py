@@ -6,7 +6,7 @@ import numpy as np
 from scipy.optimize import minimize
 
 from etude.algorithms.imitation.iq_learn import IQLearn
-from etude.data.transition import Transition
+from etude.data.transition import ReplayBatch, Transition
 from etude.struct import replace
 
 # Two choices one after the other: from state 0 action a leads to state 1 + a, where any ends the
@@ -30,6 +30,11 @@ def steps_of(counts):
     )
 
 
+def as_batch(steps):
+    """Steps as a batch, each with a weight of one."""
+    return ReplayBatch(steps, TABULAR.discount * ~steps.terminated, jnp.ones(len(steps.action)))
+
+
 def loss_by_loop(q, expert, everywhere):
     """L(Q), step by step; `everywhere` are the steps of the second mean."""
     q, expert, everywhere = jax.tree.map(np.asarray, (q, expert, everywhere))
@@ -50,19 +55,20 @@ def loss_by_loop(q, expert, everywhere):
 def test_the_loss_is_that_of_a_loop_over_steps():
     """The agent's own steps count in the second mean alone."""
     q = jnp.asarray(np.random.default_rng(0).normal(size=(3, 2)), jnp.float32)
-    expert, own = steps_of(COUNTS), steps_of(np.array([[3, 4], [0, 1], [2, 0]]))
+    expert, played = steps_of(COUNTS), steps_of(np.array([[3, 4], [0, 1], [2, 0]]))
     for steps, everywhere in (
         (None, expert),
-        (own, jax.tree.map(lambda *x: jnp.concatenate(x), expert, own)),
+        (played, jax.tree.map(lambda *x: jnp.concatenate(x), expert, played)),
     ):
-        loss, metrics = TABULAR.loss(lambda s: q[s], expert, steps)
+        own = None if steps is None else as_batch(steps)
+        loss, metrics = TABULAR.loss(lambda s: q[s], as_batch(expert), own)
         np.testing.assert_allclose(loss, loss_by_loop(q, expert, everywhere), rtol=1e-4)
         assert metrics["loss"] == loss
 
 
 def test_the_least_loss_has_the_reward_of_the_theory_and_its_soft_optimal_q():
     """r = 2α (1 - ρ_π / ρ_expert), and soft value iteration of r gives Q back."""
-    expert = steps_of(COUNTS)
+    expert = as_batch(steps_of(COUNTS))
     loss_of = jax.jit(
         jax.value_and_grad(lambda q: TABULAR.loss(lambda s: q.reshape(3, 2)[s], expert)[0])
     )
@@ -90,10 +96,11 @@ def test_the_least_loss_has_the_reward_of_the_theory_and_its_soft_optimal_q():
 def test_the_offline_loss_is_cloning_with_a_condition_on_the_reward():
     q = jnp.asarray(np.random.default_rng(1).normal(size=(3, 2)), jnp.float32)
     expert = steps_of(COUNTS)
-    loss, _ = TABULAR.loss(lambda s: q[s], expert)
+    batch = as_batch(expert)
+    loss, _ = TABULAR.loss(lambda s: q[s], batch)
     chosen = q[expert.observation, expert.action]
     log_prob = jax.nn.log_softmax(q / TAU)[expert.observation, expert.action]
-    reward = chosen - TABULAR.next_value(lambda s: q[s], expert)
+    reward = chosen - TABULAR.next_value(lambda s: q[s], batch)
     expected = -TAU * log_prob.mean() + (reward**2).mean() / (4 * ALPHA)
     np.testing.assert_allclose(loss, expected, rtol=1e-4)
 
@@ -106,4 +113,6 @@ def test_what_follows_the_end_is_worth_nothing_and_a_truncated_step_goes_on():
     )
     q = jnp.ones((3, 2))
     expected = [0, 1 + TAU * np.log(2)]
-    np.testing.assert_allclose(TABULAR.next_value(lambda s: q[s], steps), expected, rtol=1e-5)
+    np.testing.assert_allclose(
+        TABULAR.next_value(lambda s: q[s], as_batch(steps)), expected, rtol=1e-5
+    )

@@ -23,6 +23,7 @@ import jax
 import jax.numpy as jnp
 
 from etude.algorithms.common.exploration import mix_actions
+from etude.algorithms.common.replay_agents import check_sequence_lengths
 from etude.algorithms.control.random_policy import Random, RandomState
 from etude.algorithms.imitation import cloning, goal_cloning
 from etude.algorithms.imitation.cloning import Cloner, Demonstrations
@@ -35,7 +36,6 @@ from etude.data.replay.hindsight import episode_offsets
 from etude.data.replay.ring_buffer import Indices, RingBuffer
 from etude.data.replay.uniform import sample_indices
 from etude.data.transition import Transition, zeros_like_spec
-from etude.errors import InvalidInput
 from etude.nn.recurrent import Carry
 from etude.spaces import EnvironmentSpec, executed_action
 from etude.struct import replace, static, struct, traced
@@ -95,13 +95,8 @@ class GCSL(GoalFields):
     remembers before them is of older weights; no effect with recurrent "none"."""
 
     def validate_fields(self) -> None:
-        cloning.check_sequences(self)
-        if self.recurrent and self.burn_in >= self.sequence_length:
-            raise InvalidInput(
-                f"burn_in {self.burn_in} leaves nothing of a sequence_length of "
-                f"{self.sequence_length}, of which it is a part; give a shorter burn-in or longer "
-                "sequences"
-            )
+        if self.recurrent:
+            check_sequence_lengths(self)
 
     def remarks(self, num_envs: int, steps: int) -> tuple[str, ...]:
         """What to know of a buffer that does not hold all steps, and of random actions alone."""
