@@ -36,8 +36,8 @@ def start_from(settings: Settings, runs: Mapping[str, TrainedRun]) -> Settings:
     algorithm, parts, records = settings.algorithm, {}, {}
     for name, run in runs.items():
         check_component(settings, name, run)
-        component = algorithm.components[name]
-        taken = [component.get(state) for state in run.states()]
+        component, there = (x.components[name] for x in (algorithm, run.settings.algorithm))
+        taken = [there.get(state) for state in run.states()]
         if 1 < len(taken) < settings.seeds:
             raise InvalidInput(
                 f"{run.directory} has {len(taken)} seeds, and this run {settings.seeds}: seed i "

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from filling import call
 
 import etude
 from etude.algorithms.imitation import cloning, gcsl
@@ -205,8 +206,7 @@ def test_a_memory_does_not_see_the_goal_and_an_action_does(shown):
     goal[1], steps[2], seen[3] = 2, 6, 2
     entries = state.goal_input(dict.fromkeys(names, seen) if shown else seen, goal, steps)
     carry = (jnp.full((4, 3), 0.5),)
-    torso = state.learner.weights.torso
-    features, after = jax.jit(lambda torso, *given: torso(*given))(torso, entries, carry)
+    features, after = call(state.learner.weights.torso, entries, carry)
     for i, is_same in ((1, True), (2, True), (3, False)):
         assert (after[0][i] == after[0][0]).all() == is_same
         assert (features[i] != features[0]).all()
@@ -390,5 +390,5 @@ def test_a_color_is_found_with_a_memory_and_by_chance_without(name, tmp_path):
             **given,
         )
         missed.append(run.summary["evaluation"]["measures"]["distance"])
-    print(missed)
-    raise AssertionError
+    with_memory, without = (measured["iqm"] for measured in missed)
+    assert with_memory < 0.1 and without > 0.8
