@@ -4,10 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from filling import filled
 
 import etude
 from etude.algorithms.actor_critic.sac import SAC, SACState
-from etude.algorithms.imitation.discriminator import gradient_penalty
+from etude.algorithms.imitation.discriminator import gradient_penalty, init_discriminator
 from etude.algorithms.imitation.gail import AIRL, GAIL
 from etude.algorithms.protocol import Outside, init_state
 from etude.algorithms.trust_region.ppo import PPO
@@ -108,9 +109,11 @@ def test_the_agent_is_updated_with_these_rewards(started, experience, monkeypatc
     np.testing.assert_allclose(metrics["imitation_reward"], reward.mean(), rtol=1e-5)
 
 
-def test_sequences_of_a_recurrent_agent_are_paid_row_by_row(fitted, experience, monkeypatch):
+def test_sequences_of_a_recurrent_agent_are_paid_row_by_row(experience, monkeypatch):
     """As the steps that they were, without the burn-in."""
-    algorithm = replace(SMALL, agent=SAC(recurrent=etude.GRU(3)))
+    algorithm = GAIL(agent=SAC(recurrent=etude.GRU(3)), hidden=(16,), next_observation=True)
+    algorithm = replace(algorithm, normalize_observation=None)
+    discriminator = filled(lambda: init_discriminator(algorithm, jax.random.key(0), SPEC))
     buffer = RingBuffer(experience, jnp.int32(8), ())
     start, env = jnp.array([0, 3]), jnp.array([1, 0])
     paid = []
@@ -128,7 +131,7 @@ def test_sequences_of_a_recurrent_agent_are_paid_row_by_row(fitted, experience, 
         algorithm.update_agent((), discriminator, experience, jax.random.key(0))
         return paid[0], algorithm.reward_of((), discriminator, experience)
 
-    sequences, reward = update_agent(fitted.discriminator)
+    sequences, reward = update_agent(discriminator)
     expected = reward[start + 1 + np.arange(1, 4)[:, None], env]
     np.testing.assert_allclose(sequences, expected, rtol=1e-5)
 

@@ -81,6 +81,10 @@ class GoalFields(RecurrentFields):
     The recurrent cell never sees the goal, which enters after it, as do the remaining steps.
     """
 
+    torso: TorsoMaker | None = code()
+    """Function that makes a network of one's own, in place of the hidden layers: hidden and
+    activation have no effect with it, but where the policy is recurrent: the network then precedes
+    the cell, and the hidden layers follow the goal; see `etude.TorsoMaker`."""
     goal: tuple[str, ...] = static(())
     """Names of the entries of a Dict observation, or indices of the elements of a vector, that are
     the goal; none: the desired goal, where the environment shows one, else a whole observation."""
