@@ -340,6 +340,57 @@ VARIANTS = {
         SMALL["sac"][2],
         "discriminator",
     ),
+    "gail on sac with memory": (
+        GAIL(agent=SAC(recurrent=GRU(3), **RECALLED), **DISCRIMINATOR),
+        BOX,
+        SMALL["sac"][2],
+        "discriminator",
+    ),
+    "gail with memory": (
+        GAIL(
+            agent=replace(
+                SMALL["gail"][0].agent, recurrent=GRU(3), sequence_length=3, batch_size=3
+            ),
+            **DISCRIMINATOR,
+        ),
+        CHOICES,
+        EVERY,
+        "discriminator",
+    ),
+    "sqil with memory": (
+        SQIL(agent=DQN(recurrent=LSTM(3), n_step=2, **RECALLED)),
+        CHOICES,
+        SMALL["sqil"][2],
+        "agent",
+    ),
+    "gcbc with memory": (
+        replace(SMALL["gcbc"][0], recurrent=GRU(3), sequence_length=2),
+        CHOICES,
+        EVERY,
+        "weights",
+    ),
+    "gcsl with memory": (
+        replace(SMALL["gcsl"][0], recurrent=GRU(3), sequence_length=2, burn_in=1),
+        CHOICES,
+        EVERY,
+        "weights",
+    ),
+    "iq-learn with memory": (
+        IQLearn(
+            hidden=(4,),
+            recurrent=GRU(3),
+            batch_size=4,
+            sequence_length=2,
+            burn_in=1,
+            gradient_steps=2,
+            online=True,
+            rollout_length=3,
+            capacity=12,
+        ),
+        CHOICES,
+        {"discrete"},
+        "q",
+    ),
     "iq-learn online": (
         IQLearn(
             hidden=(4,), batch_size=4, gradient_steps=2, online=True, rollout_length=3, capacity=12
@@ -403,6 +454,12 @@ AKIN = {
     "gcsl": "dqn with hindsight",
     "gcsl where goals are desired": "gcsl",
     "bc in chunks": "bc",
+    "gail with memory": "gail",
+    "gail on sac with memory": "gail on sac",
+    "sqil with memory": "rainbow with memory",
+    "gcbc with memory": "bc",
+    "gcsl with memory": "rainbow with memory",
+    "iq-learn with memory": "rainbow with memory",
     # a sequence is compared with single steps by a test of its own
     "rainbow with memory": "rainbow",
     "sac with memory": "rainbow with memory",

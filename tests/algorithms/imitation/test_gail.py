@@ -4,14 +4,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from filling import filled
 
 import etude
 from etude.algorithms.actor_critic.sac import SAC, SACState
-from etude.algorithms.imitation.discriminator import gradient_penalty
+from etude.algorithms.imitation.discriminator import gradient_penalty, init_discriminator
 from etude.algorithms.imitation.gail import AIRL, GAIL
 from etude.algorithms.protocol import Outside, init_state
 from etude.algorithms.trust_region.ppo import PPO
 from etude.data.dataset import make_dataset
+from etude.data.replay.ring_buffer import Indices, RingBuffer
+from etude.data.replay.sequence import sequence_batch
 from etude.data.transition import Transition
 from etude.errors import InvalidInput
 from etude.nn.networks import make_network
@@ -104,6 +107,33 @@ def test_the_agent_is_updated_with_these_rewards(started, experience, monkeypatc
     np.testing.assert_array_equal(given[0].reward, reward)
     assert given[0].observation is experience.observation
     np.testing.assert_allclose(metrics["imitation_reward"], reward.mean(), rtol=1e-5)
+
+
+def test_sequences_of_a_recurrent_agent_are_paid_row_by_row(experience, monkeypatch):
+    """As the steps that they were, without the burn-in."""
+    algorithm = GAIL(agent=SAC(recurrent=etude.GRU(3)), hidden=(16,), next_observation=True)
+    algorithm = replace(algorithm, normalize_observation=None)
+    discriminator = filled(lambda: init_discriminator(algorithm, jax.random.key(0), SPEC))
+    buffer = RingBuffer(experience, jnp.int32(8), ())
+    start, env = jnp.array([0, 3]), jnp.array([1, 0])
+    paid = []
+
+    def update(self, state, experience, key, relabel):
+        indices = Indices(start, env)
+        batch = sequence_batch(buffer, indices, jnp.float32(1), 1, 0.99, length=4, burn_in=1)
+        paid.append(relabel(state, buffer, indices, batch, key).transition.reward)
+        return state, {}
+
+    monkeypatch.setattr(SAC, "update", update)
+
+    @jax.jit
+    def update_agent(discriminator):
+        algorithm.update_agent((), discriminator, experience, jax.random.key(0))
+        return paid[0], algorithm.reward_of((), discriminator, experience)
+
+    sequences, reward = update_agent(discriminator)
+    expected = reward[start + 1 + np.arange(1, 4)[:, None], env]
+    np.testing.assert_allclose(sequences, expected, rtol=1e-5)
 
 
 def assert_finite(state, metrics):
@@ -213,9 +243,7 @@ def test_settings_that_do_not_go_together():
     with pytest.raises(InvalidInput, match="agent.discount is 1.*absorbing off"):
         validate(replace(SMALL, agent=replace(AGENT, discount=1.0)))
     validate(replace(SMALL, agent=replace(AGENT, discount=1.0), absorbing=False))
-    with pytest.raises(InvalidInput, match=r"agent.recurrent is set.*judges single steps"):
-        validate(GAIL(agent=SAC(recurrent=etude.GRU(4))))
-    with pytest.raises(InvalidInput, match=r"agent.hindsight is set.*judges single steps"):
+    with pytest.raises(InvalidInput, match=r"agent.hindsight is set.*judges steps as they were"):
         validate(GAIL(agent=SAC(hindsight=etude.Hindsight())))
     with pytest.raises(InvalidInput, match=r"agent.learning_rate is -1.0; it must be above 0"):
         validate(etude.GAIL(agent=replace(AGENT, learning_rate=-1.0)))
@@ -269,7 +297,7 @@ def test_airl_holds_the_reward_of_an_expert_who_chooses_once(experience):
 def test_airl_is_paid_the_logit_and_remembers_nothing():
     with pytest.raises(InvalidInput, match='inverse_rl is on, and reward is "positive"'):
         validate(AIRL(reward="positive"))
-    with pytest.raises(InvalidInput, match="agent.recurrent too"):
+    with pytest.raises(InvalidInput, match="agent.recurrent too; .*; --frame-stack 4 shows"):
         validate(AIRL(agent=replace(AGENT, recurrent=etude.GRU(4))))
     for agent in (SAC(), replace(AGENT, entropy_coefficient=0.1)):
         with pytest.raises(InvalidInput, match="-log π in the reward is already"):
