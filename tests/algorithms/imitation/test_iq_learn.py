@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from filling import call, filled
 from scipy.optimize import minimize
+from scipy.special import log_softmax
 
 import etude
 from etude.algorithms.imitation.iq_learn import IQLearn
@@ -31,12 +32,12 @@ def steps_of(counts):
     state, action = (np.repeat(index.ravel(), counts.ravel()) for index in np.indices(counts.shape))
     ends = state > 0
     return Transition(
-        jnp.asarray(state),
-        jnp.asarray(action),
-        jnp.full(len(state), jnp.nan),  # which nothing may read
-        jnp.asarray(np.where(ends, 0, 1 + action)),
-        jnp.asarray(ends),
-        jnp.zeros(len(state), bool),
+        state,
+        action,
+        np.full(len(state), np.nan),  # which nothing may read
+        np.where(ends, 0, 1 + action),
+        ends,
+        np.zeros(len(state), bool),
     )
 
 
@@ -45,9 +46,27 @@ def as_batch(steps):
     return ReplayBatch(steps, TABULAR.discount * ~steps.terminated, jnp.ones(len(steps.action)))
 
 
+@jax.jit
+def loss_of_table(q, expert, steps):
+    """(L, its metrics, its gradient)."""
+    of = lambda q: TABULAR.loss(
+        lambda s: q[s], as_batch(expert), None if steps is None else as_batch(steps)
+    )
+    (loss, metrics), gradient = jax.value_and_grad(of, has_aux=True)(q)
+    return loss, metrics, gradient
+
+
+@jax.jit
+def next_values(q, steps):
+    return TABULAR.next_value(lambda s: q[s], as_batch(steps))
+
+
+def random_table(seed):
+    return np.float32(np.random.default_rng(seed).normal(size=(3, 2)))
+
+
 def loss_by_loop(q, expert, everywhere):
     """L(Q), step by step; `everywhere` are the steps of the second mean."""
-    q, expert, everywhere = jax.tree.map(np.asarray, (q, expert, everywhere))
     value = lambda s: TAU * np.log(np.exp(q[s] / TAU).sum())
 
     def next_values(steps):
@@ -64,29 +83,26 @@ def loss_by_loop(q, expert, everywhere):
 
 def test_the_loss_is_that_of_a_loop_over_steps():
     """The agent's own steps count in the second mean alone."""
-    q = jnp.asarray(np.random.default_rng(0).normal(size=(3, 2)), jnp.float32)
-    expert, played = steps_of(COUNTS), steps_of(np.array([[3, 4], [0, 1], [2, 0]]))
+    q = random_table(0)
+    expert, own = steps_of(COUNTS), steps_of(np.array([[3, 4], [0, 1], [2, 0]]))
     for steps, everywhere in (
         (None, expert),
-        (played, jax.tree.map(lambda *x: jnp.concatenate(x), expert, played)),
+        (own, jax.tree.map(lambda *x: np.concatenate(x), expert, own)),
     ):
-        own = None if steps is None else as_batch(steps)
-        loss, metrics = TABULAR.loss(lambda s: q[s], as_batch(expert), own)
+        loss, metrics, _ = loss_of_table(q, expert, steps)
         np.testing.assert_allclose(loss, loss_by_loop(q, expert, everywhere), rtol=1e-4)
-        assert metrics["loss"] == loss
+        assert float(metrics["loss"]) == float(loss)
 
 
 def test_the_least_loss_has_the_reward_of_the_theory_and_its_soft_optimal_q():
     """r = 2α (1 - ρ_π / ρ_expert), and soft value iteration of r gives Q back."""
-    expert = as_batch(steps_of(COUNTS))
-    loss_of = jax.jit(
-        jax.value_and_grad(lambda q: TABULAR.loss(lambda s: q.reshape(3, 2)[s], expert)[0])
-    )
-    found = minimize(
-        lambda q: [np.asarray(x, np.float64) for x in loss_of(jnp.float32(q))],
-        np.zeros(6),
-        jac=True,
-    )
+    expert = steps_of(COUNTS)
+
+    def loss_and_gradient(q):
+        loss, _, gradient = loss_of_table(np.float32(q.reshape(3, 2)), expert, None)
+        return float(loss), np.float64(gradient).ravel()
+
+    found = minimize(loss_and_gradient, np.zeros(6), jac=True)
     q = found.x.reshape(3, 2)
     value = TAU * np.log(np.exp(q / TAU).sum(1))  # [state]
     policy = np.exp((q - value[:, None]) / TAU)
@@ -104,13 +120,11 @@ def test_the_least_loss_has_the_reward_of_the_theory_and_its_soft_optimal_q():
 
 
 def test_the_offline_loss_is_cloning_with_a_condition_on_the_reward():
-    q = jnp.asarray(np.random.default_rng(1).normal(size=(3, 2)), jnp.float32)
-    expert = steps_of(COUNTS)
-    batch = as_batch(expert)
-    loss, _ = TABULAR.loss(lambda s: q[s], batch)
+    q, expert = random_table(1), steps_of(COUNTS)
+    loss, *_ = loss_of_table(q, expert, None)
     chosen = q[expert.observation, expert.action]
-    log_prob = jax.nn.log_softmax(q / TAU)[expert.observation, expert.action]
-    reward = chosen - TABULAR.next_value(lambda s: q[s], batch)
+    log_prob = log_softmax(q / TAU, -1)[expert.observation, expert.action]
+    reward = chosen - np.asarray(next_values(q, expert))
     expected = -TAU * log_prob.mean() + (reward**2).mean() / (4 * ALPHA)
     np.testing.assert_allclose(loss, expected, rtol=1e-4)
 
@@ -118,14 +132,12 @@ def test_the_offline_loss_is_cloning_with_a_condition_on_the_reward():
 def test_what_follows_the_end_is_worth_nothing_and_a_truncated_step_goes_on():
     steps = replace(
         jax.tree.map(lambda x: x[:2], steps_of(COUNTS)),
-        terminated=jnp.array([True, False]),
-        truncated=jnp.array([False, True]),
+        terminated=np.array([True, False]),
+        truncated=np.array([False, True]),
     )
-    q = jnp.ones((3, 2))
     expected = [0, 1 + TAU * np.log(2)]
-    np.testing.assert_allclose(
-        TABULAR.next_value(lambda s: q[s], as_batch(steps)), expected, rtol=1e-5
-    )
+    q = np.ones((3, 2), np.float32)
+    np.testing.assert_allclose(next_values(q, steps), expected, rtol=1e-5)
 
 
 def test_the_loss_of_sequences_is_that_of_single_steps_with_their_memories():
