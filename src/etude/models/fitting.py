@@ -83,6 +83,7 @@ def fit_until_no_gain(
         state = jax.lax.fori_loop(state.gradient_steps, end, gradient_step, state)
         error = errors(state.weights, measured)
         is_better = (error < (1 - IMPROVEMENT) * state.errors) | ~is_measured
+        is_better &= jnp.isfinite(error)  # never keep weights that diverged
         best = select_members(is_better, state.weights, state.best)
         return replace(
             state,
@@ -103,7 +104,18 @@ def fit_until_no_gain(
     )
     errors_found = jnp.where(is_measured, state.errors, 0.0)
     metrics = {"heldout_mse": errors_found.mean(), "updates": state.gradient_steps}
-    return state.best, state.opt_state, {**metrics, "member_mse": errors_found}
+    # an optimizer that diverged would spoil every later fit
+    has_diverged = ~is_finite(state.weights)
+    opt_state = jax.tree.map(
+        lambda new, old: jnp.where(has_diverged, old, new), state.opt_state, opt_state
+    )
+    metrics["diverged_fits"] = 1.0 * has_diverged
+    return state.best, opt_state, {**metrics, "member_mse": errors_found}
+
+
+def is_finite(weights: Any) -> Array:
+    """Whether all numbers of the weights are finite, bool []."""
+    return jnp.stack([jnp.isfinite(x).all() for x in jax.tree.leaves(weights)]).all()
 
 
 def select_members(chosen: Array, new: Any, old: Any) -> Any:

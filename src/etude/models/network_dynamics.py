@@ -138,7 +138,7 @@ def fit_dynamics(
     """The state fitted to rows; weights go on from where they were."""
     key_fit, key_end = jax.random.split(key)
     salt = jax.random.wrap_key_data(state.salt)
-    held_out = model_rows.is_held_out(salt, rows, kind.held_out, MOST_HELD_OUT)
+    held_out = held_out_rows(kind, state, rows)
     in_training = rows.is_valid & ~held_out
     x, y = input_vectors(rows), target_vectors(rows)
     inputs, targets = (standardization_of(z, in_training) for z in (x, y))
@@ -179,6 +179,12 @@ def fit_dynamics(
         is_fitted=jnp.ones((), bool),
     )
     return state, metrics
+
+
+def held_out_rows(kind: NetworkKind, state: NetworkDynamics, rows: ModelRows) -> Array:
+    """The rows that the model is never trained on, bool [row]."""
+    salt = jax.random.wrap_key_data(state.salt)
+    return model_rows.is_held_out(salt, rows, kind.held_out, MOST_HELD_OUT)
 
 
 def planning_model(
