@@ -37,6 +37,9 @@ from etude.algorithms.imitation.gcsl import GCSL
 from etude.algorithms.imitation.heads.autoregressive import Autoregressive
 from etude.algorithms.imitation.iq_learn import IQLearn
 from etude.algorithms.imitation.sqil import SQIL
+from etude.algorithms.model_based.fit_model import FitModel
+from etude.algorithms.model_based.mbmf import MBMF
+from etude.algorithms.model_based.pets import PETS
 from etude.algorithms.policy_gradient.reinforce import OffPolicyGradient, Reinforce
 from etude.algorithms.protocol import NOTHING, Expert, Outside, init_state, outside_arguments
 from etude.algorithms.trust_region.ppo import PPO, DualGradient
@@ -64,6 +67,7 @@ from etude.environments.tabular import Tabular
 from etude.errors import EnvironmentFault, InvalidInput
 from etude.estimators.running_statistics import Normalization
 from etude.kinds import code_fields, kinds_of
+from etude.models.ensemble import Ensemble
 from etude.nn.recurrent import GRU, LSTM
 from etude.optim.averaging import EMA
 from etude.planning.planners import CEM, CMAES, AnyPlanner
@@ -145,6 +149,18 @@ REPLAYED = {
     "warmup_steps": 4,
     "gradient_steps": 1,
 }
+SMALL_MODEL = Ensemble(members=2, elites=2, hidden=(4,), batch_size=4, gradient_steps=2)
+SMALL_PETS = PETS(
+    model=SMALL_MODEL,
+    planner=CEM(elites=2),
+    particles=2,
+    horizon=3,
+    samples=4,
+    iterations=1,
+    rollout_length=3,
+    warmup_steps=6,
+    capacity=12,
+)
 DISCRIMINATOR = {"hidden": (4,), "batch_size": 4, "gradient_steps": 1, "capacity": 12}
 # name: (algorithm, environment, the kinds of action it takes, of what it learns the first leaf or
 # None)
@@ -284,6 +300,32 @@ SMALL = {
         JaxEnvs(PORTS["Pendulum-v1"](), 2),
         {"bounded", "float64", "integers"},
         None,
+    ),
+    "fit-model": (
+        FitModel(model=SMALL_MODEL),
+        JaxEnvs(PORTS["Pendulum-v1"](), 2),
+        {"discrete", "bounded", "float64", "integers"},
+        "model",
+    ),
+    "pets": (
+        SMALL_PETS,
+        JaxEnvs(PORTS["Pendulum-v1"](), 2),
+        {"discrete", "bounded", "float64", "integers"},
+        "model",
+    ),
+    "mbmf": (
+        MBMF(
+            planning=SMALL_PETS,
+            agent=PPO(hidden=(4,), batch_size=4, rollout_length=3, epochs=1),
+            planner_steps=12,
+            imitation_steps=12,
+            value_warmup_steps=6,
+            batch_size=4,
+            gradient_steps=2,
+        ),
+        JaxEnvs(PORTS["Pendulum-v1"](), 2),
+        {"bounded", "float64", "integers"},
+        "agent",
     ),
     "mcts": (
         MCTS("CartPole-v1", simulations=4, horizon=3),
@@ -466,6 +508,8 @@ AKIN = {
     "ddpg with hindsight": "dqn with hindsight",
     # neither learns, and the other remembers its plan; what a search finds has tests of its own
     "mcts": "mpc",
+    "fit-model": "pets",
+    "mbmf": "pets",
 }
 
 
@@ -623,7 +667,7 @@ def test_seeds_differ(name, programs):
         )
         assert (first != second).any() if tables else (first != second).all()
     sums = after.metric_sums
-    loss = "loss" if "loss" in sums.metrics else "nll"
+    loss = next(name for name in ("loss", "nll", "heldout_mse") if name in sums.metrics)
     told = sums.episodes.total_return if ROWS[name][0].plays else sums.metrics[loss]
     assert (told[0] != told[1]).all()
 
@@ -741,11 +785,12 @@ def test_every_space_it_can_take_is_taken_and_the_learning_rate_swept_in_one_pro
     # what networks see is one for all of them, so one of each sort sees every kind
     every = OBSERVATIONS if name in ("sac", "ppo") else ("discrete", "multibinary")
     every = (*every, *("box",) * algorithm.assumes.distances)
-    seen = (
-        OBSERVATIONS["discrete"]
-        if environment is PROCESS
-        else gymnasium.spaces.Tuple([OBSERVATIONS[kind] for kind in every])
-    )
+    if environment is PROCESS:
+        seen = OBSERVATIONS["discrete"]
+    elif algorithm.assumes.vector_observations:
+        seen = OBSERVATIONS["box"]
+    else:
+        seen = gymnasium.spaces.Tuple([OBSERVATIONS[kind] for kind in every])
     environment = GymnasiumEnvs(partial(Noise, seen, ACTIONS[action]), 2)
     before = shape_of_state(algorithm, environment)
 
@@ -766,6 +811,8 @@ def with_rate(algorithm, rate):
     """The algorithm with another learning rate, of its own or of the agent in its field."""
     if hasattr(algorithm, "learning_rate"):
         return replace(algorithm, learning_rate=rate)
+    if hasattr(algorithm, "model"):
+        return replace(algorithm, model=replace(algorithm.model, learning_rate=rate))
     return replace(algorithm, agent=with_rate(algorithm.agent, rate))
 
 

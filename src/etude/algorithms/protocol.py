@@ -11,6 +11,7 @@ from etude.data.dataset import Dataset
 from etude.data.replay.ring_buffer import Indices, RingBuffer, truncate_newest
 from etude.data.transition import ReplayBatch, Transition
 from etude.errors import InvalidInput
+from etude.models.known_functions import KnownFunctions
 from etude.spaces import EnvironmentSpec, Space
 from etude.struct import static, struct, validate
 from etude.types import Array, Metrics
@@ -186,6 +187,10 @@ class Algorithm(Policy, Protocol):
 
         It is called on the host before training, where arrays have values.
         """
+
+    def known_functions(self, spec: EnvironmentSpec) -> KnownFunctions:
+        """What it takes as known of the environment's steps; training first tries it on some."""
+        return KnownFunctions()
 
     def is_deterministic(self, action_space: Space) -> bool:
         """Return whether `act`, without `explore`, draws nothing at random."""

@@ -1,6 +1,7 @@
 """Fitting the weights of a dynamics network until rows that are held out no longer gain by it.
 
-Each member keeps the weights of the pass at which its own held-out error was least. The passes end
+Each member keeps the weights of the pass at which its own held-out loss was least: its negative log
+likelihood, since the error alone says nothing of the variance that it predicts. The passes end
 when no member has gained for a while, or at a cap on gradient steps.
 """
 
@@ -15,7 +16,9 @@ from etude.models.model_rows import draw_rows
 from etude.struct import replace, struct
 from etude.types import Array, Metrics
 
-IMPROVEMENT = 0.01  # a relative fall of the held-out error that counts (Janner et al., 2019)
+# a fall of the held-out loss that counts, nats for each target: where the variance follows the
+# error, a hundredth of that (Janner et al., 2019)
+GAIN = 0.005
 SHORTEST_PASS = 50  # gradient steps: with few rows, a pass goes through them several times
 EVALUATION_ROWS = 1_024  # held-out rows that are drawn once to measure the error in each pass
 
@@ -27,6 +30,7 @@ class FitState:
     weights: Any  # leaves [member, ...]; or of one network whose weights are random
     opt_state: Any
     best: Any  # the weights of each member's best pass
+    losses: Array  # [member]: their held-out losses, nats for each target
     errors: Array  # [member]: their mean squared errors
     without_gain: Array  # int32: passes since a member gained
     gradient_steps: Array  # int32
@@ -37,7 +41,7 @@ def fit_until_no_gain(
     opt_state: Any,
     optimizer: optax.GradientTransformation,
     loss: Callable[[Any, Array, Array], Array],
-    errors: Callable[[Any, Array], Array],
+    judge: Callable[[Any, Array], tuple[Array, Array]],
     row_weights: Array,
     held_out: Array,
     key: Array,
@@ -52,7 +56,8 @@ def fit_until_no_gain(
         weights, opt_state: to start from; where there are several members, all leaves of the
             weights have a leading axis [member].
         loss: (weights, rows int32 [member, batch], key) -> [], the sum over members.
-        errors: (weights, rows int32 [row]) -> the mean squared error of each member, [member].
+        judge: (weights, rows int32 [row]) -> the loss of each member, nats for each target, and its
+            mean squared error, both [member].
         row_weights: how often each member counts each row in training, [member, row].
         held_out: bool [row]: rows to measure on. Where there are none, every pass counts as a
             gain, and errors are told as 0.
@@ -81,12 +86,14 @@ def fit_until_no_gain(
     def take_pass(state):
         end = jnp.minimum(state.gradient_steps + pass_steps, most_steps)
         state = jax.lax.fori_loop(state.gradient_steps, end, gradient_step, state)
-        error = errors(state.weights, measured)
-        is_better = (error < (1 - IMPROVEMENT) * state.errors) | ~is_measured
+        loss, error = judge(state.weights, measured)
+        is_better = (loss < state.losses - GAIN) | ~is_measured
+        is_better &= jnp.isfinite(error)  # never keep weights that diverged
         best = select_members(is_better, state.weights, state.best)
         return replace(
             state,
             best=best,
+            losses=jnp.where(is_better, loss, state.losses),
             errors=jnp.where(is_better, error, state.errors),
             without_gain=jnp.where(is_better.any(), 0, state.without_gain + 1),
             gradient_steps=end,
@@ -96,14 +103,27 @@ def fit_until_no_gain(
         return (state.gradient_steps < most_steps) & (state.without_gain < patience)
 
     # what was fitted before has to be beaten on the rows that are held out now
-    first = jnp.where(is_measured, errors(weights, measured), jnp.inf)
+    first_loss, first_error = judge(weights, measured)
     zero = jnp.int32(0)
     state = jax.lax.while_loop(
-        goes_on, take_pass, FitState(weights, opt_state, weights, first, zero, zero)
+        goes_on,
+        take_pass,
+        FitState(weights, opt_state, weights, first_loss, first_error, zero, zero),
     )
     errors_found = jnp.where(is_measured, state.errors, 0.0)
     metrics = {"heldout_mse": errors_found.mean(), "updates": state.gradient_steps}
-    return state.best, state.opt_state, {**metrics, "member_mse": errors_found}
+    # an optimizer that diverged would spoil every later fit
+    has_diverged = ~is_finite(state.weights)
+    opt_state = jax.tree.map(
+        lambda new, old: jnp.where(has_diverged, old, new), state.opt_state, opt_state
+    )
+    metrics["diverged_fits"] = 1.0 * has_diverged
+    return state.best, opt_state, {**metrics, "member_mse": errors_found}
+
+
+def is_finite(weights: Any) -> Array:
+    """Whether all numbers of the weights are finite, bool []."""
+    return jnp.stack([jnp.isfinite(x).all() for x in jax.tree.leaves(weights)]).all()
 
 
 def select_members(chosen: Array, new: Any, old: Any) -> Any:

@@ -45,6 +45,7 @@ class LearnedModel:
     known: KnownFunctions = static()
     propagation: Propagation = static("ts-infinity")
     ends: bool = static(True)
+    diverged_reward: float | Array = -jnp.inf  # of a step whose prediction diverges
 
     def begin(self, observation: Any, memory: Any, key: Array) -> Array:
         return observation_vector(self.spec.observation, observation)
@@ -68,12 +69,12 @@ class LearnedModel:
         successor = jnp.where(has_diverged[..., None], state, successor)
         if self.known.reward is not None:
             reward = self.call(self.known.reward, state, action, successor)
-        reward = jnp.where(has_diverged, -jnp.inf, reward)
+        reward = jnp.where(has_diverged, self.diverged_reward, reward)
         return ModelStep(successor, reward, self.continues(state, action, vector, successor))
 
     def predict(self, x: Array, key_noise: Array, key_order: Array) -> Array:
         """Standardized changes and rewards [particle, plan, column], of x [particle, plan, in]."""
-        count, particles = len(self.members.bounds.high), len(x)
+        count, particles = self.num_members, len(x)
         if self.propagation == "mean":
             return jax.vmap(lambda member: member(x).mean)(self.members).mean(0)
         if particles % count:
@@ -114,8 +115,19 @@ class LearnedModel:
         return ~(deviation < LARGEST_DEVIATION).all(-1)
 
     def with_member(self, number: Array) -> "LearnedModel":
-        """The model with one member alone."""
-        return replace(self, members=jax.tree.map(lambda x: x[number][None], self.members))
+        """The model with one member alone, for a tree.
+
+        A tree averages rewards, so a step that diverges costs not ∞ but LARGEST_DEVIATION standard
+        deviations of the rewards.
+        """
+        worst = self.targets.mean[-1] - LARGEST_DEVIATION * self.targets.std[-1]
+        member = jax.tree.map(lambda x: x[number][None], self.members)
+        return replace(self, members=member, diverged_reward=worst)
+
+    @property
+    def num_members(self) -> int:
+        """Members that predict."""
+        return len(self.members.bounds.high)
 
 
 def step_vector(inputs: Standardization, state: Array, action: Array, successor: Array) -> Array:

@@ -101,13 +101,14 @@ def uniform_hash(key: Array, number: Array) -> Array:
 
 
 def is_held_out(key: Array, rows: ModelRows, share: float | Array, at_most: int) -> Array:
-    """Which rows are never trained on, bool [row]: a `share` of them, the first `at_most`.
+    """Which rows are never trained on, bool [row]: a `share` of them, about `at_most` at once.
 
     A row that is held out stays so as long as it is there.
     """
     drawn = uniform_hash(jax.random.fold_in(key, SALT_OF_HOLDOUT), rows.number) < share
-    # rows are numbered on for ever: of the first at_most / share of them at_most are drawn
-    return drawn & (rows.number * share < at_most) & rows.is_valid
+    # of the first at_most / share places at_most are drawn; a buffer fills them again and again
+    place = rows.number % len(rows.number)
+    return drawn & (place * share < at_most) & rows.is_valid
 
 
 def bootstrap_weights(key: Array, rows: ModelRows, members: int) -> Array:

@@ -16,7 +16,7 @@ from etude.models import model_rows
 from etude.models.dynamics_model import Prediction
 from etude.models.episode_end import EpisodeEnd, fit_episode_end, init_episode_end
 from etude.models.fitting import fit_until_no_gain
-from etude.models.gaussian_network import Gaussian, GaussianNetwork
+from etude.models.gaussian_network import Gaussian, GaussianNetwork, regression_loss
 from etude.models.known_functions import KnownFunctions
 from etude.models.learned_model import LearnedModel, Propagation, step_vector
 from etude.models.model_rows import ModelRows
@@ -138,7 +138,7 @@ def fit_dynamics(
     """The state fitted to rows; weights go on from where they were."""
     key_fit, key_end = jax.random.split(key)
     salt = jax.random.wrap_key_data(state.salt)
-    held_out = model_rows.is_held_out(salt, rows, kind.held_out, MOST_HELD_OUT)
+    held_out = held_out_rows(kind, state, rows)
     in_training = rows.is_valid & ~held_out
     x, y = input_vectors(rows), target_vectors(rows)
     inputs, targets = (standardization_of(z, in_training) for z in (x, y))
@@ -148,16 +148,16 @@ def fit_dynamics(
     def loss(weights, batch, key):
         return kind.loss(weights, x[batch], y[batch], key, num_rows)
 
-    def errors(weights, measured):
-        predicted = predict_each(kind.central_members(weights), x[measured]).mean
-        return ((predicted - y[measured]) ** 2).mean((1, 2))
+    def judge(weights, measured):
+        members = kind.central_members(weights)
+        return held_out_losses(members, x[measured], y[measured])
 
     weights, opt_state, metrics = fit_until_no_gain(
         state.weights,
         state.opt_state,
         model_optimizer(kind),
         loss,
-        errors,
+        judge,
         kind.row_weights(salt, rows, in_training),
         held_out,
         key_fit,
@@ -179,6 +179,12 @@ def fit_dynamics(
         is_fitted=jnp.ones((), bool),
     )
     return state, metrics
+
+
+def held_out_rows(kind: NetworkKind, state: NetworkDynamics, rows: ModelRows) -> Array:
+    """The rows that the model is never trained on, bool [row]."""
+    salt = jax.random.wrap_key_data(state.salt)
+    return model_rows.is_held_out(salt, rows, kind.held_out, MOST_HELD_OUT)
 
 
 def planning_model(
@@ -214,6 +220,19 @@ def predict(
 def predict_each(members: GaussianNetwork, x: Array) -> Gaussian:
     """What each member predicts of standardized rows [row, in]: [member, row, target]."""
     return jax.vmap(lambda member: member(x))(members)
+
+
+def held_out_losses(members: GaussianNetwork, x: Array, y: Array) -> tuple[Array, Array]:
+    """(nats for each target, mean squared error) of each member [member], on standardized rows.
+
+    Without noise the likelihood is that of the variance that fits best, but for a constant: ½ log
+    of the error.
+    """
+    predicted = predict_each(members, x)
+    error = ((predicted.mean - y) ** 2).mean((1, 2))
+    if not members.has_noise:
+        return 0.5 * jnp.log(error), error
+    return regression_loss(predicted, y, has_noise=True).mean(-1) / y.shape[-1], error
 
 
 def input_vectors(rows: ModelRows) -> Array:

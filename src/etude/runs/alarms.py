@@ -6,6 +6,7 @@ EXPLODED = 1e10  # no loss or value of a run that learns is so large, whatever t
 # of the environment, which may be of any size
 MEASURED = ("episode_return", "episode_length", "evaluation_return", "evaluation_length")
 EDGE_MASS = "support_edge_mass"
+DIVERGED_FITS, DIVERGED_PLANS = "diverged_fits", "diverged_plans"
 
 
 class MetricAlarms:
@@ -31,6 +32,17 @@ def _warning(name: str, value: float, steps: int) -> str:
             f"{name} is {value:.3g} at step {steps:,}: most of the probability of targets lies on "
             "the ends of the head's support, so returns are outside of it; give --head.v-min and "
             "--head.v-max that bound them, or --head quantile"
+        )
+    if name == DIVERGED_FITS and value > 0:
+        return (
+            f"{name} is {value:.3g} at step {steps:,}: a fit of the model diverged, and the "
+            "weights before it are kept; a smaller --model.learning-rate may help"
+        )
+    if name == DIVERGED_PLANS and value > 0.5:
+        return (
+            f"{name} is {value:.3g} at step {steps:,}: on most searches the model's predictions of "
+            "every plan diverge, and the middle of the box is taken instead; a shorter --horizon, "
+            "or more steps before the first fit, may help"
         )
     if name not in MEASURED and value > EXPLODED:
         return (

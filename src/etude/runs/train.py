@@ -31,6 +31,7 @@ from etude.runs.interventions import check_interventions
 from etude.runs.job import train_job
 from etude.runs.job_checkpoints import has_checkpoint, metrics_fault, newest_metadata, restore_job
 from etude.runs.job_progress import ProgressEvent
+from etude.runs.known_steps import check_known_steps
 from etude.runs.options import SOLVED, RecordedOptions, RunOptions, is_person, make_options
 from etude.runs.outside import (
     DatasetLike,
@@ -230,6 +231,7 @@ def resolve_settings(
     init = partial(init_state, settings.algorithm, spec=spec, name=name)
     jax.eval_shape(init, jax.random.key(0), outside=settings.outside)
     check_budget(settings)
+    check_known_steps(settings)
     if settings.algorithm.assumes.goals:
         check_goals(settings)
     row_every = choose_row_every(settings)

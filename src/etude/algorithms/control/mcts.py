@@ -1,18 +1,18 @@
 """Monte Carlo tree search, MCTS, as a policy: search at each step, take the most visited action."""
 
+from functools import partial
 from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 
 from etude.algorithms.assumptions import Assumptions
+from etude.algorithms.common.tree_policy import visits_of_tree
 from etude.algorithms.protocol import algorithm
 from etude.data.transition import Transition
 from etude.models.true_models import model_for
 from etude.nn.action_masks import action_mask
 from etude.planning.protocol import Model
-from etude.planning.tree.evaluation import Rollout
-from etude.planning.tree.mcts import search
 from etude.planning.tree.rules import PUCT, UCT
 from etude.planning.tree.tree import SearchSettings
 from etude.spaces import Discrete, EnvironmentSpec, Space
@@ -75,18 +75,10 @@ class MCTS:
         """The action of one copy, int32 []."""
         model = state.model
         settings = SearchSettings(self.simulations, self.horizon, discount=self.discount)
-        evaluate = Rollout(model, settings)
         seen_legal = action_mask(state.observation_space, Discrete(len(state.visits)), observation)
-        observation, memory = jax.tree.map(lambda x: x[None, None], (observation, memory))
-
-        def visits_of_tree(key, key_begin):
-            root = model.begin(observation, memory, key_begin)
-            legal = model.legal(root)[0, 0] if seen_legal is None else seen_legal
-            result = search(model, root, legal, evaluate, self.rule, self.rule, key, settings)
-            return result.visits
-
+        tree = partial(visits_of_tree, model, observation, memory, seen_legal, self.rule, settings)
         keys = jax.random.split(key, (2, self.trees))
-        return (state.visits + jax.vmap(visits_of_tree)(*keys).sum(0)).argmax()
+        return (state.visits + jax.vmap(tree)(*keys).sum(0)).argmax()
 
     def update(
         self, state: MCTSState, experience: Transition, key: Array

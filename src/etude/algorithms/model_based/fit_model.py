@@ -17,7 +17,8 @@ from etude.estimators.calibration import (
 )
 from etude.models.ensemble import Ensemble
 from etude.models.known_functions import KnownFunctions, known_functions
-from etude.models.model_rows import rows_of_dataset
+from etude.models.model_rows import draw_rows, rows_of_dataset
+from etude.models.network_dynamics import held_out_rows
 from etude.models.prediction_error import prediction_errors
 from etude.spaces import EnvironmentSpec
 from etude.struct import nested, replace, static, struct
@@ -25,6 +26,7 @@ from etude.types import Array, Metrics
 
 AnyDynamics = Ensemble
 STEPS_AHEAD = (1, 5, 10, 20)  # of the errors by which a fitted model is judged
+JUDGED_ROWS = 2_000  # on which it is judged how sure a model is
 
 
 @struct
@@ -39,6 +41,13 @@ class ModelFields:
     ends: bool = static(True)
     """Whether an episode can end other than by a time limit; if not, no end is learned."""
 
+    def known_functions(self, spec: EnvironmentSpec) -> KnownFunctions:
+        """What the model is told of the environment's steps.
+
+        Raises InvalidInput where nothing is known that is asked for.
+        """
+        return known_functions(spec.id) if self.reward == "known" else KnownFunctions()
+
 
 def get_model(state: Any) -> Any:
     """The state of the dynamics model of an algorithm's state."""
@@ -52,14 +61,6 @@ def put_model(state: Any, part: Any) -> Any:
 
 MODEL = Component(get_model, put_model, settings=("model", "reward", "ends"))
 ASSUMPTIONS = Assumptions(("bounded Box", "Discrete"), vector_observations=True)
-
-
-def known_of(algorithm: ModelFields, spec: EnvironmentSpec) -> KnownFunctions:
-    """What the model is told of the environment's steps.
-
-    Raises InvalidInput where nothing is known that is asked for.
-    """
-    return known_functions(spec.id) if algorithm.reward == "known" else KnownFunctions()
 
 
 @struct
@@ -85,7 +86,7 @@ class FitModel(ModelFields):
 
     def init(self, key: Array, spec: EnvironmentSpec, outside: Outside) -> FitModelState:
         """The model before its first fit."""
-        return FitModelState(self.model.init(key, spec, known_of(self, spec)))
+        return FitModelState(self.model.init(key, spec, self.known_functions(spec)))
 
     def update(
         self, state: FitModelState, experience: tuple[()], key: Array, outside: Outside
@@ -98,7 +99,8 @@ class FitModel(ModelFields):
         """The error k steps ahead, by the mean of all members, and how sure one step rightly is.
 
         Of one step ahead are the negative log likelihood of (s', r), in units of their spread, the
-        share of them in the interval that should hold 90 %, the calibration error and the CRPS.
+        share of them in the interval that should hold 90 %, the calibration error and the CRPS, on
+        rows that were held out.
         """
         key_error, key_model, key_predict = jax.random.split(key, 3)
         dataset = read(outside)
@@ -111,7 +113,13 @@ class FitModel(ModelFields):
         if not self.model.has_noise:
             return {}
         rows = rows_of_dataset(dataset)
-        predicted = self.model.predict(state.model, rows.observation, rows.action, key)
+        key_rows, key_predict = jax.random.split(key)
+        # a model is too sure of the rows that it was trained on
+        held_out = held_out_rows(self.model, state.model, rows)
+        judged = jnp.where(held_out.any(), held_out, rows.is_valid)
+        judged_rows = draw_rows(key_rows, judged, (JUDGED_ROWS,))
+        rows = jax.tree.map(lambda x: x[judged_rows], rows)
+        predicted = self.model.predict(state.model, rows.observation, rows.action, key_predict)
         target = jnp.concatenate([rows.next_observation, rows.reward[:, None]], -1)
         spread = jnp.maximum(target.std(0), 1e-8)
         scaled = target / spread

@@ -27,6 +27,7 @@ from etude.data.replay import ring_buffer
 from etude.data.replay.ring_buffer import Indices, RingBuffer
 from etude.data.transition import Transition, zeros_like_spec
 from etude.errors import InvalidInput
+from etude.models.known_functions import KnownFunctions
 from etude.optim.schedules import assume_unbatched
 from etude.spaces import EnvironmentSpec
 from etude.struct import nested, replace, static, struct, traced
@@ -88,6 +89,11 @@ class MBMF(AgentInField):
                 "agent.shared is on, and the policy stands still while its value is learned; leave "
                 "it off"
             )
+        if self.planning.tree_search is not None:
+            raise InvalidInput(
+                "planning.tree_search is on, which chooses among Discrete actions, and the policy "
+                "is regressed to actions in a Box; leave it out"
+            )
         if self.agent.recurrent:
             raise InvalidInput(
                 "agent.recurrent is set, and the planner labels what it sees at one step; leave "
@@ -107,6 +113,10 @@ class MBMF(AgentInField):
     def first_update(self, num_envs: int) -> tuple[int, str]:
         """The step of the first fit of the model, and what says so."""
         return self.planner.first_update(num_envs)
+
+    def known_functions(self, spec: EnvironmentSpec) -> KnownFunctions:
+        """What the planner's model is told of the environment's steps."""
+        return self.planning.known_functions(spec)
 
     @property
     def planner(self) -> PETS:

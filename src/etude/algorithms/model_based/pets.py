@@ -22,7 +22,8 @@ from etude.algorithms.assumptions import Assumptions
 from etude.algorithms.common import planning_policy
 from etude.algorithms.common.exploration import random_actions
 from etude.algorithms.common.planning_policy import PlanMemory, PlanningFields
-from etude.algorithms.model_based.fit_model import ASSUMPTIONS, MODEL, ModelFields, known_of
+from etude.algorithms.common.tree_policy import TreeSearch, visits_of_tree
+from etude.algorithms.model_based.fit_model import ASSUMPTIONS, MODEL, ModelFields
 from etude.algorithms.protocol import Component, algorithm
 from etude.data.replay import ring_buffer
 from etude.data.replay.ring_buffer import RingBuffer
@@ -36,6 +37,7 @@ from etude.optim.schedules import assume_unbatched
 from etude.planning.planners import GradientPlanner, SamplingPlanner
 from etude.planning.sampling.icem import ICEM
 from etude.planning.sampling.random_shooting import RandomShooting
+from etude.planning.tree.tree import SearchSettings
 from etude.spaces import Box, Discrete, EnvironmentSpec, Space
 from etude.struct import nested, replace, static, struct, traced
 from etude.types import Array, Metrics
@@ -65,6 +67,8 @@ class PETS(PlanningFields, ModelFields):
     risk_aversion: float = traced(0.0, at_least=0)
     """Standard deviations over particles that are taken off a plan's mean return; 0 does not mind
     risk."""
+    tree_search: TreeSearch | None = nested(None)
+    """Tree search in place of a planner, for Discrete actions alone, at every step."""
     refit: bool = static(True)
     """Whether the model is fitted again to new steps, or once."""
     rollout_length: int = static(50, at_least=1)
@@ -77,6 +81,9 @@ class PETS(PlanningFields, ModelFields):
 
     def validate_fields(self) -> None:
         planning_policy.check_planning(self)
+        if self.tree_search is not None:
+            self.check_tree_search()
+            return
         if self.propagation != "mean" and self.particles % self.model.num_members:
             raise InvalidInput(
                 f"particles is {self.particles}, and cannot be divided evenly among the "
@@ -89,8 +96,23 @@ class PETS(PlanningFields, ModelFields):
                 "time limit, or a planner that samples plans, such as --planner icem"
             )
 
+    def check_tree_search(self) -> None:
+        """Raise InvalidInput for settings that a tree search has no use of."""
+        if self.replan_interval > 1:
+            raise InvalidInput(
+                f"replan_interval is {self.replan_interval}, and a tree search finds one action, "
+                "not a plan; give --replan-interval 1"
+            )
+        if self.propagation != "ts-infinity":
+            raise InvalidInput(
+                f"propagation is {self.propagation!r}, and each tree of a search keeps its member "
+                "of the model; leave it out"
+            )
+
     @property
     def assumes(self) -> Assumptions:
+        if self.tree_search is not None:
+            return ASSUMPTIONS._replace(actions=("Discrete",))
         if isinstance(self.planner, GradientPlanner):
             return ASSUMPTIONS._replace(actions=("bounded Box",), smooth=True)
         return ASSUMPTIONS
@@ -105,7 +127,7 @@ class PETS(PlanningFields, ModelFields):
 
     def init(self, key: Array, spec: EnvironmentSpec) -> PETSState:
         """The model before its first fit, and no steps."""
-        model = self.model.init(key, spec, known_of(self, spec))
+        model = self.model.init(key, spec, self.known_functions(spec))
         steps = ring_buffer.init(
             zeros_like_spec(spec), self.capacity, spec.num_envs, self.rollout_length
         )
@@ -125,6 +147,8 @@ class PETS(PlanningFields, ModelFields):
         key_members, key_plan, key_random = jax.random.split(key, 3)
 
         def plan(memory):
+            if self.tree_search is not None:
+                return self.search_trees(state, observation, key_members, key_plan), memory
             is_smooth = isinstance(self.planner, GradientPlanner)
             propagation = "mean" if is_smooth else self.propagation
             model = self.model.planning_model(state.model, key_members, propagation, self.ends)
@@ -146,6 +170,36 @@ class PETS(PlanningFields, ModelFields):
             return random_actions(space, key_random, num_envs), memory
 
         return jax.lax.cond(assume_unbatched(state.model.is_fitted), plan, act_randomly, memory)
+
+    def search_trees(
+        self, state: PETSState, observation: Any, key_members: Array, key: Array
+    ) -> Array:
+        """The action most visited over all trees, [env]; a tree plans with one member."""
+        trees = self.tree_search
+        assert trees is not None and isinstance(state.spec.action, Discrete)  # as `assumes` says
+        model = self.model.planning_model(state.model, key_members, "ts-infinity", self.ends)
+        settings = SearchSettings(trees.simulations, self.horizon, discount=self.discount)
+        every_action = jnp.ones(state.spec.action.n, bool)
+
+        def visits(observation, member, key, key_begin):
+            return visits_of_tree(
+                model.with_member(member),
+                observation,
+                (),
+                every_action,
+                trees.rule,
+                settings,
+                key,
+                key_begin,
+            )
+
+        def search_one(observation, key):
+            keys = jax.random.split(key, (2, trees.trees))
+            members = jnp.arange(trees.trees) % model.num_members
+            return jax.vmap(visits, (None, 0, 0, 0))(observation, members, *keys).sum(0).argmax()
+
+        num_envs = len(jax.tree.leaves(observation)[0])
+        return jax.vmap(search_one)(observation, jax.random.split(key, num_envs))
 
     def update(
         self, state: PETSState, experience: Transition, key: Array
