@@ -77,4 +77,10 @@ ALGORITHMS = {                  # name: (module, attribute, summary)
         "model-based, then model-free: imitate a planner, fine-tune by PPO or SAC"),
     "pets": ("etude.algorithms.model_based.pets", "PETS",
         "planning on an ensemble that it learns: a bounded Box or Discrete actions"),
+    "mbrl-0.5": ("etude.algorithms.model_based.pets", "Version05",
+        "a network fitted once to random steps, and plans followed to the end"),
+    "mbrl-1.0": ("etude.algorithms.model_based.pets", "Version10",
+        "mbrl-0.5 with a network that is fitted again to what its plans led to"),
+    "mbrl-1.5": ("etude.algorithms.model_based.pets", "Version15",
+        "mbrl-1.0 with a new plan at every step (MPC)"),
 }
