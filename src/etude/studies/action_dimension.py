@@ -35,7 +35,7 @@ HORIZON, TIME_STEP = 20, 0.1  # T; s
 WEIGHTS = (1.0, 0.1, 0.1)  # of position, velocity and control in the cost
 LARGEST_START = 0.35  # so that the optimal controls are in [-1, 1]
 ITERATIONS = 4  # of a search, which share its samples
-PLANNERS = {"random shooting": RandomShooting(), "CEM": CEM(), "iCEM": ICEM()}
+PLANNERS: dict[str, Any] = {"random shooting": RandomShooting(), "CEM": CEM(), "iCEM": ICEM()}
 
 
 def measure_action_dimension(
