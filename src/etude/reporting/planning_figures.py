@@ -64,7 +64,7 @@ def draw_curves(axes: Any, curves: dict[str, dict[str, Any]]) -> None:
 def draw_distribution_shift(
     file: Path, measured: dict[str, Any], title: str, subtitle: str
 ) -> None:
-    """Draw the states of a first plan beside what a plan promises too much, as a PNG.
+    """Draw the states of a first plan beside the errors of its promises, as a PNG.
 
     `measured` is what `measure_distribution_shift` returns. On the left are the random data, the
     plan as the first model predicts it, and what happened; on the right is the predicted minus the

@@ -33,7 +33,9 @@ from etude.types import Array
 
 HORIZON, TIME_STEP = 20, 0.1  # T; s
 WEIGHTS = (1.0, 0.1, 0.1)  # of position, velocity and control in the cost
-LARGEST_START = 0.35  # so that the optimal controls are in [-1, 1]
+START = (
+    0.35  # m, to either side in each dimension; so small that the optimal controls are in [-1, 1]
+)
 ITERATIONS = 4  # of a search, which share its samples
 PLANNERS: dict[str, Any] = {"random shooting": RandomShooting(), "CEM": CEM(), "iCEM": ICEM()}
 
@@ -106,7 +108,7 @@ def shares_of_optimum(planner: Any, keys: Array, dimension: int, samples: int) -
 
     def search(key):
         key_start, key_search = jax.random.split(key)
-        position = LARGEST_START * jax.random.uniform(key_start, (dimension,), minval=-1)
+        position = START * jax.random.rademacher(key_start, (dimension,), jnp.float32)
         start = jnp.concatenate([position, jnp.zeros(dimension)])
         return_of = return_of_plans(model, start[None, None], key_start)
         found = planner.plan(
