@@ -39,7 +39,7 @@ from etude.algorithms.imitation.iq_learn import IQLearn
 from etude.algorithms.imitation.sqil import SQIL
 from etude.algorithms.model_based.fit_model import FitModel
 from etude.algorithms.model_based.mbmf import MBMF
-from etude.algorithms.model_based.pets import PETS
+from etude.algorithms.model_based.pets import PETS, Version05, Version10, Version15
 from etude.algorithms.policy_gradient.reinforce import OffPolicyGradient, Reinforce
 from etude.algorithms.protocol import NOTHING, Expert, Outside, init_state, outside_arguments
 from etude.algorithms.trust_region.ppo import PPO, DualGradient
@@ -347,6 +347,9 @@ SETTINGS = {
     "natural-gradient": NaturalGradient(),
     "dual-gradient": DualGradient(),
     "airl": AIRL(),
+    "mbrl-0.5": Version05(),
+    "mbrl-1.0": Version10(),
+    "mbrl-1.5": Version15(),
 }
 # what brings memories or other goals to an algorithm of SMALL, in rows of the same kind
 RECALLED = {**REPLAYED, "sequence_length": 2, "burn_in": 1}
