@@ -76,11 +76,11 @@ def started(dataset):
 
 def updated(algorithm, dataset, experience, state=None):
     update = jax.jit(
-        lambda state: algorithm.update(
+        lambda state, experience: algorithm.update(
             state, experience, jax.random.key(2), Outside(dataset=dataset)
         )
     )
-    return update(state or start(algorithm, dataset))
+    return update(state or start(algorithm, dataset), experience)
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,7 @@ from etude.algorithms.assumptions import Assumptions
 from etude.algorithms.common import planning_policy
 from etude.algorithms.common.exploration import random_actions
 from etude.algorithms.common.planning_policy import PlanMemory, PlanningFields
-from etude.algorithms.common.tree_policy import TreeSearch, visits_of_tree
+from etude.algorithms.common.tree_policy import TreePlanner, visits_of_tree
 from etude.algorithms.model_based.fit_model import ASSUMPTIONS, MODEL, ModelFields
 from etude.algorithms.protocol import Component, algorithm
 from etude.data.replay import ring_buffer
@@ -66,7 +66,7 @@ class PETS(PlanningFields, ModelFields):
     risk_aversion: float = traced(0.0, at_least=0)
     """Standard deviations over particles that are taken off a plan's mean return; 0 does not mind
     risk."""
-    tree_search: TreeSearch | None = nested(None)
+    tree_search: TreePlanner | None = nested(None)
     """Tree search in place of a planner, for Discrete actions alone, at every step."""
     refit: bool = static(True)
     """Whether the model is fitted again to new steps, or once."""
