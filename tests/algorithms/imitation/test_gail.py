@@ -134,7 +134,7 @@ def test_sequences_of_a_recurrent_agent_are_paid_row_by_row(experience, monkeypa
     algorithm = GAIL(agent=SAC(recurrent=etude.GRU(3)), hidden=(16,), next_observation=True)
     algorithm = replace(algorithm, normalize_observation=None)
     discriminator = filled(lambda: init_discriminator(algorithm, jax.random.key(0), SPEC))
-    buffer = RingBuffer(experience, jnp.int32(8), ())
+    buffer = RingBuffer(jax.tree.map(jnp.asarray, experience), jnp.int32(8), ())
     start, env = jnp.array([0, 3]), jnp.array([1, 0])
     paid = []
 
