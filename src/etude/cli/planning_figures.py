@@ -62,7 +62,7 @@ def _action_dimension(arguments: list[str]) -> None:
 
 
 def _distribution_shift(arguments: list[str]) -> None:
-    """`etude figure distribution-shift`: what plans on a model promise, and what they get"""
+    """`etude figure distribution-shift`: what plans on a learned model promise and get"""
 
     @dataclasses.dataclass
     class DistributionShift:

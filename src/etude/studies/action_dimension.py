@@ -33,9 +33,7 @@ from etude.types import Array
 
 HORIZON, TIME_STEP = 20, 0.1  # T; s
 WEIGHTS = (1.0, 0.1, 0.1)  # of position, velocity and control in the cost
-START = (
-    0.35  # m, to either side in each dimension; so small that the optimal controls are in [-1, 1]
-)
+START = 0.35  # to either side in each dimension; the optimal controls are then in [-1, 1]
 ITERATIONS = 4  # of a search, which share its samples
 PLANNERS: dict[str, Any] = {"random shooting": RandomShooting(), "CEM": CEM(), "iCEM": ICEM()}
 

@@ -159,7 +159,7 @@ def step_truly(state: Array, action: Array) -> Any:
     return true_model(NAME).step_one(state, action, jax.random.key(0))
 
 
-def observation_of(state: Array) -> Array:
+def observe_pendulum(state: Array) -> Array:
     """(cosine, sine, rate) of a state."""
     return true_model(NAME).observe_one(state)
 
@@ -178,10 +178,10 @@ def episode_rows(start: Array, actions: Array) -> ModelRows:
 def make_row(state: Array, action: Array, outcome: Any) -> ModelRows:
     """The row of one step, as number 0."""
     return ModelRows(
-        observation_of(state),
+        observe_pendulum(state),
         action,
         outcome.reward,
-        observation_of(outcome.state),
+        observe_pendulum(outcome.state),
         jnp.bool_(False),
         jnp.int32(0),
         jnp.bool_(True),
@@ -212,7 +212,7 @@ def play_episode_on(
     state = hanging(key_start)
 
     def search(state: Array, start: WarmStart, key: Array) -> PlanResult:
-        return_of = return_of_plans(model, observation_of(state)[None, None], key)
+        return_of = return_of_plans(model, observe_pendulum(state)[None, None], key)
         return PLANNER.plan(return_of, start, key, samples=SAMPLES, iterations=ITERATIONS)
 
     def imagine(observed, action):
@@ -228,12 +228,14 @@ def play_episode_on(
 
     start = PLANNER.init(jnp.zeros((HORIZON, 1)))
     first = search(state, start, key_first)
-    path = jax.lax.scan(imagine, observation_of(state)[None, None], first.plan)[1]
+    path = jax.lax.scan(imagine, observe_pendulum(state)[None, None], first.plan)[1]
     if replans:
         keys = jax.random.split(key_steps, HORIZON)
         rows = jax.lax.scan(replan_and_step, (state, start), keys)[1]
         rows = replace(rows, number=jnp.arange(HORIZON, dtype=jnp.int32))
     else:
         rows = episode_rows(state, first.plan)
-    predicted = return_of_plans(model, observation_of(state)[None, None], key)(rows.action[None])[0]
+    predicted = return_of_plans(model, observe_pendulum(state)[None, None], key)(rows.action[None])[
+        0
+    ]
     return predicted, rows.reward.sum(), rows, path
