@@ -46,6 +46,7 @@ ORDER = (
     "imitation.iq_learn",
     "control.mpc",
     "control.mcts",
+    "control.guided_policy_search",
     "control.random_policy",
     "control.heuristic",
 )
