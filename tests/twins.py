@@ -7,8 +7,8 @@ import numpy as np
 def play_both(port, state, env, actions, tolerance=0.0):
     """Take these actions in both, from the same state, until the episode ends.
 
-    Observations and rewards, within the tolerance, and flags are compared at each step. It returns the observations, the
-    return, whether the episode is terminated, and the last info.
+    Observations and rewards, within the tolerance, and flags are compared at each step. It returns
+    the observations, the return, whether the episode is terminated, and the last info.
     """
     step, key = jax.jit(port.step), jax.random.key(0)
     observations, total, terminated, info = [], 0.0, False, {}

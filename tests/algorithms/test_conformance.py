@@ -296,6 +296,9 @@ SMALL = {
         GuidedPolicySearch(
             "Pendulum-v1",
             hidden=(4,),
+            teachers=2,
+            horizon=3,
+            taught_steps=2,
             rollout_length=3,
             gradient_steps=2,
             batch_size=4,

@@ -19,7 +19,8 @@ from etude.planning.trajectory.lqr import LinearQuadratic, riccati_recursion
 from etude.struct import replace
 
 T, N, M = 6, 2, 2
-solve = jax.jit(kl_lqr)
+solve, regulated = jax.jit(kl_lqr), jax.jit(regulate)
+of_path = jax.jit(marginals)
 
 
 def spd(random, size):
@@ -95,7 +96,7 @@ def test_no_controller_of_the_same_divergence_costs_less(case):
     """Expected cost by the moments of the path, and perturbations of the solution in every way."""
     expansion, policy = case
     eta = 0.7
-    best, _ = regulate(expansion, policy, eta)
+    best, _ = regulated(expansion, policy, eta)
 
     @jax.jit
     def lagrangian(controller):
@@ -115,7 +116,7 @@ def test_no_controller_of_the_same_divergence_costs_less(case):
 
 def test_a_large_multiplier_gives_the_policy_and_a_small_one_the_regulator_of_the_costs(case):
     expansion, policy = case
-    far, _ = regulate(expansion, policy, 1e7)
+    far, _ = regulated(expansion, policy, 1e7)
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-4), far, policy)
     free = solve(expansion, policy, 1e6)
     lqr = riccati_recursion(

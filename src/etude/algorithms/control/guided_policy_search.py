@@ -19,6 +19,7 @@ from etude.algorithms.assumptions import Assumptions
 from etude.algorithms.common import on_policy
 from etude.algorithms.protocol import Component, algorithm
 from etude.data.transition import Transition, zeros_like_spec
+from etude.errors import InvalidInput
 from etude.estimators import running_statistics
 from etude.estimators.running_statistics import Normalization
 from etude.models.true_models import model_for
@@ -83,6 +84,13 @@ class GuidedPolicySearch:
     kl_limit: float = traced(0.2, above=0)
     """Largest divergence of a teacher from the policy in the first update, nats per step; from then
     on it follows how well the improvement was predicted (0.2: the authors' code)."""
+    teachers: int = static(32, at_least=1)
+    """Teachers in an update, from states drawn among those that the policy visited."""
+    horizon: int = static(50, at_least=1)
+    """Environment steps of a teacher's path."""
+    taught_steps: int = static(25, at_least=1)
+    """Steps of a path, from its start, that the policy is fitted to; those near the end, after
+    which no cost counts, are planned alone."""
     samples: int = static(2, at_least=1)
     """Paths that each teacher plays on the model, with noise, for the policy to be fitted to."""
     gradient_steps: int = static(600, at_least=1)
@@ -106,14 +114,21 @@ class GuidedPolicySearch:
     """Whether observations are normalized to mean 0 and std 1 by running statistics."""
     discount: float = traced(1.0, at_least=0, at_most=1)
     """Discount factor γ per environment step."""
-    rollout_length: int = static(50, at_least=1)
-    """Environment steps of each copy per update, and of a teacher's path from where they began."""
+    rollout_length: int = static(200, at_least=1)
+    """Environment steps of each copy per update."""
 
-    default_num_envs: ClassVar[int] = 32
+    default_num_envs: ClassVar[int] = 4
     assumes: ClassVar[Assumptions] = Assumptions(("bounded Box",), smooth=True, known_model=True)
     components: ClassVar[dict[str, Component]] = {"policy": on_policy.POLICY}
     recurrent: ClassVar[None] = None
     state_noise: ClassVar[bool] = False
+
+    def validate_fields(self) -> None:
+        if self.taught_steps > self.horizon:
+            raise InvalidInput(
+                f"taught_steps is {self.taught_steps}, more than the {self.horizon} steps of a "
+                f"teacher's path; give --horizon {self.taught_steps} or more, or fewer of them"
+            )
 
     def init(self, key: Array, spec: EnvironmentSpec) -> GuidedPolicyState:
         """Return the model and the initial policy.
@@ -146,16 +161,16 @@ class GuidedPolicySearch:
     def update(
         self, state: GuidedPolicyState, experience: Transition, key: Array
     ) -> tuple[GuidedPolicyState, Metrics]:
-        """Teach from where each copy began, fit the policy, and measure what it gained.
+        """Teach from states that were visited, fit the policy, and measure what it gained.
 
         Of the experience only the observations are read: the model tells the rest.
         """
-        key_model, key_play, key_fit = jax.random.split(key, 3)
+        key_starts, key_model, key_play, key_fit = jax.random.split(key, 4)
         state = self.add_observations(state, experience.observation)
         problem = ModelProblem(
             state.model, key_model, self.discount, state.policy.action_space.shape
         )
-        starts = self.start_states(state.model, experience.observation, key_model)
+        starts = self.draw_starts(state.model, experience.observation, key_starts)
         teachers = jax.vmap(partial(self.improve_trajectory, problem, state))(starts)
         lessons, teacher_cost = self.play_teachers(problem, teachers, key_play)
         learned, loss = self.fit_policy(state, lessons, key_fit)
@@ -166,7 +181,7 @@ class GuidedPolicySearch:
             "policy_loss": loss,
             "policy_cost": cost.mean(),
             "teacher_cost": teacher_cost,
-            "kl": teachers.kl.mean() / self.rollout_length,
+            "kl": teachers.kl.mean() / self.horizon,
             "agreement": self.disagreement(learned, lessons),
             "kl_limit": state.kl_limit,
             "eta": teachers.eta.mean(),
@@ -174,9 +189,13 @@ class GuidedPolicySearch:
             "updates": jnp.int32(self.gradient_steps),
         }
 
-    def start_states(self, model: Model, observations: Any, key: Array) -> Array:
-        """The states [teacher, n] of the first observations of [time, env, ...]."""
-        return model.begin(jax.tree.map(lambda x: x[0][:, None], observations), (), key)[:, 0]
+    def draw_starts(self, model: Model, observations: Any, key: Array) -> Array:
+        """States [teacher, n] of the model, drawn among observations [time, env, ...]."""
+        key_rows, key_begin = jax.random.split(key)
+        flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), observations)
+        count = len(jax.tree.leaves(flat)[0])
+        rows = jax.random.randint(key_rows, (self.teachers,), 0, count)
+        return model.begin(jax.tree.map(lambda x: x[rows][:, None], flat), (), key_begin)[:, 0]
 
     def improve_trajectory(
         self, problem: ModelProblem, state: GuidedPolicyState, start: Array
@@ -205,7 +224,7 @@ class GuidedPolicySearch:
             u = jnp.clip(self.mean_control(problem, state, x), -INSIDE, INSIDE)
             return problem.dynamics(x, u), (x, u, problem.cost(x, u, time))
 
-        last, (states, controls, costs) = jax.lax.scan(step, start, jnp.arange(self.rollout_length))
+        last, (states, controls, costs) = jax.lax.scan(step, start, jnp.arange(self.horizon))
         return jnp.vstack([states, last]), controls, costs.sum()
 
     def mean_control(self, problem: ModelProblem, state: GuidedPolicyState, x: Array) -> Array:
@@ -233,12 +252,14 @@ class GuidedPolicySearch:
                 teacher.controls,
                 teacher.controller,
                 jax.random.normal(key, teacher.controls.shape),
-                jnp.arange(self.rollout_length),
+                jnp.arange(self.horizon),
             )
-            *lessons, costs = jax.lax.scan(step, teacher.states[0], inputs)[1]
-            is_finite = jnp.isfinite(costs.sum() + lessons[1].sum())
+            states, means, covariances, costs = jax.lax.scan(step, teacher.states[0], inputs)[1]
+            is_finite = jnp.isfinite(costs.sum() + means.sum())
             weight = jnp.broadcast_to(is_finite.astype(float), costs.shape)
-            return Lessons(*lessons, weight), jnp.where(is_finite, costs.sum(), 0)
+            cost = jnp.where(is_finite, costs.sum(), 0)
+            lessons = Lessons(states, means, covariances, weight)
+            return jax.tree.map(lambda x: x[: self.taught_steps], lessons), cost
 
         keys = jax.random.split(key, (len(teachers.cost), self.samples))
         played, cost = jax.vmap(jax.vmap(play, (None, 0)))(teachers, keys)
