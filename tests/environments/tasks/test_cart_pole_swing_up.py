@@ -43,10 +43,11 @@ def test_both_kinds_move_alike_and_as_the_task_says():
 
 
 def test_the_reward_is_that_of_the_state_before_the_step():
-    state = np.float32([0.5, 2, 1, 3])
-    _, result = CartPoleSwingUpTask().step(jnp.asarray(state), jnp.float32([0.5]), None)
+    env = CartPoleSwingUpEnv()
+    env.state = np.float32([0.5, 2, 1, 3])
+    _, reward, *_ = env.step([0.5])
     expected = 1 - math.cos(1) + 0.1 * 0.25 + 0.01 * 4 + 0.01 * 9 + 0.1 * 0.25
-    np.testing.assert_allclose(result.reward, -expected, rtol=1e-5)
+    np.testing.assert_allclose(reward, -expected, rtol=1e-5)
 
 
 def test_it_is_an_environment_of_gymnasium():

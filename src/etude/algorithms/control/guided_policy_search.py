@@ -84,8 +84,8 @@ class GuidedPolicySearch:
     kl_limit: float = traced(0.2, above=0)
     """Largest divergence of a teacher from the policy in the first update, nats per step; from then
     on it follows how well the improvement was predicted (0.2: the authors' code)."""
-    teachers: int = static(32, at_least=1)
-    """Teachers in an update, from states drawn among those that the policy visited."""
+    teachers: int = static(64, at_least=1)
+    """Teachers in an update: half begin where the copies began, half where the policy went."""
     horizon: int = static(50, at_least=1)
     """Environment steps of a teacher's path."""
     taught_steps: int = static(25, at_least=1)
@@ -117,7 +117,7 @@ class GuidedPolicySearch:
     rollout_length: int = static(200, at_least=1)
     """Environment steps of each copy per update."""
 
-    default_num_envs: ClassVar[int] = 4
+    default_num_envs: ClassVar[int] = 32
     assumes: ClassVar[Assumptions] = Assumptions(("bounded Box",), smooth=True, known_model=True)
     components: ClassVar[dict[str, Component]] = {"policy": on_policy.POLICY}
     recurrent: ClassVar[None] = None
@@ -190,12 +190,18 @@ class GuidedPolicySearch:
         }
 
     def draw_starts(self, model: Model, observations: Any, key: Array) -> Array:
-        """States [teacher, n] of the model, drawn among observations [time, env, ...]."""
+        """States [teacher, n] of the model at observations [time, env, ...].
+
+        Half of them are those with which the copies began, an episode where `rollout_length` is as
+        long as one; the others are drawn among all, so that the policy is taught where it goes.
+        """
         key_rows, key_begin = jax.random.split(key)
-        flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), observations)
-        count = len(jax.tree.leaves(flat)[0])
-        rows = jax.random.randint(key_rows, (self.teachers,), 0, count)
-        return model.begin(jax.tree.map(lambda x: x[rows][:, None], flat), (), key_begin)[:, 0]
+        time, env = jax.tree.leaves(observations)[0].shape[:2]
+        first = jnp.arange(self.teachers // 2) % env
+        drawn = jax.random.randint(key_rows, (self.teachers - len(first),), 0, time * env)
+        rows = jnp.concatenate([first, drawn])  # of [time * env]
+        starts = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[rows][:, None], observations)
+        return model.begin(starts, (), key_begin)[:, 0]
 
     def improve_trajectory(
         self, problem: ModelProblem, state: GuidedPolicyState, start: Array
