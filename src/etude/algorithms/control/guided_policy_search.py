@@ -184,7 +184,7 @@ class GuidedPolicySearch:
             "kl": teachers.kl.mean() / self.horizon,
             "agreement": self.disagreement(learned, lessons),
             "kl_limit": state.kl_limit,
-            "eta": teachers.eta.mean(),
+            "eta": jnp.exp(jnp.log(teachers.eta).mean()),
             "action_std": jnp.exp(learned.policy.log_std).mean(),
             "updates": jnp.int32(self.gradient_steps),
         }
