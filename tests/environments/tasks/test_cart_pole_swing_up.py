@@ -18,7 +18,7 @@ from etude.environments.tasks.cart_pole_swing_up import (
     CartPoleSwingUpTask,
     limited_cart_pole_swing_up,
 )
-from etude.environments.tasks.cart_pole_swing_up_env import CartPoleSwingUpEnv, derivative
+from etude.environments.tasks.cart_pole_swing_up_env import CartPoleSwingUpEnv, cart_pole_derivative
 from etude.environments.tasks.picture import POINT, SUCCESS
 
 NAME = "etude/CartPoleSwingUp-v0"
@@ -36,7 +36,7 @@ def test_both_kinds_move_alike_and_as_the_task_says():
     seen, total, terminated, _ = play_both(port, state, env, actions, tolerance=2e-3)
     assert len(seen) == 100 and not terminated and total < 0
     exact = scipy.integrate.solve_ivp(
-        lambda _, x: derivative(x, 10.0), (0, 0.05), begun, rtol=1e-9, atol=1e-9
+        lambda _, x: cart_pole_derivative(x, 10.0), (0, 0.05), begun, rtol=1e-9, atol=1e-9
     ).y[:, -1]
     expected = [*exact[:2], math.cos(exact[2]), math.sin(exact[2]), exact[3]]
     np.testing.assert_allclose(seen[0], expected, atol=1e-4)

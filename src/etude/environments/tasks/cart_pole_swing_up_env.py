@@ -51,10 +51,10 @@ class CartPoleSwingUpEnv(gymnasium.Env):
             + FORCE_COST * control**2
         )
         state = self.state.astype(float)
-        k1 = derivative(state, MAX_FORCE * control)
-        k2 = derivative(state + TIME_STEP / 2 * k1, MAX_FORCE * control)
-        k3 = derivative(state + TIME_STEP / 2 * k2, MAX_FORCE * control)
-        k4 = derivative(state + TIME_STEP * k3, MAX_FORCE * control)
+        k1 = cart_pole_derivative(state, MAX_FORCE * control)
+        k2 = cart_pole_derivative(state + TIME_STEP / 2 * k1, MAX_FORCE * control)
+        k3 = cart_pole_derivative(state + TIME_STEP / 2 * k2, MAX_FORCE * control)
+        k4 = cart_pole_derivative(state + TIME_STEP * k3, MAX_FORCE * control)
         self.state = (state + TIME_STEP / 6 * (k1 + 2 * k2 + 2 * k3 + k4)).astype(np.float32)
         return self._observe(), -cost, False, False, {}
 
@@ -77,7 +77,7 @@ class CartPoleSwingUpEnv(gymnasium.Env):
         return np.array([position, velocity, np.cos(angle), np.sin(angle), rate], np.float32)
 
 
-def derivative(state: np.ndarray, force: float) -> np.ndarray:
+def cart_pole_derivative(state: np.ndarray, force: float) -> np.ndarray:
     """(ẋ, ẍ, θ̇, θ̈), [4], of `etude.dynamics.cart_pole`, which says the equations."""
     _, velocity, angle, rate = state
     sine, cosine = math.sin(angle), math.cos(angle)

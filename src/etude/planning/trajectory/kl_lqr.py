@@ -70,32 +70,31 @@ def kl_lqr(expansion: Expansion, policy: GaussianController, bound: Array | floa
         bound: of the divergence, summed over the steps, in nats.
 
     Where Q_uu is not positive definite, η counts as too small: the divergence from the policy is
-    the ridge that makes it so.
+    the ridge that makes it so. Where no η keeps to the bound, the controller is the policy.
     """
-
-    def divergence(log_eta):
-        controller, is_positive_definite = regulate(expansion, policy, jnp.exp(log_eta))
-        kl = kl_divergence(controller, policy, marginals(expansion.F, controller)).sum()
-        return jnp.where(is_positive_definite & jnp.isfinite(kl), kl, jnp.inf)
-
-    def bisect(interval, _):
-        low, high = interval
-        middle = (low + high) / 2
-        is_within = divergence(middle) <= bound
-        return (jnp.where(is_within, low, middle), jnp.where(is_within, middle, high)), None
 
     policy = replace(
         policy, covariance=policy.covariance + MIN_VARIANCE * jnp.eye(policy.k.shape[1])
     )
-    interval = (
-        jnp.full_like(expansion.c[0, 0], LOWEST_LOG_ETA),
-        jnp.full_like(expansion.c[0, 0], HIGHEST_LOG_ETA),
-    )
-    (_, log_eta), _ = jax.lax.scan(bisect, interval, length=BISECTIONS)
-    controller, _ = regulate(expansion, policy, jnp.exp(log_eta))
-    path = marginals(expansion.F, controller)
-    kl = kl_divergence(controller, policy, path).sum()
-    return KLRegulator(controller, jnp.exp(log_eta), kl, mean_cost_change(expansion, path.mean))
+
+    def bisect(state, _):
+        low, high, best = state
+        log_eta = (low + high) / 2
+        controller, is_positive_definite = regulate(expansion, policy, jnp.exp(log_eta))
+        path = marginals(expansion.F, controller)
+        kl = controller_kl(controller, policy, path).sum()
+        is_within = is_positive_definite & (kl <= bound)  # a divergence of NaN is not
+        change = mean_cost_change(expansion, path.mean)
+        found = KLRegulator(controller, jnp.exp(log_eta), kl, change)
+        best = jax.tree.map(lambda new, old: jnp.where(is_within, new, old), found, best)
+        low, high = jnp.where(is_within, low, log_eta), jnp.where(is_within, log_eta, high)
+        return (low, high, best), None
+
+    low = jnp.full_like(expansion.c[0, 0], LOWEST_LOG_ETA)
+    high, zero = jnp.full_like(low, HIGHEST_LOG_ETA), jnp.zeros_like(low)
+    # the policy itself, where no multiplier keeps to the bound
+    initial_state = low, high, KLRegulator(policy, jnp.exp(high), zero, zero)
+    return jax.lax.scan(bisect, initial_state, length=BISECTIONS)[0][2]
 
 
 def regulate(
@@ -144,7 +143,7 @@ def marginals(F: Array, controller: GaussianController) -> Marginals:
     return jax.lax.scan(step, start, (F, controller.K, controller.k, controller.covariance))[1]
 
 
-def kl_divergence(one: GaussianController, other: GaussianController, path: Marginals) -> Array:
+def controller_kl(one: GaussianController, other: GaussianController, path: Marginals) -> Array:
     """E[KL(one(·|xₜ) ‖ other(·|xₜ))] of each step, [T], over the states of `path`, in nats.
 
         ½ [tr(Σ₂⁻¹ Σ₁) - m + log |Σ₂| / |Σ₁| + E |Δμ|²],   |Δμ|² = Δμᵀ Σ₂⁻¹ Δμ
