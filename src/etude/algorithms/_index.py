@@ -79,6 +79,8 @@ ALGORITHMS = {                  # name: (module, attribute, summary)
         "model-predictive control with the environment's true model: a bounded Box"),
     "mcts": ("etude.algorithms.control.mcts", "MCTS",
         "Monte Carlo tree search with the environment's true model: discrete actions"),
+    "guided-policy-search": ("etude.algorithms.control.guided_policy_search", "GuidedPolicySearch",
+        "guided policy search: a policy supervised by iLQR on the true model: a bounded Box"),
     "random": ("etude.algorithms.control.random_policy", "Random",
         "uniformly random actions of every kind; learns nothing"),
     "heuristic": ("etude.algorithms.control.heuristic", "Heuristic",
