@@ -20,14 +20,12 @@ def draw_summaries(
     title: str,
     subtitle: str,
     *,
-    lines: dict[str, tuple[Any, Any]] | None = None,
     logarithmic: str = "",
 ) -> None:
     """Draw a curve for each name, as a PNG of 1440 x 840 pixels.
 
     Args:
         curves: at each number on the x-axis, as text, the result of `statistics.summarize_returns`.
-        lines: what the curves are compared with, dashed: (xs, ys) by name.
         logarithmic: the axes that are so, of "xy".
 
     A line is the interquartile mean over seeds, the band its 95 % interval.
@@ -35,8 +33,6 @@ def draw_summaries(
     ends = np.array([float(x) for curve in curves.values() for x in curve])
     figure, axes = figures.new_figure(ends, label)
     draw_curves(axes, curves)
-    for name, (xs, ys) in (lines or {}).items():
-        axes.plot(xs, ys, color=FAINT, linewidth=1.2, linestyle=DASHED, label=name)
     axes.set_xlabel(xlabel)
     numbered = "".join(axis for axis in "xy" if axis not in logarithmic)
     if "y" in logarithmic:
