@@ -205,7 +205,7 @@ def test_what_a_kind_does_not_take_is_one_message(tmp_path, arguments, expected)
             "--n-atoms 5 is --head.num-atoms 5 here, with --head categorical or quantile",
         ),
         ("--prioritized", "--prioritized is --replay here (one of uniform and prioritized)"),
-        ("--planner.elites 4", "dqn has no planner.elites, a hyperparameter of mpc"),
+        ("--planner.elites 4", "dqn has no planner.elites, a hyperparameter of pets and mpc"),
         ("--recurrent.units 4", "--recurrent.units needs --recurrent gru or lstm"),
     ],
 )

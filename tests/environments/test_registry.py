@@ -196,7 +196,8 @@ def test_a_missing_extra_is_named(monkeypatch, module, name, message):
             for name, spec in gymnasium.registry.items()
             if module not in str(spec.entry_point)
         }
-        monkeypatch.setattr(gymnasium.envs.registration, "registry", others)
+        for place in (gymnasium, gymnasium.envs.registration):
+            monkeypatch.setattr(place, "registry", others)
     with pytest.raises(InvalidInput, match=message):
         make(name)
 

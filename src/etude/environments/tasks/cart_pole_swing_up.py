@@ -78,10 +78,11 @@ class CartPoleSwingUpTask:
         state = jnp.array([0, 0, math.pi, 0]) + spread
         return state, self.observe(state)
 
-    def step(self, state: Array, action: Array, key: Array) -> tuple[Array, StepResult]:
+    def reward(self, state: Array, action: Array, next_state: Array) -> Array:
+        """The reward of a step, []; it does not depend on where the step leads."""
         position, velocity, angle, rate = state
         action = jnp.clip(action, -1, 1)
-        cost = (
+        return -(
             1
             - jnp.cos(angle)
             + POSITION_COST * position**2
@@ -89,8 +90,19 @@ class CartPoleSwingUpTask:
             + RATE_COST * rate**2
             + FORCE_COST * action[0] ** 2
         )
-        state = self.dynamics(state, MAX_FORCE * action)
-        return state, StepResult(self.observe(state), -cost, jnp.bool_(False), jnp.bool_(False))
+
+    def terminates(self, next_state: Array) -> Array:
+        """False: only the time limit ends an episode."""
+        return jnp.bool_(False)
+
+    def step(self, state: Array, action: Array, key: Array) -> tuple[Array, StepResult]:
+        next_state = self.dynamics(state, MAX_FORCE * jnp.clip(action, -1, 1))
+        return next_state, StepResult(
+            self.observe(next_state),
+            self.reward(state, action, next_state),
+            self.terminates(next_state),
+            jnp.bool_(False),
+        )
 
 
 def limited_cart_pole_swing_up() -> TimeLimit:
