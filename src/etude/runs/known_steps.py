@@ -4,7 +4,7 @@ from contextlib import closing
 
 import jax
 
-from etude.algorithms.control.random_policy import Random
+from etude.algorithms import algorithm_factory
 from etude.data.transition import Transition
 from etude.environments.backends.host_callback import raise_host_errors
 from etude.environments.protocol import Environment
@@ -33,7 +33,7 @@ def check_known_steps(settings: Settings) -> None:
 
 def random_steps(environment: Environment, count: int) -> Transition:
     """`count` steps of random actions in one copy of an environment, [step, ...]."""
-    random = Random()
+    random = algorithm_factory("random")()
 
     @jax.jit
     def play(key):
