@@ -49,6 +49,7 @@ ORDER = (
     "model_based.mbmf",
     "control.mpc",
     "control.mcts",
+    "control.guided_policy_search",
     "control.random_policy",
     "control.heuristic",
 )

@@ -92,6 +92,11 @@ _MODULE_OF = {
     "measure_demonstrations_needed": "studies.demonstrations_needed",
     "measure_modes_by_head": "studies.modes_by_head",
     "measure_chunk_lengths": "studies.chunk_lengths",
+    "measure_horizon_and_replanning": "studies.horizon_and_replanning",
+    "measure_action_dimension": "studies.action_dimension",
+    "measure_distribution_shift": "studies.distribution_shift",
+    "measure_model_error": "studies.model_error",
+    "measure_risk": "studies.risk",
     "InvalidInput": "errors",
 }
 

@@ -24,6 +24,7 @@ from etude.algorithms import ALGORITHMS, algorithm_class, registered_name
 from etude.algorithms.actor_critic.actor_critic import A2C, ActorCritic
 from etude.algorithms.actor_critic.sac import SAC, OffPolicyActorCritic
 from etude.algorithms.assumptions import check_spaces
+from etude.algorithms.control.guided_policy_search import GuidedPolicySearch
 from etude.algorithms.control.heuristic import Heuristic
 from etude.algorithms.control.mcts import MCTS
 from etude.algorithms.control.mpc import MPC
@@ -39,7 +40,7 @@ from etude.algorithms.imitation.iq_learn import IQLearn
 from etude.algorithms.imitation.sqil import SQIL
 from etude.algorithms.model_based.fit_model import FitModel
 from etude.algorithms.model_based.mbmf import MBMF
-from etude.algorithms.model_based.pets import PETS
+from etude.algorithms.model_based.pets import PETS, Version05, Version10, Version15
 from etude.algorithms.policy_gradient.reinforce import OffPolicyGradient, Reinforce
 from etude.algorithms.protocol import NOTHING, Expert, Outside, init_state, outside_arguments
 from etude.algorithms.trust_region.ppo import PPO, DualGradient
@@ -333,6 +334,22 @@ SMALL = {
         {"discrete"},
         None,
     ),
+    "guided-policy-search": (
+        GuidedPolicySearch(
+            "Pendulum-v1",
+            hidden=(4,),
+            teachers=2,
+            horizon=3,
+            taught_steps=2,
+            rollout_length=3,
+            gradient_steps=2,
+            batch_size=4,
+            normalize_observation=Normalization(),
+        ),
+        JaxEnvs(PORTS["Pendulum-v1"](), 2),
+        {"bounded", "float64", "integers"},
+        None,
+    ),
     "random": (Random(rollout_length=2), CHOICES, EVERY, None),
     "heuristic": (Heuristic(rollout_length=2), JaxEnvs(Lander(), 2, "LunarLander-v3"), set(), None),
 }
@@ -347,6 +364,9 @@ SETTINGS = {
     "natural-gradient": NaturalGradient(),
     "dual-gradient": DualGradient(),
     "airl": AIRL(),
+    "mbrl-0.5": Version05(),
+    "mbrl-1.0": Version10(),
+    "mbrl-1.5": Version15(),
 }
 # what brings memories or other goals to an algorithm of SMALL, in rows of the same kind
 RECALLED = {**REPLAYED, "sequence_length": 2, "burn_in": 1}
@@ -381,6 +401,57 @@ VARIANTS = {
         BOX,
         SMALL["sac"][2],
         "discriminator",
+    ),
+    "gail on sac with memory": (
+        GAIL(agent=SAC(recurrent=GRU(3), **RECALLED), **DISCRIMINATOR),
+        BOX,
+        SMALL["sac"][2],
+        "discriminator",
+    ),
+    "gail with memory": (
+        GAIL(
+            agent=replace(
+                SMALL["gail"][0].agent, recurrent=GRU(3), sequence_length=3, batch_size=3
+            ),
+            **DISCRIMINATOR,
+        ),
+        CHOICES,
+        EVERY,
+        "discriminator",
+    ),
+    "sqil with memory": (
+        SQIL(agent=DQN(recurrent=LSTM(3), n_step=2, **RECALLED)),
+        CHOICES,
+        SMALL["sqil"][2],
+        "agent",
+    ),
+    "gcbc with memory": (
+        replace(SMALL["gcbc"][0], recurrent=GRU(3), sequence_length=2),
+        CHOICES,
+        EVERY,
+        "weights",
+    ),
+    "gcsl with memory": (
+        replace(SMALL["gcsl"][0], recurrent=GRU(3), sequence_length=2, burn_in=1),
+        CHOICES,
+        EVERY,
+        "weights",
+    ),
+    "iq-learn with memory": (
+        IQLearn(
+            hidden=(4,),
+            recurrent=GRU(3),
+            batch_size=4,
+            sequence_length=2,
+            burn_in=1,
+            gradient_steps=2,
+            online=True,
+            rollout_length=3,
+            capacity=12,
+        ),
+        CHOICES,
+        {"discrete"},
+        "q",
     ),
     "iq-learn online": (
         IQLearn(
@@ -445,6 +516,12 @@ AKIN = {
     "gcsl": "dqn with hindsight",
     "gcsl where goals are desired": "gcsl",
     "bc in chunks": "bc",
+    "gail with memory": "gail",
+    "gail on sac with memory": "gail on sac",
+    "sqil with memory": "rainbow with memory",
+    "gcbc with memory": "bc",
+    "gcsl with memory": "rainbow with memory",
+    "iq-learn with memory": "rainbow with memory",
     # a sequence is compared with single steps by a test of its own
     "rainbow with memory": "rainbow",
     "sac with memory": "rainbow with memory",
@@ -453,6 +530,8 @@ AKIN = {
     "mcts": "mpc",
     "fit-model": "pets",
     "mbmf": "pets",
+    # a policy of `nn.policies` in the loop of the others; its teachers have tests of their own
+    "guided-policy-search": "ppo",
 }
 
 
@@ -789,11 +868,13 @@ def test_trpo_takes_a_memory():
     assert_update_keeps_shapes(SMALL["trpo"][0], CHOICES)
 
 
+# it plans on the model of one environment, whose spaces these are not
+OF_A_MODEL = ("guided-policy-search",)
 # with networks of one's own: Rainbow's are dueling and noisy, ActorCritic and TRPO have a memory
 OWN = {
     name: replace(algorithm, torso=Own)
     for name, (algorithm, *_) in SMALL.items()
-    if "torso" in code_fields(type(algorithm))
+    if "torso" in code_fields(type(algorithm)) and name not in OF_A_MODEL
 } | {
     "dqn in a box": replace(SMALL["dqn"][0], torso=Own),
     "sac of choices": replace(SMALL["sac"][0], torso=plain),
@@ -836,7 +917,8 @@ def test_every_algorithm_with_hidden_layers_takes_networks_of_ones_own(name):
     """Traced, not run: of a Dict of observations."""
     for other, (algorithm, *_) in SMALL.items():
         # an agent in a field takes them itself
-        assert (other in OWN) == (hasattr(algorithm, "hidden") and not hasattr(algorithm, "agent"))
+        has_networks = hasattr(algorithm, "hidden") and not hasattr(algorithm, "agent")
+        assert (other in OWN) == (has_networks and other not in OF_A_MODEL)
     action = ACTIONS["bounded" if name in CONTINUOUS_ACTIONS else "discrete"]
     seen = gymnasium.spaces.Dict({kind: OBSERVATIONS[kind] for kind in ("discrete", "box")})
     assert_update_keeps_shapes(OWN[name], GymnasiumEnvs(partial(Noise, seen, action), 2))

@@ -59,7 +59,6 @@ def message(directory, arguments: str) -> str:
         ),
         ("trpo CartPole-v1 --target-kl 0.02", "--target-kl 0.02 is --kl-limit 0.02 here"),
         ("dqn CartPole-v1 --clip 0.2", "dqn has no clip, a hyperparameter of ppo"),
-        ("gcsl CartPole-v1 --recurrent gru", "gcsl has no recurrent: the memory before a step"),
         ("dqn CartPole-v1 --clip-range 0.2", "dqn has no clip, as --clip-range is called in ppo"),
         (
             "ppo --env-id CartPole-v1",

@@ -13,7 +13,9 @@ from commands import here, programs_kept
 from records import metadata_of
 
 import etude
+from etude.algorithms.imitation.dagger import DAggerMemory
 from etude.algorithms.protocol import put_components
+from etude.data.dataset import dataset_shapes
 from etude.data.transition import Transition
 from etude.errors import InvalidInput
 from etude.runs.display import result_table
@@ -115,6 +117,46 @@ def test_a_clone_hands_its_head_to_clones_alone(tmp_path):
     assert_equal(settings.initial_components["policy"][0].head.output.bias[0], bias_of(source))
     with pytest.raises(InvalidInput, match="which has no policy that dagger with head auto"):
         started(trained(tmp_path / "ppo", ppo).directory, cloner, expert="random", steps=1_000)
+
+
+def test_a_generator_begins_as_the_clone_that_its_run_starts_from(tmp_path):
+    """Bit for bit, and a run of PPO begins as the generator."""
+    networks = dict(NORMALIZED, activation="tanh")
+    source = trained(
+        tmp_path / "clone", etude.DAgger(**networks, rollout_length=100), expert="random"
+    )
+    gail = etude.GAIL(agent=etude.PPO(**networks, **SMALL))
+    steps = jax.tree.map(
+        lambda x: np.zeros(x.shape, x.dtype), dataset_shapes(source.settings.outline().spec, 4, 1)
+    )
+    flags = np.arange(4) == 3
+    steps = replace(steps, transitions=replace(steps.transitions, truncated=flags))
+    dataset = replace(steps, episode_lengths=np.full(1, 4, np.int32))
+    settings = started(source.directory, gail, dataset=dataset)
+    assert settings.algorithm.agent.value_warmup_steps == 10 * UPDATE
+    run = create_run(settings, tmp_path / "gail")
+    initial, rng = initial_components(settings, run.jobs[0]), np.random.default_rng(0)
+    template = checkpoint_template(settings, run.jobs[0], settings.outline(), {}).train_state
+    blank = jax.tree.map(lambda x: np.ones(x.shape, x.dtype), template.algorithm_state)
+    begun, (clone,) = put_components(settings.algorithm, blank, initial), source.states()
+    seen = np.float32(rng.normal(size=(5, 4)))
+
+    @jax.jit
+    def both(begun, clone):
+        memory = DAggerMemory((), (), ())
+        return (
+            source.settings.algorithm.act(clone, seen, memory, KEY, explore=False)[0],
+            settings.algorithm.act(begun, seen, (), KEY, explore=False)[0],
+        )
+
+    cloned, generated = both(begun, clone)
+    np.testing.assert_array_equal(generated, cloned)
+    generator = trained(tmp_path / "generator", gail, dataset=dataset)
+    policy = started(generator.directory, gail.agent).initial_components["policy"]
+    assert_equal(jax.tree.map(lambda x: x[0], policy), policies_of(generator)[0])
+    smaller = replace(gail, agent=replace(gail.agent, hidden=(5,), activation="relu"))
+    with pytest.raises(InvalidInput, match=r"agent.hidden is .* Add --agent.hidden 8 --agent.act"):
+        started(source.directory, smaller, dataset=dataset)
 
 
 def bias_of(run):

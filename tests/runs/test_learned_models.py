@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import etude
-from etude.algorithms.common.tree_policy import TreeSearch
+from etude.algorithms.common.tree_policy import TreePlanner
 from etude.algorithms.model_based.fit_model import FitModel
 from etude.algorithms.model_based.pets import PETS
 from etude.errors import InvalidInput
@@ -92,9 +92,9 @@ def test_a_registered_reward_that_is_not_the_environment_s_is_refused_at_the_sta
         ({"replan_interval": 4}, "Pendulum-v1", "replan_interval is 4, more than the 3"),
         ({"warmup_steps": 101}, "Pendulum-v1", "steps is 100, and pets learns nothing before 101"),
         ({"reward": "known"}, "LunarLander-v3", "LunarLander-v3' are not known"),
-        ({"tree_search": TreeSearch()}, "Pendulum-v1", "Discrete"),
+        ({"tree_search": TreePlanner()}, "Pendulum-v1", "Discrete"),
         (
-            {"tree_search": TreeSearch(), "replan_interval": 2},
+            {"tree_search": TreePlanner(), "replan_interval": 2},
             "CartPole-v1",
             "a tree search finds one action",
         ),

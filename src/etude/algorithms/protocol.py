@@ -96,7 +96,8 @@ class Evaluable(Protocol):
 class Component(NamedTuple):
     """A part of an algorithm's state, such as its policy, that a run can start from another with.
 
-    Two algorithms have the same component if they have the same `get`.
+    Two algorithms have the same component if they have the same `get`, or that of the agent in a
+    field that has it.
     """
 
     get: Callable[[Any], Any]  # state -> the part
@@ -105,6 +106,7 @@ class Component(NamedTuple):
     # algorithm, num_envs -> the algorithm with settings that suit such a start
     prepare: Callable[[Any, int], Any] = lambda algorithm, num_envs: algorithm
     kind: str = ""  # the settings that make it what few others can start with
+    of_agent: "Component | None" = None  # what it is of the agent in the field `agent`, if it is so
 
 
 class Algorithm(Policy, Protocol):
@@ -127,7 +129,6 @@ class Algorithm(Policy, Protocol):
     takes_interventions: bool  # whether its expert may be one that has control only now and then
     default_num_envs: int  # parallel environments, where a run does not say how many
     components: Mapping[str, Component]  # parts that runs can start from another with, by name
-    lacks: Mapping[str, str]  # hyperparameters that others of its kind have, and why it has not
 
     def init(self, key: Array, spec: EnvironmentSpec) -> Any:
         """The state before training: parameters, optimizer, replay buffer.
@@ -261,7 +262,6 @@ DEFAULTS = {
     "assumes": Assumptions(),
     "default_num_envs": 1,
     "components": MappingProxyType({}),
-    "lacks": MappingProxyType({}),
 }
 
 

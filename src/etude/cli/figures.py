@@ -8,6 +8,7 @@ import tyro
 
 from etude.cli import flags
 from etude.cli.console import enable_cache, fail
+from etude.cli.planning_figures import PLANNING_FIGURES
 
 
 def _plan(arguments: list[str]) -> None:
@@ -55,6 +56,7 @@ def _figure(arguments: list[str]) -> None:
         "demonstrations-needed": _demonstrations_needed,
         "modes-by-head": _modes_by_head,
         "chunk-lengths": _chunk_lengths,
+        **PLANNING_FIGURES,
     }
     if not arguments or arguments[0] in ("-h", "--help"):
         print("usage: etude figure NAME [...]\n\nMeasure and draw a result of the course:\n")

@@ -465,8 +465,6 @@ def explain_missing(token: Token, typed: str, cls: Any, name: str) -> str:
             return (
                 f"{name} has no {row.field}, as {token.text} is called in {join_names(algorithms)}"
             )
-    if reason := cls.lacks.get(typed):
-        return f"{name} has no {typed}: {reason}"
     if algorithms := algorithms_with(typed):
         return f"{name} has no {typed}, a hyperparameter of {join_names(algorithms)}"
     return ""

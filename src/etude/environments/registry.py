@@ -15,6 +15,7 @@ import gymnasium
 from etude.environments.backends import envpool_envs
 from etude.environments.classic import PARTIALLY_OBSERVED_PORTS, PORTS
 from etude.environments.tasks.avoiding import limited_avoiding
+from etude.environments.tasks.cart_pole_swing_up import limited_cart_pole_swing_up
 from etude.environments.tasks.fork import Fork
 from etude.environments.tasks.lanes import limited_lanes
 from etude.environments.tasks.point_room import POINT_ROOMS
@@ -42,6 +43,7 @@ JAX_ENVIRONMENTS = {
     "etude/Avoiding-v0": limited_avoiding,
     "etude/Push-v0": limited_push,
     "etude/Lanes-v0": limited_lanes,
+    "etude/CartPoleSwingUp-v0": limited_cart_pole_swing_up,
 }
 # modules that register ids of etude with Gymnasium
 OWN_ENVIRONMENTS = (
@@ -54,6 +56,7 @@ OWN_ENVIRONMENTS = (
     "etude.environments.tasks.avoiding_env",
     "etude.environments.tasks.push_env",
     "etude.environments.tasks.lanes_env",
+    "etude.environments.tasks.cart_pole_swing_up_env",
 )
 # part of an entry point -> the extra of etude that installs it
 EXTRAS = {"gymnasium_robotics": "robotics", "box2d": "box2d", "mujoco": "mujoco", "ale_py": "atari"}

@@ -42,8 +42,11 @@ class DynamicsModel(Protocol):
         """The state fitted to rows, some of which are held out, and metrics."""
         ...
 
-    def planning_model(self, state: Any, key: Array, propagation: str) -> Model:
-        """The model to plan on; `key` draws what is drawn once for a plan."""
+    def planning_model(self, state: Any, key: Array, propagation: str, ends: bool = True) -> Model:
+        """The model to plan on; `key` draws what is drawn once for a plan.
+
+        Without `ends` no episode of it ends.
+        """
         ...
 
     def predict(self, state: Any, observation: Array, action: Array, key: Array) -> Prediction:

@@ -19,7 +19,7 @@ from etude.models.model_rows import ModelRows, bootstrap_weights
 from etude.models.network_dynamics import NetworkDynamics, NetworkFields
 from etude.nn.networks import make_mlp
 from etude.spaces import EnvironmentSpec
-from etude.struct import replace, static, struct
+from etude.struct import replace, static, struct, traced
 from etude.types import Array, Metrics
 
 
@@ -34,6 +34,8 @@ class Ensemble(NetworkFields):
     differ_by: Literal["rows", "start"] = static("rows")
     """What makes members differ: rows, each counts a bootstrap sample of its own; start, all count
     the same rows and differ by their first weights."""
+    weight_decay: float = traced(1e-4, at_least=0)
+    """Weight decay of AdamW, as a factor of the step size."""
     has_noise: bool = static(True)
     """Whether a member predicts the noise too, with a variance for each input; without it, the loss
     is the squared error."""

@@ -39,8 +39,6 @@ class NetworkFields:
     """Activation function of the hidden layers."""
     learning_rate: float = traced(1e-3, above=0)
     """Step size of AdamW."""
-    weight_decay: float = traced(1e-4, at_least=0)
-    """Weight decay of AdamW, as a factor of the step size."""
     batch_size: int = static(256, at_least=1)
     """Rows in a gradient step of each member."""
     gradient_steps: int = static(2_000, at_least=1)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from etude.data.transition import zeros_like_spec
 from etude.environments.classic import PORTS
 from etude.environments.protocol import JaxEnvironment
+from etude.environments.tasks.cart_pole_swing_up import limited_cart_pole_swing_up
 from etude.errors import InvalidInput
 from etude.nn.action_masks import mask_space
 from etude.planning.protocol import LiftedModel, Model, ModelStep, identity
@@ -28,7 +29,14 @@ def acrobot_state(observation: Array) -> Array:
     return jnp.concatenate([jnp.arctan2(observation[1:4:2], observation[0:4:2]), observation[4:]])
 
 
-# id of each JAX port of a Gymnasium environment whose observation determines its state
+def cart_pole_state(observation: Array) -> Array:
+    """Return the cart-pole's state, [4], from an observation with cosine and sine, [5]."""
+    position, velocity, cosine, sine, rate = observation
+    return jnp.stack([position, velocity, jnp.arctan2(sine, cosine), rate])
+
+
+SWING_UP = "etude/CartPoleSwingUp-v0"
+# id of each environment in JAX whose observation determines its state
 STATE_FROM_OBSERVATION: dict[str, Callable[[Array], Array]] = {
     "CartPole-v1": identity,
     "Pendulum-v1": pendulum_state,
@@ -36,8 +44,9 @@ STATE_FROM_OBSERVATION: dict[str, Callable[[Array], Array]] = {
     "MountainCar-v0": identity,
     "MountainCarContinuous-v0": identity,
     "etude/CartPoleContinuous-v0": identity,
+    SWING_UP: cart_pole_state,
 }
-ENDLESS = {"Pendulum-v1"}  # of these, those whose episodes only a time limit ends
+ENDLESS = {"Pendulum-v1", SWING_UP}  # of these, those whose episodes only a time limit ends
 USER_MODELS: dict[str, LiftedModel] = {}  # environment id -> model of `register_model`
 
 
@@ -123,7 +132,8 @@ def true_model(environment: str) -> LiftedModel:
 
 def port_of(environment: str) -> JaxEnvironment:
     """The JAX port of an environment without its time limit."""
-    return PORTS[environment]().environment
+    ports = {**PORTS, SWING_UP: limited_cart_pole_swing_up}
+    return ports[environment]().environment
 
 
 def model_for(environment: str, spec: EnvironmentSpec) -> Model:

@@ -11,7 +11,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from etude.errors import InvalidInput
-from etude.nn.history import History
+from etude.nn.history import observed_rows
 from etude.spaces import ACTION_MASK, Composite, Discrete, MultiDiscrete, Space
 from etude.types import Array
 
@@ -60,7 +60,7 @@ def action_mask(observation_space: Space, action_space: Space, observation: Any)
     if mask_part is None:
         return None
     check_mask(observation_space, action_space)
-    mask = (observation.rows if isinstance(observation, History) else observation)[ACTION_MASK]
+    mask = observed_rows(observation)[ACTION_MASK]
     return mask.reshape(*mask.shape[: mask.ndim - len(mask_part.shape)], -1) > 0
 
 

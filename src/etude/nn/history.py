@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from etude.nn.recurrent import Carry, RecurrentCell, initial_carry, step_cell, unroll_cell
-from etude.struct import static, struct
+from etude.struct import replace, static, struct
 from etude.types import Array
 
 
@@ -36,6 +36,15 @@ class History:
     # read in place of a row's own; None: its own
     bootstrap_row: Any = None
     burn_in: int = static(0)  # rows at the start that only bring the carries up to date
+
+    def map(self, function: Callable[[Any], Any]) -> "History":
+        """The same of other observations, which `function` makes of these."""
+        following = self.next_observation
+        return replace(
+            self,
+            observation=function(self.observation),
+            next_observation=None if following is None else function(following),
+        )
 
     @property
     def rows(self) -> Any:
@@ -99,6 +108,34 @@ class RecurrentEncoder:
         if not history.carries:
             return initial_carry(self.cell, batch_shape)
         return history.carries[self.carry_index]
+
+
+def observed_rows(observation: Any) -> Any:
+    """The rows of a History, one for each row of its features; any other observation as it is."""
+    return observation.rows if isinstance(observation, History) else observation
+
+
+def join_histories(first: History, second: History) -> History:
+    """A History of the sequences of both, side by side, of which those of the second begin blank.
+
+    They are as many and as long as those of the first, and each row of them has its own successor.
+    """
+
+    def join(x: Any, y: Any) -> Array:
+        return jnp.concatenate([x, y], 1)
+
+    bootstrap_row = first.bootstrap_row
+    if bootstrap_row is not None:
+        own_rows = jnp.broadcast_to(jnp.arange(len(bootstrap_row))[:, None], bootstrap_row.shape)
+        bootstrap_row = join(bootstrap_row, own_rows)
+    return replace(
+        first,
+        observation=jax.tree.map(join, first.observation, second.observation),
+        carries=jax.tree.map(lambda x: jnp.concatenate([x, jnp.zeros_like(x)]), first.carries),
+        is_first=join(first.is_first, second.is_first),
+        next_observation=jax.tree.map(join, first.next_observation, second.next_observation),
+        bootstrap_row=bootstrap_row,
+    )
 
 
 def recurrent_encoders(networks: Any) -> list[RecurrentEncoder]:

@@ -124,6 +124,17 @@ class Encoder:
 
 
 @struct
+class EntriesEncoder:
+    """Some entries of an observation, a Dict, to features [..., n]."""
+
+    encoder: Callable[[Any], Array]  # an Encoder, or what takes its place, of these entries
+    names: tuple[str, ...] = static()
+
+    def __call__(self, observation: Any) -> Array:
+        return self.encoder({name: observation[name] for name in self.names})
+
+
+@struct
 class Network:
     """Network of an encoder and a head: observation tree to [..., outputs].
 
@@ -155,10 +166,12 @@ class DuelingNetwork:
 class Torso:
     """Observation tree to features [..., n]: encoder, optional recurrent cell, hidden layers."""
 
-    encoder: Encoder | CustomTorso
+    encoder: Encoder | CustomTorso | EntriesEncoder
     cell: RecurrentCell | None
     layers: tuple[eqx.nn.Linear, ...]
     activation: Activation = static("tanh")
+    # what the hidden layers read beside the output of the cell, which never sees it
+    after_cell: EntriesEncoder | None = None
 
     def __call__(
         self, observation: Any, carry: Carry = (), is_first: Array | None = None
@@ -180,6 +193,8 @@ class Torso:
                 else unroll_cell(self.cell, x, carry, is_first)
             )
             x = carry[0]
+        if self.after_cell:
+            x = jnp.concatenate([x, self.after_cell(observation)], -1)
         for layer in self.layers:
             x = getattr(jax.nn, self.activation)(affine(layer, x))
         return x, carry

@@ -4,7 +4,15 @@
 Stable-Baselines3 (e05d2db).
 """
 
-from etude.presets import actor_critic, control, imitation, policy_gradient, trust_region, value
+from etude.presets import (
+    actor_critic,
+    control,
+    imitation,
+    model_based,
+    policy_gradient,
+    trust_region,
+    value,
+)
 from etude.presets.preset import Preset, Presets
 
 PRESETS: Presets = {
@@ -14,7 +22,7 @@ PRESETS: Presets = {
     **trust_region.PRESETS,
     **imitation.PRESETS,
     **control.PRESETS,
-    **imitation.PRESETS,
+    **model_based.PRESETS,
 }
 
 

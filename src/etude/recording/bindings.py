@@ -45,6 +45,7 @@ KEYS_OF = {
     "MountainCarContinuous": ("left=-1@0,right=1@0",),
     "Pendulum": ("left=2@0,right=-2@0",),  # counter-clockwise, clockwise
     "Taxi": ("down=0,up=1,right=2,left=3,p=4,d=5",),
+    "etude/CartPoleSwingUp": ("left=-1@0,right=1@0",),
     "etude/CartPoleWithoutVelocity": ("left=0,right=1",),
     "etude/Fork": ("up=1@0,down=-1@0",),
     "etude/PendulumWithoutVelocity": ("left=2@0,right=-2@0",),

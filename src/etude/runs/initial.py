@@ -36,8 +36,8 @@ def start_from(settings: Settings, runs: Mapping[str, TrainedRun]) -> Settings:
     algorithm, parts, records = settings.algorithm, {}, {}
     for name, run in runs.items():
         check_component(settings, name, run)
-        component = algorithm.components[name]
-        taken = [component.get(state) for state in run.states()]
+        component, there = (x.components[name] for x in (algorithm, run.settings.algorithm))
+        taken = [there.get(state) for state in run.states()]
         if 1 < len(taken) < settings.seeds:
             raise InvalidInput(
                 f"{run.directory} has {len(taken)} seeds, and this run {settings.seeds}: seed i "
@@ -68,7 +68,7 @@ def check_component(settings: Settings, name: str, run: TrainedRun) -> None:
             f"initial names {name!r}, which {settings.name} cannot start with; these can: "
             f"{', '.join(takers)}"
         )
-    if there is None or there.get is not own.get:
+    if there is None or (there.of_agent or there).get is not (own.of_agent or own).get:
         raise InvalidInput(
             f"initial {name} is that of {run.directory}, a run of {other.name}"
             f"{component_kind(there)}, which has no {name} that {settings.name}"
@@ -86,24 +86,28 @@ def check_component(settings: Settings, name: str, run: TrainedRun) -> None:
                 f"{other.spaces[role]}, and here it is {space}; give the options of that run, such "
                 "as --frame-stack"
             )
-    hints = get_type_hints(type(other.algorithm))
     differing = [
         (theirs, ours, field)
-        for field in own.settings
-        if (theirs := setting_of(other.algorithm, field))
+        for field_there, field in zip(there.settings, own.settings, strict=True)
+        if (theirs := setting_of(other.algorithm, field_there))
         != (ours := setting_of(settings.algorithm, field))
     ]
     if differing:
         reasons = (
             f"{field} is {theirs} there and {ours} here" for theirs, ours, field in differing
         )
-        lacks_torso = any(field == "torso" and theirs is None for theirs, _, field in differing)
-        flags = [
-            as_flags(field, theirs, hints[field])
+        no_torso = [
+            flag_of(field)
             for theirs, _, field in differing
-            if not (field == "torso" and lacks_torso)
+            if field.endswith("torso") and theirs is None
         ]
-        remedies = ["Leave out --torso"] * lacks_torso + [f"Add {' '.join(flags)}"] * bool(flags)
+        flags = [
+            as_flags(field, theirs, hint_of(settings.algorithm, field))
+            for theirs, _, field in differing
+            if flag_of(field) not in no_torso
+        ]
+        remedies = [f"Leave out {flag}" for flag in no_torso]
+        remedies += [f"Add {' '.join(flags)}"] * bool(flags)
         raise InvalidInput(
             f"initial {name} of {run.directory} has other settings: {'; '.join(reasons)}. "
             f"{'. '.join(remedies)}"
@@ -115,30 +119,49 @@ def component_kind(component: Component | None) -> str:
     return f" with {component.kind}" if component and component.kind else ""
 
 
-def setting_of(algorithm: Any, field: str) -> Any:
+def holder_of(algorithm: Any, path: str) -> tuple[Any, str]:
+    """(what has the hyperparameter at `path`, the name of its field there)."""
+    *fields, name = path.split(".")
+    for field in fields:
+        algorithm = getattr(algorithm, field)
+    return algorithm, name
+
+
+def setting_of(algorithm: Any, path: str) -> Any:
     """A hyperparameter as it is compared: of code, the name."""
-    value = getattr(algorithm, field)
-    is_code = field in code_fields(type(algorithm)) and value is not None
+    holder, field = holder_of(algorithm, path)
+    value = getattr(holder, field)
+    is_code = field in code_fields(type(holder)) and value is not None
     return qualified_name(value) if is_code else value
+
+
+def hint_of(algorithm: Any, path: str) -> Any:
+    """The type of the hyperparameter at `path`."""
+    holder, field = holder_of(algorithm, path)
+    return get_type_hints(type(holder))[field]
+
+
+def flag_of(path: str) -> str:
+    """The flag of the field at `path`."""
+    return f"--{path.replace('_', '-')}"
 
 
 def as_flags(path: str, value: Any, hint: Any) -> str:
     """The flags that give the field at `path`, of type `hint`, this value."""
-    name, kinds = path.replace("_", "-"), kinds_of(hint)
+    flag, kinds = flag_of(path), kinds_of(hint)
     if hint is bool or (is_switch(kinds) and value is None):
-        return f"--{name}" if value else f"--no-{name}"
+        holder, dot, name = path.rpartition(".")
+        return flag if value else flag_of(f"{holder}{dot}no_{name}")
     if not kinds:
-        return f"--{name} {','.join(map(str, value)) if isinstance(value, tuple) else value}"
+        return f"{flag} {','.join(map(str, value)) if isinstance(value, tuple) else value}"
     if value is None:
-        return f"--{name} none"
+        return f"{flag} none"
     hints = get_type_hints(type(value))
     parts = [
         as_flags(f"{path}.{field.name}", getattr(value, field.name), hints[field.name])
         for field in dataclasses.fields(value)
     ]
-    return " ".join(
-        [f"--{name}" if is_switch(kinds) else f"--{name} {tag_of(type(value))}", *parts]
-    )
+    return " ".join([flag if is_switch(kinds) else f"{flag} {tag_of(type(value))}", *parts])
 
 
 def check_networks(settings: Settings, name: str, run: TrainedRun, taken: Any) -> None:

@@ -28,10 +28,10 @@ def check_known_steps(settings: Settings) -> None:
         return
     backend = settings.backend if settings.plays else source.evaluation_backend
     with closing(source.make(1, backend)) as environment:
-        check_known_functions(known, random_steps(environment, TRIAL_STEPS), source.name)
+        check_known_functions(known, play_at_random(environment, TRIAL_STEPS), source.name)
 
 
-def random_steps(environment: Environment, count: int) -> Transition:
+def play_at_random(environment: Environment, count: int) -> Transition:
     """`count` steps of random actions in one copy of an environment, [step, ...]."""
     random = algorithm_factory("random")()
 

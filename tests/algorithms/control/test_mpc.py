@@ -14,7 +14,7 @@ from etude.environments.backends.jax_envs import JaxEnvs
 from etude.environments.classic import PORTS
 from etude.errors import InvalidInput
 from etude.models import true_models
-from etude.models.true_models import STATE_FROM_OBSERVATION, true_model
+from etude.models.true_models import STATE_FROM_OBSERVATION, port_of, true_model
 from etude.planning.planners import (
     CEM,
     DDP,
@@ -40,7 +40,7 @@ reset = jax.jit(lambda key: PENDULUM.reset(key)[1])
 def test_the_model_is_the_port_seen_through_an_observation(name):
     """Along a play of random actions, the model steps from each observation to the next, with the
     same reward and end."""
-    port, model = PORTS[name]().environment, true_model(name)
+    port, model = port_of(name), true_model(name)
     space = port.action_space
 
     def step(carry, key):

@@ -11,6 +11,7 @@ import etude
 from etude.algorithms.imitation import cloning, gcbc, goal_cloning
 from etude.algorithms.imitation.gcbc import GCBC
 from etude.algorithms.imitation.goal_cloning import GoalInput, GoalMemory
+from etude.algorithms.imitation.sequences import Sequences
 from etude.algorithms.protocol import Outside, init_state
 from etude.data.dataset import make_dataset
 from etude.errors import InvalidInput
@@ -187,7 +188,7 @@ def test_the_policy_is_told_how_many_steps_remain():
         return (), ()
 
     method, memory = GCBC(horizon=3), GoalMemory(jnp.zeros((1, 2)), jnp.zeros(1, jnp.int32))
-    state = gcbc.GCBCState((), (), GoalInput(SEEN, 3))
+    state = gcbc.GCBCState((), (), GoalInput(SEEN, 3), Sequences())
     with mock.patch.object(cloning, "act_as_cloned", act_as_cloned):
         for _ in range(5):
             _, memory = goal_cloning.act_for_goal(

@@ -7,7 +7,7 @@ import pytest
 from lives import Lives, example, number_of
 
 from etude.algorithms.imitation import gcbc, gcsl
-from etude.algorithms.imitation.gcsl import GCSL
+from etude.algorithms.imitation.gcsl import GCSL, StoredMemory
 from etude.algorithms.imitation.goal_cloning import GoalInput, GoalMemory
 from etude.algorithms.protocol import init_state
 from etude.data.dataset import Dataset
@@ -21,6 +21,7 @@ RING, ENVS, ROLLOUT = 24, 2, 4
 CHOICES = Discrete(10**6)
 SEEN = Box((), dtype="float32")
 GOAL_INPUT = GoalInput(SEEN)
+BLANK = StoredMemory(np.int32(0))
 
 
 def is_done(row):
@@ -36,9 +37,7 @@ def insert(buffer, lived, step):
 def filled(rollouts, pictures=False, **lives):
     """A ring of rollouts as GCSL fills it, and the lives they are from."""
     lived, steps = Lives(4, ENVS, images=pictures, **lives), np.zeros(ENVS, np.int32)
-    buffer = ring_buffer.init(
-        replace(example(pictures), memory=np.int32(0)), RING * ENVS, ENVS, ROLLOUT
-    )
+    buffer = ring_buffer.init(replace(example(pictures), memory=BLANK), RING * ENVS, ENVS, ROLLOUT)
     for _ in range(rollouts):
         experience, memory = lived.live(ROLLOUT), []
         for done in np.asarray(experience.done):
@@ -105,9 +104,7 @@ def drawn_goals(buffer):
 
 def test_an_episode_is_played_for_where_one_in_the_ring_ended():
     """Before one has ended, for anything observed; and before that, for zeros."""
-    empty = ring_buffer.init(
-        replace(example(False), memory=np.int32(0)), RING * ENVS, ENVS, ROLLOUT
-    )
+    empty = ring_buffer.init(replace(example(False), memory=BLANK), RING * ENVS, ENVS, ROLLOUT)
     assert drawn_goals(empty) == {0}
     buffer, lived = filled(1, terminated=0.0, truncated=0.0)
     assert drawn_goals(buffer) == {row["after"] for step in lived.rows for row in step}
@@ -156,7 +153,7 @@ def test_on_the_same_episodes_it_is_goal_conditioned_cloning():
     )
     lengths = np.diff(np.flatnonzero(np.concatenate([[True], ends])))
     steps = np.concatenate([np.arange(1, n + 1) for n in lengths])
-    buffer = ring_buffer.init(replace(example(False), memory=np.int32(0)), RING, 1, RING)
+    buffer = ring_buffer.init(replace(example(False), memory=BLANK), RING, 1, RING)
     buffer = ring_buffer.insert(
         buffer,
         gcsl.to_stored(

@@ -55,6 +55,11 @@ def check_replay(algorithm: Any) -> None:
             "hindsight is on, and so is recurrent; what a recurrent network remembers was read "
             "with the old goal: leave one of them off"
         )
+    check_sequence_lengths(algorithm)
+
+
+def check_sequence_lengths(algorithm: Any) -> None:
+    """Raise InvalidInput where burn-in and batch do not go with the length of the sequences."""
     length = algorithm.sequence_length
     if algorithm.burn_in >= length:
         raise InvalidInput(

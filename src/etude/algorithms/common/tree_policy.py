@@ -14,7 +14,7 @@ from etude.types import Array
 
 
 @struct
-class TreeSearch:
+class TreePlanner:
     """Monte Carlo tree search in place of a planner of sampled plans."""
 
     rule: UCT | PUCT = nested(UCT())

@@ -19,6 +19,7 @@ from etude.algorithms.common import on_policy
 from etude.algorithms.imitation import chunks, cloning
 from etude.algorithms.imitation.cloning import KEY_OF_LOSS, Cloner, Demonstrations
 from etude.algorithms.imitation.cloning_fields import RecurrentFields
+from etude.algorithms.imitation.sequences import Sequences, init_sequences
 from etude.algorithms.protocol import Component, Outside, algorithm
 from etude.data import dataset_sampling
 from etude.data.dataset import Dataset
@@ -36,15 +37,7 @@ from etude.types import Array, Metrics
 class BCState:
     learner: Cloner
     is_held_out: Array  # bool [episode]: it is no episode to learn from
-    sequences: "Sequences"  # to learn from
-
-
-@struct
-class Sequences:
-    """The next rows that a recurrent network reads, and its carries before; else empty."""
-
-    readers: Any = ()  # EpisodeReaders
-    carry: Carry = ()  # before the steps that are read next, [reader, ...]
+    sequences: Sequences  # to learn from
 
 
 @algorithm
@@ -126,12 +119,8 @@ class BC(RecurrentFields):
             dataset.transitions.observation,
             dataset_sampling.is_step_of(dataset, ~is_held_out) if self.validation_share else None,
         )
-        if not self.recurrent:
-            return BCState(learner, is_held_out, Sequences())
-        count = self.batch_size // self.sequence_length
-        readers = dataset_sampling.init_readers(key_sequences, dataset, ~is_held_out, count)
-        carry = cloning.start_carry(learner, count)
-        return BCState(learner, is_held_out, Sequences(readers, carry))
+        sequences = init_sequences(self, key_sequences, learner, dataset, ~is_held_out)
+        return BCState(learner, is_held_out, sequences)
 
     def initial_memory(self, state: BCState, spec: EnvironmentSpec, key: Array) -> Any:
         """Return a blank carry, and no actions of a chunk; () where neither is needed."""

@@ -167,9 +167,17 @@ def policy_component(algorithm: Any) -> Component:
     )
 
 
-def init_cloner(algorithm: Any, key: Array, spec: EnvironmentSpec) -> Cloner:
-    """Return the initial policy and optimizer state, and empty statistics."""
-    torso, num_features, key_head = make_headless_torso(
+def init_cloner(
+    algorithm: Any,
+    key: Array,
+    spec: EnvironmentSpec,
+    make_torso: Callable[..., tuple[Torso, int, Array]] = make_headless_torso,
+) -> Cloner:
+    """Return the initial policy and optimizer state, and empty statistics.
+
+    `make_torso` makes the network of features, called as `make_headless_torso` is.
+    """
+    torso, num_features, key_head = make_torso(
         key,
         spec.observation,
         algorithm.hidden,

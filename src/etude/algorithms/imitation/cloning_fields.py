@@ -1,8 +1,8 @@
 """The hyperparameters that the algorithms which clone an expert have in common.
 
     CloningFields             the network, its head and its optimizer
-    ├─ RecurrentFields        and a recurrent cell: BC, DAgger
-    └─ GoalFields             and goals: GCBC, GCSL
+    └─ RecurrentFields        and a recurrent cell: BC, DAgger
+       └─ GoalFields          and goals: GCBC, GCSL
 
 An algorithm adds its own. Where another default suits it, it declares a field again; the
 description stays.
@@ -12,6 +12,7 @@ import math
 from typing import ClassVar
 
 from etude.algorithms.assumptions import Assumptions
+from etude.algorithms.common import on_policy
 from etude.algorithms.imitation.cloning import AnyHead
 from etude.algorithms.imitation.goal_cloning import GOAL_POLICY
 from etude.algorithms.imitation.heads.direct import Direct
@@ -74,9 +75,16 @@ class RecurrentFields(CloningFields):
 
 
 @struct
-class GoalFields(CloningFields):
-    """The fields of those whose policy is told a goal."""
+class GoalFields(RecurrentFields):
+    """The fields of those whose policy is told a goal.
 
+    The recurrent cell never sees the goal, which enters after it, as do the remaining steps.
+    """
+
+    torso: TorsoMaker | None = code()
+    """Function that makes a network of one's own, in place of the hidden layers: hidden and
+    activation have no effect with it, but where the policy is recurrent: the network then precedes
+    the cell, and the hidden layers follow the goal; see `etude.TorsoMaker`."""
     goal: tuple[str, ...] = static(())
     """Names of the entries of a Dict observation, or indices of the elements of a vector, that are
     the goal; none: the desired goal, where the environment shows one, else a whole observation."""
@@ -85,19 +93,11 @@ class GoalFields(CloningFields):
     goal; 0: it is not told."""
 
     # what `cloning` reads and is no choice here
-    recurrent: ClassVar[None] = None
     chunk: ClassVar[int] = 1
     ema: ClassVar[None] = None
     components: ClassVar[dict[str, Component]] = {"policy": GOAL_POLICY}
-    lacks: ClassVar[dict[str, str]] = {
-        "recurrent": (
-            "the memory before a step would have to be that of an episode with the goal that the "
-            "step has in hindsight, and it was read with another; --frame-stack 4 shows the latest "
-            "observations instead"
-        )
-    }
 
     @property
     def assumes(self) -> Assumptions:
-        """Goals have a distance; the policy keeps to action masks."""
-        return Assumptions(action_masks=True, distances=True, goal=self.goal)
+        """Goals have a distance; the policy keeps to action masks, and may remember."""
+        return on_policy.observation_assumptions(self)._replace(distances=True, goal=self.goal)

@@ -6,7 +6,8 @@ A discriminator D learns to tell the expert's steps from the learner's; it is th
 expert (in the paper, of the learner). An agent, PPO or SAC, learns to be taken for the expert: the
 logit f = log D - log(1 - D) makes its rewards. The paper's term -λ H(π) is the agent's own entropy
 bonus. The environment's reward is never read. With SAC, which learns from replay, rewards are
-computed when a batch is drawn, by the discriminator of that moment.
+computed when a batch is drawn, by the discriminator of that moment. The agent may have a memory;
+the discriminator has none, and judges single steps.
 
     reward            r                     sign
     "positive"        -log(1 - D)           ≥ 0: who lives longer gets more    that of the paper
@@ -41,6 +42,7 @@ from etude.data.replay.ring_buffer import Indices, RingBuffer
 from etude.data.transition import ReplayBatch, Transition, flatten_time, zeros_like_spec
 from etude.errors import InvalidInput
 from etude.estimators.running_statistics import Normalization
+from etude.nn.history import observed_rows
 from etude.spaces import EnvironmentSpec
 from etude.struct import nested, replace, static, struct, traced
 from etude.types import Array, Metrics
@@ -104,20 +106,19 @@ class GAIL(AgentInField):
         if self.inverse_rl and self.agent.recurrent:
             raise InvalidInput(
                 "inverse_rl is on, and agent.recurrent too; log π of a recurrent policy depends on "
-                "more than the step: leave one of them off"
+                "all that was seen before the expert's step, and AIRL judges single steps: leave "
+                "one of them off; --frame-stack 4 shows the latest observations instead"
             )
         if self.inverse_rl and self.has_entropy_bonus():
             raise InvalidInput(
                 "inverse_rl is on, and the agent has an entropy bonus, which -log π in the reward "
                 "is already; take agent ppo with an entropy_coefficient of 0"
             )
-        if isinstance(self.agent, SAC):
-            for name in ("recurrent", "hindsight"):
-                if getattr(self.agent, name) is not None:
-                    raise InvalidInput(
-                        f"agent.{name} is set, and the discriminator judges single steps as they "
-                        "were observed, not those that SAC then learns from: leave it out"
-                    )
+        if isinstance(self.agent, SAC) and self.agent.hindsight:
+            raise InvalidInput(
+                "agent.hindsight is set, and the discriminator judges steps as they were observed, "
+                "not with the goals that SAC then learns from: leave it out"
+            )
         if self.absorbing and is_concrete(discount := self.agent.discount) and discount == 1:
             raise InvalidInput(
                 "agent.discount is 1, with which staying in the absorbing state for ever is worth "
@@ -220,8 +221,14 @@ class GAIL(AgentInField):
         def relabel(
             agent_state: Any, buffer: RingBuffer, indices: Indices, batch: ReplayBatch, key: Array
         ) -> ReplayBatch:
-            reward = self.reward_of(agent_state, discriminator, batch.transition)
-            return replace(batch, transition=replace(batch.transition, reward=reward))
+            transition = batch.transition
+            observed = replace(
+                transition,
+                observation=observed_rows(transition.observation),
+                next_observation=observed_rows(transition.next_observation),
+            )
+            reward = self.reward_of(agent_state, discriminator, observed)
+            return replace(batch, transition=replace(transition, reward=reward))
 
         agent_state, metrics = self.agent.update(agent_state, experience, key, relabel=relabel)
         return agent_state, metrics | paid

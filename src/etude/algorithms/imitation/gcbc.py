@@ -4,7 +4,8 @@
                                     k ~ U{1, ..., T - t}
 
 The steps (sₜ, aₜ) are those of a dataset. Its episodes need not have had a goal in common, or any:
-each shows how to reach what it reached.
+each shows how to reach what it reached. A recurrent policy reads them as sequences, as in behavior
+cloning, and every step of a sequence has a goal of its own.
 """
 
 from typing import Any, ClassVar
@@ -13,15 +14,18 @@ import jax
 import jax.numpy as jnp
 
 from etude.algorithms.imitation import cloning, goal_cloning
-from etude.algorithms.imitation.cloning import Cloner, Demonstrations
+from etude.algorithms.imitation.cloning import KEY_OF_LOSS, Cloner, Demonstrations
 from etude.algorithms.imitation.cloning_fields import GoalFields
 from etude.algorithms.imitation.goal_cloning import GoalInput, GoalMemory
+from etude.algorithms.imitation.sequences import Sequences, init_sequences
 from etude.algorithms.protocol import Outside, algorithm
 from etude.data import dataset_sampling
 from etude.data.dataset import Dataset
 from etude.spaces import EnvironmentSpec
 from etude.struct import replace, struct
 from etude.types import Array, Metrics
+
+KEY_OF_SEQUENCES = 2**31  # folded into the key of `init`; `split(key, n)` folds in numbers below n
 
 
 @struct
@@ -31,6 +35,7 @@ class GCBCState:
     # where observations show a goal
     goals: Any
     goal_input: GoalInput
+    sequences: Sequences  # to learn from
 
 
 @algorithm
@@ -47,6 +52,9 @@ class GCBC(GoalFields):
     needs: ClassVar[tuple[str, ...]] = ("dataset",)
     rollout_length: ClassVar[int] = 0
 
+    def validate_fields(self) -> None:
+        cloning.check_sequences(self)
+
     def steps_per_update(self, num_envs: int) -> int:
         """Steps of the budget in one update, which are gradient steps."""
         return self.gradient_steps
@@ -56,6 +64,7 @@ class GCBC(GoalFields):
         dataset = outside.dataset
         assert dataset is not None  # as `needs` asks for
         key_policy, key_goals = jax.random.split(key)
+        key_sequences = jax.random.fold_in(key, KEY_OF_SEQUENCES)
         learner, goal_input = goal_cloning.init_goal_cloner(self, key_policy, spec)
         demonstrations = relabel_steps(
             goal_input, key_goals, dataset, jnp.arange(dataset.num_steps)
@@ -64,16 +73,17 @@ class GCBC(GoalFields):
         last_rows = dataset.episode_lengths.cumsum() - 1
         last = jax.tree.map(lambda x: x[last_rows], dataset.transitions.next_observation)
         goals = () if goal_input.is_shown else goal_input.achieved_goal(last)
-        return GCBCState(learner, goals, goal_input)
+        sequences = init_sequences(self, key_sequences, learner, dataset, every_episode(dataset))
+        return GCBCState(learner, goals, goal_input, sequences)
 
     def initial_memory(self, state: GCBCState, spec: EnvironmentSpec, key: Array) -> GoalMemory:
         """Return the goals with which an episode begins, where observations show none."""
         if state.goal_input.is_shown:
-            return goal_cloning.first_memory((), spec.num_envs)
+            return goal_cloning.first_memory(state.learner, (), spec.num_envs)
         num_episodes = len(jax.tree.leaves(state.goals)[0])
         episode = jax.random.randint(key, (spec.num_envs,), 0, num_episodes)
         goal = jax.tree.map(lambda x: x[episode], state.goals)
-        return goal_cloning.first_memory(goal, spec.num_envs)
+        return goal_cloning.first_memory(state.learner, goal, spec.num_envs)
 
     def act(
         self, state: GCBCState, observation: Any, memory: GoalMemory, key: Array, explore: bool
@@ -93,15 +103,43 @@ class GCBC(GoalFields):
         """Take `gradient_steps` on random steps of the dataset, each with a goal of its episode."""
         dataset = outside.dataset
         assert dataset is not None  # as `needs` asks for
-        every_episode = jnp.ones(dataset.num_episodes, bool)
 
-        def draw(key):
-            key_rows, key_goals = jax.random.split(key)
-            rows = dataset_sampling.random_steps(key_rows, dataset, every_episode, self.batch_size)
-            return relabel_steps(state.goal_input, key_goals, dataset, rows)
+        def step(carried, key):
+            learner, sequences = carried
+            batch, readers = self.read(state.goal_input, sequences, dataset, key)
+            key_loss = jax.random.fold_in(key, KEY_OF_LOSS)
+            learner, metrics, carry = cloning.gradient_step(self, learner, batch, key_loss)
+            return (learner, Sequences(readers, carry)), metrics
 
-        learner, metrics = cloning.fit_policy(self, state.learner, draw, key)
-        return replace(state, learner=learner), metrics
+        (learner, sequences), metrics = jax.lax.scan(
+            step,
+            (state.learner, state.sequences),
+            jax.random.split(key, self.gradient_steps),
+            unroll=cloning.UNROLL,
+        )
+        metrics = {**jax.tree.map(jnp.mean, metrics), "updates": jnp.int32(self.gradient_steps)}
+        return replace(state, learner=learner, sequences=sequences), metrics
+
+    def read(
+        self, goal_input: GoalInput, sequences: Sequences, dataset: Dataset, key: Array
+    ) -> tuple[Demonstrations, Any]:
+        """Return (a batch of the dataset, next readers of the sequences)."""
+        key_rows, key_goals = jax.random.split(key)
+        if not self.recurrent:
+            rows = dataset_sampling.random_steps(
+                key_rows, dataset, every_episode(dataset), self.batch_size
+            )
+            return relabel_steps(goal_input, key_goals, dataset, rows), ()
+        rows, is_first, readers = dataset_sampling.read_steps(
+            key_rows, dataset, every_episode(dataset), sequences.readers, self.sequence_length
+        )
+        batch = relabel_steps(goal_input, key_goals, dataset, rows.ravel())
+        return goal_cloning.in_sequences(batch, sequences.carry, is_first), readers
+
+
+def every_episode(dataset: Dataset) -> Array:
+    """True for each episode of a dataset."""
+    return jnp.ones(dataset.num_episodes, bool)
 
 
 def relabel_steps(

@@ -9,6 +9,10 @@ goal, and whatever it achieves instead is a demonstration of how to achieve that
 Here t is drawn from all steps, and then k; the paper draws from all pairs of steps, so that early
 steps come more often.
 
+A recurrent policy learns from sequences of rows, each of which begins with the carry that the
+policy had there as it played. That is one of older weights, so the actions of the first rows of a
+sequence, its burn-in, are not learned from.
+
 In a noisy environment the goals that were achieved by luck are imitated as well: the policy learns
 p(a|s, g was achieved), which may favor a risky action that was lucky over the best one.
 """
@@ -19,6 +23,7 @@ import jax
 import jax.numpy as jnp
 
 from etude.algorithms.common.exploration import mix_actions
+from etude.algorithms.common.replay_agents import check_sequence_lengths
 from etude.algorithms.control.random_policy import Random, RandomState
 from etude.algorithms.imitation import cloning, goal_cloning
 from etude.algorithms.imitation.cloning import Cloner, Demonstrations
@@ -26,20 +31,29 @@ from etude.algorithms.imitation.cloning_fields import GoalFields
 from etude.algorithms.imitation.goal_cloning import GoalInput, GoalMemory
 from etude.algorithms.protocol import algorithm
 from etude.counters import count_up
-from etude.data.replay import ring_buffer
+from etude.data.replay import ring_buffer, sequence
 from etude.data.replay.hindsight import episode_offsets
 from etude.data.replay.ring_buffer import Indices, RingBuffer
 from etude.data.replay.uniform import sample_indices
 from etude.data.transition import Transition, zeros_like_spec
+from etude.nn.recurrent import Carry
 from etude.spaces import EnvironmentSpec, executed_action
 from etude.struct import replace, static, struct, traced
 from etude.types import Array, Metrics
 
 
 @struct
+class StoredMemory:
+    """What a row of the buffer keeps of the memory that the policy had."""
+
+    step: Array  # int32: of the episode, from 1
+    carry: Carry = ()  # before the row's observation; () without a recurrent cell
+
+
+@struct
 class GCSLState:
     learner: Cloner
-    buffer: RingBuffer  # of Transitions, whose memory is the step of the episode, from 1
+    buffer: RingBuffer  # of Transitions with a StoredMemory
     # int32 [row * env]: the number of possible goals in the buffer up to each step; () where
     # observations show a goal
     goal_counts: Any
@@ -76,6 +90,13 @@ class GCSL(GoalFields):
     """Environment steps of each environment copy per update."""
     capacity: int = static(100_000, at_least=1)
     """Steps that are kept; beyond it, the oldest are dropped."""
+    burn_in: int = static(4, at_least=0)
+    """Steps at the start of a sequence whose actions are not learned from, since what the cell
+    remembers before them is of older weights; no effect with recurrent "none"."""
+
+    def validate_fields(self) -> None:
+        if self.recurrent:
+            check_sequence_lengths(self)
 
     def remarks(self, num_envs: int, steps: int) -> tuple[str, ...]:
         """What to know of a buffer that does not hold all steps, and of random actions alone."""
@@ -99,17 +120,21 @@ class GCSL(GoalFields):
     def init(self, key: Array, spec: EnvironmentSpec) -> GCSLState:
         """Return the initial policy and optimizer state, and an empty buffer."""
         learner, goal_input = goal_cloning.init_goal_cloner(self, key, spec)
-        example = zeros_like_spec(spec, jnp.int32(0))
+        carry = jax.tree.map(lambda x: x[0], cloning.start_carry(learner, 1))
+        example = zeros_like_spec(spec, StoredMemory(jnp.int32(0), carry))
         buffer = ring_buffer.init(example, self.capacity, spec.num_envs, self.rollout_length)
+        if self.recurrent:
+            sequence.check_length(buffer, self.sequence_length)
         goal_counts = () if goal_input.is_shown else count_goals(buffer)
         return GCSLState(learner, buffer, goal_counts, jnp.int32(0), goal_input)
 
     def initial_memory(self, state: GCSLState, spec: EnvironmentSpec, key: Array) -> GoalMemory:
         """Return the goals with which an episode begins, where observations show none."""
         if state.goal_input.is_shown:
-            return goal_cloning.first_memory((), spec.num_envs)
+            return goal_cloning.first_memory(state.learner, (), spec.num_envs)
         last = draw_last_observations(key, state.buffer, state.goal_counts, spec.num_envs)
-        return goal_cloning.first_memory(state.goal_input.achieved_goal(last), spec.num_envs)
+        goal = state.goal_input.achieved_goal(last)
+        return goal_cloning.first_memory(state.learner, goal, spec.num_envs)
 
     def act(
         self, state: GCSLState, observation: Any, memory: GoalMemory, key: Array, explore: bool
@@ -148,17 +173,54 @@ class GCSL(GoalFields):
 
         def draw(key):
             key_rows, key_goals = jax.random.split(key)
-            indices = sample_indices(buffer, key_rows, self.batch_size)
-            return relabel_rows(state.goal_input, key_goals, buffer, indices)
+            if not self.recurrent:
+                indices = sample_indices(buffer, key_rows, self.batch_size)
+                return relabel_rows(state.goal_input, key_goals, buffer, indices)
+            indices, is_first = self.sample_sequences(buffer, key_rows)
+            return self.relabel_sequences(state.goal_input, key_goals, buffer, indices, is_first)
 
         learner, metrics = cloning.fit_policy(self, learner, draw, key_steps)
         steps = count_up(state.steps, experience.reward.size)
         goal_counts = count_goals(buffer) if len(state.goal_counts) else ()
         return GCSLState(learner, buffer, goal_counts, steps, state.goal_input), metrics
 
+    def sample_sequences(self, buffer: RingBuffer, key: Array) -> tuple[Indices, Array]:
+        """Return (indices [time, sequence], is_first bool [time, sequence]).
+
+        A sequence begins at any row, and one that comes to the newest row goes on with the oldest
+        one, as with a new episode: so each row is as likely as any other.
+        """
+        length, count = self.sequence_length, self.batch_size // self.sequence_length
+        rows = ring_buffer.num_valid(buffer)
+        key_time, key_env = jax.random.split(key)
+        first_age = jax.random.randint(key_time, (count,), 0, rows)
+        age = first_age + jnp.arange(length)[:, None]  # since the oldest row
+        time = (ring_buffer.oldest(buffer) + age % rows) % ring_buffer.length(buffer)
+        env = jax.random.randint(key_env, (count,), 0, ring_buffer.num_envs(buffer))
+        indices = Indices(time, jnp.broadcast_to(env, time.shape))
+        is_first = ring_buffer.take(buffer.storage.memory.step, indices) == 1
+        return indices, is_first | (age % rows == 0) & (age > first_age)
+
+    def relabel_sequences(
+        self,
+        goal_input: GoalInput,
+        key: Array,
+        buffer: RingBuffer,
+        indices: Indices,
+        is_first: Array,
+    ) -> Demonstrations:
+        """Return the sequences at `indices` [time, sequence], each step with a goal of its own."""
+        flat = jax.tree.map(jnp.ravel, indices)
+        before = jax.tree.map(lambda x: x[0], indices)
+        carry = jax.tree.map(lambda x: ring_buffer.take(x, before), buffer.storage.memory.carry)
+        batch = goal_cloning.in_sequences(
+            relabel_rows(goal_input, key, buffer, flat), carry, is_first
+        )
+        return replace(batch, is_valid=batch.is_valid.at[: self.burn_in].set(False))
+
 
 def to_stored(experience: Transition, action_space: Any) -> Transition:
-    """A rollout as the buffer holds it: the actions as they were executed, and the step as memory.
+    """A rollout as the buffer holds it: the actions as they were executed, and a StoredMemory.
 
     The last observation of an episode may become a goal, whatever ended it. The buffer keeps it for
     truncated episodes alone, so every end is stored as a truncation.
@@ -169,7 +231,7 @@ def to_stored(experience: Transition, action_space: Any) -> Transition:
         action=action,
         terminated=jnp.zeros_like(experience.terminated),
         truncated=experience.done,
-        memory=experience.memory.step,
+        memory=StoredMemory(experience.memory.step, experience.memory.carry),
     )
 
 
@@ -187,7 +249,8 @@ def relabel_rows(
 
     An episode that goes on has no observation yet beyond the newest.
     """
-    _, last_offset = episode_offsets(buffer, indices)
+    with_steps = replace(buffer.storage, memory=buffer.storage.memory.step)
+    _, last_offset = episode_offsets(replace(buffer, storage=with_steps), indices)
     return goal_cloning.relabel(
         goal_input,
         key,

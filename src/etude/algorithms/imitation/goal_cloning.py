@@ -11,13 +11,20 @@ asked to be at the goal when the horizon is over, not as soon as it can.
 A goal environment shows the desired goal and the achieved one. In learning g takes the place of the
 desired goal, and the policy never sees the achieved one: other entries tell the state. In any other
 environment a goal is a whole observation, and in every one it may be parts of an observation that
-are named. The functions read these hyperparameters of `algorithm`, and those of `cloning`:
+are named.
+
+A recurrent cell reads observations alone, and the goal and the remaining steps enter after it; see
+`goal_torso`. So what is remembered of an episode is the same whatever its goal was, and each step
+demonstrates with it how to achieve every goal that it has in hindsight.
+
+The functions read these hyperparameters of `algorithm`, and those of `cloning`:
 
     goal         names of the parts of an observation that are the goal
     horizon      whether the policy is told how many steps remain, and out of how many
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -25,6 +32,7 @@ import jax.numpy as jnp
 
 from etude.algorithms.imitation import cloning
 from etude.algorithms.imitation.cloning import Cloner, Demonstrations
+from etude.algorithms.imitation.goal_torso import make_goal_torso
 from etude.algorithms.protocol import Component
 from etude.counters import count_back
 from etude.data.transition import Transition
@@ -40,6 +48,7 @@ from etude.environments.goal_spaces import (
 )
 from etude.errors import InvalidInput
 from etude.nn.action_masks import mask_space
+from etude.nn.recurrent import Carry
 from etude.spaces import (
     ACHIEVED_GOAL,
     ACTION_MASK,
@@ -116,6 +125,12 @@ class GoalInput:
             entries[REMAINING_STEPS] = jnp.clip(remaining_steps / self.horizon, 0, 1)
         return entries
 
+    @property
+    def asked_entries(self) -> tuple[str, ...]:
+        """The names of the entries that say what is asked for: goal and remaining steps."""
+        goal = DESIRED_GOAL if self.is_shown else "goal"
+        return (goal, REMAINING_STEPS) if self.horizon else (goal,)
+
     def achieved_goal(self, observation: Any) -> Any:
         """The goal that an observation is, has as a part, or says to be achieved."""
         return achieved_goal(self.observation_space, observation, self.names)
@@ -131,6 +146,8 @@ class GoalMemory:
 
     goal: Any  # drawn at its start; () where observations show one
     step: Array  # int32: steps of the episode so far
+    carry: Carry = ()  # before the latest observation; () without a recurrent cell
+    next_carry: Carry = ()  # after it
 
 
 def get_goal_policy(state: Any) -> Any:
@@ -145,20 +162,33 @@ def get_goal_policy(state: Any) -> Any:
 GOAL_POLICY = Component(
     get_goal_policy,
     cloning.put_cloned_policy,
-    settings=("hidden", "activation", "torso", "normalize_observation", "head", "goal", "horizon"),
+    settings=(
+        "hidden",
+        "activation",
+        "torso",
+        "recurrent",
+        "normalize_observation",
+        "head",
+        "goal",
+        "horizon",
+    ),
 )
 
 
 def init_goal_cloner(algorithm: Any, key: Array, spec: EnvironmentSpec) -> tuple[Cloner, GoalInput]:
     """The initial policy and optimizer state, and the policy's input."""
     goal_input = GoalInput(spec.observation, algorithm.horizon, algorithm.goal)
-    cloner = cloning.init_cloner(algorithm, key, replace(spec, observation=goal_input.space))
-    return cloner, goal_input
+    input_spec = replace(spec, observation=goal_input.space)
+    if not algorithm.recurrent:
+        return cloning.init_cloner(algorithm, key, input_spec), goal_input
+    make_torso = partial(make_goal_torso, goal_input.asked_entries)
+    return cloning.init_cloner(algorithm, key, input_spec, make_torso), goal_input
 
 
-def first_memory(goal: Any, num_envs: int) -> GoalMemory:
+def first_memory(learner: Cloner, goal: Any, num_envs: int) -> GoalMemory:
     """The memory with which an episode begins."""
-    return GoalMemory(goal, jnp.zeros(num_envs, jnp.int32))
+    carry = cloning.start_carry(learner, num_envs)
+    return GoalMemory(goal, jnp.zeros(num_envs, jnp.int32), carry, carry)
 
 
 def act_for_goal(
@@ -171,9 +201,13 @@ def act_for_goal(
     goal = state.goal_input.desired_goal(observation, memory)
     remaining_steps = jnp.maximum(algorithm.horizon - memory.step, 1)
     policy_input = state.goal_input(observation, goal, remaining_steps)
-    action, _ = cloning.act_as_cloned(algorithm, state.learner, policy_input, (), key, sampled)
+    carry = memory.next_carry
+    action, next_carry = cloning.act_as_cloned(
+        algorithm, state.learner, policy_input, carry, key, sampled
+    )
     # it never stands still, for `episode_offsets` finds episodes by steps that follow each other
-    return action, replace(memory, step=count_back(memory.step, 1) + 1)
+    step = count_back(memory.step, 1) + 1
+    return action, GoalMemory(memory.goal, step, carry, next_carry)
 
 
 def relabel(
@@ -196,6 +230,17 @@ def relabel(
     step, later_step = steps_after(0), steps_after(offset)
     goal = goal_input.achieved_goal(later_step.next_observation)
     return cloning.single_actions(goal_input(step.observation, goal, offset + 1), step.action)
+
+
+def in_sequences(batch: Demonstrations, carry: Carry, is_first: Array) -> Demonstrations:
+    """Steps [time * sequence] as sequences [time, sequence], for a recurrent cell.
+
+    `carry` [sequence, ...] is before the first of each, and `is_first` [time, sequence] says where
+    an episode begins.
+    """
+    shape = is_first.shape
+    batch = jax.tree.map(lambda x: x.reshape(*shape, *x.shape[1:]), batch)
+    return replace(batch, carry=carry, is_first=is_first)
 
 
 def distance_to_goal(state: Any, memory: GoalMemory, observation: Any) -> dict[str, Array]:

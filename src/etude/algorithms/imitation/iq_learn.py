@@ -15,8 +15,12 @@ Q(s, a) - γ V(s') falls out of both terms, so L is behavior cloning with a cond
     L(Q) = -τ E_expert[log π(a|s)] + E_expert[r²] / 4α
 
 With `online` half of them are those of the agent's own steps.
+
+A recurrent Q learns from sequences that begin at random rows: of the dataset with a blank memory,
+of its own steps with the one that it had there. Their burn-in brings it up to date.
 """
 
+from functools import partial
 from typing import Any, ClassVar
 
 import jax
@@ -24,17 +28,19 @@ import jax.numpy as jnp
 import optax
 
 from etude.algorithms.assumptions import Assumptions
+from etude.algorithms.common import replay_agents
 from etude.algorithms.protocol import Outside, algorithm
 from etude.algorithms.value.heads import ScalarHead
 from etude.algorithms.value.q_functions import DiscreteQ, make_discrete_q
-from etude.data.dataset import Dataset
 from etude.data.replay import ring_buffer, uniform
 from etude.data.replay.ring_buffer import RingBuffer
-from etude.data.transition import Transition, zeros_like_spec
+from etude.data.transition import ReplayBatch
 from etude.estimators import running_statistics
 from etude.estimators.running_statistics import Normalization
 from etude.nn.custom_torso import TorsoMaker
+from etude.nn.history import History
 from etude.nn.networks import Activation
+from etude.nn.recurrent import GRU, LSTM
 from etude.spaces import EnvironmentSpec
 from etude.struct import code, nested, replace, static, struct, traced
 from etude.types import Array, Metrics
@@ -42,7 +48,7 @@ from etude.types import Array, Metrics
 
 @struct
 class IQLearnState:
-    q: DiscreteQ  # observation -> Q(s, ·), [..., action]; -inf for illegal actions
+    q: DiscreteQ  # observation, or History -> Q(s, ·), [..., action]; -inf for illegal actions
     opt_state: optax.OptState
     observation_statistics: Any  # of the dataset: a RunningMeanStd or None for each leaf
     buffer: Any  # a RingBuffer of the agent's own steps; () unless online
@@ -69,6 +75,14 @@ class IQLearn:
     torso: TorsoMaker | None = code()
     """Function that makes a network of one's own, in place of the hidden layers: hidden and
     activation have no effect with it; see `etude.TorsoMaker`."""
+    recurrent: GRU | LSTM | None = nested(None)
+    """Recurrent cell before the hidden layers, a memory for partially observed environments."""
+    sequence_length: int = static(16, at_least=1)
+    """Steps of the sequences that recurrent networks learn from, burn-in included; batch_size must
+    be a multiple; no effect with recurrent "none"."""
+    burn_in: int = static(4, at_least=0)
+    """Steps at the start of a sequence that only bring the recurrent state up to date (Kapturowski
+    et al., 2019); no effect with recurrent "none"."""
     normalize_observation: Normalization | None = nested(None)
     """Whether observations are normalized to mean 0 and std 1 by the statistics of the dataset. The
     states of one good episode hardly differ, and what differs is then made much of."""
@@ -84,7 +98,16 @@ class IQLearn:
     """Own steps that are kept, the latest; no effect unless online."""
 
     needs: ClassVar[tuple[str, ...]] = ("dataset",)
-    assumes: ClassVar[Assumptions] = Assumptions(("Discrete",), action_masks=True)
+    hindsight: ClassVar[None] = None  # what `replay_agents` reads and is no choice here
+
+    @property
+    def assumes(self) -> Assumptions:
+        """Actions are choices; a recurrent Q does without observations that tell the state."""
+        return replay_agents.replay_assumptions(self, Assumptions(("Discrete",), action_masks=True))
+
+    def validate_fields(self) -> None:
+        if self.recurrent:
+            replay_agents.check_sequence_lengths(self)
 
     @property
     def plays(self) -> bool:
@@ -105,7 +128,7 @@ class IQLearn:
             hidden=self.hidden,
             activation=self.activation,
             head=ScalarHead(),
-            recurrent=None,
+            recurrent=self.recurrent,
             torso=self.torso,
         )
         statistics = running_statistics.update_observation_statistics(
@@ -113,14 +136,14 @@ class IQLearn:
             running_statistics.init_observation_statistics(spec.observation),
             dataset.transitions.observation,
         )
-        buffer = (
-            ring_buffer.init(
-                zeros_like_spec(spec), self.capacity, spec.num_envs, self.rollout_length
-            )
-            if self.online
-            else ()
-        )
+        buffer = replay_agents.init_replay(self, q, spec) if self.online else ()
         return IQLearnState(q, optax.adam(self.learning_rate).init(q), statistics, buffer)
+
+    def initial_memory(
+        self, state: IQLearnState, spec: EnvironmentSpec, key: Array, *outside: Outside
+    ) -> Any:
+        """Return what an episode begins with: a blank carry, or ()."""
+        return replay_agents.initial_agent_memory(self, state.q, spec)
 
     def act(
         self,
@@ -132,7 +155,10 @@ class IQLearn:
         *outside: Outside,
     ) -> tuple[Array, Any]:
         """Return the best action; with `explore` a sample of π."""
-        q = state.q(self.normalized(state, observation))
+        observation, memory = replay_agents.remember(
+            self, state.q, self.normalized(state, observation), memory
+        )
+        q = state.q(observation)
         action = jax.random.categorical(key, q / self.temperature) if explore else q.argmax(-1)
         return action, memory
 
@@ -143,10 +169,13 @@ class IQLearn:
         dataset = outside.dataset
         assert dataset is not None  # as `needs` asks for
         buffer = ring_buffer.insert(state.buffer, experience) if self.online else ()
+        of_expert = ring_buffer.buffer_of(dataset.transitions)
 
         def step(learner, key):
             q, opt_state = learner
-            expert, own = self.draw(state, dataset, buffer, key)
+            key_expert, key_own = jax.random.split(key)
+            expert = self.draw(state, of_expert, key_expert)
+            own = self.draw(state, buffer, key_own) if buffer else None
             gradient, metrics = jax.grad(self.loss, has_aux=True)(q, expert, own)
             updates, opt_state = optax.adam(self.learning_rate).update(gradient, opt_state)
             return (optax.apply_updates(q, updates), opt_state), metrics
@@ -158,20 +187,21 @@ class IQLearn:
             "updates": jnp.int32(self.gradient_steps),
         }
 
-    def draw(
-        self, state: IQLearnState, dataset: Dataset, buffer: RingBuffer | tuple[()], key: Array
-    ) -> tuple[Transition, Transition | None]:
-        """Draw `batch_size` steps of the expert, and as many of the agent where online.
+    def draw(self, state: IQLearnState, buffer: RingBuffer, key: Array) -> ReplayBatch:
+        """Draw `batch_size` steps of a buffer, or sequences of as many.
 
         Their observations are normalized, if the algorithm does so.
         """
-        key_expert, key_own = jax.random.split(key)
-        rows = jax.random.randint(key_expert, (self.batch_size,), 0, dataset.num_steps)
-        expert = jax.tree.map(lambda x: x[rows], dataset.transitions)
-        if not buffer:
-            return self.normalized_steps(state, expert), None
-        own = ring_buffer.gather(buffer, uniform.sample_indices(buffer, key_own, self.batch_size))
-        return self.normalized_steps(state, expert), self.normalized_steps(state, own)
+        indices = uniform.sample_indices(buffer, key, replay_agents.num_indices(self))
+        weight = jnp.ones(indices.time.shape)
+        batch = replay_agents.make_batch(self, state, buffer, indices, weight, key, None)
+        steps, normalized = batch.transition, partial(self.normalized, state)
+        observation, next_observation = (
+            x.map(normalized) if isinstance(x, History) else normalized(x)
+            for x in (steps.observation, steps.next_observation)
+        )
+        steps = replace(steps, observation=observation, next_observation=next_observation)
+        return replace(batch, transition=steps)
 
     def normalized(self, state: IQLearnState, observation: Any) -> Any:
         """Return the observation, normalized if the algorithm does so."""
@@ -179,36 +209,35 @@ class IQLearn:
             self.normalize_observation, state.observation_statistics, observation
         )
 
-    def normalized_steps(self, state: IQLearnState, steps: Transition) -> Transition:
-        """Return the steps with both of their observations normalized."""
-        return replace(
-            steps,
-            observation=self.normalized(state, steps.observation),
-            next_observation=self.normalized(state, steps.next_observation),
-        )
-
     def loss(
-        self, q: DiscreteQ, expert: Transition, own: Transition | None = None
+        self, q: DiscreteQ, expert: ReplayBatch, own: ReplayBatch | None = None
     ) -> tuple[Array, Metrics]:
-        """Return L(Q) of steps [n] of the expert, and of the agent if there are any."""
+        """Return L(Q) of rows [n] or [time, n] of the expert, and of the agent if there are any."""
+
+        def mean(x: Array, weight: Array) -> Array:
+            return (weight * x).sum() / jnp.maximum(weight.sum(), 1)
+
         next_value = self.next_value(q, expert)
-        values = q(expert.observation)  # [n, action]
-        reward = jnp.take_along_axis(values, expert.action[:, None], -1)[:, 0] - next_value
-        difference = self.value(values) - next_value
+        values, action = q(expert.transition.observation), expert.transition.action
+        reward = jnp.take_along_axis(values, action[..., None], -1)[..., 0] - next_value
+        difference, weight = self.value(values) - next_value, expert.weight
         if own is not None:
-            own_difference = self.value(q(own.observation)) - self.next_value(q, own)
+            own_difference = self.value(q(own.transition.observation)) - self.next_value(q, own)
             difference = jnp.concatenate([difference, own_difference])
-        loss = difference.mean() - (reward - reward**2 / (4 * self.regularization)).mean()
-        errs = values.argmax(-1) != expert.action
-        return loss, {"loss": loss, "learned_reward": reward.mean(), "action_error": errs.mean()}
+            weight = jnp.concatenate([weight, own.weight])
+        regularized = mean(reward - reward**2 / (4 * self.regularization), expert.weight)
+        loss = mean(difference, weight) - regularized
+        errs = values.argmax(-1) != action
+        metrics = {"learned_reward": reward, "action_error": errs}
+        return loss, {"loss": loss, **{k: mean(x, expert.weight) for k, x in metrics.items()}}
 
     def value(self, q: Array) -> Array:
         """Return V(s) = τ log Σₐ exp(Q(s, a) / τ), [...], of Q(s, ·) [..., action]."""
         return self.temperature * jax.nn.logsumexp(q / self.temperature, -1)
 
-    def next_value(self, q: DiscreteQ, steps: Transition) -> Array:
-        """Return γ V(s'), [n], which is 0 after a step that terminates."""
-        return self.discount * ~steps.terminated * self.value(q(steps.next_observation))
+    def next_value(self, q: DiscreteQ, batch: ReplayBatch) -> Array:
+        """Return γ V(s') of each row, which is 0 after a step that terminates."""
+        return batch.discount * self.value(q(batch.transition.next_observation))
 
 
 # Name on the command line: (constructor, description).

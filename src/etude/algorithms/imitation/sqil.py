@@ -6,6 +6,9 @@ To each batch of the agent's own steps as many of the expert's are added. A rewa
 expert did draws the agent back to where the expert was when it has left there; cloning has no such
 pull. The environment's own reward is never read. No reward is below 0, so what follows the end of
 an episode, 0, is the worst there is: where the expert ends its episodes early, SQIL does not.
+
+For a recurrent agent the expert's sequences begin with a blank memory, as where it learns from a
+dataset alone: their burn-in brings it up to date.
 """
 
 from typing import Any, ClassVar
@@ -18,6 +21,7 @@ from etude.algorithms.common.agent_in_field import AgentInField
 from etude.algorithms.protocol import Outside, algorithm
 from etude.algorithms.value.dqn import DQN
 from etude.data.dataset import Dataset
+from etude.data.replay import ring_buffer, sequence, uniform
 from etude.data.replay.ring_buffer import Indices, RingBuffer
 from etude.data.transition import ReplayBatch, Transition
 from etude.errors import InvalidInput
@@ -42,12 +46,11 @@ class SQIL(AgentInField):
     needs: ClassVar[tuple[str, ...]] = ("dataset",)
 
     def validate_fields(self) -> None:
-        for name in ("recurrent", "hindsight"):
-            if getattr(self.agent, name) is not None:
-                raise InvalidInput(
-                    f"agent.{name} is set; what it needs of each step is not in a dataset: leave "
-                    "it out"
-                )
+        if self.agent.hindsight:
+            raise InvalidInput(
+                "agent.hindsight is set; the step of each transition in its episode, which it "
+                "needs, is not in a dataset: leave it out"
+            )
         if not self.agent.plays:
             raise InvalidInput(
                 "agent.plays is off, and half of what SQIL learns from are the agent's own steps; "
@@ -74,14 +77,29 @@ class SQIL(AgentInField):
         return SQILState(agent), metrics
 
     def add_expert(self, batch: ReplayBatch, dataset: Dataset, key: Array) -> ReplayBatch:
-        """Return the batch with rewards of 0, and as many steps of the expert with rewards of 1."""
+        """Return the batch with rewards of 0, and as many steps of the expert with rewards of 1.
+
+        Of a recurrent agent they are sequences, which begin at random steps of the dataset.
+        """
         reward = batch.transition.reward
         own = replace(batch.transition, reward=jnp.zeros_like(reward))
-        rows = jax.random.randint(key, reward.shape, 0, dataset.num_steps)
-        expert = jax.tree.map(lambda x: x[rows], dataset.transitions)
-        return self.add_steps(
-            replace(batch, transition=own), replace(expert, reward=jnp.ones_like(reward))
+        batch = replace(batch, transition=own)
+        expert = replace(dataset.transitions, reward=jnp.ones_like(dataset.transitions.reward))
+        if not self.agent.recurrent:
+            rows = jax.random.randint(key, reward.shape, 0, dataset.num_steps)
+            return self.add_steps(batch, jax.tree.map(lambda x: x[rows], expert))
+        buffer = ring_buffer.buffer_of(expert)
+        indices = uniform.sample_indices(buffer, key, reward.shape[1])
+        sequences = sequence.sequence_batch(
+            buffer,
+            indices,
+            jnp.float32(1),
+            1,
+            self.agent.discount,
+            length=self.agent.sequence_length,
+            burn_in=self.agent.burn_in,
         )
+        return self.add_sequences(batch, sequences)
 
 
 # Name on the command line: (constructor, description).

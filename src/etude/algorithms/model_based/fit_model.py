@@ -20,11 +20,12 @@ from etude.models.known_functions import KnownFunctions, known_functions
 from etude.models.model_rows import draw_rows, rows_of_dataset
 from etude.models.network_dynamics import held_out_rows
 from etude.models.prediction_error import prediction_errors
+from etude.models.variational import Variational
 from etude.spaces import EnvironmentSpec
 from etude.struct import nested, replace, static, struct
 from etude.types import Array, Metrics
 
-AnyDynamics = Ensemble
+AnyDynamics = Ensemble | Variational
 STEPS_AHEAD = (1, 5, 10, 20)  # of the errors by which a fitted model is judged
 JUDGED_ROWS = 2_000  # on which it is judged how sure a model is
 

@@ -22,7 +22,7 @@ from etude.algorithms.assumptions import Assumptions
 from etude.algorithms.common import planning_policy
 from etude.algorithms.common.exploration import random_actions
 from etude.algorithms.common.planning_policy import PlanMemory, PlanningFields
-from etude.algorithms.common.tree_policy import TreeSearch, visits_of_tree
+from etude.algorithms.common.tree_policy import TreePlanner, visits_of_tree
 from etude.algorithms.model_based.fit_model import ASSUMPTIONS, MODEL, ModelFields
 from etude.algorithms.protocol import Component, algorithm
 from etude.data.replay import ring_buffer
@@ -36,7 +36,6 @@ from etude.models.model_rows import rows_of_buffer
 from etude.optim.schedules import assume_unbatched
 from etude.planning.planners import GradientPlanner, SamplingPlanner
 from etude.planning.sampling.icem import ICEM
-from etude.planning.sampling.random_shooting import RandomShooting
 from etude.planning.tree.tree import SearchSettings
 from etude.spaces import Box, Discrete, EnvironmentSpec, Space
 from etude.struct import nested, replace, static, struct, traced
@@ -67,7 +66,7 @@ class PETS(PlanningFields, ModelFields):
     risk_aversion: float = traced(0.0, at_least=0)
     """Standard deviations over particles that are taken off a plan's mean return; 0 does not mind
     risk."""
-    tree_search: TreeSearch | None = nested(None)
+    tree_search: TreePlanner | None = nested(None)
     """Tree search in place of a planner, for Discrete actions alone, at every step."""
     refit: bool = static(True)
     """Whether the model is fitted again to new steps, or once."""
@@ -232,12 +231,22 @@ class PETS(PlanningFields, ModelFields):
         return jax.lax.cond(assume_unbatched(is_due), fit, skip, model)
 
 
+# The versions of the course, with one network that predicts no noise.
 SingleNetwork = partial(Ensemble, members=1, elites=1, has_noise=False)
-Version10 = partial(
-    PETS, model=SingleNetwork(), particles=1, planner=RandomShooting(), samples=400, iterations=1
+HORIZON = 25
+Version05 = partial(
+    PETS, model=SingleNetwork(), particles=1, horizon=HORIZON, replan_interval=HORIZON, refit=False
 )
+Version10 = partial(Version05, refit=True)
+Version15 = partial(Version10, replan_interval=1)
 
 # Name on the command line: (constructor, description).
 ALGORITHMS = {
-    "pets": (PETS, "planning on an ensemble that it learns: a bounded Box or Discrete actions")
+    "pets": (PETS, "planning on an ensemble that it learns: a bounded Box or Discrete actions"),
+    "mbrl-0.5": (Version05, "a network fitted once to random steps, and plans followed to the end"),
+    "mbrl-1.0": (
+        Version10,
+        "mbrl-0.5 with a network that is fitted again to what its plans led to",
+    ),
+    "mbrl-1.5": (Version15, "mbrl-1.0 with a new plan at every step (MPC)"),
 }

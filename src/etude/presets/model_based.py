@@ -1,0 +1,38 @@
+"""Presets of algorithms that learn a model; budgets are environment steps in the real environment.
+
+They are one seed's experience, not yet measured over several.
+"""
+
+from etude.algorithms.actor_critic.sac import SAC
+from etude.algorithms.model_based.mbmf import MBMF
+from etude.algorithms.model_based.pets import PETS
+from etude.models.ensemble import Ensemble
+from etude.presets.preset import Preset, Presets
+
+SMALL = Ensemble(hidden=(64, 64, 64))  # enough for up to four observations
+
+PRESETS: Presets = {
+    # a fit after every episode; it swings up after the first, of 200 random steps
+    ("pets", "Pendulum-v1"): Preset(
+        PETS(model=SMALL, horizon=20, rollout_length=200, warmup_steps=200), 1, 2_000
+    ),
+    # the planner's settings as on Pendulum-v1; the agent has the learning rate of `sac` there, and
+    # a temperature that does not outweigh what it has cloned
+    ("mbmf", "Pendulum-v1"): Preset(
+        MBMF(
+            planning=PETS(model=Ensemble(hidden=(64, 64)), horizon=20, warmup_steps=200),
+            agent=SAC(
+                learning_rate=1e-3,
+                initial_temperature=0.1,
+                hidden=(64, 64),
+                rollout_length=200,
+                gradient_steps=200,
+            ),
+            planner_steps=600,
+            imitation_steps=600,
+            value_warmup_steps=400,
+        ),
+        1,
+        4_000,
+    ),
+}

@@ -1,0 +1,179 @@
+"""Figures of the studies of planning on models: curves over seeds, states, and paths."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from etude.reporting import figures
+from etude.reporting.figures import BLUE, DPI, EMBER, FAINT, GRID, INK
+
+COLORS = (EMBER, BLUE, INK, FAINT)
+DASHED = (0, (4, 2))
+
+
+def draw_summaries(
+    file: Path,
+    curves: dict[str, dict[str, Any]],
+    label: str,
+    xlabel: str,
+    title: str,
+    subtitle: str,
+    *,
+    logarithmic: str = "",
+) -> None:
+    """Draw a curve for each name, as a PNG of 1440 x 840 pixels.
+
+    Args:
+        curves: at each number on the x-axis, as text, the result of `statistics.summarize_returns`.
+        logarithmic: the axes that are so, of "xy".
+
+    A line is the interquartile mean over seeds, the band its 95 % interval.
+    """
+    ends = np.array([float(x) for curve in curves.values() for x in curve])
+    figure, axes = figures.new_figure(ends, label)
+    draw_curves(axes, curves)
+    axes.set_xlabel(xlabel)
+    numbered = "".join(axis for axis in "xy" if axis not in logarithmic)
+    if "y" in logarithmic:
+        axes.set_yscale("log")
+    if "x" in logarithmic:
+        axes.set_xscale("log", base=2)
+        axes.set_xlim(ends.min() / 1.06, ends.max() * 1.06)
+        ticks = np.unique(ends)
+        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        axes.minorticks_off()
+    figures.finish_figure(figure, axes, file, title, subtitle, numbered=numbered)
+
+
+def draw_curves(axes: Any, curves: dict[str, dict[str, Any]]) -> None:
+    """Draw the interquartile mean of each curve with its interval; as of `draw_summaries`."""
+    for (name, curve), color in zip(curves.items(), COLORS, strict=False):
+        xs = sorted(curve, key=float)
+        numbers = [float(x) for x in xs]
+        low, high = np.array([curve[x]["ci95"] for x in xs]).T
+        center = [curve[x]["iqm"] for x in xs]
+        axes.plot(numbers, center, color=color, marker="o", markersize=4, label=name, zorder=3)
+        axes.fill_between(numbers, low, high, color=color, alpha=0.16, linewidth=0)
+
+
+def draw_distribution_shift(
+    file: Path, measured: dict[str, Any], title: str, subtitle: str
+) -> None:
+    """Draw the states of a first plan beside the errors of its promises, as a PNG.
+
+    `measured` is what `measure_distribution_shift` returns. On the left are the random data, the
+    plan as the first model predicts it, and what happened; on the right is the predicted minus the
+    achieved return by fit of the model. The image has 1440 x 840 pixels.
+    """
+    states, shift = two_panels()
+    pictures = measured["states"]
+    data = np.array(pictures["data"])
+    states.plot(*data.T, color=FAINT, linestyle="none", marker=".", markersize=2, label="data")
+    for name, color in (("predicted", BLUE), ("achieved", EMBER)):
+        path = np.array(pictures[name])
+        states.plot(*path.T, color=color, marker=".", markersize=4, linewidth=1.2, label=name)
+    states.set_xlabel("height of the tip (m)")
+    states.set_ylabel("rate (rad/s)")
+    states.set_xlim(-1.05, 1.05)
+    draw_curves(shift, measured["versions"])
+    shift.axhline(0, color=GRID, linewidth=1)
+    shift.set_xlabel("fits of the model before it")
+    shift.set_ylabel("predicted minus achieved return")
+    add_legends(states, shift)
+    figures.finish_figure(states.figure, states, file, title, subtitle, numbered="")
+
+
+def draw_risk(file: Path, measured: dict[str, Any], title: str, subtitle: str) -> None:
+    """Draw paths past a field, and their returns by how much a plan minds risk, as a PNG.
+
+    `measured` is what `measure_risk` returns. The image has 1440 x 840 pixels.
+    """
+    paths, returns = two_panels()
+    (left, right), (bottom, top) = measured["field"]
+    paths.fill_between([left, right], bottom, top, color=GRID, zorder=1)
+    found = measured["risk_aversion"]
+    ends = sorted(found, key=float)
+    for name, color in ((ends[0], EMBER), (ends[-1], BLUE)):
+        for i, path in enumerate(found[name]["paths"]):
+            label = "" if i else f"risk aversion {name}"
+            x, y = np.array(path).T
+            paths.plot(x, y, color=color, linewidth=0.7, alpha=0.6, label=label, zorder=2)
+    paths.set(xlim=(-0.1, 1.1), ylim=(-0.35, 0.65), xlabel="x", ylabel="y")
+    draw_curves(returns, {"return": found})
+    for name in ends:
+        seeds = found[name]["per_seed"]
+        returns.plot([float(name)] * len(seeds), seeds, color=EMBER, linestyle="none", marker="_")
+    returns.set_xlabel("risk aversion")
+    returns.set_ylabel("return per episode")
+    add_legends(paths, returns)
+    figures.finish_figure(paths.figure, paths, file, title, subtitle, numbered="")
+
+
+def two_panels() -> tuple[Any, Any]:
+    """Two axes side by side, under room for a caption."""
+    from matplotlib.figure import Figure  # half a second to import, so only where it is needed
+
+    figure = Figure(figsize=(7.2, 4.2), dpi=DPI, facecolor="white")
+    left, right = figure.subplots(1, 2)
+    figure.subplots_adjust(left=0.1, right=0.97, bottom=0.13, top=0.78, wspace=0.3)
+    for axes in (left, right):
+        figures.style_axes(axes, "")
+    return left, right
+
+
+def add_legends(left: Any, right: Any) -> None:
+    """The right panel's legend; that of the left one comes with the caption."""
+    handles, labels = right.get_legend_handles_labels()
+    right.legend(
+        handles,
+        labels,
+        loc="lower left",
+        bbox_to_anchor=(0, 1.025),
+        ncols=len(handles),
+        frameon=False,
+        fontsize=8.5,
+        labelcolor=INK,
+        handlelength=1.5,
+        borderpad=0,
+        borderaxespad=0,
+    )
+
+
+def draw_model_error(
+    file: Path, measured: dict[str, Any], steps_ahead: tuple[int, ...], title: str, subtitle: str
+) -> None:
+    """Draw the error of models by steps ahead on logarithmic axes, as a PNG.
+
+    `measured` is what `measure_model_error` returns. On the left are linear systems, points as
+    simulated and lines as exact; on the right networks on a pendulum, and dashed k times the error
+    of one step. The image has 1440 x 840 pixels.
+    """
+    linear, pendulum = two_panels()
+    for (name, exact), color in zip(measured["linear"]["exact"].items(), COLORS, strict=False):
+        linear.plot(steps_ahead, exact, color=color, linewidth=1.4)
+        simulated = measured["linear"]["simulated"][name]
+        linear.plot(
+            steps_ahead,
+            simulated,
+            color=color,
+            linestyle="none",
+            marker="o",
+            markersize=4,
+            label=f"L = {name}",
+        )
+    curves = measured["pendulum"]
+    counts = sorted(curves, key=int)
+    draw_curves(pendulum, {f"{int(count):,}": curves[count] for count in counts})
+    first = curves[counts[-1]]["1"]["iqm"]
+    of_line = [first * k for k in steps_ahead]
+    pendulum.plot(steps_ahead, of_line, color=FAINT, linewidth=1.2, linestyle=DASHED)
+    for axes, label in ((linear, "error"), (pendulum, "error, in units of the spread")):
+        axes.set_xscale("log", base=2)
+        axes.set_yscale("log")
+        axes.set_xticks(steps_ahead, [str(k) for k in steps_ahead])
+        axes.minorticks_off()
+        axes.set_xlabel("steps ahead")
+        axes.set_ylabel(label)
+    add_legends(linear, pendulum)
+    figures.finish_figure(linear.figure, linear, file, title, subtitle, numbered="")
