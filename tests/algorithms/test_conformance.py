@@ -24,6 +24,7 @@ from etude.algorithms import ALGORITHMS, algorithm_class, registered_name
 from etude.algorithms.actor_critic.actor_critic import A2C, ActorCritic
 from etude.algorithms.actor_critic.sac import SAC, OffPolicyActorCritic
 from etude.algorithms.assumptions import check_spaces
+from etude.algorithms.common.tree_policy import TreePlanner
 from etude.algorithms.control.guided_policy_search import GuidedPolicySearch
 from etude.algorithms.control.heuristic import Heuristic
 from etude.algorithms.control.mcts import MCTS
@@ -42,7 +43,7 @@ from etude.algorithms.model_based.fit_model import FitModel
 from etude.algorithms.model_based.mbmf import MBMF
 from etude.algorithms.model_based.pets import PETS, Version05, Version10, Version15
 from etude.algorithms.policy_gradient.reinforce import OffPolicyGradient, Reinforce
-from etude.algorithms.protocol import NOTHING, Expert, Outside, init_state, outside_arguments
+from etude.algorithms.protocol import NOTHING, Expert, Outside, acts, init_state, outside_arguments
 from etude.algorithms.trust_region.ppo import PPO, DualGradient
 from etude.algorithms.trust_region.trpo import TRPO, NaturalGradient
 from etude.algorithms.value.boltzmann import Boltzmann
@@ -69,6 +70,7 @@ from etude.errors import EnvironmentFault, InvalidInput
 from etude.estimators.running_statistics import Normalization
 from etude.kinds import code_fields, kinds_of
 from etude.models.ensemble import Ensemble
+from etude.models.variational import Variational
 from etude.nn.recurrent import GRU, LSTM
 from etude.optim.averaging import EMA
 from etude.planning.planners import CEM, CMAES, AnyPlanner
@@ -303,17 +305,12 @@ SMALL = {
         None,
     ),
     "fit-model": (
-        FitModel(model=SMALL_MODEL),
-        JaxEnvs(PORTS["Pendulum-v1"](), 2),
+        FitModel(model=Variational(hidden=(4,), draws=2, batch_size=4, gradient_steps=2)),
+        BOX,
         {"discrete", "bounded", "float64", "integers"},
         "model",
     ),
-    "pets": (
-        SMALL_PETS,
-        JaxEnvs(PORTS["Pendulum-v1"](), 2),
-        {"discrete", "bounded", "float64", "integers"},
-        "model",
-    ),
+    "pets": (SMALL_PETS, BOX, {"discrete", "bounded", "float64", "integers"}, "model"),
     "mbmf": (
         MBMF(
             planning=SMALL_PETS,
@@ -324,7 +321,7 @@ SMALL = {
             batch_size=4,
             gradient_steps=2,
         ),
-        JaxEnvs(PORTS["Pendulum-v1"](), 2),
+        BOX,
         {"bounded", "float64", "integers"},
         "agent",
     ),
@@ -461,6 +458,12 @@ VARIANTS = {
         {"discrete"},
         "q",
     ),
+    "pets by tree search": (
+        replace(SMALL_PETS, tree_search=TreePlanner(simulations=4, trees=2)),
+        CHOICES,
+        {"discrete"},
+        "model",
+    ),
     "bc in chunks": (
         BC(
             hidden=(4,),
@@ -529,6 +532,7 @@ AKIN = {
     # neither learns, and the other remembers its plan; what a search finds has tests of its own
     "mcts": "mpc",
     "fit-model": "pets",
+    "pets by tree search": "pets",
     "mbmf": "pets",
     # a policy of `nn.policies` in the loop of the others; its teachers have tests of their own
     "guided-policy-search": "ppo",
@@ -844,7 +848,7 @@ def assert_update_keeps_shapes(algorithm, environment):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ROWS)
+@pytest.mark.parametrize("name", [name for name in ROWS if acts(ROWS[name][0])])
 def test_a_policy_hands_on_a_memory_of_the_shape_that_it_began_with(name):
     """Traced, not run."""
     algorithm, environment, *_ = ROWS[name]
@@ -975,7 +979,9 @@ OF_CHOICES = [
     (name, kind)
     for name, (algorithm, _, kinds, learned) in (ROWS | VARIANTS_OF_CHOICES).items()
     for kind in MASKED
-    if kind in kinds and not getattr(algorithm, "hindsight", None)
+    if kind in kinds
+    and not getattr(algorithm, "hindsight", None)
+    and algorithm.assumes.action_masks
     # a mask says nothing of the later actions of a chunk
     if name not in ("mcts", "bc in chunks")
 ]
@@ -1047,7 +1053,7 @@ def test_an_action_mask_is_kept_to_or_refused_by_name():
     ]
     for name, (algorithm, _, kinds, _) in SMALL.items():
         spec = specs[algorithm.assumes.distances]
-        if "discrete" in kinds:
+        if "discrete" in kinds and algorithm.assumes.action_masks:
             check_spaces(algorithm.assumes, spec, name)
             with pytest.raises(InvalidInput, match=f"{name}.* does not read action masks"):
                 check_spaces(algorithm.assumes._replace(action_masks=False), spec, name)

@@ -28,9 +28,10 @@ STATES = {
     "MountainCar-v0": ([0.3, -0.07], [0.6, 0.07]),
     "MountainCarContinuous-v0": ([0.3, -0.07], [0.6, 0.07]),
     "etude/CartPoleContinuous-v0": ([-2.5, -3, -0.25, -3], [2.5, 3, 0.25, 3]),
+    "etude/CartPoleSwingUp-v0": ([-2.5, -3, -4, -5], [2.5, 3, 4, 5]),
 }
 REWARDS = {*STATES, "InvertedPendulum-v5"}  # whose reward is known too
-ENDLESS = {"Pendulum-v1", "HalfCheetah-v5"}
+ENDLESS = {"Pendulum-v1", "HalfCheetah-v5", "etude/CartPoleSwingUp-v0"}
 
 
 @pytest.fixture(autouse=True)
@@ -51,8 +52,8 @@ def real_steps(name, count):
         if name in STATES:
             env.reset()
             plain.state = rng.uniform(*STATES[name])
-            observe = getattr(plain, "_get_obs", None) or getattr(plain, "_get_ob", None)
-            observation = observe() if observe else plain.state
+            names = [name for name in ("_get_obs", "_get_ob", "_observe") if hasattr(plain, name)]
+            observation = getattr(plain, names[0])() if names else plain.state
         action = env.action_space.sample()
         next_observation, reward, terminated, truncated, _ = env.step(action)
         rows.append(
