@@ -79,18 +79,24 @@ class CartPoleSwingUpTask:
         return state, self.observe(state)
 
     def step(self, state: Array, action: Array, key: Array) -> tuple[Array, StepResult]:
+        next_state = self.dynamics(state, MAX_FORCE * jnp.clip(action, -1, 1))
+        reward = self.reward(state, action, next_state)
+        terminated, truncated = self.terminates(next_state), jnp.bool_(False)
+        return next_state, StepResult(self.observe(next_state), reward, terminated, truncated)
+
+    def reward(self, state: Array, action: Array, next_state: Array) -> Array:
         position, velocity, angle, rate = state
-        action = jnp.clip(action, -1, 1)
-        cost = (
+        return -(
             1
             - jnp.cos(angle)
             + POSITION_COST * position**2
             + VELOCITY_COST * velocity**2
             + RATE_COST * rate**2
-            + FORCE_COST * action[0] ** 2
+            + FORCE_COST * jnp.clip(action[0], -1, 1) ** 2
         )
-        state = self.dynamics(state, MAX_FORCE * action)
-        return state, StepResult(self.observe(state), -cost, jnp.bool_(False), jnp.bool_(False))
+
+    def terminates(self, next_state: Array) -> Array:
+        return jnp.bool_(False)
 
 
 def limited_cart_pole_swing_up() -> TimeLimit:
