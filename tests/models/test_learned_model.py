@@ -2,6 +2,7 @@
 
 import itertools
 from functools import partial
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -215,18 +216,8 @@ def test_each_tree_plans_with_its_member():
 
     each = jax.vmap(visits)(jnp.arange(3))
     np.testing.assert_array_equal(each.argmax(-1), [2, 0, 2])
-    kind = Ensemble(members=3, elites=3)
-    algorithm = PETS(model=kind, tree_search=TreePlanner(UCT(5.0), 60, 3), horizon=2, particles=3)
-
-    class Drawn:
-        """The ensemble as it is."""
-
-        def planning_model(self, state, key, propagation, ends):
-            return model
-
-    state = PETSState(None, None, model.spec)
-    algorithm = replace(algorithm, model=kind)
-    object.__setattr__(algorithm, "model", Drawn())
-    assert algorithm.search_trees(
-        replace(state, model=model), jnp.zeros((1, 1)), KEY, KEY
-    ).tolist() == [2]
+    algorithm = PETS(tree_search=TreePlanner(UCT(5.0), 60, 3), horizon=2)
+    with mock.patch.object(Ensemble, "planning_model", lambda *given: model):
+        state = PETSState(None, None, model.spec)
+        chosen = algorithm.search_trees(state, jnp.zeros((1, 1)), KEY, KEY)
+    assert chosen.tolist() == [2]

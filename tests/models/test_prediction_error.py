@@ -9,7 +9,8 @@ from linear_members import SPEC, linear_model
 from etude.data.dataset import Dataset
 from etude.data.transition import Transition
 from etude.models.episode_end import fit_episode_end, init_episode_end
-from etude.models.known_functions import known_functions
+from etude.models.learned_model import step_vector
+from etude.models.model_rows import action_vector
 from etude.models.prediction_error import prediction_errors
 
 KEY = jax.random.key(0)
@@ -45,24 +46,21 @@ def test_the_error_grows_as_the_closed_form_of_a_linear_system():
 
 
 @pytest.mark.system
-def test_the_end_of_a_cart_pole_is_learned_to_its_edge():
-    """Of 2,000 rows of states around the limits, fewer than 2 % of those within 5 % of one are
-    wrong, and those far away are sure."""
-    rng = np.random.default_rng(0)
-    ends = known_functions("CartPole-v1").terminated
-    scale = np.float32([2.4, 2.0, 0.2095, 2.0])
-
-    def steps_of(count):
-        state = jnp.asarray(rng.uniform(-1.2, 1.2, (count, 4)) * scale, jnp.float32)
-        return state, jax.vmap(ends)(state, jnp.zeros(count), state)
-
-    state, terminated = steps_of(2_000)
-    end = fit_episode_end(
-        init_episode_end(KEY, 4), state / scale, terminated, jnp.ones(2_000, bool), KEY
-    )
-    probed, wanted = steps_of(20_000)
-    is_wrong = (end.probability(probed / scale) > 0.5) != wanted
-    edge = jnp.abs(jnp.maximum(jnp.abs(probed[:, 0] / 2.4), jnp.abs(probed[:, 2] / 0.2095)) - 1)
-    assert is_wrong.mean() < 0.02
-    assert is_wrong[edge > 0.05].mean() < 0.005
-    print("at the edge", is_wrong[edge < 0.05].mean())
+def test_the_end_of_a_cart_pole_is_learned_from_two_thousand_steps():
+    """Of other steps at random fewer than 2 % are told wrong, of those within 0.05 rad of the limit
+    fewer than 8 %: some 90 ends do not show it better. Far from it no end is predicted."""
+    steps = play_at_random(CART_POLE, 8_000)
+    action = action_vector(CART_POLE.spec.action, jnp.asarray(steps.action))
+    state, successor = jnp.asarray(steps.observation), jnp.asarray(steps.next_observation)
+    seen = jnp.arange(8_000) < 2_000
+    inputs = standardization_of(jnp.concatenate([state, action], -1), seen)
+    vectors = step_vector(inputs, state, action, successor)
+    terminated = jnp.asarray(steps.terminated)
+    start = init_episode_end(KEY, vectors.shape[1])
+    end = jax.jit(fit_episode_end)(start, vectors, terminated, seen, KEY)
+    probability = end.probability(vectors)
+    is_wrong = (probability > 0.5) != terminated
+    is_near = jnp.abs(jnp.abs(successor[:, 2]) - 0.2095) < 0.05
+    assert is_wrong[~seen].mean() < 0.02
+    assert is_wrong[~seen & is_near].mean() < 0.08
+    assert probability[~is_near & ~terminated].mean() < 1e-3

@@ -15,7 +15,7 @@ from etude.nn.networks import MLP, make_mlp
 from etude.struct import replace, struct
 from etude.types import Array
 
-HIDDEN, BATCH_SIZE, LEARNING_RATE, GRADIENT_STEPS = (64, 64), 256, 1e-3, 500
+HIDDEN, BATCH_SIZE, LEARNING_RATE, GRADIENT_STEPS = (64, 64), 256, 3e-3, 500
 OPTIMIZER = optax.adamw(LEARNING_RATE, weight_decay=1e-4)
 
 
