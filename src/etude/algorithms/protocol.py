@@ -252,6 +252,7 @@ DEFAULTS = {
     "first_update": Algorithm.first_update,
     "check_outside": Algorithm.check_outside,
     "remarks": Algorithm.remarks,
+    "known_functions": Algorithm.known_functions,
     "is_deterministic": Algorithm.is_deterministic,
     "needs": (),
     "takes": (),

@@ -11,9 +11,9 @@ PRESETS: Presets = {
     ("mpc", "Pendulum-v1"): Preset(MPC(), 1, 2_000),
     # tuned here: a return of 492 over 10 starts, against 417 with an exploration of 5
     ("mcts", "CartPole-v1"): Preset(MCTS(rule=UCT(30.0)), 1, 2_000),
-    # tuned here: 200 updates of 32 episodes
+    # chosen here: 200 updates of 32 episodes; an IQM of -194 from 100 starts over 5 seeds
     ("guided-policy-search", "Pendulum-v1"): Preset(GuidedPolicySearch(), 32, 1_280_000),
-    # tuned here: 300 updates of 32 episodes
+    # chosen here: 300 updates of 32 episodes; -57 after 160 of them, with one seed
     ("guided-policy-search", "etude/CartPoleSwingUp-v0"): Preset(
         GuidedPolicySearch(rollout_length=100), 32, 960_000
     ),
