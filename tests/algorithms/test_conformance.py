@@ -70,6 +70,7 @@ from etude.errors import EnvironmentFault, InvalidInput
 from etude.estimators.running_statistics import Normalization
 from etude.kinds import code_fields, kinds_of
 from etude.models.ensemble import Ensemble
+from etude.models.variational import Variational
 from etude.nn.recurrent import GRU, LSTM
 from etude.optim.averaging import EMA
 from etude.planning.planners import CEM, CMAES, AnyPlanner
@@ -304,17 +305,12 @@ SMALL = {
         None,
     ),
     "fit-model": (
-        FitModel(model=SMALL_MODEL),
-        JaxEnvs(PORTS["Pendulum-v1"](), 2),
+        FitModel(model=Variational(hidden=(4,), draws=2, batch_size=4, gradient_steps=2)),
+        BOX,
         {"discrete", "bounded", "float64", "integers"},
         "model",
     ),
-    "pets": (
-        SMALL_PETS,
-        JaxEnvs(PORTS["Pendulum-v1"](), 2),
-        {"discrete", "bounded", "float64", "integers"},
-        "model",
-    ),
+    "pets": (SMALL_PETS, BOX, {"discrete", "bounded", "float64", "integers"}, "model"),
     "mbmf": (
         MBMF(
             planning=SMALL_PETS,
@@ -325,7 +321,7 @@ SMALL = {
             batch_size=4,
             gradient_steps=2,
         ),
-        JaxEnvs(PORTS["Pendulum-v1"](), 2),
+        BOX,
         {"bounded", "float64", "integers"},
         "agent",
     ),
@@ -462,6 +458,12 @@ VARIANTS = {
         {"discrete"},
         "q",
     ),
+    "pets by tree search": (
+        replace(SMALL_PETS, tree_search=TreePlanner(simulations=4, trees=2)),
+        CHOICES,
+        {"discrete"},
+        "model",
+    ),
     "bc in chunks": (
         BC(
             hidden=(4,),
@@ -530,6 +532,7 @@ AKIN = {
     # neither learns, and the other remembers its plan; what a search finds has tests of its own
     "mcts": "mpc",
     "fit-model": "pets",
+    "pets by tree search": "pets",
     "mbmf": "pets",
     # a policy of `nn.policies` in the loop of the others; its teachers have tests of their own
     "guided-policy-search": "ppo",
@@ -979,7 +982,9 @@ OF_CHOICES = [
     (name, kind)
     for name, (algorithm, _, kinds, learned) in (ROWS | VARIANTS_OF_CHOICES).items()
     for kind in MASKED
-    if kind in kinds and not getattr(algorithm, "hindsight", None)
+    if kind in kinds
+    and not getattr(algorithm, "hindsight", None)
+    and algorithm.assumes.action_masks
     # a mask says nothing of the later actions of a chunk
     if name not in ("mcts", "bc in chunks")
 ]

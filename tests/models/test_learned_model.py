@@ -2,6 +2,7 @@
 
 import itertools
 from functools import partial
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -10,10 +11,15 @@ import pytest
 from linear_members import SPEC, linear_model
 
 from etude.algorithms.common.planning_policy import PlanningFields, empty_plans, follow_plan
+from etude.algorithms.common.tree_policy import TreePlanner, visits_of_tree
+from etude.algorithms.model_based.pets import PETS, PETSState
 from etude.errors import InvalidInput
+from etude.models.ensemble import Ensemble
 from etude.models.known_functions import KnownFunctions
 from etude.planning.planners import CEM, CMAES, ICEM, MPPI, RandomShooting
 from etude.planning.plans import return_of_plans
+from etude.planning.tree.rules import UCT
+from etude.planning.tree.tree import SearchSettings
 from etude.spaces import Discrete
 from etude.struct import replace
 
@@ -158,26 +164,60 @@ def test_a_prediction_far_from_all_data_counts_as_diverged():
     np.testing.assert_allclose(step(alone, near, action).state, 90)
 
 
-@pytest.mark.system
-def test_discrete_plans_are_the_best_of_all():
-    """A point on a line that is pushed by −1, 0 or 1 has to be at 2 after three steps: brute force
-    over the 27 plans finds the same value as a planner that moves numbers."""
-    space = Discrete(3)
+def pushed_point(factors=(1.0,)):
+    """A point on a line that one of three actions pushes by −1, 0 or 1, scaled by the member's
+    factor; each step costs the squared distance from 2."""
     reward = KnownFunctions(lambda state, action, following: -((following[0] - 2.0) ** 2))
-    base = linear_model((1.0,), "ts-infinity")
-    weight = jnp.float32([[0, -1, 0, 1], [0, 0, 0, 0]])  # s, one-hot u
+    base = linear_model(factors, "ts-infinity")
+    push = jnp.float32([[[0, -1, 0, 1], [0, 0, 0, 0]]]) * jnp.float32(factors)[:, None, None]
     leaves, tree = jax.tree.flatten(base.members.mlp)
-    mlp = jax.tree.unflatten(tree, [weight[None] if x.ndim == 3 else x for x in leaves])
-    model = replace(
+    mlp = jax.tree.unflatten(tree, [push if x.ndim == 3 else x for x in leaves])
+    return replace(
         base,
         members=replace(base.members, mlp=mlp),
         inputs=replace(base.inputs, mean=jnp.zeros(4), std=jnp.ones(4)),
-        spec=replace(SPEC, action=space),
+        spec=replace(SPEC, action=Discrete(3)),
         known=reward,
     )
+
+
+@pytest.mark.system
+@pytest.mark.parametrize("start", [0.0, 2.0, 3.0])
+def test_discrete_plans_are_the_best_of_all(start):
+    """Brute force over the 27 plans of three steps finds the action of a planner that moves
+    numbers, and of trees."""
+    model = pushed_point()
     plans = jnp.array([*itertools.product(range(3), repeat=3)])
-    values = return_of_plans(model, START - 1, KEY)(plans)
+    state = jnp.full((1, 1, 1), start)
+    best = plans[return_of_plans(model, state, KEY)(plans).argmax(), 0]
     fields = Cliff(planner=CEM(elites=8), horizon=3, samples=64, iterations=4)
     memory = empty_plans(fields, model.spec)
-    action, memory = follow_plan(fields, model, jnp.zeros((1, 1)), memory, KEY, space)
-    assert action[0] == plans[values.argmax(), 0]
+    action, _ = follow_plan(fields, model, state[0], memory, KEY, Discrete(3))
+    assert action[0] == best
+    settings = SearchSettings(simulations=100, horizon=3)
+    visits = visits_of_tree(
+        model.with_member(0), state[0, 0], (), jnp.ones(3, bool), UCT(5.0), settings, KEY, KEY
+    )
+    assert visits.argmax() == best and visits.sum() == 100
+
+
+@pytest.mark.system
+def test_each_tree_plans_with_its_member():
+    """Two members push in opposite directions, so their trees choose opposite actions; where two
+    of three agree, their visits outnumber the third's."""
+    model = pushed_point((1.0, -1.0, 1.0))
+    settings = SearchSettings(simulations=60, horizon=2)
+
+    def visits(member):
+        tree = model.with_member(member)
+        return visits_of_tree(
+            tree, jnp.zeros(1), (), jnp.ones(3, bool), UCT(5.0), settings, KEY, KEY
+        )
+
+    each = jax.vmap(visits)(jnp.arange(3))
+    np.testing.assert_array_equal(each.argmax(-1), [2, 0, 2])
+    algorithm = PETS(tree_search=TreePlanner(UCT(5.0), 60, 3), horizon=2)
+    with mock.patch.object(Ensemble, "planning_model", lambda *given: model):
+        state = PETSState(None, None, model.spec)
+        chosen = algorithm.search_trees(state, jnp.zeros((1, 1)), KEY, KEY)
+    assert chosen.tolist() == [2]

@@ -15,7 +15,7 @@ from etude.nn.networks import MLP, make_mlp
 from etude.struct import replace, struct
 from etude.types import Array
 
-HIDDEN, BATCH_SIZE, LEARNING_RATE, GRADIENT_STEPS = (64, 64), 256, 1e-3, 500
+HIDDEN, BATCH_SIZE, LEARNING_RATE, GRADIENT_STEPS = (64, 64), 256, 3e-3, 500
 OPTIMIZER = optax.adamw(LEARNING_RATE, weight_decay=1e-4)
 
 
@@ -44,9 +44,14 @@ def init_episode_end(key: Array, inputs: int) -> EpisodeEnd:
 
 
 def fit_episode_end(
-    end: EpisodeEnd, steps: Array, terminated: Array, is_valid: Array, key: Array
+    end: EpisodeEnd,
+    steps: Array,
+    terminated: Array,
+    is_valid: Array,
+    key: Array,
+    gradient_steps: int = GRADIENT_STEPS,
 ) -> EpisodeEnd:
-    """The classifier after GRADIENT_STEPS on rows of standardized (s, a, s') [row, column].
+    """The classifier after `gradient_steps` on rows of standardized (s, a, s') [row, column].
 
     Nothing is learned where none of them, or all, have ended their episode.
     """
@@ -68,7 +73,7 @@ def fit_episode_end(
         return replace(end, mlp=optax.apply_updates(end.mlp, updates), opt_state=opt_state), None
 
     def fit(end):
-        return jax.lax.scan(step, end, jax.random.split(key, GRADIENT_STEPS))[0]
+        return jax.lax.scan(step, end, jax.random.split(key, gradient_steps))[0]
 
     end = jax.lax.cond(ended.any() & went_on.any(), fit, lambda end: end, end)
     return replace(end, num_ended=ended.sum(), num_went_on=went_on.sum())

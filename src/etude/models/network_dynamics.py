@@ -14,7 +14,7 @@ import optax
 from etude.estimators.calibration import mixture_moments
 from etude.models import model_rows
 from etude.models.dynamics_model import Prediction
-from etude.models.episode_end import EpisodeEnd, fit_episode_end, init_episode_end
+from etude.models.episode_end import GRADIENT_STEPS, EpisodeEnd, fit_episode_end, init_episode_end
 from etude.models.fitting import fit_until_no_gain
 from etude.models.gaussian_network import Gaussian, GaussianNetwork, regression_loss
 from etude.models.known_functions import KnownFunctions
@@ -164,7 +164,14 @@ def fit_dynamics(
         patience=kind.patience,
     )
     steps = step_vector(inputs, rows.observation, rows.action, rows.next_observation)
-    end = fit_episode_end(state.end, steps, rows.terminated, rows.is_valid, key_end)
+    end = fit_episode_end(
+        state.end,
+        steps,
+        rows.terminated,
+        rows.is_valid,
+        key_end,
+        min(GRADIENT_STEPS, kind.gradient_steps),
+    )
     member_errors = metrics.pop("member_mse")
     state = replace(
         state,
