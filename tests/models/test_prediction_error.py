@@ -8,12 +8,17 @@ from linear_members import SPEC, linear_model
 
 from etude.data.dataset import Dataset
 from etude.data.transition import Transition
+from etude.environments.backends.jax_envs import JaxEnvs
+from etude.environments.classic import PORTS
 from etude.models.episode_end import fit_episode_end, init_episode_end
 from etude.models.learned_model import step_vector
 from etude.models.model_rows import action_vector
 from etude.models.prediction_error import prediction_errors
+from etude.models.standardization import standardization_of
+from etude.runs.known_steps import play_at_random
 
 KEY = jax.random.key(0)
+CART_POLE = JaxEnvs(PORTS["CartPole-v1"](), 1)
 
 
 def test_the_error_grows_as_the_closed_form_of_a_linear_system():
