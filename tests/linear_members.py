@@ -29,6 +29,6 @@ def linear_model(factors, propagation, noise=0.0, push=0.0):
     # the mean of 0 and the wide spread of the inputs leave them as they are, and nothing diverges
     inputs = replace(state.inputs, std=jnp.ones(2))
     state = replace(
-        state, weights=GaussianNetwork(mlp, bounds, noise > 0), inputs=inputs, is_fitted=True
+        state, weights=GaussianNetwork(mlp, bounds, noise > 0), inputs=inputs, num_rows=jnp.int32(1)
     )
     return kind.planning_model(state, jax.random.key(0), propagation, ends=False)

@@ -1,6 +1,7 @@
 """Runs on learned models: starting from a fitted one, and what is refused before training."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -67,6 +68,28 @@ def test_a_fitted_model_is_planned_on_from_the_first_step(tmp_path):
     other = replace(SMALL, model=replace(MODEL, hidden=(5,)))
     with pytest.raises(InvalidInput, match="other settings: model .*--model.hidden 4"):
         settings_of(other, initial={"model": fitted.directory})
+
+
+def test_a_model_of_another_run_is_not_fitted_to_fewer_steps_than_it_was_there(monkeypatch):
+    """Twenty rows: due for a model of twenty, and for none that knows more; once, without refit."""
+    spec = settings_of(SMALL).outline().spec
+    state = jax.eval_shape(lambda: SMALL.init(jax.random.key(0), spec))
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), state)
+    steps = replace(zeros.steps, inserted=jnp.int32(20))
+    fitted = lambda self, model, rows, key: (replace(model, num_rows=jnp.int32(-1)), {})
+    monkeypatch.setattr(Ensemble, "fit", fitted)
+    for algorithm, known, is_due in (
+        (SMALL, 0, True),
+        (SMALL, 20, True),
+        (SMALL, 21, False),
+        (replace(SMALL, refit=False), 20, False),
+        (replace(SMALL, warmup_steps=21), 0, False),
+    ):
+        model = replace(zeros.model, num_rows=jnp.int32(known))
+        after, _ = algorithm.fit_if_due(model, steps, spec, jax.random.key(0))
+        assert (after.num_rows == -1) == is_due
+    with pytest.raises(InvalidInput, match="warmup_steps is 40, more than the 30 steps"):
+        replace(SMALL, warmup_steps=40, capacity=35).init(jax.random.key(0), spec)
 
 
 def test_a_registered_reward_that_is_not_the_environment_s_is_refused_at_the_start():

@@ -103,9 +103,14 @@ class NetworkDynamics:
     end: EpisodeEnd
     # data of the key of the hashes that say which rows are held out, and which a member counts
     salt: Array
-    is_fitted: Array  # bool []
+    num_rows: Array  # int32 []: those of the last fit, held out or not; 0 before the first
     spec: EnvironmentSpec = static()
     known: KnownFunctions = static()
+
+    @property
+    def is_fitted(self) -> Array:
+        """Whether there was a fit, bool []."""
+        return self.num_rows > 0
 
 
 def init_dynamics(
@@ -124,7 +129,7 @@ def init_dynamics(
         no_standardization(targets),
         init_episode_end(key_end, inputs + size),
         jax.random.key_data(salt),
-        jnp.zeros((), bool),
+        jnp.int32(0),
         replace(spec, num_envs=1),
         known,
     )
@@ -181,7 +186,7 @@ def fit_dynamics(
         inputs=inputs,
         targets=targets,
         end=end,
-        is_fitted=jnp.ones((), bool),
+        num_rows=rows.is_valid.sum(),
     )
     return state, metrics
 
@@ -193,9 +198,13 @@ def held_out_rows(kind: NetworkKind, state: NetworkDynamics, rows: ModelRows) ->
 
 
 def planning_model(
-    kind: NetworkKind, state: NetworkDynamics, key: Array, propagation: Propagation, ends: bool
+    kind: NetworkKind,
+    state: NetworkDynamics,
+    key: Array,
+    propagation: Propagation,
+    ends: bool = True,
 ) -> LearnedModel:
-    """The model to plan on, of the members that the kind draws."""
+    """The model to plan on, of the members that the kind draws; without `ends` no episode ends."""
     return LearnedModel(
         kind.draw_members(state.weights, state.errors, key),
         state.inputs,

@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 
 from etude.models import network_dynamics
-from etude.models.dynamics_model import Prediction
 from etude.models.gaussian_network import (
     Gaussian,
     GaussianNetwork,
@@ -17,15 +16,12 @@ from etude.models.gaussian_network import (
     initial_bounds,
     regression_loss,
 )
-from etude.models.known_functions import KnownFunctions
-from etude.models.learned_model import LearnedModel, Propagation
 from etude.models.model_rows import ModelRows
-from etude.models.network_dynamics import NetworkDynamics, NetworkFields
+from etude.models.network_dynamics import NetworkFields
 from etude.nn.networks import MLP, Activation
 from etude.nn.variational import VariationalMLP, make_variational_mlp, negative_elbo
-from etude.spaces import EnvironmentSpec
 from etude.struct import static, struct, traced
-from etude.types import Array, Metrics
+from etude.types import Array
 
 
 @struct
@@ -59,23 +55,10 @@ class Variational(NetworkFields):
     has_noise = True  # it predicts the noise too
     weight_decay = 0.0  # the prior takes its place
 
-    def init(self, key: Array, spec: EnvironmentSpec, known: KnownFunctions) -> NetworkDynamics:
-        return network_dynamics.init_dynamics(self, key, spec, known)
-
-    def fit(
-        self, state: NetworkDynamics, rows: ModelRows, key: Array
-    ) -> tuple[NetworkDynamics, Metrics]:
-        return network_dynamics.fit_dynamics(self, state, rows, key)
-
-    def planning_model(
-        self, state: NetworkDynamics, key: Array, propagation: Propagation, ends: bool = True
-    ) -> LearnedModel:
-        return network_dynamics.planning_model(self, state, key, propagation, ends)
-
-    def predict(
-        self, state: NetworkDynamics, observation: Array, action: Array, key: Array
-    ) -> Prediction:
-        return network_dynamics.predict(self, state, observation, action, key)
+    init = network_dynamics.init_dynamics
+    fit = network_dynamics.fit_dynamics
+    planning_model = network_dynamics.planning_model
+    predict = network_dynamics.predict
 
     @property
     def num_members(self) -> int:

@@ -14,7 +14,8 @@
     MCTS                discrete actions    no                    no     games
 
 (1) on a model whose state is a vector of floats and whose episodes do not end. For the best action
-of a Q function, a plan is of one action. Collocation solves with SciPy, seconds for a plan.
+of a Q function, a plan is of one action. Collocation solves with SciPy, seconds for a plan. PETS
+plans on a learned model with what fits MPC, and with MCTS for Discrete actions.
 """
 
 from etude.planning.sampling.cem import CEM

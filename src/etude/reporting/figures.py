@@ -379,6 +379,11 @@ def draw_caption(axes, title, subtitle):
     ]
     for text in texts:
         text.set_in_layout(False)
+    add_legend(axes)
+
+
+def add_legend(axes: Any) -> None:
+    """Name what is labelled in a row above the axes, if anything is."""
     handles, labels = axes.get_legend_handles_labels()
     if handles:
         legend = axes.legend(

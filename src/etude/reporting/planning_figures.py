@@ -80,7 +80,7 @@ def draw_distribution_shift(
     shift.axhline(0, color=GRID, linewidth=1)
     shift.set_xlabel("fits of the model before it")
     shift.set_ylabel("predicted minus achieved return")
-    add_legends(states, shift)
+    figures.add_legend(shift)
     figures.finish_figure(states.figure, states, file, title, subtitle, numbered="")
 
 
@@ -106,7 +106,7 @@ def draw_risk(file: Path, measured: dict[str, Any], title: str, subtitle: str) -
         returns.plot([float(name)] * len(seeds), seeds, color=EMBER, linestyle="none", marker="_")
     returns.set_xlabel("risk aversion")
     returns.set_ylabel("return per episode")
-    add_legends(paths, returns)
+    figures.add_legend(returns)
     figures.finish_figure(paths.figure, paths, file, title, subtitle, numbered="")
 
 
@@ -120,24 +120,6 @@ def two_panels() -> tuple[Any, Any]:
     for axes in (left, right):
         figures.style_axes(axes, "")
     return left, right
-
-
-def add_legends(left: Any, right: Any) -> None:
-    """The right panel's legend; that of the left one comes with the caption."""
-    handles, labels = right.get_legend_handles_labels()
-    right.legend(
-        handles,
-        labels,
-        loc="lower left",
-        bbox_to_anchor=(0, 1.025),
-        ncols=len(handles),
-        frameon=False,
-        fontsize=8.5,
-        labelcolor=INK,
-        handlelength=1.5,
-        borderpad=0,
-        borderaxespad=0,
-    )
 
 
 def draw_model_error(
@@ -175,5 +157,5 @@ def draw_model_error(
         axes.minorticks_off()
         axes.set_xlabel("steps ahead")
         axes.set_ylabel(label)
-    add_legends(linear, pendulum)
+    figures.add_legend(pendulum)
     figures.finish_figure(linear.figure, linear, file, title, subtitle, numbered="")

@@ -7,8 +7,8 @@ In sₜ₊₁ = L sₜ, a linear system, a model that errs by ε in each step er
 which has a limit for L < 1, grows in a line for L = 1, and with Lᵏ beyond: the system itself
 carries an error on. For a model whose error in a step is at most ε everywhere, where neither system
 nor model stretches differences by more than L, it is a bound (Asadi et al., 2018). A network that
-was fitted to Pendulum-v1 shows the same growth from what it errs in one step; more data lower the
-curve, but do not make it flat.
+was fitted to Pendulum-v1 shows the same growth from what it errs in one step. More data lower the
+first errors, and soon no longer the far ones.
 """
 
 from collections.abc import Sequence

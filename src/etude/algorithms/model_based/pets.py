@@ -125,11 +125,20 @@ class PETS(PlanningFields, ModelFields):
         return max(self.warmup_steps, self.rollout_length * num_envs), "warmup_steps"
 
     def init(self, key: Array, spec: EnvironmentSpec) -> PETSState:
-        """The model before its first fit, and no steps."""
+        """The model before its first fit, and no steps.
+
+        Raises InvalidInput for a warm-up of more steps than are kept.
+        """
         model = self.model.init(key, spec, self.known_functions(spec))
         steps = ring_buffer.init(
             zeros_like_spec(spec), self.capacity, spec.num_envs, self.rollout_length
         )
+        kept = ring_buffer.length(steps) * spec.num_envs
+        if self.warmup_steps > kept:
+            raise InvalidInput(
+                f"warmup_steps is {self.warmup_steps}, more than the {kept} steps that are kept, "
+                "so the model would never be fitted; give a larger capacity"
+            )
         return PETSState(model, steps, spec)
 
     def initial_memory(self, state: PETSState, spec: EnvironmentSpec, key: Array) -> PlanMemory:
@@ -215,7 +224,10 @@ class PETS(PlanningFields, ModelFields):
     def fit_if_due(
         self, model: Any, steps: RingBuffer, spec: EnvironmentSpec, key: Array
     ) -> tuple[Any, Metrics]:
-        """Fit the model once there are enough steps, and again if it is to be fitted again."""
+        """Fit the model once there are enough steps, and again if it is to be fitted again.
+
+        A model that comes from another run is not fitted to fewer steps than it was there.
+        """
 
         def fit(model):
             return self.model.fit(model, rows_of_buffer(spec, steps), key)
@@ -224,8 +236,8 @@ class PETS(PlanningFields, ModelFields):
             metrics = jax.eval_shape(fit, model)[1]
             return model, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), metrics)
 
-        num_steps = steps.inserted * ring_buffer.num_envs(steps)
-        is_due = num_steps >= self.warmup_steps
+        num_steps = ring_buffer.num_valid(steps) * ring_buffer.num_envs(steps)
+        is_due = num_steps >= jnp.maximum(self.warmup_steps, model.num_rows)
         if not self.refit:
             is_due &= ~model.is_fitted
         return jax.lax.cond(assume_unbatched(is_due), fit, skip, model)
