@@ -109,7 +109,7 @@ class LearnedModel:
         return jax.vmap(jax.vmap(function))(self.observe(state), action, self.observe(successor))
 
     def has_diverged(self, successor: Array) -> Array:
-        """Whether a prediction is not finite, or far from all data; bool [particle, plan]."""
+        """Whether a predicted state is not finite, or far from all data; bool [particle, plan]."""
         size = successor.shape[-1]
         deviation = jnp.abs(successor - self.inputs.mean[:size]) / self.inputs.std[:size]
         return ~(deviation < LARGEST_DEVIATION).all(-1)

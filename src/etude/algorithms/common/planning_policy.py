@@ -46,9 +46,11 @@ class PlanMemory:
     """The plan that is followed in each environment, [env, ...]."""
 
     start: Any  # of the next search: a WarmStart, or controls [env, horizon, *element]
-    actions: Array  # [env, replan_interval, *element]: what is followed until the next search
+    # [env, replan_interval, *element], in [-1, 1]: what is followed until the next search
+    actions: Array
     age: Array  # int32 [env]: steps since the search; replan_interval before the first one
-    # bool [env]: every plan that the last search tried diverges, and the middle of the box is taken
+    # bool [env]: every plan that the last search tried diverges, and zeros are followed: the middle
+    # of the box, or the first of Discrete actions
     has_diverged: Array
 
 
@@ -101,8 +103,8 @@ def follow_plan(
 ) -> tuple[Array, PlanMemory]:
     """The next action of each environment, of a new plan where the old one is at its end.
 
-    The next search starts from this plan, shifted by one step. With several `particles` a plan is
-    scored as in `return_of_plans`.
+    The next search starts from this plan, shifted by one step at each call. With several
+    `particles` a plan is scored as in `return_of_plans`.
     """
     is_due = memory.age >= algorithm.replan_interval
 

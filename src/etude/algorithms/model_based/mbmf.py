@@ -1,11 +1,12 @@
 """Model-based, then model-free (MBMF; Nagabandi et al., 2018): imitate a planner, then fine-tune.
 
-    1. plan        the planner acts on a model that it learns (PETS)
+    1. plan        the planner acts, on a model that it learns (PETS)
     2. imitate     the policy acts, the planner labels what it sees (DAgger)
     3. warm up     the policy stands still, and the agent learns its value
     4. fine-tune   the agent, PPO or SAC, goes on from that policy without a model
 
-Up to the end of 2 the policy is fitted to the planner's actions. The agent learns from the rewards
+The paper's planner has one network and random shooting, and TRPO fine-tunes; 3 is not in it. Up to
+the end of 2 the policy is fitted to the planner's actions. The agent learns from the rewards
 of every phase, but until 4 its policy is put back after each of its updates.
 """
 
@@ -70,11 +71,12 @@ class MBMF(AgentInField):
     """The planner and its model."""
     agent: PPO | SAC = nested(PPO())
     """What fine-tunes the policy; the flags without a prefix are those of the imitation."""
-    planner_steps: int = static(1_000, at_least=1)
-    """Environment steps in which the planner acts, its random ones included."""
-    imitation_steps: int = static(1_000, at_least=0)
+    planner_steps: int = static(3_000, at_least=1)
+    """Environment steps in which the planner acts, its random ones included: more than come before
+    the first fit of its model, in whole rollouts."""
+    imitation_steps: int = static(3_000, at_least=0)
     """Environment steps after that, in which the policy acts and the planner labels."""
-    value_warmup_steps: int = static(1_000, at_least=0)
+    value_warmup_steps: int = static(3_000, at_least=0)
     """Environment steps after that, in which the policy stands still and its value is learned."""
     learning_rate: float = traced(1e-3, above=0)
     """Step size of Adam for the imitation."""
@@ -129,11 +131,22 @@ class MBMF(AgentInField):
         return self.planner_steps + self.imitation_steps
 
     def init(self, key: Array, spec: EnvironmentSpec) -> MBMFState:
-        """A planner without a model yet, the agent, and no labels."""
+        """A planner without a model yet, the agent, and no labels.
+
+        Raises InvalidInput where the planner would have no step between the first fit of its model
+        and the end of its phase.
+        """
+        rollout = self.rollout_length * spec.num_envs
+        first_fit = -(-self.first_update(spec.num_envs)[0] // rollout) * rollout
+        if self.planner_steps <= first_fit:
+            raise InvalidInput(
+                f"planner_steps is {self.planner_steps}, and the planner has no model before step "
+                f"{first_fit}; give more of them, a smaller planning.warmup_steps or shorter "
+                "rollouts"
+            )
         key_planning, key_agent = jax.random.split(key)
         agent = self.agent.init(key_agent, spec)
         example = zeros_like_spec(spec)
-        rollout = self.rollout_length * spec.num_envs
         labels = ring_buffer.init(
             LabelledObservations(example.observation, example.action),
             -(-self.labelled_steps // rollout) * rollout,
@@ -201,13 +214,19 @@ class MBMF(AgentInField):
     def fit_model(
         self, state: MBMFState, experience: Transition, is_labelled: Array, key: Array
     ) -> tuple[PETSState, RingBuffer, Metrics]:
-        """The planner with its model fitted to the rollout too, and the labels with those of it."""
+        """The planner with its model fitted to the rollout too, and the labels with those of it.
+
+        A rollout from before the first fit has random actions, which are no labels.
+        """
         planned = replace(experience, memory=experience.memory.plan)
         rows = LabelledObservations(experience.observation, experience.memory.label)
 
         def learn(planning, labels):
             planning, metrics = self.planner.update(planning, planned, key)
-            return planning, ring_buffer.insert(labels, rows), metrics
+            labelled = ring_buffer.insert(labels, rows)
+            is_planned = state.planning.model.is_fitted
+            labels = jax.tree.map(partial(jnp.where, is_planned), labelled, labels)
+            return planning, labels, metrics
 
         def skip(planning, labels):
             metrics = jax.eval_shape(learn, planning, labels)[2]
@@ -226,7 +245,8 @@ class MBMF(AgentInField):
 
         Its spread stays as it is, so that the agent explores.
         """
-        size = jnp.minimum(labels.inserted, ring_buffer.length(labels))
+        size = ring_buffer.num_valid(labels)
+        is_labelled &= size > 0
 
         def loss(policy, batch):
             action, _ = self.agent.act(
@@ -271,9 +291,11 @@ def with_policy(agent: Any, policy: Any) -> Any:
 
 
 def hold_policy(new: Any, old: Any, is_labelled: Array) -> Any:
-    """The new state of PPO or SAC with the old policy, and all that belongs to it.
+    """The new state of PPO or SAC with the old policy.
 
-    The statistics that normalize what the policy reads stay too, unless it is fitted again.
+    With SAC's go its optimizer's state and the temperature. PPO has one optimizer for policy and
+    value, whose moments go on, as in PPO's own value warm-up; the statistics that normalize what
+    its policy reads stay, unless it is fitted again.
     """
     if isinstance(new, SACState):
         return replace(

@@ -2,14 +2,16 @@
 
     collect steps → fit a model p(s', r | s, a) to all of them → plan on it, act → collect …
 
-The versions of model-based reinforcement learning in the course differ by two settings:
+The versions of model-based reinforcement learning in CS 285 differ by two settings:
 
     version 0.5    the model is fitted once, to random steps; plans are followed to their end
     version 1.0    it is fitted again to the steps that its plans led to
     version 1.5    besides, a new plan is made at every step: model-predictive control
 
 PETS (Chua et al., 2018) is version 1.5 with an ensemble, whose members are so many possible worlds;
-a plan is worth its mean return over them.
+a plan is worth its mean return over them. Unlike there, iCEM searches in place of CEM, particles
+are divided evenly among the members, one each by default in place of four, and all plans of a
+search meet the same noise.
 """
 
 from functools import partial
@@ -59,13 +61,14 @@ class PETS(PlanningFields, ModelFields):
     """Planner that searches for a plan; those with derivatives follow the mean of the members, and
     plan where no episode can end, which --no-ends says."""
     particles: int = static(5, at_least=1)
-    """Courses of chance for each plan, divided evenly among the members that predict."""
+    """Simulated trajectories of each plan, divided evenly among the members that predict; no effect
+    where the mean of the members is followed, and with tree_search."""
     propagation: Propagation = static("ts-infinity")
     """How particles meet members: ts-infinity, one member for the whole plan; ts1, another at each
     step; mean, the mean of all without noise."""
     risk_aversion: float = traced(0.0, at_least=0)
     """Standard deviations over particles that are taken off a plan's mean return; 0 does not mind
-    risk."""
+    risk; no effect where particles have none."""
     tree_search: TreePlanner | None = nested(None)
     """Tree search in place of a planner, for Discrete actions alone, at every step."""
     refit: bool = static(True)
@@ -73,7 +76,7 @@ class PETS(PlanningFields, ModelFields):
     rollout_length: int = static(50, at_least=1)
     """Environment steps of each copy between two fits."""
     warmup_steps: int = static(200, at_least=0)
-    """Environment steps with random actions before the first fit."""
+    """Environment steps with random actions before the first fit at least, in whole rollouts."""
     capacity: int = static(100_000, at_least=1)
     """Latest steps that the model is fitted to."""
     components: ClassVar[dict[str, Component]] = {"model": MODEL}
@@ -157,8 +160,8 @@ class PETS(PlanningFields, ModelFields):
         def plan(memory):
             if self.tree_search is not None:
                 return self.search_trees(state, observation, key_members, key_plan), memory
-            is_smooth = isinstance(self.planner, GradientPlanner)
-            propagation = "mean" if is_smooth else self.propagation
+            is_mean = isinstance(self.planner, GradientPlanner) or self.propagation == "mean"
+            propagation = "mean" if is_mean else self.propagation
             model = self.model.planning_model(state.model, key_members, propagation, self.ends)
             return planning_policy.follow_plan(
                 self,
@@ -167,7 +170,7 @@ class PETS(PlanningFields, ModelFields):
                 memory,
                 key_plan,
                 state.spec.action,
-                particles=1 if is_smooth else self.particles,
+                particles=1 if is_mean else self.particles,
                 risk_aversion=self.risk_aversion,
             )
 
@@ -226,7 +229,8 @@ class PETS(PlanningFields, ModelFields):
     ) -> tuple[Any, Metrics]:
         """Fit the model once there are enough steps, and again if it is to be fitted again.
 
-        A model that comes from another run is not fitted to fewer steps than it was there.
+        A model that comes from another run is not fitted to fewer steps than it was there, or than
+        are kept here.
         """
 
         def fit(model):
@@ -236,14 +240,15 @@ class PETS(PlanningFields, ModelFields):
             metrics = jax.eval_shape(fit, model)[1]
             return model, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), metrics)
 
-        num_steps = ring_buffer.num_valid(steps) * ring_buffer.num_envs(steps)
-        is_due = num_steps >= jnp.maximum(self.warmup_steps, model.num_rows)
+        num_envs = ring_buffer.num_envs(steps)
+        known = jnp.minimum(model.num_rows, ring_buffer.length(steps) * num_envs)
+        is_due = ring_buffer.num_valid(steps) * num_envs >= jnp.maximum(self.warmup_steps, known)
         if not self.refit:
             is_due &= ~model.is_fitted
         return jax.lax.cond(assume_unbatched(is_due), fit, skip, model)
 
 
-# The versions of the course, with one network that predicts no noise.
+# The versions of CS 285, with one network that predicts no noise.
 SingleNetwork = partial(Ensemble, members=1, elites=1, has_noise=False)
 HORIZON = 25
 Version05 = partial(
