@@ -64,6 +64,7 @@ _MODULE_OF = {
     "evaluate": "rollout",
     "register_model": "models.true_models",
     "register_reward": "models.known_functions",
+    "register_structure": "models.structures",
     "register_goal_reward": "environments.goals",
     "Algorithm": "algorithms.protocol",
     "algorithm": "algorithms.protocol",
@@ -97,6 +98,7 @@ _MODULE_OF = {
     "measure_distribution_shift": "studies.distribution_shift",
     "measure_model_error": "studies.model_error",
     "measure_risk": "studies.risk",
+    "measure_system_identification": "studies.system_identification",
     "InvalidInput": "errors",
 }
 

@@ -50,11 +50,14 @@ def test_bounds_hold_whatever_the_input_and_their_derivative_is_finite():
     """P-1: the log-variance stays between its bounds for inputs of ±1e6."""
     bounds = initial_bounds(3)
     v = jnp.float32([-1e6, 0.0, 1e6])
-    bounded = bounds.apply(v)
+    bounded = jnp.log(bounds.variance(v))
     assert (bounded >= bounds.low).all() and (bounded <= bounds.high + 1e-4).all()
-    # softplus bends both ends: half way between them it is nearly the identity
-    np.testing.assert_allclose(bounds.apply(jnp.full(3, -5.0)), -5.0, atol=0.02)
-    slope = jax.grad(lambda bounds, v: bounds.apply(v).sum(), (0, 1))(bounds, v)
+    # half way between them it is nearly the identity
+    np.testing.assert_allclose(jnp.log(bounds.variance(jnp.full(3, -5.0))), -5.0, atol=0.02)
+    below = bounds.high - np.logaddexp(0, bounds.high - 1.0)  # the two bounds, one after the other
+    between = bounds.low + np.logaddexp(0, below - bounds.low)
+    np.testing.assert_allclose(bounds.variance(jnp.full(3, 1.0)), np.exp(between), rtol=1e-5)
+    slope = jax.grad(lambda bounds, v: bounds.variance(v).sum(), (0, 1))(bounds, v)
     assert all(jnp.isfinite(x).all() for x in jax.tree.leaves(slope))
     np.testing.assert_allclose(
         LogVarianceBounds(jnp.ones(3), -jnp.ones(3)).penalty(), 0.01 * 6, rtol=1e-5

@@ -112,6 +112,35 @@ def _model_error(arguments: list[str]) -> None:
     print(f"drawn   {directory / 'model_error.png'}")
 
 
+def _system_identification(arguments: list[str]) -> None:
+    """`etude figure system-identification`: equations with fitted constants, and a network"""
+
+    @dataclasses.dataclass
+    class SystemIdentification:
+        """Fit the right equations, wrong ones and a network to noisy steps, and draw the errors of
+        the constants and those of the models by steps ahead. A measurement that was stopped goes
+        on."""
+
+        steps: tuple[int, ...] = (50, 100, 200, 500, 1_000)
+        """environment steps that are fitted"""
+        seeds: int = 5
+        """seeds of the steps, their noise, and the fits"""
+        out: str | None = None
+        """the output directory; default runs/system_identification"""
+
+    options = flags.parse(SystemIdentification, "etude figure system-identification", arguments)
+    enable_cache()
+    from etude.studies.system_identification import measure_system_identification
+
+    directory, measured = measure_system_identification(**vars(options))
+    for environment, products in measured["constants"].items():
+        print(f"{environment}: relative error of what the motion tells")
+        _print_summaries(products, "steps", digits=5)
+    print("Pendulum-v1: error of the models by steps ahead")
+    _print_summaries(measured["errors"], "ahead", digits=5)
+    print(f"drawn   {directory / 'system_identification.png'}")
+
+
 def _risk(arguments: list[str]) -> None:
     """`etude figure risk`: walks past an unknown field by how much their plans mind risk"""
 
@@ -143,13 +172,13 @@ def _risk(arguments: list[str]) -> None:
     print(f"drawn   {directory / 'risk.png'}")
 
 
-def _print_summaries(curves: dict[str, Any], x_name: str) -> None:
+def _print_summaries(curves: dict[str, Any], x_name: str, digits: int = 3) -> None:
     """Print the number over seeds of each curve at each x, with its interval."""
     for name, curve in curves.items():
         for x in sorted(curve, key=float):
-            low, high = curve[x]["ci95"]
-            center = curve[x]["iqm"]
-            print(f"{name:28}{x_name} {x:>4} {center:10.3f} ({low:.3f} to {high:.3f})")
+            numbers = curve[x]["iqm"], *curve[x]["ci95"]
+            center, low, high = (f"{number:.{digits}f}" for number in numbers)
+            print(f"{name:28}{x_name} {x:>4} {center:>10} ({low} to {high})")
 
 
 PLANNING_FIGURES = {
@@ -157,5 +186,6 @@ PLANNING_FIGURES = {
     "action-dimension": _action_dimension,
     "distribution-shift": _distribution_shift,
     "model-error": _model_error,
+    "system-identification": _system_identification,
     "risk": _risk,
 }

@@ -2,6 +2,7 @@
 
     Ensemble       networks that differ by what they saw, or by their start
     Variational    one network with random weights
+    Physics        known equations, whose constants are found
 
 `init`, `fit`, then `planning_model`, a `Model` for planners, or `predict`, which tells what is
 noise and what the model does not know.
@@ -51,4 +52,8 @@ class DynamicsModel(Protocol):
 
     def predict(self, state: Any, observation: Array, action: Array, key: Array) -> Prediction:
         """One step ahead, from vectors [row, observation] and [row, action]."""
+        ...
+
+    def held_out_rows(self, state: Any, rows: ModelRows) -> Array:
+        """The rows that the model is never trained on, bool [row]."""
         ...

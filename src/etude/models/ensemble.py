@@ -47,6 +47,7 @@ class Ensemble(NetworkFields):
     fit = network_dynamics.fit_dynamics
     planning_model = network_dynamics.planning_model
     predict = network_dynamics.predict
+    held_out_rows = network_dynamics.held_out_rows
 
     @property
     def num_members(self) -> int:

@@ -34,10 +34,13 @@ class LogVarianceBounds:
     high: Array
     low: Array
 
-    def apply(self, v: Array) -> Array:
-        """`v`, squeezed between the bounds by softplus: its derivative is nowhere exactly zero."""
-        v = self.high - jax.nn.softplus(self.high - v)
-        return self.low + jax.nn.softplus(v - self.low)
+    def variance(self, v: Array) -> Array:
+        """σ² = e^low + e^high sigmoid(v − high): e^v between the bounds, which it nears smoothly.
+
+        That is e to the power of low + softplus(high − softplus(high − v) − low), without a
+        logarithm.
+        """
+        return jnp.exp(self.low) + jnp.exp(self.high) * jax.nn.sigmoid(v - self.high)
 
     def penalty(self) -> Array:
         """What draws the bounds together, []: the upper one matters far from the data."""
@@ -57,7 +60,7 @@ class GaussianNetwork:
             mean = self.mlp(x)
             return Gaussian(mean, jnp.zeros_like(mean))
         mean, v = jnp.split(self.mlp(x), 2, -1)
-        return Gaussian(mean, jnp.exp(self.bounds.apply(v)))
+        return Gaussian(mean, self.bounds.variance(v))
 
 
 def initial_bounds(targets: int) -> LogVarianceBounds:

@@ -77,11 +77,7 @@ class LearnedModel:
         count, particles = self.num_members, len(x)
         if self.propagation == "mean":
             return jax.vmap(lambda member: member(x).mean)(self.members).mean(0)
-        if particles % count:
-            raise InvalidInput(
-                f"{particles} particles cannot be divided evenly among the {count} members of the "
-                f"model; give a multiple of {count}"
-            )
+        check_particles(particles, count)
         order = jnp.arange(particles)
         if self.propagation == "ts1":
             order = jax.random.permutation(key_order, particles)
@@ -128,6 +124,15 @@ class LearnedModel:
     def num_members(self) -> int:
         """Members that predict."""
         return len(self.members.bounds.high)
+
+
+def check_particles(particles: int, members: int) -> None:
+    """Raise InvalidInput for particles that cannot be divided evenly among the members."""
+    if particles % members:
+        raise InvalidInput(
+            f"{particles} particles cannot be divided evenly among the {members} members of the "
+            f"model; give a multiple of {members}"
+        )
 
 
 def step_vector(inputs: Standardization, state: Array, action: Array, successor: Array) -> Array:

@@ -59,6 +59,7 @@ class Variational(NetworkFields):
     fit = network_dynamics.fit_dynamics
     planning_model = network_dynamics.planning_model
     predict = network_dynamics.predict
+    held_out_rows = network_dynamics.held_out_rows
 
     @property
     def num_members(self) -> int:
@@ -77,7 +78,7 @@ class Variational(NetworkFields):
         self, weights: VariationalWeights, x: Array, y: Array, key: Array, num_rows: Array
     ) -> Array:
         mean, v = jnp.split(weights.network(x[0], key), 2, -1)
-        prediction = Gaussian(mean, jnp.exp(weights.bounds.apply(v)))
+        prediction = Gaussian(mean, weights.bounds.variance(v))
         nll = regression_loss(prediction, y[0], has_noise=True)
         kl = weights.network.kl(self.prior_std)
         return negative_elbo(nll, kl, num_rows) + weights.bounds.penalty()

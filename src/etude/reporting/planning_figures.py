@@ -159,3 +159,37 @@ def draw_model_error(
         axes.set_ylabel(label)
     figures.add_legend(pendulum)
     figures.finish_figure(linear.figure, linear, file, title, subtitle, numbered="")
+
+
+def draw_system_identification(
+    file: Path, measured: dict[str, Any], steps_ahead: tuple[int, ...], title: str, subtitle: str
+) -> None:
+    """Draw the errors of constants by steps fitted, and those of models by steps ahead, as a PNG.
+
+    `measured` is what `measure_system_identification` returns. Dots are of the pendulum, squares of
+    the cart-pole. The image has 1440 x 840 pixels.
+    """
+    constants, models = two_panels()
+    counts = set()
+    for products, marker in zip(measured["constants"].values(), "os", strict=True):
+        for (product, curve), color in zip(products.items(), COLORS, strict=False):
+            counts |= {int(count) for count in curve}
+            numbers = sorted(int(count) for count in curve)
+            errors = [curve[str(count)]["iqm"] for count in numbers]
+            constants.plot(numbers, errors, color=color, marker=marker, markersize=5, label=product)
+    constants.set_xscale("log")
+    constants.set_xticks(sorted(counts), [f"{count:,}" for count in sorted(counts)])
+    constants.set_xlabel("environment steps")
+    constants.set_ylabel("relative error of a constant")
+    draw_curves(models, measured["errors"])
+    models.set_xscale("log", base=2)
+    models.set_xticks(steps_ahead, [str(k) for k in steps_ahead])
+    models.set_xlabel("steps ahead")
+    models.set_ylabel("error, in units of the spread")
+    for axes in (constants, models):
+        axes.set_yscale("log")
+        axes.minorticks_off()
+    low, high = models.get_ylim()
+    models.set_ylim(low, 20 * high)  # room for the legend
+    models.legend(loc="upper left", frameon=False, fontsize="small")
+    figures.finish_figure(constants.figure, constants, file, title, subtitle, numbered="")

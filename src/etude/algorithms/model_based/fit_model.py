@@ -18,14 +18,14 @@ from etude.estimators.calibration import (
 from etude.models.ensemble import Ensemble
 from etude.models.known_functions import KnownFunctions, known_functions
 from etude.models.model_rows import draw_rows, rows_of_dataset
-from etude.models.network_dynamics import held_out_rows
+from etude.models.physics import Physics
 from etude.models.prediction_error import prediction_errors
 from etude.models.variational import Variational
 from etude.spaces import EnvironmentSpec
 from etude.struct import nested, replace, static, struct
 from etude.types import Array, Metrics
 
-AnyDynamics = Ensemble | Variational
+AnyDynamics = Ensemble | Variational | Physics
 STEPS_AHEAD = (1, 5, 10, 20)  # of the errors by which a fitted model is judged
 JUDGED_ROWS = 2_000  # on which it is judged how sure a model is
 
@@ -116,7 +116,7 @@ class FitModel(ModelFields):
         rows = rows_of_dataset(dataset)
         key_rows, key_predict = jax.random.split(key)
         # a model is too sure of the rows that it was trained on
-        held_out = held_out_rows(self.model, state.model, rows)
+        held_out = self.model.held_out_rows(state.model, rows)
         judged = jnp.where(held_out.any(), held_out, rows.is_valid)
         judged_rows = draw_rows(key_rows, judged, (JUDGED_ROWS,))
         rows = jax.tree.map(lambda x: x[judged_rows], rows)

@@ -44,6 +44,11 @@ class CartPoleSwingUpTask:
     within 0.2 of that, and is cut off after 100 steps. Masses and length are CartPole-v1's.
     """
 
+    gravity: float = GRAVITY  # m/s²
+    cart_mass: float = CART_MASS  # kg
+    pole_mass: float = POLE_MASS  # kg
+    half_length: float = HALF_LENGTH  # m, from the joint to the pole's center of mass
+
     @property
     def observation_space(self) -> Box:
         high = (math.inf, math.inf, 1.0, 1.0, math.inf)
@@ -60,10 +65,10 @@ class CartPoleSwingUpTask:
             return cart_pole.derivative(
                 state,
                 control,
-                gravity=GRAVITY,
-                cart_mass=CART_MASS,
-                pole_mass=POLE_MASS,
-                half_length=HALF_LENGTH,
+                gravity=self.gravity,
+                cart_mass=self.cart_mass,
+                pole_mass=self.pole_mass,
+                half_length=self.half_length,
             )
 
         return runge_kutta(derivative, state, control, TIME_STEP)
