@@ -147,7 +147,9 @@ def test_pets_plans_on_it_and_fit_model_fits_it(tmp_path):
         out=tmp_path / "fit", **common,
     )  # fmt: skip
     assert fit.summary["evaluation"]["metrics"]["error_20"]["mean"] < 1e-4
-    pets = PETS(model=Physics(), ends=False, horizon=5, samples=20, rollout_length=20)
+    pets = PETS(
+        model=Physics(), ends=False, horizon=5, samples=20, rollout_length=20, warmup_steps=20
+    )
     planned = etude.train(
         pets, "Pendulum-v1", steps=40, initial={"model": fit}, out=tmp_path / "pets", **common
     )
