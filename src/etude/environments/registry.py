@@ -18,6 +18,7 @@ from etude.environments.tasks.avoiding import limited_avoiding
 from etude.environments.tasks.cart_pole_swing_up import limited_cart_pole_swing_up
 from etude.environments.tasks.fork import Fork
 from etude.environments.tasks.lanes import limited_lanes
+from etude.environments.tasks.noisy_pendulum import limited_noisy_pendulum
 from etude.environments.tasks.point_room import POINT_ROOMS
 from etude.environments.tasks.push import limited_push
 from etude.environments.tasks.t_maze import limited_t_maze
@@ -44,6 +45,7 @@ JAX_ENVIRONMENTS = {
     "etude/Push-v0": limited_push,
     "etude/Lanes-v0": limited_lanes,
     "etude/CartPoleSwingUp-v0": limited_cart_pole_swing_up,
+    "etude/NoisyPendulum-v0": limited_noisy_pendulum,
 }
 # modules that register ids of etude with Gymnasium
 OWN_ENVIRONMENTS = (
@@ -57,6 +59,7 @@ OWN_ENVIRONMENTS = (
     "etude.environments.tasks.push_env",
     "etude.environments.tasks.lanes_env",
     "etude.environments.tasks.cart_pole_swing_up_env",
+    "etude.environments.tasks.noisy_pendulum_env",
 )
 # part of an entry point -> the extra of etude that installs it
 EXTRAS = {"gymnasium_robotics": "robotics", "box2d": "box2d", "mujoco": "mujoco", "ale_py": "atari"}
