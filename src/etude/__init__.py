@@ -91,6 +91,7 @@ _MODULE_OF = {
     "measure_open_loop": "studies.open_loop",
     "measure_error_growth": "studies.error_growth",
     "measure_demonstrations_needed": "studies.demonstrations_needed",
+    "measure_model_uncertainty": "studies.model_uncertainty",
     "measure_modes_by_head": "studies.modes_by_head",
     "measure_chunk_lengths": "studies.chunk_lengths",
     "measure_horizon_and_replanning": "studies.horizon_and_replanning",

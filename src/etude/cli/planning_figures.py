@@ -141,6 +141,36 @@ def _system_identification(arguments: list[str]) -> None:
     print(f"drawn   {directory / 'system_identification.png'}")
 
 
+def _model_uncertainty(arguments: list[str]) -> None:
+    """`etude figure model-uncertainty`: the noise that models expect, and their doubt in a gap"""
+
+    @dataclasses.dataclass
+    class ModelUncertainty:
+        """Fit a single network, ensembles and a network with random weights to data with a gap, and
+        draw the noise that each expects and its doubt. A measurement that was stopped goes on."""
+
+        rows: int = 4_000
+        """steps that a model is fitted to"""
+        seeds: int = 5
+        """seeds of data and fits"""
+        out: str | None = None
+        """the output directory; default runs/model_uncertainty"""
+
+    options = flags.parse(ModelUncertainty, "etude figure model-uncertainty", arguments)
+    enable_cache()
+    from etude.studies.model_uncertainty import measure_model_uncertainty
+
+    directory, measured = measure_model_uncertainty(**vars(options))
+    for task, kinds in measured["tasks"].items():
+        for name, measures in kinds.items():
+            for measure, found in measures.items():
+                low, high = found["ci95"]
+                print(
+                    f"{task:10}{name:20}{measure:20}{found['iqm']:9.3f} ({low:.3f} to {high:.3f})"
+                )
+    print(f"drawn   {directory / 'model_uncertainty.png'}")
+
+
 def _risk(arguments: list[str]) -> None:
     """`etude figure risk`: walks past an unknown field by how much their plans mind risk"""
 
@@ -186,6 +216,7 @@ PLANNING_FIGURES = {
     "action-dimension": _action_dimension,
     "distribution-shift": _distribution_shift,
     "model-error": _model_error,
+    "model-uncertainty": _model_uncertainty,
     "system-identification": _system_identification,
     "risk": _risk,
 }

@@ -27,6 +27,7 @@ from etude.types import Array
 Propagation = Literal["ts-infinity", "ts1", "mean"]
 # standard deviations from the mean of the data beyond which a prediction counts as diverged
 LARGEST_DEVIATION = 100.0
+WEIGHT_OF_ORIGIN = 0.1  # of (s, a) beside s', for the classifier of ends
 
 
 @struct
@@ -138,9 +139,10 @@ def check_particles(particles: int, members: int) -> None:
 def step_vector(inputs: Standardization, state: Array, action: Array, successor: Array) -> Array:
     """Standardized (s, a, s'), from vectors [..., n], [..., m], [..., n]: what ends an episode.
 
-    The successor is measured by the spread of states.
+    The successor is measured by the spread of states. The others count a tenth: an episode mostly
+    ends by where a step leads, and few ends are seen, so what led there is soon mistaken for it.
     """
     size = state.shape[-1]
     of_successor = Standardization(inputs.mean[:size], inputs.std[:size])
-    step = inputs.forward(jnp.concatenate([state, action], -1))
+    step = WEIGHT_OF_ORIGIN * inputs.forward(jnp.concatenate([state, action], -1))
     return jnp.concatenate([step, of_successor.forward(successor)], -1)

@@ -7,7 +7,9 @@ from etude.algorithms.actor_critic.sac import SAC
 from etude.algorithms.model_based.mbmf import MBMF
 from etude.algorithms.model_based.pets import PETS
 from etude.models.ensemble import Ensemble
+from etude.planning.sampling.icem import ICEM
 from etude.presets.preset import Preset, Presets
+from etude.struct import replace
 
 SMALL = Ensemble(hidden=(64, 64, 64))  # enough for up to four observations
 
@@ -15,6 +17,18 @@ PRESETS: Presets = {
     # a fit after every episode; it swings up after the first, of 200 random steps
     ("pets", "Pendulum-v1"): Preset(
         PETS(model=SMALL, horizon=20, rollout_length=200, warmup_steps=200), 1, 2_000
+    ),
+    # white noise, as a pole is held by forces that change their sign; a fit four times in an episode,
+    # for an end that was seen is one that the next plan can avoid
+    ("pets", "etude/CartPoleContinuous-v0"): Preset(
+        PETS(
+            model=replace(SMALL, gradient_steps=500),
+            planner=ICEM(follow="mean", noise_exponent=0.0),
+            rollout_length=50,
+            warmup_steps=100,
+        ),
+        1,
+        800,
     ),
     # the planner's settings as on Pendulum-v1; the agent has the learning rate of `sac` there, and
     # a temperature that does not outweigh what it has cloned

@@ -112,14 +112,21 @@ def draw_risk(file: Path, measured: dict[str, Any], title: str, subtitle: str) -
 
 def two_panels() -> tuple[Any, Any]:
     """Two axes side by side, under room for a caption."""
+    left, right = panels(2)
+    return left, right
+
+
+def panels(count: int, share_y: bool = False) -> list[Any]:
+    """Axes side by side, under room for a caption."""
     from matplotlib.figure import Figure  # half a second to import, so only where it is needed
 
     figure = Figure(figsize=(7.2, 4.2), dpi=DPI, facecolor="white")
-    left, right = figure.subplots(1, 2)
-    figure.subplots_adjust(left=0.1, right=0.97, bottom=0.13, top=0.78, wspace=0.3)
-    for axes in (left, right):
+    row = list(figure.subplots(1, count, sharey=share_y))
+    spacing = 0.12 if share_y else 0.3
+    figure.subplots_adjust(left=0.1, right=0.97, bottom=0.13, top=0.78, wspace=spacing)
+    for axes in row:
         figures.style_axes(axes, "")
-    return left, right
+    return row
 
 
 def draw_model_error(
@@ -193,3 +200,35 @@ def draw_system_identification(
     models.set_ylim(low, 20 * high)  # room for the legend
     models.legend(loc="upper left", frameon=False, fontsize="small")
     figures.finish_figure(constants.figure, constants, file, title, subtitle, numbered="")
+
+
+def draw_model_uncertainty(
+    file: Path,
+    curves: dict[str, dict[str, Any]],
+    grid: np.ndarray,
+    x: np.ndarray,
+    y: np.ndarray,
+    title: str,
+    subtitle: str,
+) -> None:
+    """Draw what each kind of model predicts of y on a grid of x, among data, as a PNG.
+
+    The inner band is the noise that the model expects, the outer one its doubt besides: each two
+    standard deviations. The image has 1440 x 840 pixels.
+    """
+    row = panels(len(curves), share_y=True)
+    for axes, (name, curve) in zip(row, curves.items(), strict=True):
+        mean, noise, doubt = (np.array(curve[k]) for k in ("mean", "aleatoric", "epistemic"))
+        total = np.hypot(noise, doubt)
+        axes.fill_between(
+            grid, mean - 2 * total, mean + 2 * total, color=EMBER, alpha=0.25, lw=0, label="doubt"
+        )
+        axes.fill_between(
+            grid, mean - 2 * noise, mean + 2 * noise, color=BLUE, alpha=0.3, lw=0, label="noise"
+        )
+        axes.plot(grid, mean, color=INK, linewidth=1.2, label="mean")
+        axes.plot(x, y, color=FAINT, linestyle="none", marker=".", markersize=2, label="data")
+        axes.set_xlabel(name)
+        axes.set(xlim=(-3, 3), ylim=(-2, 2))
+    row[0].set_ylabel("y")
+    figures.finish_figure(row[0].figure, row[0], file, title, subtitle, numbered="")
