@@ -8,6 +8,9 @@ from typing import Any
 import numpy as np
 import report
 
+from etude.algorithms import algorithm_factory
+from etude.algorithms.assumptions import EVERY_ACTION, Assumptions
+
 # mean return of the training episodes of a row of metrics, with exploration
 THRESHOLD = {"CartPole-v1": 400.0, "Pendulum-v1": -200.0}
 FAMILIES = {
@@ -20,8 +23,14 @@ FAMILIES = {
     "td3": "deterministic policy gradient, replay",
     "off-policy-actor-critic": "actor-critic, replay",
     "sac": "actor-critic, replay",
+    "pets": "planning on a learned model",
+    "mbmf": "planning on a learned model, then actor-critic",
+    "mpc": "planning on the true model, no learning",
+    "guided-policy-search": "planning on the true model, into a policy",
 }
-HEADINGS = ["family", "algorithm", "seeds there", "environment steps", "seconds", "stays there"]
+HEADINGS = [
+    "family", "algorithm", "assumes", "seeds there", "environment steps", "seconds", "stays there",
+]  # fmt: skip
 NOTES = """# Families
 
 Environment steps and time until the training episodes of a hundredth of the run, exploration
@@ -29,7 +38,9 @@ included, first reach a threshold on average, and the stability from then on: *s
 share of the later hundredths at or above the threshold. The runs are those of the presets in
 [learning.md](learning.md). Figures are medians over the seeds that reached the threshold, with the
 least and the greatest. Seconds are those of a seed without compiling, times the share of the run's
-gradient steps until then; seeds that train in one program share its time equally.
+gradient steps until then; seeds that train in one program share its time equally. What an algorithm
+assumes beyond an observation that tells the state is what it declares, with all else in
+[docs/algorithms.md](../../docs/algorithms.md).
 """
 
 
@@ -64,8 +75,9 @@ def first_crossing(
 ) -> tuple[int, float, float] | None:
     """Return the first row that reaches `threshold`, None if none does.
 
-    It is (environment steps, share of all gradient steps, share of later rows at or above the
-    threshold). Rows without the end of an episode, whose return is NaN, are left out.
+    It is (environment steps, share of all gradient steps, or of the steps where nothing is learned,
+    share of later rows at or above the threshold). Rows without the end of an episode, whose return
+    is NaN, are left out.
     """
     is_known = ~np.isnan(returns)
     is_above = returns >= threshold
@@ -74,7 +86,7 @@ def first_crossing(
     row = is_above.argmax()
     return (
         int(step[row]),
-        float(updates[: row + 1].sum() / updates.sum()),
+        float(updates[: row + 1].sum() / updates.sum() if updates.any() else step[row] / step[-1]),
         float(is_above[row:][is_known[row:]].mean()),
     )
 
@@ -106,11 +118,24 @@ def cells(algorithm: str, seeds: list[dict[str, Any]]) -> list[str]:
     return [
         FAMILIES[algorithm],
         algorithm,
+        assumed(algorithm_factory(algorithm)().assumes),
         f"{len(reached)} of {len(seeds)}",
         format_range(steps),
         "–" if any(seed["resumed"] for seed in seeds) else format_range(seconds),
         f"{statistics.median(stays):.0%}" if stays else "–",
     ]
+
+
+def assumed(assumes: Assumptions) -> str:
+    """What an algorithm declares to assume, beside an observation that tells the state."""
+    kinds = "" if assumes.actions == EVERY_ACTION else ", ".join(assumes.actions) + " actions"
+    flags = {
+        "vector observations": assumes.vector_observations,
+        "episodes end": assumes.episodes,
+        "smooth": assumes.smooth,
+        "known model": assumes.known_model,
+    }
+    return "; ".join([*filter(None, [kinds]), *(name for name, holds in flags.items() if holds)])
 
 
 def format_range(values: list[float]) -> str:

@@ -11,6 +11,7 @@ from simba import SimBa
 
 from etude.algorithms.actor_critic.sac import SAC
 from etude.data.replay.prioritized import Prioritized
+from etude.planning.sampling.icem import ICEM
 from etude.presets import PRESETS
 
 # a summary of the seeds of a row, as `learning_results.summarize` returns it
@@ -304,6 +305,18 @@ ROWS_WITH_GOALS = [
     Row("td3", "Pendulum-v1", iqm_at_least(-160)),
     Row("ddpg", "Pendulum-v1", iqm_at_least(-160)),
     Row("naf", "Pendulum-v1", iqm_at_least(-300)),
+    # within a tenth of the same planner on the true model
+    Row(
+        "mpc",
+        "Pendulum-v1",
+        setting="planner-of-pets",
+        fields=(("planner", ICEM(follow="mean")), ("horizon", 20)),
+    ),
+    Row("mpc", "Pendulum-v1"),
+    Row("pets", "Pendulum-v1", iqm_at_least(-165)),
+    Row("pets", "etude/CartPoleContinuous-v0", iqm_at_least(200)),
+    *(Row(f"mbrl-{version}", "etude/NoisyPendulum-v0") for version in ("0.5", "1.0", "1.5")),
+    Row("mbmf", "Pendulum-v1", iqm_at_least(-160)),
     Row("dqn", "Pendulum-v1", iqm_at_least(-200)),
     Row("sac", "MountainCarContinuous-v0", iqm_at_least(90)),
     Row("sac", "HalfCheetah-v5", iqm_at_least(4500), steps=100_000),

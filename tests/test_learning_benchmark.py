@@ -230,8 +230,22 @@ def test_time_to_threshold_of_each_seed():
         {"steps": 20, "seconds": 3.0, "stays": 0.5},
         None,
     ]
+    nothing_learned = {**metrics, "updates": np.zeros(6)}  # as of a planner on the true model
+    first, _ = families.time_to_threshold("CartPole-v1", nothing_learned, 6.0)
+    assert first == {"steps": 20, "seconds": pytest.approx(4), "stays": 0.5}
     del metrics["episode_return"]  # as of cloning, which plays no episodes
     assert families.time_to_threshold("CartPole-v1", metrics, 6.0) == [None, None]
+
+
+@pytest.mark.parametrize("name", families.FAMILIES)
+def test_a_family_says_what_it_assumes(name):
+    seed = {"reached": {"steps": 2_000, "seconds": 3.0, "stays": 1.0}, "resumed": False}
+    _, shown, assumes, seeds, steps, seconds, stays = families.cells(name, [seed])
+    assert (shown, seeds, steps, stays) == (name, "1 of 1", "2,000 (2,000–2,000)", "100%")
+    assert seconds == "3.0 (3.0–3.0)"
+    assert ("known model" in assumes) == (name in ("mpc", "guided-policy-search"))
+    assert ("smooth" in assumes) == (name == "guided-policy-search")
+    assert ("vector observations" in assumes) == (name in ("pets", "mbmf"))
 
 
 def test_another_library_is_a_script(tmp_path, monkeypatch):
