@@ -93,6 +93,7 @@ _MODULE_OF = {
     "measure_demonstrations_needed": "studies.demonstrations_needed",
     "measure_model_uncertainty": "studies.model_uncertainty",
     "measure_modes_by_head": "studies.modes_by_head",
+    "measure_calibration": "studies.calibration",
     "measure_chunk_lengths": "studies.chunk_lengths",
     "measure_horizon_and_replanning": "studies.horizon_and_replanning",
     "measure_action_dimension": "studies.action_dimension",

@@ -141,6 +141,33 @@ def _system_identification(arguments: list[str]) -> None:
     print(f"drawn   {directory / 'system_identification.png'}")
 
 
+def _calibration(arguments: list[str]) -> None:
+    """`etude figure calibration`: whether a model is as right as it says, where its plans lead"""
+
+    @dataclasses.dataclass
+    class Calibration:
+        """Play a noisy pendulum by PETS, and draw how right its model is beside what it says,
+        before and after it was fitted to where its plans led."""
+
+        fits: int = 5
+        """fits of the model, after each of which an episode is played"""
+        seeds: int = 5
+        """seeds of PETS"""
+        out: str | None = None
+        """the output directory; default runs/calibration"""
+
+    options = flags.parse(Calibration, "etude figure calibration", arguments)
+    enable_cache()
+    from etude.studies.calibration import measure_calibration
+
+    directory, measured = measure_calibration(**vars(options))
+    _print_summaries(measured["coverage"], "level")
+    for name, found in measured["error"].items():
+        low, high = found["ci95"]
+        print(f"{name:28}error {found['iqm']:.3f} ({low:.3f} to {high:.3f})")
+    print(f"drawn   {directory / 'calibration.png'}")
+
+
 def _model_uncertainty(arguments: list[str]) -> None:
     """`etude figure model-uncertainty`: the noise that models expect, and their doubt in a gap"""
 
@@ -216,6 +243,7 @@ PLANNING_FIGURES = {
     "action-dimension": _action_dimension,
     "distribution-shift": _distribution_shift,
     "model-error": _model_error,
+    "calibration": _calibration,
     "model-uncertainty": _model_uncertainty,
     "system-identification": _system_identification,
     "risk": _risk,

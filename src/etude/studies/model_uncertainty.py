@@ -6,7 +6,7 @@ entropy of its output is not its uncertainty. The members of an ensemble, and th
 with random weights, disagree in the gap.
 
     sine        y = sin x + 0.1 ε, of x in [-3, -1.5] and [1.5, 3]
-    pendulum    a step of Pendulum-v1 under random torque, without states within 0.6 rad of upright,
+    pendulum    a step of Pendulum-v1 under random torque, without states within 1.5 rad of upright,
                 observed with noise of a tenth of the spread of each column's change
 """
 
@@ -41,7 +41,7 @@ from etude.types import Array
 
 JUDGED = 4_000  # steps beside the gap, and as many in it
 SINE_NOISE, PENDULUM_NOISE = 0.1, 0.1
-GAP_ANGLE = 0.6  # rad from upright
+GAP_ANGLE = 1.5  # rad from upright
 SINE = EnvironmentSpec(Box((1,)), Box((1,), low=-1.0, high=1.0))
 GRID = np.linspace(-3, 3, 121)  # x of the picture
 NETWORKS = partial(
@@ -127,7 +127,7 @@ def measure_model_uncertainty(
         measured["curves"],
         GRID,
         np.asarray(shown.observation)[:, 0],
-        np.asarray(noisy(shown, jax.random.key(2)))[:, 0],
+        np.asarray(noisy(shown, jax.random.key(2)) - shown.observation)[:, 0],
         title="Noise is not doubt",
         subtitle=f"y = sin x + 0.1 ε, {rows:,} steps; bands of two standard deviations",
     )
