@@ -205,8 +205,11 @@ class PETS(PlanningFields, ModelFields):
             )
 
         def search_one(observation, key):
-            keys = jax.random.split(key, (2, trees.trees))
-            members = jnp.arange(trees.trees) % model.num_members
+            key_trees, key_order = jax.random.split(key)
+            keys = jax.random.split(key_trees, (2, trees.trees))
+            # each tree has another member; where there are fewer trees, others at each step
+            order = jax.random.permutation(key_order, model.num_members)
+            members = order[jnp.arange(trees.trees) % model.num_members]
             return jax.vmap(visits, (None, 0, 0, 0))(observation, members, *keys).sum(0).argmax()
 
         num_envs = len(jax.tree.leaves(observation)[0])
