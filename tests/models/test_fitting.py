@@ -125,6 +125,8 @@ def test_a_constant_column_keeps_its_unit_and_held_out_rows_do_not_count():
     np.testing.assert_allclose(found.mean, x[counted].mean(0, dtype=np.float64), rtol=1e-5)
     wanted = x[counted].std(0, dtype=np.float64)
     np.testing.assert_allclose(found.std, [wanted[0], 1, wanted[2]], rtol=1e-4)
+    of_targets = standardization_of(jnp.asarray(x), jnp.asarray(counted), of_targets=True)
+    np.testing.assert_allclose(of_targets.std, [wanted[0], 1e-5 * 1001, wanted[2]], rtol=1e-4)
     np.testing.assert_allclose(found.backward(found.forward(x)), x, rtol=1e-5)
 
 

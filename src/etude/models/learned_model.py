@@ -115,9 +115,9 @@ class LearnedModel:
         """The model with one member alone, for a tree.
 
         A tree averages rewards, so a step that diverges costs not ∞ but LARGEST_DEVIATION standard
-        deviations of the rewards.
+        deviations of the rewards, or units where they are less than one.
         """
-        worst = self.targets.mean[-1] - LARGEST_DEVIATION * self.targets.std[-1]
+        worst = self.targets.mean[-1] - LARGEST_DEVIATION * jnp.maximum(1, self.targets.std[-1])
         member = jax.tree.map(lambda x: x[number][None], self.members)
         return replace(self, members=member, diverged_reward=worst)
 

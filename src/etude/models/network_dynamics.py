@@ -144,7 +144,8 @@ def fit_dynamics(
     held_out = held_out_rows(kind, state, rows)
     in_training = rows.is_valid & ~held_out
     x, y = input_vectors(rows), target_vectors(rows)
-    inputs, targets = (standardization_of(z, in_training) for z in (x, y))
+    inputs = standardization_of(x, in_training)
+    targets = standardization_of(y, in_training, of_targets=True)
     x, y = inputs.forward(x), targets.forward(y)
     num_rows = in_training.sum()
 

@@ -1,4 +1,10 @@
-"""Standardization: columns of rows with mean 0 and standard deviation 1, and back."""
+"""Standardization: columns of rows with mean 0 and standard deviation 1, and back.
+
+A column that is constant, but for rounding, has no spread to divide by:
+
+    inputs     keep their unit, so that a value which is seen later is no huge number
+    targets    are divided by the least spread, so that a constant is predicted as one
+"""
 
 import jax.numpy as jnp
 
@@ -11,7 +17,7 @@ RELATIVE_SPREAD = 1e-5
 
 @struct
 class Standardization:
-    """Mean and standard deviation of each column; 1 in place of the spread of a constant."""
+    """Mean and standard deviation of each column, with that of constants as said above."""
 
     mean: Array  # [column]
     std: Array  # [column]
@@ -30,14 +36,11 @@ def no_standardization(columns: int) -> Standardization:
     return Standardization(jnp.zeros(columns), jnp.ones(columns))
 
 
-def standardization_of(x: Array, is_counted: Array) -> Standardization:
-    """The standardization of the rows of x [row, column] in `is_counted`, bool [row].
-
-    A column that is constant, but for rounding, keeps its unit.
-    """
+def standardization_of(x: Array, is_counted: Array, *, of_targets: bool = False) -> Standardization:
+    """The standardization of the rows of x [row, column] in `is_counted`, bool [row]."""
     count = jnp.maximum(is_counted.sum(), 1)
     counted = is_counted[:, None]
     mean = jnp.where(counted, x, 0).sum(0) / count
     std = jnp.sqrt((jnp.where(counted, x - mean, 0) ** 2).sum(0) / count)
-    is_constant = std < RELATIVE_SPREAD * (1 + jnp.abs(mean))
-    return Standardization(mean, jnp.where(is_constant, 1.0, std))
+    least = RELATIVE_SPREAD * (1 + jnp.abs(mean))
+    return Standardization(mean, jnp.where(std < least, least if of_targets else 1.0, std))
