@@ -93,8 +93,9 @@ class Physics:
             there, here = getattr(structure.port, f"{name}_space"), getattr(spec, name)
             if there != here:
                 raise InvalidInput(
-                    f"structure is {self.structure!r}, whose {name} space is {there}, and that of "
-                    f"{spec.id} is {here}; give --model.structure the equations of this environment"
+                    f"the equations of {self.structure or spec.id!r} have the {name} space "
+                    f"{there}, and {spec.id!r} has {here}; give --model.structure the equations of "
+                    "this environment"
                 )
         spread = self.guess_spread * jnp.ones(len(structure.constants))
         columns = spec.observation.shape[0] + 1
